@@ -1,0 +1,36 @@
+"""Who calls: what authentication found out, and where an app reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The caller, as far as authentication knows it.
+
+    `subject` owns quotas and outlives its keys: rotating a key changes `key_id` and nothing else.
+    """
+
+    subject: str
+    """Whom the key was issued to. Empty for an anonymous caller."""
+    key_id: str = ""
+    """The public id of the key, safe to log and to show. Empty for an anonymous caller."""
+    plan: str | None = None
+    scopes: frozenset[str] = frozenset()
+    metadata: Mapping[str, Any] = field(default=_EMPTY)
+    """What the issuer noted down with the key; JSON values."""
+
+    @property
+    def anonymous(self) -> bool:
+        """True where no key was needed and none was sent."""
+        return not self.key_id
+
+
+ANONYMOUS = Identity(subject="")
+"""The caller of a public path, or of an app with `optional=True`, who sent no key."""

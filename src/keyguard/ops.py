@@ -1,0 +1,285 @@
+"""The verbs of the store. What must happen at once is one operation, with one meaning on every store.
+
+`Op.apply` is the whole meaning: old values and the time in, result and changes out; no clock, no I/O. A store may
+run it under a lock, in a transaction, or by compare-and-swap, and may carry a faster native version of an operation
+that it holds to the same answers (`keyguard.testing.check_store` compares them).
+
+Keys are text. The part before the first `|` names the key's pool: the rule it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from hmac import compare_digest
+from struct import Struct
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from keyguard.flow import Step
+from keyguard.rates.limit import NEVER, Limit, Taking
+
+R = TypeVar("R")
+
+Merge: TypeAlias = Callable[[bytes, bytes], bytes]
+
+Change: TypeAlias = tuple[str, bytes | None, int | None, Merge | None]
+"""`(key, value, ttl, merge)`.
+
+- `value`: what to write; `None` deletes.
+- `ttl`: microseconds from now after which the key is as if it had never been; `None` keeps it for good.
+- `merge`: how two values of one pool are folded into one that is at least as strict as either, so that a store at
+  its memory bound can let an entry go without forgiving anybody; `None` where a value must never be lost.
+"""
+
+
+class Op(Step[R]):
+    """One atomic operation on known keys."""
+
+    __slots__ = ("keys",)
+
+    keys: tuple[str, ...]
+    """Every key it reads or writes, each once."""
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[R, Sequence[Change]]:
+        """Decide. `old` holds the values of `keys`, in order; `now` is the store's time in microseconds.
+
+        Pure: the same arguments give the same answer, and nothing else is touched. A store may call it again
+        when it lost a race.
+        """
+        raise NotImplementedError
+
+
+class Store(Protocol):
+    """What a storage backend supplies. Instances are safe to share between threads, and survive a fork."""
+
+    def execute(self, ops: Sequence[Op[Any]], /) -> list[Any]:
+        """Run each operation atomically, in order, and return their results.
+
+        Raises `StoreError` where the store cannot answer. A store that must wait for a network or a lock also
+        has `aexecute`, see `AsyncStore`.
+        """
+        ...
+
+    def scan(self, prefix: str, /) -> Iterable[tuple[str, bytes]]:
+        """Every living key that starts with `prefix`, with its value, in the order of the keys.
+
+        For operators, never on a request.
+        """
+        ...
+
+
+class AsyncStore(Store, Protocol):
+    """A store that an event loop need not wait for."""
+
+    def aexecute(self, ops: Sequence[Op[Any]], /) -> Any:
+        """Like `execute`: the list of results where the store can answer at once, else an awaitable of it."""
+        ...
+
+
+def run(op: Op[R], table: MutableMapping[str, tuple[bytes, int | None]], now: int) -> R:
+    """Run one operation on a mapping of `key -> (value, expiry in microseconds or None)`.
+
+    All a simple store needs: call it under a lock. See `examples/custom_store.py`.
+    """
+    old: list[bytes | None] = []
+    for key in op.keys:
+        entry = table.get(key)
+        old.append(entry[0] if entry is not None and (entry[1] is None or entry[1] > now) else None)
+    result, changes = op.apply(old, now)
+    for key, value, ttl, _ in changes:
+        if value is None:
+            table.pop(key, None)
+        else:
+            table[key] = (value, None if ttl is None else now + ttl)
+    return result
+
+
+# -- plain values ---------------------------------------------------------------------------------------------
+
+
+class Read(Op[tuple[bytes | None, ...]]):
+    """The values of some keys, as of one moment."""
+
+    __slots__ = ()
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[tuple[bytes | None, ...], Sequence[Change]]:
+        return tuple(old), ()
+
+
+class Commit(Op[bool]):
+    """Write all values if all keys still hold what is expected; else none. Evaluates to whether it did."""
+
+    __slots__ = ("expected", "values")
+
+    def __init__(self, expected: Mapping[str, bytes | None], values: Mapping[str, bytes | None]) -> None:
+        if not values.keys() <= expected.keys():
+            raise ValueError("Commit writes only keys that it has an expectation of")
+        self.keys = tuple(expected)
+        self.expected = tuple(expected.values())
+        self.values = tuple(values.items())
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[bool, Sequence[Change]]:
+        if tuple(old) != self.expected:
+            return False, ()
+        return True, [(key, value, None, None) for key, value in self.values]
+
+
+# -- limits ---------------------------------------------------------------------------------------------------
+
+
+class Demand:
+    """`cost` units of the limit that is counted under `key`."""
+
+    __slots__ = ("cost", "key", "limit", "name")
+
+    def __init__(self, name: str, key: str, limit: Limit, cost: int = 1) -> None:
+        self.name = name
+        """The limit's public name."""
+        self.key = key
+        self.limit = limit
+        self.cost = cost
+
+
+class Taken:
+    """The outcome of `Take`."""
+
+    __slots__ = ("at", "demands", "refused", "takings")
+
+    def __init__(self, demands: Sequence[Demand], takings: Sequence[Taking], at: int, refused: bool) -> None:
+        self.demands = demands
+        self.takings = takings
+        """One for each demand, in order."""
+        self.at = at
+        """The store's time of the decision, in microseconds."""
+        self.refused = refused
+
+    @property
+    def refusing(self) -> list[Demand]:
+        """The demands that were not met."""
+        return [demand for demand, taking in zip(self.demands, self.takings, strict=True) if taking[4]]
+
+    @property
+    def wait(self) -> int:
+        """Microseconds until a lone caller that asks for the same is admitted; `NEVER` where it cannot be."""
+        waits = [taking[4] for taking in self.takings]
+        return NEVER if NEVER in waits else max(waits, default=0)
+
+
+class Take(Op[Taken]):
+    """Take from several limits at once: from all of them, or from none."""
+
+    __slots__ = ("demands",)
+
+    def __init__(self, demands: Sequence[Demand]) -> None:
+        self.demands = demands
+        self.keys = tuple([demand.key for demand in demands])
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Taken, Sequence[Change]]:
+        takings = []
+        changes: list[Change] = []
+        refused = False
+        for demand, state in zip(self.demands, old):  # noqa: B905 - the store hands in one value a key
+            limit = demand.limit
+            taking = limit.take(state, now, demand.cost)
+            takings.append(taking)
+            if taking[4]:
+                refused = True
+            elif taking[0] is not None:
+                changes.append((demand.key, taking[0], taking[1], limit.merge))
+        if refused:
+            changes = self._without_charges(old, now, takings)
+        return Taken(self.demands, takings, now, refused), changes
+
+    def _without_charges(self, old: Sequence[bytes | None], now: int, takings: list[Taking]) -> list[Change]:
+        # Nothing is charged, but a state that was moved because time was set back must be kept: otherwise each
+        # refusal would start the caller's wait anew. The limits that would have admitted report what is left.
+        changes: list[Change] = []
+        for place, (demand, state) in enumerate(zip(self.demands, old, strict=True)):
+            if not takings[place][4]:
+                takings[place] = demand.limit.take(state, now, 0)
+            kept, ttl = takings[place][:2]
+            if kept is not None:
+                changes.append((demand.key, kept, ttl, demand.limit.merge))
+        return changes
+
+
+class GiveBack(Op[None]):
+    """Undo the charges of a `Take`, as far as they have not lapsed, and no other request's."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self, taken: Taken) -> None:
+        self.taken = taken
+        self.keys = tuple([demand.key for demand in taken.demands])
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[None, Sequence[Change]]:
+        taken = self.taken
+        changes: list[Change] = []
+        if taken.refused:
+            return None, changes
+        for demand, taking, state in zip(taken.demands, taken.takings, old, strict=True):
+            lapses = taken.at + taking[1]
+            if state is None or demand.cost == 0 or not taken.at <= now < lapses:
+                continue
+            limit = demand.limit
+            left = limit.give_back(state, now, taken.at, demand.cost)
+            if left is not None:
+                _, ttl, _, _, _ = limit.take(left, now, 0) if left else (None, 0, 0, 0, 0)
+                changes.append((demand.key, left or None, ttl or None, limit.merge))
+        return None, changes
+
+
+# -- API keys -------------------------------------------------------------------------------------------------
+
+RECORD = Struct("<BHqq32s")
+"""How a stored API key begins: layout version (1), pepper version, not-before and not-after in microseconds, digest.
+
+A key is valid from not-before until just before not-after; revoking it moves not-after. What follows is JSON.
+"""
+
+
+class Authenticated:
+    """The outcome of `Authenticate`."""
+
+    __slots__ = ("at", "guesses", "record", "valid")
+
+    def __init__(self, valid: bool, record: bytes | None, guesses: Taken | None, at: int) -> None:
+        self.valid = valid
+        self.record = record
+        """The stored record, also where the key is not valid: for the log, never for the caller."""
+        self.guesses = guesses
+        """Set where the source has guessed too often: what refuses it, and for how long."""
+        self.at = at
+
+
+class Authenticate(Op[Authenticated]):
+    """Check a presented key against its record, and charge the source a guess if it is wrong: one atomic decision.
+
+    A source over its guess limits is refused before the record counts, so neither a right guess nor a race of
+    guesses gets through. A right key charges nothing.
+    """
+
+    __slots__ = ("digests", "guess")
+
+    def __init__(self, key: str, digests: Mapping[int, bytes], guess: Sequence[Demand]) -> None:
+        self.keys = (key, *[demand.key for demand in guess])
+        self.digests = digests
+        """The digest of the presented secret under each pepper version in use; 32 bytes each."""
+        self.guess = guess
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Authenticated, Sequence[Change]]:
+        taken, charges = Take(self.guess).apply(old[1:], now)
+        if taken.refused:
+            return Authenticated(False, None, taken, now), charges
+        record = old[0]
+        if record is None:
+            # The same work as for a known key, so that time tells nothing.
+            compare_digest(bytes(32), next(iter(self.digests.values()), bytes(32)))
+            return Authenticated(False, None, None, now), charges
+        _, pepper, not_before, not_after, digest = RECORD.unpack_from(record)
+        same = compare_digest(digest, self.digests.get(pepper, bytes(32)))
+        if same and not_before <= now < not_after:
+            return Authenticated(True, record, None, now), ()
+        return Authenticated(False, record if same else None, None, now), charges

@@ -1,0 +1,58 @@
+"""What an algorithm is: pure arithmetic over one caller's state.
+
+Rules for every algorithm:
+- State is bytes, or `None` for a caller never seen or long gone. Time is an argument: whole microseconds.
+- A refusal charges nothing. It says how long a caller who is alone must wait: at that moment the same request is
+  admitted, and a microsecond earlier it is not.
+- Time may be set back. What lies in the future then counts as happening now: nobody is forgiven anything, and
+  nobody waits longer than one period.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+NEVER: Final = -1
+"""The wait of a request that costs more than the limit ever allows."""
+
+Taking: TypeAlias = tuple[bytes | None, int, int, int, int]
+"""What `Limit.take` returns: `(state, ttl, remaining, reset, wait)`.
+
+- `state`: the state to write, or `None` where nothing changed.
+- `ttl`: microseconds after which that state means nothing any more.
+- `remaining`: units that may still be taken now.
+- `reset`: microseconds until more units come back; 0 where none are spent.
+- `wait`: 0 where admitted; else microseconds until a lone caller is admitted, or `NEVER`.
+"""
+
+
+class Limit:
+    """At most `quota` units in `period` microseconds. Immutable, and shared by all callers."""
+
+    __slots__ = ("code", "period", "quota", "text")
+
+    def __init__(self, quota: int, period: int, text: str, code: str) -> None:
+        self.quota = quota
+        self.period = period
+        self.text = text
+        """The rate in words, such as `5000/day`; stands in the limit's public name."""
+        self.code = code
+        """Algorithm and period. States of two limits with one code mean the same, whatever their quota."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.text}>"
+
+    def take(self, state: bytes | None, now: int, cost: int) -> Taking:
+        """Decide about a request that costs `cost` units (0 asks without taking)."""
+        raise NotImplementedError
+
+    def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
+        """The state without a charge of `cost` made at `taken_at`, or `None` where it cannot be found any more.
+
+        Only called before that charge has lapsed by itself. It never touches another request's charge.
+        """
+        raise NotImplementedError
+
+    def merge(self, one: bytes, other: bytes) -> bytes:
+        """A state at least as spent as either. A store at its memory bound folds callers together with it."""
+        raise NotImplementedError

@@ -1,0 +1,62 @@
+"""The notation of rates: `"10/second; 5000/day"`, `"100 per 5 minutes"`.
+
+The grammar is that of the `limits` library, and its parser reads it. What that parser lets pass and means
+something surprising by is refused here: a limit of 0, a period of 0, months and years.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from keyguard.clock import SECOND
+from keyguard.errors import ConfigurationError
+
+Rate: TypeAlias = tuple[int, int, str]
+"""`(quota, period in microseconds, normal text)`."""
+
+_HELP = "write for example '10/second', '100/5 minutes' or '10/second; 5000/day'"
+
+
+def parse_rates(text: str) -> list[Rate]:
+    """Read one rate or several, separated by `;`, `,` or `|`.
+
+    Raises `ConfigurationError` that says what is wrong and what would be right.
+    """
+    # Imported where it is used: it takes longer to load than all of keyguard.
+    from limits import parse_many
+
+    if not isinstance(text, str):
+        raise ConfigurationError(f"a rate is a text, not {text!r}: {_HELP}")
+    try:
+        items = parse_many(text)
+    except ValueError as error:
+        raise ConfigurationError(f"cannot read the rate {text!r}: {_HELP}") from error
+    rates = []
+    for item, part in zip(items, _parts(text), strict=True):
+        unit = item.GRANULARITY.name
+        if unit in ("month", "year"):
+            raise ConfigurationError(
+                f"{part!r}: a {unit} has no fixed length; write days, for example '{item.amount}/30 days'"
+            )
+        if item.amount == 0:
+            raise ConfigurationError(f"{part!r} admits nothing, ever: a limit is at least 1")
+        if _says_zero_periods(part):
+            raise ConfigurationError(f"{part!r}: a period of 0 {unit}s is no period; {_HELP}")
+        many = item.multiples
+        rates.append((item.amount, item.get_expiry() * SECOND, f"{item.amount}/{_period(many, unit)}"))
+    return rates
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.replace(",", ";").replace("|", ";").split(";")]
+
+
+def _says_zero_periods(part: str) -> bool:
+    # `limits` reads "10/0 seconds" as "10/1 second".
+    period = part.replace("per", "/").partition("/")[2].strip()
+    number = period[: len(period) - len(period.lstrip("0123456789"))]
+    return number != "" and int(number) == 0
+
+
+def _period(many: int, unit: str) -> str:
+    return unit if many == 1 else f"{many} {unit}s"

@@ -1,0 +1,145 @@
+"""What a guard sees of a request.
+
+One class, two origins: the drivers for ASGI and WSGI subclass it, and everything a guard may ask means the
+same in both. All of it is lazy: a request that no guard looks at costs one small object.
+
+Rules kept here:
+- Text that came from the wire is decoded as ISO 8859-1, so any bytes are text and nothing raises.
+- Several lines of one header field are one list, joined by a comma (RFC 9110, section 5.3).
+- The path is the one the app routes: decoded, without the prefix the app is mounted under.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from keyguard.identity import ANONYMOUS, Identity
+
+if TYPE_CHECKING:
+    from keyguard.address import Address, ClientAddress
+    from keyguard.clock import Clock
+    from keyguard.flow import Step
+    from keyguard.response import Response
+
+Deferred: TypeAlias = "Step[Any] | Callable[[], Awaitable[None] | None]"
+"""Work for the end of a request: a step, or a function (plain, or returning a coroutine that awaits steps)."""
+
+SHARED = "keyguard"
+"""The key under which findings stand in an ASGI scope and a WSGI environ."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Findings:
+    """What the guards around one request found out, shared by all keyguard layers it passes.
+
+    It stands in the ASGI scope and in the WSGI environ under `"keyguard"`, so an app reads
+    `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.
+    """
+
+    __slots__ = ("client", "client_known", "identity", "request_id")
+
+    def __init__(self) -> None:
+        self.identity: Identity | None = None
+        self.client: Address | None = None
+        self.client_known = False
+        self.request_id: str | None = None
+
+
+class Request:
+    """A request head. Guards read it; `forward` hands it on."""
+
+    __slots__ = ("_ambiguous", "_path", "carrier", "clock", "deferred", "findings", "source")
+
+    method: str
+    """As sent: methods are case-sensitive (RFC 9110, section 9.1). A websocket handshake is a `GET`."""
+    scheme: str
+    query: bytes
+    raw_path: bytes | None
+    """The path as it stood in the request line, percent-encoded, where the server tells; else `None`."""
+    peer: str | None
+    """The address that opened the connection, as the server gives it; `None` for a unix socket."""
+    websocket: bool = False
+
+    def __init__(self, carrier: MutableMapping[str, Any], source: ClientAddress, clock: Clock) -> None:
+        self.carrier = carrier
+        self.source = source
+        self.clock = clock
+        self.deferred: list[Deferred] | None = None
+        self._path: str | None = None
+        self._ambiguous: bool | None = None
+        findings = carrier.get(SHARED)
+        if findings is None:
+            findings = carrier[SHARED] = Findings()
+        self.findings: Findings = findings
+
+    # -- what the drivers supply ------------------------------------------------------------------------
+
+    def header(self, name: str) -> str | None:
+        """The value of a header field, or `None`. `name` is lower case; several lines are joined by `,`."""
+        raise NotImplementedError
+
+    def _find_path(self) -> str:
+        raise NotImplementedError
+
+    # -- what guards use --------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """The decoded path that the app routes on: after `root_path` (ASGI) or `SCRIPT_NAME` (WSGI)."""
+        path = self._path
+        if path is None:
+            path = self._path = self._find_path()
+        return path
+
+    @property
+    def identity(self) -> Identity:
+        """The caller; `ANONYMOUS` where authentication has found nobody, or has not run."""
+        return self.findings.identity or ANONYMOUS
+
+    @property
+    def client(self) -> Address | None:
+        """The caller's address behind the trusted proxies, or `None` where it cannot be known."""
+        findings = self.findings
+        if not findings.client_known:
+            findings.client = self.source.find(self.peer, self.header)
+            findings.client_known = True
+        return findings.client
+
+    @property
+    def id(self) -> str:
+        """The request's id: a well-formed `X-Request-ID` that was sent, else a fresh random one."""
+        findings = self.findings
+        if findings.request_id is None:
+            sent = self.header("x-request-id")
+            findings.request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+        return findings.request_id
+
+    @property
+    def preflight(self) -> bool:
+        """True for a CORS preflight request (Fetch standard, section 3.2.2): nobody's credentials ride on it."""
+        return (
+            self.method == "OPTIONS"
+            and self.header("origin") is not None
+            and self.header("access-control-request-method") is not None
+        )
+
+    def now(self) -> int:
+        """The wall clock, in microseconds. Decisions use the store's clock instead."""
+        return self.clock()
+
+    def at_end(self, work: Deferred) -> None:
+        """Run `work` once when the request is over: after the last byte, or when it failed or was left.
+
+        All of it runs, last first, even where one fails, and under cancellation.
+        """
+        if self.deferred is None:
+            self.deferred = []
+        self.deferred.append(work)
+
+
+Forward: TypeAlias = "Callable[[Request], Awaitable[Response]]"
+"""Calls the next guard or, innermost, the app; evaluates to the response at its head."""
