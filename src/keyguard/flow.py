@@ -54,3 +54,9 @@ async def call(function: Callable[P, Awaitable[R] | R], *args: P.args, **kwargs:
     if inspect.isawaitable(result):
         return await result
     return result
+
+
+def is_async(function: object) -> bool:
+    """Whether a user's setting is a function that needs an event loop."""
+    method = getattr(function, "__call__", None)  # noqa: B004 - the method itself is looked at
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method)

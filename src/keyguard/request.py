@@ -14,14 +14,16 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from keyguard.identity import ANONYMOUS, Identity
+from keyguard.paths import ambiguous
 
 if TYPE_CHECKING:
     from keyguard.address import Address, ClientAddress
     from keyguard.clock import Clock
     from keyguard.flow import Step
+    from keyguard.refusal import Refusal
     from keyguard.response import Response
 
 Deferred: TypeAlias = "Step[Any] | Callable[[], Awaitable[None] | None]"
@@ -40,43 +42,61 @@ class Findings:
     `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.
     """
 
-    __slots__ = ("client", "client_known", "identity", "request_id")
+    __slots__ = ("client", "client_known", "identity", "refusal", "request_id")
 
     def __init__(self) -> None:
         self.identity: Identity | None = None
         self.client: Address | None = None
         self.client_known = False
         self.request_id: str | None = None
+        self.refusal: Refusal | None = None
+        """Why keyguard refused the request, once it has."""
 
 
 class Request:
     """A request head. Guards read it; `forward` hands it on."""
 
-    __slots__ = ("_ambiguous", "_path", "carrier", "clock", "deferred", "findings", "source")
+    __slots__ = ("_path", "carrier", "clock", "deferred", "findings", "late", "method", "source")
 
-    method: str
-    """As sent: methods are case-sensitive (RFC 9110, section 9.1). A websocket handshake is a `GET`."""
-    scheme: str
-    query: bytes
-    raw_path: bytes | None
-    """The path as it stood in the request line, percent-encoded, where the server tells; else `None`."""
-    peer: str | None
-    """The address that opened the connection, as the server gives it; `None` for a unix socket."""
-    websocket: bool = False
+    websocket: ClassVar[bool] = False
+    """True for a websocket handshake."""
 
-    def __init__(self, carrier: MutableMapping[str, Any], source: ClientAddress, clock: Clock) -> None:
+    def __init__(self, method: str, carrier: MutableMapping[str, Any], source: ClientAddress, clock: Clock) -> None:
+        self.method = method
+        """As sent: methods are case-sensitive (RFC 9110, section 9.1). A websocket handshake is a `GET`."""
         self.carrier = carrier
+        """The ASGI scope or the WSGI environ."""
         self.source = source
         self.clock = clock
         self.deferred: list[Deferred] | None = None
+        self.late: Callable[[Deferred], None] | None = None
         self._path: str | None = None
-        self._ambiguous: bool | None = None
         findings = carrier.get(SHARED)
         if findings is None:
             findings = carrier[SHARED] = Findings()
         self.findings: Findings = findings
 
     # -- what the drivers supply ------------------------------------------------------------------------
+
+    @property
+    def scheme(self) -> str:
+        """`http`, `https`, `ws` or `wss`, as the server says."""
+        raise NotImplementedError
+
+    @property
+    def query(self) -> bytes:
+        """The query, percent-encoded, without the `?`."""
+        raise NotImplementedError
+
+    @property
+    def raw_path(self) -> bytes | None:
+        """The path as it stood in the request line, percent-encoded, where the server tells; else `None`."""
+        raise NotImplementedError
+
+    @property
+    def peer(self) -> str | None:
+        """The address that opened the connection, as the server gives it; `None` for a unix socket."""
+        raise NotImplementedError
 
     def header(self, name: str) -> str | None:
         """The value of a header field, or `None`. `name` is lower case; several lines are joined by `,`."""
@@ -94,6 +114,11 @@ class Request:
         if path is None:
             path = self._path = self._find_path()
         return path
+
+    @property
+    def ambiguous(self) -> bool:
+        """True where the path's spelling could be read as another path than the one the app routes."""
+        return ambiguous(self.path, self.raw_path)
 
     @property
     def identity(self) -> Identity:
@@ -134,11 +159,15 @@ class Request:
     def at_end(self, work: Deferred) -> None:
         """Run `work` once when the request is over: after the last byte, or when it failed or was left.
 
-        All of it runs, last first, even where one fails, and under cancellation.
+        All of it runs, last first, even where one fails, and under cancellation. Registered after the end, it runs
+        at once.
         """
-        if self.deferred is None:
-            self.deferred = []
-        self.deferred.append(work)
+        if self.late is not None:
+            self.late(work)
+        elif self.deferred is None:
+            self.deferred = [work]
+        else:
+            self.deferred.append(work)
 
 
 Forward: TypeAlias = "Callable[[Request], Awaitable[Response]]"

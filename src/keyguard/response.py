@@ -50,11 +50,6 @@ class Headers:
     def __contains__(self, name: str) -> bool:
         return self.get(name) is not None
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Headers) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         return f"Headers({list(self)!r})"
 

@@ -1,0 +1,507 @@
+"""The ASGI driver: guards are resumed inside the app's own `send`, with no task, no queue and no buffered body.
+
+Each call of the app is a small state machine:
+
+    state     on the head              on a body part           on the app's return     on the app's error
+    IDLE      (the app has not run)
+    WAIT      drive the guards -> ...  (pass on)                NoResponse to guards    raise it to the guards
+    DRIVING   refused                  refused                  -                       -
+    STREAM    (pass on)                pass on; the end settles done                    raise
+    DISCARD   drop                     drop                     done                    raise
+    DEAD      raise the failure        raise the failure        answer the failure      answer the failure
+
+`WAIT` becomes `STREAM` where the guards pass the app's response on, `DISCARD` where they answer in its place, and
+`DEAD` where one fails after the head: later sends raise its error again, so the app's own error page cannot hide it,
+and the client gets a 503.
+
+Messages the driver does not know pass through. `receive` is handed on untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, MutableMapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from keyguard.drivers.engine import Engine, Foreign, Pending, checked, settle
+from keyguard.errors import GuardError, NoResponse
+from keyguard.flow import CallApp, Flow
+from keyguard.paths import strip_root
+from keyguard.request import SHARED, Deferred, Request
+from keyguard.response import APP, Headers, Response, field_value
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+IDLE, WAIT, DRIVING, STREAM, DISCARD, DEAD = range(6)
+
+_held: set[asyncio.Task[Any]] = set()
+"""Tasks that outlive the request they belong to; the event loop itself holds tasks only weakly."""
+
+
+@lru_cache(maxsize=256)
+def _encoded(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
+class ByteHeaders(Headers):
+    """The app's own header fields: pairs of bytes, decoded only where a guard looks; copied before the first change."""
+
+    __slots__ = ("_raw", "changed")
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+        self._raw: Any = raw
+        self.changed = False
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw])
+
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        raw: list[tuple[bytes, bytes]] = self._raw
+        if raw.__class__ is not list:
+            raw = self._raw = list(raw)
+        return raw
+
+    def get(self, name: str) -> str | None:
+        wanted = _encoded(name)
+        for key, value in self.raw:
+            if key == wanted or key.lower() == wanted:
+                return value.decode("latin-1")
+        return None
+
+    def add(self, name: str, value: str) -> None:
+        pair = (_encoded(name), field_value(value).encode("latin-1"))
+        self._raw = [*self._raw, pair]
+        self.changed = True
+
+    def remove(self, name: str) -> None:
+        wanted = _encoded(name)
+        self._raw = [pair for pair in self.raw if pair[0].lower() != wanted]
+        self.changed = True
+
+
+class ASGIRequest(Request):
+    """A request head from an ASGI scope (ASGI specification, "HTTP & WebSocket")."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, scope: Scope, engine: Engine) -> None:
+        super().__init__("GET" if self.websocket else scope["method"], scope, engine.source, engine.clock)
+        self._fields: dict[bytes, bytes] | None = None
+
+    @property
+    def scheme(self) -> str:
+        return str(self.carrier.get("scheme", "http"))
+
+    @property
+    def query(self) -> bytes:
+        query: bytes = self.carrier.get("query_string", b"")
+        return query
+
+    @property
+    def raw_path(self) -> bytes | None:
+        raw: bytes | None = self.carrier.get("raw_path")
+        return raw
+
+    @property
+    def peer(self) -> str | None:
+        client = self.carrier.get("client")
+        return client[0] or None if client else None
+
+    def header(self, name: str) -> str | None:
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = _collected(self.carrier["headers"])
+        value = fields.get(_encoded(name))
+        return None if value is None else value.decode("latin-1")
+
+    def _find_path(self) -> str:
+        return strip_root(self.carrier["path"], self.carrier.get("root_path", ""))
+
+
+class WebSocketRequest(ASGIRequest):
+    """The handshake of a websocket."""
+
+    __slots__ = ()
+
+    websocket = True
+
+
+def _collected(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    pairs = headers if isinstance(headers, list) else list(headers)
+    fields = dict(pairs)
+    if len(fields) != len(pairs):  # some field came in several lines
+        lines: dict[bytes, list[bytes]] = {}
+        for name, value in pairs:
+            lines.setdefault(name, []).append(value)
+        fields = {name: b",".join(values) for name, values in lines.items()}
+    return fields
+
+
+class ASGIDriver:
+    """An ASGI app: guards around another ASGI app."""
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self.app = app
+        self.engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            await _Exchange(self.app, self.engine, ASGIRequest(scope, self.engine), receive, send).run()
+        elif kind == "websocket":
+            await _Handshake(self.app, self.engine, WebSocketRequest(scope, self.engine), receive, send).run()
+        elif kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            # What is not known cannot be guarded, so it does not reach the app.
+            raise RuntimeError(f"keyguard does not know the ASGI scope type {kind!r}")
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the app's lifespan on; close the store after it. Refuse to start a stack that lacks a layer."""
+        engine = self.engine
+        outer: frozenset[str] = scope.get(SHARED, frozenset())
+        missing = engine.needs - outer
+        if missing:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": missing_layer(missing)})
+            return
+        scope[SHARED] = outer | engine.provides
+
+        async def closing(message: Message) -> None:
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                close = getattr(engine.store, "close", None)
+                if close is not None:
+                    close()
+            await send(message)
+
+        await self.app(scope, receive, closing)
+
+
+def missing_layer(missing: frozenset[str]) -> str:
+    """What to tell the developer whose stack lacks a layer further out."""
+    return (
+        f"keyguard: a guard needs {', '.join(sorted(missing))}; put APIKeys outside it (added later, in add_middleware)"
+    )
+
+
+class _Exchange:
+    """One request through the guards and the app. The table at the top of this file is its theory."""
+
+    __slots__ = ("app", "engine", "failure", "flow", "receive", "request", "send_on", "state")
+
+    def __init__(self, app: ASGIApp, engine: Engine, request: Request, receive: Receive, send: Send) -> None:
+        self.app = app
+        self.engine = engine
+        self.request = request
+        self.receive = receive
+        self.send_on = send
+        self.state = IDLE
+        self.flow: Flow[Response] | None = None
+        self.failure: BaseException | None = None
+
+    async def run(self) -> None:
+        request = self.request
+        try:
+            stop = self._begin()
+            while stop is not None:
+                if stop.__class__ is CallApp:
+                    stop = await self._call_app(stop.request.carrier)
+                elif isinstance(stop, Response):
+                    await self._answer(stop)
+                    break
+                else:
+                    stop = await self._past(stop)
+        except BaseException as failure:
+            self._let_go(failure)
+            raise
+        finally:
+            if request.deferred:
+                await self._settle()
+            request.late = self._settle_late
+
+    # -- driving the guards -----------------------------------------------------------------------------
+
+    def _begin(self) -> Any:
+        request, engine = self.request, self.engine
+        try:
+            for guard in engine.leading:
+                response = guard(request)
+                if response is not None:
+                    return checked(response)
+            if engine.start is None:
+                return CallApp(request)
+            self.flow = engine.start(request)
+            return self._checked(engine.advance(self.flow))
+        except Exception as failure:
+            return engine.fault(request, failure)
+
+    def _checked(self, stop: Any) -> Any:
+        """A stop as it is, if the guards may make it before the app has answered."""
+        if stop.__class__ is CallApp or isinstance(stop, (Pending, Foreign)):
+            return stop
+        return checked(stop)
+
+    async def _past(self, stop: Pending | Foreign) -> Any:
+        """Wait for what only the event loop can finish, then drive on to the next stop."""
+        try:
+            return self._checked(await self._resume(stop))
+        except Exception as failure:
+            return self.engine.fault(self.request, failure)
+
+    async def _resume(self, stop: Pending | Foreign) -> Any:
+        value, error = await _awaited(stop)
+        if error is not None and not isinstance(error, Exception):
+            raise error  # cancelled: `_let_go` tells the guards
+        assert self.flow is not None
+        return self.engine.advance(self.flow, value, error)
+
+    async def _call_app(self, carrier: Scope) -> Any:
+        """Run the app. Returns the next stop, or `None` where the response has gone."""
+        self.state = WAIT
+        error: Exception
+        try:
+            await self.app(carrier, self.receive, self.send)
+            if self.state == STREAM or self.state == DISCARD:
+                return None
+            error = NoResponse("the app returned without sending a response")
+        except Exception as failure:
+            error = failure
+        if self.state == DEAD:
+            assert self.failure is not None
+            return self.engine.fault(self.request, self.failure)
+        if self.state == WAIT and self.flow is not None:
+            self.state = DRIVING
+            try:
+                return self._checked(self.engine.advance(self.flow, error=error))
+            except Exception as failure:
+                if failure is not error:
+                    return self.engine.fault(self.request, failure)
+        # No guard had an answer to the app's own error. What to make of it, or of silence, is the server's business.
+        if isinstance(error, NoResponse):
+            return None
+        raise error
+
+    # -- what the app sends -----------------------------------------------------------------------------
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """What the app gets as its `send`. A plain function: awaiting through one more coroutine has a price."""
+        state = self.state
+        if state == STREAM:
+            if self.request.deferred is not None and self._is_last(message):
+                return self._send_last(message)
+            return self.send_on(message)
+        if state == WAIT:
+            response = self._head(message)
+            return self.send_on(message) if response is None else self._drive(message, response)
+        if state == DISCARD:
+            return _nothing()
+        if state == DEAD:
+            assert self.failure is not None
+            raise self.failure
+        raise RuntimeError("the app sent a message while its last one was still being handled")
+
+    def _head(self, message: Message) -> Response | None:
+        """The app's response, if this message is its head."""
+        if message["type"] != "http.response.start":
+            return None
+        return Response(message["status"], ByteHeaders(message.get("headers") or ()), APP)
+
+    def _is_last(self, message: Message) -> bool:
+        return message["type"] == "http.response.body" and not message.get("more_body", False)
+
+    def _drive(self, message: Message, head: Response) -> Awaitable[None]:
+        if self.flow is None:
+            self.state = STREAM
+            return self.send_on(message)
+        self.state = DRIVING
+        try:
+            stop = self.engine.advance(self.flow, head)
+            if isinstance(stop, Response):
+                return self._release(message, stop)
+            if not isinstance(stop, (Pending, Foreign)):
+                raise GuardError("a guard called forward again, or returned no response, after the app had answered")
+        except BaseException as failure:
+            self.state, self.failure = DEAD, failure
+            raise
+        return self._drive_on(message, stop)
+
+    async def _drive_on(self, message: Message, stop: Any) -> None:
+        try:
+            while not isinstance(stop, Response):
+                if not isinstance(stop, (Pending, Foreign)):
+                    raise GuardError(
+                        "a guard called forward again, or returned no response, after the app had answered"
+                    )
+                stop = await self._resume(stop)
+            sending = self._release(message, stop)
+        except BaseException as failure:
+            self.state, self.failure = DEAD, failure
+            raise
+        await sending
+
+    def _release(self, message: Message, response: Response) -> Awaitable[None]:
+        """Send the head that the guards decided on, and open the way for the app's body or close it."""
+        if response.body is not APP:
+            self.state = DISCARD
+            return self._answer(response)
+        self.state = STREAM
+        headers = response.headers
+        if isinstance(headers, ByteHeaders):
+            if not headers.changed and response.status == message.get("status", response.status):
+                return self.send_on(message)
+            raw = headers.raw
+        else:
+            raw = _raw(headers)
+        return self.send_on(self._with_head(message, response.status, raw))
+
+    def _with_head(self, message: Message, status: int, raw: list[tuple[bytes, bytes]]) -> Message:
+        return {**message, "status": status, "headers": raw}
+
+    async def _answer(self, response: Response) -> None:
+        """Send a response of our own."""
+        if response.refusal is not None:
+            self.engine.refused(self.request, response.refusal)
+        body = response.body
+        assert isinstance(body, bytes)
+        headers = response.headers
+        headers.remove("Content-Length")
+        if response.status >= 200 and response.status not in (204, 304):
+            headers.add("Content-Length", str(len(body)))
+        else:
+            body = b""
+        if self.request.method == "HEAD":
+            body = b""
+        raw = headers.raw if isinstance(headers, ByteHeaders) else _raw(headers)
+        await self._send_whole(response.status, raw, body)
+
+    async def _send_whole(self, status: int, raw: list[tuple[bytes, bytes]], body: bytes) -> None:
+        await self.send_on({"type": "http.response.start", "status": status, "headers": raw})
+        await self.send_on({"type": "http.response.body", "body": body})
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    async def _send_last(self, message: Message) -> None:
+        try:
+            await self.send_on(message)
+        finally:
+            await self._settle()
+            self.request.late = self._settle_late
+
+    def _let_go(self, failure: BaseException) -> None:
+        """Tell guards that still wait that they wait in vain. What they answer does not count any more."""
+        flow = self.flow
+        self.state, self.failure = DEAD, failure
+        if flow is None or inspect.getcoroutinestate(flow) != inspect.CORO_SUSPENDED:
+            return
+        try:
+            stop = self.engine.advance(flow, error=failure)
+        except BaseException:
+            return  # the failure itself, most of all; it is raised by the caller
+        if isinstance(stop, (Pending, Foreign)):
+            _hold(_finished(self.engine, flow, stop))
+        else:
+            flow.close()
+
+    async def _settle(self) -> None:
+        deferred = self.request.deferred
+        if deferred:
+            task = self._start_settling(deferred)
+            if task is not None:
+                # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
+                await asyncio.shield(task)
+
+    def _settle_late(self, work: Deferred) -> None:
+        self._start_settling([work])
+
+    def _start_settling(self, deferred: list[Deferred]) -> asyncio.Task[Any] | None:
+        flow = settle(deferred)
+        stop = self.engine.advance(flow)
+        return None if stop is None else _hold(_finished(self.engine, flow, stop))
+
+
+class _Handshake(_Exchange):
+    """A websocket handshake. Accepting is its head; refused, it gets a denial response or a close, which means 403."""
+
+    __slots__ = ()
+
+    def _head(self, message: Message) -> Response | None:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            return Response(101, ByteHeaders(message.get("headers") or ()), APP)
+        if kind == "websocket.http.response.start":
+            return Response(message["status"], ByteHeaders(message.get("headers") or ()), APP)
+        if kind == "websocket.close":
+            return Response(403, ByteHeaders(()), APP)
+        return None
+
+    def _is_last(self, message: Message) -> bool:
+        return message["type"] == "websocket.close"
+
+    def _with_head(self, message: Message, status: int, raw: list[tuple[bytes, bytes]]) -> Message:
+        if message["type"] == "websocket.accept":
+            return {**message, "headers": raw}
+        if message["type"] == "websocket.close":
+            return message
+        return super()._with_head(message, status, raw)
+
+    async def _send_whole(self, status: int, raw: list[tuple[bytes, bytes]], body: bytes) -> None:
+        if self.state == IDLE:
+            await self.receive()  # the server's "websocket.connect"
+        if "websocket.http.response" in (self.request.carrier.get("extensions") or {}):
+            await self.send_on({"type": "websocket.http.response.start", "status": status, "headers": raw})
+            await self.send_on({"type": "websocket.http.response.body", "body": body})
+        else:
+            # 1008 policy violation, 1013 try again later (IANA WebSocket Close Code Number Registry).
+            await self.send_on({"type": "websocket.close", "code": 1013 if status in (429, 503) else 1008})
+
+
+def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [(_encoded(name), value.encode("latin-1")) for name, value in headers]
+
+
+async def _nothing() -> None:
+    """What sending comes to once the app's response has been replaced."""
+
+
+class _Relay:
+    """Hands what a guard's coroutine yielded on to the event loop."""
+
+    __slots__ = ("yielded",)
+
+    def __init__(self, yielded: Any) -> None:
+        self.yielded = yielded
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self.yielded)
+
+
+async def _awaited(stop: Pending | Foreign) -> tuple[Any, BaseException | None]:
+    """The value to send into the flow, or the error to raise in it."""
+    try:
+        if isinstance(stop, Pending):
+            return (await stop.results)[0], None
+        return await _Relay(stop.yielded), None
+    except BaseException as error:
+        return None, error
+
+
+async def _finished(engine: Engine, flow: Flow[Any], stop: Any) -> None:
+    """Drive a flow to its end, wherever it stops."""
+    while isinstance(stop, (Pending, Foreign)):
+        value, error = await _awaited(stop)
+        stop = engine.advance(flow, value, error)
+    flow.close()
+
+
+def _hold(work: Any) -> asyncio.Task[Any]:
+    task = asyncio.get_running_loop().create_task(work)
+    _held.add(task)
+    task.add_done_callback(_held.discard)
+    return task

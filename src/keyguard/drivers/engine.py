@@ -1,0 +1,167 @@
+"""What both drivers share: how guards start, how a flow is driven, what happens when one fails, and the end.
+
+A flow is driven by `Engine.advance` to its next *stop*:
+
+    Response    the guards are done
+    CallApp     they want the app to run
+    Pending     the store's answer must be waited for       (ASGI only)
+    Foreign     they await something of the event loop      (ASGI only; an error under WSGI)
+
+Everything else (an operation on a store that answers at once) is done on the spot.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from keyguard.address import ClientAddress
+from keyguard.clock import SECOND, Clock
+from keyguard.errors import GuardError, StoreError
+from keyguard.flow import CallApp, Flow, Step
+from keyguard.guard import Chain
+from keyguard.ops import Op, Store
+from keyguard.refusal import Cause, Refusal, refuse
+from keyguard.request import Deferred, Request
+from keyguard.response import APP, Response
+
+log = logging.getLogger("keyguard")
+
+FAULT_RETRY = SECOND
+"""What a caller is told to wait, in microseconds, when keyguard itself could not decide."""
+
+
+class Pending:
+    """The store's answer to one operation, still to be awaited."""
+
+    __slots__ = ("results",)
+
+    def __init__(self, results: Awaitable[Sequence[Any]]) -> None:
+        self.results = results
+
+
+class Foreign:
+    """What a guard awaits and no step: it belongs to the event loop."""
+
+    __slots__ = ("yielded",)
+
+    def __init__(self, yielded: Any) -> None:
+        self.yielded = yielded
+
+
+class Engine:
+    """A stack of guards with its store: all that a driver needs besides the app."""
+
+    __slots__ = ("_notify", "aexecute", "clock", "execute", "leading", "needs", "provides", "source", "start", "store")
+
+    def __init__(
+        self,
+        chain: Chain,
+        store: Store,
+        source: ClientAddress,
+        clock: Clock,
+        *,
+        provides: frozenset[str] = frozenset(),
+        needs: frozenset[str] = frozenset(),
+        notify: Callable[[Refusal], None] | None = None,
+        asynchronous: bool,
+    ) -> None:
+        self.leading = chain.leading
+        self.start = chain.start
+        self.store = store
+        self.execute = store.execute
+        self.aexecute: Callable[..., Any] | None = getattr(store, "aexecute", None) if asynchronous else None
+        self.source = source
+        self.clock = clock
+        self.provides = provides
+        self.needs = needs
+        """What these guards need of layers further out, which the stack itself does not provide."""
+        self._notify = notify
+
+    def advance(self, flow: Flow[Any], value: Any = None, error: BaseException | None = None) -> Any:
+        """Drive `flow` to its next stop, sending in `value` or raising `error` at its `await`."""
+        try:
+            while True:
+                if error is None:
+                    step = flow.send(value)
+                else:
+                    step, error = flow.throw(error), None
+                if isinstance(step, Op):
+                    try:
+                        if self.aexecute is None:
+                            results = self.execute((step,))
+                        else:
+                            results = self.aexecute((step,))
+                            if results.__class__ is not list:
+                                return Pending(results)
+                        value = results[0]
+                    except Exception as failure:
+                        error = failure
+                elif step.__class__ is CallApp:
+                    return step
+                elif isinstance(step, Step):
+                    error = GuardError(f"no driver knows the step {type(step).__name__}")
+                else:
+                    return Foreign(step)
+        except StopIteration as stop:
+            return stop.value
+
+    def refused(self, request: Request, refusal: Refusal) -> None:
+        """Note a refusal: for the layers further out, the log, and whoever listens."""
+        request.findings.refusal = refusal
+        log.info(
+            "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s",
+            refusal.cause,
+            refusal.reason,
+            refusal.status,
+            refusal.request_id,
+            refusal.key_id or "-",
+            refusal.subject,
+            refusal.client or "unknown",
+            ",".join(refusal.policies) or "-",
+            refusal.retry_after,
+        )
+        if self._notify is not None:
+            try:
+                self._notify(refusal)
+            except Exception:
+                log.exception("on_refusal failed")
+
+    def fault(self, request: Request, failure: BaseException) -> Response:
+        """The refusal that stands for a failure of keyguard, its store or a guard: closed, and blaming nobody's key."""
+        if isinstance(failure, StoreError):
+            log.error("the store failed: %s", failure)
+        else:
+            log.error("a guard failed", exc_info=failure)
+        return refuse(
+            request,
+            Cause.FAULT,
+            "The service cannot check requests at the moment. Your key and your limits are not the reason.",
+            reason="store-failed" if isinstance(failure, StoreError) else "guard-failed",
+            retry_after=FAULT_RETRY,
+        )
+
+
+def checked(answer: object) -> Response:
+    """The answer of guards that ran without the app, or `GuardError` where it is none."""
+    if not isinstance(answer, Response):
+        raise GuardError(f"a guard returned {type(answer).__name__}, not a Response")
+    if answer.body is APP:
+        raise GuardError("a guard returned a response with the app's body, but the app did not run")
+    return answer
+
+
+async def settle(deferred: list[Deferred]) -> None:
+    """Run deferred work, last first, each once, whatever the others do."""
+    while deferred:
+        work = deferred.pop()
+        try:
+            if isinstance(work, Step):
+                await work
+            else:
+                result = work()
+                if result is not None:
+                    await result
+        except Exception:
+            log.exception("deferred work failed")

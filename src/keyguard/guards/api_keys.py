@@ -1,0 +1,321 @@
+"""Authentication by API key.
+
+Rules:
+- It fails closed. Where the store or a look-up cannot answer, the request is refused with 503: never let through,
+  and never told that its key is bad.
+- An unknown, malformed, expired or revoked key gets the same words; the log tells them apart.
+- A wrong key counts against the address it came from. A source that guesses too often is refused for a while, before
+  any key of its counts.
+- Keys that were verified are remembered for `RECHECK` by a digest, so a revocation takes effect within it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from keyguard.address import Networks
+from keyguard.keys.record import decode
+from keyguard.paths import Paths
+
+from keyguard.clock import SECOND, whole_seconds
+from keyguard.errors import ConfigurationError
+from keyguard.flow import call, is_async
+from keyguard.guards.credentials import Sources
+from keyguard.identity import ANONYMOUS, Identity
+from keyguard.keys import KeyRecord, KeyRegistry, Peppers, parse_key, record_key
+from keyguard.ops import Authenticate, Demand, GiveBack, Store, Take, Taken
+from keyguard.rates import NEVER, Limit, parse_rates, window
+from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request
+from keyguard.request import Forward, Request
+from keyguard.response import Response
+
+Lookup: TypeAlias = Callable[[str], "Identity | None | Awaitable[Identity | None]"]
+"""Finds the identity of a key, or `None` where the key is not valid. `def` or, under ASGI, `async def`."""
+
+Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]
+
+RECHECK = SECOND // 2
+"""Microseconds for which a verified key is trusted without asking the store again."""
+
+_REMEMBERED = 10_000
+_KEY_MAX = 512  # bytes; more is no key of anybody's
+
+
+class _Known:
+    """A verified key."""
+
+    __slots__ = ("fresh_until", "identity", "networks", "not_after", "record")
+
+    def __init__(self, identity: Identity, record: bytes, networks: Networks | None, not_after: int) -> None:
+        self.identity = identity
+        self.record = record
+        self.networks = networks
+        self.not_after = not_after
+        self.fresh_until = 0
+
+
+class APIKeys:
+    """Lets through who sends a valid API key, and finds out whose it is.
+
+    - `lookup`: your own function from key text to `Identity` or `None`; without it, keys are those that
+      `Keyguard.keys` and `keyguard keys` issue.
+    - `sources`: where a key may stand: names of header fields (`"authorization"` means its Bearer scheme, RFC 6750),
+      `"cookie:name"`, `"query:name"`. A key in the query ends in logs and browser histories: off by default.
+    - `public`: path patterns that need no key; exact (`"/health"`), whole subtrees (`"/docs/*"`).
+    - `optional`: callers without a key pass as anonymous. One who sends a wrong key is still refused.
+    - `scopes`: what a key must hold, or a function of the request that returns it; `None` where nothing is needed.
+    - `guesses`: how many wrong keys an address may send.
+    - `pepper`: what digests are keyed with: text, or a mapping of version to text, the highest being used for new
+      keys. By default the environment's `KEYGUARD_PEPPER`.
+    - `prefix`, `env`: how new keys begin, such as `kg_live_`.
+    - `realm`: named in the challenge of a 401.
+
+    CORS preflights pass without a key: browsers send none. Raises `ConfigurationError` for a setting that is wrong.
+    """
+
+    provides = frozenset({"identity"})
+
+    def __init__(
+        self,
+        *,
+        lookup: Lookup | None = None,
+        sources: Iterable[str] = ("authorization", "x-api-key"),
+        public: Iterable[str] = (),
+        optional: bool = False,
+        scopes: Scopes | None = None,
+        guesses: str = "20/minute; 200/hour",
+        pepper: str | bytes | Mapping[int, str | bytes] | None = None,
+        prefix: str = "kg",
+        env: str = "live",
+        realm: str = "api",
+        name: str = "keys",
+    ) -> None:
+        if lookup is not None and not callable(lookup):
+            raise ConfigurationError(f"lookup is a function from key text to Identity or None, not {lookup!r}")
+        self.lookup = lookup
+        self.sources = Sources(sources)
+        patterns = [public] if isinstance(public, str) else list(public)
+        self.public = Paths(patterns) if patterns else None
+        self.optional = optional
+        self.scopes = scopes if callable(scopes) or scopes is None else _checked_scopes(scopes)
+        self.peppers = Peppers(pepper)
+        self.prefix, self.env = prefix, env
+        self.name = name
+        self._guesses = [(f"{name}-guesses:{limit.text}", _prefix(name, limit), limit) for limit in _limits(guesses)]
+        if not (isinstance(realm, str) and realm.isascii() and realm.isprintable() and not set(realm) & {'"', "\\"}):
+            raise ConfigurationError(f"realm is printable ASCII text without quotes, not {realm!r}")
+        self._challenge = f'Bearer realm="{realm}"'
+        self._known: dict[bytes, _Known] = {}
+
+    def __repr__(self) -> str:
+        return f"<APIKeys {self.name}>"
+
+    def asynchronous(self) -> dict[str, object]:
+        """The settings that only an event loop can run."""
+        settings = {"lookup": self.lookup, "scopes": self.scopes}
+        return {word: value for word, value in settings.items() if is_async(value)}
+
+    def registry(self, store: Store) -> KeyRegistry:
+        """The keys in `store` that this guard accepts."""
+        if self.lookup is not None:
+            raise ConfigurationError("this APIKeys has a lookup of its own: its keys are kept there")
+        return KeyRegistry(store, pepper=self.peppers, prefix=self.prefix, env=self.env)
+
+    async def __call__(self, request: Request, forward: Forward) -> Response:
+        findings = request.findings
+        if self.public is not None:
+            if request.ambiguous:
+                return refuse_bad_request(request, AMBIGUOUS_PATH, reason="ambiguous-path")
+            if self.public.match(request.path):
+                findings.identity = findings.identity or ANONYMOUS
+                return await forward(request)
+        sent = self.sources.read(request)
+        if len(sent) != 1:
+            if sent:
+                detail = "The request carries two different API keys. Send one."
+                return refuse_bad_request(request, detail, reason="two-keys")
+            if not self.optional and not request.preflight:
+                return self._refuse(request, "no-key", "Send an API key.", sent=False)
+            findings.identity = findings.identity or ANONYMOUS
+            return await forward(request)
+        (text,) = sent
+        fingerprint = _fingerprint(text)
+        known = self._known.get(fingerprint)
+        now = request.now()
+        if known is None or not now < known.fresh_until <= now + RECHECK or now >= known.not_after:
+            answer = await self._verify(request, text, fingerprint, known)
+            if isinstance(answer, Response):
+                return answer
+            known = answer
+        findings.identity = known.identity
+        if known.networks is not None and (request.client is None or request.client not in known.networks):
+            detail = "This API key cannot be used from this address."
+            return refuse(request, Cause.ADDRESS, detail, reason="key-network")
+        if self.scopes is not None:
+            missing = await self._missing_scopes(request, known.identity)
+            if missing:
+                return self._refuse_scopes(request, missing)
+        return await forward(request)
+
+    # -- verifying ----------------------------------------------------------------------------------------
+
+    async def _verify(self, request: Request, text: str, fingerprint: bytes, known: _Known | None) -> _Known | Response:
+        """Ask the store, or the look-up. A key that was verified before is no guess."""
+        guess = [] if known else self._guess_demands(request)
+        if self.lookup is not None:
+            verified = await self._look_up(request, text, known, guess)
+        else:
+            verified = await self._check_record(request, text, known, guess)
+        if not isinstance(verified, _Known):
+            self._known.pop(fingerprint, None)
+            return verified
+        verified.fresh_until = request.now() + RECHECK
+        if known is None and len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[fingerprint] = verified
+        return verified
+
+    async def _check_record(
+        self, request: Request, text: str, known: _Known | None, guess: list[Demand]
+    ) -> _Known | Response:
+        key = parse_key(text)
+        if key is None:
+            taken = await Take(guess)
+            if taken.refused:
+                return self._refuse_guessing(request, taken)
+            return self._refuse(request, "malformed")
+        found = await Authenticate(record_key(key.id), self.peppers.digests(key), guess)
+        if found.guesses is not None:
+            return self._refuse_guessing(request, found.guesses)
+        if not found.valid:
+            reason = "unknown" if found.record is None else decode(found.record).status(found.at)
+            return self._refuse(request, reason, key_id="" if found.record is None else key.id)
+        assert found.record is not None
+        if known is not None and known.record == found.record:
+            return known
+        return _remembered(found.record)
+
+    async def _look_up(
+        self, request: Request, text: str, known: _Known | None, guess: list[Demand]
+    ) -> _Known | Response:
+        # Reserve first, give back on success: guesses that race each other are all counted.
+        taken = await Take(guess)
+        if taken.refused:
+            return self._refuse_guessing(request, taken)
+        if len(text) > _KEY_MAX:
+            return self._refuse(request, "malformed")
+        assert self.lookup is not None
+        identity = await call(self.lookup, text)
+        if identity is None:
+            return self._refuse(request, "unknown")
+        if not isinstance(identity, Identity):
+            raise TypeError(f"lookup returned {type(identity).__name__}, not an Identity or None")
+        if guess:
+            await GiveBack(taken)
+        return _Known(identity, b"", None, _FOREVER)
+
+    def _guess_demands(self, request: Request) -> list[Demand]:
+        client = request.client
+        bucket = "unknown" if client is None else client.bucket
+        return [Demand(name, prefix + bucket, limit) for name, prefix, limit in self._guesses]
+
+    # -- scopes -------------------------------------------------------------------------------------------
+
+    async def _missing_scopes(self, request: Request, identity: Identity) -> list[str]:
+        needed = self.scopes
+        if callable(needed):
+            needed = await call(needed, request)
+            if needed is None:
+                return []
+            needed = _checked_scopes(needed)
+        assert isinstance(needed, frozenset)
+        return sorted(needed - identity.scopes)
+
+    # -- refusing -----------------------------------------------------------------------------------------
+
+    def _refuse(
+        self,
+        request: Request,
+        reason: str,
+        detail: str = "The API key is not valid.",
+        *,
+        sent: bool = True,
+        key_id: str = "",
+    ) -> Response:
+        # error="invalid_token" only where a key was sent (RFC 6750, section 3.1).
+        challenge = self._challenge + ', error="invalid_token"' if sent else self._challenge
+        return refuse(
+            request,
+            Cause.CREDENTIALS,
+            detail,
+            reason=reason,
+            headers=[("WWW-Authenticate", challenge)],
+            key_id=key_id,
+        )
+
+    def _refuse_scopes(self, request: Request, missing: list[str]) -> Response:
+        scope = " ".join(missing)
+        challenge = f'{self._challenge}, error="insufficient_scope", scope="{scope}"'
+        detail = f"The API key is valid, but lacks the scope {scope}."
+        return refuse(request, Cause.PERMISSION, detail, reason="scope", headers=[("WWW-Authenticate", challenge)])
+
+    def _refuse_guessing(self, request: Request, taken: Taken) -> Response:
+        seconds = whole_seconds(taken.wait)
+        detail = f"Too many wrong API keys came from this address. It is heard again in {seconds} seconds."
+        return refuse(
+            request,
+            Cause.ADDRESS,
+            detail,
+            reason="guessing",
+            status=429,
+            retry_after=None if taken.wait == NEVER else taken.wait,
+            at=taken.at,
+            policies=[demand.name for demand in taken.refusing],
+        )
+
+
+_FOREVER = 2**63 - 1
+
+
+def _fingerprint(text: str) -> bytes:
+    """What a key is remembered by: the key itself is not kept."""
+    return hashlib.blake2b(text[: _KEY_MAX + 1].encode("latin-1"), digest_size=16).digest()
+
+
+def _remembered(data: bytes) -> _Known:
+    record: KeyRecord = decode(data)
+    identity = Identity(
+        subject=record.subject,
+        key_id=record.id,
+        plan=record.plan,
+        scopes=record.scopes,
+        metadata=record.metadata,
+    )
+    networks = Networks(record.networks) if record.networks else None
+    return _Known(identity, data, networks, record.not_after)
+
+
+def _limits(rates: str) -> list[Limit]:
+    return [window(quota, period, text) for quota, period, text in parse_rates(rates)]
+
+
+def _prefix(name: str, limit: Limit) -> str:
+    return f"guess:{name}:{limit.code}|"
+
+
+def _checked_scopes(scopes: Any) -> frozenset[str]:
+    if isinstance(scopes, str):
+        scopes = scopes.split()
+    names = frozenset(scopes)
+    for name in names:
+        if (
+            not isinstance(name, str)
+            or not name
+            or not name.isascii()
+            or not name.isprintable()
+            or set(name) & set(' "\\')
+        ):
+            raise ConfigurationError(f"a scope is printable ASCII text without blanks or quotes, not {name!r}")
+    return names

@@ -1,0 +1,94 @@
+"""Where a request carries API keys: header fields, the Bearer scheme, cookies, the query.
+
+Every place is read, and every key that is found counts: two different ones are for the guard to refuse, whatever
+places they came in. Texts are compared as they are; nothing is normalised.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+from urllib.parse import unquote_to_bytes
+
+from keyguard.errors import ConfigurationError
+from keyguard.request import Request
+
+Reader: TypeAlias = Callable[[Request, set[str]], None]
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+
+
+class Sources:
+    """The places in which a key is looked for."""
+
+    __slots__ = ("_readers", "names")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple([names] if isinstance(names, str) else names)
+        if not self.names:
+            raise ConfigurationError("sources is empty: name at least one place, such as 'x-api-key'")
+        self._readers = [_reader(name) for name in self.names]
+
+    def read(self, request: Request) -> set[str]:
+        """The different keys that the request carries. An empty one is a key, and not a valid one."""
+        found: set[str] = set()
+        for read in self._readers:
+            read(request, found)
+        return found
+
+
+def _reader(name: str) -> Reader:
+    if not isinstance(name, str):
+        raise ConfigurationError(f"a source is a text such as 'x-api-key', not {name!r}")
+    kind, colon, rest = name.partition(":")
+    if not _TOKEN.fullmatch(rest if colon else kind) or (colon and kind not in ("cookie", "query")):
+        raise ConfigurationError(f"{name!r} is no source: name a header field, 'cookie:name' or 'query:name'")
+    if kind == "cookie" and colon:
+        return _cookie(rest)
+    if kind == "query" and colon:
+        return _query(rest)
+    return _bearer if name.lower() == "authorization" else _field(name.lower())
+
+
+def _field(name: str) -> Reader:
+    def read(request: Request, found: set[str]) -> None:
+        value = request.header(name)
+        if value is not None:
+            # Several lines, or one that some server joined: no key holds a comma.
+            found.update([value.strip()] if "," not in value else [part.strip() for part in value.split(",")])
+
+    return read
+
+
+def _bearer(request: Request, found: set[str]) -> None:
+    value = request.header("authorization")
+    if value is None:
+        return
+    for member in value.split(",") if "," in value else (value,):
+        scheme, _, token = member.strip().partition(" ")
+        if scheme.lower() == "bearer":  # schemes are case-insensitive (RFC 9110, section 11.1)
+            found.add(token.strip())
+
+
+def _cookie(name: str) -> Reader:
+    def read(request: Request, found: set[str]) -> None:
+        # Lines of the Cookie field may be joined by a comma on the way; pairs are separated by `;` (RFC 6265).
+        for pair in (request.header("cookie") or "").replace(",", ";").split(";"):
+            key, equals, value = pair.partition("=")
+            if equals and key.strip() == name:
+                found.add(value.strip().strip('"'))
+
+    return read
+
+
+def _query(name: str) -> Reader:
+    wanted = name.encode()
+
+    def read(request: Request, found: set[str]) -> None:
+        for pair in request.query.split(b"&"):
+            key, equals, value = pair.partition(b"=")
+            if equals and unquote_to_bytes(key.replace(b"+", b" ")) == wanted:
+                found.add(unquote_to_bytes(value.replace(b"+", b" ")).decode("latin-1"))
+
+    return read

@@ -1,0 +1,171 @@
+"""The settings of `RateLimit`: checked when the guard is made, and turned into rules and buckets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from keyguard.clock import whole_seconds
+from keyguard.errors import ConfigurationError
+from keyguard.ops import Demand
+from keyguard.rates import Limit, parse_rates, window
+
+PROFILES = ("draft-11", "x-ratelimit")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+
+
+class Rule:
+    """One limit of a guard, with everything about it that does not change from request to request."""
+
+    __slots__ = ("limit", "member", "name", "policy", "prefix", "profiles")
+
+    def __init__(self, guard: str, limit: Limit, profiles: tuple[str, ...]) -> None:
+        self.limit = limit
+        self.profiles = profiles
+        """The families of header fields that tell about it."""
+        self.name = f"{guard}:{limit.text}"
+        """The public name: in the header, the refusal, the log."""
+        self.prefix = f"rl:{guard}:{limit.code}|"
+        """What a counter's key begins with. No quota stands in it, so a limit that is edited keeps its counters."""
+        quoted = self.name.replace("\\", "\\\\").replace('"', '\\"')
+        self.policy = f'"{quoted}";q={limit.quota};w={whole_seconds(limit.period)}'
+        self.member = f'"{quoted}";r='
+
+
+class RuleDemand(Demand):
+    """A demand that knows its rule, so that the outcome can be described."""
+
+    __slots__ = ("rule",)
+
+    def __init__(self, rule: Rule, bucket: str, cost: int) -> None:
+        super().__init__(rule.name, rule.prefix + bucket, rule.limit, cost)
+        self.rule = rule
+
+
+# -- buckets ----------------------------------------------------------------------------------------------------
+
+
+def bucket_text(text: str) -> str:
+    """A caller's part of a counter's key: short text as it is, anything long or odd as a digest."""
+    return text if len(text) <= 64 and text.isascii() and text.isprintable() and text[:1] not in "@#" else digest(text)
+
+
+def digest(who: Any) -> str:
+    """What a function returned may hold a secret; a store sees a digest of it."""
+    return "#" + hashlib.blake2b(_framed(who), digest_size=16).hexdigest()
+
+
+def _framed(who: Any) -> bytes:
+    """Injective: no two different callers give the same bytes."""
+    if isinstance(who, str):
+        data = who.encode("utf-8", "surrogatepass")
+    elif isinstance(who, bytes):
+        data = b"b" + who
+        return b"%d:" % len(data) + data
+    elif isinstance(who, int):
+        data = b"i%d" % who
+        return b"%d:" % len(data) + data
+    elif isinstance(who, tuple):
+        data = b"t" + b"".join(map(_framed, who))
+        return b"%d:" % len(data) + data
+    elif who is None:
+        return b"1:n"
+    else:
+        raise TypeError(f"a `by` function returns text, a number, a tuple of these, or None, not {type(who).__name__}")
+    data = b"s" + data
+    return b"%d:" % len(data) + data
+
+
+# -- checking settings ------------------------------------------------------------------------------------------
+
+
+def rules_of(name: str, rates: Sequence[Any], profiles: tuple[str, ...]) -> tuple[Rule, ...]:
+    """The rules of a guard, from texts and limits."""
+    limits: list[Limit] = []
+    for rate in rates:
+        if isinstance(rate, Limit):
+            limits.append(rate)
+        elif callable(rate):
+            raise ConfigurationError("a function that chooses the limit stands alone: RateLimit(function)")
+        else:
+            for quota, period, text in parse_rates(rate):
+                try:
+                    limits.append(window(quota, period, text))
+                except ValueError as error:
+                    raise ConfigurationError(f"{text}: {error}") from None
+    if not limits:
+        raise ConfigurationError("RateLimit needs at least one rate, such as '10/second'")
+    rules = tuple(Rule(name, limit, profiles) for limit in limits)
+    prefixes = [rule.prefix for rule in rules]
+    for rule in rules:
+        if prefixes.count(rule.prefix) > 1:
+            raise ConfigurationError(f"{rule.name}: a guard has one limit a period; drop the weaker one")
+    return rules
+
+
+@lru_cache(maxsize=1024)
+def known_rules_of(name: str, rates: tuple[Any, ...], profiles: tuple[str, ...]) -> tuple[Rule, ...]:
+    """The same for rates that a function chose on a request."""
+    return rules_of(name, rates, profiles)
+
+
+def checked_by(by: Any) -> Any:
+    if by in ("ip", "key", "subject") or callable(by):
+        return by
+    raise ConfigurationError(f"by is 'ip', 'key', 'subject' or a function of the request, not {by!r}")
+
+
+def checked_cost(cost: Any) -> Any:
+    if callable(cost):
+        return cost
+    if isinstance(cost, bool) or not isinstance(cost, int) or cost < 0:
+        raise ConfigurationError(f"cost is a whole number of units, 0 or more, or a function, not {cost!r}")
+    return cost
+
+
+def whole_cost(cost: Any) -> int:
+    if isinstance(cost, bool) or not isinstance(cost, int) or cost < 0:
+        raise ValueError(f"a cost function returned {type(cost).__name__}, not a whole number of units, 0 or more")
+    return cost
+
+
+def checked_condition(word: str, condition: Any) -> Any:
+    if condition is None or callable(condition):
+        return condition
+    if isinstance(condition, bool):
+        return lambda request: condition
+    raise ConfigurationError(f"{word} is a function of the request, not {condition!r}")
+
+
+def checked_methods(methods: Any) -> frozenset[str] | None:
+    if methods is None:
+        return None
+    names = frozenset([methods] if isinstance(methods, str) else methods)
+    for name in names:
+        if name not in METHODS:
+            raise ConfigurationError(f"{name!r} is no HTTP method; they are written in capitals, such as 'POST'")
+    if not names:
+        raise ConfigurationError("methods is empty: the limit would apply to nothing")
+    return names
+
+
+def checked_profiles(headers: Any) -> tuple[str, ...]:
+    profiles = () if headers is None else (headers,) if isinstance(headers, str) else tuple(headers)
+    for profile in profiles:
+        if profile not in PROFILES:
+            raise ConfigurationError(f"headers are {' or '.join(map(repr, PROFILES))}, or None, not {profile!r}")
+    return profiles
+
+
+def checked_name(name: Any) -> str:
+    if isinstance(name, str) and name and name.isascii() and name.isprintable() and "|" not in name:
+        return name
+    raise ConfigurationError(f"a name is printable ASCII text without '|', not {name!r}")
+
+
+def default_name(by: Any, methods: frozenset[str] | None, paths: Iterable[str]) -> str:
+    """By whom, and for what: the same after a restart and in every process."""
+    name = by if isinstance(by, str) else getattr(by, "__name__", type(by).__name__)
+    return " ".join([name.strip("<>"), *sorted(methods or ()), *sorted(paths)])

@@ -1,0 +1,266 @@
+"""Rate limits and quotas.
+
+A guard may hold several limits: a request takes from all of them at once or from none, and a refusal charges
+nothing. Limits that stand next to each other in a stack decide together, in one operation; if a guard further in
+refuses, what was taken here is given back.
+
+    RateLimit("10/second; 5000/day", by="key")
+    RateLimit("5/minute", by="ip", paths=["/login"], methods=["POST"])
+    RateLimit(lambda request: PLANS[request.identity.plan], by="subject", cost=lambda request: 5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from keyguard.paths import Paths
+
+from keyguard.clock import whole_seconds
+from keyguard.errors import ConfigurationError
+from keyguard.flow import call, is_async
+from keyguard.guards import limit_settings as settings
+from keyguard.guards.limit_headers import describe
+from keyguard.ops import Demand, GiveBack, Take, Taken
+from keyguard.rates import NEVER, Limit
+from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request, rfc3339
+from keyguard.request import Forward, Request
+from keyguard.response import Headers, Response
+
+T = TypeVar("T")
+Setting: TypeAlias = "T | Callable[[Request], T | Awaitable[T]]"
+"""A value, or a function of the request that returns one; the function may be `async` under ASGI."""
+
+Rates: TypeAlias = str | Limit
+By: TypeAlias = 'Literal["ip", "key", "subject"] | Callable[[Request], Any]'
+Profile: TypeAlias = Literal["draft-11", "x-ratelimit"]
+
+_KEPT = 4096  # operations that are ready for the next request of the same caller
+
+
+class RateLimit:
+    """Refuses a caller who has used up a limit, and says when it works again.
+
+    - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`, or one function
+      of the request that returns a text, a limit, a list of them, or `None` where no limit applies.
+    - `by`: who shares a counter. `"ip"` the client's address (IPv6 by /64), `"key"` the API key, `"subject"` whoever
+      owns the key; callers without a key are counted by address. Or a function of the request that returns text, a
+      number, a tuple of these, or `None` where the limit does not apply.
+    - `cost`: units a request takes, a whole number or a function; 0 takes none.
+    - `when`, `exempt`: functions of the request; the limit applies if `when` is true and `exempt` is not.
+    - `methods`: exact method names it applies to. A method that HTTP does not define always counts.
+    - `paths`: patterns (`"/items/{id}"`, `"/docs/*"`) it applies to. All paths it applies to share one counter.
+    - `name`: stands in the counter's key and in the limit's public name, `name:rate`. By default `by` and the scope.
+    - `headers`: which fields tell the caller what is left: `"draft-11"` emits the syntax of
+      draft-ietf-httpapi-ratelimit-headers-11, `"x-ratelimit"` the older `X-RateLimit-*`; several, or `None`.
+
+    A CORS preflight is not counted. Raises `ConfigurationError` for a setting that is wrong.
+    """
+
+    def __init__(
+        self,
+        *rates: Rates | Callable[[Request], Any],
+        by: By = "ip",
+        cost: Setting[int] = 1,
+        when: Setting[bool] | None = None,
+        exempt: Setting[bool] | None = None,
+        methods: Iterable[str] | None = None,
+        paths: Iterable[str] | None = None,
+        name: str | None = None,
+        headers: Profile | Sequence[Profile] | None = "draft-11",
+    ) -> None:
+        patterns = (paths,) if isinstance(paths, str) else tuple(paths or ())
+        self.by = settings.checked_by(by)
+        self.cost = settings.checked_cost(cost)
+        self.when = settings.checked_condition("when", when)
+        self.exempt = settings.checked_condition("exempt", exempt)
+        self.methods = settings.checked_methods(methods)
+        self.paths = None if paths is None else Paths(patterns, trailing_slash=True)
+        self.profiles = settings.checked_profiles(headers)
+        self.name = settings.checked_name(name or settings.default_name(by, self.methods, patterns))
+        self.choose: Callable[[Request], Any] | None = None
+        self.rules: tuple[settings.Rule, ...] = ()
+        if len(rates) == 1 and callable(rates[0]):
+            self.choose = rates[0]
+        else:
+            self.rules = settings.rules_of(self.name, rates, self.profiles)
+        if isinstance(self.cost, int):
+            for rule in self.rules:
+                most = getattr(rule.limit, "burst", rule.limit.quota)
+                if self.cost > most:
+                    raise ConfigurationError(f"{rule.name}: a cost of {self.cost} is more than it ever admits, {most}")
+        self.needs = frozenset({"identity"}) if by in ("key", "subject") else frozenset()
+        self._fixed = (
+            self.choose is None
+            and isinstance(self.cost, int)
+            and isinstance(self.by, str)
+            and self.when is None
+            and self.exempt is None
+        )
+        self._ready: dict[str, Take] = {}
+
+    def __repr__(self) -> str:
+        return f"<RateLimit {self.name}: {', '.join(rule.limit.text for rule in self.rules) or 'by function'}>"
+
+    def asynchronous(self) -> dict[str, object]:
+        """The settings that only an event loop can run."""
+        functions = {"by": self.by, "cost": self.cost, "when": self.when, "exempt": self.exempt, "rates": self.choose}
+        return {word: value for word, value in functions.items() if is_async(value)}
+
+    async def __call__(self, request: Request, forward: Forward) -> Response:
+        asked = self._fixed_take(request) if self._fixed else await self._chosen_take(request)
+        if asked is None:
+            return await forward(request)
+        if isinstance(asked, Response):
+            return asked
+        return await _limited(asked, request, forward)
+
+    # -- whether, and what, a request takes ---------------------------------------------------------------
+
+    def _scope(self, request: Request) -> bool | Response:
+        """Whether the request is one that this limit counts; a refusal where its path cannot be read in one way."""
+        method = request.method
+        if method == "OPTIONS" and request.preflight:
+            return False
+        # What is no standard method may be routed as any: it falls under the rule.
+        if self.methods is not None and method not in self.methods and method in settings.METHODS:
+            return False
+        if self.paths is None:
+            return True
+        if request.ambiguous:
+            return refuse_bad_request(request, AMBIGUOUS_PATH, reason="ambiguous-path")
+        return self.paths.match(request.path)
+
+    def _bucket(self, request: Request) -> str:
+        if self.by == "ip":
+            client = request.client
+            return "unknown" if client is None else client.bucket
+        identity = request.findings.identity
+        if identity is None:
+            raise ConfigurationError(f"{self!r} counts by {self.by}, but no APIKeys stands outside it")
+        if identity.anonymous:
+            client = request.client
+            return "@unknown" if client is None else "@" + client.bucket
+        return settings.bucket_text(identity.key_id if self.by == "key" else identity.subject)
+
+    def _fixed_take(self, request: Request) -> Take | Response | None:
+        """What the request takes, where no function has a say in it."""
+        if self.paths is not None or self.methods is not None or request.method == "OPTIONS":
+            counts = self._scope(request)
+            if counts is not True:
+                return counts or None
+        bucket = self._bucket(request)
+        take = self._ready.get(bucket)
+        if take is None:
+            if len(self._ready) >= _KEPT:
+                self._ready.clear()
+            take = self._ready[bucket] = _take(self.rules, bucket, self.cost)
+        return take
+
+    async def _chosen_take(self, request: Request) -> Take | Response | None:
+        """What the request takes, where functions decide."""
+        counts = self._scope(request)
+        if counts is not True:
+            return counts or None
+        if self.when is not None and not await call(self.when, request):
+            return None
+        if self.exempt is not None and await call(self.exempt, request):
+            return None
+        rules = self.rules
+        if self.choose is not None:
+            chosen = await call(self.choose, request)
+            if chosen is None:
+                return None
+            rates = tuple(chosen) if isinstance(chosen, (list, tuple)) else (chosen,)
+            rules = settings.known_rules_of(self.name, rates, self.profiles)
+        if isinstance(self.by, str):
+            bucket = self._bucket(request)
+        else:
+            who = await call(self.by, request)
+            if who is None:
+                return None
+            bucket = settings.digest(who)
+        cost = self.cost if isinstance(self.cost, int) else settings.whole_cost(await call(self.cost, request))
+        return _take(rules, bucket, cost)
+
+
+class Together:
+    """Rate limits that stand next to each other: one operation takes from all of them, or from none."""
+
+    def __init__(self, limits: Sequence[RateLimit]) -> None:
+        self.limits = tuple(limits)
+        self.rules = tuple(rule for limit in limits for rule in limit.rules)
+        self._ready: dict[tuple[Take, ...], Take] = {}
+
+    async def __call__(self, request: Request, forward: Forward) -> Response:
+        takes: list[Take] = []
+        fixed = True
+        for limit in self.limits:
+            if limit._fixed:
+                asked = limit._fixed_take(request)
+            else:
+                asked = await limit._chosen_take(request)
+                fixed = False
+            if isinstance(asked, Response):
+                return asked
+            if asked is not None:
+                takes.append(asked)
+        if not takes:
+            return await forward(request)
+        return await _limited(self._joined(tuple(takes), fixed), request, forward)
+
+    def _joined(self, takes: tuple[Take, ...], fixed: bool) -> Take:
+        if len(takes) == 1:
+            return takes[0]
+        joined = self._ready.get(takes)
+        if joined is None:
+            joined = Take([demand for take in takes for demand in take.demands])
+            if fixed:
+                if len(self._ready) >= _KEPT:
+                    self._ready.clear()
+                self._ready[takes] = joined
+        return joined
+
+
+def _take(rules: Iterable[settings.Rule], bucket: str, cost: int) -> Take:
+    return Take([settings.RuleDemand(rule, bucket, cost) for rule in rules])
+
+
+async def _limited(take: Take, request: Request, forward: Forward) -> Response:
+    """The whole of rate limiting: take, and refuse or forward and tell."""
+    taken = await take
+    if taken.refused:
+        return _refuse(request, taken)
+    response = await forward(request)
+    if request.findings.refusal is not None:
+        await GiveBack(taken)  # a guard further in refused: nothing is charged for a refused request
+    else:
+        describe(response.headers, taken)
+    return response
+
+
+def _refuse(request: Request, taken: Taken) -> Response:
+    refusing: list[Demand] = taken.refusing
+    policies = [demand.name for demand in refusing]
+    names = " and ".join(f"'{name}'" for name in policies)
+    headers = Headers()
+    describe(headers, taken)
+    wait = taken.wait
+    if wait == NEVER:
+        cost = max(demand.cost for demand in refusing)
+        detail = f"This request costs {cost} units, more than {names} ever allows. Waiting does not help."
+        return refuse(request, Cause.USAGE, detail, reason="cost-above-limit", policies=policies, headers=headers)
+    seconds = whole_seconds(wait)
+    subject = f"The limit {names} is" if len(refusing) == 1 else f"The limits {names} are"
+    span = "1 second" if seconds == 1 else f"{seconds} seconds"
+    detail = f"{subject} used up. It works again in {span}, at {rfc3339(taken.at + wait + 999_999)}."
+    return refuse(
+        request,
+        Cause.USAGE,
+        detail,
+        reason="limit-reached",
+        retry_after=wait,
+        at=taken.at,
+        policies=policies,
+        headers=headers,
+    )

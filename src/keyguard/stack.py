@@ -1,0 +1,158 @@
+"""`Keyguard`: guards, a store and one notion of the client's address, put together and checked before any request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from keyguard.address import ClientAddress
+from keyguard.clock import Clock, wall_clock
+from keyguard.drivers.engine import Engine
+from keyguard.errors import ConfigurationError
+from keyguard.guard import Guard, chain
+from keyguard.guards.api_keys import APIKeys
+from keyguard.guards.rate_limit import RateLimit, Together
+from keyguard.ops import Store
+from keyguard.refusal import Refusal
+from keyguard.stores import open_store
+
+if TYPE_CHECKING:
+    from keyguard.drivers.asgi import ASGIApp, ASGIDriver
+    from keyguard.drivers.wsgi import WSGIApp, WSGIDriver
+    from keyguard.keys import KeyRegistry
+
+
+class Keyguard:
+    """A stack of guards, the first one outermost.
+
+        guard = Keyguard(IPFilter(deny=[...]), APIKeys(), RateLimit("10/second", by="key"), store="sqlite:///k.db")
+        app.add_middleware(guard.asgi)                  # Starlette, FastAPI, Litestar, Quart, ...
+        app.wsgi_app = guard.wsgi(app.wsgi_app)         # Flask, Django, Falcon, Pyramid, ...
+
+    - `store`: where keys and counters live: a URL (`memory://`, `sqlite:///file.db`) or a store object. A memory store
+      belongs to one process.
+    - `trusted_proxies`: networks of the proxies whose `forwarded_header` counts (`"unix"` for unix sockets). By default
+      no forwarding header counts.
+    - `forwarded_header`: `"x-forwarded-for"`, `"forwarded"` (RFC 7239), or a header of one address.
+    - `on_refusal`: a function called with each `Refusal`; it must not block.
+    - `clock`: microseconds since the epoch; decisions use the store's own clock.
+
+    Raises `ConfigurationError` for a setting that is wrong, and for guards in an order that cannot work.
+    """
+
+    _is_layer = False
+    """True where other keyguard layers may stand outside this one."""
+
+    def __init__(
+        self,
+        *guards: Guard,
+        store: str | Store = "memory://",
+        trusted_proxies: Iterable[str] = (),
+        forwarded_header: str = "x-forwarded-for",
+        on_refusal: Callable[[Refusal], None] | None = None,
+        clock: Clock = wall_clock,
+    ) -> None:
+        self.guards = guards
+        self.store = open_store(store)
+        self._source = ClientAddress(trusted_proxies, header=forwarded_header)
+        self._clock = clock
+        self._notify = on_refusal
+        self._chain = chain(_together(guards))
+        self._provides = frozenset().union(*(getattr(guard, "provides", ()) for guard in guards))
+        self._needs = _unmet(guards)
+        if self._needs and not self._is_layer:
+            raise ConfigurationError(
+                f"these guards need the {', '.join(self._needs)} of the caller, and none finds it: put APIKeys() first"
+            )
+        _check_names(guards)
+
+    def __repr__(self) -> str:
+        return f"Keyguard({', '.join(map(repr, self.guards))})"
+
+    @property
+    def keys(self) -> KeyRegistry:
+        """Issue, list, rotate and revoke the keys that this stack's `APIKeys` accepts."""
+        for guard in self.guards:
+            if isinstance(guard, APIKeys):
+                return guard.registry(self.store)
+        raise ConfigurationError("this stack has no APIKeys guard, so it has no keys")
+
+    def asgi(self, app: ASGIApp) -> ASGIDriver:
+        """Put the guards around an ASGI app. Pass it to `add_middleware`, or call it."""
+        from keyguard.drivers.asgi import ASGIDriver
+
+        return ASGIDriver(app, self._engine(app, asynchronous=True))
+
+    def wsgi(self, app: WSGIApp) -> WSGIDriver:
+        """Put the guards around a WSGI app."""
+        from keyguard.drivers.wsgi import WSGIDriver
+
+        for guard in self.guards:
+            for word, function in getattr(guard, "asynchronous", dict)().items():
+                raise ConfigurationError(
+                    f"{word}={getattr(function, '__name__', function)!r} of {guard!r} is async, and there is no event "
+                    "loop under WSGI: use a plain function"
+                )
+        return WSGIDriver(app, self._engine(app, asynchronous=False))
+
+    def _engine(self, app: Any, *, asynchronous: bool) -> Engine:
+        _check_order(self._needs, app)
+        return Engine(
+            self._chain,
+            self.store,
+            self._source,
+            self._clock,
+            provides=self._provides,
+            needs=self._needs,
+            notify=self._notify,
+            asynchronous=asynchronous,
+        )
+
+
+def _unmet(guards: Iterable[Any]) -> frozenset[str]:
+    """What the guards need of layers further out. A need that only a later guard provides is an order gone wrong."""
+    guards = list(guards)
+    unmet: set[str] = set()
+    provided: set[str] = set()
+    for place, guard in enumerate(guards):
+        missing = set(getattr(guard, "needs", ())) - provided
+        for word in missing:
+            for later in guards[place + 1 :]:
+                if word in getattr(later, "provides", ()):
+                    raise ConfigurationError(f"{guard!r} needs the {word} that {later!r} finds: put it after that")
+        unmet |= missing
+        provided |= set(getattr(guard, "provides", ()))
+    return frozenset(unmet)
+
+
+def _check_order(needs: frozenset[str], app: Any) -> None:
+    """Raise where the app inside already holds the layer that should stand outside."""
+    seen = 0
+    while needs and app is not None and seen < 100:
+        engine = getattr(app, "engine", None)
+        if isinstance(engine, Engine) and needs & engine.provides:
+            raise ConfigurationError(
+                f"a guard needs the {', '.join(needs & engine.provides)} that a layer further in finds. Add APIKeys "
+                "after it (add_middleware puts the last one outermost), or wrap it later"
+            )
+        app, seen = getattr(app, "app", None), seen + 1
+
+
+def _check_names(guards: Iterable[Any]) -> None:
+    seen: set[str] = set()
+    for guard in guards:
+        if isinstance(guard, RateLimit):
+            for prefix in [rule.prefix for rule in guard.rules] or [f"rl:{guard.name}:"]:
+                if prefix in seen:
+                    raise ConfigurationError(f"two limits would share a counter: give {guard!r} a name=...")
+                seen.add(prefix)
+
+
+def _together(guards: Iterable[Any]) -> list[Any]:
+    """The guards, with rate limits that stand next to each other as one."""
+    joined: list[Any] = []
+    for limits, run in groupby(guards, lambda guard: isinstance(guard, RateLimit)):
+        members = list(run)
+        joined += [Together(members)] if limits and len(members) > 1 else members
+    return joined

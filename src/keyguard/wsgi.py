@@ -1,0 +1,42 @@
+"""The guards as WSGI middleware classes of their own, to stack one by one.
+
+    app.wsgi_app = keyguard.wsgi.RateLimit(app.wsgi_app, "100/minute", by="ip")
+
+Each takes the arguments of its guard and, by keyword, those of `Keyguard` (`store`, `trusted_proxies`, ...). Layers
+see each other's findings, the identity above all, through the environ. The wrapper put on last is outermost, so what
+finds the identity is put on after what needs it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keyguard import guards
+from keyguard.drivers.wsgi import WSGIApp, WSGIDriver
+from keyguard.single import stack_of
+
+__all__ = ["APIKeys", "IPFilter", "RateLimit"]
+
+
+class APIKeys(WSGIDriver):
+    """`keyguard.APIKeys` around an WSGI app."""
+
+    def __init__(self, app: WSGIApp, *args: Any, **options: Any) -> None:
+        self.guard, stack = stack_of(guards.APIKeys, args, options)
+        super().__init__(app, stack.wsgi(app).engine)
+
+
+class IPFilter(WSGIDriver):
+    """`keyguard.IPFilter` around an WSGI app."""
+
+    def __init__(self, app: WSGIApp, *args: Any, **options: Any) -> None:
+        self.guard, stack = stack_of(guards.IPFilter, args, options)
+        super().__init__(app, stack.wsgi(app).engine)
+
+
+class RateLimit(WSGIDriver):
+    """`keyguard.RateLimit` around an WSGI app."""
+
+    def __init__(self, app: WSGIApp, *args: Any, **options: Any) -> None:
+        self.guard, stack = stack_of(guards.RateLimit, args, options)
+        super().__init__(app, stack.wsgi(app).engine)
