@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, 
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from keyguard.drivers.engine import Engine, Foreign, Pending, checked, settle
+from keyguard.drivers.engine import Engine, Foreign, Pending, checked, settle, sized_body
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import CallApp, Flow
 from keyguard.paths import strip_root
@@ -368,16 +368,8 @@ class _Exchange:
         """Send a response of our own."""
         if response.refusal is not None:
             self.engine.refused(self.request, response.refusal)
-        body = response.body
-        assert isinstance(body, bytes)
+        body = sized_body(response, self.request.method)
         headers = response.headers
-        headers.remove("Content-Length")
-        if response.status >= 200 and response.status not in (204, 304):
-            headers.add("Content-Length", str(len(body)))
-        else:
-            body = b""
-        if self.request.method == "HEAD":
-            body = b""
         raw = headers.raw if isinstance(headers, ByteHeaders) else _raw(headers)
         await self._send_whole(response.status, raw, body)
 

@@ -152,6 +152,18 @@ def checked(answer: object) -> Response:
     return answer
 
 
+def sized_body(response: Response, method: str) -> bytes:
+    """The bytes to send for a response of our own; its `Content-Length` is set to fit them."""
+    body = response.body
+    assert isinstance(body, bytes)
+    headers = response.headers
+    headers.remove("Content-Length")
+    if method == "HEAD" or response.status < 200 or response.status in (204, 304):
+        return b""  # without Content-Length: it need not be said here, and some gateways take its word (RFC 9110, 8.6)
+    headers.add("Content-Length", str(len(body)))
+    return body
+
+
 async def settle(deferred: list[Deferred]) -> None:
     """Run deferred work, last first, each once, whatever the others do."""
     while deferred:

@@ -26,7 +26,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, TypeAlias, cast
 
-from keyguard.drivers.engine import Engine, Foreign, checked, settle
+from keyguard.drivers.engine import Engine, Foreign, checked, settle, sized_body
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import CallApp, Flow
 from keyguard.paths import decode_wsgi_path
@@ -226,7 +226,7 @@ class _Exchange:
             self.state, self.failure = DEAD, failure
             raise
         if stop.body is APP:
-            self._release(status if stop.status == head.status else _status_line(stop.status), list(stop.headers))
+            self._release(status if stop.status == int(status[:3]) else _status_line(stop.status), list(stop.headers))
         else:
             self.state, self.replacement = DISCARD, stop
 
@@ -277,16 +277,9 @@ class _Exchange:
     def _answer(self, response: Response) -> Iterable[bytes]:
         if response.refusal is not None:
             self.engine.refused(self.request, response.refusal)
-        body = response.body
-        assert isinstance(body, bytes)
-        headers = response.headers
-        headers.remove("Content-Length")
-        if response.status >= 200 and response.status not in (204, 304):
-            headers.add("Content-Length", str(len(body)))
-        else:
-            body = b""
-        self.server_start(_status_line(response.status), list(headers))
-        return [] if self.request.method == "HEAD" else [body]
+        body = sized_body(response, self.request.method)
+        self.server_start(_status_line(response.status), list(response.headers))
+        return [body] if body else []
 
     def end(self) -> None:
         """Run what was deferred. Called at the last byte, at `close()`, or where there was neither."""

@@ -16,16 +16,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from keyguard.address import Networks
-from keyguard.keys.record import decode
-from keyguard.paths import Paths
-
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import ConfigurationError
 from keyguard.flow import call, is_async
 from keyguard.guards.credentials import Sources
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import KeyRecord, KeyRegistry, Peppers, parse_key, record_key
+from keyguard.keys.record import decode
 from keyguard.ops import Authenticate, Demand, GiveBack, Store, Take, Taken
+from keyguard.paths import Paths
 from keyguard.rates import NEVER, Limit, parse_rates, window
 from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request
 from keyguard.request import Forward, Request

@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from keyguard.paths import Paths
-
 from keyguard.clock import whole_seconds
 from keyguard.errors import ConfigurationError
 from keyguard.flow import call, is_async
 from keyguard.guards import limit_settings as settings
 from keyguard.guards.limit_headers import describe
 from keyguard.ops import Demand, GiveBack, Take, Taken
+from keyguard.paths import Paths
 from keyguard.rates import NEVER, Limit
 from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request, rfc3339
 from keyguard.request import Forward, Request

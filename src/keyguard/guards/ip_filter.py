@@ -1,0 +1,71 @@
+"""Address rules: who may call at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from keyguard.address import Networks
+from keyguard.errors import ConfigurationError
+from keyguard.paths import Paths
+from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request
+from keyguard.request import Request
+from keyguard.response import Response
+
+
+class IPFilter:
+    """Refuses requests by the client's address, IPv4 and IPv6.
+
+    - `allow`: only these networks; `None` allows everybody, an empty list nobody.
+    - `deny`: none of these; wins over `allow`.
+    - `paths`: patterns that the filter applies to; everywhere where it is not given.
+
+    An address that cannot be known is on no list: it passes a deny list, and no allow list. Raises
+    `ConfigurationError` for a network that is none, and for a filter that would filter nothing.
+    """
+
+    def __init__(
+        self,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] = (),
+        *,
+        paths: Iterable[str] | None = None,
+        name: str = "ip",
+    ) -> None:
+        self.name = name
+        self.paths = None if paths is None else Paths(paths, trailing_slash=True)
+        self._lists = _checked(allow, deny)
+
+    def __repr__(self) -> str:
+        return f"<IPFilter {self.name}>"
+
+    def replace(self, allow: Iterable[str] | None = None, deny: Iterable[str] = ()) -> None:
+        """Put other lists in the place of these, while requests run. A bad list raises, and changes nothing."""
+        self._lists = _checked(allow, deny)  # one assignment: a request sees the old lists or the new ones
+
+    def __call__(self, request: Request) -> Response | None:
+        if self.paths is not None:
+            if request.ambiguous:
+                return refuse_bad_request(request, AMBIGUOUS_PATH, reason="ambiguous-path")
+            if not self.paths.match(request.path):
+                return None
+        allow, deny = self._lists
+        client = request.client
+        if client is None:
+            return None if allow is None else _refuse(request, "unknown-address")
+        if client in deny:
+            return _refuse(request, "denied-address")
+        if allow is not None and client not in allow:
+            return _refuse(request, "address-not-allowed")
+        return None
+
+
+def _checked(allow: Iterable[str] | None, deny: Iterable[str]) -> tuple[Networks | None, Networks]:
+    allowed = None if allow is None else Networks(allow)
+    denied = Networks(deny)
+    if allowed is None and not denied:
+        raise ConfigurationError("IPFilter has neither allow nor deny: it would filter nothing")
+    return allowed, denied
+
+
+def _refuse(request: Request, reason: str) -> Response:
+    return refuse(request, Cause.ADDRESS, "Requests from this address are refused.", reason=reason)

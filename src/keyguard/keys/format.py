@@ -1,0 +1,173 @@
+"""The text of an API key, and the digest that a store keeps of it.
+
+    kg_live_4fK2mQ9xTzLb_Xy3...(32 characters of secret)...A1b2C3
+    |  |    |            |                                 '- checksum: CRC-32 of all before it, base62
+    |  |    |            '- secret, 190 random bits
+    |  |    '- id: public, names the key in logs, tables and commands
+    |  '- environment
+    '- prefix: what secret scanners look for
+
+Rules:
+- The checksum refuses a mistyped key without a look-up. It is no secret and protects against nothing else.
+- A store sees a digest: HMAC-SHA-256 of the whole text, keyed with a pepper. A key carries far too many random bits
+  to be found from its digest, so a fast digest is enough, and a slow one would stall the event loop.
+- Nothing here shows a secret unless `reveal()` is called.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+import zlib
+from collections.abc import Mapping
+
+from keyguard.errors import ConfigurationError
+
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+ID_LENGTH, SECRET_LENGTH, CHECKSUM_LENGTH = 12, 32, 6
+
+_WORD = re.compile(r"[a-z][a-z0-9]{0,15}")
+_KEY = re.compile(
+    rf"([a-z][a-z0-9]{{0,15}})_([a-z][a-z0-9]{{0,15}})_([0-9A-Za-z]{{{ID_LENGTH}}})"
+    rf"_([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})"
+)
+_LONGEST = 16 + 1 + 16 + 1 + ID_LENGTH + 1 + SECRET_LENGTH + CHECKSUM_LENGTH
+
+
+class PlainKey:
+    """A key in full. It shows its secret only to `reveal()`: not when printed, logged or pickled."""
+
+    __slots__ = ("_text", "env", "id", "prefix")
+
+    def __init__(self, prefix: str, env: str, id: str, text: str) -> None:
+        self.prefix = prefix
+        self.env = env
+        self.id = id
+        """The public part that names the key."""
+        self._text = text
+
+    def reveal(self) -> str:
+        """The key as its owner sends it. Show it once; it cannot be had from the store again."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"<PlainKey {self}>"
+
+    def __str__(self) -> str:
+        return f"{self.prefix}_{self.env}_{self.id}_***"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a key is not pickled: it would leave the process in clear")
+
+
+def new_key(prefix: str = "kg", env: str = "live") -> PlainKey:
+    """A fresh random key. Raises `ConfigurationError` where a word is not 1 to 16 of a-z and 0-9, a letter first."""
+    check_words(prefix, env)
+    id, secret = _random(ID_LENGTH), _random(SECRET_LENGTH)
+    body = f"{prefix}_{env}_{id}_{secret}"
+    return PlainKey(prefix, env, id, body + _checksum(body))
+
+
+def check_words(prefix: str, env: str) -> None:
+    """Raise `ConfigurationError` unless both can begin a key."""
+    for name, word in (("prefix", prefix), ("env", env)):
+        if not isinstance(word, str) or not _WORD.fullmatch(word):
+            raise ConfigurationError(f"{name} is 1 to 16 of a-z and 0-9, a letter first, such as 'kg', not {word!r}")
+
+
+def parse_key(text: str) -> PlainKey | None:
+    """The key that `text` spells, or `None`: wrong shape, or a checksum that does not fit. Asks no store."""
+    if len(text) > _LONGEST:
+        return None
+    match = _KEY.fullmatch(text)
+    if match is None:
+        return None
+    prefix, env, id, _, checksum = match.groups()
+    if _checksum(text[:-CHECKSUM_LENGTH]) != checksum:
+        return None
+    return PlainKey(prefix, env, id, text)
+
+
+def _random(length: int) -> str:
+    return "".join([secrets.choice(ALPHABET) for _ in range(length)])
+
+
+def _checksum(body: str) -> str:
+    number = zlib.crc32(body.encode("ascii"))
+    digits = ""
+    for _ in range(CHECKSUM_LENGTH):
+        number, digit = divmod(number, 62)
+        digits = ALPHABET[digit] + digits
+    return digits
+
+
+_LEAST = 16  # bytes
+_NO_PEPPER = b"keyguard"
+
+
+class Peppers:
+    """The secrets that digests are keyed with, by version.
+
+    Given as one text (version 1) or as a mapping of version to text; the highest version makes new digests, the
+    others still verify old ones. Without any, the environment's `KEYGUARD_PEPPER` counts, written as one secret or as
+    `2:newer,1:older`. With none at all, version 0 stands for a fixed label: digests can still not be reversed, but
+    somebody who can write to the store could add keys of their own.
+    """
+
+    __slots__ = ("_peppers", "current")
+
+    def __init__(self, pepper: str | bytes | Mapping[int, str | bytes] | Peppers | None = None) -> None:
+        if isinstance(pepper, Peppers):
+            self._peppers: dict[int, bytes] = pepper._peppers
+            self.current: int = pepper.current
+            return
+        if pepper is None:
+            pepper = _from_environment()
+        if isinstance(pepper, (str, bytes)):
+            pepper = {1: pepper}
+        self._peppers = {version: _checked(version, secret) for version, secret in pepper.items()}
+        self._peppers.setdefault(0, _NO_PEPPER)
+        self.current = max(self._peppers)
+
+    def __repr__(self) -> str:
+        return f"<Peppers: versions {', '.join(map(str, sorted(self._peppers)))}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("peppers are not pickled: they would leave the process in clear")
+
+    def digest(self, key: PlainKey) -> tuple[int, bytes]:
+        """`(version, digest)` under the current pepper; the digest has 32 bytes."""
+        return self.current, hmac.digest(self._peppers[self.current], key.reveal().encode("ascii"), "sha256")
+
+    def digests(self, key: PlainKey) -> dict[int, bytes]:
+        """The digest under every pepper, by version."""
+        text = key.reveal().encode("ascii")
+        return {version: hmac.digest(pepper, text, "sha256") for version, pepper in self._peppers.items()}
+
+
+def _from_environment() -> str | dict[int, str]:
+    text = os.environ.get("KEYGUARD_PEPPER", "")
+    if not text:
+        return {}
+    if not re.match(r"[0-9]+:", text):
+        return text
+    found: dict[int, str] = {}
+    for part in text.split(","):
+        version, _, secret = part.partition(":")
+        if not version.isascii() or not version.isdigit():
+            raise ConfigurationError("KEYGUARD_PEPPER is one secret, or '2:newer,1:older'")
+        found[int(version)] = secret
+    return found
+
+
+def _checked(version: object, secret: str | bytes) -> bytes:
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= 65535:
+        raise ConfigurationError(f"a pepper's version is a number from 1 to 65535, not {version!r}")
+    data = secret.encode() if isinstance(secret, str) else secret
+    if not isinstance(data, bytes) or len(data) < _LEAST:
+        raise ConfigurationError(
+            f"pepper {version} is shorter than {_LEAST} bytes; a random one: secrets.token_hex(16)"
+        )
+    return data
