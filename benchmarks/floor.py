@@ -1,7 +1,7 @@
 """The floor: what the full stack does, written by hand for one app, with direct calls and nothing else.
 
 One API key, a thousand networks, three limits, and the header fields that tell about them. It uses the arithmetic of
-`keyguard.rates`, because that is the work itself, and none of keyguard's requests, steps, operations, stores or drivers.
+`keyguard.rates`, because that is the work itself, and nothing else of keyguard: no requests, steps, stores or drivers.
 """
 
 from __future__ import annotations

@@ -342,7 +342,7 @@ def test_an_async_setting_is_refused_when_the_app_is_put_together() -> None:
     async def plan(request: Request) -> str:
         return "1/second"
 
-    with pytest.raises(ConfigurationError, match="plan.*no event loop under WSGI"):
+    with pytest.raises(ConfigurationError, match=r"plan.*no event loop under WSGI"):
         Keyguard(RateLimit(plan)).wsgi(wsgi_app)
 
 

@@ -30,7 +30,7 @@ from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 
-Lookup: TypeAlias = Callable[[str], "Identity | None | Awaitable[Identity | None]"]
+Lookup: TypeAlias = Callable[[str], "Identity | Awaitable[Identity | None] | None"]
 """Finds the identity of a key, or `None` where the key is not valid. `def` or, under ASGI, `async def`."""
 
 Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]

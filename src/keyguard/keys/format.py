@@ -167,7 +167,5 @@ def _checked(version: object, secret: str | bytes) -> bytes:
         raise ConfigurationError(f"a pepper's version is a number from 1 to 65535, not {version!r}")
     data = secret.encode() if isinstance(secret, str) else secret
     if not isinstance(data, bytes) or len(data) < _LEAST:
-        raise ConfigurationError(
-            f"pepper {version} is shorter than {_LEAST} bytes; a random one: secrets.token_hex(16)"
-        )
+        raise ConfigurationError(f"pepper {version} is shorter than {_LEAST} bytes; try secrets.token_hex(16)")
     return data

@@ -134,9 +134,7 @@ def checked_scopes(scopes: Iterable[str]) -> frozenset[str]:
     names = frozenset(scopes)
     for name in names:
         if not isinstance(name, str) or not _SCOPE.fullmatch(name):
-            raise ValueError(
-                f"a scope is printable ASCII text without blanks, quotes and backslashes, not {name!r:.80}"
-            )
+            raise ValueError(f"a scope is printable ASCII without blanks, quotes and backslashes, not {name!r:.80}")
     return names
 
 

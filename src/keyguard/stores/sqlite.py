@@ -1,0 +1,232 @@
+"""The store of one machine: an SQLite file that its processes share.
+
+Rules:
+- Every decision is one `BEGIN IMMEDIATE` transaction, so it is exact across threads and processes. What was committed
+  survives the death of any process (WAL, `synchronous=NORMAL`; a power failure may take the last moments).
+- One connection a process, behind a lock: SQLite admits one writer anyway, and threads that wait for a lock of ours
+  are woken in turn, those that wait for SQLite's are not.
+- A connection does not cross a fork: the child leaves the inherited one alone, not even closing it, and opens its own.
+- After any error the connection is closed and opened again: the file may have been replaced.
+- An event loop never waits for another process: what cannot be had at once is waited for in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import Any
+
+from keyguard.clock import SECOND, Clock, wall_clock
+from keyguard.errors import ConfigurationError, StoreError
+from keyguard.ops import Op, Read
+from keyguard.stores.fork import renew_after_fork
+
+_LAYOUT = 1  # PRAGMA user_version
+_PURGE_EVERY = 100  # transactions
+_PURGE_ROWS = 250  # looked at each time: more than so many transactions usually add
+_CHECK_EVERY = SECOND
+_NEVER = 2**63 - 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    key TEXT PRIMARY KEY NOT NULL,
+    value BLOB NOT NULL,
+    expires INTEGER NOT NULL  -- microseconds since the Unix epoch
+) WITHOUT ROWID
+"""
+_GET = "SELECT value FROM entries WHERE key = ? AND expires > ?"
+_PUT = "REPLACE INTO entries VALUES (?, ?, ?)"
+_DELETE = "DELETE FROM entries WHERE key = ?"
+_NEXT = "SELECT key, expires FROM entries WHERE key > ? ORDER BY key LIMIT ?"
+
+_abandoned: list[sqlite3.Connection] = []
+"""Connections inherited by a fork. Closing one would touch files and locks that the parent still uses."""
+
+
+class SQLiteStore:
+    """Keys and counters in the file `path`.
+
+    `timeout` is how long, in seconds, a decision waits for other processes before it raises `StoreError`. The file and
+    its table are made where there are none. Raises `ConfigurationError` where the file cannot be used.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], timeout: float = 1.0, *, clock: Clock | None = None) -> None:
+        name = os.fspath(path)
+        if not isinstance(name, str) or not name or name.startswith((":", "file:")):
+            raise ConfigurationError(
+                f"{name!r} is no file that processes can share; use a path, or memory:// for this process alone"
+            )
+        if not isinstance(timeout, (int, float)) or not 0 < timeout <= 60:
+            raise ConfigurationError(f"timeout is a number of seconds, above 0 and at most 60, not {timeout!r}")
+        # Absolute, so that a worker which changes its directory still finds it.
+        self._path = Path(name).absolute()
+        self._timeout = float(timeout)
+        self._clock = clock or wall_clock
+        self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        self._next_check = 0
+        self._until_purge = _PURGE_EVERY
+        self._purged_to = ""
+        self._lock = threading.Lock()
+        try:
+            self._open()
+            self.close()  # or the connection would be inherited by workers that are forked later
+        except sqlite3.Error as error:
+            self.close()
+            raise ConfigurationError(f"cannot use {self._path} as a store: {error}") from error
+        renew_after_fork(self)
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStore {self._path}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_connection", None) is not None:
+            self._forget()
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        if self._connection is not None:
+            _abandoned.append(self._connection)
+            self._connection = None
+
+    def close(self) -> None:
+        """Close this process's connection. The next operation opens it again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """Run the operations in one transaction, waiting for other processes up to the time-out."""
+        if not self._lock.acquire(timeout=self._timeout):
+            raise StoreError(f"the store was busy for {self._timeout} s")
+        try:
+            return self._execute(ops, self._timeout)
+        except sqlite3.Error as error:
+            raise StoreError(f"SQLite: {error}") from error
+        finally:
+            self._lock.release()
+
+    def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
+        """The results, where nobody is in the way; else an awaitable of them, waited for in a thread."""
+        if not self._lock.acquire(blocking=False):
+            return asyncio.to_thread(self.execute, ops)
+        try:
+            return self._execute(ops, 0.0)
+        except sqlite3.OperationalError as error:
+            if not _busy(error):
+                raise StoreError(f"SQLite: {error}") from error
+        except sqlite3.Error as error:
+            raise StoreError(f"SQLite: {error}") from error
+        finally:
+            self._lock.release()
+        return asyncio.to_thread(self.execute, ops)
+
+    def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Every living key that starts with `prefix`, in order."""
+        with self._lock:
+            try:
+                connection = self._connection or self._open()
+                # The code point after the last that text can hold ends the range of the prefix.
+                rows = connection.execute(
+                    "SELECT key, value FROM entries WHERE key >= ? AND key < ? AND expires > ? ORDER BY key",
+                    (prefix, prefix + "\U0010ffff", self._clock()),
+                )
+                return [(key, value) for key, value in rows]
+            except sqlite3.Error as error:
+                self._forget()
+                raise StoreError(f"SQLite: {error}") from error
+
+    # -- all of this runs under the lock ------------------------------------------------------------------
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False, cached_statements=16
+        )
+        self._connection = connection
+        self._busy_timeout = self._timeout
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        (layout,) = connection.execute("PRAGMA user_version").fetchone()
+        if layout > _LAYOUT:
+            raise sqlite3.DatabaseError(f"its layout {layout} is of a newer keyguard; this one knows {_LAYOUT}")
+        if layout < _LAYOUT:
+            connection.execute(_SCHEMA)
+            connection.execute(f"PRAGMA user_version = {_LAYOUT}")
+        self._inode = self._identify()
+        return connection
+
+    def _forget(self) -> None:
+        try:
+            self.close()
+        except sqlite3.Error:
+            self._connection = None
+
+    def _execute(self, ops: Sequence[Op[Any]], patience: float) -> list[Any]:
+        connection = self._connection
+        try:
+            if connection is None:
+                connection = self._open()
+            elif self._replaced():
+                self._forget()  # what this connection writes would be lost with the old file
+                connection = self._open()
+            if patience != self._busy_timeout:
+                connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
+                self._busy_timeout = patience
+            # Reading alone needs no lock that others would wait for.
+            connection.execute("BEGIN" if all(isinstance(op, Read) for op in ops) else "BEGIN IMMEDIATE")
+            now = self._clock()
+            results = [self._run(connection, op, now) for op in ops]
+            self._until_purge -= 1
+            if not self._until_purge:
+                self._purge(connection, now)
+            connection.execute("COMMIT")
+            return results
+        except BaseException as error:
+            if isinstance(error, sqlite3.Error) and not _busy(error):
+                self._forget()
+            elif connection is not None and connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _replaced(self) -> bool:
+        now = self._clock()
+        if self._next_check - _CHECK_EVERY <= now < self._next_check:
+            return False
+        self._next_check = now + _CHECK_EVERY
+        return self._identify() != self._inode
+
+    def _purge(self, connection: sqlite3.Connection, now: int) -> None:
+        """Delete what has lapsed, a stretch of the table at a time: an index on the expiry would slow every write."""
+        self._until_purge = _PURGE_EVERY
+        rows = connection.execute(_NEXT, (self._purged_to, _PURGE_ROWS)).fetchall()
+        connection.executemany(_DELETE, [(key,) for key, expires in rows if expires <= now])
+        self._purged_to = rows[-1][0] if len(rows) == _PURGE_ROWS else ""
+
+    def _run(self, connection: sqlite3.Connection, op: Op[Any], now: int) -> Any:
+        values: list[bytes | None] = []
+        for key in op.keys:
+            row = connection.execute(_GET, (key, now)).fetchone()
+            values.append(None if row is None else row[0])
+        result, changes = op.apply(values, now)
+        for key, value, ttl, _ in changes:
+            if value is None:
+                connection.execute(_DELETE, (key,))
+            else:
+                connection.execute(_PUT, (key, value, _NEVER if ttl is None else now + ttl))
+        return result
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def _busy(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
