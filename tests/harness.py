@@ -130,7 +130,9 @@ async def aask(app: Any, ask: Ask, *, lint: bool = True) -> Answer:
     bodies = [{"type": "http.request", "body": ask.body, "more_body": False}]
 
     async def receive() -> dict[str, Any]:
-        return bodies.pop(0) if bodies else {"type": "http.disconnect"}
+        if not bodies:
+            await asyncio.Event().wait()  # the client stays
+        return bodies.pop(0)
 
     async def send(message: dict[str, Any]) -> None:
         messages.append(message)

@@ -4,8 +4,6 @@ A guarded FastAPI app under uvicorn and a guarded Flask app under waitress share
 used, used up, waited for, used again and revoked, with real HTTP requests on 127.0.0.1.
 """
 
-from __future__ import annotations
-
 import http.client
 import json
 import logging
@@ -61,7 +59,7 @@ def flask_app(store: str) -> tuple[Any, Keyguard]:
 
     guard = guarded(store)
     app = Flask("keyguard-demo")
-    app.wsgi_app = guard.wsgi(app.wsgi_app)  # type: ignore[method-assign, assignment]
+    setattr(app, "wsgi_app", guard.wsgi(app.wsgi_app))  # noqa: B010 - a type checker minds a method replaced
 
     @app.get("/hello")
     def hello() -> dict[str, str]:
@@ -122,7 +120,8 @@ def serving(store: str, port: int | None) -> Iterator[tuple[Server, Server, Keyg
     # The demo plays the proxy itself, so uvicorn must not read the forwarding header first.
     config = uvicorn.Config(asgi, log_level="warning", proxy_headers=False, server_header=False)
     uvicorn_server = uvicorn.Server(config)
-    waitress_server: Any = create_server(wsgi, sockets=[sockets[1]], threads=4)
+    # waitress drops X-Forwarded-For unless told that somebody who knows about proxies will read it.
+    waitress_server: Any = create_server(wsgi, sockets=[sockets[1]], threads=4, clear_untrusted_proxy_headers=False)
     threads = [
         threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [sockets[0]]}, daemon=True),
         threading.Thread(target=waitress_server.run, daemon=True),

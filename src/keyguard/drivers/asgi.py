@@ -434,7 +434,7 @@ class _Handshake(_Exchange):
         return None
 
     def _is_last(self, message: Message) -> bool:
-        return message["type"] == "websocket.close"
+        return bool(message["type"] == "websocket.close")
 
     def _with_head(self, message: Message, status: int, raw: list[tuple[bytes, bytes]]) -> Message:
         if message["type"] == "websocket.accept":

@@ -1,0 +1,7 @@
+"""`python -m keyguard`."""
+
+import sys
+
+from keyguard.cli import main
+
+sys.exit(main())

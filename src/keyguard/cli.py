@@ -1,0 +1,260 @@
+"""The command `keyguard`: keys of a store, from a terminal or a script.
+
+    keyguard keys issue --owner acme --plan pro --store sqlite:///keyguard.db
+    keyguard keys list --json
+    keyguard demo
+
+Rules:
+- What a script wants goes to standard output, everything said to a person to standard error.
+- A mistake is one line, and no traceback; the exit code is 1, or 2 where the command line itself is wrong.
+- A key is printed once, when it is issued. Peppers come from the environment alone: arguments show in process lists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from keyguard import __version__
+from keyguard.clock import wall_clock
+from keyguard.errors import ConfigurationError, KeyguardError
+from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
+from keyguard.keys.record import to_json
+from keyguard.refusal import rfc3339
+from keyguard.stores import open_store
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output has gone, such as `head`. Point it elsewhere, or the interpreter complains at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except (KeyguardError, ValueError) as error:
+        print(f"keyguard: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+# -- the commands -----------------------------------------------------------------------------------------------
+
+
+def _issue(options: argparse.Namespace) -> int:
+    issued = _registry(options).issue(
+        options.owner,
+        subject=options.subject,
+        plan=options.plan,
+        scopes=options.scope,
+        networks=options.network,
+        metadata=dict(options.metadata),
+        not_before=options.not_before,
+        expires=options.expires,
+    )
+    return _show_issued(issued, options)
+
+
+def _rotate(options: argparse.Namespace) -> int:
+    issued = _registry(options).rotate(options.id, overlap=options.overlap)
+    if not options.json:
+        ends = wall_clock() + round(options.overlap.total_seconds() * 1_000_000)
+        print(f"The old key {issued.record.replaces} works until {rfc3339(ends)}.", file=sys.stderr)
+    return _show_issued(issued, options)
+
+
+def _list(options: argparse.Namespace) -> int:
+    records = _registry(options).list(subject=options.subject, status=options.status)
+    if options.json:
+        _print_json([_members(record) for record in records])
+    elif records:
+        _print_table(records)
+    else:
+        print("There are no keys.", file=sys.stderr)
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    return _show_record(_registry(options).get(options.id), options)
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    return _show_record(_registry(options).revoke(options.id, options.reason), options)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from keyguard import demo
+
+    return demo.run(serve=options.serve, port=options.port)
+
+
+def _registry(options: argparse.Namespace) -> KeyRegistry:
+    url = options.store or os.environ.get("KEYGUARD_STORE")
+    if not url:
+        raise ConfigurationError("name the store: --store sqlite:///keyguard.db, or the environment's KEYGUARD_STORE")
+    if url.startswith("memory:"):
+        raise ConfigurationError("memory:// ends with this command: name a store that lasts, such as sqlite:///file.db")
+    words = {name: getattr(options, name) for name in ("prefix", "env") if getattr(options, name, None)}
+    return KeyRegistry(open_store(url), **words)
+
+
+# -- what is printed --------------------------------------------------------------------------------------------
+
+
+def _members(record: KeyRecord) -> dict[str, Any]:
+    """A record for scripts: moments as RFC 3339 text, and the status of now."""
+    members = to_json(record)
+    for name in ("created", "not_before", "expires", "revoked", "retires"):
+        if members[name] is not None:
+            members[name] = rfc3339(members[name])
+    return {**members, "status": record.status(wall_clock())}
+
+
+def _show_issued(issued: IssuedKey, options: argparse.Namespace) -> int:
+    if options.json:
+        _print_json({"key": issued.key.reveal(), **_members(issued.record)})
+    else:
+        print(f"Key {issued.record.id} of {issued.record.owner}. It is shown this once: store it now.", file=sys.stderr)
+        print(issued.key.reveal())
+    return 0
+
+
+def _show_record(record: KeyRecord, options: argparse.Namespace) -> int:
+    members = _members(record)
+    if options.json:
+        _print_json(members)
+        return 0
+    for name, value in members.items():
+        if value not in (None, [], {}):
+            text = ", ".join(value) if isinstance(value, list) else value
+            print(f"{name:12} {json.dumps(text) if isinstance(text, dict) else text}")
+    return 0
+
+
+_COLUMNS: dict[str, Callable[[KeyRecord], str | None]] = {
+    "ID": lambda record: record.id,
+    "STATUS": lambda record: record.status(wall_clock()),
+    "OWNER": lambda record: record.owner,
+    "SUBJECT": lambda record: record.subject if record.subject != record.owner else None,
+    "PLAN": lambda record: record.plan,
+    "SCOPES": lambda record: " ".join(sorted(record.scopes)),
+    "CREATED (UTC)": lambda record: rfc3339(record.created),
+    "ENDS (UTC)": lambda record: rfc3339(record.not_after) if record.not_after < 2**62 else None,
+}
+
+
+def _print_table(records: list[KeyRecord]) -> None:
+    rows = [list(_COLUMNS)] + [[column(record) or "" for column in _COLUMNS.values()] for record in records]
+    # Columns in which nothing stands are left out.
+    shown = [place for place in range(len(_COLUMNS)) if any(row[place] for row in rows[1:])]
+    widths = {place: max(len(row[place]) for row in rows) for place in shown}
+    for row in rows:
+        print("  ".join(row[place].ljust(widths[place]) for place in shown).rstrip())
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+# -- the command line -------------------------------------------------------------------------------------------
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def _span(text: str) -> timedelta:
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no span of time: write 90s, 15m, 12h, 30d or 2w")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _moment(text: str) -> datetime | timedelta:
+    try:
+        return _span(text)
+    except argparse.ArgumentTypeError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no moment: write a span from now, such as 30d, or 2027-01-31T12:00:00+00:00"
+        ) from None
+    if moment.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r} lacks its time zone: write for example {text}+00:00")
+    return moment
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair: write name=value")
+    return name, value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="keyguard", description="API keys and limits for your own web app.")
+    parser.add_argument("--version", action="version", version=f"keyguard {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    keys = commands.add_parser("keys", help="issue, list, show, revoke and rotate API keys")
+    actions = keys.add_subparsers(required=True, metavar="ACTION")
+
+    def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        command = actions.add_parser(name, help=help, description=help)
+        command.add_argument("--store", metavar="URL", help="such as sqlite:///keyguard.db; else KEYGUARD_STORE")
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+        command.set_defaults(run=run)
+        return command
+
+    issue = action("issue", _issue, "make a new key, and print it once")
+    issue.add_argument("--owner", required=True, help="who answers for the key")
+    issue.add_argument("--subject", help="whom its limits belong to; the owner, if not given")
+    issue.add_argument("--plan")
+    issue.add_argument("--scope", action="append", default=[], help="may be given several times")
+    issue.add_argument("--network", action="append", default=[], help="where it may be used from; several times")
+    issue.add_argument("--metadata", action="append", default=[], type=_pair, metavar="NAME=VALUE")
+    issue.add_argument("--not-before", type=_moment, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
+    issue.add_argument("--expires", type=_moment, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
+    issue.add_argument("--prefix", help="how the key begins: kg, if not given")
+    issue.add_argument("--env", help="its second word: live, if not given")
+
+    listing = action("list", _list, "list the keys")
+    listing.add_argument("--subject", help="only this one's")
+    listing.add_argument(
+        "--status", choices=["active", "rotating", "pending", "expired", "replaced", "revoked"], help="only these"
+    )
+
+    show = action("show", _show, "show one key's record; never the key")
+    show.add_argument("id", help="the id of the key, or the key itself")
+
+    revoke = action("revoke", _revoke, "make a key invalid, for good, within a second")
+    revoke.add_argument("id", help="the id of the key, or the key itself")
+    revoke.add_argument("--reason", help="noted in the record")
+
+    rotate = action("rotate", _rotate, "issue a successor; the old key works on for a while")
+    rotate.add_argument("id", help="the id of the key, or the key itself")
+    rotate.add_argument(
+        "--overlap", type=_span, default=timedelta(hours=24), metavar="SPAN", help="how long the old one works: 24h"
+    )
+
+    demo = commands.add_parser("demo", help="tell the story of a key, with real servers on 127.0.0.1")
+    demo.add_argument("--serve", action="store_true", help="stay up afterwards, to try by hand")
+    demo.add_argument("--port", type=_port, help="of the first server; the second gets the next one")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65534:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 1 to 65534")
+    return int(text)
