@@ -162,4 +162,4 @@ def ask_wsgi(app: Any, ask: Ask, *, lint: bool = True) -> Answer:
         if hasattr(iterable, "close"):
             iterable.close()
     status, pairs = heads[-1]
-    return Answer(int(status[:3]), [(name.lower(), value) for name, value in pairs], b"".join(chunks), chunks)
+    return Answer(int(status[:3]), [(name.lower(), value.strip()) for name, value in pairs], b"".join(chunks), chunks)
