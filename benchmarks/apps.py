@@ -1,7 +1,5 @@
 """The apps that the benchmarks compare: bare ones, guarded ones, the floor, and peers doing the same."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -11,20 +11,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeAlias
 
 from keyguard.errors import ConfigurationError
 
-# In the decoded path: empty segments, dot segments, backslashes, parameters, control characters, broken UTF-8.
-_AMBIGUOUS = re.compile(r"//|/\.\.?(?:/|$)|[\\;\x00-\x1f\x7f\ufffd]|^[^/]")
-# In the raw path: separators that decoding has made look like others.
+# In the decoded path: backslashes, parameters, control characters, broken UTF-8; empty segments and dot segments. All
+# alternatives begin with one of few characters, which makes the search fast.
+_AMBIGUOUS = re.compile(r"[\\;\x00-\x1f\x7f\ufffd\ud800-\udfff]|/(?:/|\.\.?(?:/|$))")
+# In the raw path: separators that decoding has made look like others. Servers decode once, so `%252F` is plain text.
 _AMBIGUOUS_RAW = re.compile(rb"%(?:2f|5c)", re.IGNORECASE)
 
 
 def ambiguous(path: str, raw_path: bytes | None) -> bool:
-    """Whether the path could be read as another one than `path`."""
-    return _AMBIGUOUS.search(path) is not None or (
-        raw_path is not None and b"%" in raw_path and _AMBIGUOUS_RAW.search(raw_path) is not None
+    """Whether the request could be read as one for another path than `path`.
+
+    Anything but a path is ambiguous too, such as `*` or a whole URL. The empty path is the prefix of a mounted app.
+    """
+    return (
+        _AMBIGUOUS.search(path) is not None
+        or path[:1] not in ("/", "")
+        or (raw_path is not None and b"%" in raw_path and _AMBIGUOUS_RAW.search(raw_path) is not None)
     )
 
 
@@ -40,40 +46,45 @@ def decode_wsgi_path(path_info: str) -> str:
     return path_info if path_info.isascii() else path_info.encode("latin-1").decode("utf-8", "replace")
 
 
-_HERE, _BELOW, _ANY = "", "/*", "{}"  # keys of a node that no segment can have
+_HERE, _BELOW, _ANY = "/", "/*", "/{}"  # keys of a node that no segment can have
 _NAME = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
+_Node: TypeAlias = "dict[str, _Node]"
 
 
 class Paths:
     """A set of path patterns; asking it takes the same time for ten and for a thousand.
 
-    `"/health"` is that path; `"/docs/*"` is `/docs` and every path below it; `"/items/{id}"` has one segment, whatever
-    it is, in the place of `{id}`. With `trailing_slash` a path with a slash at its end matches like one without.
+    `"/health"` is that path, in that case; `"/docs/*"` is `/docs`, `/docs/` and every path below; `"/items/{id}"` has
+    one segment, whatever it is but empty, in the place of `{id}`; `"/*"` is every path.
+
+    What opens a door is exact, so that it opens nothing else. What closes one is built with `trailing_slash`: there a
+    path with a slash at its end matches like the path without, since an app may route both.
     """
 
     __slots__ = ("_exact", "_root", "_trailing_slash", "texts")
 
     def __init__(self, patterns: Iterable[str], *, trailing_slash: bool = False) -> None:
-        """Raises `ConfigurationError` for a text that is no pattern."""
+        """One text is a list of one. Raises `ConfigurationError` for a text that is no pattern."""
+        if not isinstance(patterns, Iterable):
+            raise ConfigurationError(f"paths are a list of patterns, such as ['/docs/*'], not {patterns!r}")
         self.texts = (patterns,) if isinstance(patterns, str) else tuple(patterns)
         if not self.texts:
             raise ConfigurationError("the list of paths is empty: it would apply to nothing")
         self._trailing_slash = trailing_slash
         self._exact: set[str] = set()
-        self._root: dict[str, Any] = {}
+        self._root: _Node = {}
         for text in self.texts:
             segments = _segments(text)
-            if "{" not in text and segments[-1] != "*":
-                self._exact.add(text.rstrip("/") if trailing_slash else text)
+            if trailing_slash and segments[-1] == "":
+                segments.pop()
+            keys = [_key(segment) for segment in segments]
+            if keys == segments:
+                self._exact.add("".join("/" + segment for segment in segments))
                 continue
             node = self._root
-            for segment in segments[:-1]:
-                node = node.setdefault(_ANY if segment[:1] == "{" else segment, {})
-            if segments[-1] == "*":
-                node[_BELOW] = {}
-            else:
-                last = segments[-1]
-                node.setdefault(_ANY if last[:1] == "{" else last, {})[_HERE] = {}
+            for key in keys:
+                node = node.setdefault(key, {})
+            node[_HERE] = {}
 
     def __repr__(self) -> str:
         return f"<Paths: {', '.join(self.texts)}>"
@@ -87,35 +98,41 @@ class Paths:
         return bool(self._root) and _walk(self._root, path.split("/")[1:], 0)
 
 
-def _walk(node: dict[str, Any], segments: list[str], place: int) -> bool:
+def _walk(node: _Node, segments: list[str], place: int) -> bool:
     if _BELOW in node:
         return True
     if place == len(segments):
         return _HERE in node
     segment = segments[place]
-    below = node.get(segment) if segment else None
+    below = node.get(segment)
     if below is not None and _walk(below, segments, place + 1):
         return True
     below = node.get(_ANY) if segment else None
     return below is not None and _walk(below, segments, place + 1)
 
 
+def _key(segment: str) -> str:
+    if segment == "*":
+        return _BELOW
+    return _ANY if segment[:1] == "{" else segment
+
+
 def _segments(text: object) -> list[str]:
-    problem = None
     if not isinstance(text, str) or not text.startswith("/"):
-        problem = "a pattern is a text that begins with '/'"
-    elif "%" in text or "?" in text or "#" in text:
-        problem = "a pattern is a decoded path, without percent-encoding, query or fragment"
-    elif ambiguous(text, None):
-        problem = "write it without '//', dot segments, ';' and backslashes"
-    if problem is None:
-        assert isinstance(text, str)
-        segments = text.split("/")[1:]
-        for place, segment in enumerate(segments):
-            if "*" in segment and (segment != "*" or place != len(segments) - 1):
-                problem = "'*' stands alone, as the last segment: '/docs/*'"
-            elif set(segment) & set("{}") and not _NAME.fullmatch(segment):
-                problem = "a variable is a whole segment: '/items/{id}'"
-        if problem is None:
-            return segments
-    raise ConfigurationError(f"{text!r} is no path pattern: {problem}")
+        raise _no_pattern(text, "a pattern is a text that begins with '/'")
+    if set(text) & set("%?#"):
+        raise _no_pattern(text, "a pattern is a decoded path, without percent-encoding, query or fragment")
+    if ambiguous(text, None):
+        raise _no_pattern(text, "write it without '//', dot segments, ';', backslashes and control characters")
+    segments = text.split("/")[1:]
+    for place, segment in enumerate(segments):
+        if "*" in segment and (segment != "*" or place != len(segments) - 1):
+            raise _no_pattern(text, "'*' stands alone, as the last segment: '/docs/*'")
+        # "<id>" is how other routers write a variable; taken as plain text it would silently match nothing.
+        if set(segment) & set("{}<>") and not _NAME.fullmatch(segment):
+            raise _no_pattern(text, "a variable is a whole segment, a name in braces: '/items/{id}'")
+    return segments
+
+
+def _no_pattern(text: object, problem: str) -> ConfigurationError:
+    return ConfigurationError(f"{text!r} is no path pattern: {problem}")

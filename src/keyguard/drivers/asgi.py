@@ -57,6 +57,7 @@ class ByteHeaders(Headers):
     def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
         self._raw: Any = raw
         self.changed = False
+        """Whether `_raw` is a changed copy of what the app gave."""
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw])
@@ -69,16 +70,26 @@ class ByteHeaders(Headers):
         return raw
 
     def get(self, name: str) -> str | None:
+        found = self.get_all(name)
+        return found[0] if found else None
+
+    def get_all(self, name: str) -> list[str]:
         wanted = _encoded(name)
-        for key, value in self.raw:
-            if key == wanted or key.lower() == wanted:
-                return value.decode("latin-1")
-        return None
+        size = len(wanted)
+        # Names should be lower case already (ASGI specification); the length tells most of them apart.
+        return [
+            value.decode("latin-1")
+            for key, value in self.raw
+            if len(key) == size and (key == wanted or key.lower() == wanted)
+        ]
 
     def add(self, name: str, value: str) -> None:
         pair = (_encoded(name), field_value(value).encode("latin-1"))
-        self._raw = [*self._raw, pair]
-        self.changed = True
+        if self.changed:
+            self._raw.append(pair)  # a list of our own by now
+        else:
+            self._raw = [*self._raw, pair]
+            self.changed = True
 
     def remove(self, name: str) -> None:
         wanted = _encoded(name)

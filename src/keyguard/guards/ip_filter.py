@@ -33,14 +33,19 @@ class IPFilter:
     ) -> None:
         self.name = name
         self.paths = None if paths is None else Paths(paths, trailing_slash=True)
-        self._lists = _checked(allow, deny)
+        self._lists = allowed, denied = _networks(allow, deny)
+        if allowed is None and not denied:
+            raise ConfigurationError("IPFilter has neither allow nor deny: it would filter nothing")
 
     def __repr__(self) -> str:
         return f"<IPFilter {self.name}>"
 
     def replace(self, allow: Iterable[str] | None = None, deny: Iterable[str] = ()) -> None:
-        """Put other lists in the place of these, while requests run. A bad list raises, and changes nothing."""
-        self._lists = _checked(allow, deny)  # one assignment: a request sees the old lists or the new ones
+        """Put other lists in the place of both, while requests run. A bad list raises, and changes nothing.
+
+        A list that is not given is gone; a deny list may end up empty, once its last entry is lifted.
+        """
+        self._lists = _networks(allow, deny)  # one assignment: a request sees the old lists or the new ones
 
     def __call__(self, request: Request) -> Response | None:
         if self.paths is not None:
@@ -59,12 +64,8 @@ class IPFilter:
         return None
 
 
-def _checked(allow: Iterable[str] | None, deny: Iterable[str]) -> tuple[Networks | None, Networks]:
-    allowed = None if allow is None else Networks(allow)
-    denied = Networks(deny)
-    if allowed is None and not denied:
-        raise ConfigurationError("IPFilter has neither allow nor deny: it would filter nothing")
-    return allowed, denied
+def _networks(allow: Iterable[str] | None, deny: Iterable[str]) -> tuple[Networks | None, Networks]:
+    return None if allow is None else Networks(allow), Networks(deny)
 
 
 def _refuse(request: Request, reason: str) -> Response:

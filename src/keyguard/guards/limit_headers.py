@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 from keyguard.clock import SECOND
-from keyguard.guards.limit_settings import RuleDemand
+from keyguard.guards.limit_settings import RuleDemands
 from keyguard.ops import Taken
+from keyguard.rates import Taking
 from keyguard.response import Headers
 
 
 def describe(headers: Headers, taken: Taken) -> None:
     """Tell what is left of each limit, in the fields its rule asks for."""
-    policies: list[str] = []
-    members: list[str] = []
-    legacy = None
-    for demand, taking in zip(taken.demands, taken.takings, strict=True):
-        assert isinstance(demand, RuleDemand)
-        rule = demand.rule
-        _, _, remaining, reset, wait = taking
-        if wait:
-            # While a limit refuses, `t` says when it admits this request again; else, when more units come back.
-            remaining, reset = 0, max(wait, reset)
-        if "draft-11" in rule.profiles:
-            policies.append(rule.policy)
-            members.append(f"{rule.member}{remaining};t={-(-reset // SECOND)}")
-        if "x-ratelimit" in rule.profiles:
-            # These fields know one limit: that which refused, else the one with least left.
-            found = (not wait, remaining / rule.limit.quota, rule.limit.quota, remaining, -(-reset // SECOND))
-            legacy = found if legacy is None else min(legacy, found)
-    if members:
-        headers.join("RateLimit-Policy", ", ".join(policies))
+    demands = taken.demands
+    assert isinstance(demands, RuleDemands)
+    if demands.policy:
+        if demands.members is not None and not taken.refused:
+            members = [
+                f"{member}{taking[2]};t={-(-taking[3] // SECOND)}"
+                for member, taking in zip(demands.members, taken.takings)  # noqa: B905 - one taking a demand
+            ]
+        else:
+            members = []
+            for rule, taking in zip(demands.rules, taken.takings, strict=True):
+                if "draft-11" in rule.profiles:
+                    remaining, reset = _left(taking)
+                    members.append(f"{rule.member}{remaining};t={reset}")
+        headers.join("RateLimit-Policy", demands.policy)
         headers.join("RateLimit", ", ".join(members))
-    if legacy is not None:
-        headers.set("X-RateLimit-Limit", str(legacy[2]))
-        headers.set("X-RateLimit-Remaining", str(legacy[3]))
-        headers.set("X-RateLimit-Reset", str(legacy[4]))
+    if demands.legacy:
+        _describe_legacy(headers, demands, taken)
+
+
+def _left(taking: Taking) -> tuple[int, int]:
+    """Units left, and the seconds that go with them: until this request is admitted, or until more units come back."""
+    _, _, remaining, reset, wait = taking
+    return (0, -(-max(wait, reset) // SECOND)) if wait else (remaining, -(-reset // SECOND))
+
+
+def _describe_legacy(headers: Headers, demands: RuleDemands, taken: Taken) -> None:
+    # These fields know one limit: that which refused, else the one with least left.
+    found = []
+    for rule, taking in zip(demands.rules, taken.takings, strict=True):
+        if "x-ratelimit" in rule.profiles:
+            remaining, reset = _left(taking)
+            found.append((not taking[4], remaining / rule.limit.quota, rule.limit.quota, remaining, reset))
+    _, _, quota, remaining, reset = min(found)
+    headers.set("X-RateLimit-Limit", str(quota))
+    headers.set("X-RateLimit-Remaining", str(remaining))
+    headers.set("X-RateLimit-Reset", str(reset))

@@ -34,14 +34,20 @@ class Rule:
         self.member = f'"{quoted}";r='
 
 
-class RuleDemand(Demand):
-    """A demand that knows its rule, so that the outcome can be described."""
+class RuleDemands(list[Demand]):
+    """Demands that know their rules, so that the outcome can be described; made once for each caller."""
 
-    __slots__ = ("rule",)
+    __slots__ = ("legacy", "members", "policy", "rules")
 
-    def __init__(self, rule: Rule, bucket: str, cost: int) -> None:
-        super().__init__(rule.name, rule.prefix + bucket, rule.limit, cost)
-        self.rule = rule
+    def __init__(self, rules: Sequence[Rule], demands: Iterable[Demand]) -> None:
+        super().__init__(demands)
+        self.rules = rules
+        told = [rule for rule in rules if "draft-11" in rule.profiles]
+        self.policy = ", ".join([rule.policy for rule in told])
+        """`RateLimit-Policy`, which is the same for every outcome; empty where no rule asks for it."""
+        self.members = [rule.member for rule in rules] if len(told) == len(rules) else None
+        """How the members of `RateLimit` begin, where every rule has one."""
+        self.legacy = any("x-ratelimit" in rule.profiles for rule in rules)
 
 
 # -- buckets ----------------------------------------------------------------------------------------------------

@@ -37,7 +37,34 @@ Profile: TypeAlias = Literal["draft-11", "x-ratelimit"]
 _KEPT = 4096  # operations that are ready for the next request of the same caller
 
 
-class RateLimit:
+class _Limiting:
+    """The whole of rate limiting: take, and refuse, or forward and tell."""
+
+    def _asked(self, request: Request) -> Take | Response | Awaitable[Take | Response | None] | None:
+        """What a request takes; `None` where nothing, a response where it is refused before anything is counted."""
+        raise NotImplementedError
+
+    async def __call__(self, request: Request, forward: Forward) -> Response:
+        asked: Any = self._asked(request)
+        if asked.__class__ is not Take:
+            if asked is not None and not isinstance(asked, Response):
+                asked = await asked
+            if asked is None:
+                return await forward(request)
+            if isinstance(asked, Response):
+                return asked
+        taken: Taken = await asked
+        if taken.refused:
+            return _refuse(request, taken)
+        response = await forward(request)
+        if request.findings.refusal is not None:
+            await GiveBack(taken)  # a guard further in refused: nothing is charged for a refused request
+        else:
+            describe(response.headers, taken)
+        return response
+
+
+class RateLimit(_Limiting):
     """Refuses a caller who has used up a limit, and says when it works again.
 
     - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`, or one function
@@ -76,7 +103,7 @@ class RateLimit:
         self.methods = settings.checked_methods(methods)
         self.paths = None if paths is None else Paths(patterns, trailing_slash=True)
         self.profiles = settings.checked_profiles(headers)
-        self.name = settings.checked_name(name or settings.default_name(by, self.methods, patterns))
+        self.name = settings.checked_name(settings.default_name(by, self.methods, patterns) if name is None else name)
         self.choose: Callable[[Request], Any] | None = None
         self.rules: tuple[settings.Rule, ...] = ()
         if len(rates) == 1 and callable(rates[0]):
@@ -106,15 +133,10 @@ class RateLimit:
         functions = {"by": self.by, "cost": self.cost, "when": self.when, "exempt": self.exempt, "rates": self.choose}
         return {word: value for word, value in functions.items() if is_async(value)}
 
-    async def __call__(self, request: Request, forward: Forward) -> Response:
-        asked = self._fixed_take(request) if self._fixed else await self._chosen_take(request)
-        if asked is None:
-            return await forward(request)
-        if isinstance(asked, Response):
-            return asked
-        return await _limited(asked, request, forward)
-
     # -- whether, and what, a request takes ---------------------------------------------------------------
+
+    def _asked(self, request: Request) -> Take | Response | Awaitable[Take | Response | None] | None:
+        return self._fixed_take(request) if self._fixed else self._chosen_take(request)
 
     def _scope(self, request: Request) -> bool | Response:
         """Whether the request is one that this limit counts; a refusal where its path cannot be read in one way."""
@@ -183,59 +205,64 @@ class RateLimit:
         return _take(rules, bucket, cost)
 
 
-class Together:
+class Together(_Limiting):
     """Rate limits that stand next to each other: one operation takes from all of them, or from none."""
 
     def __init__(self, limits: Sequence[RateLimit]) -> None:
         self.limits = tuple(limits)
-        self.rules = tuple(rule for limit in limits for rule in limit.rules)
+        self._fixed = all(limit._fixed for limit in limits)
         self._ready: dict[tuple[Take, ...], Take] = {}
 
-    async def __call__(self, request: Request, forward: Forward) -> Response:
-        takes: list[Take] = []
-        fixed = True
+    def asynchronous(self) -> dict[str, object]:
+        """The settings that only an event loop can run."""
+        return {word: value for limit in self.limits for word, value in limit.asynchronous().items()}
+
+    def _asked(self, request: Request) -> Take | Response | Awaitable[Take | Response | None] | None:
+        if not self._fixed:
+            return self._chosen_take(request)
+        takes = []
         for limit in self.limits:
-            if limit._fixed:
-                asked = limit._fixed_take(request)
-            else:
-                asked = await limit._chosen_take(request)
-                fixed = False
+            asked = limit._fixed_take(request)
             if isinstance(asked, Response):
                 return asked
             if asked is not None:
                 takes.append(asked)
-        if not takes:
-            return await forward(request)
-        return await _limited(self._joined(tuple(takes), fixed), request, forward)
-
-    def _joined(self, takes: tuple[Take, ...], fixed: bool) -> Take:
-        if len(takes) == 1:
-            return takes[0]
-        joined = self._ready.get(takes)
+        if len(takes) < 2:
+            return takes[0] if takes else None
+        together = tuple(takes)
+        joined = self._ready.get(together)
         if joined is None:
-            joined = Take([demand for take in takes for demand in take.demands])
-            if fixed:
-                if len(self._ready) >= _KEPT:
-                    self._ready.clear()
-                self._ready[takes] = joined
+            if len(self._ready) >= _KEPT:
+                self._ready.clear()
+            joined = self._ready[together] = _joined(together)
         return joined
 
+    async def _chosen_take(self, request: Request) -> Take | Response | None:
+        takes = []
+        for limit in self.limits:
+            asked: Any = limit._asked(request)
+            if asked is not None and not isinstance(asked, (Take, Response)):
+                asked = await asked
+            if isinstance(asked, Response):
+                return asked
+            if asked is not None:
+                takes.append(asked)
+        return _joined(takes) if takes else None
 
-def _take(rules: Iterable[settings.Rule], bucket: str, cost: int) -> Take:
-    return Take([settings.RuleDemand(rule, bucket, cost) for rule in rules])
+
+def _take(rules: Sequence[settings.Rule], bucket: str, cost: int) -> Take:
+    demands = [Demand(rule.name, rule.prefix + bucket, rule.limit, cost) for rule in rules]
+    return Take(settings.RuleDemands(rules, demands))
 
 
-async def _limited(take: Take, request: Request, forward: Forward) -> Response:
-    """The whole of rate limiting: take, and refuse or forward and tell."""
-    taken = await take
-    if taken.refused:
-        return _refuse(request, taken)
-    response = await forward(request)
-    if request.findings.refusal is not None:
-        await GiveBack(taken)  # a guard further in refused: nothing is charged for a refused request
-    else:
-        describe(response.headers, taken)
-    return response
+def _joined(takes: Sequence[Take]) -> Take:
+    rules: list[settings.Rule] = []
+    demands: list[Demand] = []
+    for take in takes:
+        assert isinstance(take.demands, settings.RuleDemands)
+        rules += take.demands.rules
+        demands += take.demands
+    return Take(settings.RuleDemands(rules, demands))
 
 
 def _refuse(request: Request, taken: Taken) -> Response:

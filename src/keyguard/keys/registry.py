@@ -6,7 +6,6 @@ again. Each action is written once, as a flow; the methods with an `a` before th
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -115,6 +114,8 @@ class KeyRegistry:
 
     async def alist(self, *, subject: str | None = None, status: str | None = None) -> list[KeyRecord]:  # type: ignore[valid-type]
         """`list` under an event loop."""
+        import asyncio  # most users of this module have no event loop, and it is slow to load
+
         return await asyncio.to_thread(self.list, subject=subject, status=status)
 
     def revoke(self, id: str, reason: str | None = None) -> KeyRecord:

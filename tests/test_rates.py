@@ -1,0 +1,248 @@
+"""The algorithms: never more than N in any window, nearly all of N at saturation, and waits that are exact."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keyguard import ConfigurationError, RateLimit, smooth
+from keyguard.rates import NEVER, Limit, parse_rates, window
+
+SECOND = 1_000_000
+START = 1_800_000_000 * SECOND
+
+quotas = st.one_of(st.integers(1, 8), st.integers(28, 36), st.integers(33, 400))
+periods = st.sampled_from([1, 7, 60, 3600, 86400]).map(lambda seconds: seconds * SECOND)
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> tuple[Limit, list[tuple[int, int]]]:
+    """A limit, and requests as `(pause before it, cost)`: bursts, drips and long pauses, on the period's scale."""
+    limit = window(draw(quotas), draw(periods), "test")
+    pause = st.one_of(
+        st.just(0),
+        st.integers(0, limit.period // limit.quota),
+        st.integers(0, limit.period // 8),
+        st.integers(0, 2 * limit.period),
+    )
+    cost = st.one_of(st.just(1), st.integers(0, max(1, limit.quota // 3)), st.just(limit.quota))
+    return limit, draw(st.lists(st.tuples(pause, cost), max_size=60))
+
+
+def run(limit: Limit, requests: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The admitted `(moment, cost)`; every refusal's wait is checked on the way."""
+    now, state, expiry, admitted = START, None, 0, []
+    for pause, cost in requests:
+        now += pause
+        if expiry <= now:
+            state = None  # what a store does
+        kept, ttl, remaining, reset, wait = limit.take(state, now, cost)
+        assert remaining >= 0
+        assert reset >= 0
+        assert ttl >= 0
+        if wait == 0:
+            admitted.append((now, cost))
+            if kept is not None:
+                state, expiry = kept, now + ttl
+                assert len(kept) <= 300
+        elif wait != NEVER:
+            assert kept is None
+            at = now + wait
+            assert limit.take(state if expiry > at else None, at, cost)[4] == 0, "refused at the moment it named"
+            assert limit.take(state if expiry > at - 1 else None, at - 1, cost)[4] == 1, (
+                "admitted, or another wait, before"
+            )
+    return admitted
+
+
+def most_in_a_window(admitted: list[tuple[int, int]], period: int) -> int:
+    return max((sum(c for t, c in admitted if end - period < t <= end) for end, _ in admitted), default=0)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(arrivals())
+def test_never_more_than_n_in_any_window(given: tuple[Limit, list[tuple[int, int]]]) -> None:
+    limit, requests = given
+    assert most_in_a_window(run(limit, requests), limit.period) <= limit.quota
+
+
+@settings(max_examples=500, deadline=None)
+@given(quota=st.integers(1, 50), burst=st.integers(1, 20), pauses=st.lists(st.integers(0, 3 * SECOND), max_size=80))
+def test_even_pacing_admits_at_most_n_and_a_burst(quota: int, burst: int, pauses: list[int]) -> None:
+    limit = smooth(f"{quota}/10 seconds", burst)
+    admitted = run(limit, [(pause, 1) for pause in pauses])
+    assert most_in_a_window(admitted, limit.period) <= quota + burst
+
+
+@pytest.mark.parametrize("rate", ["1/second", "10/minute", "32/hour", "33/second", "1000/minute", "100000/day"])
+@pytest.mark.parametrize("pattern", ["at once", "evenly", "as soon as it may"])
+def test_at_saturation_nine_tenths_of_n_are_used(rate: str, pattern: str) -> None:
+    ((quota, period, text),) = parse_rates(rate)
+    limit = window(quota, period, text)
+    periods = 20
+    now, end, state, taken = START + 12345, START + 12345 + periods * period, None, 0
+    step = max(1, period // (4 * quota))
+    unit = max(1, quota // 500)  # large limits in larger steps, or this takes minutes
+    while now < end:
+        kept, _, _, _, wait = limit.take(state, now, unit)
+        if wait == 0:
+            state, taken = kept, taken + unit
+            if pattern == "evenly":
+                now += step * unit
+        else:
+            now += (
+                wait if pattern == "as soon as it may" else (step * unit if pattern == "evenly" else period // 100 + 1)
+            )
+    assert taken >= 0.9 * quota * periods
+
+
+@settings(max_examples=500, deadline=None)
+@given(arrivals(), st.integers(0, 30 * 86400 * SECOND))
+def test_time_set_back_forgives_nobody_and_locks_nobody_out(
+    given: tuple[Limit, list[tuple[int, int]]], back: int
+) -> None:
+    limit, requests = given
+    now, state = START, None
+    for pause, cost in requests:
+        now += pause
+        kept, *_ = limit.take(state, now, cost)
+        state = kept or state
+    if state is None:
+        return
+    before = limit.take(state, now, 0)
+    kept, _, after_remaining, _, _ = limit.take(state, now - back, 0)
+    assert after_remaining <= before[2], "somebody was forgiven"
+    wait = limit.take(kept or state, now - back, 1)[4]
+    assert wait <= limit.period * 33 / 32 + 33, "longer than a period"
+
+
+@settings(max_examples=500, deadline=None)
+@given(arrivals(), st.integers(0, 3 * SECOND), st.integers(0, 2**63))
+def test_what_is_given_back_is_as_if_never_taken(
+    given: tuple[Limit, list[tuple[int, int]]], pause: int, seed: int
+) -> None:
+    limit, requests = given
+    now, state = START, None
+    for gap, cost in requests:
+        now += gap
+        state = limit.take(state, now, cost)[0] or state
+    now += pause
+    cost = 1 + seed % 3
+    before = limit.take(state, now, 0)[2]
+    kept, _, _, _, wait = limit.take(state, now, cost)
+    if wait or kept is None:
+        return
+    taken_at = now
+    later, *_ = limit.take(kept, now + 1, 1) if limit.take(kept, now + 1, 1)[4] == 0 else (kept,)
+    assert later is not None
+    others = 1 if later != kept else 0
+    back = limit.give_back(later, now + 1, taken_at, cost)
+    assert back is not None
+    assert limit.take(back or None, now + 1, 0)[2] >= before - others
+    assert limit.take(back or None, now + 1, 0)[2] <= limit.quota - others
+
+
+@settings(max_examples=500, deadline=None)
+@given(arrivals(), st.lists(st.integers(0, 10**12), max_size=40), st.integers(0, 10**12))
+def test_callers_folded_together_are_forgiven_nothing(
+    given: tuple[Limit, list[tuple[int, int]]], others: list[int], after: int
+) -> None:
+    limit, requests = given
+    states = []
+    for pauses in ([pause for pause, _ in requests], [pause % (limit.period * 2) for pause in others]):
+        now, state = START, None
+        for pause in pauses:
+            now += pause
+            state = limit.take(state, now, 1)[0] or state
+        states.append((now, state))
+    (one_now, one), (other_now, other) = states
+    if one is None or other is None:
+        return
+    merged = limit.merge(one, other)
+    assert limit.merge(other, one) == merged
+    assert len(merged) <= 300
+    at = max(one_now, other_now) + after % (limit.period + 1)
+    for state in (one, other):
+        assert limit.take(merged, at, 0)[2] <= limit.take(state, at, 0)[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "rates"),
+    [
+        ("10/second", [(10, 1, "10/second")]),
+        ("10 per second", [(10, 1, "10/second")]),
+        ("10/second; 5000/day", [(10, 1, "10/second"), (5000, 86400, "5000/day")]),
+        ("100/5 minutes,1/hour", [(100, 300, "100/5 minutes"), (1, 3600, "1/hour")]),
+        ("10 per 1 HOUR", [(10, 3600, "10/hour")]),
+        ("3/30 days", [(3, 30 * 86400, "3/30 days")]),
+    ],
+)
+def test_rates_are_read(text: str, rates: list[tuple[int, int, str]]) -> None:
+    assert parse_rates(text) == [(quota, seconds * SECOND, name) for quota, seconds, name in rates]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "cannot read the rate ''"),
+        ("ten/second", "cannot read"),
+        ("10/secnd", "cannot read"),
+        ("10", "cannot read"),
+        ("10/second garbage", "cannot read"),
+        ("1_0/second", "cannot read"),
+        ("1.5/second", "cannot read"),
+        ("-1/second", "cannot read"),
+        ("١٠/second", "cannot read"),
+        ("0/second", "admits nothing, ever"),
+        ("10/second; 0/day", "admits nothing, ever"),
+        ("10/0 seconds", "a period of 0"),
+        ("10/year", "a year has no fixed length; write days"),
+        ("10/month", "'10/30 days'"),
+        (10, "a rate is a text"),
+        (None, "a rate is a text"),
+    ],
+)
+def test_a_bad_rate_raises_at_once_and_says_what_is_right(text: object, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        RateLimit(text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"by": "address"}, "by is 'ip', 'key', 'subject' or a function"),
+        ({"cost": -1}, "cost is a whole number"),
+        ({"cost": 1.5}, "cost is a whole number"),
+        ({"cost": float("nan")}, "cost is a whole number"),
+        ({"cost": True}, "cost is a whole number"),
+        ({"cost": 11}, "more than it ever admits"),
+        ({"methods": ["post"]}, "written in capitals"),
+        ({"methods": []}, "methods is empty"),
+        ({"paths": []}, "the list of paths is empty"),
+        ({"paths": ["items"]}, "begins with '/'"),
+        ({"paths": ["/a/*/b"]}, "stands alone"),
+        ({"paths": ["/a/{id}x"]}, "a whole segment"),
+        ({"headers": "draft-99"}, "headers are 'draft-11' or 'x-ratelimit'"),
+        ({"when": "always"}, "when is a function"),
+        ({"name": "a|b"}, "without '|'"),
+        ({"name": ""}, "a name is printable"),
+    ],
+)
+def test_a_bad_setting_raises_at_once(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        RateLimit("10/second", **options)  # type: ignore[arg-type]
+
+
+def test_rates_that_contradict_each_other_are_refused() -> None:
+    for rates in (("10/second", "20/second"), ("40/minute; 50/minute",)):
+        with pytest.raises(ConfigurationError, match="one limit a period"):
+            RateLimit(*rates)
+    with pytest.raises(ConfigurationError, match="at least one rate"):
+        RateLimit()
+    with pytest.raises(ConfigurationError, match="at most 4294967295"):
+        RateLimit("4294967296/day")
+    with pytest.raises(ConfigurationError, match="burst is a whole number"):
+        smooth("1/second", burst=0)
+    with pytest.raises(ConfigurationError, match="takes one rate"):
+        smooth("1/second; 2/minute")
