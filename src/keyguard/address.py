@@ -125,8 +125,10 @@ def _span(text: object) -> tuple[int, int, int]:
     prefix = most if match[2] is None else int(match[2])
     if prefix > most:
         raise ConfigurationError(f"{text!r} is no network: the prefix of such an address is at most {most}")
-    # An IPv6 network wider than this holds no IPv4 address, for those have been unwrapped before they are compared.
-    if packed.startswith(_MAPPED) and prefix >= 96:
+    if packed.startswith(_MAPPED):
+        # "::ffff:10.0.0.0/8" is a slip that would hold half of everything, so it is not taken at its word.
+        if prefix < 96:
+            raise ConfigurationError(f"{text!r} is an IPv4 network with a prefix of IPv6: write it as IPv4")
         packed, most, prefix = packed[12:], 32, prefix - 96
     size = 1 << (most - prefix)
     number = int.from_bytes(packed, "big")

@@ -128,6 +128,7 @@ def refuse(
         subject=identity.subject,
         client="" if client is None else client.text,
     )
+    request.findings.refusal = refusal
     media_type, body = _render(refusal, request.header("accept"))
     fields = [("Content-Type", media_type), ("Cache-Control", "no-store"), ("X-Request-ID", refusal.request_id)]
     if seconds is not None and status in (429, 503):

@@ -108,8 +108,7 @@ class Engine:
             return stop.value
 
     def refused(self, request: Request, refusal: Refusal) -> None:
-        """Note a refusal: for the layers further out, the log, and whoever listens."""
-        request.findings.refusal = refusal
+        """Tell of a refusal: the log, and whoever listens."""
         log.info(
             "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s",
             refusal.cause,

@@ -22,6 +22,7 @@ from keyguard.flow import call, is_async
 from keyguard.guards.credentials import Sources
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import KeyRecord, KeyRegistry, Peppers, parse_key, record_key
+from keyguard.keys.format import check_words
 from keyguard.keys.record import decode
 from keyguard.ops import Authenticate, Demand, GiveBack, Store, Take, Taken
 from keyguard.paths import Paths
@@ -100,6 +101,7 @@ class APIKeys:
         self.optional = optional
         self.scopes = scopes if callable(scopes) or scopes is None else _checked_scopes(scopes)
         self.peppers = Peppers(pepper)
+        check_words(prefix, env)
         self.prefix, self.env = prefix, env
         self.name = name
         self._guesses = [(f"{name}-guesses:{limit.text}", _prefix(name, limit), limit) for limit in _limits(guesses)]

@@ -1,0 +1,270 @@
+"""Stacks: orders that work and orders that do not start; single classes; mounting twice and under prefixes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from flask import Flask
+from starlette.applications import Starlette
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
+
+import keyguard.asgi
+import keyguard.wsgi
+from keyguard import APIKeys, ConfigurationError, Forward, Identity, IPFilter, Keyguard, RateLimit, Request, Response
+from keyguard.guard import chain
+from keyguard.stores.memory import MemoryStore
+from keyguard.testing import ManualClock, play
+from tests.harness import Ask, aask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
+from tests.test_asgi_driver import lifespan, lifespan_app
+
+
+def lookup(key: str) -> Identity | None:
+    return Identity("ada", key_id="1") if key == "right" else None
+
+
+def hello(request: StarletteRequest) -> PlainTextResponse:
+    return PlainTextResponse("hello " + request.scope["keyguard"].identity.subject)
+
+
+KEYED = Ask("/hello", (("X-API-Key", "right"),))
+
+
+# -- orders -----------------------------------------------------------------------------------------------------
+
+
+def test_an_order_that_cannot_work_does_not_start() -> None:
+    with pytest.raises(ConfigurationError, match=r"needs the identity that <APIKeys keys> finds: put it after that"):
+        Keyguard(RateLimit("1/second", by="key"), APIKeys())
+    with pytest.raises(ConfigurationError, match=r"none finds it: put APIKeys\(\) first"):
+        Keyguard(RateLimit("1/second", by="subject"))
+
+
+def test_two_limits_that_would_share_a_counter_do_not_start() -> None:
+    with pytest.raises(ConfigurationError, match="share a counter"):
+        Keyguard(RateLimit("1/second"), IPFilter(deny=["10.0.0.0/8"]), RateLimit("2/second"))
+    with pytest.raises(ConfigurationError, match="share a counter"):
+        Keyguard(RateLimit(lambda r: "1/second"), RateLimit(lambda r: "2/second"))
+    Keyguard(RateLimit("1/second"), RateLimit("2/second", name="other"))
+
+
+def test_what_is_no_guard_does_not_start() -> None:
+    def no_arguments() -> None: ...
+
+    async def one_argument(request: Request) -> None: ...
+
+    for guard, words in [
+        (APIKeys, "APIKeys is not a guard: pass an instance"),
+        ("limit", "is not a guard"),
+        (no_arguments, r"must be `async def no_arguments\(request, forward\)` or"),
+        (one_argument, r"must be `async def one_argument"),
+    ]:
+        with pytest.raises(ConfigurationError, match=words):
+            Keyguard(guard)  # type: ignore[arg-type]
+
+
+def test_guards_nest_like_functions() -> None:
+    notes: list[str] = []
+
+    def noting(name: str) -> Any:
+        async def guard(request: Request, forward: Forward) -> Response:
+            notes.append(f"{name} in")
+            response = await forward(request)
+            notes.append(f"{name} out")
+            return response
+
+        return guard
+
+    def plain(request: Request) -> Response | None:
+        notes.append("plain")
+        return None
+
+    play(Keyguard(plain, noting("outer"), plain, noting("inner"), plain))
+    assert notes == ["plain", "outer in", "plain", "inner in", "plain", "inner out", "outer out"]
+    assert len(chain([plain, noting("x")]).leading) == 1
+
+
+def test_a_plain_guard_between_others_may_refuse() -> None:
+    seen: list[int] = []
+
+    async def outer(request: Request, forward: Forward) -> Response:
+        response = await forward(request)
+        seen.append(response.status)
+        return response
+
+    def closed(request: Request) -> Response | None:
+        return Response(418, [("Content-Type", "text/plain")], b"no")
+
+    assert play(Keyguard(outer, closed)).status == 418
+    assert seen == [418]
+
+
+def test_no_guards_at_all_change_nothing() -> None:
+    guard = Keyguard()
+    assert ask_asgi(guard.asgi(asgi_app), Ask()) == ask_asgi(asgi_app, Ask())
+    assert ask_wsgi(guard.wsgi(wsgi_app), Ask()) == ask_wsgi(wsgi_app, Ask())
+
+
+# -- refusals charge nothing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stacked", ["one stack", "single classes"])
+def test_what_an_outer_limit_took_is_given_back_where_an_inner_guard_refuses(stacked: str) -> None:
+    clock = ManualClock()
+    store = MemoryStore(clock=clock)
+    outer, inner = RateLimit("3/minute", by="ip"), APIKeys(lookup=lookup, guesses="100/minute")
+    if stacked == "one stack":
+        app: Any = Keyguard(outer, inner, store=store, clock=clock).wsgi(wsgi_app)
+    else:
+        app = keyguard.wsgi.APIKeys(wsgi_app, lookup=lookup, guesses="100/minute", store=store)
+        app = keyguard.wsgi.RateLimit(app, "3/minute", by="ip", store=store)
+    for _ in range(10):
+        assert ask_wsgi(app, Ask()).status == 401
+    assert [ask_wsgi(app, KEYED).status for _ in range(4)] == [200, 200, 200, 429]
+
+
+# -- single classes ---------------------------------------------------------------------------------------------
+
+
+def starlette_stack(*layers: tuple[Any, tuple[Any, ...], dict[str, Any]]) -> Starlette:
+    app = Starlette(routes=[Route("/hello", hello)])
+    for layer, args, options in layers:
+        app.add_middleware(layer, *args, **options)
+    return app
+
+
+def test_single_classes_in_starlette_see_each_others_findings() -> None:
+    store = MemoryStore()
+    app = starlette_stack(
+        (keyguard.asgi.RateLimit, ("2/minute",), {"by": "key", "store": store}),
+        (keyguard.asgi.APIKeys, (), {"lookup": lookup, "store": store}),
+        (keyguard.asgi.IPFilter, (), {"deny": ["203.0.113.0/24"], "store": store}),
+    )
+    assert ask_asgi(app, Ask("/hello")).status == 401
+    assert ask_asgi(app, Ask("/hello", client="203.0.113.1")).status == 403
+    answers = [ask_asgi(app, KEYED) for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert answers[0].body == b"hello ada"
+    assert answers[0].get("ratelimit") == '"key:2/minute";r=1;t=60'
+
+
+def test_single_classes_in_flask_see_each_others_findings() -> None:
+    store = MemoryStore()
+    app = Flask(__name__)
+    app.add_url_rule("/hello", view_func=lambda: "hello")
+    wrapped = keyguard.wsgi.RateLimit(app.wsgi_app, "2/minute", by="subject", store=store)
+    wrapped = keyguard.wsgi.APIKeys(wrapped, lookup=lookup, store=store)
+    app.wsgi_app = keyguard.wsgi.IPFilter(wrapped, allow=["198.51.100.0/24"], store=store)
+    assert ask_wsgi(app, Ask("/hello")).status == 401
+    assert ask_wsgi(app, Ask("/hello", client="192.0.2.1")).status == 403
+    assert [ask_wsgi(app, KEYED).status for _ in range(3)] == [200, 200, 429]
+
+
+def test_single_classes_in_the_wrong_order_do_not_start() -> None:
+    with pytest.raises(ConfigurationError, match="a layer further in finds"):
+        keyguard.wsgi.RateLimit(keyguard.wsgi.APIKeys(wsgi_app), "1/second", by="key")
+    wrong = starlette_stack(
+        (keyguard.asgi.APIKeys, (), {}),
+        (keyguard.asgi.RateLimit, ("1/second",), {"by": "key"}),
+    )
+    with pytest.raises(ConfigurationError, match="a layer further in finds"), TestClient(wrong):
+        pass
+
+
+def test_a_layer_that_is_missing_stops_the_start_or_fails_closed(caplog: pytest.LogCaptureFixture) -> None:
+    app = keyguard.asgi.RateLimit(lifespan_app, "1/second", by="key")
+    assert lifespan(app) == ["lifespan.startup.failed"]
+    complete = keyguard.asgi.APIKeys(app, lookup=lookup)
+    assert lifespan(complete) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    # With no lifespan there is nobody to tell before a request comes.
+    assert ask_wsgi(keyguard.wsgi.RateLimit(wsgi_app, "1/second", by="key"), Ask()).status == 503
+    assert "no APIKeys stands outside it" in caplog.text
+
+
+def test_an_unknown_option_of_a_single_class_is_an_error() -> None:
+    with pytest.raises(TypeError, match="bye"):
+        keyguard.wsgi.RateLimit(wsgi_app, "1/second", bye="key")
+
+
+# -- mounting ---------------------------------------------------------------------------------------------------
+
+
+def test_mounted_twice_a_limit_counts_twice_and_authentication_asks_twice() -> None:
+    guard = Keyguard(APIKeys(lookup=lookup), RateLimit("4/minute", by="key"))
+    twice = guard.asgi(guard.asgi(asgi_app))
+    assert [ask_asgi(twice, KEYED).status for _ in range(3)] == [200, 200, 429]
+    twice_wsgi = guard.wsgi(guard.wsgi(wsgi_app))
+    assert ask_wsgi(twice_wsgi, Ask()).status == 401
+
+
+def test_an_app_that_dispatches_a_copied_scope_again_is_limited_again() -> None:
+    guarded = Keyguard(RateLimit("3/minute")).asgi(asgi_app)
+
+    async def batch(scope: Any, receive: Any, send: Any) -> None:
+        async def swallow(message: Any) -> None:
+            pass
+
+        for _ in range(2):
+            await guarded(dict(scope), receive, swallow)
+        await guarded(dict(scope), receive, send)
+
+    app = Keyguard(IPFilter(deny=["10.0.0.0/8"])).asgi(batch)
+    assert [ask_asgi(app, Ask()).status for _ in range(2)] == [200, 429]
+
+
+def test_mounted_under_a_prefix_rules_see_the_path_that_the_app_routes() -> None:
+    guard = Keyguard(APIKeys(public=["/open"]))
+    inner = Starlette(routes=[Route("/open", lambda request: PlainTextResponse("open"))])
+    app = Starlette(routes=[Mount("/api", app=guard.asgi(inner))])
+    with TestClient(app) as client:
+        assert client.get("/api/open").status_code == 200
+        assert client.get("/api/other").status_code == 401
+        assert client.get("/open").status_code == 404
+
+
+def test_on_refusal_is_told_and_its_failure_harms_nobody() -> None:
+    told: list[Any] = []
+
+    def listener(refusal: Any) -> None:
+        told.append((refusal.cause, refusal.reason, refusal.status, refusal.policies, refusal.retry_after))
+        raise RuntimeError
+
+    guard = Keyguard(RateLimit("1/minute"), on_refusal=listener)
+    assert [play(guard).status for _ in range(2)] == [200, 429]
+    assert told == [("usage", "limit-reached", 429, ("ip:1/minute",), 60)]
+
+
+def test_the_lists_of_an_address_filter_are_replaced_while_it_runs() -> None:
+    filter = IPFilter(deny=["10.0.0.0/8"])
+    guard = Keyguard(filter)
+    assert play(guard).status == 200
+    filter.replace(deny=["198.51.100.0/24"])
+    assert play(guard).status == 403
+    with pytest.raises(ConfigurationError, match="is no network"):
+        filter.replace(deny=["nonsense"])
+    assert play(guard).status == 403
+    filter.replace()
+    assert play(guard).status == 200
+    filter.replace(allow=[])
+    assert play(guard).status == 403
+
+
+def test_async_settings_work_under_asgi() -> None:
+    async def plan(request: Request) -> str | None:
+        await asyncio.sleep(0)
+        return None if request.path == "/free" else "1/minute"
+
+    async def who(request: Request) -> str | None:
+        return request.header("x-tenant")
+
+    app = Keyguard(RateLimit(plan, by=who, when=lambda r: True, exempt=lambda r: r.path == "/exempt")).asgi(asgi_app)
+
+    async def story() -> list[int]:
+        asks = [("/", "a"), ("/", "a"), ("/", "b"), ("/free", "a"), ("/exempt", "a"), ("/", None)]
+        return [(await aask(app, Ask(path, (("X-Tenant", tenant),) if tenant else ()))).status for path, tenant in asks]
+
+    assert asyncio.run(story()) == [200, 429, 200, 200, 200, 200]
