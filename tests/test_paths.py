@@ -55,6 +55,7 @@ MATCHES: list[tuple[str, list[str], list[str], list[str]]] = [
     ),
     ("/a b/ü", ["/a b/ü"], ["/a b/ü/"], ["/a%20b/ü", "/a+b/ü"]),
 ]
+FAR = ["/one", "/two/*", "/{a}/{b}/{c}/{d}/{e}/{f}/{g}/{h}"]
 ROWS = [
     pytest.param(pattern, path, exact, loose, id=f"{pattern} and {path!r}")
     for pattern, both, slash, neither in MATCHES
@@ -68,7 +69,7 @@ def test_a_pattern_matches_a_path(pattern: str, path: str, exact: bool, loose: b
     assert Paths([pattern]).match(path) is exact
     assert Paths([pattern], trailing_slash=True).match(path) is loose
     # Others beside it take nothing away.
-    assert Paths(["/one", pattern, "/two/*", "/{three}/{four}/{five}/{six}/{seven}"]).match(path) is exact
+    assert Paths([pattern, *FAR]).match(path) is exact
 
 
 def test_one_pattern_may_be_given_as_it_is() -> None:

@@ -126,9 +126,9 @@ def _span(text: object) -> tuple[int, int, int]:
     if prefix > most:
         raise ConfigurationError(f"{text!r} is no network: the prefix of such an address is at most {most}")
     if packed.startswith(_MAPPED):
-        # "::ffff:10.0.0.0/8" is a slip that would hold half of everything, so it is not taken at its word.
+        # "::ffff:10.0.0.0/8" is a slip: taken at its word it is a part of IPv6, and holds no IPv4 address at all.
         if prefix < 96:
-            raise ConfigurationError(f"{text!r} is an IPv4 network with a prefix of IPv6: write it as IPv4")
+            raise ConfigurationError(f"{text!r} would need a prefix of 96 to 128: write it as IPv4, '10.0.0.0/8'")
         packed, most, prefix = packed[12:], 32, prefix - 96
     size = 1 << (most - prefix)
     number = int.from_bytes(packed, "big")

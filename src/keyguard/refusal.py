@@ -13,8 +13,9 @@ import enum
 import html
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple
 
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.request import Request
@@ -67,8 +68,7 @@ _TYPE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why a request was refused: what the log, the metric and the caller are told."""
 
     cause: Cause
@@ -149,7 +149,12 @@ AMBIGUOUS_PATH = (
 
 def rfc3339(moment: int) -> str:
     """A moment in microseconds as RFC 3339 text, to the second, in UTC."""
-    return datetime.fromtimestamp(moment // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _rfc3339(moment // SECOND)
+
+
+@lru_cache(maxsize=64)  # many callers are told the same moment
+def _rfc3339(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def problem_details(refusal: Refusal) -> dict[str, object]:
@@ -212,8 +217,11 @@ _FORMS = {
 
 def _preferred(accept: str | None) -> str:
     """The form a client asks for (RFC 9110, section 12.5.1). JSON where it does not say, or cannot be understood."""
-    if not accept or accept == "*/*" or len(accept) > 1000:
-        return "application/problem+json"
+    return "application/problem+json" if not accept or len(accept) > 1000 else _negotiated(accept)
+
+
+@lru_cache(maxsize=64)  # clients of one kind send one text
+def _negotiated(accept: str) -> str:
     weights: dict[str, float] = {}
     for member in accept.split(","):
         media_range, *parameters = (part.strip().lower() for part in member.split(";"))

@@ -84,12 +84,25 @@ class ByteHeaders(Headers):
         ]
 
     def add(self, name: str, value: str) -> None:
-        pair = (_encoded(name), field_value(value).encode("latin-1"))
+        self._append(self.raw, _encoded(name), value)
+
+    def _append(self, raw: list[tuple[bytes, bytes]], name: bytes, value: str) -> None:
+        pair = (name, field_value(value).encode("latin-1"))
         if self.changed:
-            self._raw.append(pair)  # a list of our own by now
+            raw.append(pair)  # a list of our own by now
         else:
-            self._raw = [*self._raw, pair]
+            self._raw = [*raw, pair]
             self.changed = True
+
+    def join(self, name: str, value: str) -> None:
+        wanted = _encoded(name)
+        size = len(wanted)
+        raw = self.raw
+        for key, _ in raw:
+            if len(key) == size and key.lower() == wanted:
+                super().join(name, value)
+                return
+        self._append(raw, wanted, value)
 
     def remove(self, name: str) -> None:
         wanted = _encoded(name)

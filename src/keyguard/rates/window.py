@@ -19,10 +19,10 @@ from keyguard.rates.limit import NEVER, Limit, Taking
 LOG_MAX = 32
 SLICES = 32
 
-_HEAD = Struct("<QQ")  # number of the newest slice, sum of all counts
+_HEAD = Struct("<QQI")  # number of the newest slice, sum of all counts, count of the newest slice
 _HEAD_SIZE = _HEAD.size
-_REACH = 4 * (SLICES + 1)  # bytes of counts that a window can touch
-_ZEROS = bytes(_REACH)
+_OLDER = 4 * SLICES  # bytes of counts of older slices that a window can touch
+_ZEROS = bytes(_OLDER)
 _QUOTA_MAX = 2**32 - 1  # a count is four bytes
 
 
@@ -90,7 +90,7 @@ def _shifted(times: tuple[int, ...], now: int) -> tuple[int, ...]:
 
 
 class WindowSlices(Limit):
-    """State: the number of the newest slice, the sum, then a four-byte count a slice, ending with the newest.
+    """State: the head, then a four-byte count for each older slice, oldest first, up to the one before the newest.
 
     Slices before the first one that counts anything are left out, so a rare caller's state is short.
     """
@@ -102,88 +102,89 @@ class WindowSlices(Limit):
         self.width = -(-period // SLICES)
 
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
-        quota, width = self.quota, self.width
+        width = self.width
         here = now // width
+        until_lapse = (here + SLICES + 1) * width - now  # of what is taken now
         moved = False
         if state is None:
-            total = 0
-            counts = b""
+            total = count = 0
+            older = b""
         else:
-            newest, total = _HEAD.unpack_from(state)
-            counts = state[_HEAD_SIZE:]
+            newest, total, count = _HEAD.unpack_from(state)
+            older = state[_HEAD_SIZE:]
             if newest != here:
                 moved = newest > here  # time was set back: the newest slice is this one
                 if not moved:
-                    total, counts = _advance(total, counts, here - newest)
-        until_lapse = (here + SLICES + 1) * width - now
-        length = len(counts) >> 2
+                    total, count, older = _advance(total, count, older, here - newest)
         spent = total + cost
-        if spent > quota:
-            kept = _HEAD.pack(here, total) + counts if moved else None
-            reset = until_lapse - (length - 1) * width if length else 0
-            wait = NEVER if cost > quota else until_lapse - _younger(counts, spent - quota) * width
-            return kept, until_lapse, max(0, quota - total), reset, wait
-        if cost == 0:
-            kept = _HEAD.pack(here, total) + counts if moved else None
-            return kept, until_lapse, quota - total, until_lapse - (length - 1) * width if length else 0, 0
-        if length:
-            newest_count = int.from_bytes(counts[-4:], "little") + cost
-            state = _HEAD.pack(here, spent) + counts[:-4] + newest_count.to_bytes(4, "little")
-            return state, until_lapse, quota - spent, until_lapse - (length - 1) * width, 0
-        state = _HEAD.pack(here, spent) + cost.to_bytes(4, "little")
-        return state, until_lapse, quota - spent, until_lapse, 0
+        if spent <= self.quota and cost:
+            reset = until_lapse - (len(older) >> 2) * width
+            return _HEAD.pack(here, spent, count + cost) + older, until_lapse, self.quota - spent, reset, 0
+        kept = _HEAD.pack(here, total, count) + older if moved else None
+        reset = until_lapse - (len(older) >> 2) * width if total else 0
+        remaining = max(0, self.quota - total)
+        if spent <= self.quota:
+            return kept, until_lapse, remaining, reset, 0
+        if cost > self.quota:
+            return kept, until_lapse, remaining, reset, NEVER
+        return kept, until_lapse, remaining, reset, until_lapse - _younger(older, spent - self.quota) * width
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
-        newest, total = _HEAD.unpack_from(state)
-        counts = list(unpack(f"<{(len(state) - _HEAD_SIZE) // 4}I", state[_HEAD_SIZE:]))
+        newest, total, count = _HEAD.unpack_from(state)
+        counts = [*_counts(state[_HEAD_SIZE:]), count]
         place = len(counts) - 1 - (newest - taken_at // self.width)
         if not 0 <= place < len(counts) or not counts[place]:
             return None
         found = min(cost, counts[place])
         counts[place] -= found
-        return _HEAD.pack(newest, total - found) + _stripped(pack(f"<{len(counts)}I", *counts))
+        return _HEAD.pack(newest, total - found, counts[-1]) + _stripped(_packed(counts[:-1]))
 
     def merge(self, one: bytes, other: bytes) -> bytes:
-        newest, newest_other = _HEAD.unpack_from(one)[0], _HEAD.unpack_from(other)[0]
+        newest, _, count = _HEAD.unpack_from(one)
+        newest_other, total_other, count_other = _HEAD.unpack_from(other)
         if newest < newest_other:
-            one, other, newest, newest_other = other, one, newest_other, newest
+            return self.merge(other, one)
         mine = one[_HEAD_SIZE:]
-        theirs = _advance(0, other[_HEAD_SIZE:], newest - newest_other)[1]
+        _, count_other, theirs = _advance(total_other, count_other, other[_HEAD_SIZE:], newest - newest_other)
         size = max(len(mine), len(theirs))
-        counts = [
-            max(a, b)
-            for a, b in zip(
-                unpack(f"<{size >> 2}I", mine.rjust(size, b"\0")),
-                unpack(f"<{size >> 2}I", theirs.rjust(size, b"\0")),
-                strict=True,
-            )
-        ]
-        return _HEAD.pack(newest, sum(counts)) + pack(f"<{len(counts)}I", *counts)
+        pairs = zip(_counts(mine.rjust(size, b"\0")), _counts(theirs.rjust(size, b"\0")), strict=True)
+        counts = [max(a, b) for a, b in pairs]
+        count = max(count, count_other)
+        return _HEAD.pack(newest, sum(counts) + count, count) + _packed(counts)
 
 
-def _advance(total: int, counts: bytes, slices: int) -> tuple[int, bytes]:
-    """Move on by `slices` empty ones, and drop what no window that ends there can touch."""
+def _counts(data: bytes) -> tuple[int, ...]:
+    return unpack(f"<{len(data) >> 2}I", data)
+
+
+def _packed(counts: list[int]) -> bytes:
+    return pack(f"<{len(counts)}I", *counts)
+
+
+def _advance(total: int, count: int, older: bytes, slices: int) -> tuple[int, int, bytes]:
+    """Move on by `slices`, and drop what no window that ends there can touch: `(total, 0, older)`."""
+    if not slices:
+        return total, count, older
     if slices > SLICES:
-        return 0, b""
-    counts += _ZEROS[: 4 * slices]
-    beyond = len(counts) - _REACH
-    if beyond > 0:
-        total -= sum(unpack(f"<{beyond >> 2}I", counts[:beyond]))
-        counts = _stripped(counts[beyond:])
-    return total, counts
+        return 0, 0, b""
+    older += count.to_bytes(4, "little") + _ZEROS[: 4 * (slices - 1)]
+    beyond = max(0, len(older) - _OLDER)
+    total -= sum(_counts(older[:beyond]))
+    return total, 0, _stripped(older[beyond:])
 
 
-def _stripped(counts: bytes) -> bytes:
+def _stripped(older: bytes) -> bytes:
     """Without leading slices that count nothing."""
-    size = -(-len(counts.lstrip(b"\0")) // 4) * 4
-    return counts[len(counts) - size :]
+    size = -(-len(older.lstrip(b"\0")) // 4) * 4
+    return older[len(older) - size :]
 
 
-def _younger(counts: bytes, units: int) -> int:
+def _younger(older: bytes, units: int) -> int:
     """How many slices are younger than the one with which the oldest `units` have all lapsed."""
-    length = len(counts) >> 2
-    for place, count in enumerate(unpack(f"<{length}I", counts), 1):
+    younger = len(older) >> 2
+    for count in _counts(older):
         units -= count
         if units <= 0:
-            return length - place
-    raise AssertionError("more units asked for than were counted")
+            return younger
+        younger -= 1
+    return 0  # the newest
