@@ -9,7 +9,7 @@ Keys are text. The part before the first `|` names the key's pool: the rule it b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from hmac import compare_digest
 from struct import Struct
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -19,15 +19,13 @@ from keyguard.rates.limit import NEVER, Limit, Taking
 
 R = TypeVar("R")
 
-Merge: TypeAlias = Callable[[bytes, bytes], bytes]
-
-Change: TypeAlias = tuple[str, bytes | None, int | None, Merge | None]
-"""`(key, value, ttl, merge)`.
+Change: TypeAlias = tuple[str, bytes | None, int | None, Limit | None]
+"""`(key, value, ttl, limit)`.
 
 - `value`: what to write; `None` deletes.
 - `ttl`: microseconds from now after which the key is as if it had never been; `None` keeps it for good.
-- `merge`: how two values of one pool are folded into one that is at least as strict as either, so that a store at
-  its memory bound can let an entry go without forgiving anybody; `None` where a value must never be lost.
+- `limit`: what the value is a caller's state of. A store at its memory bound may ask it how much is spent, and fold
+  states together; `None` where a value must never be lost.
 """
 
 
@@ -187,7 +185,7 @@ class Take(Op[Taken]):
             if taking[4]:
                 refused = True
             elif taking[0] is not None:
-                changes.append((demand.key, taking[0], taking[1], limit.merge))
+                changes.append((demand.key, taking[0], taking[1], limit))
         if refused:
             changes = self._without_charges(old, now, takings)
         return Taken(self.demands, takings, now, refused), changes
@@ -201,7 +199,7 @@ class Take(Op[Taken]):
                 takings[place] = demand.limit.take(state, now, 0)
             kept, ttl = takings[place][:2]
             if kept is not None:
-                changes.append((demand.key, kept, ttl, demand.limit.merge))
+                changes.append((demand.key, kept, ttl, demand.limit))
         return changes
 
 
@@ -227,7 +225,7 @@ class GiveBack(Op[None]):
             left = limit.give_back(state, now, taken.at, demand.cost)
             if left is not None:
                 _, ttl, _, _, _ = limit.take(left, now, 0) if left else (None, 0, 0, 0, 0)
-                changes.append((demand.key, left or None, ttl or None, limit.merge))
+                changes.append((demand.key, left or None, ttl or None, limit))
         return None, changes
 
 

@@ -112,9 +112,10 @@ class RateLimit(_Limiting):
             self.rules = settings.rules_of(self.name, rates, self.profiles)
         if isinstance(self.cost, int):
             for rule in self.rules:
-                most = getattr(rule.limit, "burst", rule.limit.quota)
-                if self.cost > most:
-                    raise ConfigurationError(f"{rule.name}: a cost of {self.cost} is more than it ever admits, {most}")
+                if self.cost > rule.limit.most:
+                    raise ConfigurationError(
+                        f"{rule.name}: a cost of {self.cost} is more than it ever admits, {rule.limit.most}"
+                    )
         self.needs = frozenset({"identity"}) if by in ("key", "subject") else frozenset()
         self._fixed = (
             self.choose is None

@@ -39,6 +39,10 @@ class Smooth(Limit):
         self.burst = burst
         self.tolerance = burst * self.interval
 
+    @property
+    def most(self) -> int:
+        return self.burst
+
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
         interval, tolerance = self.interval, self.tolerance
         due = now if state is None else max(now, int.from_bytes(state, "little"))

@@ -42,6 +42,15 @@ class Limit:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.text}>"
 
+    @property
+    def most(self) -> int:
+        """The units that it ever admits at once."""
+        return self.quota
+
+    def half_spent(self, state: bytes, now: int) -> bool:
+        """Whether at least half of the units are taken. A store at its memory bound keeps such callers in mind."""
+        return self.take(state, now, 0)[2] * 2 <= self.most
+
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
         """Decide about a request that costs `cost` units (0 asks without taking)."""
         raise NotImplementedError
@@ -54,5 +63,5 @@ class Limit:
         raise NotImplementedError
 
     def merge(self, one: bytes, other: bytes) -> bytes:
-        """A state at least as spent as either. A store at its memory bound folds callers together with it."""
+        """A state at least as spent as either. A store at its memory bound folds callers together so."""
         raise NotImplementedError

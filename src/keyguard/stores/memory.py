@@ -3,10 +3,13 @@
 Rules:
 - Entries live in two generations. New and touched ones are in `_young`; when `_old` has been emptied, young becomes
   old. An entry that is met in `_old` has not been touched for a while: lapsed ones go, living ones move on.
-- At the bound, old entries that may be folded are *folded*: merged into one of a fixed number of cells shared by the
-  callers of a rule. A cell is at least as spent as each of its callers was alone (a maximum, not a sum), so a caller
-  who is over a limit stays over it, and ten million callers who came once cost a newcomer one request.
-- What has no `merge` (API keys) is never folded: callers cannot add to it.
+- At the bound, callers who have not been seen for a while and have spent less than half of a limit are forgotten:
+  that is what an attack by millions of addresses mostly consists of. The bound of this approximation: a caller may
+  get less than half of a limit anew each time that a whole store full of others has come after it.
+- Callers who have spent more are kept. Where only such are left, they are *folded*: merged into one of a fixed number
+  of cells shared by the callers of a rule. A cell is at least as spent as each of its callers was, so nobody over a
+  limit is forgiven; but a newcomer who falls into such a cell is refused for what others did. `stats()` tells.
+- What is no state of a limit (API keys) always stays: callers cannot add to it.
 - The clock never jumps, so neither do the limits.
 """
 
@@ -20,21 +23,23 @@ from typing import Any, TypeAlias
 
 from keyguard.clock import SECOND, Clock, steady_clock
 from keyguard.errors import ConfigurationError
-from keyguard.ops import Merge, Op
+from keyguard.ops import Op
+from keyguard.rates import Limit
 from keyguard.stores.fork import renew_after_fork
 
 log = logging.getLogger("keyguard.stores")
 
-Entry: TypeAlias = tuple[bytes, int, Merge | None]
-"""`(value, expiry in microseconds, merge)`."""
+Entry: TypeAlias = tuple[bytes, int, Limit | None]
+"""`(value, expiry in microseconds, limit)`."""
 
 _NEVER = 2**63 - 1
 _LEAST = 1024 * 1024
 # Measured: a tuple of three, a bytes object, a str of the key, an int, and two slots of a dict that is on average
-# half full. Text and value come on top.
-_ENTRY_COST = 320
+# half full, and what the allocator leaves between them. Text and value come on top.
+_ENTRY_COST = 430
 _CELLS = 1024  # a pool
 _POOLS = 64
+_TRIES = 64  # entries looked at to make room for one
 _SWEEP_EVERY = SECOND // 100
 _SWEEP_MOST = 32  # entries at a time
 
@@ -49,8 +54,10 @@ class MemoryStats:
     max_bytes: int
     cells: int
     """Cells that stand for callers who were folded together."""
+    forgotten: int
+    """How many callers were forgotten since the start, none of whom had spent half of a limit."""
     folded: int
-    """How many entries were folded since the start."""
+    """How many callers were folded since the start."""
     at_bound: bool
 
 
@@ -78,6 +85,7 @@ class MemoryStore:
         self._cell_count = 0
         # A dict keeps its room when entries leave it, so what counts is the most that each generation may hold.
         self._bytes = 0
+        self._forgotten = 0
         self._folded = 0
         self._at_bound = False
         self._news: MemoryStats | None = None
@@ -106,12 +114,12 @@ class MemoryStore:
                     values.append(entry[0] if entry is not None and entry[1] > now else None)
                 result, changes = op.apply(values, now)
                 results.append(result)
-                for key, value, ttl, merge in changes:
+                for key, value, ttl, limit in changes:
                     if value is None:
                         self._drop(key)
                         continue
                     entry = young.get(key)
-                    young[key] = (value, now + ttl if ttl is not None else _NEVER, merge)
+                    young[key] = (value, now + ttl if ttl is not None else _NEVER, limit)
                     if entry is None:
                         self._added(key, value, now)
                         young, old = self._young, self._old
@@ -138,6 +146,7 @@ class MemoryStore:
             bytes=self._bytes,
             max_bytes=self._max_bytes,
             cells=self._cell_count,
+            forgotten=self._forgotten,
             folded=self._folded,
             at_bound=self._at_bound,
         )
@@ -180,28 +189,34 @@ class MemoryStore:
         if not self._at_bound:
             self._at_bound = True
             self._news = self.stats()
-        tries = 64  # entries that cannot be folded are passed over
-        while self._bytes > self._max_bytes and tries:
-            tries -= 1
+        for attempt in range(_TRIES):
+            if self._bytes <= self._max_bytes:
+                return
             if not self._old:
                 self._turn()
-            self._retire(now, fold=True)
+            self._retire(now, at_bound=True, fold=attempt >= _TRIES // 2)
 
     def _turn(self) -> None:
         self._old, self._young = self._young, {}
 
-    def _retire(self, now: int, *, fold: bool) -> None:
-        """Take one entry from the old generation: drop it if it has lapsed, else fold it, or move it on."""
+    def _retire(self, now: int, *, at_bound: bool, fold: bool = False) -> None:
+        """Take one entry from the old generation: drop, forget or fold it, or move it on."""
         key, entry = self._old.popitem()
-        value, expiry, merge = entry
+        value, expiry, limit = entry
         if expiry > now:
-            if not fold or merge is None or not self._fold(key, entry, now):
+            if not at_bound or limit is None:
                 self._young[key] = entry
                 return
-            self._folded += 1
+            if not limit.half_spent(value, now):
+                self._forgotten += 1
+            elif fold and self._fold(key, value, expiry, limit, now):
+                self._folded += 1
+            else:
+                self._young[key] = entry
+                return
         self._bytes -= _ENTRY_COST + len(key) + len(value)
 
-    def _fold(self, key: str, entry: Entry, now: int) -> bool:
+    def _fold(self, key: str, value: bytes, expiry: int, limit: Limit, now: int) -> bool:
         """Merge a caller into its cell. False where there is no room for more cells: then nothing is forgotten."""
         pool = key.partition("|")[0]
         cells = self._cells.get(pool)
@@ -210,16 +225,15 @@ class MemoryStore:
                 return False
             cells = self._cells[pool] = {}
         place = hash(key) % _CELLS  # the hash of text differs in each process: nobody can aim at a cell
-        value, expiry, merge = entry
         there = cells.get(place)
         if there is None:
             self._cell_count += 1
             self._bytes += _ENTRY_COST + len(value)
-        elif there[1] > now:
-            assert merge is not None
-            value, expiry = merge(there[0], value), max(there[1], expiry)
+        else:
+            if there[1] > now:
+                value, expiry = limit.merge(there[0], value), max(there[1], expiry)
             self._bytes += len(value) - len(there[0])
-        cells[place] = (value, expiry, merge)
+        cells[place] = (value, expiry, limit)
         return True
 
     def _sweep(self, most: int, now: int) -> None:
@@ -231,7 +245,7 @@ class MemoryStore:
             self._sweep_cells(now)
             return
         for _ in range(min(most, len(old))):
-            self._retire(now, fold=False)
+            self._retire(now, at_bound=False)
         if self._at_bound and self._bytes < self._max_bytes * 0.9:
             self._at_bound = False
 
