@@ -138,7 +138,6 @@ def test_an_event_loop_does_not_stand_still_while_another_process_holds_the_lock
     assert longest < 0.1
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_a_store_survives_a_fork_even_with_its_lock_held(kind: str, tmp_path: Path) -> None:
     store = MemoryStore() if kind == "memory" else SQLiteStore(tmp_path / "k.db")

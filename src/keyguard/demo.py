@@ -145,6 +145,7 @@ def _listen(port: int | None) -> socket.socket:
     try:
         listener.bind((HOST, port or 0))
     except OSError as error:
+        listener.close()
         raise ConfigurationError(f"cannot listen on {HOST}:{port}: {error.strerror}") from error
     listener.listen(128)
     return listener

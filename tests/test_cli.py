@@ -1,0 +1,200 @@
+"""The command `keyguard`, as a person and as a script use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyguard import APIKeys, Keyguard
+from keyguard.cli import main
+from keyguard.testing import play
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    url = f"sqlite:///{tmp_path}/keys.db"
+    monkeypatch.setenv("KEYGUARD_STORE", url)
+    return url
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(words)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    code, out, err = run(capsys, *words, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_a_key_is_issued_alone_on_standard_output_and_works(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(
+        capsys, "keys", "issue", "--owner", "acme", "--plan", "pro", "--scope", "read", "--scope", "write"
+    )
+    assert code == 0
+    assert "shown this once" in err
+    assert play(Keyguard(APIKeys(), store=store), headers={"X-API-Key": out.strip()}).status == 200
+
+
+def test_the_life_of_a_key_in_json(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    issued = run_json(
+        capsys, "keys", "issue", "--owner", "acme", "--subject", "acme-eu", "--network", "10.0.0.0/8",
+        "--metadata", "team=blue", "--expires", "30d", "--prefix", "acme", "--env", "test",
+    )  # fmt: skip
+    assert issued["key"].startswith("acme_test_" + issued["id"])
+    assert (issued["subject"], issued["networks"], issued["metadata"]) == ("acme-eu", ["10.0.0.0/8"], {"team": "blue"})
+    rotated = run_json(capsys, "keys", "rotate", issued["id"], "--overlap", "1h")
+    assert rotated["replaces"] == issued["id"]
+    revoked = run_json(capsys, "keys", "revoke", rotated["key"], "--reason", "a test")
+    assert (revoked["status"], revoked["revoked_for"]) == ("revoked", "a test")
+    shown = run_json(capsys, "keys", "show", issued["id"])
+    assert (shown["status"], "key" in shown) == ("rotating", False)
+    listed = run_json(capsys, "keys", "list")
+    assert [key["status"] for key in listed] == ["rotating", "revoked"]
+    assert [key["id"] for key in run_json(capsys, "keys", "list", "--status", "revoked")] == [rotated["id"]]
+    assert run_json(capsys, "keys", "list", "--subject", "nobody") == []
+
+
+def test_the_table_is_aligned_and_leaves_empty_columns_out(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "keys", "list") == (0, "", "There are no keys.\n")
+    for owner in ("acme", "a rather long name"):
+        run(capsys, "keys", "issue", "--owner", owner)
+    _, out, _ = run(capsys, "keys", "list")
+    head, *rows = out.splitlines()
+    assert head.split("  ")[0] == "ID"
+    assert "PLAN" not in head
+    assert {row.index("active") for row in rows} == {head.index("STATUS")}
+
+
+def test_a_record_is_shown_without_the_key(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, key, _ = run(capsys, "keys", "issue", "--owner", "acme", "--scope", "read", "--metadata", "a=b")
+    _, out, _ = run(capsys, "keys", "show", key.strip())
+    assert "owner        acme" in out
+    assert 'metadata     {"a": "b"}' in out
+    assert key.split("_")[3][:20] not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["keys", "show", "nobody"], "there is no key with the id nobody"),
+        (["keys", "show", "not an id!"], "neither a key nor the id of one"),
+        (["keys", "issue", "--owner", ""], "owner is a printable text"),
+        (["keys", "issue", "--owner", "a", "--scope", "two words"], "a scope is printable"),
+        (["keys", "issue", "--owner", "a", "--network", "10.0.0.1/8"], "did you mean"),
+        (["keys", "issue", "--owner", "a", "--prefix", "KG"], "a letter first"),
+        (["keys", "list", "--store", "redis-nonsense://h"], "no store for the scheme"),
+        (["keys", "list", "--store", "memory://"], "name a store that lasts"),
+        (["keys", "list", "--store", "sqlite:////no/such/folder/k.db"], "cannot use"),
+        (["demo", "--port", "1"], "cannot listen on 127.0.0.1:1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_traceback(
+    words: list[str], message: str, store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if words[0] == "demo":
+        import keyguard.demo
+
+        def refuse(*args: Any) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(keyguard.demo.socket.socket, "bind", refuse)
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (1, "")
+    assert err.startswith("keyguard: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_without_a_store_it_says_how_to_name_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KEYGUARD_STORE", raising=False)
+    code, _, err = run(capsys, "keys", "list")
+    assert (code, "--store sqlite:///keyguard.db" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["keys"],
+        ["keys", "issue"],
+        ["keys", "issue", "--owner", "a", "--expires", "soon"],
+        ["keys", "issue", "--owner", "a", "--expires", "2030-01-01T00:00:00"],
+        ["keys", "issue", "--owner", "a", "--metadata", "novalue"],
+        ["keys", "rotate", "x", "--overlap", "1 day"],
+        ["demo", "--port", "99999"],
+        ["nonsense"],
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "usage: keyguard" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_error(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(50):
+        main(["keys", "issue", "--owner", f"owner {number}"])
+    capsys.readouterr()
+    command = f"{sys.executable} -m keyguard keys list --json | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[\n", "")
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("keyguard 0.")
+
+
+@pytest.mark.slow
+def test_the_demo_tells_its_story_and_serves_until_it_is_stopped() -> None:
+    command = [sys.executable, "-m", "keyguard", "demo", "--serve"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    deadline = time.monotonic() + 60
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line or time.monotonic() > deadline:
+            break
+    curls = [line.split() for line in lines if line.strip().startswith("curl")]
+    text = "".join(lines)
+    try:
+        assert "All as it should be." in text
+        for curl in curls:
+            words = [word.strip("'") for word in curl]
+            headers = {}
+            if "-H" in words:
+                name, value = " ".join(words[words.index("-H") + 1 :]).strip("'").split(": ")
+                headers[name] = value
+            import http.client
+
+            connection = http.client.HTTPConnection(words[2].split("/")[2], timeout=10)
+            connection.request("GET", "/hello", headers=headers)
+            expected = 200 if "Authorization" in headers else 403 if headers else 401
+            assert connection.getresponse().status == expected
+            connection.close()
+        assert len(curls) == 4
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) in (0, 130)
+        process.stdout.close()
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+        process.stderr.close()
