@@ -42,6 +42,7 @@ SPELLINGS = {
     "fe80::1%eth0": "fe80::1",
     "fe80::1%25eth0.100": "fe80::1",
     "[fe80::1%br-lan]:80": "fe80::1",
+    "fe80::1%" + "z" * 92: "fe80::1",
     # Without brackets a last group is a group: no port can be meant.
     "2001:db8::1:80": "2001:db8::1:80",
     # IPv4-mapped addresses are IPv4, however they are written.
@@ -88,6 +89,8 @@ NO_ADDRESSES = [
     "10.0.0.1/32",
     "10 .0.0.1",
     "10.0.0.1\n",
+    "x10.0.0.1",
+    "10.0.0.1x",
     "10.0.0.1\0",
     "\0",
     "10.0.0.1, 10.0.0.2",
@@ -416,6 +419,10 @@ def test_by_default_nobody_is_trusted_and_the_peer_is_the_client() -> None:
     assert ClientAddress().find(None, header) is None
     assert ClientAddress().find("testclient", header) is None
     assert asked == []
+
+
+def test_where_no_header_is_chosen_it_is_x_forwarded_for() -> None:
+    assert ClientAddress(PROXIES).find(PROXY, {"x-forwarded-for": CLIENT, "forwarded": "for=_"}.get) == address(CLIENT)
 
 
 X_FORWARDED_FOR = {

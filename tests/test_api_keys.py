@@ -294,6 +294,14 @@ def test_a_store_that_fails_is_never_the_keys_fault() -> None:
     assert status(guard, key) == 200
 
 
+@pytest.mark.parametrize("key", ["a\nb", "a\r\nX-Admin: 1", "a\0b", "\0", "k" * 2**20, "\x80\xff", " ", ","])
+def test_keys_that_no_server_should_let_through_are_refused_all_the_same(key: str) -> None:
+    guard = Keyguard(APIKeys())
+    ask = Ask(headers=(("X-API-Key", key),))
+    assert asyncio.run(aask(guard.asgi(asgi_app), ask, lint=False)).status == 401
+    assert ask_wsgi(guard.wsgi(wsgi_app), ask, lint=False).status == 401
+
+
 def test_a_look_up_that_fails_is_not_the_keys_fault_either() -> None:
     def lookup(key: str) -> Identity | None:
         raise ConnectionError("no route to the table of keys")

@@ -6,7 +6,7 @@ again. Each action is written once, as a flow; the methods with an `a` before th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -112,7 +112,7 @@ class KeyRegistry:
         ]
         return sorted(found, key=lambda record: (record.created, record.id))
 
-    async def alist(self, *, subject: str | None = None, status: str | None = None) -> list[KeyRecord]:  # type: ignore[valid-type]
+    async def alist(self, *, subject: str | None = None, status: str | None = None) -> Sequence[KeyRecord]:
         """`list` under an event loop."""
         import asyncio  # most users of this module have no event loop, and it is slow to load
 

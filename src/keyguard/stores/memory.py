@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from keyguard.clock import SECOND, Clock, steady_clock
 from keyguard.errors import ConfigurationError
-from keyguard.ops import Op
+from keyguard.ops import Op, Take, Taken
 from keyguard.rates import Limit
 from keyguard.stores.fork import renew_after_fork
 
@@ -104,8 +104,13 @@ class MemoryStore:
         results = []
         with self._lock:
             now = self._clock()
-            young, old = self._young, self._old
             for op in ops:
+                if op.__class__ is Take:
+                    taken = self._take(op, now)
+                    if taken is not None:
+                        results.append(taken)
+                        continue
+                young, old = self._young, self._old
                 values: list[bytes | None] = []
                 for key in op.keys:
                     entry = young.get(key)
@@ -118,19 +123,40 @@ class MemoryStore:
                     if value is None:
                         self._drop(key)
                         continue
-                    entry = young.get(key)
-                    young[key] = (value, now + ttl if ttl is not None else _NEVER, limit)
-                    if entry is None:
-                        self._added(key, value, now)
-                        young, old = self._young, self._old
-                    elif len(value) != len(entry[0]):
-                        self._bytes += len(value) - len(entry[0])
+                    self._put(key, (value, now + ttl if ttl is not None else _NEVER, limit), now)
             if now >= self._next_sweep or self._next_sweep > now + _SWEEP_EVERY:
                 self._next_sweep = now + _SWEEP_EVERY
                 self._sweep(_SWEEP_MOST, now)
         if self._news is not None:
             self._tell()
         return results
+
+    def _take(self, op: Take, now: int) -> Taken | None:
+        """`Take.apply` without what lies between it and the dicts; `None` where a limit refuses: then it is asked."""
+        young = self._young
+        takings = []
+        for demand in op.demands:
+            entry = young.get(demand.key)
+            if entry is None and (self._old or self._cells):
+                entry = self._old.get(demand.key) or self._cell_of(demand.key)
+            state = entry[0] if entry is not None and entry[1] > now else None
+            taking = demand.limit.take(state, now, demand.cost)
+            if taking[4]:
+                return None
+            takings.append(taking)
+        for demand, (value, ttl, _, _, _) in zip(op.demands, takings):  # noqa: B905 - one taking a demand
+            if value is not None:
+                self._put(demand.key, (value, now + ttl, demand.limit), now)
+        return Taken(op.demands, takings, now, False)
+
+    def _put(self, key: str, entry: Entry, now: int) -> None:
+        young = self._young
+        before = young.get(key)
+        young[key] = entry
+        if before is None:
+            self._added(key, entry[0], now)
+        else:
+            self._bytes += len(entry[0]) - len(before[0])
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Every living key that starts with `prefix`, in order."""
