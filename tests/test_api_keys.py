@@ -308,6 +308,9 @@ def test_a_look_up_that_fails_is_not_the_keys_fault_either() -> None:
 
     answer = play(APIKeys(lookup=lookup), headers={"X-API-Key": "k"})
     assert (answer.status, b"route" in answer.body) == (503, False)
+    guard = Keyguard(RateLimit("2/minute"), APIKeys(lookup=lookup, guesses="2/minute"))
+    statuses = [play(guard, headers={"X-API-Key": "k"}).status for _ in range(6)]
+    assert statuses == [503] * 6  # and it is counted neither as a guess nor against the outer limit
     wrong = APIKeys(lookup=lambda key: {"subject": "x"})  # type: ignore[arg-type, return-value]
     assert play(wrong, headers={"X-API-Key": "k"}).status == 503
 

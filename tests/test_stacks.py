@@ -52,6 +52,12 @@ def test_two_limits_that_would_share_a_counter_do_not_start() -> None:
     Keyguard(RateLimit("1/second"), RateLimit("2/second", name="other"))
 
 
+def test_a_long_list_of_paths_does_not_make_a_long_name() -> None:
+    names = {RateLimit("1/second", paths=[f"/{word}/{n}" for n in range(100)]).name for word in ("a", "b")}
+    assert len(names) == 2
+    assert max(map(len, names)) < 80
+
+
 def test_what_is_no_guard_does_not_start() -> None:
     def no_arguments() -> None: ...
 

@@ -56,7 +56,7 @@ class Findings:
 class Request:
     """A request head. Guards read it; `forward` hands it on."""
 
-    __slots__ = ("_path", "carrier", "clock", "deferred", "findings", "late", "method", "source")
+    __slots__ = ("_path", "carrier", "clock", "deferred", "findings", "late", "method", "reached_app", "source")
 
     websocket: ClassVar[bool] = False
     """True for a websocket handshake."""
@@ -70,6 +70,8 @@ class Request:
         self.clock = clock
         self.deferred: list[Deferred] | None = None
         self.late: Callable[[Deferred], None] | None = None
+        self.reached_app = False
+        """Whether the app was called: what is raised at `forward` before that is a guard's failure."""
         self._path: str | None = None
         findings = carrier.get(SHARED)
         if findings is None:

@@ -289,6 +289,7 @@ class _Exchange:
     async def _call_app(self, carrier: Scope) -> Any:
         """Run the app. Returns the next stop, or `None` where the response has gone."""
         self.state = WAIT
+        self.request.reached_app = True
         error: Exception
         try:
             await self.app(carrier, self.receive, self.send)

@@ -177,6 +177,7 @@ class _Exchange:
     def _call_app(self, environ: Environ) -> tuple[Any, Iterable[bytes] | None]:
         """Run the app up to its head, and the guards over that. Returns the next stop, or the body."""
         self.state = WAIT
+        self.request.reached_app = True
         self.head = None
         error: Exception
         iterable: Iterable[bytes] | None = None

@@ -208,13 +208,17 @@ class APIKeys:
         if len(text) > _KEY_MAX:
             return self._refuse(request, "malformed")
         assert self.lookup is not None
-        identity = await call(self.lookup, text)
+        wrong = False
+        try:
+            identity = await call(self.lookup, text)
+            wrong = identity is None
+        finally:
+            if guess and not wrong:  # a look-up that failed is no guess either
+                await GiveBack(taken)
         if identity is None:
             return self._refuse(request, "unknown")
         if not isinstance(identity, Identity):
             raise TypeError(f"lookup returned {type(identity).__name__}, not an Identity or None")
-        if guess:
-            await GiveBack(taken)
         return _Known(identity, b"", None, _FOREVER)
 
     def _guess_demands(self, request: Request) -> list[Demand]:

@@ -174,4 +174,6 @@ def checked_name(name: Any) -> str:
 def default_name(by: Any, methods: frozenset[str] | None, paths: Iterable[str]) -> str:
     """By whom, and for what: the same after a restart and in every process."""
     name = by if isinstance(by, str) else getattr(by, "__name__", type(by).__name__)
-    return " ".join([name.strip("<>"), *sorted(methods or ()), *sorted(paths)])
+    text = " ".join([name.strip("<>"), *sorted(methods or ()), *sorted(paths)])
+    # The name stands in every response: a long list of paths does not.
+    return text if len(text) <= 80 else f"{text[:60]} {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"

@@ -56,7 +56,12 @@ class _Limiting:
         taken: Taken = await asked
         if taken.refused:
             return _refuse(request, taken)
-        response = await forward(request)
+        try:
+            response = await forward(request)
+        except Exception:
+            if not request.reached_app:
+                await GiveBack(taken)  # a guard further in failed, so the request is refused
+            raise
         if request.findings.refusal is not None:
             await GiveBack(taken)  # a guard further in refused: nothing is charged for a refused request
         else:
