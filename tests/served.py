@@ -70,6 +70,8 @@ def bare_wsgi(environ: Any, start_response: Any) -> Iterable[bytes]:
         return (CHUNK for _ in range(CHUNKS))
     if path == "/events":
         return _events()
+    if path == "/pid":
+        time.sleep(0.01)  # long enough for another worker to take the next request
     return [{"/peak": peak(), "/ended": b"%d" % len(ended), "/pid": b"%d" % os.getpid()}.get(path, b"end")]
 
 
