@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -274,3 +275,31 @@ def test_async_settings_work_under_asgi() -> None:
         return [(await aask(app, Ask(path, (("X-Tenant", tenant),) if tenant else ()))).status for path, tenant in asks]
 
     assert asyncio.run(story()) == [200, 429, 200, 200, 200, 200]
+
+
+def test_a_request_leaves_nothing_to_the_garbage_collector() -> None:
+    guard = Keyguard(APIKeys(lookup=lookup), RateLimit("1000/second", by="key"))
+    asgi, wsgi = guard.asgi(asgi_app), guard.wsgi(wsgi_app)
+
+    def run() -> None:
+        for _ in range(50):
+            ask_wsgi(wsgi, KEYED, lint=False)
+
+    async def arun() -> None:
+        for _ in range(50):
+            await aask(asgi, KEYED, lint=False)
+
+    async def left_by(first: Any, second: Any) -> int:
+        for work in (first, second):
+            gc.collect()
+            gc.disable()
+            result = work()
+            if result is not None:
+                await result
+        return gc.collect()
+
+    try:
+        assert asyncio.run(left_by(run, run)) == 0
+        assert asyncio.run(left_by(arun, arun)) == 0
+    finally:
+        gc.enable()

@@ -174,6 +174,10 @@ class ASGIDriver:
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
         self.app = app
         self.engine = engine
+        engine.late = self._settle_late
+
+    def _settle_late(self, work: Deferred) -> None:
+        _start_settling(self.engine, [work])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -248,7 +252,7 @@ class _Exchange:
         finally:
             if request.deferred:
                 await self._settle()
-            request.late = self._settle_late
+            request.late = self.engine.late
 
     # -- driving the guards -----------------------------------------------------------------------------
 
@@ -409,7 +413,7 @@ class _Exchange:
             await self.send_on(message)
         finally:
             await self._settle()
-            self.request.late = self._settle_late
+            self.request.late = self.engine.late
 
     def _let_go(self, failure: BaseException) -> None:
         """Tell guards that still wait that they wait in vain. What they answer does not count any more."""
@@ -429,18 +433,10 @@ class _Exchange:
     async def _settle(self) -> None:
         deferred = self.request.deferred
         if deferred:
-            task = self._start_settling(deferred)
+            task = _start_settling(self.engine, deferred)
             if task is not None:
                 # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
                 await asyncio.shield(task)
-
-    def _settle_late(self, work: Deferred) -> None:
-        self._start_settling([work])
-
-    def _start_settling(self, deferred: list[Deferred]) -> asyncio.Task[Any] | None:
-        flow = settle(deferred)
-        stop = self.engine.advance(flow)
-        return None if stop is None else _hold(_finished(self.engine, flow, stop))
 
 
 class _Handshake(_Exchange):
@@ -515,6 +511,12 @@ async def _finished(engine: Engine, flow: Flow[Any], stop: Any) -> None:
         value, error = await _awaited(stop)
         stop = engine.advance(flow, value, error)
     flow.close()
+
+
+def _start_settling(engine: Engine, deferred: list[Deferred]) -> asyncio.Task[Any] | None:
+    flow = settle(deferred)
+    stop = engine.advance(flow)
+    return None if stop is None else _hold(_finished(engine, flow, stop))
 
 
 def _hold(work: Any) -> asyncio.Task[Any]:

@@ -53,7 +53,19 @@ class Foreign:
 class Engine:
     """A stack of guards with its store: all that a driver needs besides the app."""
 
-    __slots__ = ("_notify", "aexecute", "clock", "execute", "leading", "needs", "provides", "source", "start", "store")
+    __slots__ = (
+        "_notify",
+        "aexecute",
+        "clock",
+        "execute",
+        "late",
+        "leading",
+        "needs",
+        "provides",
+        "source",
+        "start",
+        "store",
+    )
 
     def __init__(
         self,
@@ -78,6 +90,9 @@ class Engine:
         self.needs = needs
         """What these guards need of layers further out, which the stack itself does not provide."""
         self._notify = notify
+        self.late: Callable[[Deferred], None] | None = None
+        """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
+        objects: they would refer to each other, and each request would be left to the garbage collector."""
 
     def advance(self, flow: Flow[Any], value: Any = None, error: BaseException | None = None) -> Any:
         """Drive `flow` to its next stop, sending in `value` or raising `error` at its `await`."""

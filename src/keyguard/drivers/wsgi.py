@@ -89,6 +89,10 @@ class WSGIDriver:
     def __init__(self, app: WSGIApp, engine: Engine) -> None:
         self.app = app
         self.engine = engine
+        engine.late = self._settle_late
+
+    def _settle_late(self, work: Deferred) -> None:
+        _settle(self.engine, [work])
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         return _Exchange(self.app, self.engine, WSGIRequest(environ, self.engine), start_response).run()
@@ -140,7 +144,7 @@ class _Exchange:
             self.end()
             raise
         if self.request.deferred is None:
-            self.request.late = self._settle_late
+            self.request.late = self.engine.late
             return body
         return SizedBody(body, self) if hasattr(body, "__len__") else Body(body, self)
 
@@ -286,18 +290,8 @@ class _Exchange:
         """Run what was deferred. Called at the last byte, at `close()`, or where there was neither."""
         deferred = self.request.deferred
         if deferred:
-            self._settle(deferred)
-        self.request.late = self._settle_late
-
-    def _settle_late(self, work: Deferred) -> None:
-        self._settle([work])
-
-    def _settle(self, deferred: list[Deferred]) -> None:
-        while deferred:
-            flow = settle(deferred)
-            stop = self.engine.advance(flow)
-            while isinstance(stop, Foreign):
-                stop = self.engine.advance(flow, error=GuardError("deferred work awaited an event loop under WSGI"))
+            _settle(self.engine, deferred)
+        self.request.late = self.engine.late
 
     def _let_go(self, failure: BaseException) -> None:
         """Tell guards that still wait, where the app ended in something that is no `Exception`."""
@@ -365,6 +359,14 @@ class Peeked:
 
     def close(self) -> None:
         _close(self.iterable)
+
+
+def _settle(engine: Engine, deferred: list[Deferred]) -> None:
+    while deferred:
+        flow = settle(deferred)
+        stop = engine.advance(flow)
+        while isinstance(stop, Foreign):
+            stop = engine.advance(flow, error=GuardError("deferred work awaited an event loop under WSGI"))
 
 
 def _close(iterable: Iterable[bytes]) -> None:
