@@ -14,45 +14,46 @@ from keyguard.ops import Op, Store
 R = TypeVar("R")
 
 
+class _Done:
+    """A flow has ended, with this result."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+
 def run_flow(store: Store, flow: Flow[R]) -> R:
     """Drive a flow that awaits operations, and nothing else."""
-    value: Any = None
-    error: Exception | None = None
-    while True:
+    op = _next(flow, None, None)
+    while not isinstance(op, _Done):
         try:
-            op = flow.send(value) if error is None else flow.throw(error)
-        except StopIteration as stop:
-            result: R = stop.value
-            return result
-        error = None
-        try:
-            value = store.execute((_checked(op),))[0]
+            value, error = store.execute((op,))[0], None
         except Exception as failure:
-            error = failure
+            value, error = None, failure
+        op = _next(flow, value, error)
+    result: R = op.result
+    return result
 
 
 async def arun_flow(store: Store, flow: Flow[R]) -> R:
     """The same without holding up the event loop, where the store can do that."""
-    aexecute = getattr(store, "aexecute", None)
-    if aexecute is None:
-        return run_flow(store, flow)
-    value: Any = None
-    error: Exception | None = None
-    while True:
+    aexecute = getattr(store, "aexecute", store.execute)
+    op = _next(flow, None, None)
+    while not isinstance(op, _Done):
         try:
-            op = flow.send(value) if error is None else flow.throw(error)
-        except StopIteration as stop:
-            result: R = stop.value
-            return result
-        error = None
-        try:
-            results = aexecute((_checked(op),))
-            value = (results if isinstance(results, list) else await results)[0]
+            results = aexecute((op,))
+            value, error = (results if isinstance(results, list) else await results)[0], None
         except Exception as failure:
-            error = failure
+            value, error = None, failure
+        op = _next(flow, value, error)
+    result: R = op.result
+    return result
 
 
-def _checked(step: Any) -> Op[Any]:
+def _next(flow: Flow[Any], value: Any, error: Exception | None) -> Op[Any] | _Done:
+    try:
+        step = flow.send(value) if error is None else flow.throw(error)
+    except StopIteration as stop:
+        return _Done(stop.value)
     if not isinstance(step, Op):
         raise GuardError(f"a flow outside a request awaits operations only, not {type(step).__name__}")
     return step

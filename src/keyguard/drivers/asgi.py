@@ -21,18 +21,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, MutableMapping
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, TypeAlias
 
+from keyguard.drivers.asgi_request import ASGIRequest, ByteHeaders, Scope, WebSocketRequest, encoded_name
 from keyguard.drivers.engine import Engine, Foreign, Pending, checked, settle, sized_body
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import CallApp, Flow
-from keyguard.paths import strip_root
 from keyguard.request import SHARED, Deferred, Request
-from keyguard.response import APP, Headers, Response, field_value
+from keyguard.response import APP, Headers, Response
 
-Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
@@ -42,130 +40,6 @@ IDLE, WAIT, DRIVING, STREAM, DISCARD, DEAD = range(6)
 
 _held: set[asyncio.Task[Any]] = set()
 """Tasks that outlive the request they belong to; the event loop itself holds tasks only weakly."""
-
-
-@lru_cache(maxsize=256)
-def _encoded(name: str) -> bytes:
-    return name.lower().encode("latin-1")
-
-
-class ByteHeaders(Headers):
-    """The app's own header fields: pairs of bytes, decoded only where a guard looks; copied before the first change."""
-
-    __slots__ = ("_raw", "changed")
-
-    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
-        self._raw: Any = raw
-        self.changed = False
-        """Whether `_raw` is a changed copy of what the app gave."""
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw])
-
-    @property
-    def raw(self) -> list[tuple[bytes, bytes]]:
-        raw: list[tuple[bytes, bytes]] = self._raw
-        if raw.__class__ is not list:
-            raw = self._raw = list(raw)
-        return raw
-
-    def get(self, name: str) -> str | None:
-        found = self.get_all(name)
-        return found[0] if found else None
-
-    def get_all(self, name: str) -> list[str]:
-        wanted = _encoded(name)
-        size = len(wanted)
-        # Names should be lower case already (ASGI specification); the length tells most of them apart.
-        return [
-            value.decode("latin-1")
-            for key, value in self.raw
-            if len(key) == size and (key == wanted or key.lower() == wanted)
-        ]
-
-    def add(self, name: str, value: str) -> None:
-        self._append(self.raw, _encoded(name), value)
-
-    def _append(self, raw: list[tuple[bytes, bytes]], name: bytes, value: str) -> None:
-        pair = (name, field_value(value).encode("latin-1"))
-        if self.changed:
-            raw.append(pair)  # a list of our own by now
-        else:
-            self._raw = [*raw, pair]
-            self.changed = True
-
-    def join(self, name: str, value: str) -> None:
-        wanted = _encoded(name)
-        size = len(wanted)
-        raw = self.raw
-        for key, _ in raw:
-            if len(key) == size and key.lower() == wanted:
-                super().join(name, value)
-                return
-        self._append(raw, wanted, value)
-
-    def remove(self, name: str) -> None:
-        wanted = _encoded(name)
-        self._raw = [pair for pair in self.raw if pair[0].lower() != wanted]
-        self.changed = True
-
-
-class ASGIRequest(Request):
-    """A request head from an ASGI scope (ASGI specification, "HTTP & WebSocket")."""
-
-    __slots__ = ("_fields",)
-
-    def __init__(self, scope: Scope, engine: Engine) -> None:
-        super().__init__("GET" if self.websocket else scope["method"], scope, engine.source, engine.clock)
-        self._fields: dict[bytes, bytes] | None = None
-
-    @property
-    def scheme(self) -> str:
-        return str(self.carrier.get("scheme", "http"))
-
-    @property
-    def query(self) -> bytes:
-        query: bytes = self.carrier.get("query_string", b"")
-        return query
-
-    @property
-    def raw_path(self) -> bytes | None:
-        raw: bytes | None = self.carrier.get("raw_path")
-        return raw
-
-    @property
-    def peer(self) -> str | None:
-        client = self.carrier.get("client")
-        return client[0] or None if client else None
-
-    def header(self, name: str) -> str | None:
-        fields = self._fields
-        if fields is None:
-            fields = self._fields = _collected(self.carrier["headers"])
-        value = fields.get(_encoded(name))
-        return None if value is None else value.decode("latin-1")
-
-    def _find_path(self) -> str:
-        return strip_root(self.carrier["path"], self.carrier.get("root_path", ""))
-
-
-class WebSocketRequest(ASGIRequest):
-    """The handshake of a websocket."""
-
-    __slots__ = ()
-
-    websocket = True
-
-
-def _collected(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    pairs = headers if isinstance(headers, list) else list(headers)
-    fields = dict(pairs)
-    if len(fields) != len(pairs):  # some field came in several lines
-        lines: dict[bytes, list[bytes]] = {}
-        for name, value in pairs:
-            lines.setdefault(name, []).append(value)
-        fields = {name: b",".join(values) for name, values in lines.items()}
-    return fields
 
 
 class ASGIDriver:
@@ -257,18 +131,14 @@ class _Exchange:
     # -- driving the guards -----------------------------------------------------------------------------
 
     def _begin(self) -> Any:
-        request, engine = self.request, self.engine
         try:
-            for guard in engine.leading:
-                response = guard(request)
-                if response is not None:
-                    return checked(response)
-            if engine.start is None:
-                return CallApp(request)
-            self.flow = engine.start(request)
-            return self._checked(engine.advance(self.flow))
+            begun = self.engine.begin(self.request)
+            if isinstance(begun, (Response, CallApp)):
+                return begun
+            self.flow = begun
+            return self._checked(self.engine.advance(begun))
         except Exception as failure:
-            return engine.fault(request, failure)
+            return self.engine.fault(self.request, failure)
 
     def _checked(self, stop: Any) -> Any:
         """A stop as it is, if the guards may make it before the app has answered."""
@@ -476,7 +346,7 @@ class _Handshake(_Exchange):
 
 
 def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
-    return [(_encoded(name), value.encode("latin-1")) for name, value in headers]
+    return [(encoded_name(name), value.encode("latin-1")) for name, value in headers]
 
 
 async def _nothing() -> None:

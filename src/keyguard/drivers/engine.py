@@ -94,6 +94,14 @@ class Engine:
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""
 
+    def begin(self, request: Request) -> Response | CallApp | Flow[Response]:
+        """Run the leading plain guards: one's answer, or the flow of the rest; `CallApp` where there is no rest."""
+        for guard in self.leading:
+            response = guard(request)
+            if response is not None:
+                return checked(response)
+        return CallApp(request) if self.start is None else self.start(request)
+
     def advance(self, flow: Flow[Any], value: Any = None, error: BaseException | None = None) -> Any:
         """Drive `flow` to its next stop, sending in `value` or raising `error` at its `await`."""
         try:

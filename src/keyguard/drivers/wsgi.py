@@ -20,67 +20,24 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
-from functools import lru_cache
 from http import HTTPStatus
 from itertools import islice
 from types import TracebackType
 from typing import Any, TypeAlias, cast
 
 from keyguard.drivers.engine import Engine, Foreign, checked, settle, sized_body
+from keyguard.drivers.wsgi_request import Environ, WSGIRequest
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import CallApp, Flow
-from keyguard.paths import decode_wsgi_path
 from keyguard.request import Deferred, Request
 from keyguard.response import APP, Headers, Response
 
-Environ: TypeAlias = dict[str, Any]
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 Write: TypeAlias = Callable[[bytes], object]
 StartResponse: TypeAlias = Callable[..., Write]
 WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 IDLE, WAIT, STREAM, DISCARD, DEAD = range(5)
-
-
-@lru_cache(maxsize=256)
-def _variable(name: str) -> str:
-    """The environ variable of a header field (RFC 3875, section 4.1.18)."""
-    variable = name.upper().replace("-", "_")
-    return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
-
-
-class WSGIRequest(Request):
-    """A request head from a WSGI environ."""
-
-    __slots__ = ()
-
-    def __init__(self, environ: Environ, engine: Engine) -> None:
-        super().__init__(environ["REQUEST_METHOD"], environ, engine.source, engine.clock)
-
-    @property
-    def scheme(self) -> str:
-        return str(self.carrier["wsgi.url_scheme"])
-
-    @property
-    def query(self) -> bytes:
-        return str(self.carrier.get("QUERY_STRING", "")).encode("latin-1")
-
-    @property
-    def raw_path(self) -> bytes | None:
-        # Not in PEP 3333: gunicorn says RAW_URI, werkzeug and waitress REQUEST_URI.
-        target = self.carrier.get("RAW_URI") or self.carrier.get("REQUEST_URI")
-        return str(target).partition("?")[0].encode("latin-1", "replace") if target else None
-
-    @property
-    def peer(self) -> str | None:
-        return self.carrier.get("REMOTE_ADDR") or None
-
-    def header(self, name: str) -> str | None:
-        value: str | None = self.carrier.get(_variable(name))
-        return value
-
-    def _find_path(self) -> str:
-        return decode_wsgi_path(self.carrier.get("PATH_INFO", ""))
 
 
 class WSGIDriver:
@@ -151,18 +108,14 @@ class _Exchange:
     # -- driving the guards -----------------------------------------------------------------------------
 
     def _begin(self) -> Any:
-        request, engine = self.request, self.engine
         try:
-            for guard in engine.leading:
-                response = guard(request)
-                if response is not None:
-                    return checked(response)
-            if engine.start is None:
-                return CallApp(request)
-            self.flow = engine.start(request)
+            begun = self.engine.begin(self.request)
+            if isinstance(begun, (Response, CallApp)):
+                return begun
+            self.flow = begun
             return self._checked(self._advance())
         except Exception as failure:
-            return engine.fault(request, failure)
+            return self.engine.fault(self.request, failure)
 
     def _advance(self, value: Any = None, error: BaseException | None = None) -> Any:
         assert self.flow is not None

@@ -1,0 +1,138 @@
+"""A request and the app's header fields as ASGI gives them: bytes, decoded only where a guard looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, MutableMapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from keyguard.drivers.engine import Engine
+from keyguard.paths import strip_root
+from keyguard.request import Request
+from keyguard.response import Headers, field_value
+
+Scope: TypeAlias = MutableMapping[str, Any]
+
+
+@lru_cache(maxsize=256)
+def encoded_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
+class ByteHeaders(Headers):
+    """The app's own header fields: pairs of bytes, decoded only where a guard looks; copied before the first change."""
+
+    __slots__ = ("_raw", "changed")
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+        self._raw: Any = raw
+        self.changed = False
+        """Whether `_raw` is a changed copy of what the app gave."""
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw])
+
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        raw: list[tuple[bytes, bytes]] = self._raw
+        if raw.__class__ is not list:
+            raw = self._raw = list(raw)
+        return raw
+
+    def get(self, name: str) -> str | None:
+        found = self.get_all(name)
+        return found[0] if found else None
+
+    def get_all(self, name: str) -> list[str]:
+        wanted = encoded_name(name)
+        size = len(wanted)
+        # Names should be lower case already (ASGI specification); the length tells most of them apart.
+        return [
+            value.decode("latin-1")
+            for key, value in self.raw
+            if len(key) == size and (key == wanted or key.lower() == wanted)
+        ]
+
+    def add(self, name: str, value: str) -> None:
+        self._append(self.raw, encoded_name(name), value)
+
+    def _append(self, raw: list[tuple[bytes, bytes]], name: bytes, value: str) -> None:
+        pair = (name, field_value(value).encode("latin-1"))
+        if self.changed:
+            raw.append(pair)  # a list of our own by now
+        else:
+            self._raw = [*raw, pair]
+            self.changed = True
+
+    def join(self, name: str, value: str) -> None:
+        wanted = encoded_name(name)
+        size = len(wanted)
+        raw = self.raw
+        for key, _ in raw:
+            if len(key) == size and key.lower() == wanted:
+                super().join(name, value)
+                return
+        self._append(raw, wanted, value)
+
+    def remove(self, name: str) -> None:
+        wanted = encoded_name(name)
+        self._raw = [pair for pair in self.raw if pair[0].lower() != wanted]
+        self.changed = True
+
+
+class ASGIRequest(Request):
+    """A request head from an ASGI scope (ASGI specification, "HTTP & WebSocket")."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, scope: Scope, engine: Engine) -> None:
+        super().__init__("GET" if self.websocket else scope["method"], scope, engine.source, engine.clock)
+        self._fields: dict[bytes, bytes] | None = None
+
+    @property
+    def scheme(self) -> str:
+        return str(self.carrier.get("scheme", "http"))
+
+    @property
+    def query(self) -> bytes:
+        query: bytes = self.carrier.get("query_string", b"")
+        return query
+
+    @property
+    def raw_path(self) -> bytes | None:
+        raw: bytes | None = self.carrier.get("raw_path")
+        return raw
+
+    @property
+    def peer(self) -> str | None:
+        client = self.carrier.get("client")
+        return client[0] or None if client else None
+
+    def header(self, name: str) -> str | None:
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = collected(self.carrier["headers"])
+        value = fields.get(encoded_name(name))
+        return None if value is None else value.decode("latin-1")
+
+    def _find_path(self) -> str:
+        return strip_root(self.carrier["path"], self.carrier.get("root_path", ""))
+
+
+class WebSocketRequest(ASGIRequest):
+    """The handshake of a websocket."""
+
+    __slots__ = ()
+
+    websocket = True
+
+
+def collected(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    pairs = headers if isinstance(headers, list) else list(headers)
+    fields = dict(pairs)
+    if len(fields) != len(pairs):  # some field came in several lines
+        lines: dict[bytes, list[bytes]] = {}
+        for name, value in pairs:
+            lines.setdefault(name, []).append(value)
+        fields = {name: b",".join(values) for name, values in lines.items()}
+    return fields
