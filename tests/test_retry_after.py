@@ -78,3 +78,20 @@ def test_a_lone_caller_is_told_the_truth(store: str, tmp_path: Path) -> None:
 
     holds()
     assert refusals > EXAMPLES[store] / 2, "the stories hardly reach a limit"
+
+
+def test_the_fields_are_structured_fields_whatever_the_name() -> None:
+    """draft-ietf-httpapi-ratelimit-headers-11, sections 3 and 4, read by a parser of RFC 9651."""
+    import http_sf
+
+    guard = Keyguard(
+        RateLimit("3/minute; 5/day", name='odd "name\\ <x>'), RateLimit(smooth("2/second", burst=2), name="s")
+    )
+    for answer in [play(guard) for _ in range(4)]:
+        policy = http_sf.parse((answer.header("RateLimit-Policy") or "").encode(), tltype="list")
+        left = http_sf.parse((answer.header("RateLimit") or "").encode(), tltype="list")
+        names = ['odd "name\\ <x>:3/minute', 'odd "name\\ <x>:5/day', "s:2/second smooth"]
+        assert [name for name, _ in policy] == [name for name, _ in left] == names
+        assert [parameters["q"] for _, parameters in policy] == [3, 5, 2]
+        assert [parameters["w"] for _, parameters in policy] == [60, 86400, 1]
+        assert all(set(parameters) == {"r", "t"} for _, parameters in left)

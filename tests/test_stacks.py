@@ -59,6 +59,23 @@ def test_a_long_list_of_paths_does_not_make_a_long_name() -> None:
     assert max(map(len, names)) < 80
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"clock": None}, "clock is a function"),
+        ({"on_refusal": "print"}, "on_refusal is a function"),
+        ({"store": None}, "a store is a URL or has execute"),
+        ({"trusted_proxies": ["*"]}, "name the networks of your proxies"),
+        ({"trusted_proxies": ["0.0.0.0/0"]}, "name the networks of your proxies"),
+        ({"trusted_proxies": "10.0.0.0/8"}, "are a list"),
+        ({"forwarded_header": "x forwarded"}, "forwarded_header"),
+    ],
+)
+def test_a_wrong_setting_of_the_stack_does_not_start(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        Keyguard(RateLimit("1/second"), **options)
+
+
 def test_what_is_no_guard_does_not_start() -> None:
     def no_arguments() -> None: ...
 

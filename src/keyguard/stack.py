@@ -53,6 +53,9 @@ class Keyguard:
         on_refusal: Callable[[Refusal], None] | None = None,
         clock: Clock = wall_clock,
     ) -> None:
+        for word, function in (("clock", clock), ("on_refusal", on_refusal)):
+            if not callable(function) and (function is not None or word == "clock"):
+                raise ConfigurationError(f"{word} is a function, not {function!r}")
         self.guards = guards
         self.store = open_store(store)
         self._source = ClientAddress(trusted_proxies, header=forwarded_header)
