@@ -234,6 +234,10 @@ def test_a_bad_setting_raises_at_once(options: dict[str, object], words: str) ->
         RateLimit("10/second", **options)  # type: ignore[arg-type]
 
 
+def test_two_even_rates_of_one_pace_are_two_limits() -> None:
+    assert len(RateLimit(smooth("5/second"), smooth("35/7 seconds")).rules) == 2
+
+
 def test_rates_that_contradict_each_other_are_refused() -> None:
     for rates in (("10/second", "20/second"), ("40/minute; 50/minute",)):
         with pytest.raises(ConfigurationError, match="one limit a period"):

@@ -133,6 +133,7 @@ def serving(store: str, port: int | None) -> Iterator[tuple[Server, Server, Keyg
         yield one, other, guard
     finally:
         uvicorn_server.should_exit = True
+        waitress_server.task_dispatcher.shutdown(timeout=5)  # before its threads lose what they write to
         waitress_server.close()
         for thread in threads:
             thread.join(timeout=5)

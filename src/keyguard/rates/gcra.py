@@ -35,7 +35,7 @@ class Smooth(Limit):
 
     def __init__(self, quota: int, period: int, text: str, burst: int) -> None:
         self.interval = -(-period // quota)
-        super().__init__(quota, period, f"{text} smooth", f"gcra{self.interval}")
+        super().__init__(quota, period, f"{text} smooth", f"gcra{period}")
         self.burst = burst
         self.tolerance = burst * self.interval
 
