@@ -93,6 +93,12 @@ def one_limit_fastapi() -> Any:
     return Keyguard(RateLimit(ONE_RATE, by="ip")).asgi(bare_fastapi())
 
 
+def one_limit_floor() -> Any:
+    from floor import OneLimit
+
+    return OneLimit(bare_fastapi(), ONE_RATE)
+
+
 def slowapi_fastapi() -> Any:
     from fastapi import FastAPI, Request, Response
     from slowapi import Limiter

@@ -75,6 +75,40 @@ class Floor:
         await self.app(scope, receive, send_with_headers)
 
 
+class OneLimit:
+    """The same for one limit by address, and nothing else."""
+
+    def __init__(self, app: Any, rate: str) -> None:
+        self.app = app
+        self.lock = threading.Lock()
+        ((quota, period, text),) = parse_rates(rate)
+        self.limit = window(quota, period, text)
+        self.policy = f'"ip:{text}";q={quota};w={period // 1_000_000}'.encode()
+        self.table: dict[str, tuple[bytes, int]] = {}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        counter = "ip|" + scope["client"][0]
+        with self.lock:
+            now = time.time_ns() // 1000
+            entry = self.table.get(counter)
+            taking = self.limit.take(entry[0] if entry is not None and entry[1] > now else None, now, 1)
+            if not taking[4]:
+                self.table[counter] = (taking[0], now + taking[1])
+        if taking[4]:
+            await refuse(send, 429)
+            return
+        left = f'"ip:{self.limit.text}";r={taking[2]};t={-(-taking[3] // 1_000_000)}'.encode()
+        policy = self.policy
+
+        def send_with_headers(message: Any) -> Any:
+            if message["type"] == "http.response.start":
+                headers = [*message["headers"], (b"ratelimit-policy", policy), (b"ratelimit", left)]
+                message = {**message, "headers": headers}
+            return send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
 async def refuse(send: Any, status: int) -> None:
     await send({"type": "http.response.start", "status": status, "headers": []})
     await send({"type": "http.response.body", "body": b""})
