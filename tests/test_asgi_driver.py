@@ -456,6 +456,33 @@ def test_the_app_may_not_send_while_its_head_is_being_handled() -> None:
     assert asyncio.run(play(app, guard)).body == b"x"
 
 
+def test_a_send_that_the_app_gives_up_on_lets_the_guards_go() -> None:
+    notes: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        sending = asyncio.ensure_future(send(START))
+        await asyncio.sleep(0)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+
+    async def guard(request: Request, forward: Forward) -> Response:
+        response = await forward(request)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            notes.append("let go")
+        return response
+
+    async def story() -> int:
+        status: int = (await play(app, guard)).status
+        notes.append("answered")
+        return status
+
+    assert asyncio.run(story()) == 503
+    assert notes == ["let go", "answered"]
+
+
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
 def test_responses_without_a_body_have_none(method: str, status: int) -> None:
     def guard(request: Request) -> Response | None:

@@ -174,6 +174,7 @@ class _Exchange:
             error = failure
         if self.state == DEAD:
             assert self.failure is not None
+            self._let_go(self.failure)  # only the app's `send` may have been cancelled, and the guards still wait
             return self.engine.fault(self.request, self.failure)
         if self.state == WAIT and self.flow is not None:
             self.state = DRIVING
