@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keyguard import Forward, Headers, Keyguard, NoResponse, RateLimit, Request, Response
+from keyguard import Forward, Headers, IPFilter, Keyguard, NoResponse, RateLimit, Request, Response
 from tests.asgi_lint import ASGILint
 from tests.harness import Ask, aask, asgi_app
 
@@ -595,6 +595,12 @@ def test_a_guard_may_refuse_after_the_app_has_accepted() -> None:
         return Response(403, [], b"no")
 
     assert websocket(Keyguard(guard).asgi(accepting)) == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_a_denied_address_opens_no_websocket() -> None:
+    app = Keyguard(IPFilter(deny=["198.51.100.0/24"])).asgi(accepting)
+    assert websocket(app) == [{"type": "websocket.close", "code": 1008}]
+    assert websocket(app, denial=True)[0]["status"] == 403
 
 
 def test_the_apps_own_refusal_of_a_handshake_passes() -> None:

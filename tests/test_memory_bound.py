@@ -79,6 +79,22 @@ def test_where_all_have_spent_much_they_are_folded_and_none_is_forgiven() -> Non
     assert not any(take(store, limit, f"caller-{number}") for number in range(10_000))
 
 
+def test_a_caller_who_is_there_is_not_forgotten_by_its_own_request() -> None:
+    store = MemoryStore(MIB, clock=ManualClock())
+    limit = LIMITS[1]
+    for number in range(20_000):
+        assert take(store, limit, f"caller-{number}", 10)
+        asked = store.execute((Take([Demand("limit", f"rl:{limit.code}|caller-{number}", limit, 0)]),))[0]
+        assert asked.takings[0][2] == 90
+
+
+def test_one_value_larger_than_the_store_is_kept() -> None:
+    store = MemoryStore(MIB, clock=ManualClock())
+    store.execute((Commit({"key|large": None}, {"key|large": bytes(2 * MIB)}),))
+    assert take(store, LIMITS[0], "somebody")
+    assert store.execute((Read("key|large"),))[0] == (bytes(2 * MIB),)
+
+
 def test_api_keys_are_never_let_go() -> None:
     store = MemoryStore(MIB, clock=ManualClock())
     names = [f"key|{number}" for number in range(500)]

@@ -223,10 +223,8 @@ class _Exchange:
         self.state = DRIVING
         try:
             stop = self.engine.advance(self.flow, head)
-            if isinstance(stop, Response):
-                return self._release(message, stop)
             if not isinstance(stop, (Pending, Foreign)):
-                raise GuardError("a guard called forward again, or returned no response, after the app had answered")
+                return self._release(message, _decided(stop))
         except BaseException as failure:
             self.state, self.failure = DEAD, failure
             raise
@@ -234,13 +232,9 @@ class _Exchange:
 
     async def _drive_on(self, message: Message, stop: Any) -> None:
         try:
-            while not isinstance(stop, Response):
-                if not isinstance(stop, (Pending, Foreign)):
-                    raise GuardError(
-                        "a guard called forward again, or returned no response, after the app had answered"
-                    )
+            while isinstance(stop, (Pending, Foreign)):
                 stop = await self._resume(stop)
-            sending = self._release(message, stop)
+            sending = self._release(message, _decided(stop))
         except BaseException as failure:
             self.state, self.failure = DEAD, failure
             raise
@@ -344,6 +338,13 @@ class _Handshake(_Exchange):
         else:
             # 1008 policy violation, 1013 try again later (IANA WebSocket Close Code Number Registry).
             await self.send_on({"type": "websocket.close", "code": 1013 if status in (429, 503) else 1008})
+
+
+def _decided(stop: Any) -> Response:
+    """What the guards made of the app's head."""
+    if not isinstance(stop, Response):
+        raise GuardError("a guard called forward again, or returned no response, after the app had answered")
+    return stop
 
 
 def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:

@@ -28,7 +28,8 @@ class Rule:
         self.name = f"{guard}:{limit.text}"
         """The public name: in the header, the refusal, the log."""
         self.prefix = f"rl:{guard}:{limit.code}|"
-        """What a counter's key begins with. No quota stands in it, so a limit that is edited keeps its counters."""
+        """What a counter's key begins with. No quota stands in it: an edited limit keeps its counters, as long as its
+        period and its algorithm (which changes between 32 and 33 units) stay the same."""
         quoted = self.name.replace("\\", "\\\\").replace('"', '\\"')
         self.policy = f'"{quoted}";q={limit.quota};w={whole_seconds(limit.period)}'
         self.member = f'"{quoted}";r='
@@ -66,21 +67,17 @@ def digest(who: Any) -> str:
 def _framed(who: Any) -> bytes:
     """Injective: no two different callers give the same bytes."""
     if isinstance(who, str):
-        data = who.encode("utf-8", "surrogatepass")
+        data = b"s" + who.encode("utf-8", "surrogatepass")
     elif isinstance(who, bytes):
         data = b"b" + who
-        return b"%d:" % len(data) + data
     elif isinstance(who, int):
         data = b"i%d" % who
-        return b"%d:" % len(data) + data
     elif isinstance(who, tuple):
         data = b"t" + b"".join(map(_framed, who))
-        return b"%d:" % len(data) + data
     elif who is None:
-        return b"1:n"
+        data = b"n"
     else:
         raise TypeError(f"a `by` function returns text, a number, a tuple of these, or None, not {type(who).__name__}")
-    data = b"s" + data
     return b"%d:" % len(data) + data
 
 

@@ -219,10 +219,6 @@ class Together(_Limiting):
         self._fixed = all(limit._fixed for limit in limits)
         self._ready: dict[tuple[Take, ...], Take] = {}
 
-    def asynchronous(self) -> dict[str, object]:
-        """The settings that only an event loop can run."""
-        return {word: value for limit in self.limits for word, value in limit.asynchronous().items()}
-
     def _asked(self, request: Request) -> Take | Response | Awaitable[Take | Response | None] | None:
         if not self._fixed:
             return self._chosen_take(request)

@@ -8,6 +8,7 @@ State: the theoretical arrival time, eight bytes.
 
 from __future__ import annotations
 
+from keyguard.errors import ConfigurationError
 from keyguard.rates.limit import NEVER, Limit, Taking
 from keyguard.rates.notation import parse_rates
 
@@ -17,8 +18,6 @@ def smooth(rate: str, burst: int = 1) -> Smooth:
 
     `burst` is the number of units that may come at once, at least 1. Raises `ConfigurationError` for a bad rate.
     """
-    from keyguard.errors import ConfigurationError
-
     rates = parse_rates(rate)
     if len(rates) != 1:
         raise ConfigurationError(f"smooth() takes one rate, such as '10/second', not {rate!r}")

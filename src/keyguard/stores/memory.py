@@ -5,7 +5,7 @@ Rules:
   old. An entry that is met in `_old` has not been touched for a while: lapsed ones go, living ones move on.
 - At the bound, callers who have not been seen for a while and have spent less than half of a limit are forgotten:
   that is what an attack by millions of addresses mostly consists of. The bound of this approximation: a caller may
-  get less than half of a limit anew each time that a whole store full of others has come after it.
+  get less than half of a limit anew once a turn of the generations, and a turn goes through the whole store.
 - Callers who have spent more are kept. Where only such are left, they are *folded*: merged into one of a fixed number
   of cells shared by the callers of a rule. A cell is at least as spent as each of its callers was, so nobody over a
   limit is forgiven; but a newcomer who falls into such a cell is refused for what others did. `stats()` tells.
@@ -220,6 +220,10 @@ class MemoryStore:
                 return
             if not self._old:
                 self._turn()
+                key, entry = self._old.popitem()
+                self._young[key] = entry  # the caller who is here right now is not the one to forget
+                if not self._old:
+                    return
             self._retire(now, at_bound=True, fold=attempt >= _TRIES // 2)
 
     def _turn(self) -> None:
