@@ -67,6 +67,28 @@ def test_never_more_than_n_in_any_window(given: tuple[Limit, list[tuple[int, int
     assert most_in_a_window(run(limit, requests), limit.period) <= limit.quota
 
 
+@settings(max_examples=1000, deadline=None)
+@given(arrivals(), st.one_of(st.integers(1, 5), st.integers(30, 36), st.integers(37, 200)))
+def test_an_edited_limit_keeps_its_counters(given: tuple[Limit, list[tuple[int, int]]], quota: int) -> None:
+    """Whatever algorithm the old and the new quota mean: what was taken under the old one counts under the new."""
+    before, requests = given
+    after = window(quota, before.period, f"{quota} a period")
+    half = len(requests) // 2
+    now, state = START, None
+    admitted: list[tuple[int, int]] = []
+    for place, (pause, cost) in enumerate(requests):
+        now += pause
+        limit = before if place < half else after
+        kept, _, remaining, _, wait = limit.take(state, now, cost)
+        state = kept if kept is not None else state
+        used = sum(c for t, c in admitted if now - limit.period < t <= now)
+        if wait == 0:
+            admitted.append((now, cost))
+            assert used + cost <= limit.quota
+        else:
+            assert remaining <= max(0, limit.quota - used)
+
+
 @settings(max_examples=500, deadline=None)
 @given(quota=st.integers(1, 50), burst=st.integers(1, 20), pauses=st.lists(st.integers(0, 3 * SECOND), max_size=80))
 def test_even_pacing_admits_at_most_n_and_a_burst(quota: int, burst: int, pauses: list[int]) -> None:

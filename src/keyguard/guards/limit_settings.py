@@ -29,7 +29,7 @@ class Rule:
         """The public name: in the header, the refusal, the log."""
         self.prefix = f"rl:{guard}:{limit.code}|"
         """What a counter's key begins with. No quota stands in it: an edited limit keeps its counters, as long as its
-        period and its algorithm (which changes between 32 and 33 units) stay the same."""
+        period stays the same."""
         quoted = self.name.replace("\\", "\\\\").replace('"', '\\"')
         self.policy = f'"{quoted}";q={limit.quota};w={whole_seconds(limit.period)}'
         self.member = f'"{quoted}";r='

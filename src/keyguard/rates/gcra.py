@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from keyguard.errors import ConfigurationError
 from keyguard.rates.limit import NEVER, Limit, Taking
-from keyguard.rates.notation import parse_rates
+from keyguard.rates.notation import LONGEST, parse_rates
 
 
 def smooth(rate: str, burst: int = 1) -> Smooth:
@@ -24,6 +24,8 @@ def smooth(rate: str, burst: int = 1) -> Smooth:
     if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
         raise ConfigurationError(f"burst is a whole number of requests, at least 1, not {burst!r}")
     quota, period, text = rates[0]
+    if burst * -(-period // quota) > LONGEST:
+        raise ConfigurationError(f"a burst of {burst} at {text} takes longer to come back than any limit may last")
     return Smooth(quota, period, text, burst)
 
 

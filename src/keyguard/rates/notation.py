@@ -14,6 +14,9 @@ from keyguard.errors import ConfigurationError
 Rate: TypeAlias = tuple[int, int, str]
 """`(quota, period in microseconds, normal text)`."""
 
+LONGEST = 20 * 365 * 86400 * SECOND
+"""The longest period, in microseconds. Stores calculate with numbers that are exact up to 2**53."""
+
 _HELP = "write for example '10/second', '100/5 minutes' or '10/second; 5000/day'"
 
 
@@ -43,6 +46,8 @@ def parse_rates(text: str) -> list[Rate]:
         if _says_zero_periods(part):
             raise ConfigurationError(f"{part!r}: a period of 0 {unit}s is no period; {_HELP}")
         many = item.multiples
+        if item.get_expiry() * SECOND > LONGEST:
+            raise ConfigurationError(f"{part!r}: a period is at most {LONGEST // 86400 // SECOND} days")
         rates.append((item.amount, item.get_expiry() * SECOND, f"{item.amount}/{_period(many, unit)}"))
     return rates
 

@@ -7,6 +7,9 @@ most 300 bytes a caller:
 - `WindowSlices`, for larger N: the period is cut into 32 slices and units are counted by slice. A window that ends
   now can touch the current slice and the 32 before it, so a request passes if those 33 counts sum to at most N.
   The price: a unit comes back up to 1/32 of a period late, so at saturation at least 32/33 (97 %) of N is used.
+
+Both count under the same name, and each reads the other's state, so a limit that is edited keeps its counters. They
+are told apart by their length: a log is a multiple of eight bytes, slices are one more than a multiple of four.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from keyguard.rates.limit import NEVER, Limit, Taking
 LOG_MAX = 32
 SLICES = 32
 
-_HEAD = Struct("<QQI")  # number of the newest slice, sum of all counts, count of the newest slice
+_HEAD = Struct("<cQQI")  # a tag, number of the newest slice, sum of all counts, count of the newest slice
+_TAG = b"S"
 _HEAD_SIZE = _HEAD.size
 _OLDER = 4 * SLICES  # bytes of counts of older slices that a window can touch
 _ZEROS = bytes(_OLDER)
+_MAX = 2**63 - 1
 _QUOTA_MAX = 2**32 - 1  # a count is four bytes
 
 
@@ -39,7 +44,7 @@ class WindowLog(Limit):
     __slots__ = ()
 
     def __init__(self, quota: int, period: int, text: str) -> None:
-        super().__init__(quota, period, text, f"log{period}")
+        super().__init__(quota, period, text, f"win{period}")
 
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
         quota, period = self.quota, self.period
@@ -48,6 +53,8 @@ class WindowLog(Limit):
             times: tuple[int, ...] = ()
             state = b""
         else:
+            if len(state) & 7:
+                state = _log_of(state, now, period)
             times = unpack(f"<{len(state) // 8}Q", state)
             if times[-1] > now:  # time was set back
                 times = _shifted(times, now)
@@ -66,6 +73,8 @@ class WindowLog(Limit):
         return state, period, quota - used - cost, oldest + period - now, 0
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
+        if len(state) & 7:
+            state = _log_of(state, now, self.period)
         times = list(unpack(f"<{len(state) // 8}Q", state))
         found = min(cost, times.count(taken_at))
         if not found:
@@ -75,6 +84,7 @@ class WindowLog(Limit):
         return pack(f"<{len(times)}Q", *times)
 
     def merge(self, one: bytes, other: bytes) -> bytes:
+        one, other = [_log_of(state, _MAX, self.period) if len(state) & 7 else state for state in (one, other)]
         # The i-th newest of the result is the newer of both i-th newest: no window holds fewer than in either.
         longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
         times = list(unpack(f"<{len(longer) // 8}Q", longer))
@@ -87,6 +97,18 @@ class WindowLog(Limit):
 def _shifted(times: tuple[int, ...], now: int) -> tuple[int, ...]:
     back = times[-1] - now
     return tuple(max(0, time - back) for time in times)
+
+
+def _log_of(state: bytes, now: int, period: int) -> bytes:
+    """Slices as a log: each unit at the latest moment that leaves its lapse where it was. The newest are enough."""
+    width = -(-period // SLICES)
+    _, newest, _, count = _HEAD.unpack_from(state)
+    times: list[int] = []
+    slice = newest
+    for count in (count, *reversed(_counts(state[_HEAD_SIZE:]))):  # noqa: B020 - the head's count comes first
+        times += [min(now, (slice + SLICES + 1) * width - period)] * min(count, LOG_MAX - len(times))
+        slice -= 1
+    return pack(f"<{len(times)}Q", *reversed(times))
 
 
 class WindowSlices(Limit):
@@ -110,7 +132,9 @@ class WindowSlices(Limit):
             total = count = 0
             older = b""
         else:
-            newest, total, count = _HEAD.unpack_from(state)
+            if not len(state) & 1:
+                state = _slices_of(state, width)
+            _, newest, total, count = _HEAD.unpack_from(state)
             older = state[_HEAD_SIZE:]
             if newest != here:
                 moved = newest > here  # time was set back: the newest slice is this one
@@ -119,8 +143,8 @@ class WindowSlices(Limit):
         spent = total + cost
         if spent <= self.quota and cost:
             reset = until_lapse - (len(older) >> 2) * width
-            return _HEAD.pack(here, spent, count + cost) + older, until_lapse, self.quota - spent, reset, 0
-        kept = _HEAD.pack(here, total, count) + older if moved else None
+            return _HEAD.pack(_TAG, here, spent, count + cost) + older, until_lapse, self.quota - spent, reset, 0
+        kept = _HEAD.pack(_TAG, here, total, count) + older if moved else None
         reset = until_lapse - (len(older) >> 2) * width if total else 0
         remaining = max(0, self.quota - total)
         if spent <= self.quota:
@@ -130,18 +154,21 @@ class WindowSlices(Limit):
         return kept, until_lapse, remaining, reset, until_lapse - _younger(older, spent - self.quota) * width
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
-        newest, total, count = _HEAD.unpack_from(state)
+        if not len(state) & 1:
+            state = _slices_of(state, self.width)
+        _, newest, total, count = _HEAD.unpack_from(state)
         counts = [*_counts(state[_HEAD_SIZE:]), count]
         place = len(counts) - 1 - (newest - taken_at // self.width)
         if not 0 <= place < len(counts) or not counts[place]:
             return None
         found = min(cost, counts[place])
         counts[place] -= found
-        return _HEAD.pack(newest, total - found, counts[-1]) + _stripped(_packed(counts[:-1]))
+        return _HEAD.pack(_TAG, newest, total - found, counts[-1]) + _stripped(_packed(counts[:-1]))
 
     def merge(self, one: bytes, other: bytes) -> bytes:
-        newest, _, count = _HEAD.unpack_from(one)
-        newest_other, total_other, count_other = _HEAD.unpack_from(other)
+        one, other = [state if len(state) & 1 else _slices_of(state, self.width) for state in (one, other)]
+        _, newest, _, count = _HEAD.unpack_from(one)
+        _, newest_other, total_other, count_other = _HEAD.unpack_from(other)
         if newest < newest_other:
             return self.merge(other, one)
         mine = one[_HEAD_SIZE:]
@@ -150,7 +177,15 @@ class WindowSlices(Limit):
         pairs = zip(_counts(mine.rjust(size, b"\0")), _counts(theirs.rjust(size, b"\0")), strict=True)
         counts = [max(a, b) for a, b in pairs]
         count = max(count, count_other)
-        return _HEAD.pack(newest, sum(counts) + count, count) + _packed(counts)
+        return _HEAD.pack(_TAG, newest, sum(counts) + count, count) + _packed(counts)
+
+
+def _slices_of(state: bytes, width: int) -> bytes:
+    """A log as slices: a unit lapses with the slice it falls into, never earlier than by itself."""
+    slices = [time // width for time in unpack(f"<{len(state) // 8}Q", state)]
+    newest = max(slices, default=0)
+    counts = [slices.count(slice) for slice in range(newest - SLICES, newest + 1)]
+    return _HEAD.pack(_TAG, newest, sum(counts), counts[-1]) + _stripped(_packed(counts[:-1]))
 
 
 def _counts(data: bytes) -> tuple[int, ...]:
