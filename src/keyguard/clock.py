@@ -35,3 +35,13 @@ def steady_clock() -> Clock:
 def whole_seconds(microseconds: int) -> int:
     """Round a span up to the whole seconds that `Retry-After` can say (RFC 9110, section 10.2.3); at least 1."""
     return max(1, -(-microseconds // SECOND))
+
+
+def monotonic() -> float:
+    """Seconds from no moment in particular, never set back: for measuring how long something takes."""
+    return time.monotonic()
+
+
+def pause(seconds: float) -> None:
+    """Hold up this thread."""
+    time.sleep(seconds)

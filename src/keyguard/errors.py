@@ -14,6 +14,9 @@ class ConfigurationError(KeyguardError, ValueError):
 class StoreError(KeyguardError):
     """The store could not answer: unreachable, locked, full or damaged. Never the caller's fault."""
 
+    partial = False
+    """Whether only some keys are concerned: one node of a cluster, say."""
+
 
 class KeyNotFound(KeyguardError, LookupError):
     """No key has this id."""

@@ -4,7 +4,8 @@
 run it under a lock, in a transaction, or by compare-and-swap, and may carry a faster native version of an operation
 that it holds to the same answers (`keyguard.testing.check_store` compares them).
 
-Keys are text. The part before the first `|` names the key's pool: the rule it belongs to.
+Keys are text. The part before the first `|` names the key's pool, the rule it belongs to; the part after it, the
+bucket, names the caller. The pools of counters begin with `rl:` or `guess:`, and always have a time to live.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Op(Step[R]):
     __slots__ = ("keys",)
 
     keys: tuple[str, ...]
-    """Every key it reads or writes, each once."""
+    """Every key it reads or writes, each once. Those that it writes and are no counters are of one pool."""
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[R, Sequence[Change]]:
         """Decide. `old` holds the values of `keys`, in order; `now` is the store's time in microseconds.
@@ -89,6 +90,14 @@ def run(op: Op[R], table: MutableMapping[str, tuple[bytes, int | None]], now: in
         else:
             table[key] = (value, None if ttl is None else now + ttl)
     return result
+
+
+def is_counter(key: str) -> bool:
+    """Whether a key holds the state of a limit. Such keys have a time to live, and can be packed by caller."""
+    return key.startswith(COUNTERS)
+
+
+COUNTERS = ("rl:", "guess:")
 
 
 # -- plain values ---------------------------------------------------------------------------------------------
@@ -225,7 +234,8 @@ class GiveBack(Op[None]):
             left = limit.give_back(state, now, taken.at, demand.cost)
             if left is not None:
                 _, ttl, _, _, _ = limit.take(left, now, 0) if left else (None, 0, 0, 0, 0)
-                changes.append((demand.key, left or None, ttl or None, limit))
+                # A state that means nothing from now on is deleted: without a time to live it would stay for good.
+                changes.append((demand.key, left if ttl else None, ttl or None, limit))
         return None, changes
 
 

@@ -114,7 +114,8 @@ def check_store(make_store: Callable[[Clock], Store], *, steps: int = 3000, seed
     it and on a reference, and every answer is compared; then come values and keys of odd kinds, all-or-nothing,
     expiry, `scan`, threads, and `aexecute` where there is one.
     """
-    _check_random_steps(make_store, steps, seed)
+    _check_random_steps(make_store, steps, _Steps(seed, _LIMITS, together=4))
+    _check_random_steps(make_store, steps // 3, _Steps(seed, _EDITED, together=1))
     _check_plain_values(make_store)
     _check_expiry(make_store)
     _check_all_or_nothing(make_store)
@@ -122,9 +123,19 @@ def check_store(make_store: Callable[[Clock], Store], *, steps: int = 3000, seed
     _check_async(make_store)
 
 
-def _check_random_steps(make_store: Callable[[Clock], Store], steps: int, seed: int) -> None:
+_LIMITS = [
+    window(3, 10 * SECOND, "3/10 seconds"),
+    window(40, 60 * SECOND, "40/minute"),
+    window(100_000, 86400 * SECOND, "100000/day"),
+    smooth("5/second", burst=4),
+]
+_EDITED = [window(quota, 60 * SECOND, f"{quota}/minute") for quota in (40, 30, 3, 100)]
+"""Different limits under one name, as if one were edited all the time."""
+
+
+def _check_random_steps(make_store: Callable[[Clock], Store], steps: int, source: _Steps) -> None:
     clock = ManualClock()
-    store, reference, source = make_store(clock), Reference(clock), _Steps(seed)
+    store, reference, seed = make_store(clock), Reference(clock), source.seed
     for step in range(steps):
         source.pass_time(clock, reference)
         batch = source.batch()
@@ -140,14 +151,11 @@ def _check_random_steps(make_store: Callable[[Clock], Store], steps: int, seed: 
 class _Steps:
     """Random operations over few keys, so that they meet."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, limits: Sequence[Limit], together: int) -> None:
+        self.seed = seed
         self.random = random.Random(seed)
-        self.limits: list[Limit] = [
-            window(3, 10 * SECOND, "3/10 seconds"),
-            window(40, 60 * SECOND, "40/minute"),
-            window(100_000, 86400 * SECOND, "100000/day"),
-            smooth("5/second", burst=4),
-        ]
+        self.limits = limits
+        self.together = together
         self.latest = 0
         self.taken: list[Taken] = []
         self.values: dict[str, bytes | None] = {}
@@ -173,12 +181,12 @@ class _Steps:
         return self.random.choice([self.take, self.take, self.take, self.back, self.read, self.commit, self.login])()
 
     def take(self) -> Op[Any]:
-        limits = self.random.sample(self.limits, self.random.randint(1, 4))
+        limits = self.random.sample(self.limits, self.random.randint(1, self.together))
         return Take([self.demand(limit) for limit in limits])
 
     def demand(self, limit: Limit) -> Demand:
         cost = self.random.choice([0, 1, 1, 1, 2, 5])
-        return Demand(limit.text, f"{limit.code}|{self.random.choice('abc')}", limit, cost)
+        return Demand(limit.text, f"rl:{limit.code}|{self.random.choice('abc')}", limit, cost)
 
     def back(self) -> Op[Any]:
         return GiveBack(self.random.choice(self.taken)) if self.taken else self.take()
@@ -208,17 +216,19 @@ def _check_plain_values(make_store: Callable[[Clock], Store]) -> None:
     clock = ManualClock()
     store = make_store(clock)
     values = {"k|a": b"", "k|b\0c": b"\0\1\xff", "k|" + "x" * 500: b"y" * 100_000, "k|ü€😀": b"text", "j|": b"other"}
-    _same("writing all", True, _one(store, Commit(dict.fromkeys(values), values)))
+    for pool in ("k|", "j|"):  # the plain keys of one operation are of one pool: a cluster cannot do more
+        part = {key: value for key, value in values.items() if key.startswith(pool)}
+        _same("writing all", True, _one(store, Commit(dict.fromkeys(part), part)))
     _same("reading all", tuple(values.values()), _one(store, Read(*values)))
     _same("scan", sorted(pair for pair in values.items() if pair[0] != "j|"), [*store.scan("k|")])
     _same("a Commit that expects something else", False, _one(store, Commit({"k|a": None}, {"k|a": b"1"})))
-    _same("a Commit that half fits", False, _one(store, Commit({"k|a": b"", "j|": None}, {"k|a": b"1", "j|": b"2"})))
+    _same("a Commit that half fits", False, _one(store, Commit({"k|a": b"", "k|ü€😀": None}, {"k|a": b"1", "k|ü€😀": b"2"})))
     _same("after these, nothing has changed", (b"", b"other"), _one(store, Read("k|a", "j|")))
     _same("deleting", True, _one(store, Commit({"k|a": b""}, {"k|a": None})))
     _same("reading what was deleted", (None,), _one(store, Read("k|a")))
     head = RECORD.pack(1, 0, 0, clock() + SECOND, b"d" * 32)
     _one(store, Commit({"k|login": None}, {"k|login": head + b"{}"}))
-    guess = [Demand("guesses", "guess|a", window(1, 60 * SECOND, "1/minute"))]
+    guess = [Demand("guesses", "guess:keys|a", window(1, 60 * SECOND, "1/minute"))]
     for digest, valid in ((b"d", True), (b"d", True), (b"e", False), (b"d", False)):
         found = _one(store, Authenticate("k|login", {0: digest * 32}, guess))
         _same("right keys pass until a wrong one has used up the guesses", valid, found.valid)
@@ -232,30 +242,30 @@ def _check_expiry(make_store: Callable[[Clock], Store]) -> None:
     clock = ManualClock()
     store = make_store(clock)
     limit = window(2, 10 * SECOND, "2/10 seconds")
-    demand = Demand("limit", "rl|expiry", limit)
+    demand = Demand("limit", "rl:limit|expiry", limit)
     _one(store, Take([demand]))
     clock.advance(microseconds=10 * SECOND - 1)
-    _same("a value is there until its time to live is over", True, _one(store, Read("rl|expiry")) != (None,))
+    _same("a value is there until its time to live is over", True, _one(store, Read("rl:limit|expiry")) != (None,))
     clock.advance(microseconds=1)
-    _same("and not from then on", (None,), _one(store, Read("rl|expiry")))
-    _same("nor in scan", [], [*store.scan("rl|")])
+    _same("and not from then on", (None,), _one(store, Read("rl:limit|expiry")))
+    _same("nor in scan", [], [*store.scan("rl:limit|")])
     _close(store)
 
 
 def _check_all_or_nothing(make_store: Callable[[Clock], Store]) -> None:
     store = make_store(ManualClock())
     wide, narrow = window(100, 60 * SECOND, "100/minute"), window(2, 60 * SECOND, "2/minute")
-    demands = [Demand("wide", "rl|wide", wide), Demand("narrow", "rl|narrow", narrow)]
+    demands = [Demand("wide", "rl:limit|wide", wide), Demand("narrow", "rl:limit|narrow", narrow)]
     outcomes = [_one(store, Take(demands)) for _ in range(5)]
     _same("two of five are admitted", [False, False, True, True, True], [taken.refused for taken in outcomes])
-    asked = _one(store, Take([Demand("wide", "rl|wide", wide, 0)]))
+    asked = _one(store, Take([Demand("wide", "rl:limit|wide", wide, 0)]))
     _same("the refused ones charged nothing", 98, asked.takings[0][2])
     _close(store)
 
 
 def _check_threads(make_store: Callable[[Clock], Store]) -> None:
     store = make_store(ManualClock())
-    take = Take([Demand("limit", "rl|threads", window(100, 60 * SECOND, "100/minute"))])
+    take = Take([Demand("limit", "rl:limit|threads", window(100, 60 * SECOND, "100/minute"))])
     admitted: list[bool] = []
     failures: list[BaseException] = []
 
@@ -282,7 +292,7 @@ def _check_async(make_store: Callable[[Clock], Store]) -> None:
     aexecute = getattr(store, "aexecute", None)
     if aexecute is None:
         return
-    source = _Steps(2)
+    source = _Steps(2, _LIMITS, together=4)
 
     async def ask(batch: list[Op[Any]]) -> list[Any]:
         results = aexecute(batch)
@@ -296,7 +306,7 @@ def _check_async(make_store: Callable[[Clock], Store]) -> None:
             for op, one, other in zip(batch, expected, await ask(batch), strict=True):
                 _same(f"aexecute, step {step}, {_described(op)}", _plain(one), _plain(other))
                 source.saw(op, one)
-        take = Take([Demand("limit", "rl|tasks", window(100, 60 * SECOND, "100/minute"))])
+        take = Take([Demand("limit", "rl:limit|tasks", window(100, 60 * SECOND, "100/minute"))])
         together = await asyncio.gather(*[ask([take]) for _ in range(150)])
         _same("150 tasks that ask at once for 100", 100, sum(not results[0].refused for results in together))
 

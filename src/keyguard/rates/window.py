@@ -56,7 +56,7 @@ class WindowLog(Limit):
             if len(state) & 7:
                 state = _log_of(state, now, period)
             times = unpack(f"<{len(state) // 8}Q", state)
-            if times[-1] > now:  # time was set back
+            if times and times[-1] > now:  # time was set back
                 times = _shifted(times, now)
                 state = pack(f"<{len(times)}Q", *times)
                 moved = True
@@ -133,7 +133,7 @@ class WindowSlices(Limit):
             older = b""
         else:
             if not len(state) & 1:
-                state = _slices_of(state, width)
+                state = _slices_of(state, now, self.period)
             _, newest, total, count = _HEAD.unpack_from(state)
             older = state[_HEAD_SIZE:]
             if newest != here:
@@ -155,7 +155,7 @@ class WindowSlices(Limit):
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         if not len(state) & 1:
-            state = _slices_of(state, self.width)
+            state = _slices_of(state, now, self.period)
         _, newest, total, count = _HEAD.unpack_from(state)
         counts = [*_counts(state[_HEAD_SIZE:]), count]
         place = len(counts) - 1 - (newest - taken_at // self.width)
@@ -166,7 +166,7 @@ class WindowSlices(Limit):
         return _HEAD.pack(_TAG, newest, total - found, counts[-1]) + _stripped(_packed(counts[:-1]))
 
     def merge(self, one: bytes, other: bytes) -> bytes:
-        one, other = [state if len(state) & 1 else _slices_of(state, self.width) for state in (one, other)]
+        one, other = [state if len(state) & 1 else _slices_of(state, 0, self.period) for state in (one, other)]
         _, newest, _, count = _HEAD.unpack_from(one)
         _, newest_other, total_other, count_other = _HEAD.unpack_from(other)
         if newest < newest_other:
@@ -180,9 +180,10 @@ class WindowSlices(Limit):
         return _HEAD.pack(_TAG, newest, sum(counts) + count, count) + _packed(counts)
 
 
-def _slices_of(state: bytes, width: int) -> bytes:
-    """A log as slices: a unit lapses with the slice it falls into, never earlier than by itself."""
-    slices = [time // width for time in unpack(f"<{len(state) // 8}Q", state)]
+def _slices_of(state: bytes, now: int, period: int) -> bytes:
+    """A log as slices: what has not lapsed does so with the slice it falls into, never earlier than by itself."""
+    width = -(-period // SLICES)
+    slices = [time // width for time in unpack(f"<{len(state) // 8}Q", state) if time > now - period]
     newest = max(slices, default=0)
     counts = [slices.count(slice) for slice in range(newest - SLICES, newest + 1)]
     return _HEAD.pack(_TAG, newest, sum(counts), counts[-1]) + _stripped(_packed(counts[:-1]))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
 from keyguard.ops import Store
 
-_KNOWN = "memory://, sqlite:///file.db (relative) or sqlite:////path/file.db (absolute)"
+_KNOWN = (
+    "memory://, sqlite:///file.db (relative), sqlite:////path/file.db (absolute), redis://, rediss://, unix://, "
+    "redis+sentinel:// and redis+cluster://"
+)
+_REDIS = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
 
 def open_store(store: str | Store, clock: Clock | None = None) -> Store:
     """The store that a URL names; a store object is returned as it is.
 
     `memory://?max_bytes=67108864` lives in this process. `sqlite:///file.db?timeout=1.0` is shared by the processes of
-    a machine. `clock` replaces the store's own, for tests. Raises `ConfigurationError` for a URL that names none.
+    a machine. `redis://host:6379/0?namespace=keyguard&timeout=0.1&max_connections=64` is shared by many machines; so are
+    `rediss://`, `unix://`, `redis+sentinel://` and `redis+cluster://`. `clock` replaces the store's own, for tests. Raises `ConfigurationError` for a URL that names none.
     """
     if not isinstance(store, str):
         if not callable(getattr(store, "execute", None)):
@@ -32,6 +37,8 @@ def open_store(store: str | Store, clock: Clock | None = None) -> Store:
         if parts.netloc:
             raise ConfigurationError("a sqlite URL has three slashes before a relative path: sqlite:///file.db")
         return _sqlite(unquote(parts.path[1:]), options, clock)
+    if parts.scheme in _REDIS:
+        return _redis(store, clock)
     # The URL is not shown: it may hold a password.
     raise ConfigurationError(f"there is no store for the scheme {parts.scheme!r}; there are {_KNOWN}")
 
@@ -50,6 +57,27 @@ def _sqlite(path: str, options: dict[str, str], clock: Clock | None) -> Store:
     _check_names("sqlite://", options, {"timeout"})
     settings: dict[str, Any] = {name: _number(name, text, float) for name, text in options.items()}
     return SQLiteStore(path, **settings, clock=clock)
+
+
+def _redis(url: str, clock: Clock | None) -> Store:
+    try:
+        from keyguard.stores.redis import RedisStore
+    except ImportError as error:
+        raise ConfigurationError(f"this store needs more: pip install 'keyguard[redis]' ({error})") from error
+
+    place, _, query = url.partition("?")
+    # What is not ours is redis-py's, such as ssl_ca_certs.
+    options = parse_qsl(query, keep_blank_values=True)
+    others = urlencode([(name, text) for name, text in options if name not in _REDIS_OPTIONS])
+    settings: dict[str, Any] = {
+        name: _number(name, text, _REDIS_OPTIONS[name]) if _REDIS_OPTIONS[name] is not str else text
+        for name, text in options
+        if name in _REDIS_OPTIONS
+    }
+    return RedisStore(f"{place}?{others}" if others else place, **settings, clock=clock)
+
+
+_REDIS_OPTIONS: dict[str, Any] = {"namespace": str, "timeout": float, "max_connections": int}
 
 
 def _check_names(store: str, options: dict[str, str], known: set[str]) -> None:

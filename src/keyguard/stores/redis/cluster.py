@@ -1,0 +1,221 @@
+"""A cluster: each call goes to the node that holds its slot.
+
+Rules:
+- A node that sends a call elsewhere (MOVED, ASK) has not run it, so it is sent on.
+- A node that fails is left alone for a moment; callers whose counters live on other nodes do not notice.
+- Where the slots are is learned from any node that answers, and again after a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from redis.crc import key_slot
+
+from keyguard.clock import monotonic, pause
+from keyguard.errors import StoreError
+from keyguard.stores.redis.line import Line
+from keyguard.stores.redis.links import Lost, Reply, TimedOut
+from keyguard.stores.redis.servers import Servers
+from keyguard.stores.redis.wire import Call
+
+Address: TypeAlias = tuple[str, int]
+
+_REST = 0.5  # seconds for which a node that failed is left alone
+_HOPS = 4
+_PAUSE = 0.01  # seconds, where a slot is on its way and its keys are in two places
+
+
+class NodeError(StoreError):
+    """One node of a cluster could not answer; the others can."""
+
+    partial = True
+
+
+class Cluster:
+    """The nodes of a cluster, each a `Line`."""
+
+    def __init__(self, servers: Servers, line: Callable[[Servers], Line]) -> None:
+        self._servers = servers
+        self._line = line
+        self._lines: dict[Address, Line] = {}
+        self._slots: dict[int, Address] = {}
+        self._resting: dict[Address, float] = {}
+        self._learned = -_REST
+        self._stale = True
+
+    # -- where the slots are ------------------------------------------------------------------------------
+
+    def _at(self, address: Address) -> Line:
+        line = self._lines.get(address)
+        if line is None:
+            line = self._lines[address] = self._line(self._servers.node(*address))
+        return line
+
+    def _to_ask(self) -> list[Address]:
+        """Nodes that may know the slots, those that rest last; none where it is too early to ask again."""
+        now = monotonic()
+        if not self._stale or now < self._learned + _REST / 2:
+            return []
+        self._learned = now
+        nodes = [*dict.fromkeys([*self._slots.values(), *self._servers.seeds])]
+        return sorted(nodes, key=lambda address: self._resting.get(address, 0.0))[:3]
+
+    def _learn(self, deadline: float) -> None:
+        for address in self._to_ask():
+            try:
+                if self._understand(self._at(address).command(deadline, b"CLUSTER", b"SLOTS"), address):
+                    return
+            except StoreError:
+                self._resting[address] = monotonic() + _REST
+
+    async def _alearn(self) -> None:
+        for address in self._to_ask():
+            try:
+                if self._understand(await self._at(address).acommand(b"CLUSTER", b"SLOTS"), address):
+                    return
+            except StoreError:
+                self._resting[address] = monotonic() + _REST
+
+    def _understand(self, reply: Reply, asked: Address) -> bool:
+        if not isinstance(reply, list) or not reply:
+            return False
+        slots: dict[int, Address] = {}
+        for first, last, primary, *_ in reply:
+            address = ((primary[0] or b"").decode() or asked[0], int(primary[1]))
+            slots.update(dict.fromkeys(range(first, last + 1), address))
+        self._slots, self._stale = slots, False
+        return True
+
+    def _route(self, calls: Sequence[Call]) -> dict[Address, list[int]]:
+        """The places of the calls, by the node that they go to. Raises `NodeError` where there is none."""
+        routes: dict[Address, list[int]] = {}
+        now = monotonic()
+        for place, call in enumerate(calls):
+            slot = key_slot(call.keys[0]) if call.keys else next(iter(self._slots), -1)
+            address = self._slots.get(slot)
+            if address is None:
+                self._stale = True
+                raise NodeError("Redis: no node of the cluster is known to hold the slot")
+            if now < self._resting.get(address, 0.0):
+                self._stale = True
+                raise NodeError(f"Redis: node {address[0]}:{address[1]} failed a moment ago")
+            routes.setdefault(address, []).append(place)
+        return routes
+
+    def _failed(self, address: Address, error: StoreError) -> StoreError:
+        self._resting[address] = monotonic() + _REST
+        self._stale = True
+        self._at(address).drop_idle()
+        if isinstance(error, (Lost, TimedOut)):
+            error.partial = True
+            return error
+        return NodeError(str(error))
+
+    def _redirected(self, calls: Sequence[Call], replies: list[Reply]) -> list[tuple[int, Address | None, bool]]:
+        """Calls that did not run: `(place, where they should go, on the way)`; without an address, again later."""
+        found: list[tuple[int, Address | None, bool]] = []
+        for place, reply in enumerate(replies):
+            if not isinstance(reply, Exception):
+                continue
+            words = str(reply).split()
+            # redis-py takes the first word of an error that it knows away.
+            kind = type(reply).__name__.removesuffix("Error").upper()
+            if kind in ("MOVED", "ASK"):
+                host, _, port = words[-1].rpartition(":")
+                address = (host or self._servers.seeds[0][0], int(port))
+                found.append((place, address, kind == "ASK"))
+                if kind == "MOVED":
+                    self._slots[int(words[-2])] = address
+                    self._stale = True
+            elif kind == "TRYAGAIN":
+                found.append((place, None, False))
+        return found
+
+    # -- asking -------------------------------------------------------------------------------------------
+
+    def ask(self, calls: Sequence[Call], deadline: float) -> list[Reply]:
+        """The replies to the calls, from the nodes that hold their slots."""
+        self._learn(deadline)
+        replies: list[Reply] = [None] * len(calls)
+        for address, places in self._route(calls).items():
+            try:
+                answers = self._at(address).ask([calls[place] for place in places], deadline)
+            except StoreError as error:
+                raise self._failed(address, error) from error
+            for place, answer in zip(places, answers, strict=True):
+                replies[place] = answer
+        for _ in range(_HOPS):
+            redirected = self._redirected(calls, replies)
+            if not redirected or monotonic() + _PAUSE >= deadline:
+                break
+            for place, new, on_the_way in redirected:
+                if new is None:
+                    pause(_PAUSE)
+                    new = self._slots[key_slot(calls[place].keys[0])]
+                try:
+                    (replies[place],) = self._at(new).ask([calls[place]], deadline, asking=on_the_way)
+                except StoreError as error:
+                    raise self._failed(new, error) from error
+        return _unhurt(replies)
+
+    async def aask(self, calls: Sequence[Call]) -> list[Reply]:
+        """The same for an event loop; the nodes are asked side by side."""
+        await self._alearn()
+        routes = self._route(calls)
+        replies: list[Reply] = [None] * len(calls)
+
+        async def one(address: Address, places: list[int], asking: bool = False) -> None:
+            try:
+                answers = await self._at(address).aask([calls[place] for place in places], asking=asking)
+            except StoreError as error:
+                raise self._failed(address, error) from error
+            for place, answer in zip(places, answers, strict=True):
+                replies[place] = answer
+
+        if len(routes) == 1:
+            ((address, places),) = routes.items()
+            await one(address, places)
+        else:
+            _raise_first(await asyncio.gather(*[one(*route) for route in routes.items()], return_exceptions=True))
+        for _ in range(_HOPS):
+            redirected = self._redirected(calls, replies)
+            if not redirected:
+                break
+            for place, new, on_the_way in redirected:
+                if new is None:
+                    await asyncio.sleep(_PAUSE)
+                    new = self._slots[key_slot(calls[place].keys[0])]
+                await one(new, [place], on_the_way)
+        return _unhurt(replies)
+
+    # -- the connections ----------------------------------------------------------------------------------
+
+    def drop_idle(self) -> None:
+        """Nothing: a node's connections are closed when it fails."""
+
+    def close(self) -> None:
+        """Close the idle connections of threads."""
+        for line in self._lines.values():
+            line.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of the event loop that runs here."""
+        for line in self._lines.values():
+            await line.aclose()
+
+
+def _raise_first(results: Sequence[Any]) -> None:
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _unhurt(replies: list[Reply]) -> list[Reply]:
+    """Replies as they are; where a node says that it cannot serve the slot at the moment, that is no error of all."""
+    for reply in replies:
+        if isinstance(reply, Exception) and type(reply).__name__ in ("TryAgainError", "ClusterDownError", "AskError"):
+            raise NodeError(f"Redis: {reply}")
+    return replies

