@@ -149,7 +149,14 @@ class RedisCluster:
     """Three primaries, and a replica of each where asked for."""
 
     def __init__(self, *, replicas: bool = False) -> None:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "800", "--cluster-allow-replica-migration", "no")
+        options = (
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "800",
+            "--cluster-allow-replica-migration",
+            "no",
+        )
         buses = [free_port() for _ in range(6 if replicas else 3)]
         self.nodes = [RedisServer("valkey", *options, "--cluster-port", str(bus)) for bus in buses]
         primaries = self.nodes[:3]
