@@ -17,6 +17,9 @@ class StoreError(KeyguardError):
     partial = False
     """Whether only some keys are concerned: one node of a cluster, say."""
 
+    logged = False
+    """Whether the operator has been told."""
+
 
 class KeyNotFound(KeyguardError, LookupError):
     """No key has this id."""

@@ -239,6 +239,27 @@ class GiveBack(Op[None]):
         return None, changes
 
 
+# -- without the store ----------------------------------------------------------------------------------------
+
+
+class TakeHere(Step[Taken]):
+    """Take from this process's share of the limits, while the store is out of order."""
+
+    __slots__ = ("demands",)
+
+    def __init__(self, demands: Sequence[Demand]) -> None:
+        self.demands = demands
+
+
+class Degraded(Step[None]):
+    """Note that a guard decided without the store; `what` is its name and what it did, such as `key allowed`."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+
 # -- API keys -------------------------------------------------------------------------------------------------
 
 RECORD = Struct("<BHqq32s")

@@ -42,7 +42,7 @@ class Findings:
     `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.
     """
 
-    __slots__ = ("client", "client_known", "identity", "refusal", "request_id")
+    __slots__ = ("client", "client_known", "identity", "refusal", "request_id", "waited")
 
     def __init__(self) -> None:
         self.identity: Identity | None = None
@@ -51,6 +51,8 @@ class Findings:
         self.request_id: str | None = None
         self.refusal: Refusal | None = None
         """Why keyguard refused the request, once it has."""
+        self.waited = 0.0
+        """Seconds that the request has waited for stores."""
 
 
 class Request:

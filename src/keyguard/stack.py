@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from keyguard.guards.rate_limit import RateLimit, Together
 from keyguard.ops import Store
 from keyguard.refusal import Refusal
 from keyguard.stores import open_store
+from keyguard.stores.memory import MemoryStore
+from keyguard.stores.watched import StoreHealth, Watched
 
 if TYPE_CHECKING:
     from keyguard.drivers.asgi import ASGIApp, ASGIDriver
@@ -36,6 +39,9 @@ class Keyguard:
       no forwarding header counts.
     - `forwarded_header`: `"x-forwarded-for"`, `"forwarded"` (RFC 7239), or a header of one address.
     - `on_refusal`: a function called with each `Refusal`; it must not block.
+    - `on_health`: a function called with a `StoreHealth` when the store goes out of order, and when it answers again.
+    - `workers`: how many processes serve the app. While the store is out of order each of them admits this part of the
+      limits. By default the environment's `WEB_CONCURRENCY`, else 1.
     - `clock`: microseconds since the epoch; decisions use the store's own clock.
 
     Raises `ConfigurationError` for a setting that is wrong, and for guards in an order that cannot work.
@@ -51,13 +57,18 @@ class Keyguard:
         trusted_proxies: Iterable[str] = (),
         forwarded_header: str = "x-forwarded-for",
         on_refusal: Callable[[Refusal], None] | None = None,
+        on_health: Callable[[StoreHealth], None] | None = None,
+        workers: int | None = None,
         clock: Clock = wall_clock,
     ) -> None:
-        for word, function in (("clock", clock), ("on_refusal", on_refusal)):
+        for word, function in (("clock", clock), ("on_refusal", on_refusal), ("on_health", on_health)):
             if not callable(function) and (function is not None or word == "clock"):
                 raise ConfigurationError(f"{word} is a function, not {function!r}")
         self.guards = guards
         self.store = open_store(store)
+        self._watched: Watched | None = None
+        if not isinstance(self.store, MemoryStore):  # which cannot fail
+            self._watched = Watched(self.store, workers=_checked_workers(workers), clock=clock, notify=on_health)
         self._source = ClientAddress(trusted_proxies, header=forwarded_header)
         self._clock = clock
         self._notify = on_refusal
@@ -80,6 +91,11 @@ class Keyguard:
             if isinstance(guard, APIKeys):
                 return guard.registry(self.store)
         raise ConfigurationError("this stack has no APIKeys guard, so it has no keys")
+
+    @property
+    def health(self) -> StoreHealth:
+        """How the store does, as this process sees it: since when it has been out of order, and what was done so."""
+        return StoreHealth(True, None, "", 0, 0) if self._watched is None else self._watched.health
 
     def asgi(self, app: ASGIApp) -> ASGIDriver:
         """Put the guards around an ASGI app. Pass it to `add_middleware`, or call it."""
@@ -104,6 +120,7 @@ class Keyguard:
         return Engine(
             self._chain,
             self.store,
+            self._watched,
             self._source,
             self._clock,
             provides=self._provides,
@@ -111,6 +128,15 @@ class Keyguard:
             notify=self._notify,
             asynchronous=asynchronous,
         )
+
+
+def _checked_workers(workers: int | None) -> int:
+    if workers is None:
+        text = os.environ.get("WEB_CONCURRENCY", "").strip()
+        return max(1, int(text)) if text.isascii() and text.isdigit() else 1
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ConfigurationError(f"workers is the number of processes that serve the app, at least 1, not {workers!r}")
+    return workers
 
 
 def _unmet(guards: Iterable[Any]) -> frozenset[str]:

@@ -357,7 +357,12 @@ def _described(op: Op[Any]) -> str:
 
 def _same(what: str, expected: Any, got: Any) -> None:
     if expected != got:
-        raise AssertionError(f"{what}: expected {expected!r}, got {got!r}")
+        raise AssertionError(f"{what}: expected {_short(expected)}, got {_short(got)}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 1000 else f"{text[:1000]}..."
 
 
 def _close(store: Store) -> None:

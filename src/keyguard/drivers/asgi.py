@@ -24,6 +24,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, TypeAlias
 
+from keyguard.clock import monotonic
 from keyguard.drivers.asgi_request import ASGIRequest, ByteHeaders, Scope, WebSocketRequest, encoded_name
 from keyguard.drivers.engine import Engine, Foreign, Pending, checked, settle, sized_body
 from keyguard.errors import GuardError, NoResponse
@@ -78,12 +79,18 @@ class ASGIDriver:
 
         async def closing(message: Message) -> None:
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
-                close = getattr(engine.store, "close", None)
-                if close is not None:
-                    close()
+                await close_store(engine.store)
             await send(message)
 
         await self.app(scope, receive, closing)
+
+
+async def close_store(store: Any) -> None:
+    """Close a store, if it can be, with what it holds of this event loop."""
+    close = getattr(store, "aclose", None) or getattr(store, "close", None)
+    closing = None if close is None else close()
+    if closing is not None:
+        await closing
 
 
 def missing_layer(missing: frozenset[str]) -> str:
@@ -136,7 +143,7 @@ class _Exchange:
             if isinstance(begun, (Response, CallApp)):
                 return begun
             self.flow = begun
-            return self._checked(self.engine.advance(begun))
+            return self._checked(self.engine.advance(begun, request=self.request))
         except Exception as failure:
             return self.engine.fault(self.request, failure)
 
@@ -155,10 +162,12 @@ class _Exchange:
 
     async def _resume(self, stop: Pending | Foreign) -> Any:
         value, error = await _awaited(stop)
+        if stop.__class__ is Pending and stop.began:
+            self.request.findings.waited += monotonic() - stop.began
         if error is not None and not isinstance(error, Exception):
             raise error  # cancelled: `_let_go` tells the guards
         assert self.flow is not None
-        return self.engine.advance(self.flow, value, error)
+        return self.engine.advance(self.flow, value, error, self.request)
 
     async def _call_app(self, carrier: Scope) -> Any:
         """Run the app. Returns the next stop, or `None` where the response has gone."""
@@ -179,7 +188,7 @@ class _Exchange:
         if self.state == WAIT and self.flow is not None:
             self.state = DRIVING
             try:
-                return self._checked(self.engine.advance(self.flow, error=error))
+                return self._checked(self.engine.advance(self.flow, error=error, request=self.request))
             except Exception as failure:
                 if failure is not error:
                     return self.engine.fault(self.request, failure)
@@ -222,7 +231,7 @@ class _Exchange:
             return self.send_on(message)
         self.state = DRIVING
         try:
-            stop = self.engine.advance(self.flow, head)
+            stop = self.engine.advance(self.flow, head, request=self.request)
             if not isinstance(stop, (Pending, Foreign)):
                 return self._release(message, _decided(stop))
         except BaseException as failure:

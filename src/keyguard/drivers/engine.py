@@ -17,14 +17,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from keyguard.address import ClientAddress
-from keyguard.clock import SECOND, Clock
+from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import GuardError, StoreError
 from keyguard.flow import CallApp, Flow, Step
 from keyguard.guard import Chain
-from keyguard.ops import Op, Store
+from keyguard.ops import Degraded, Op, Store, TakeHere
 from keyguard.refusal import Cause, Refusal, refuse
 from keyguard.request import Deferred, Request
 from keyguard.response import APP, Response
+from keyguard.stores.watched import Watched
 
 log = logging.getLogger("keyguard")
 
@@ -32,13 +33,19 @@ FAULT_RETRY = SECOND
 """What a caller is told to wait, in microseconds, when keyguard itself could not decide."""
 
 
+BUDGET = 0.15
+"""Seconds that one request may wait for its store, all operations together."""
+
+
 class Pending:
     """The store's answer to one operation, still to be awaited."""
 
-    __slots__ = ("results",)
+    __slots__ = ("began", "results")
 
-    def __init__(self, results: Awaitable[Sequence[Any]]) -> None:
+    def __init__(self, results: Awaitable[Sequence[Any]], began: float = 0.0) -> None:
         self.results = results
+        self.began = began
+        """When it was asked for, as `keyguard.clock.monotonic`; 0 where that does not matter."""
 
 
 class Foreign:
@@ -61,16 +68,19 @@ class Engine:
         "late",
         "leading",
         "needs",
+        "patience",
         "provides",
         "source",
         "start",
         "store",
+        "watched",
     )
 
     def __init__(
         self,
         chain: Chain,
         store: Store,
+        watched: Watched | None,
         source: ClientAddress,
         clock: Clock,
         *,
@@ -82,8 +92,14 @@ class Engine:
         self.leading = chain.leading
         self.start = chain.start
         self.store = store
-        self.execute = store.execute
-        self.aexecute: Callable[..., Any] | None = getattr(store, "aexecute", None) if asynchronous else None
+        self.watched = watched
+        """The store under watch; `None` for one that cannot fail."""
+        asked: Any = watched or store
+        self.execute = asked.execute
+        self.aexecute: Callable[..., Any] | None = getattr(asked, "aexecute", None) if asynchronous else None
+        timeout = None if watched is None else watched.timeout
+        self.patience = 0.0 if timeout is None else max(BUDGET, 1.5 * timeout) - timeout
+        """Seconds after which a request's next operation could end beyond its budget; 0 where none ever waits."""
         self.source = source
         self.clock = clock
         self.provides = provides
@@ -102,8 +118,17 @@ class Engine:
                 return checked(response)
         return CallApp(request) if self.start is None else self.start(request)
 
-    def advance(self, flow: Flow[Any], value: Any = None, error: BaseException | None = None) -> Any:
-        """Drive `flow` to its next stop, sending in `value` or raising `error` at its `await`."""
+    def advance(
+        self,
+        flow: Flow[Any],
+        value: Any = None,
+        error: BaseException | None = None,
+        request: Request | None = None,
+    ) -> Any:
+        """Drive `flow` to its next stop, sending in `value` or raising `error` at its `await`.
+
+        `request` is whose time the store's answers take; `None` where nobody waits.
+        """
         try:
             while True:
                 if error is None:
@@ -112,6 +137,11 @@ class Engine:
                     step, error = flow.throw(error), None
                 if isinstance(step, Op):
                     try:
+                        if self.patience and request is not None:
+                            value = self._ask(step, request)
+                            if value.__class__ is Pending:
+                                return value
+                            continue
                         if self.aexecute is None:
                             results = self.execute((step,))
                         else:
@@ -123,12 +153,34 @@ class Engine:
                         error = failure
                 elif step.__class__ is CallApp:
                     return step
+                elif step.__class__ is TakeHere and self.watched is not None:
+                    value = self.watched.take_here(step.demands)
+                elif step.__class__ is Degraded and self.watched is not None:
+                    self.watched.count(step.what)
+                    value = None
                 elif isinstance(step, Step):
                     error = GuardError(f"no driver knows the step {type(step).__name__}")
                 else:
                     return Foreign(step)
         except StopIteration as stop:
             return stop.value
+
+    def _ask(self, op: Op[Any], request: Request) -> Any:
+        """The result, or `Pending`, if the request may still wait for the store."""
+        findings = request.findings
+        if findings.waited > self.patience:
+            raise StoreError("the request has waited long enough for the store")
+        began = monotonic()
+        if self.aexecute is not None:
+            results = self.aexecute((op,))
+            if results.__class__ is not list:
+                return Pending(results, began)
+        else:
+            try:
+                results = self.execute((op,))
+            finally:
+                findings.waited += monotonic() - began
+        return results[0]
 
     def refused(self, request: Request, refusal: Refusal) -> None:
         """Tell of a refusal: the log, and whoever listens."""
@@ -153,7 +205,8 @@ class Engine:
     def fault(self, request: Request, failure: BaseException) -> Response:
         """The refusal that stands for a failure of keyguard, its store or a guard: closed, and blaming nobody's key."""
         if isinstance(failure, StoreError):
-            log.error("the store failed: %s", failure)
+            if not failure.logged:
+                log.error("the store failed: %s", failure)
         else:
             log.error("a guard failed", exc_info=failure)
         return refuse(

@@ -119,7 +119,7 @@ class _Exchange:
 
     def _advance(self, value: Any = None, error: BaseException | None = None) -> Any:
         assert self.flow is not None
-        stop = self.engine.advance(self.flow, value, error)
+        stop = self.engine.advance(self.flow, value, error, self.request)
         while isinstance(stop, Foreign):
             error = GuardError(
                 f"a guard awaited {type(stop.yielded).__name__}, which needs an event loop; there is none under WSGI. "

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from keyguard.address import Networks
 from keyguard.clock import SECOND, whole_seconds
-from keyguard.errors import ConfigurationError
+from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import call, is_async
 from keyguard.guards.credentials import Sources
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import KeyRecord, KeyRegistry, Peppers, parse_key, record_key
 from keyguard.keys.format import check_words
 from keyguard.keys.record import decode
-from keyguard.ops import Authenticate, Demand, GiveBack, Store, Take, Taken
+from keyguard.ops import Authenticate, Degraded, Demand, GiveBack, Store, Take, Taken
 from keyguard.paths import Paths
 from keyguard.rates import NEVER, Limit, parse_rates, window
 from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request
@@ -70,6 +70,8 @@ class APIKeys:
     - `pepper`: what digests are keyed with: text, or a mapping of version to text, the highest being used for new
       keys. By default the environment's `KEYGUARD_PEPPER`.
     - `prefix`, `env`: how new keys begin, such as `kg_live_`.
+    - `if_store_fails`: while the store is out of order, `"local"` goes on accepting keys that this process has
+      verified within the last `stale_if_error` seconds, `"refuse"` accepts none. All others get a 503, cause `fault`.
     - `realm`: named in the challenge of a 401.
 
     CORS preflights pass without a key: browsers send none. Raises `ConfigurationError` for a setting that is wrong.
@@ -89,6 +91,8 @@ class APIKeys:
         pepper: str | bytes | Mapping[int, str | bytes] | None = None,
         prefix: str = "kg",
         env: str = "live",
+        if_store_fails: Literal["local", "refuse"] = "local",
+        stale_if_error: float = 300,
         realm: str = "api",
         name: str = "keys",
     ) -> None:
@@ -107,6 +111,15 @@ class APIKeys:
         self._guesses = [(f"{name}-guesses:{limit.text}", _prefix(name, limit), limit) for limit in _limits(guesses)]
         if not (isinstance(realm, str) and realm.isascii() and realm.isprintable() and not set(realm) & {'"', "\\"}):
             raise ConfigurationError(f"realm is printable ASCII text without quotes, not {realm!r}")
+        if if_store_fails not in ("local", "refuse"):
+            raise ConfigurationError(
+                f"if_store_fails of APIKeys is 'local' or 'refuse', not {if_store_fails!r}: nobody is let in unknown"
+            )
+        if isinstance(stale_if_error, bool) or not isinstance(stale_if_error, (int, float)):
+            raise ConfigurationError(f"stale_if_error is a number of seconds, not {stale_if_error!r}")
+        if not 0 <= stale_if_error <= 86400:
+            raise ConfigurationError(f"stale_if_error is from 0 to 86400 seconds, not {stale_if_error!r}")
+        self._stale = round(stale_if_error * SECOND) if if_store_fails == "local" else 0
         self._challenge = f'Bearer realm="{realm}"'
         self._known: dict[bytes, _Known] = {}
 
@@ -146,7 +159,10 @@ class APIKeys:
         known = self._known.get(fingerprint)
         now = request.now()
         if known is None or not now < known.fresh_until <= now + RECHECK or now >= known.not_after:
-            answer = await self._verify(request, text, fingerprint, known)
+            try:
+                answer = await self._verify(request, text, fingerprint, known)
+            except StoreError:
+                answer = await self._without_store(request, known)
             if isinstance(answer, Response):
                 return answer
             known = answer
@@ -177,6 +193,18 @@ class APIKeys:
             self._known.clear()
         self._known[fingerprint] = verified
         return verified
+
+    async def _without_store(self, request: Request, known: _Known | None) -> _Known | Response:
+        """Keys that were verified a while ago are still accepted; of others nothing is known, least of all evil."""
+        now = request.now()
+        if known is not None and now < known.not_after:
+            age = now - (known.fresh_until - RECHECK)
+            if 0 <= age < self._stale:
+                await Degraded(f"{self.name} accepted from memory")
+                return known
+        await Degraded(f"{self.name} refused")
+        detail = "The service cannot check API keys at the moment. This says nothing about yours."
+        return refuse(request, Cause.FAULT, detail, reason="store-failed", retry_after=SECOND)
 
     async def _check_record(
         self, request: Request, text: str, known: _Known | None, guess: list[Demand]

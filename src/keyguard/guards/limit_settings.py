@@ -19,10 +19,12 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS
 class Rule:
     """One limit of a guard, with everything about it that does not change from request to request."""
 
-    __slots__ = ("limit", "member", "name", "policy", "prefix", "profiles")
+    __slots__ = ("guard", "if_store_fails", "limit", "member", "name", "policy", "prefix", "profiles")
 
-    def __init__(self, guard: str, limit: Limit, profiles: tuple[str, ...]) -> None:
+    def __init__(self, guard: str, limit: Limit, profiles: tuple[str, ...], if_store_fails: str) -> None:
+        self.guard = guard
         self.limit = limit
+        self.if_store_fails = if_store_fails
         self.profiles = profiles
         """The families of header fields that tell about it."""
         self.name = f"{guard}:{limit.text}"
@@ -84,7 +86,7 @@ def _framed(who: Any) -> bytes:
 # -- checking settings ------------------------------------------------------------------------------------------
 
 
-def rules_of(name: str, rates: Sequence[Any], profiles: tuple[str, ...]) -> tuple[Rule, ...]:
+def rules_of(name: str, rates: Sequence[Any], profiles: tuple[str, ...], if_store_fails: str) -> tuple[Rule, ...]:
     """The rules of a guard, from texts and limits."""
     limits: list[Limit] = []
     for rate in rates:
@@ -100,7 +102,7 @@ def rules_of(name: str, rates: Sequence[Any], profiles: tuple[str, ...]) -> tupl
                     raise ConfigurationError(f"{text}: {error}") from None
     if not limits:
         raise ConfigurationError("RateLimit needs at least one rate, such as '10/second'")
-    rules = tuple(Rule(name, limit, profiles) for limit in limits)
+    rules = tuple(Rule(name, limit, profiles, if_store_fails) for limit in limits)
     prefixes = [rule.prefix for rule in rules]
     for rule in rules:
         if prefixes.count(rule.prefix) > 1:
@@ -109,9 +111,11 @@ def rules_of(name: str, rates: Sequence[Any], profiles: tuple[str, ...]) -> tupl
 
 
 @lru_cache(maxsize=1024)
-def known_rules_of(name: str, rates: tuple[Any, ...], profiles: tuple[str, ...]) -> tuple[Rule, ...]:
+def known_rules_of(
+    name: str, rates: tuple[Any, ...], profiles: tuple[str, ...], if_store_fails: str
+) -> tuple[Rule, ...]:
     """The same for rates that a function chose on a request."""
-    return rules_of(name, rates, profiles)
+    return rules_of(name, rates, profiles, if_store_fails)
 
 
 def checked_by(by: Any) -> Any:
@@ -160,6 +164,12 @@ def checked_profiles(headers: Any) -> tuple[str, ...]:
         if profile not in PROFILES:
             raise ConfigurationError(f"headers are {' or '.join(map(repr, PROFILES))}, or None, not {profile!r}")
     return profiles
+
+
+def checked_failure_mode(mode: Any) -> str:
+    if mode in ("local", "refuse", "allow"):
+        return str(mode)
+    raise ConfigurationError(f"if_store_fails is 'local', 'refuse' or 'allow', not {mode!r}")
 
 
 def checked_name(name: Any) -> str:

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from keyguard.clock import whole_seconds
-from keyguard.errors import ConfigurationError
+from keyguard.clock import SECOND, whole_seconds
+from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import call, is_async
 from keyguard.guards import limit_settings as settings
 from keyguard.guards.limit_headers import describe
-from keyguard.ops import Demand, GiveBack, Take, Taken
+from keyguard.ops import Degraded, Demand, GiveBack, Take, TakeHere, Taken
 from keyguard.paths import Paths
 from keyguard.rates import NEVER, Limit
 from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request, rfc3339
@@ -32,6 +32,7 @@ Setting: TypeAlias = "T | Callable[[Request], T | Awaitable[T]]"
 
 Rates: TypeAlias = str | Limit
 By: TypeAlias = 'Literal["ip", "key", "subject"] | Callable[[Request], Any]'
+FailureMode: TypeAlias = Literal["local", "refuse", "allow"]
 Profile: TypeAlias = Literal["draft-11", "x-ratelimit"]
 
 _KEPT = 4096  # operations that are ready for the next request of the same caller
@@ -53,17 +54,20 @@ class _Limiting:
                 return await forward(request)
             if isinstance(asked, Response):
                 return asked
-        taken: Taken = await asked
+        try:
+            taken: Taken = await asked
+        except StoreError:
+            return await _without_store(request, asked, forward)
         if taken.refused:
             return _refuse(request, taken)
         try:
             response = await forward(request)
         except Exception:
             if not request.reached_app:
-                await GiveBack(taken)  # a guard further in failed, so the request is refused
+                await _give_back(taken)  # a guard further in failed, so the request is refused
             raise
         if request.findings.refusal is not None:
-            await GiveBack(taken)  # a guard further in refused: nothing is charged for a refused request
+            await _give_back(taken)  # a guard further in refused: nothing is charged for a refused request
         else:
             describe(response.headers, taken)
         return response
@@ -85,6 +89,10 @@ class RateLimit(_Limiting):
     - `headers`: which fields tell the caller what is left: `"draft-11"` emits the syntax of
       draft-ietf-httpapi-ratelimit-headers-11, `"x-ratelimit"` the older `X-RateLimit-*`; several, or `None`.
 
+    - `if_store_fails`: what happens while the store is out of order. `"local"` keeps callers to `limit / workers` in
+      each process (see `Keyguard`), `"allow"` lets everybody through, `"refuse"` nobody. Who is refused then gets a 503
+      with cause `fault`, never a 429.
+
     A CORS preflight is not counted. Raises `ConfigurationError` for a setting that is wrong.
     """
 
@@ -99,6 +107,7 @@ class RateLimit(_Limiting):
         paths: Iterable[str] | None = None,
         name: str | None = None,
         headers: Profile | Sequence[Profile] | None = "draft-11",
+        if_store_fails: FailureMode = "local",
     ) -> None:
         patterns = (paths,) if isinstance(paths, str) else tuple(paths or ())
         self.by = settings.checked_by(by)
@@ -109,12 +118,13 @@ class RateLimit(_Limiting):
         self.paths = None if paths is None else Paths(patterns, trailing_slash=True)
         self.profiles = settings.checked_profiles(headers)
         self.name = settings.checked_name(settings.default_name(by, self.methods, patterns) if name is None else name)
+        self.if_store_fails = settings.checked_failure_mode(if_store_fails)
         self.choose: Callable[[Request], Any] | None = None
         self.rules: tuple[settings.Rule, ...] = ()
         if len(rates) == 1 and callable(rates[0]):
             self.choose = rates[0]
         else:
-            self.rules = settings.rules_of(self.name, rates, self.profiles)
+            self.rules = settings.rules_of(self.name, rates, self.profiles, self.if_store_fails)
         if isinstance(self.cost, int):
             for rule in self.rules:
                 if self.cost > rule.limit.most:
@@ -199,7 +209,7 @@ class RateLimit(_Limiting):
             if chosen is None:
                 return None
             rates = tuple(chosen) if isinstance(chosen, (list, tuple)) else (chosen,)
-            rules = settings.known_rules_of(self.name, rates, self.profiles)
+            rules = settings.known_rules_of(self.name, rates, self.profiles, self.if_store_fails)
         if isinstance(self.by, str):
             bucket = self._bucket(request)
         else:
@@ -265,6 +275,46 @@ def _joined(takes: Sequence[Take]) -> Take:
         rules += take.demands.rules
         demands += take.demands
     return Take(settings.RuleDemands(rules, demands))
+
+
+async def _give_back(taken: Taken) -> None:
+    try:
+        await GiveBack(taken)
+    except StoreError:
+        await Degraded("a charge kept")  # it lapses with its window; the request has its answer
+
+
+async def _without_store(request: Request, asked: Take, forward: Forward) -> Response:
+    """Decide while the store is out of order: each limit as it was told to."""
+    demands = asked.demands
+    assert isinstance(demands, settings.RuleDemands)
+    here: list[Demand] = []
+    for rule, demand in zip(demands.rules, demands, strict=True):
+        await Degraded(f"{rule.guard} {_DONE[rule.if_store_fails]}")
+        if rule.if_store_fails == "refuse":
+            return _refuse_without_store(request)
+        if rule.if_store_fails == "local":
+            here.append(demand)
+    if here and (await TakeHere(here)).refused:
+        await Degraded("limits refused locally")
+        return _refuse_without_store(request)
+    return await forward(request)  # what is left of the limits is not known, so nothing is told of it
+
+
+_DONE = {"refuse": "refused", "local": "counted locally", "allow": "allowed"}
+
+_OUT_OF_ORDER_RETRY = SECOND
+"""What a caller is told to wait, in microseconds: the store is asked again more often than that."""
+
+
+def _refuse_without_store(request: Request) -> Response:
+    return refuse(
+        request,
+        Cause.FAULT,
+        "The service cannot check its limits at the moment. Neither your key nor what you have used is the reason.",
+        reason="store-failed",
+        retry_after=_OUT_OF_ORDER_RETRY,
+    )
 
 
 def _refuse(request: Request, taken: Taken) -> Response:

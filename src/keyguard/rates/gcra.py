@@ -62,6 +62,11 @@ class Smooth(Limit):
             return due.to_bytes(8, "little") if moved else None, due - now, remaining, reset, 0
         return after.to_bytes(8, "little"), after - now, remaining, reset, 0
 
+    def share(self, among: int) -> Smooth:
+        part = Smooth(1, self.interval * among, self.text, max(1, self.burst // among))
+        part.period = self.period
+        return part
+
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         # The charge has not drained yet, so there was no pause since, and all later ones stand on top of it.
         due = int.from_bytes(state, "little") - cost * self.interval

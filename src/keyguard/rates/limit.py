@@ -55,6 +55,10 @@ class Limit:
         """Decide about a request that costs `cost` units (0 asks without taking)."""
         raise NotImplementedError
 
+    def share(self, among: int) -> Limit:
+        """The part of this limit that each of so many processes may admit by itself; at least one unit."""
+        raise NotImplementedError
+
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         """The state without a charge of `cost` made at `taken_at`, or `None` where it cannot be found any more.
 

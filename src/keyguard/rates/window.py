@@ -38,7 +38,16 @@ def window(quota: int, period: int, text: str) -> Limit:
     return WindowLog(quota, period, text) if quota <= LOG_MAX else WindowSlices(quota, period, text)
 
 
-class WindowLog(Limit):
+class _Window(Limit):
+    """What both representations have in common."""
+
+    __slots__ = ()
+
+    def share(self, among: int) -> Limit:
+        return window(max(1, self.quota // among), self.period, self.text)
+
+
+class WindowLog(_Window):
     """State: the moments of the units taken, oldest first, eight bytes each."""
 
     __slots__ = ()
@@ -100,18 +109,19 @@ def _shifted(times: tuple[int, ...], now: int) -> tuple[int, ...]:
 
 
 def _log_of(state: bytes, now: int, period: int) -> bytes:
-    """Slices as a log: each unit at the latest moment that leaves its lapse where it was. The newest are enough."""
+    """Slices as a log: each unit at the latest moment that leaves its lapse where it was. One more than a log may hold is
+    enough to tell that it is over."""
     width = -(-period // SLICES)
     _, newest, _, count = _HEAD.unpack_from(state)
     times: list[int] = []
     slice = newest
     for count in (count, *reversed(_counts(state[_HEAD_SIZE:]))):  # noqa: B020 - the head's count comes first
-        times += [min(now, (slice + SLICES + 1) * width - period)] * min(count, LOG_MAX - len(times))
+        times += [min(now, (slice + SLICES + 1) * width - period)] * min(count, LOG_MAX + 1 - len(times))
         slice -= 1
     return pack(f"<{len(times)}Q", *reversed(times))
 
 
-class WindowSlices(Limit):
+class WindowSlices(_Window):
     """State: the head, then a four-byte count for each older slice, oldest first, up to the one before the newest.
 
     Slices before the first one that counts anything are left out, so a rare caller's state is short.

@@ -19,9 +19,10 @@ _REDIS = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 def open_store(store: str | Store, clock: Clock | None = None) -> Store:
     """The store that a URL names; a store object is returned as it is.
 
-    `memory://?max_bytes=67108864` lives in this process. `sqlite:///file.db?timeout=1.0` is shared by the processes of
-    a machine. `redis://host:6379/0?namespace=keyguard&timeout=0.1&max_connections=64` is shared by many machines; so are
-    `rediss://`, `unix://`, `redis+sentinel://` and `redis+cluster://`. `clock` replaces the store's own, for tests. Raises `ConfigurationError` for a URL that names none.
+    `memory://?max_bytes=67108864` lives in this process. `sqlite:///file.db?timeout=0.1` is shared by the processes of
+    a machine. `redis://host:6379/0?namespace=keyguard&timeout=0.1&max_connections=64` is shared by many machines; so
+    are `rediss://`, `unix://`, `redis+sentinel://` and `redis+cluster://`. `clock` replaces the store's own, for tests.
+    Raises `ConfigurationError` for a URL that names none.
     """
     if not isinstance(store, str):
         if not callable(getattr(store, "execute", None)):

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keyguard.clock import SECOND, Clock, wall_clock
+from keyguard.clock import SECOND, Clock, monotonic, pause, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.ops import Op, Read
 from keyguard.stores.fork import renew_after_fork
@@ -30,6 +30,7 @@ _PURGE_EVERY = 100  # transactions
 _PURGE_ROWS = 250  # looked at each time: more than so many transactions usually add
 _CHECK_EVERY = SECOND
 _NEVER = 2**63 - 1
+_FIRST_WAIT, _LONGEST_WAIT = 0.0002, 0.005  # seconds
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -54,7 +55,7 @@ class SQLiteStore:
     its table are made where there are none. Raises `ConfigurationError` where the file cannot be used.
     """
 
-    def __init__(self, path: str | os.PathLike[str], timeout: float = 1.0, *, clock: Clock | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], timeout: float = 0.1, *, clock: Clock | None = None) -> None:
         name = os.fspath(path)
         if not isinstance(name, str) or not name or name.startswith((":", "file:")):
             raise ConfigurationError(
@@ -64,7 +65,7 @@ class SQLiteStore:
             raise ConfigurationError(f"timeout is a number of seconds, above 0 and at most 60, not {timeout!r}")
         # Absolute, so that a worker which changes its directory still finds it.
         self._path = Path(name).absolute()
-        self._timeout = float(timeout)
+        self.timeout = float(timeout)
         self._clock = clock or wall_clock
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
@@ -101,10 +102,11 @@ class SQLiteStore:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations in one transaction, waiting for other processes up to the time-out."""
-        if not self._lock.acquire(timeout=self._timeout):
-            raise StoreError(f"the store was busy for {self._timeout} s")
+        deadline = monotonic() + self.timeout
+        if not self._lock.acquire(timeout=self.timeout):
+            raise StoreError(f"the store was busy for {self.timeout} s")
         try:
-            return self._execute(ops, self._timeout)
+            return self._execute(ops, deadline)
         except sqlite3.Error as error:
             raise StoreError(f"SQLite: {error}") from error
         finally:
@@ -115,7 +117,7 @@ class SQLiteStore:
         if not self._lock.acquire(blocking=False):
             return asyncio.to_thread(self.execute, ops)
         try:
-            return self._execute(ops, 0.0)
+            return self._execute(ops, None)
         except sqlite3.OperationalError as error:
             if not _busy(error):
                 raise StoreError(f"SQLite: {error}") from error
@@ -144,10 +146,9 @@ class SQLiteStore:
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False, cached_statements=16
+            self._path, timeout=self.timeout, isolation_level=None, check_same_thread=False, cached_statements=16
         )
         self._connection = connection
-        self._busy_timeout = self._timeout
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
@@ -156,8 +157,24 @@ class SQLiteStore:
         if layout < _LAYOUT:
             connection.execute(_SCHEMA)
             connection.execute(f"PRAGMA user_version = {_LAYOUT}")
+        connection.execute("PRAGMA busy_timeout = 0")  # from here on it is waited for in `_begin`
         self._inode = self._identify()
         return connection
+
+    def _begin(self, connection: sqlite3.Connection, statement: str, deadline: float | None) -> None:
+        """Begin a transaction, waiting for other processes. SQLite's own waiting sleeps longer each time, so that under
+        load some process waits for ever; a transaction here takes some thirty microseconds, so asking often is better.
+        """
+        span = _FIRST_WAIT
+        while True:
+            try:
+                connection.execute(statement)
+                return
+            except sqlite3.OperationalError as error:
+                if deadline is None or not _busy(error) or monotonic() >= deadline:
+                    raise
+            pause(span)
+            span = min(span * 1.5, _LONGEST_WAIT)
 
     def _forget(self) -> None:
         try:
@@ -165,7 +182,7 @@ class SQLiteStore:
         except sqlite3.Error:
             self._connection = None
 
-    def _execute(self, ops: Sequence[Op[Any]], patience: float) -> list[Any]:
+    def _execute(self, ops: Sequence[Op[Any]], deadline: float | None) -> list[Any]:
         connection = self._connection
         try:
             if connection is None:
@@ -173,11 +190,9 @@ class SQLiteStore:
             elif self._replaced():
                 self._forget()  # what this connection writes would be lost with the old file
                 connection = self._open()
-            if patience != self._busy_timeout:
-                connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
-                self._busy_timeout = patience
             # Reading alone needs no lock that others would wait for.
-            connection.execute("BEGIN" if all(isinstance(op, Read) for op in ops) else "BEGIN IMMEDIATE")
+            reading = all(isinstance(op, Read) for op in ops)
+            self._begin(connection, "BEGIN" if reading else "BEGIN IMMEDIATE", deadline)
             now = self._clock()
             results = [self._run(connection, op, now) for op in ops]
             self._until_purge -= 1

@@ -55,9 +55,9 @@ class Cluster:
         return line
 
     def _to_ask(self) -> list[Address]:
-        """Nodes that may know the slots, those that rest last; none where it is too early to ask again."""
+        """Nodes that may know the slots, those that rest last; none where they are known, or it is too early again."""
         now = monotonic()
-        if not self._stale or now < self._learned + _REST / 2:
+        if not self._stale or (self._slots and now < self._learned + _REST / 2):
             return []
         self._learned = now
         nodes = [*dict.fromkeys([*self._slots.values(), *self._servers.seeds])]
@@ -96,6 +96,8 @@ class Cluster:
         for place, call in enumerate(calls):
             slot = key_slot(call.keys[0]) if call.keys else next(iter(self._slots), -1)
             address = self._slots.get(slot)
+            if not self._slots:
+                raise StoreError("Redis: no node of the cluster answers")
             if address is None:
                 self._stale = True
                 raise NodeError("Redis: no node of the cluster is known to hold the slot")
@@ -163,6 +165,15 @@ class Cluster:
 
     async def aask(self, calls: Sequence[Call]) -> list[Reply]:
         """The same for an event loop; the nodes are asked side by side."""
+        try:
+            async with asyncio.timeout(self._servers.timeout):
+                return await self._aask(calls)
+        except TimeoutError as error:
+            late = TimedOut("Redis: the cluster did not answer in time")
+            late.partial = bool(self._slots)
+            raise late from error
+
+    async def _aask(self, calls: Sequence[Call]) -> list[Reply]:
         await self._alearn()
         routes = self._route(calls)
         replies: list[Reply] = [None] * len(calls)

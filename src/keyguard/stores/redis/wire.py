@@ -205,10 +205,7 @@ class Wire:
         return self._swap(op)
 
     def _decision(self, op: Take | GiveBack | Authenticate) -> Plan:
-        if isinstance(op, Authenticate):
-            demands = op.guess
-        else:
-            demands = op.demands if isinstance(op, Take) else op.taken.demands
+        demands = _demands(op)
         if not self._knows(demands):
             return self._swap(op)
         if isinstance(op, Authenticate):
@@ -394,6 +391,12 @@ def _taken(demands: Sequence[Demand], outcome: bytes) -> Taken:
 
 def _change(value: bytes | None, ttl: int | None) -> bytes:
     return b"-" if value is None else b"+" + (ttl or 0).to_bytes(8, "little") + value
+
+
+def _demands(op: Take | GiveBack | Authenticate) -> Sequence[Demand]:
+    if isinstance(op, Authenticate):
+        return op.guess
+    return op.demands if isinstance(op, Take) else op.taken.demands
 
 
 def _free(demand: Demand) -> Demand:

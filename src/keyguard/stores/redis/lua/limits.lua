@@ -50,7 +50,7 @@ local function log_of(state, period)
   counts[#counts + 1] = count
   for i = #counts, 1, -1 do
     local time = pack('<I8', min(now, (slice + SLICES + 1) * width - period))
-    for _ = 1, min(counts[i], LOG_MAX - #times) do table.insert(times, 1, time) end
+    for _ = 1, min(counts[i], LOG_MAX + 1 - #times) do table.insert(times, 1, time) end
     slice = slice - 1
   end
   return table.concat(times)

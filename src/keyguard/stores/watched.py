@@ -1,0 +1,208 @@
+"""A store under watch: what fails is left alone for a moment, asked again, and told about.
+
+Rules:
+- A failure opens the circuit: until the store has answered again, calls fail at once instead of waiting.
+- Every `PROBE` seconds one call, and one at a time, goes through as a probe. If it is answered, all is as before. So
+  the store is back in use within `PROBE` and one request of its return, without a restart.
+- What concerns some keys only (one node of a cluster) does not open the circuit for the others.
+- Each change is logged once, and told to whoever listens; requests are counted, not logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from keyguard.clock import Clock, monotonic, steady_clock
+from keyguard.errors import StoreError
+from keyguard.ops import Demand, Op, Store, Take, Taken
+from keyguard.rates import Limit
+from keyguard.stores.fork import renew_after_fork
+from keyguard.stores.memory import MemoryStore
+
+log = logging.getLogger("keyguard.stores")
+
+PROBE = 0.5
+"""Seconds between two probes of a store that failed."""
+
+_LOCAL_BYTES = 16 * 1024 * 1024
+_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """How a stack's store does, as this process sees it."""
+
+    ok: bool
+    since: int | None
+    """Since when it has been out of order, in microseconds since the Unix epoch; `None` where it is not."""
+    failure: str
+    """What failed last, in words for the operator."""
+    failures: int
+    """Operations that failed since the start; those that were not tried because it was known do not count."""
+    outages: int
+    """How often it went out of order since the start."""
+    degraded: dict[str, int] = field(default_factory=dict)
+    """What guards did without it since the start, by guard and action: `{"key refused": 3, "keys cached": 20}`."""
+
+
+class Watched:
+    """A store with a circuit breaker, and what a process can decide without it.
+
+    `workers` is the number of processes among which limits are shared out while the store is out of order.
+    """
+
+    def __init__(
+        self, store: Store, *, workers: int, clock: Clock, notify: Callable[[StoreHealth], None] | None = None
+    ) -> None:
+        self.store = store
+        self._aexecute = getattr(store, "aexecute", None)
+        self._workers = workers
+        self._clock = clock
+        self._notify = notify
+        self._since: int | None = None
+        self._failure = ""
+        self._failures = self._outages = 0
+        self._next_probe = 0.0
+        self._probing = False
+        self._degraded: dict[str, int] = {}
+        self._local: MemoryStore | None = None
+        self._shares: dict[Limit, Limit] = {}
+        self._lock = threading.Lock()
+        self.timeout: float | None = getattr(store, "timeout", None)
+        """Seconds that one operation may take; `None` for a store that never waits."""
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._probing = False
+
+    @property
+    def health(self) -> StoreHealth:
+        """How the store does now."""
+        degraded = dict(self._degraded)
+        return StoreHealth(
+            self._since is None, self._since, self._failure, self._failures, self._outages, degraded
+        )  # fmt: skip
+
+    # -- operations ---------------------------------------------------------------------------------------
+
+    def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """Run the operations, or raise `StoreError`: at once, where it is known that the store is out of order."""
+        if self._since is not None:
+            self._enter()
+        try:
+            results = self.store.execute(ops)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        if self._since is not None:
+            self._recovered()
+        return results
+
+    def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
+        """The same for an event loop."""
+        if self._aexecute is None:
+            return self.execute(ops)
+        if self._since is not None:
+            self._enter()
+        try:
+            results: list[Any] | Awaitable[list[Any]] = self._aexecute(ops)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        if not isinstance(results, list):
+            return self._answered(results)
+        if self._since is not None:
+            self._recovered()
+        return results
+
+    async def _answered(self, results: Awaitable[list[Any]]) -> list[Any]:
+        try:
+            found = await results
+        except BaseException as error:
+            self._failed(error)
+            raise
+        if self._since is not None:
+            self._recovered()
+        return found
+
+    # -- the circuit --------------------------------------------------------------------------------------
+
+    def _enter(self) -> None:
+        """Go on as the probe, or raise."""
+        with self._lock:
+            if self._since is None:
+                return
+            if not self._probing and monotonic() >= self._next_probe:
+                self._probing = True
+                return
+        error = StoreError(f"the store is out of order: {self._failure}")
+        error.logged = True
+        raise error
+
+    def _failed(self, error: BaseException) -> None:
+        if not isinstance(error, StoreError):
+            self._probing = False  # cancelled, or a mistake in an operation: it says nothing about the store
+            return
+        with self._lock:
+            self._failures += 1
+            self._failure = str(error)
+            if error.partial:
+                self._probing = False
+                return
+            self._probing = False
+            self._next_probe = monotonic() + PROBE
+            first = self._since is None
+            if first:
+                self._since = self._clock()
+                self._outages += 1
+        error.logged = True
+        if first:
+            log.error("the store is out of order: %s", error)
+            self._tell()
+
+    def _recovered(self) -> None:
+        with self._lock:
+            since, self._since = self._since, None
+            self._probing = False
+            self._local = None  # what was counted without the store is over with it
+        if since is not None:
+            log.warning("the store answers again, after %.1f s", (self._clock() - since) / 1_000_000)
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._notify is not None:
+            try:
+                self._notify(self.health)
+            except Exception:
+                log.exception("on_health failed")
+
+    # -- without the store --------------------------------------------------------------------------------
+
+    def count(self, what: str) -> None:
+        """Note that a guard decided without the store."""
+        with self._lock:
+            self._degraded[what] = self._degraded.get(what, 0) + 1
+
+    def take_here(self, demands: Sequence[Demand]) -> Taken:
+        """Take this process's share of the limits, counted in this process alone."""
+        with self._lock:
+            store = self._local = self._local or MemoryStore(_LOCAL_BYTES, clock=steady_clock())
+        shared = []
+        for demand in demands:
+            limit = self._share(demand.limit)
+            shared.append(Demand(demand.name, demand.key, limit, min(demand.cost, limit.most)))
+        taken: Taken = store.execute([Take(shared)])[0]
+        return taken
+
+    def _share(self, limit: Limit) -> Limit:
+        share = self._shares.get(limit)
+        if share is None:
+            if len(self._shares) > _KEPT:
+                self._shares.clear()
+            share = self._shares[limit] = limit.share(self._workers)
+        return share
