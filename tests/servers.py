@@ -89,6 +89,14 @@ class RedisServer:
 
         return redis.Redis(port=self.port, socket_timeout=5)
 
+    def admin(self) -> Any:
+        """A client with one connection, which is open."""
+        import redis
+
+        client = redis.Redis(port=self.port, socket_timeout=5, single_connection_client=True)
+        client.ping()
+        return client
+
     def ask(self, *words: Any) -> Any:
         client = self.client()
         try:
@@ -288,9 +296,13 @@ class Proxy:
         while self._open:
             try:
                 client, _ = self._server.accept()
+            except OSError:
+                continue
+            try:
                 server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
                 server.settimeout(None)
             except OSError:
+                client.close()
                 continue
             self._sockets |= {client, server}
             for one, other, replies in ((client, server, False), (server, client, True)):

@@ -11,10 +11,14 @@ import pytest
 from keyguard import ConfigurationError, ops
 from keyguard.clock import Clock
 from keyguard.ops import Op, Store
+from keyguard.rates import smooth, window
+from keyguard.rates.window import WindowLog as Window
 from keyguard.stores import open_store
 from keyguard.stores.memory import MemoryStore
+from keyguard.stores.redis import RedisStore
 from keyguard.stores.sqlite import SQLiteStore
-from keyguard.testing import Reference, check_store
+from keyguard.testing import ManualClock, Reference, check_store
+from tests.servers import RedisCluster, RedisServer
 
 
 def makers(folder: Path) -> dict[str, Callable[[Clock], Store]]:
@@ -28,6 +32,61 @@ def makers(folder: Path) -> dict[str, Callable[[Clock], Store]]:
 @pytest.mark.parametrize("name", ["memory", "sqlite"])
 def test_the_conformance_suite(name: str, tmp_path: Path) -> None:
     check_store(makers(tmp_path)[name], steps=5000)
+
+
+@pytest.mark.parametrize("server", ["valkey", "redis6"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_conformance_suite_on_redis(server: str, seed: int, request: pytest.FixtureRequest) -> None:
+    """The scripts mean what `apply` means, on Valkey 9 and on Redis 6.2."""
+    check_store(RedisStore(request.getfixturevalue(server).url).scratch, steps=8000, seed=seed)
+
+
+def test_the_conformance_suite_on_a_cluster(cluster: RedisCluster) -> None:
+    check_store(RedisStore(cluster.url).scratch, steps=3000, compensates=True)
+
+
+def test_what_a_check_wrote_is_gone_afterwards(valkey: RedisServer) -> None:
+    check_store(RedisStore(valkey.url).scratch, steps=100)
+    assert not list(valkey.client().scan_iter("keyguard-check-*"))
+
+
+class Doubled(Window):
+    """A limit that the scripts do not know."""
+
+    def take(self, state: bytes | None, now: int, cost: int) -> Any:
+        return super().take(state, now, 2 * cost)
+
+
+def test_an_operation_without_a_script_of_its_own_is_done_by_comparing(valkey: RedisServer) -> None:
+    store = RedisStore(valkey.url).scratch(ManualClock())
+    take = ops.Take([ops.Demand("d", "rl:doubled|x", Doubled(5, 60_000_000, "5/minute"))])
+    assert [store.execute([take])[0].refused for _ in range(4)] == [False, False, True, True]
+    store.close()
+
+
+def test_every_counter_has_a_time_to_live_and_ends_with_it(valkey: RedisServer) -> None:
+    store = RedisStore(valkey.url, namespace="ttl")
+    limits = [window(5, 200_000, "5/0.2 s"), window(50, 86_400_000_000, "50/day"), smooth("5/second", 3)]
+    for place, limit in enumerate(limits):
+        store.execute([ops.Take([ops.Demand("d", f"rl:{limit.code}|{place}", limit)])])
+    ends = [valkey.ask("PTTL", name) for name in valkey.client().scan_iter("ttl:*")]
+    assert len(ends) == 6  # a hash and a token for each
+    assert all(0 < end <= 101_000_000 for end in ends)
+    assert sorted(ends)[0] < 5_000
+    store.clear()
+
+
+def test_the_server_s_time_decides_whatever_the_clock_of_a_worker_says(valkey: RedisServer, monkeypatch: Any) -> None:
+    """One worker's clock is ten minutes off: both see one window."""
+    take = ops.Take([ops.Demand("d", "rl:skew|x", window(3, 60_000_000, "3/minute"))])
+    right, wrong = RedisStore(valkey.url, namespace="skew"), RedisStore(valkey.url, namespace="skew")
+    right.execute([take])
+    monkeypatch.setattr("time.time_ns", lambda: 0)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    outcomes = [wrong.execute([take])[0].refused for _ in range(3)]
+    assert outcomes == [False, False, True]
+    assert right.execute([take])[0].refused
+    right.clear()
 
 
 class Broken(Reference):
@@ -74,6 +133,12 @@ def test_the_reference_passes_its_own_suite() -> None:
     ("url", "words"),
     [
         ("redis-nonsense://user:secret@host", "no store for the scheme 'redis-nonsense'"),
+        ("redis://user:secret@host:port", "not a Redis URL"),
+        ("redis+cluster://user:secret@host/3", "not a Redis URL"),
+        ("redis+sentinel://user:secret@", "not a Redis URL"),
+        ("redis://host?timeout=5", "from 0.01 to 1"),
+        ("redis://host?namespace=a*", "holds none of"),
+        ("redis://host?max_connections=0", "at least 1"),
         ("sqlite://file.db", "three slashes"),
         ("sqlite:///", "no file"),
         ("sqlite:///:memory:", "no file"),

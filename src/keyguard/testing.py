@@ -318,6 +318,9 @@ def _check_async(make_store: Callable[[Clock], Store], *, back: bool) -> None:
         take = Take([Demand("limit", "rl:limit|tasks", window(100, 60 * SECOND, "100/minute"))])
         together = await asyncio.gather(*[ask([take]) for _ in range(150)])
         _same("150 tasks that ask at once for 100", 100, sum(not results[0].refused for results in together))
+        aclose = getattr(store, "aclose", None)
+        if aclose is not None:
+            await aclose()
 
     asyncio.run(run())
     _close(store)

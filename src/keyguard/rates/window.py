@@ -109,8 +109,10 @@ def _shifted(times: tuple[int, ...], now: int) -> tuple[int, ...]:
 
 
 def _log_of(state: bytes, now: int, period: int) -> bytes:
-    """Slices as a log: each unit at the latest moment that leaves its lapse where it was. One more than a log may hold is
-    enough to tell that it is over."""
+    """Slices as a log: each unit at the latest moment that leaves its lapse where it was.
+
+    One unit more than a log may hold is enough to tell that it is over.
+    """
     width = -(-period // SLICES)
     _, newest, _, count = _HEAD.unpack_from(state)
     times: list[int] = []

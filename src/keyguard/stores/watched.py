@@ -2,8 +2,8 @@
 
 Rules:
 - A failure opens the circuit: until the store has answered again, calls fail at once instead of waiting.
-- Every `PROBE` seconds one call, and one at a time, goes through as a probe. If it is answered, all is as before. So
-  the store is back in use within `PROBE` and one request of its return, without a restart.
+- Every `PROBE` seconds one call, and one at a time, goes through as a probe. If one of a kind that failed is answered,
+  all is as before. So the store is back in use within `PROBE` and a request of its return, without a restart.
 - What concerns some keys only (one node of a cluster) does not open the circuit for the others.
 - Each change is logged once, and told to whoever listens; requests are counted, not logged.
 """
@@ -68,6 +68,7 @@ class Watched:
         self._failures = self._outages = 0
         self._next_probe = 0.0
         self._probing = False
+        self._broken: set[type] = set()
         self._degraded: dict[str, int] = {}
         self._local: MemoryStore | None = None
         self._shares: dict[Limit, Limit] = {}
@@ -92,69 +93,67 @@ class Watched:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations, or raise `StoreError`: at once, where it is known that the store is out of order."""
-        if self._since is not None:
-            self._enter()
+        probe = self._since is not None and self._enter()
         try:
             results = self.store.execute(ops)
         except BaseException as error:
-            self._failed(error)
+            self._failed(ops, error, probe)
             raise
-        if self._since is not None:
-            self._recovered()
+        if probe:
+            self._answered(ops)
         return results
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
         """The same for an event loop."""
         if self._aexecute is None:
             return self.execute(ops)
-        if self._since is not None:
-            self._enter()
+        probe = self._since is not None and self._enter()
         try:
             results: list[Any] | Awaitable[list[Any]] = self._aexecute(ops)
         except BaseException as error:
-            self._failed(error)
+            self._failed(ops, error, probe)
             raise
         if not isinstance(results, list):
-            return self._answered(results)
-        if self._since is not None:
-            self._recovered()
+            return self._awaited(ops, results, probe)
+        if probe:
+            self._answered(ops)
         return results
 
-    async def _answered(self, results: Awaitable[list[Any]]) -> list[Any]:
+    async def _awaited(self, ops: Sequence[Op[Any]], results: Awaitable[list[Any]], probe: bool) -> list[Any]:
         try:
             found = await results
         except BaseException as error:
-            self._failed(error)
+            self._failed(ops, error, probe)
             raise
-        if self._since is not None:
-            self._recovered()
+        if probe:
+            self._answered(ops)
         return found
 
     # -- the circuit --------------------------------------------------------------------------------------
 
-    def _enter(self) -> None:
+    def _enter(self) -> bool:
         """Go on as the probe, or raise."""
         with self._lock:
             if self._since is None:
-                return
+                return False
             if not self._probing and monotonic() >= self._next_probe:
                 self._probing = True
-                return
+                return True
         error = StoreError(f"the store is out of order: {self._failure}")
         error.logged = True
         raise error
 
-    def _failed(self, error: BaseException) -> None:
-        if not isinstance(error, StoreError):
-            self._probing = False  # cancelled, or a mistake in an operation: it says nothing about the store
-            return
+    def _failed(self, ops: Sequence[Op[Any]], error: BaseException, probe: bool) -> None:
         with self._lock:
+            if probe:
+                self._probing = False
+            if not isinstance(error, StoreError):
+                return  # cancelled, or a mistake in an operation: it says nothing about the store
             self._failures += 1
             self._failure = str(error)
             if error.partial:
-                self._probing = False
                 return
-            self._probing = False
+            self._broken |= {type(op) for op in ops}
             self._next_probe = monotonic() + PROBE
             first = self._since is None
             if first:
@@ -165,14 +164,17 @@ class Watched:
             log.error("the store is out of order: %s", error)
             self._tell()
 
-    def _recovered(self) -> None:
+    def _answered(self, ops: Sequence[Op[Any]]) -> None:
+        """A probe came back. A store that only reads is still out of order for who writes."""
         with self._lock:
-            since, self._since = self._since, None
             self._probing = False
+            if self._since is None or self._broken.isdisjoint([type(op) for op in ops]):
+                return
+            since, self._since = self._since, None
+            self._broken.clear()
             self._local = None  # what was counted without the store is over with it
-        if since is not None:
-            log.warning("the store answers again, after %.1f s", (self._clock() - since) / 1_000_000)
-            self._tell()
+        log.warning("the store answers again, after %.1f s", (self._clock() - since) / 1_000_000)
+        self._tell()
 
     def _tell(self) -> None:
         if self._notify is not None:

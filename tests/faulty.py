@@ -1,0 +1,129 @@
+"""What the fault tests have in common: a stack on a store that fails, asked as a client would ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from keyguard import APIKeys, Keyguard, RateLimit
+from keyguard.ops import Demand, Take
+from keyguard.stores.watched import StoreHealth
+from keyguard.testing import play
+from tests.harness import Ask, aask, asgi_app
+
+LIMIT = 10_000
+PATIENCE = 0.15
+"""Seconds that no request may wait longer for a store, whatever has happened to it."""
+NOISE = 0.1
+"""Seconds by which a busy machine may make it look longer."""
+
+
+@dataclass
+class Seen:
+    """One answer: what a client can tell."""
+
+    status: int
+    cause: str
+    told: bool
+    """Whether it was told what is left: so the store has decided."""
+    seconds: float
+    retry_after: str | None
+
+
+def _seen(status: int, headers: dict[str, str], body: bytes, seconds: float) -> Seen:
+    cause = json.loads(body)["cause"] if status >= 400 and body.startswith(b"{") else ""
+    return Seen(status, cause, "ratelimit" in headers, seconds, headers.get("retry-after"))
+
+
+@dataclass
+class Service:
+    """An app with a key and a limit, on `store`."""
+
+    store: Any
+    options: dict[str, Any] = field(default_factory=dict)
+    limit: str = f"{LIMIT}/hour"
+    news: list[StoreHealth] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stack = Keyguard(
+            APIKeys(), RateLimit(self.limit, by="key", **self.options), store=self.store, on_health=self.news.append
+        )
+        self.issued = self.stack.keys.issue("acme")
+        self.key = self.issued.key.reveal()
+
+    def ask(self, key: str | None = None) -> Seen:
+        began = time.monotonic()
+        answer = play(self.stack, headers={"Authorization": f"Bearer {key or self.key}"})
+        headers = {name.lower(): value for name, value in answer.headers}
+        return _seen(answer.status, headers, answer.body, time.monotonic() - began)
+
+    async def aask(self, key: str | None = None) -> Seen:
+        ask = Ask(headers=(("authorization", f"Bearer {key or self.key}"),))
+        began = time.monotonic()
+        answer = await aask(self.stack.asgi(asgi_app), ask)
+        return _seen(answer.status, dict(answer.headers), answer.body, time.monotonic() - began)
+
+    def warm(self) -> None:
+        """Until the store has decided: a machine may be busy while servers start."""
+        for _ in range(100):
+            if self.ask().told and self.stack.health.ok:
+                self.news.clear()
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"the store does not decide: {self.stack.health}")
+
+    def used(self) -> int:
+        """Units that the shared store says are taken."""
+        guard = next(guard for guard in self.stack.guards if isinstance(guard, RateLimit))
+        rule = guard.rules[0]
+        take = Take([Demand("", f"{rule.prefix}{self.issued.record.id}", rule.limit, 0)])
+        return rule.limit.quota - self.store.execute([take])[0].takings[0][2]
+
+    def check(self, answers: Iterable[Seen]) -> list[Seen]:
+        """Whatever happens to a store: nobody's key is blamed, nobody waits, and a refusal says when to come again."""
+        answers = list(answers)
+        for seen in answers:
+            assert seen.status in (200, 503), seen
+            if seen.status == 503:
+                assert seen.cause == "fault", seen
+                assert seen.retry_after == "1", seen
+            assert seen.seconds < PATIENCE + NOISE, seen
+        return answers
+
+    def recovers(self, ask: Callable[[], Seen] | None = None) -> float:
+        """Seconds until requests are decided by the store again."""
+        began = time.monotonic()
+        while time.monotonic() < began + 5:
+            if self.check([(ask or self.ask)()])[0].told:
+                return time.monotonic() - began
+            time.sleep(0.01)
+        raise AssertionError(f"not recovered in 5 s: {self.stack.health}")
+
+
+async def flood(service: Service, tasks: int, each: int) -> tuple[list[Seen], float]:
+    """So many tasks that ask one after the other; and the longest time that the event loop stood still."""
+    lag, done = 0.0, False
+
+    async def watch() -> None:
+        nonlocal lag
+        while not done:
+            began = time.monotonic()
+            await asyncio.sleep(0.001)
+            lag = max(lag, time.monotonic() - began - 0.001)
+
+    async def one() -> list[Seen]:
+        answers = []
+        for _ in range(each):
+            answers.append(await service.aask())
+            await asyncio.sleep(0)  # as a server does, which reads the next request
+        return answers
+
+    watching = asyncio.create_task(watch())
+    found = await asyncio.gather(*[one() for _ in range(tasks)])
+    done = True
+    await watching
+    return [seen for answers in found for seen in answers], lag

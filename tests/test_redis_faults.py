@@ -1,0 +1,507 @@
+"""Redis fails in every way we could make it fail. The invariant is written once, in `Service.check`: no caller is
+blamed, nobody waits longer than 150 ms, every refusal says when to come again; and it recovers within a second."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+from keyguard.ops import Demand, Take
+from keyguard.rates import window
+from keyguard.stores.redis import RedisStore
+from tests.faulty import Service, flood
+from tests.servers import Proxy, RedisCluster, RedisServer, Sentinel, wait_until
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer(persistent=True) as started:
+        yield started
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[Proxy]:
+    with Proxy(server.port) as started:
+        yield started
+
+
+@pytest.fixture
+def service(proxy: Proxy) -> Iterator[Service]:
+    store = RedisStore(f"redis://127.0.0.1:{proxy.port}")
+    yield Service(store)
+    store.close()
+
+
+# -- ways to fail: each a context in which the store is out of order ---------------------------------------------
+
+
+@contextmanager
+def killed(server: RedisServer, proxy: Proxy) -> Iterator[None]:
+    server.kill()
+    yield
+    server.start()
+
+
+@contextmanager
+def stopped(server: RedisServer, proxy: Proxy) -> Iterator[None]:
+    server.signal(signal.SIGSTOP)
+    yield
+    server.signal(signal.SIGCONT)
+
+
+def proxied(mode: str) -> Callable[[RedisServer, Proxy], AbstractContextManager[None]]:
+    @contextmanager
+    def failing(server: RedisServer, proxy: Proxy) -> Iterator[None]:
+        proxy.mode, proxy.delay = mode, 0.3
+        yield
+        proxy.mode = ""
+
+    return failing
+
+
+@contextmanager
+def out_of_memory(server: RedisServer, proxy: Proxy) -> Iterator[None]:
+    server.ask("CONFIG", "SET", "maxmemory", "1", "maxmemory-policy", "noeviction")
+    yield
+    server.ask("CONFIG", "SET", "maxmemory", "0")
+
+
+@contextmanager
+def read_only(server: RedisServer, proxy: Proxy) -> Iterator[None]:
+    server.ask("CONFIG", "SET", "replica-serve-stale-data", "yes")
+    server.ask("REPLICAOF", "127.0.0.1", "1")
+    yield
+    server.ask("REPLICAOF", "NO", "ONE")
+
+
+@contextmanager
+def stale_replica(server: RedisServer, proxy: Proxy) -> Iterator[None]:
+    server.ask("CONFIG", "SET", "replica-serve-stale-data", "no")
+    server.ask("REPLICAOF", "127.0.0.1", "1")
+    yield
+    server.ask("REPLICAOF", "NO", "ONE")
+
+
+@contextmanager
+def locked_out(server: RedisServer, proxy: Proxy) -> Iterator[None]:
+    """The password is changed, and whoever was connected is thrown out."""
+    admin = server.admin()
+    admin.execute_command("CONFIG", "SET", "requirepass", "another one")
+    admin.execute_command("AUTH", "another one")
+    admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    yield
+    admin.execute_command("CONFIG", "SET", "requirepass", "")
+    admin.close()
+
+
+@contextmanager
+def crowded(server: RedisServer, proxy: Proxy) -> Iterator[None]:
+    """Others have taken all the connections there are."""
+    admin = server.admin()
+    admin.execute_command("CONFIG", "SET", "maxclients", "3")
+    admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    others = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(4)]
+    time.sleep(0.05)
+    yield
+    for other in others:
+        other.close()
+    admin.execute_command("CONFIG", "SET", "maxclients", "1000")
+    admin.close()
+
+
+FAULTS = {
+    "killed and restarted": killed,
+    "stopped": stopped,
+    "slow by 0.3 s": proxied("delay"),
+    "replies lost": proxied("drop"),
+    "connections reset": proxied("reset"),
+    "replies cut": proxied("cut"),
+    "half-closed": proxied("half-close"),
+    "requests lost": proxied("deaf"),
+    "out of memory": out_of_memory,
+    "read-only": read_only,
+    "a stale replica": stale_replica,
+    "password changed": locked_out,
+    "no connections left": crowded,
+}
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_threads(fault: str, server: RedisServer, proxy: Proxy, service: Service) -> None:
+    unknown = service.stack.keys.issue("stranger").key.reveal()
+    service.warm()
+    with FAULTS[fault](server, proxy):
+        answers: list[object] = []
+
+        def hammer() -> None:
+            answers.extend(service.check([service.ask() for _ in range(10)]))
+            time.sleep(0.3)
+            answers.extend(service.check([service.ask() for _ in range(10)]))
+
+        threads = [threading.Thread(target=hammer) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(answers) == 160
+        # A key that this process has seen goes on working; of one that it has not, nothing is known.
+        assert service.check([service.ask()])[0].status == 200
+        assert service.check([service.ask(unknown)])[0].status == 503
+        health = service.stack.health
+        assert not health.ok
+        assert abs(time.time() - health.since / 1e6) < 10
+        assert health.degraded["keys refused"] >= 1
+    assert service.recovers() < 1.0
+    assert service.check([service.ask(unknown)])[0].told
+    assert service.stack.health.ok
+    assert [news.ok for news in service.news] == [False, True]
+    time.sleep(0.05)
+    service.check([service.ask()])
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_an_event_loop(fault: str, server: RedisServer, proxy: Proxy, service: Service) -> None:
+    async def story() -> None:
+        await flood(service, 4, 5)
+        await asyncio.to_thread(service.warm)
+        context = FAULTS[fault](server, proxy)
+        await asyncio.to_thread(context.__enter__)
+        for _ in range(3):
+            answers, lag = await flood(service, 16, 5)
+            service.check(answers)
+            assert lag < 0.05, "the event loop stood still"
+            await asyncio.sleep(0.3)
+        assert not service.stack.health.ok
+        leaving = asyncio.create_task(asyncio.to_thread(context.__exit__, None, None, None))
+        await leaving
+        began = time.monotonic()
+        while not (seen := service.check([await service.aask()])[0]).told:
+            assert time.monotonic() < began + 1.0, (seen, service.stack.health)
+            await asyncio.sleep(0.01)
+        await service.store.aclose()
+
+    asyncio.run(story())
+    assert [news.ok for news in service.news] == [False, True]
+
+
+# -- what is survived without anybody noticing --------------------------------------------------------------------
+
+
+def _scripts_flushed(server: RedisServer) -> None:
+    server.ask("SCRIPT", "FLUSH")
+
+
+def _clients_killed(server: RedisServer) -> None:
+    server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+def _restarted(server: RedisServer) -> None:
+    server.kill()
+    server.start()
+
+
+@pytest.mark.parametrize("what", [_scripts_flushed, _clients_killed, _restarted])
+@pytest.mark.parametrize("world", ["threads", "loop"])
+def test_no_request_is_lost(
+    what: Callable[[RedisServer], None], world: str, server: RedisServer, service: Service
+) -> None:
+    service.store = service.stack.store
+    if world == "threads":
+        for _ in range(3):
+            assert all(seen.told for seen in service.check([service.ask() for _ in range(5)]))
+            what(server)
+        assert service.check([service.ask()])[0].told
+        assert service.used() == 16
+    else:
+
+        async def story() -> None:
+            for _ in range(3):
+                answers, _ = await flood(service, 5, 1)
+                assert all(seen.told for seen in service.check(answers))
+                await asyncio.to_thread(what, server)
+            assert service.check([await service.aask()])[0].told
+            await service.store.aclose()
+
+        asyncio.run(story())
+        assert service.used() == 16
+    assert service.news == []
+
+
+def test_what_flushall_takes_away(server: RedisServer, service: Service) -> None:
+    """The store has forgotten everything: limits begin anew; keys are unknown, which a process knows in a second."""
+    for _ in range(5):
+        service.check([service.ask()])
+    server.ask("FLUSHALL")
+    began = time.monotonic()
+    assert service.ask().status == 200
+    while service.ask().status != 401:
+        assert time.monotonic() < began + 1.0
+        time.sleep(0.05)
+
+
+def test_while_it_loads_its_data_it_is_out_of_order(server: RedisServer, service: Service) -> None:
+    for place in range(60):
+        server.ask("SET", f"ballast{place}", "x")
+    service.check([service.ask()])
+    server.kill()
+    server.command += ["--key-load-delay", "30000", "--loading-process-events-interval-bytes", "1024"]
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    refused = 0
+    while starting.is_alive():
+        refused += service.check([service.ask()])[0].told is False
+        time.sleep(0.02)
+    starting.join()
+    assert refused > 5
+    assert service.recovers() < 1.0
+
+
+# -- exactly once ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["reset", "cut", "drop", "delay", "half-close", "deaf"])
+@pytest.mark.parametrize("world", ["threads", "loop"])
+def test_a_lost_reply_is_not_charged(mode: str, world: str, proxy: Proxy, service: Service) -> None:
+    """What the store says is used is what it was heard to admit: no reply that was lost has charged anybody."""
+    told = 0
+
+    def broken() -> None:
+        proxy.mode, proxy.delay = mode, 0.15
+
+    if world == "threads":
+        for place in range(10):
+            if place % 2:
+                broken()
+            told += service.check([service.ask()])[0].told
+            proxy.mode = ""
+            service.recovers()
+            told += 1
+        told += service.check([service.ask()])[0].told
+    else:
+
+        async def story() -> int:
+            told = 0
+            for place in range(10):
+                if place % 2:
+                    broken()
+                answers, _ = await flood(service, 4, 1)
+                told += sum(seen.told for seen in service.check(answers))
+                proxy.mode = ""
+                told += await _told_again(service)
+            await asyncio.sleep(0.1)
+            told += service.check([await service.aask()])[0].told
+            await asyncio.sleep(0.1)
+            await service.store.aclose()
+            return told
+
+        told = asyncio.run(story())
+    wait_until(lambda: service.used() == told, f"{told} units, not {service.used()}", 3)
+
+
+async def _told_again(service: Service) -> int:
+    for _ in range(100):
+        if service.check([await service.aask()])[0].told:
+            return 1
+        await asyncio.sleep(0.02)
+    raise AssertionError("not recovered")
+
+
+def test_a_connection_that_breaks_once_costs_nothing_at_all(proxy: Proxy, service: Service) -> None:
+    """The decision is made, its reply lost; it is sent again, and the token keeps it from being charged twice."""
+    assert service.check([service.ask()])[0].told
+    for place in range(2, 8):
+        replies = proxy.replies
+        proxy.mode = "reset"
+        healer = threading.Thread(target=lambda seen=replies: _heal_after(proxy, seen))
+        healer.start()
+        assert service.check([service.ask()])[0].status == 200
+        healer.join()
+        service.recovers() if not service.stack.health.ok else None
+        assert service.used() >= place
+    assert service.stack.health.failures <= 6
+
+
+def _heal_after(proxy: Proxy, replies: int) -> None:
+    wait_until(lambda: proxy.replies > replies, "a reply to be lost", 2)
+    proxy.mode = ""
+
+
+def test_a_request_that_was_cancelled_is_not_charged(proxy: Proxy, service: Service) -> None:
+    async def story() -> None:
+        assert (await service.aask()).told
+        proxy.mode, proxy.delay = "delay", 0.05
+        tasks = [asyncio.create_task(service.aask()) for _ in range(10)]
+        await asyncio.sleep(0.02)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        proxy.mode = ""
+        await asyncio.sleep(0.3)
+        await service.store.aclose()
+
+    asyncio.run(story())
+    wait_until(lambda: service.used() == 1, "the charges to be undone", 3)
+
+
+# -- modes, exactness, forks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "statuses"), [("local", [200] * 5 + [503] * 15), ("allow", [200] * 20), ("refuse", [503] * 20)]
+)
+def test_what_happens_without_the_store_is_chosen(mode: str, statuses: list[int]) -> None:
+    with RedisServer() as server:
+        store = RedisStore(server.url)
+        service = Service(store, {"if_store_fails": mode}, limit="5/hour")
+        assert service.ask().told
+        server.kill()
+        assert [seen.status for seen in service.check([service.ask() for _ in range(20)])] == statuses
+        store.close()
+
+
+def test_four_processes_admit_exactly_the_limit(valkey: RedisServer) -> None:
+    """4 processes, 64 in flight each, against 1000: not one too many, and not one too few."""
+    store = RedisStore(valkey.url, namespace="exact", timeout=1)
+    take = Take([Demand("d", "rl:exact|x", window(1000, 3_600_000_000, "1000/hour"))])
+    readers = []
+    for _ in range(4):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+
+                async def admitted() -> int:
+                    async def some() -> int:
+                        return sum([not (await store.aexecute([take]))[0].refused for _ in range(10)])
+
+                    return sum(await asyncio.gather(*[some() for _ in range(64)]))
+
+                os.write(writer, b"%d" % asyncio.run(admitted()))
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(writer)
+        readers.append((child, reader))
+    counts = []
+    for child, reader in readers:
+        counts.append(int(os.read(reader, 100) or -1))
+        os.close(reader)
+        os.waitpid(child, 0)
+    assert sum(counts) == 1000
+    store.clear()
+
+
+def test_connections_do_not_cross_a_fork(valkey: RedisServer) -> None:
+    """Children and parent go on with a store that was in use before the fork; each reply reaches who asked."""
+    store = RedisStore(valkey.url, namespace="fork", timeout=1)
+    take = Take([Demand("d", "rl:fork|x", window(1000, 3_600_000_000, "1000/hour"))])
+    store.execute([take])
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                for _ in range(50):
+                    store.execute([take])
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    for _ in range(50):
+        store.execute([take])
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert store.execute([take])[0].takings[0][2] == 1000 - 252
+    store.clear()
+
+
+# -- clusters and sentinels -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_node_of_a_cluster_goes_down_and_its_replica_takes_over() -> None:
+    with RedisCluster(replicas=True) as cluster:
+        store = RedisStore(cluster.url)
+        service = Service(store)
+        keys = [service.stack.keys.issue(f"customer {n}").key.reveal() for n in range(30)]
+        assert all(seen.told for seen in service.check([service.ask(key) for key in keys]))
+        cluster.nodes[0].kill()
+        during = service.check([service.ask(key) for key in keys * 3])
+        # Callers whose counters live elsewhere are served as if nothing had happened.
+        assert sum(seen.told for seen in during) >= len(during) // 3
+        wait_until(
+            lambda: all(seen.told for seen in service.check([service.ask(key) for key in keys])), "the replica", 20
+        )
+        store.close()
+
+
+@pytest.mark.slow
+def test_slots_move_while_requests_come() -> None:
+    """Every slot of one node moves to another, key by key, under traffic: nobody is refused for it."""
+    with RedisCluster() as cluster:
+        store = RedisStore(cluster.url)
+        service = Service(store)
+        keys = [service.stack.keys.issue(f"customer {n}").key.reveal() for n in range(20)]
+        for key in keys:
+            service.ask(key)
+        answers = []
+        done = threading.Event()
+
+        def hammer() -> None:
+            while not done.is_set():
+                answers.extend(service.check([service.ask(key) for key in keys]))
+
+        thread = threading.Thread(target=hammer)
+        thread.start()
+        source, target = cluster.nodes[0], cluster.nodes[1]
+        slots = {source.ask("CLUSTER", "KEYSLOT", name) for name in source.client().scan_iter("*")}
+        for slot in slots:
+            target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", cluster.id_of(source))
+            source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", cluster.id_of(target))
+            while names := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
+                source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 1000, "KEYS", *names)
+            for node in (target, source, cluster.nodes[2]):
+                node.ask("CLUSTER", "SETSLOT", slot, "NODE", cluster.id_of(target))
+        time.sleep(0.3)
+        done.set()
+        thread.join()
+        assert slots
+        assert all(seen.status == 200 for seen in answers)
+        assert all(seen.told for seen in service.check([service.ask(key) for key in keys]))
+        store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", ["threads", "loop"])
+def test_a_sentinel_fails_over(world: str) -> None:
+    with RedisServer() as primary, RedisServer("valkey", "--replicaof", f"127.0.0.1 {primary.port}") as replica:
+        wait_until(lambda: replica.ask("ROLE")[3] == b"connected", "the replica")
+        with Sentinel(primary) as sentinel:
+            wait_until(lambda: sentinel.ask("SENTINEL", "REPLICAS", "mymaster"), "the sentinel to know the replica")
+            store = RedisStore(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0")
+            service = Service(store)
+            assert service.check([service.ask()])[0].told
+            wait_until(lambda: replica.client().dbsize() >= 2, "replication")
+            primary.kill()
+            if world == "threads":
+                wait_until(lambda: service.check([service.ask()])[0].told, "the new primary", 20)
+            else:
+
+                async def story() -> None:
+                    end = time.monotonic() + 20
+                    while not service.check([await service.aask()])[0].told:
+                        assert time.monotonic() < end
+                        await asyncio.sleep(0.02)
+                    await store.aclose()
+
+                asyncio.run(story())
+            store.close()
