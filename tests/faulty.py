@@ -14,6 +14,7 @@ from keyguard.ops import Demand, Take
 from keyguard.stores.watched import StoreHealth
 from keyguard.testing import play
 from tests.harness import Ask, aask, asgi_app
+from tests.servers import wait_until
 
 LIMIT = 10_000
 PATIENCE = 0.15
@@ -52,7 +53,7 @@ class Service:
         self.stack = Keyguard(
             APIKeys(), RateLimit(self.limit, by="key", **self.options), store=self.store, on_health=self.news.append
         )
-        self.issued = self.stack.keys.issue("acme")
+        self.issued = wait_until(lambda: self.stack.keys.issue("acme"), "the store")
         self.key = self.issued.key.reveal()
 
     def ask(self, key: str | None = None) -> Seen:

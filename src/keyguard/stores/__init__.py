@@ -11,7 +11,7 @@ from keyguard.ops import Store
 
 _KNOWN = (
     "memory://, sqlite:///file.db (relative), sqlite:////path/file.db (absolute), redis://, rediss://, unix://, "
-    "redis+sentinel:// and redis+cluster://"
+    "redis+sentinel://, redis+cluster:// and postgresql://"
 )
 _REDIS = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
@@ -21,7 +21,8 @@ def open_store(store: str | Store, clock: Clock | None = None) -> Store:
 
     `memory://?max_bytes=67108864` lives in this process. `sqlite:///file.db?timeout=0.1` is shared by the processes of
     a machine. `redis://host:6379/0?namespace=keyguard&timeout=0.1&max_connections=64` is shared by many machines; so
-    are `rediss://`, `unix://`, `redis+sentinel://` and `redis+cluster://`. `clock` replaces the store's own, for tests.
+    are `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://` and
+    `postgresql://host/db?schema=keyguard&timeout=0.1&max_connections=10`. `clock` replaces the store's own, for tests.
     Raises `ConfigurationError` for a URL that names none.
     """
     if not isinstance(store, str):
@@ -40,6 +41,8 @@ def open_store(store: str | Store, clock: Clock | None = None) -> Store:
         return _sqlite(unquote(parts.path[1:]), options, clock)
     if parts.scheme in _REDIS:
         return _redis(store, clock)
+    if parts.scheme in ("postgresql", "postgres"):
+        return _postgres(store, clock)
     # The URL is not shown: it may hold a password.
     raise ConfigurationError(f"there is no store for the scheme {parts.scheme!r}; there are {_KNOWN}")
 
@@ -66,19 +69,32 @@ def _redis(url: str, clock: Clock | None) -> Store:
     except ImportError as error:
         raise ConfigurationError(f"this store needs more: pip install 'keyguard[redis]' ({error})") from error
 
+    url, settings = _split(url, {"namespace": str, "timeout": float, "max_connections": int})
+    return RedisStore(url, **settings, clock=clock)
+
+
+def _postgres(url: str, clock: Clock | None) -> Store:
+    try:
+        from keyguard.stores.postgres import PostgresStore
+    except ImportError as error:
+        raise ConfigurationError(f"this store needs more: pip install 'keyguard[postgresql]' ({error})") from error
+
+    url, settings = _split(url, {"schema": str, "timeout": float, "max_connections": int})
+    return PostgresStore(url, **settings, clock=clock)
+
+
+def _split(url: str, ours: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The URL without the options that are keyguard's, and these; the others are the client library's."""
     place, _, query = url.partition("?")
-    # What is not ours is redis-py's, such as ssl_ca_certs.
-    options = parse_qsl(query, keep_blank_values=True)
-    others = urlencode([(name, text) for name, text in options if name not in _REDIS_OPTIONS])
-    settings: dict[str, Any] = {
-        name: _number(name, text, _REDIS_OPTIONS[name]) if _REDIS_OPTIONS[name] is not str else text
-        for name, text in options
-        if name in _REDIS_OPTIONS
-    }
-    return RedisStore(f"{place}?{others}" if others else place, **settings, clock=clock)
-
-
-_REDIS_OPTIONS: dict[str, Any] = {"namespace": str, "timeout": float, "max_connections": int}
+    settings: dict[str, Any] = {}
+    others = []
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        kind = ours.get(name)
+        if kind is None:
+            others.append((name, text))
+        else:
+            settings[name] = text if kind is str else _number(name, text, kind)
+    return f"{place}?{urlencode(others)}" if others else place, settings
 
 
 def _check_names(store: str, options: dict[str, str], known: set[str]) -> None:

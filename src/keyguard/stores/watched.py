@@ -25,7 +25,7 @@ from keyguard.stores.memory import MemoryStore
 
 log = logging.getLogger("keyguard.stores")
 
-PROBE = 0.5
+PROBE = 0.25
 """Seconds between two probes of a store that failed."""
 
 _LOCAL_BYTES = 16 * 1024 * 1024

@@ -1,0 +1,275 @@
+"""PostgreSQL fails. The invariant is the one of `Service.check`: nobody is blamed, nobody waits, all recover."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+
+import psycopg
+import pytest
+
+from keyguard.errors import StoreError
+from keyguard.ops import Demand, Take
+from keyguard.rates import window
+from keyguard.stores.postgres import PostgresStore
+from tests.faulty import Service, flood
+from tests.servers import Postgres, Proxy, wait_until
+
+
+@pytest.fixture
+def server() -> Iterator[Postgres]:
+    with Postgres("-c", "max_connections=20") as started:
+        yield started
+
+
+@pytest.fixture
+def proxy(server: Postgres) -> Iterator[Proxy]:
+    with Proxy(server.port) as started:
+        yield started
+
+
+@pytest.fixture
+def service(server: Postgres, proxy: Proxy) -> Iterator[Service]:
+    store = PostgresStore(server.url.replace(f":{server.port}", f":{proxy.port}"))
+    store.migrate()
+    yield Service(store)
+    proxy.mode = ""
+    store.close()
+
+
+@contextmanager
+def killed(server: Postgres, proxy: Proxy) -> Iterator[None]:
+    """An immediate shutdown; it starts again and recovers from its log."""
+    server.kill()
+    yield
+    server.start()
+
+
+@contextmanager
+def stopped(server: Postgres, proxy: Proxy) -> Iterator[None]:
+    """The server and the processes that serve connections stand still."""
+    assert server.process is not None
+    pids = [server.process.pid, *[pid for (pid,) in server.query("SELECT pid FROM pg_stat_activity")]]
+    for pid in pids:
+        _signal(pid, signal.SIGSTOP)
+    yield
+    for pid in pids:
+        _signal(pid, signal.SIGCONT)
+
+
+def _signal(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def proxied(mode: str) -> Callable[[Postgres, Proxy], AbstractContextManager[None]]:
+    @contextmanager
+    def failing(server: Postgres, proxy: Proxy) -> Iterator[None]:
+        proxy.mode, proxy.delay = mode, 0.3
+        yield
+        proxy.mode = ""
+
+    return failing
+
+
+@contextmanager
+def read_only(server: Postgres, proxy: Proxy) -> Iterator[None]:
+    """As a standby is."""
+    server.query("ALTER SYSTEM SET default_transaction_read_only = on")
+    server.query("SELECT pg_reload_conf()")
+    wait_until(lambda: server.query("SHOW default_transaction_read_only") == [("on",)], "the setting")
+    yield
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def crowded(server: Postgres, proxy: Proxy) -> Iterator[None]:
+    """Others have taken all the connections there are."""
+    server.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyguard'"
+    )  # fmt: skip
+    others = []
+    try:
+        while len(others) < 40:
+            others.append(psycopg.connect(server.url))
+    except psycopg.OperationalError:
+        pass
+    yield
+    for other in others:
+        other.close()
+
+
+@contextmanager
+def locked(server: Postgres, proxy: Proxy) -> Iterator[None]:
+    """Somebody holds the tables."""
+    with psycopg.connect(server.url) as connection:
+        connection.execute("LOCK TABLE keyguard.counters, keyguard.entries IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+FAULTS = {
+    "killed and restarted": killed,
+    "stopped": stopped,
+    "slow by 0.3 s": proxied("delay"),
+    "replies lost": proxied("drop"),
+    "connections reset": proxied("reset"),
+    "replies cut": proxied("cut"),
+    "requests lost": proxied("deaf"),
+    "read-only": read_only,
+    "no connections left": crowded,
+    "tables locked": locked,
+}
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_threads(fault: str, server: Postgres, proxy: Proxy, service: Service) -> None:
+    unknown = wait_until(lambda: service.stack.keys.issue("stranger"), "the store").key.reveal()
+    service.warm()
+    with FAULTS[fault](server, proxy):
+        answers: list[object] = []
+
+        def hammer() -> None:
+            answers.extend(service.check([service.ask() for _ in range(10)]))
+            time.sleep(0.3)
+            answers.extend(service.check([service.ask() for _ in range(10)]))
+
+        threads = [threading.Thread(target=hammer) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(answers) == 80
+        assert service.check([service.ask()])[0].status == 200
+        assert service.check([service.ask(unknown)])[0].status == 503
+        assert not service.stack.health.ok
+    assert service.recovers() < 1.0
+    assert service.stack.health.ok
+    assert [news.ok for news in service.news] == [False, True]
+
+
+@pytest.mark.parametrize("fault", ["killed and restarted", "stopped", "requests lost"])
+def test_an_event_loop(fault: str, server: Postgres, proxy: Proxy, service: Service) -> None:
+    async def story() -> None:
+        await flood(service, 4, 5)
+        await asyncio.to_thread(service.warm)
+        context = FAULTS[fault](server, proxy)
+        await asyncio.to_thread(context.__enter__)
+        for _ in range(2):
+            answers, lag = await flood(service, 16, 5)
+            service.check(answers)
+            assert lag < 0.05, "the event loop stood still"
+            await asyncio.sleep(0.3)
+        assert not service.stack.health.ok
+        await asyncio.to_thread(context.__exit__, None, None, None)
+        for _ in range(100):
+            if service.check([await service.aask()])[0].told:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("not recovered within a second")
+
+    asyncio.run(story())
+
+
+def test_no_request_is_lost_when_connections_are(server: Postgres, service: Service) -> None:
+    service.warm()
+    used = service.used()
+    for _ in range(3):
+        server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyguard'")
+        assert service.check([service.ask()])[0].told
+    assert service.used() == used + 3
+    assert service.news == []
+
+
+@pytest.mark.parametrize("mode", ["reset", "drop", "delay", "deaf"])
+def test_a_lost_reply_is_not_charged(mode: str, proxy: Proxy, service: Service) -> None:
+    service.warm()
+    told = service.used()
+    for place in range(6):
+        if place % 2:
+            proxy.mode, proxy.delay = mode, 0.06
+        told += service.check([service.ask()])[0].told
+        proxy.mode = ""
+        service.recovers()
+        told += 1
+    wait_until(lambda: service.used() == told, f"{told} units, not {service.used()}", 5)
+
+
+def test_a_deadlock_and_a_serialization_failure_are_nobody_s_business(server: Postgres, service: Service) -> None:
+    """What others do to the rows makes the database give up our transaction: it is made again."""
+    service.warm()
+    server.query("ALTER ROLE keyguard SET default_transaction_isolation = 'serializable'")
+    server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyguard'")
+    threads = [threading.Thread(target=lambda: service.check([service.ask() for _ in range(10)])) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    service.recovers() if not service.stack.health.ok else None
+
+
+def test_keys_and_quotas_survive_a_crash_and_short_counters_need_not(server: Postgres) -> None:
+    store = PostgresStore(server.url, timeout=1)
+    store.migrate()
+    short, long = window(100, 60_000_000, "100/minute"), window(100, 86_400_000_000, "100/day")
+    take = Take([Demand("", f"rl:a:{limit.code}|x", limit) for limit in (short, long)])
+    assert [taking[2] for taking in store.execute([take])[0].takings] == [99, 99]
+    server.kill()
+    server.start()
+    wait_until(lambda: store.execute([take]), "the store")
+    assert [taking[2] for taking in store.execute([take])[0].takings] == [98, 97]
+    store.close()
+
+
+def test_tables_are_made_on_demand_only(server: Postgres) -> None:
+    store = PostgresStore(server.url, timeout=1)
+    with pytest.raises(StoreError, match="keyguard store init"):
+        store.execute([Take([])])
+    assert store.migrate() == (0, 1)
+    assert store.migrate() == (1, 1)
+    store.execute([Take([])])
+    server.query("UPDATE keyguard.version SET version = 99")
+    store.close()
+    with pytest.raises(StoreError, match="older than the tables"):
+        store.execute([Take([])])
+    store.close()
+
+
+def test_four_processes_admit_exactly_the_limit(postgres: Postgres) -> None:
+    store = PostgresStore(postgres.url, timeout=1, schema="exact")
+    store.migrate()
+    take = Take([Demand("d", "rl:exact:win60000000|x", window(200, 60_000_000, "200/minute"))])
+    readers = []
+    for _ in range(4):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+
+                async def admitted() -> int:
+                    async def some() -> int:
+                        return sum([not (await store.aexecute([take]))[0].refused for _ in range(10)])
+
+                    return sum(await asyncio.gather(*[some() for _ in range(8)]))
+
+                os.write(writer, b"%d" % asyncio.run(admitted()))
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(writer)
+        readers.append((child, reader))
+    counts = []
+    for child, reader in readers:
+        counts.append(int(os.read(reader, 100) or -1))
+        os.close(reader)
+        os.waitpid(child, 0)
+    assert sum(counts) == 200
+    store.close()
