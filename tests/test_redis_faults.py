@@ -177,7 +177,7 @@ def test_an_event_loop(fault: str, server: RedisServer, proxy: Proxy, service: S
         for _ in range(3):
             answers, lag = await flood(service, 16, 5)
             service.check(answers)
-            assert lag < 0.05, "the event loop stood still"
+            assert lag < 0.09, "the event loop stood still"
             await asyncio.sleep(0.3)
         assert not service.stack.health.ok
         leaving = asyncio.create_task(asyncio.to_thread(context.__exit__, None, None, None))

@@ -7,7 +7,7 @@ Rules:
 - API keys, and the counters of an hour or more, survive a crash of the database; shorter counters are in an unlogged
   table: losing them costs a caller nothing but a fresh start.
 - Where the connection breaks before the commit was sent, nothing has happened, and the decision is made again. Where
-  its fate is unknown, a token tells later, and what was charged is given back. A late answer is given back too.
+  its fate is unknown, a token tells later, and what was charged is given back.
 - All connections live on one event loop in a thread of their own: an app's loop never waits, and nobody waits longer
   than `timeout`.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import threading
 from collections import deque
 from collections.abc import Awaitable, Sequence
@@ -38,7 +39,6 @@ _DURABLE = 3600 * SECOND
 _REMEMBERED = 60 * SECOND
 _TRIES = 3
 _PURGE_EVERY = 200  # transactions
-_ABANDONED = 10.0  # seconds after which a transaction that nobody waits for any more is cut off
 
 
 class _Unknown(StoreError):
@@ -102,6 +102,7 @@ class PostgresStore:
         self._thread: threading.Thread | None = None
         self._idle: list[psycopg.AsyncConnection[Any]] = []
         self._room: asyncio.Semaphore | None = None
+        self._using: dict[asyncio.Task[Any], psycopg.AsyncConnection[Any] | None] = {}
         self._held: set[asyncio.Task[Any]] = set()
         self._doubts: deque[tuple[bytes, list[Taken]]] = deque(maxlen=10_000)
         self._until_purge = _PURGE_EVERY
@@ -158,14 +159,24 @@ class PostgresStore:
         finally:
             self._room.release()  # also where nobody waits for it any more: it must not stand in the way
         if not done:
-            task.add_done_callback(self._came_late)
-            loop.call_later(_ABANDONED, task.cancel)
+            self._cut_off(task)
             raise StoreError("PostgreSQL did not answer in time")
         results: list[Any] = task.result()
         return results
 
+    def _cut_off(self, task: asyncio.Task[Any]) -> None:
+        """End a transaction that took too long, or the server would keep its locks. Its fate shows in `_decide`."""
+        connection = self._using.get(task)
+        if connection is None:
+            task.cancel()  # it has no connection yet
+            return
+        self._using[task] = None
+        # Cancelling the task would have psycopg wait for the server; the other side hanging up it understands.
+        with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
     def _came_late(self, task: asyncio.Task[list[Any]]) -> None:
-        """Nobody waited for this answer: what it charged is given back."""
+        """Who asked has gone: what was charged is given back."""
         if task.cancelled() or task.exception() is not None:
             return
         self._hold(self._give_back(_charges(task.result())))
@@ -173,8 +184,13 @@ class PostgresStore:
     def _hold(self, work: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._held.add(task)
-        task.add_done_callback(self._held.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._held.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever still waits for it is told; else nobody needs to be
 
     async def _give_back(self, charges: list[Taken]) -> None:
         try:
@@ -185,10 +201,13 @@ class PostgresStore:
 
     async def _decide(self, ops: Sequence[Op[Any]], token: bytes) -> list[Any]:
         """One transaction; again on another connection, where nothing can have happened on the first."""
+        task = asyncio.current_task()
+        assert task is not None
         for attempt in count():
             fresh = not self._idle
             connection = await self._connect() if fresh else self._idle.pop()
             results: list[Any] = []
+            self._using[task] = connection
             try:
                 await self._transact(connection, ops, token, results)
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
@@ -201,9 +220,9 @@ class PostgresStore:
                 self._doubts.append((token, _charges(results)))
                 raise
             except psycopg.OperationalError as error:
-                broken = connection.broken
+                again = connection.broken and not fresh and self._using[task] is not None
                 await _close(connection)
-                if fresh or not broken:
+                if not again:
                     raise StoreError(f"PostgreSQL: {_words(error)}") from error
                 await self._drop_idle()
                 continue  # it was opened to a server that has gone
@@ -216,6 +235,8 @@ class PostgresStore:
             except BaseException:
                 await _close(connection)
                 raise
+            finally:
+                del self._using[task]
             if len(self._idle) < self._most:
                 self._idle.append(connection)
             else:
@@ -256,9 +277,9 @@ class PostgresStore:
         charged = bool(_charges(results))
         try:
             async with connection.pipeline():
-                await self._write(connection, written.values(), now)
-                if charged:
+                if charged:  # first: where the decision was called off, this fails
                     await connection.execute(self._sql.remember, [token, now + _REMEMBERED])
+                await self._write(connection, written.values(), now)
                 await connection.execute("COMMIT")
         except psycopg.OperationalError as error:
             if written and connection.pgconn.status == psycopg.pq.ConnStatus.BAD:
@@ -297,16 +318,17 @@ class PostgresStore:
         for _ in range(min(100, len(self._doubts))):
             token, charges = self._doubts.popleft()
             try:
-                if await self._happened(token):
+                if not await self._called_off(token):
                     await self._give_back(charges)
             except (StoreError, psycopg.Error):
                 self._doubts.append((token, charges))
                 return
 
-    async def _happened(self, token: bytes) -> bool:
+    async def _called_off(self, token: bytes) -> bool:
+        """Whether a decision has not happened; then it never will, because its token is taken."""
         connection = await self._connect()
         try:
-            cursor = await connection.execute(self._sql.remembered, [token])
+            cursor = await connection.execute(self._sql.call_off, [token])
             return await cursor.fetchone() is not None
         finally:
             await connection.close()

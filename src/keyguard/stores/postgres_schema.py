@@ -26,6 +26,7 @@ _MIGRATIONS = [
 VERSION = len(_MIGRATIONS)
 
 _LOCK = 0x6B657967  # "keyg"
+_CALLED_OFF = 60_000_000  # microseconds for which it is known
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 
@@ -60,7 +61,7 @@ class Statements:
     next: dict[str, sql.Composed]
     dump: sql.Composed
     remember: sql.Composed
-    remembered: sql.Composed
+    call_off: sql.Composed
     forget: sql.Composed
 
 
@@ -100,6 +101,8 @@ def statements(schema: str) -> Statements:
             "WHERE substring(key FOR %(length)s) = %(start)s ORDER BY key"
         ),
         remember=one("INSERT INTO {s}.decisions VALUES (%s, %s)"),
-        remembered=one("SELECT 1 FROM {s}.decisions WHERE token = %s"),
+        call_off=one(
+            f"INSERT INTO {{s}}.decisions VALUES (%s, {_NOW} + {_CALLED_OFF}) ON CONFLICT DO NOTHING RETURNING 1"
+        ),
         forget=one("DELETE FROM {s}.decisions WHERE expires <= %s"),
     )
