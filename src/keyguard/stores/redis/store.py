@@ -208,6 +208,7 @@ class RedisStore:
         for name in set(client.scan_iter(match=self._wire.pattern, count=1000)):
             if self._wire.is_hash(name):
                 entries = client.hgetall(name)
+                entries.pop(b"!", None)
                 keys = self._wire.keys_of(name, entries)
                 pairs = zip(keys, entries.values(), strict=True)
             else:
@@ -228,7 +229,7 @@ class RedisStore:
         """Delete everything in the namespace."""
         client = self._servers.client()
         try:
-            for name in client.scan_iter(match=f"{self.namespace}:[cvt]:*", count=1000):
+            for name in client.scan_iter(match=self._wire.pattern, count=1000):
                 client.delete(name)
         finally:
             client.close()

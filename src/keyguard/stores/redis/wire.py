@@ -2,10 +2,10 @@
 
 Where things are, with `ns` for the namespace:
 
-    ns:c:{bucket}        a hash of one caller's counters, a field for each pool
+    ns:c:{bucket}        a hash of one caller's counters, a field for each pool; the field `!` has the tokens of its
+                         last decisions: what makes each happen exactly once
     ns:v:{pool}|bucket   a plain value, an API key's record above all; those of a pool share a slot, so that a change
                          of two records is one transaction on a cluster too
-    ns:t:{bucket}:...    the token of a decision, for ten seconds: what makes it happen exactly once
 
 The braces are the hash tag of a cluster: counters of one caller live on one node. An entry is its expiry (eight bytes,
 microseconds, 0 for never) and the value.
@@ -42,6 +42,7 @@ from keyguard.rates.limit import Limit, Taking
 from keyguard.rates.window import WindowLog, WindowSlices
 
 _DEMAND = Struct("<BB3QQ")
+_TOKEN = 2**64 - 1
 _MOST = 2**52  # more is more than any limit has
 _TRIES = 50
 
@@ -142,7 +143,6 @@ class Wire:
     def __init__(self, namespace: str, clock: Clock | None, *, cluster: bool = False) -> None:
         self._counters = f"{namespace}:c:"
         self._values = f"{namespace}:v:"
-        self._tokens = f"{namespace}:t:"
         self.pattern = f"{namespace}:[cv]:*"
         self._clock = clock
         self._cluster = cluster
@@ -151,7 +151,7 @@ class Wire:
 
     def renew(self) -> None:
         """Tokens are one process's: called in a forked child."""
-        self._nonce = os.urandom(8).hex()
+        self._nonce = int.from_bytes(os.urandom(8), "little")
         self._numbers: Callable[[], int] = count().__next__
 
     # -- names --------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class Wire:
         text = name.decode("utf-8", "surrogatepass")
         if text.startswith(self._counters):
             bucket = _untagged(text[len(self._counters) :])
-            return [f"{field.decode('utf-8', 'surrogatepass')}|{bucket}" for field in fields]
+            return [f"{field.decode('utf-8', 'surrogatepass')}|{bucket}" for field in fields if field != b"!"]
         pool, closed, rest = text[len(self._values) :].partition("}")
         while closed and rest[:1] not in ("|", ""):  # a brace in the pool's own name
             more, closed, rest = rest.partition("}")
@@ -186,8 +186,9 @@ class Wire:
         """Whether counters stand under this name."""
         return name.startswith(self._counters.encode())
 
-    def _token(self, bucket: str) -> bytes:
-        return _bytes(f"{self._tokens}{_tag(bucket)}:{self._nonce}{self._numbers():x}")
+    def _token(self) -> bytes:
+        # Random where it starts, so that no two processes meet; then one more each time.
+        return ((self._nonce + self._numbers()) & _TOKEN).to_bytes(8, "little")
 
     def _now(self) -> bytes:
         return b"" if self._clock is None else b"%d" % self._clock()
@@ -304,24 +305,30 @@ class Wire:
 
     def _taking(self, demands: Sequence[Demand]) -> Call:
         keys, blob, fields = self._demands(demands, 1)
-        keys.append(self._token(_bucket(demands[0])))
-        undo = Call("give_back", keys, [b"", blob, b"", *fields])
-        return Call("take", keys, [self._now(), blob, *fields], repeatable=True, undo=undo)
+        token = self._token()
+        undo = Call("give_back", keys, [self._now(), blob, token, *fields])
+        return Call("take", keys, [self._now(), blob, token, *fields], repeatable=True, undo=undo)
 
     def _giving_back(self, taken: Taken) -> Call:
         keys, blob, fields = self._demands(taken.demands, 1)
-        keys.append(keys[0])  # where the token would be: it is not needed
         outcome = pack("<qq", taken.at, taken.refused)
         outcome += b"".join([pack("<q24x", taking[1]) for taking in taken.takings])
         return Call("give_back", keys, [self._now(), blob, outcome, *fields])
 
     def _checking(self, op: Authenticate, guess: Sequence[Demand]) -> Call:
         hashes, blob, fields = self._demands(guess, 2)
-        token = self._token(_bucket(guess[0]) if guess else op.keys[0].partition("|")[0])
-        keys = [self.value(op.keys[0]), *hashes, token]
+        token = self._token()
         digests = b"".join([pack("<H32s", version, digest) for version, digest in op.digests.items()])
-        undo = Call("give_back", keys, [b"", blob, b"", *fields]) if guess else None
-        return Call("authenticate", keys, [self._now(), blob, digests, *fields], repeatable=True, undo=undo)
+        undo = None
+        if guess:
+            undo = Call("give_back", hashes, [self._now(), self._demands(guess, 1)[1], token, *fields])
+        return Call(
+            "authenticate",
+            [self.value(op.keys[0]), *hashes],
+            [self._now(), blob, token, digests, *fields],
+            repeatable=True,
+            undo=undo,
+        )
 
     def _reading(self, keys: Sequence[str]) -> Call:
         places = [self.place(key) for key in keys]

@@ -1,27 +1,96 @@
--- ops.GiveBack.  KEYS: the hashes, then the token.  ARGV: clock, demands, the outcome of the Take, fields.
--- Without an outcome, whatever was decided under the token is undone, and may not happen later either.
-local outcome = ARGV[3]
-if outcome == '' then
-  outcome = redis.call('GET', KEYS[#KEYS])
-  redis.call('SET', KEYS[#KEYS], 'x', 'PX', REMEMBERED)
-  if not outcome or outcome == 'x' then return 0 end
+-- ops.GiveBack.  KEYS: the hashes.  ARGV: clock, demands, the outcome of the Take or the token of it, fields.
+-- With a token, whatever was decided under it is undone, and may not happen later either.
+read(4, 1)
+
+local function give_back(kind, entry, at, cost, a, b, c)
+  if kind == SMOOTH then
+    local due = max(0, unpack_('<I8', entry, 9) - cost * a)
+    return pack('<I8I8', due, due)
+  end
+  if kind == LOG then
+    if #entry % 8 ~= 0 then entry = converted(entry, b) end
+    local wanted, kept, found = pack('<I8', at), {}, 0
+    for place = 9, #entry, 8 do
+      local time = entry:sub(place, place + 7)
+      if time == wanted and found < cost then found = found + 1 else kept[#kept + 1] = time end
+    end
+    return found > 0 and entry:sub(1, 8) .. table.concat(kept) or nil
+  end
+  if #entry % 2 == 0 then entry = converted(entry, c) end
+  local expiry, _, newest, total, count = unpack_('<I8c1I8I8I4', entry)
+  local older, back = entry:sub(30), newest - floor(at / b)
+  local found
+  if back == 0 then
+    found = min(cost, count)
+    count = count - found
+  else
+    local place = #older - 4 * back + 1
+    if back < 0 or place < 1 then return nil end
+    local there = unpack_('<I4', older, place)
+    found = min(cost, there)
+    older = older:sub(1, place - 1) .. pack('<I4', there - found) .. older:sub(place + 4)
+  end
+  if found == 0 then return nil end
+  local first = older:find('[^%z]')
+  older = first and older:sub(first - (first - 1) % 4) or ''
+  return pack('<I8c1I8I8I4', expiry, 'S', newest, total - found, count) .. older
 end
-local at, refused = unpack_('<i8i8', outcome)
-if refused == 1 then return 0 end
-local changes = {}
-for i, demand in ipairs(demands_of(ARGV[2], 4)) do
-  local ttl = unpack_('<i8', outcome, 17 + 32 * (i - 1))
-  if demand.state and demand.cost > 0 and at <= now and now < at + ttl then
-    local left = give_back[demand.kind](demand.state, at, demand.cost, demand.a, demand.b, demand.c)
+
+local token, at, lists, lives = nil, nil, {}, {}
+if #ARGV[3] == 8 then
+  token = ARGV[3]
+  local known = decisions:find(token, 1, true)
+  if known then
+    at = unpack_('<I8', decisions, known + 8)
+    decisions = decisions:sub(1, known + 7) .. pack('<I8', at % CALLED_OFF + CALLED_OFF) .. decisions:sub(known + 16)
+  else
+    at = CALLED_OFF
+    decisions = remembering(token, now + CALLED_OFF)
+  end
+  lists[1], lives[1] = { '!', decisions }, REMEMBERED
+  if at >= CALLED_OFF then
+    write(lists, lives)
+    return 0
+  end
+else
+  local refused
+  at, refused = unpack_('<i8i8', ARGV[3])
+  if refused == 1 then return 0 end
+end
+local from = 1
+for i = 4, #ARGV do
+  local kind, hash, a, b, c, cost
+  kind, hash, a, b, c, cost, from = unpack_('<I1I1I8I8I8I8', ARGV[2], from)
+  local entry, lapses = living(entries[i - 2]), at + cost * a  -- of a smooth limit: before that it has not drained
+  if not token then
+    lapses = at + unpack_('<i8', ARGV[3], 17 + 32 * (i - 4))
+  elseif kind == LOG then
+    lapses = at + b
+  elseif kind == WINDOW then
+    lapses = (floor(at / b) + SLICES + 1) * b
+  end
+  if entry and cost > 0 and at <= now and now < lapses then
+    local left = give_back(kind, entry, at, cost, a, b, c)
     if left then
-      local life = 0
-      if left ~= '' then
-        demand.state = left
-        life = select(2, taking(demand, 0))
+      local ttl = 0
+      if #left > 8 then
+        if kind == WINDOW then
+          ttl = select(2, take_window(left, 0, a, b, c))
+        elseif kind == LOG then
+          ttl = select(2, take_log(left, 0, a, b))
+        else
+          ttl = select(2, take_smooth(left, 0, a, b, c))
+        end
       end
-      changes[#changes + 1] = { demand.hash, demand.field, life > 0 and left, life }
+      if ttl > 0 then
+        local list = lists[hash] or {}
+        list[#list + 1], list[#list + 2] = ARGV[i], pack('<I8', now + ttl) .. left:sub(9)
+        lists[hash], lives[hash] = list, max(lives[hash] or 0, ttl)
+      else
+        redis.call('HDEL', KEYS[hash], ARGV[i])
+      end
     end
   end
 end
-write(changes)
+write(lists, lives)
 return 1

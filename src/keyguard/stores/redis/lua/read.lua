@@ -5,6 +5,7 @@ for i, key in ipairs(KEYS) do
   local field = ARGV[1 + i]
   local entry
   if field == '' then entry = redis.call('GET', key) else entry = redis.call('HGET', key, field) end
-  values[#values + 1] = living(entry) or false
+  entry = living(entry)
+  values[#values + 1] = entry and entry:sub(9) or false
 end
 return values

@@ -5,8 +5,8 @@ for i, key in ipairs(KEYS) do
   local field, expected = ARGV[3 * i - 1], ARGV[3 * i]
   local entry
   if field == '' then entry = redis.call('GET', key) else entry = redis.call('HGET', key, field) end
-  local value = living(entry)
-  if (value and '=' .. value or '') ~= expected then return 0 end
+  entry = living(entry)
+  if (entry and '=' .. entry:sub(9) or '') ~= expected then return 0 end
 end
 for i, key in ipairs(KEYS) do
   local field, change = ARGV[3 * i - 1], ARGV[3 * i + 1]
@@ -15,7 +15,7 @@ for i, key in ipairs(KEYS) do
   elseif change ~= '' then
     local ttl = unpack_('<I8', change, 2)
     if field ~= '' then
-      write({ { i, field, change:sub(10), ttl } })
+      write({ [i] = { field, pack('<I8', now + ttl) .. change:sub(10) } }, { [i] = ttl })
     elseif ttl == 0 then
       redis.call('SET', key, ('\0'):rep(8) .. change:sub(10))
     else
