@@ -63,7 +63,9 @@ class RedisServer:
     def __init__(self, kind: str = "valkey", *options: str, port: int | None = None, persistent: bool = False) -> None:
         self.port = port or free_port()
         self.folder = tempfile.mkdtemp(prefix="keyguard-redis-")
-        keep = ["--appendonly", "yes", "--appendfsync", "always"] if persistent else ["--save", "", "--appendonly", "no"]
+        keep = (
+            ["--appendonly", "yes", "--appendfsync", "always"] if persistent else ["--save", "", "--appendonly", "no"]
+        )
         self.command = [BINARIES[kind](), *self._first(), "--port", str(self.port), "--bind", "127.0.0.1"]
         self.command += ["--dir", self.folder, *keep, *options]
         self.process: subprocess.Popen[bytes] | None = None

@@ -177,11 +177,13 @@ class Taken:
 class Take(Op[Taken]):
     """Take from several limits at once: from all of them, or from none."""
 
-    __slots__ = ("demands",)
+    __slots__ = ("demands", "form")
 
     def __init__(self, demands: Sequence[Demand]) -> None:
         self.demands = demands
         self.keys = tuple([demand.key for demand in demands])
+        self.form: Any = None
+        """What a store made of the demands, kept for the next request of the same caller."""
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Taken, Sequence[Change]]:
         takings = []

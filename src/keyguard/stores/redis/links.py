@@ -55,14 +55,14 @@ class ThreadLink:
 
         `skip`: before each reply comes another one, which says nothing.
         """
-        if not self._room.acquire(timeout=max(0.0, deadline - monotonic())):
+        if not self._room.acquire(False) and not self._room.acquire(timeout=max(0.0, deadline - monotonic())):
             raise NotSent("Redis: all connections are busy")
         connection = None
         try:
             connection = self._idle.pop() if self._idle else None
             if connection is None:
                 connection = self._open()
-            got = self._exchange(connection, packed, replies * (1 + skip), deadline)
+            got = self._exchange(connection, packed, replies * (1 + skip))
             self._idle.append(connection)
             return got[1::2] if skip else got
         except BaseException:
@@ -80,13 +80,13 @@ class ThreadLink:
             raise NotSent(f"Redis: {error}") from error
         return connection
 
-    def _exchange(self, connection: AbstractConnection, packed: Packed, replies: int, deadline: float) -> list[Reply]:
+    def _exchange(self, connection: AbstractConnection, packed: Packed, replies: int) -> list[Reply]:
         got: list[Reply] = []
         try:
             connection.send_packed_command(packed, check_health=False)
             while len(got) < replies:
                 try:
-                    got.append(connection.read_response(True, timeout=max(0.001, deadline - monotonic())))
+                    got.append(connection.read_response(True))
                 except ResponseError as error:
                     got.append(error)
         except RedisTimeoutError as error:
@@ -121,26 +121,26 @@ class LoopLink:
         """
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
         self._waiting.append((packed, replies * (1 + skip), future))
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._depart)
+        if not self._scheduled and len(self._flights) < _FLIGHTS:
+            self._depart()
         got = await future
         return got[1::2] if skip else got
 
     def _depart(self) -> None:
-        self._scheduled = False
-        if self._waiting and len(self._flights) < _FLIGHTS:
-            batch, self._waiting = self._waiting, []
-            flight = self._loop.create_task(self._fly(batch))
-            self._flights.add(flight)
-            flight.add_done_callback(self._landed)
+        # The task begins in the next turn of the loop, and takes along whatever is there by then.
+        self._scheduled = True
+        flight = self._loop.create_task(self._fly())
+        self._flights.add(flight)
+        flight.add_done_callback(self._landed)
 
     def _landed(self, flight: asyncio.Task[None]) -> None:
         self._flights.discard(flight)
         if self._waiting and not self._scheduled:
             self._depart()
 
-    async def _fly(self, batch: list[tuple[Packed, int, asyncio.Future[list[Reply]]]]) -> None:
+    async def _fly(self) -> None:
+        self._scheduled = False
+        batch, self._waiting = self._waiting, []
         connection = self._idle.pop() if self._idle else None
         sent = False
         try:

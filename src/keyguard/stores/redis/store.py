@@ -27,7 +27,7 @@ from keyguard.stores.redis.cluster import Cluster
 from keyguard.stores.redis.line import Line
 from keyguard.stores.redis.links import Lost, TimedOut
 from keyguard.stores.redis.servers import Servers
-from keyguard.stores.redis.wire import Call, Reply, Rounds, Wire
+from keyguard.stores.redis.wire import Call, Reply, Rounds, Wire, checked, taken_of
 
 _UNDONE_AT_ONCE = 100
 
@@ -92,6 +92,12 @@ class RedisStore:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations, in one trip where they go to one server."""
+        if len(ops) == 1 and self._wire.simple(ops[0]):
+            op: Any = ops[0]
+            outcome = self._ask([self._wire.taking(op)], monotonic() + self.timeout)[0]
+            if self._doubts:
+                self._settle_doubts()
+            return [taken_of(op.demands, checked(outcome))]
         if self._servers.cluster and len(ops) > 1:
             return [self.execute([op])[0] for op in ops]
         rounds = Rounds([self._wire.plan(op) for op in ops])
@@ -104,17 +110,17 @@ class RedisStore:
 
     async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """The same for an event loop."""
+        if len(ops) == 1 and self._wire.simple(ops[0]):
+            op: Any = ops[0]
+            outcome = (await self._aask([self._wire.taking(op)]))[0]
+            if self._doubts:
+                self._asettle_doubts()
+            return [taken_of(op.demands, checked(outcome))]
         if self._servers.cluster and len(ops) > 1:
             return [(await self.aexecute([op]))[0] for op in ops]
         rounds = Rounds([self._wire.plan(op) for op in ops])
         while rounds.calls:
-            try:
-                replies = await self._aask(rounds.calls)
-            except asyncio.CancelledError:
-                self._doubt(rounds.calls)
-                self._asettle_doubts()
-                raise
-            rounds.feed(replies)
+            rounds.feed(await self._aask(rounds.calls))
         if self._doubts:
             self._asettle_doubts()
         return rounds.results
@@ -131,7 +137,9 @@ class RedisStore:
         except (Lost, TimedOut):
             self._doubt(calls)
             raise
-        self._heed(replies)
+        for reply in replies:
+            if reply.__class__ is ReadOnlyError:
+                self._line.drop_idle()  # a replica now: the next connection may find the new primary
         return replies
 
     async def _aask(self, calls: list[Call]) -> list[Reply]:
@@ -146,12 +154,14 @@ class RedisStore:
         except (Lost, TimedOut):
             self._doubt(calls)
             raise
-        self._heed(replies)
+        except asyncio.CancelledError:
+            self._doubt(calls)
+            self._asettle_doubts()
+            raise
+        for reply in replies:
+            if reply.__class__ is ReadOnlyError:
+                self._line.drop_idle()
         return replies
-
-    def _heed(self, replies: list[Reply]) -> None:
-        if any(isinstance(reply, ReadOnlyError) for reply in replies):
-            self._line.drop_idle()  # a replica now: the next connection may find the new primary
 
     # -- what may have happened, and must not have -----------------------------------------------------------
 

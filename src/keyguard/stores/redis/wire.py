@@ -122,14 +122,20 @@ class Rounds:
     def feed(self, replies: list[Reply]) -> bool:
         """Go on with the replies, one for each call. Whether all operations are done. Raises `StoreError`."""
         for reply in replies:
-            if isinstance(reply, Exception):
-                raise StoreError(f"Redis: {reply}")
+            checked(reply)
         answered, at = [], 0
         for size in self._sizes:
             answered.append(replies[at : at + size])
             at += size
         self._advance(answered)
         return not self._waiting
+
+
+def checked(reply: Reply) -> Reply:
+    """The reply, or `StoreError` where it is an error."""
+    if isinstance(reply, Exception):
+        raise StoreError(f"Redis: {reply}")
+    return reply
 
 
 def unknown_script(reply: Reply) -> bool:
@@ -220,8 +226,25 @@ class Wire:
         if not op.demands:
             ((now,),) = yield [Call("read", [], [self._now()], repeatable=True)]
             return Taken((), [], int(now), False)
-        (outcome,) = yield [self._taking(op.demands)]
-        return _taken(op.demands, outcome)
+        (outcome,) = yield [self.taking(op)]
+        return taken_of(op.demands, outcome)
+
+    def taking(self, op: Take) -> Call:
+        """The call for a `Take` of one caller whose limits the scripts know."""
+        form = op.form
+        if form is None or form[0] is not self:
+            form = op.form = (self, *self._demands(op.demands, 1))
+        _, keys, blob, fields = form
+        token = self._token()
+        args = [self._now(), blob, token, *fields]
+        return Call("take", keys, args, repeatable=True, undo=Call("give_back", keys, args))
+
+    def simple(self, op: Op[Any]) -> bool:
+        """Whether the operation is one `taking`."""
+        if type(op) is not Take or not op.demands or self._cluster:
+            return False
+        form = op.form
+        return (form is not None and form[0] is self) or self._knows(op.demands)
 
     def _give_back(self, taken: Taken) -> Plan:
         if taken.demands:
@@ -231,7 +254,7 @@ class Wire:
     def _authenticate(self, op: Authenticate) -> Plan:
         ((verdict, record, outcome),) = yield [self._checking(op, op.guess)]
         if verdict == 0:
-            taken = _taken(op.guess, outcome)
+            taken = taken_of(op.guess, outcome)
             return Authenticated(False, None, taken, taken.at)
         return Authenticated(verdict == 1, record or None, None, unpack_from("<q", outcome)[0])
 
@@ -266,13 +289,13 @@ class Wire:
         """Take from the counters of each caller. If one refuses, the others get back what was taken."""
         groups = _by_bucket(op.demands)
         outcomes = yield [self._taking(group) for group in groups]
-        parts = [_taken(group, outcome) for group, outcome in zip(groups, outcomes, strict=True)]
+        parts = [taken_of(group, outcome) for group, outcome in zip(groups, outcomes, strict=True)]
         if any(part.refused for part in parts):
             admitted = [part for part in parts if not part.refused]
             if admitted:
                 yield [self._giving_back(part) for part in admitted]
                 outcomes = yield [self._taking([_free(demand) for demand in part.demands]) for part in admitted]
-            parts = [part if part.refused else _taken(part.demands, outcomes.pop(0)) for part in parts]
+            parts = [part if part.refused else taken_of(part.demands, outcomes.pop(0)) for part in parts]
         found = {
             demand.key: taking
             for part in parts
@@ -294,7 +317,7 @@ class Wire:
     def _authenticate_apart(self, op: Authenticate) -> Plan:
         """Reserve a guess and look at the record in one trip; a right key gets its guess back."""
         outcome, (verdict, record, seen) = yield [self._taking(op.guess), self._checking(op, ())]
-        taken = _taken(op.guess, outcome)
+        taken = taken_of(op.guess, outcome)
         if taken.refused:
             return Authenticated(False, None, taken, taken.at)
         if verdict == 1:
@@ -388,7 +411,8 @@ def _form(limit: Limit) -> tuple[int, int, int, int] | None:
     return None
 
 
-def _taken(demands: Sequence[Demand], outcome: bytes) -> Taken:
+def taken_of(demands: Sequence[Demand], outcome: bytes) -> Taken:
+    """What an outcome says of the demands. Raises `StoreError` where the decision was called off."""
     if len(outcome) < 16:
         raise StoreError("Redis: the decision was called off")
     at, refused, *numbers = unpack(f"<{len(outcome) // 8}q", outcome)

@@ -10,7 +10,7 @@
 
 local SLICES, LOG_MAX = 32, 32
 local LOG, WINDOW, SMOOTH = 1, 2, 3
-local REMEMBERED, MOST = 10000000, 64  -- microseconds and number of decisions that are known by their tokens
+local REMEMBERED, MOST = 10000000, 32  -- microseconds and number of decisions that are known by their tokens
 local CALLED_OFF = 2 ^ 52
 
 local floor, max, min = math.floor, math.max, math.min
