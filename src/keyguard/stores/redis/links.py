@@ -199,6 +199,6 @@ class LoopLink:
         """Close the connections. What is under way is cut off."""
         for flight in list(self._flights):
             flight.cancel()
-        await asyncio.gather(*self._flights, return_exceptions=True)
+        await asyncio.gather(*self._flights, *self._closing, return_exceptions=True)
         while self._idle:
             await self._idle.pop().disconnect()

@@ -68,6 +68,7 @@ class RedisStore:
         self._servers = Servers(url, self.timeout)
         self._wire = Wire(namespace, clock, cluster=self._servers.cluster)
         self._doubts: deque[Call] = deque(maxlen=10_000)
+        self._held: set[asyncio.Task[None]] = set()
         self._open()
         renew_after_fork(self)
 
@@ -183,8 +184,8 @@ class RedisStore:
 
     def _asettle_doubts(self) -> None:
         task = asyncio.get_running_loop().create_task(self._settling(self._take_doubts()))
-        _held.add(task)
-        task.add_done_callback(_held.discard)
+        self._held.add(task)
+        task.add_done_callback(self._held.discard)
 
     async def _settling(self, calls: list[Call]) -> None:
         try:
@@ -250,6 +251,8 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Close the connections of this event loop, and those of threads."""
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*[task for task in self._held if task.get_loop() is loop])
         await self._line.aclose()
         self._line.close()
 
@@ -264,7 +267,6 @@ class _Scratch(RedisStore):
 
 _abandoned: list[Any] = []
 """Connections inherited by a fork."""
-_held: set[asyncio.Task[None]] = set()
 
 
 def _repeatable(calls: list[Call]) -> bool:
