@@ -112,6 +112,7 @@ class LoopLink:
         self._idle: list[AsyncConnection] = []
         self._flights: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._scheduled = False
 
     async def ask(self, packed: Packed, replies: int, *, skip: bool = False) -> list[Reply]:
@@ -135,7 +136,7 @@ class LoopLink:
 
     def _landed(self, flight: asyncio.Task[None]) -> None:
         self._flights.discard(flight)
-        if self._waiting and not self._scheduled:
+        if self._waiting and not self._scheduled and not self._closed:
             self._depart()
 
     async def _fly(self) -> None:
@@ -197,8 +198,14 @@ class LoopLink:
 
     async def aclose(self) -> None:
         """Close the connections. What is under way is cut off."""
-        for flight in list(self._flights):
-            flight.cancel()
-        await asyncio.gather(*self._flights, *self._closing, return_exceptions=True)
+        self._closed = True
+        while self._flights or self._closing:
+            for flight in self._flights:
+                flight.cancel()
+            await asyncio.gather(*self._flights, *self._closing, return_exceptions=True)
+        for _, _, future in self._waiting:
+            if not future.done():
+                future.set_exception(NotSent("Redis: the connections are being closed"))
         while self._idle:
-            await self._idle.pop().disconnect()
+            await self._idle.pop().disconnect(nowait=True)
+        await asyncio.sleep(0)  # a transport closes in the next turn of the loop
