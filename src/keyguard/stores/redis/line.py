@@ -19,7 +19,7 @@ class Line:
 
     def __init__(self, servers: Servers, most: int) -> None:
         self._timeout = servers.timeout
-        self._aconnector = servers.aconnector()
+        self._servers = servers
         self._threads = ThreadLink(servers.connector(), most)
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLink] = WeakKeyDictionary()
 
@@ -57,7 +57,7 @@ class Line:
         loop = asyncio.get_running_loop()
         link = self._loops.get(loop)
         if link is None:
-            link = self._loops[loop] = LoopLink(self._aconnector, self._timeout)
+            link = self._loops[loop] = LoopLink(*self._servers.aconnector(), self._timeout)
         return link
 
     def drop_idle(self) -> None:

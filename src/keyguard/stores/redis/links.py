@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Any, TypeAlias
 
@@ -104,8 +104,11 @@ class ThreadLink:
 class LoopLink:
     """Connections to one server for the tasks of one event loop."""
 
-    def __init__(self, connect: Callable[[], AsyncConnection], timeout: float) -> None:
+    def __init__(
+        self, connect: Callable[[], AsyncConnection], end: Callable[[], Awaitable[None]], timeout: float
+    ) -> None:
         self._connect = connect
+        self._end = end
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Packed, int, asyncio.Future[list[Reply]]]] = []
@@ -208,4 +211,5 @@ class LoopLink:
                 future.set_exception(NotSent("Redis: the connections are being closed"))
         while self._idle:
             await self._idle.pop().disconnect(nowait=True)
+        await self._end()
         await asyncio.sleep(0)  # a transport closes in the next turn of the loop

@@ -9,7 +9,7 @@ Retries are off: a decision has a budget of milliseconds, and what was sent may 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -100,18 +100,24 @@ class Servers:
         make: Callable[[], AbstractConnection] = pool.make_connection
         return make
 
-    def aconnector(self) -> Callable[[], AsyncConnection]:
-        """Makes connections for an event loop; not for a cluster. Their time-outs are the caller's."""
+    def aconnector(self) -> tuple[Callable[[], AsyncConnection], Callable[[], Awaitable[None]]]:
+        """For one event loop: what makes connections, and what ends it. Not for a cluster.
+
+        The time-outs of the connections are the caller's.
+        """
         settings = self._settings(None, AsyncRetry(NoBackoff(), 0))
         settings["socket_connect_timeout"] = self.timeout
         if self.scheme == "redis+sentinel":
             brief = {**settings, "socket_timeout": self.timeout / 4, "socket_connect_timeout": self.timeout / 4}
             sentinel = AsyncSentinel(self.seeds, sentinel_kwargs=brief, **settings)
             pool: Any = AsyncSentinelPool(self.service, sentinel, **settings, **self.login)
-            return lambda: _kept(pool.make_connection(), pool)
-        pool = self._pool(redis.asyncio.ConnectionPool, settings)
-        make: Callable[[], AsyncConnection] = pool.make_connection
-        return make
+
+            async def end() -> None:
+                for client in sentinel.sentinels:
+                    await client.aclose()
+
+            return lambda: _kept(pool.make_connection(), pool), end
+        return self._pool(redis.asyncio.ConnectionPool, settings).make_connection, _nothing
 
     def _pool(self, kind: Any, settings: dict[str, Any]) -> Any:
         return kind.from_url(self._url, **settings, **self.login)
@@ -133,6 +139,10 @@ class Servers:
             sentinel = Sentinel(self.seeds, sentinel_kwargs=settings, **settings)
             return sentinel.master_for(self.service, **self.login)
         return redis.Redis.from_url(self._url, **settings)
+
+
+async def _nothing() -> None:
+    """There is nothing to end."""
 
 
 def _kept(connection: Any, owner: Any) -> Any:
