@@ -24,6 +24,7 @@ ARROW = [
     "single testing",
     "asgi wsgi",
     "demo",
+    "cli_store",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(ARROW) for name in names.split()}

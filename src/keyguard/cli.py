@@ -2,6 +2,7 @@
 
     keyguard keys issue --owner acme --plan pro --store sqlite:///keyguard.db
     keyguard keys list --json
+    keyguard store check redis://localhost
     keyguard demo
 
 Rules:
@@ -21,13 +22,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from keyguard import __version__
+from keyguard import __version__, cli_store
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
 from keyguard.keys.record import to_json
 from keyguard.refusal import rfc3339
-from keyguard.stores import open_store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,7 +105,7 @@ def _registry(options: argparse.Namespace) -> KeyRegistry:
     if url.startswith("memory:"):
         raise ConfigurationError("memory:// ends with this command: name a store that lasts, such as sqlite:///file.db")
     words = {name: getattr(options, name) for name in ("prefix", "env") if getattr(options, name, None)}
-    return KeyRegistry(open_store(url), **words)
+    return KeyRegistry(cli_store.open_for_operators(url), **words)
 
 
 # -- what is printed --------------------------------------------------------------------------------------------
@@ -246,6 +246,8 @@ def _parser() -> argparse.ArgumentParser:
     rotate.add_argument(
         "--overlap", type=_span, default=timedelta(hours=24), metavar="SPAN", help="how long the old one works: 24h"
     )
+
+    cli_store.add_commands(commands.add_parser("store", help="make, check and copy stores"))
 
     demo = commands.add_parser("demo", help="tell the story of a key, with real servers on 127.0.0.1")
     demo.add_argument("--serve", action="store_true", help="stay up afterwards, to try by hand")

@@ -133,6 +133,22 @@ class Commit(Op[bool]):
         return True, [(key, value, None, None) for key, value in self.values]
 
 
+class Put(Op[bool]):
+    """Write one value as it is, with its microseconds to live, `None` for ever. Evaluates to whether it was another."""
+
+    __slots__ = ("ttl", "value")
+
+    def __init__(self, key: str, value: bytes, ttl: int | None) -> None:
+        self.keys = (key,)
+        self.value = value
+        self.ttl = ttl
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[bool, Sequence[Change]]:
+        if old[0] == self.value:
+            return False, ()
+        return True, [(self.keys[0], self.value, self.ttl, None)]
+
+
 # -- limits ---------------------------------------------------------------------------------------------------
 
 

@@ -129,18 +129,27 @@ class SQLiteStore:
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Every living key that starts with `prefix`, in order."""
+        return [(key, value) for key, value, _ in self.dump(prefix)]
+
+    def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
+        """Every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
+        now = self._clock()
         with self._lock:
             try:
                 connection = self._connection or self._open()
                 # The code point after the last that text can hold ends the range of the prefix.
                 rows = connection.execute(
-                    "SELECT key, value FROM entries WHERE key >= ? AND key < ? AND expires > ? ORDER BY key",
-                    (prefix, prefix + "\U0010ffff", self._clock()),
+                    "SELECT key, value, expires FROM entries WHERE key >= ? AND key < ? AND expires > ? ORDER BY key",
+                    (prefix, prefix + "\U0010ffff", now),
                 )
-                return [(key, value) for key, value in rows]
+                return [(key, value, None if ends == _NEVER else ends - now) for key, value, ends in rows]
             except sqlite3.Error as error:
                 self._forget()
                 raise StoreError(f"SQLite: {error}") from error
+
+    def scratch(self, clock: Clock) -> SQLiteStore:
+        """An empty store in the same folder, for checks. Closing it removes it."""
+        return _Scratch(self._path.with_name(f".{self._path.name}.check-{os.urandom(6).hex()}"), 5.0, clock=clock)
 
     # -- all of this runs under the lock ------------------------------------------------------------------
 
@@ -240,6 +249,19 @@ class SQLiteStore:
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+class _Scratch(SQLiteStore):
+    """A file that is removed when it is closed; it is closed once more after it was made."""
+
+    _made = False
+
+    def close(self) -> None:
+        super().close()
+        if self._made:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        self._made = True
 
 
 def _busy(error: sqlite3.Error) -> bool:

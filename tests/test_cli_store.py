@@ -1,0 +1,113 @@
+"""`keyguard store`: stores made, checked and copied from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keyguard.cli import main
+from keyguard.keys import KeyRegistry
+from keyguard.ops import Demand, Take
+from keyguard.rates import smooth, window
+from keyguard.stores import open_store
+from tests.servers import Postgres, RedisServer
+
+
+def url_of(kind: str, name: str, folder: Path, valkey: RedisServer, postgres: Postgres) -> str:
+    schema = "".join(character if character.isalnum() else "_" for character in f"c_{name}_{folder.name}")
+    return {
+        "sqlite": f"sqlite:///{folder}/{name}.db",
+        "redis": f"{valkey.url}?namespace=cli-{name}-{folder.name}",
+        "postgresql": f"{postgres.url}?schema={schema}",
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "postgresql"])
+def test_check(
+    kind: str, tmp_path: Path, valkey: RedisServer, postgres: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = url_of(kind, "check", tmp_path, valkey, postgres)
+    assert main(["store", "init", url]) == 0
+    assert main(["store", "check", url, "--steps", "150"]) == 0
+    assert "means what every store means" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir() if "check-" in path.name] == []
+
+
+def test_check_says_what_is_wrong(
+    valkey: RedisServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keyguard.rates.window import WindowLog
+
+    take = WindowLog.take
+    monkeypatch.setattr(WindowLog, "take", lambda self, *asked: (*take(self, *asked)[:2], 7, *take(self, *asked)[3:]))
+    assert main(["store", "check", valkey.url, "--steps", "50"]) == 1
+    assert "does not mean what every store means: step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("sqlite", "redis"), ("redis", "postgresql"), ("postgresql", "sqlite"), ("redis", "sqlite")]
+)
+def test_copy(
+    one: str,
+    other: str,
+    tmp_path: Path,
+    valkey: RedisServer,
+    postgres: Postgres,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Keys work on, and what was used is still used."""
+    source_url = url_of(one, "source", tmp_path, valkey, postgres)
+    target_url = url_of(other, "target", tmp_path, valkey, postgres)
+    for url in (source_url, target_url):
+        assert main(["store", "init", url]) == 0
+    source = open_store(source_url + ("&" if "?" in source_url else "?") + "timeout=1")
+    ids = [KeyRegistry(source).issue(f"customer {n}").record.id for n in range(450)]
+    limits = [window(20, 3_600_000_000, "20/hour"), window(500, 86_400_000_000, "500/day"), smooth("5/hour", 4)]
+    take = Take([Demand("", f"rl:k:{limit.code}|{ids[0]}", limit, 2) for limit in limits])
+    before = source.execute([take])[0]
+    capsys.readouterr()
+    assert main(["store", "copy", source_url, target_url]) == 0
+    said = capsys.readouterr()
+    assert "453 entries here, 453 of them there; 453 were written." in said.err
+    first, second = said.out.splitlines()
+    assert first.split()[1] == second.split()[1]
+
+    target = open_store(target_url + ("&" if "?" in target_url else "?") + "timeout=1")
+    assert [record.owner for record in KeyRegistry(target).list()] == [r.owner for r in KeyRegistry(source).list()]
+    after = target.execute([take])[0]
+    assert [now[2] for now in after.takings] == [then[2] - 2 for then in before.takings]
+
+    # Again: it goes on where it is, and writes only what has changed.
+    KeyRegistry(source).issue("a newcomer")
+    assert main(["store", "copy", source_url, target_url]) == 0
+    assert "4 were written" in capsys.readouterr().err
+    for store in (source, target):
+        store.close()  # type: ignore[attr-defined]
+
+
+def test_a_copy_that_was_stopped_goes_on(
+    tmp_path: Path, valkey: RedisServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keyguard import cli_store
+
+    source_url, target_url = f"sqlite:///{tmp_path}/s.db", f"{valkey.url}?namespace=stopped"
+    source = open_store(source_url)
+    for n in range(500):
+        KeyRegistry(source).issue(f"customer {n}")
+    monkeypatch.setattr(cli_store, "_show_progress", lambda done, all: (_ for _ in ()).throw(KeyboardInterrupt()))
+    assert main(["store", "copy", source_url, target_url]) == 130
+    monkeypatch.undo()
+    assert main(["store", "copy", source_url, target_url]) == 0
+    assert "500 entries here, 500 of them there; 300 were written" in capsys.readouterr().err
+    open_store(target_url).clear()  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_copied_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "copy", "memory://", f"sqlite:///{tmp_path}/x.db"]) == 1
+    assert "cannot be copied" in capsys.readouterr().err
+    assert main(["store", "check", "memory://"]) == 1
+    assert main(["store", "init", "memory://"]) == 0
+    assert main(["store", "init", "redis://127.0.0.1:1"]) == 0
+    assert main(["store", "copy", f"sqlite:///{tmp_path}/x.db", "redis://127.0.0.1:1"]) == 1
+    assert "keyguard: error: Redis" in capsys.readouterr().err
