@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from itertools import groupby
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from keyguard.drivers.asgi import ASGIApp, ASGIDriver
     from keyguard.drivers.wsgi import WSGIApp, WSGIDriver
     from keyguard.keys import KeyRegistry
+
+
+log = logging.getLogger("keyguard")
 
 
 class Keyguard:
@@ -80,6 +84,12 @@ class Keyguard:
                 f"these guards need the {', '.join(self._needs)} of the caller, and none finds it: put APIKeys() first"
             )
         _check_names(guards)
+        limitations = getattr(self.store, "limitations", None)
+        if limitations is not None:
+            limits = [rule.limit for guard in guards if isinstance(guard, RateLimit) for rule in guard.rules]
+            notice = limitations(limits, keys=any(isinstance(guard, APIKeys) for guard in guards))
+            if notice:
+                log.warning("%s", notice)
 
     def __repr__(self) -> str:
         return f"Keyguard({', '.join(map(repr, self.guards))})"

@@ -12,7 +12,7 @@ refuses, what was taken here is given back.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import ConfigurationError, StoreError
@@ -26,11 +26,14 @@ from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request, 
 from keyguard.request import Forward, Request
 from keyguard.response import Headers, Response
 
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+
 T = TypeVar("T")
 Setting: TypeAlias = "T | Callable[[Request], T | Awaitable[T]]"
 """A value, or a function of the request that returns one; the function may be `async` under ASGI."""
 
-Rates: TypeAlias = str | Limit
+Rates: TypeAlias = "str | Limit | RateLimitItem"
 By: TypeAlias = 'Literal["ip", "key", "subject"] | Callable[[Request], Any]'
 FailureMode: TypeAlias = Literal["local", "refuse", "allow"]
 Profile: TypeAlias = Literal["draft-11", "x-ratelimit"]
@@ -76,8 +79,8 @@ class _Limiting:
 class RateLimit(_Limiting):
     """Refuses a caller who has used up a limit, and says when it works again.
 
-    - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`, or one function
-      of the request that returns a text, a limit, a list of them, or `None` where no limit applies.
+    - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`, rate items of the
+      `limits` library, or one function of the request that returns a text, a limit, a list of them, or `None` where no limit applies.
     - `by`: who shares a counter. `"ip"` the client's address (IPv6 by /64), `"key"` the API key, `"subject"` whoever
       owns the key; callers without a key are counted by address. Or a function of the request that returns text, a
       number, a tuple of these, or `None` where the limit does not apply.

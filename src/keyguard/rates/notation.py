@@ -6,10 +6,13 @@ something surprising by is refused here: a limit of 0, a period of 0, months and
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from keyguard.clock import SECOND
 from keyguard.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
 
 Rate: TypeAlias = tuple[int, int, str]
 """`(quota, period in microseconds, normal text)`."""
@@ -20,22 +23,25 @@ LONGEST = 20 * 365 * 86400 * SECOND
 _HELP = "write for example '10/second', '100/5 minutes' or '10/second; 5000/day'"
 
 
-def parse_rates(text: str) -> list[Rate]:
-    """Read one rate or several, separated by `;`, `,` or `|`.
+def parse_rates(text: str | RateLimitItem) -> list[Rate]:
+    """Read one rate or several, separated by `;`, `,` or `|`; or take one from the `limits` library.
 
     Raises `ConfigurationError` that says what is wrong and what would be right.
     """
     # Imported where it is used: it takes longer to load than all of keyguard.
-    from limits import parse_many
+    from limits import RateLimitItem, parse_many
 
-    if not isinstance(text, str):
+    if isinstance(text, RateLimitItem):
+        items, parts = [text], [f"{text.amount}/{text.multiples} {text.GRANULARITY.name}"]
+    elif not isinstance(text, str):
         raise ConfigurationError(f"a rate is a text, not {text!r}: {_HELP}")
-    try:
-        items = parse_many(text)
-    except ValueError as error:
-        raise ConfigurationError(f"cannot read the rate {text!r}: {_HELP}") from error
+    else:
+        try:
+            items, parts = parse_many(text), _parts(text)
+        except ValueError as error:
+            raise ConfigurationError(f"cannot read the rate {text!r}: {_HELP}") from error
     rates = []
-    for item, part in zip(items, _parts(text), strict=True):
+    for item, part in zip(items, parts, strict=True):
         unit = item.GRANULARITY.name
         if unit in ("month", "year"):
             raise ConfigurationError(

@@ -1,0 +1,120 @@
+"""Storages of the `limits` library as a store: memcached, MongoDB, and whatever else it has. Best effort.
+
+What a `limits` storage cannot do, this store cannot:
+- Several limits are asked one after the other, and then charged one after the other. Between that, others may come: a
+  request may be refused by one limit and still be charged by another, and nothing is ever given back.
+- It keeps no keys: authentication needs another store, in a layer of its own.
+- How exact a limit is depends on the storage: a moving window where it has one, else two fixed windows weighed (up to
+  twice the limit in bad cases), else a fixed window (twice the limit).
+
+A stack on it says so in the log when it starts. Use one of keyguard's own stores where that matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from limits import RateLimitItemPerSecond
+from limits.storage import MovingWindowSupport, SlidingWindowCounterSupport, Storage
+from limits.strategies import (
+    FixedWindowRateLimiter,
+    MovingWindowRateLimiter,
+    RateLimiter,
+    SlidingWindowCounterRateLimiter,
+)
+
+from keyguard.clock import SECOND, Clock, wall_clock
+from keyguard.errors import ConfigurationError, StoreError
+from keyguard.ops import Demand, GiveBack, Op, Take, Taken
+from keyguard.rates import NEVER, Limit, Taking
+from keyguard.rates.gcra import Smooth
+
+
+class LimitsStore:
+    """Counters in `storage`, an object such as `limits.storage.MemcachedStorage("memcached://localhost:11211")`.
+
+    Raises `ConfigurationError` for anything else.
+    """
+
+    def __init__(self, storage: Storage, *, clock: Clock = wall_clock) -> None:
+        if not isinstance(storage, Storage):
+            raise ConfigurationError(f"a storage is an object of limits.storage, not {type(storage).__name__}")
+        self.storage = storage
+        self._clock = clock
+        self._limiter: RateLimiter
+        if isinstance(storage, MovingWindowSupport):
+            self._limiter = MovingWindowRateLimiter(storage)
+        elif isinstance(storage, SlidingWindowCounterSupport):
+            self._limiter = SlidingWindowCounterRateLimiter(storage)
+        else:
+            self._limiter = FixedWindowRateLimiter(storage)
+
+    def __repr__(self) -> str:
+        return f"<LimitsStore {type(self.storage).__name__}, {type(self._limiter).__name__}>"
+
+    def limitations(self, limits: Sequence[Limit], *, keys: bool) -> str:
+        """What a stack should know that has these limits and may take several at once; empty for nothing.
+
+        Raises `ConfigurationError` for what cannot be done at all.
+        """
+        if keys:
+            raise ConfigurationError(
+                f"{self!r} keeps no keys: add APIKeys as a layer of its own, with another store=, outside of this one"
+            )
+        for limit in limits:
+            if isinstance(limit, Smooth):
+                raise ConfigurationError(f"{self!r} cannot pace evenly: write {limit.text.split(' ')[0]!r} instead")
+        if len(limits) < 2:
+            return ""
+        return (
+            f"{self!r} is best effort: {len(limits)} limits are not taken all or nothing, and a refused request may "
+            "still be charged by some of them. Use memory://, sqlite://, redis:// or postgresql:// to have it exact"
+        )
+
+    def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """Take from limits, one after the other; giving back does nothing. Raises `StoreError` for other operations."""
+        try:
+            return [self._run(op) for op in ops]
+        except self.storage.base_exceptions as error:
+            raise StoreError(f"{type(self.storage).__name__}: {error}") from error
+
+    def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
+        """The same in a thread."""
+        return asyncio.to_thread(self.execute, ops)
+
+    def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Nothing: these storages cannot list what they hold."""
+        return []
+
+    def _run(self, op: Op[Any]) -> Any:
+        if isinstance(op, Take):
+            return self._take(op)
+        if isinstance(op, GiveBack):
+            return None
+        raise StoreError(f"{self!r} cannot do {type(op).__name__}")
+
+    def _take(self, op: Take) -> Taken:
+        asked = [(demand, _item(demand.limit)) for demand in op.demands]
+        fits = [
+            demand.cost <= demand.limit.quota and self._limiter.test(item, demand.key, cost=demand.cost)
+            for demand, item in asked
+        ]
+        if all(fits):
+            fits = [
+                demand.cost == 0 or self._limiter.hit(item, demand.key, cost=demand.cost) for demand, item in asked
+            ]  # fmt: skip
+        now = self._clock()
+        takings = [self._taking(demand, item, fit, now) for (demand, item), fit in zip(asked, fits, strict=True)]
+        return Taken(op.demands, takings, now, not all(fits))
+
+    def _taking(self, demand: Demand, item: RateLimitItemPerSecond, fits: bool, now: int) -> Taking:
+        stats = self._limiter.get_window_stats(item, demand.key)
+        reset = max(0, round(stats.reset_time * SECOND) - now)
+        wait = 0 if fits else NEVER if demand.cost > demand.limit.quota else max(1, reset)
+        return None, demand.limit.period, max(0, int(stats.remaining)), reset, wait
+
+
+def _item(limit: Limit) -> RateLimitItemPerSecond:
+    return RateLimitItemPerSecond(limit.quota, limit.period // SECOND, "keyguard")

@@ -1,0 +1,73 @@
+"""Storages of the `limits` library as stores: best effort, and said so."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from limits import RateLimitItemPerMinute, RateLimitItemPerSecond, parse
+from limits.storage import MemcachedStorage, MemoryStorage, RedisStorage
+
+from keyguard import APIKeys, ConfigurationError, Keyguard, RateLimit, smooth
+from keyguard.stores.limits import LimitsStore
+from keyguard.testing import play
+from tests.servers import RedisServer, free_port
+
+
+@pytest.fixture(params=["memory", "redis"])
+def storage(request: pytest.FixtureRequest) -> Any:
+    if request.param == "memory":
+        return MemoryStorage()
+    server: RedisServer = request.getfixturevalue("valkey")
+    server.ask("FLUSHALL")
+    return RedisStorage(server.url)
+
+
+def test_it_limits_and_tells(storage: Any) -> None:
+    guard = Keyguard(RateLimit("3/minute", name="a"), store=LimitsStore(storage))
+    answers = [play(guard) for _ in range(5)]
+    assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
+    assert (answers[0].header("RateLimit") or "").startswith('"a:3/minute";r=2;t=')
+    assert 1 <= int(answers[3].header("Retry-After") or 0) <= 60
+    assert play(guard, client="198.51.100.2").status == 200
+
+
+def test_several_limits_are_best_effort_and_it_says_so_at_the_start(
+    storage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "keyguard"):
+        guard = Keyguard(RateLimit("2/minute; 100/hour"), store=LimitsStore(storage))
+    assert "best effort: 2 limits are not taken all or nothing" in caplog.text
+    assert [play(guard).status for _ in range(4)] == [200, 200, 429, 429]
+
+
+def test_what_it_cannot_do_stops_the_start() -> None:
+    store = LimitsStore(MemoryStorage())
+    with pytest.raises(ConfigurationError, match="keeps no keys"):
+        Keyguard(APIKeys(), RateLimit("1/minute", by="key"), store=store)
+    with pytest.raises(ConfigurationError, match="cannot pace evenly"):
+        Keyguard(RateLimit(smooth("10/second")), store=store)
+    with pytest.raises(ConfigurationError, match=r"an object of limits\.storage"):
+        LimitsStore("memory://")  # type: ignore[arg-type]
+
+
+def test_a_storage_that_is_down_is_a_fault_and_nobody_s_usage() -> None:
+    storage = MemcachedStorage(f"memcached://127.0.0.1:{free_port()}", timeout=0.1, connect_timeout=0.1)
+    guard = Keyguard(RateLimit("1/minute", if_store_fails="refuse"), store=LimitsStore(storage))
+    answer = play(guard)
+    assert answer.status == 503
+    assert b'"cause": "fault"' in answer.body
+    local = Keyguard(RateLimit("1/minute"), store=LimitsStore(storage))
+    assert [play(local).status for _ in range(3)] == [200, 503, 503]
+
+
+@pytest.mark.parametrize(
+    ("item", "text"),
+    [(RateLimitItemPerMinute(2), "2/minute"), (RateLimitItemPerSecond(2, 30), "2/30 seconds"), (parse("2/hour"), "2/hour")],
+)  # fmt: skip
+def test_rate_items_are_rates(item: Any, text: str) -> None:
+    for guard in (Keyguard(RateLimit(item, name="a")), Keyguard(RateLimit(lambda request: item, name="a"))):
+        answers = [play(guard) for _ in range(3)]
+        assert [answer.status for answer in answers] == [200, 200, 429]
+        assert f'"a:{text}";r=1' in (answers[0].header("RateLimit") or "")
