@@ -64,8 +64,12 @@ def test_a_storage_that_is_down_is_a_fault_and_nobody_s_usage() -> None:
 
 @pytest.mark.parametrize(
     ("item", "text"),
-    [(RateLimitItemPerMinute(2), "2/minute"), (RateLimitItemPerSecond(2, 30), "2/30 seconds"), (parse("2/hour"), "2/hour")],
-)  # fmt: skip
+    [
+        (RateLimitItemPerMinute(2), "2/minute"),
+        (RateLimitItemPerSecond(2, 30), "2/30 seconds"),
+        (parse("2/hour"), "2/hour"),
+    ],
+)
 def test_rate_items_are_rates(item: Any, text: str) -> None:
     for guard in (Keyguard(RateLimit(item, name="a")), Keyguard(RateLimit(lambda request: item, name="a"))):
         answers = [play(guard) for _ in range(3)]

@@ -80,7 +80,8 @@ class RateLimit(_Limiting):
     """Refuses a caller who has used up a limit, and says when it works again.
 
     - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`, rate items of the
-      `limits` library, or one function of the request that returns a text, a limit, a list of them, or `None` where no limit applies.
+      `limits` library, or one function of the request that returns one of these, a list of them, or `None` where no
+      limit applies.
     - `by`: who shares a counter. `"ip"` the client's address (IPv6 by /64), `"key"` the API key, `"subject"` whoever
       owns the key; callers without a key are counted by address. Or a function of the request that returns text, a
       number, a tuple of these, or `None` where the limit does not apply.

@@ -43,6 +43,8 @@ class LimitsStore:
             raise ConfigurationError(f"a storage is an object of limits.storage, not {type(storage).__name__}")
         self.storage = storage
         self._clock = clock
+        failures = storage.base_exceptions
+        self._failures = (OSError, *(failures if isinstance(failures, tuple) else (failures,)))
         self._limiter: RateLimiter
         if isinstance(storage, MovingWindowSupport):
             self._limiter = MovingWindowRateLimiter(storage)
@@ -77,7 +79,7 @@ class LimitsStore:
         """Take from limits, one after the other; giving back does nothing. Raises `StoreError` for other operations."""
         try:
             return [self._run(op) for op in ops]
-        except self.storage.base_exceptions as error:
+        except self._failures as error:
             raise StoreError(f"{type(self.storage).__name__}: {error}") from error
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
