@@ -44,7 +44,10 @@ class LimitsStore:
         self.storage = storage
         self._clock = clock
         failures = storage.base_exceptions
-        self._failures = (OSError, *(failures if isinstance(failures, tuple) else (failures,)))
+        self._failures: tuple[type[Exception], ...] = (
+            OSError,
+            *(failures if isinstance(failures, tuple) else (failures,)),
+        )
         self._limiter: RateLimiter
         if isinstance(storage, MovingWindowSupport):
             self._limiter = MovingWindowRateLimiter(storage)

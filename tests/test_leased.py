@@ -1,0 +1,170 @@
+"""Two tiers: what is leased is never more than the limit, costs few trips, and refuses next to nobody in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keyguard import ConfigurationError, Keyguard, RateLimit
+from keyguard.clock import SECOND
+from keyguard.ops import Demand, GiveBack, Take
+from keyguard.rates import Limit, smooth, window
+from keyguard.stores.leased import Leased
+from keyguard.stores.memory import MemoryStore
+from keyguard.stores.redis import RedisStore
+from keyguard.testing import ManualClock, play
+from tests.servers import RedisServer
+
+
+class Counted(MemoryStore):
+    """A shared store that counts the trips to it."""
+
+    trips = 0
+
+    def execute(self, ops: Any) -> list[Any]:
+        self.trips += 1
+        return super().execute(ops)
+
+
+def take(limit: Limit, cost: int = 1, key: str = "x") -> Take:
+    return Take([Demand("d", f"rl:l:{limit.code}|{key}", limit, cost)])
+
+
+def workers(count: int, clock: ManualClock) -> tuple[Counted, list[Leased]]:
+    shared = Counted(clock=clock)
+    return shared, [Leased(shared, workers=count, clock=clock) for _ in range(count)]
+
+
+def most_in_a_window(admitted: list[int], period: int) -> int:
+    most = start = 0
+    for end, moment in enumerate(admitted):
+        while admitted[start] <= moment - period:
+            start += 1
+        most = max(most, end - start + 1)
+    return most
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    quota=st.integers(33, 400),
+    count=st.integers(1, 5),
+    load=st.floats(0.3, 3),
+    seed=st.integers(0, 10_000),
+    costs=st.sampled_from([(1,), (1, 1, 2), (1, 5)]),
+)
+def test_never_more_than_the_limit(quota: int, count: int, load: float, seed: int, costs: tuple[int, ...]) -> None:
+    """Over-admission is exactly 0, in any window, whatever worker the requests come to."""
+    source, clock = random.Random(seed), ManualClock()
+    _, tier = workers(count, clock)
+    limit = window(quota, 60 * SECOND, f"{quota}/minute")
+    admitted = []
+    for _ in range(int(2.5 * quota * load)):
+        clock.advance(microseconds=int(source.expovariate(1) * 60 * SECOND / quota / load))
+        cost = source.choice(costs)
+        taken = source.choice(tier).execute([take(limit, cost)])[0]
+        if not taken.refused:
+            admitted += [clock()] * cost
+    assert most_in_a_window(admitted, limit.period) <= quota
+
+
+def run(load: float, *, quota: int = 10_000, count: int = 4, periods: int = 4) -> tuple[int, int, int, int]:
+    """`(requests, admitted with leases, admitted without, trips)` of even traffic at `load` times the limit."""
+    source, clock = random.Random(1), ManualClock()
+    shared, tier = workers(count, clock)
+    alone = MemoryStore(clock=clock)
+    limit = window(quota, 60 * SECOND, f"{quota}/minute")
+    requests = int(quota * load * periods)
+    admitted = exact = 0
+    for _ in range(requests):
+        clock.advance(microseconds=int(source.expovariate(1) * 60 * SECOND / quota / load))
+        admitted += not source.choice(tier).execute([take(limit)])[0].refused
+        exact += not alone.execute([take(limit)])[0].refused
+    return requests, admitted, exact, shared.trips
+
+
+def test_at_eighty_percent_load_it_saves_nearly_all_trips() -> None:
+    requests, admitted, exact, trips = run(0.8)
+    assert trips <= 0.05 * requests
+    assert abs(admitted - exact) <= 0.01 * exact
+
+
+def test_above_the_limit_it_refuses_few_in_vain() -> None:
+    requests, admitted, exact, trips = run(1.5)
+    assert 0.98 * exact <= admitted <= exact
+    assert trips < requests
+
+
+def test_a_refusal_is_remembered_until_the_moment_it_named() -> None:
+    clock = ManualClock()
+    shared, (tier, *_) = workers(4, clock)
+    guard = Keyguard(RateLimit("40/minute"), store=tier, clock=clock)
+    while (answer := play(guard)).status == 200:
+        pass
+    trips = shared.trips
+    wait = int(answer.header("Retry-After") or 0)
+    for second in range(wait - 1):
+        answer = play(guard)
+        assert answer.status == 429
+        assert int(answer.header("Retry-After") or 0) == wait - second
+        clock.advance(1)
+    assert shared.trips == trips
+    clock.advance(1)
+    assert play(guard).status == 200
+
+
+def test_what_a_guard_further_in_refuses_costs_no_lease() -> None:
+    clock = ManualClock()
+    shared, (tier, *_) = workers(1, clock)
+    limit = window(1000, 60 * SECOND, "1000/minute")
+    for _ in range(50):
+        taken = tier.execute([take(limit)])[0]
+        tier.execute([GiveBack(taken)])
+    tier.close()
+    assert shared.execute([take(limit, 0)])[0].takings[0][2] == 1000
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_unspent_units_go_back_on_a_clean_stop(asynchronous: bool, valkey: RedisServer) -> None:
+    shared = RedisStore(valkey.url, namespace=f"lease{asynchronous}", timeout=1)
+    limit = window(1_000_000, 86_400 * SECOND, "1000000/day")
+    if asynchronous:
+
+        async def story() -> None:
+            tier = Leased(shared, workers=2)
+            for _ in range(100):
+                answer = tier.aexecute([take(limit)])
+                taken = (answer if isinstance(answer, list) else await answer)[0]
+                assert not taken.refused
+            assert tier.trips < 30
+            await tier.aclose()
+
+        asyncio.run(story())
+    else:
+        tier = Leased(shared, workers=2)
+        for _ in range(100):
+            assert not tier.execute([take(limit)])[0].refused
+        assert tier.trips < 30
+        tier.close()
+    assert shared.execute([take(limit, 0)])[0].takings[0][2] == 1_000_000 - 100
+    shared.clear()
+    shared.close()
+
+
+def test_limits_that_tell_every_moment_apart_make_their_trip() -> None:
+    clock = ManualClock()
+    shared, (tier, *_) = workers(1, clock)
+    for limit in (window(5, SECOND, "5/second"), smooth("5/second", 5)):
+        shared.trips = 0
+        assert [tier.execute([take(limit)])[0].refused for _ in range(5)] == [False] * 5
+        assert shared.trips == 5
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigurationError, match="number of processes"):
+        Leased("memory://", workers=0)
+    assert repr(Leased("memory://")).startswith("<Leased <MemoryStore")
