@@ -71,8 +71,9 @@ class Keyguard:
         self.guards = guards
         self.store = open_store(store)
         self._watched: Watched | None = None
+        among = _checked_workers(workers)
         if not isinstance(self.store, MemoryStore):  # which cannot fail
-            self._watched = Watched(self.store, workers=_checked_workers(workers), clock=clock, notify=on_health)
+            self._watched = Watched(self.store, workers=among, clock=clock, notify=on_health)
         self._source = ClientAddress(trusted_proxies, header=forwarded_header)
         self._clock = clock
         self._notify = on_refusal

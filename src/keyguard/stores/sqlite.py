@@ -102,8 +102,10 @@ class SQLiteStore:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations in one transaction, waiting for other processes up to the time-out."""
-        deadline = monotonic() + self.timeout
-        if not self._lock.acquire(timeout=self.timeout):
+        return self._execute_until(ops, monotonic() + self.timeout)
+
+    def _execute_until(self, ops: Sequence[Op[Any]], deadline: float) -> list[Any]:
+        if not self._lock.acquire(timeout=max(0.0, deadline - monotonic())):
             raise StoreError(f"the store was busy for {self.timeout} s")
         try:
             return self._execute(ops, deadline)
@@ -114,8 +116,10 @@ class SQLiteStore:
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
         """The results, where nobody is in the way; else an awaitable of them, waited for in a thread."""
+        # From now on, and not only from when a thread is free.
+        deadline = monotonic() + self.timeout
         if not self._lock.acquire(blocking=False):
-            return asyncio.to_thread(self.execute, ops)
+            return asyncio.to_thread(self._execute_until, ops, deadline)
         try:
             return self._execute(ops, None)
         except sqlite3.OperationalError as error:
@@ -125,7 +129,7 @@ class SQLiteStore:
             raise StoreError(f"SQLite: {error}") from error
         finally:
             self._lock.release()
-        return asyncio.to_thread(self.execute, ops)
+        return asyncio.to_thread(self._execute_until, ops, deadline)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Every living key that starts with `prefix`, in order."""

@@ -1,0 +1,158 @@
+"""An SQLite file fails. The invariant is the one of `Service.check`: nobody is blamed, nobody waits, all recover."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from keyguard.stores.sqlite import SQLiteStore
+from tests.faulty import Service, flood
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another connection holds the file."""
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+    other.close()
+
+
+@contextmanager
+def corrupt(path: Path) -> Iterator[None]:
+    """Somebody wrote into it; it is put back from a copy."""
+    kept = {}
+    for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        if name.exists():
+            kept[name] = name.read_bytes()
+    for name in kept:
+        name.unlink()
+    path.write_bytes(b"this is no database" * 1000)
+    yield
+    for name, data in kept.items():
+        name.with_suffix(".new").write_bytes(data)
+        os.replace(name.with_suffix(".new"), name)
+
+
+@contextmanager
+def gone(path: Path) -> Iterator[None]:
+    """Its folder was moved away."""
+    away = path.parent.with_name("away")
+    os.rename(path.parent, away)
+    yield
+    os.rename(away, path.parent)
+
+
+FAULTS: dict[str, Callable[[Path], AbstractContextManager[None]]] = {
+    "locked by another process": locked,
+    "corrupt": corrupt,
+    "gone": gone,
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "store").mkdir()
+    return tmp_path / "store" / "keyguard.db"
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_threads(fault: str, path: Path) -> None:
+    service = Service(SQLiteStore(path))
+    service.warm()
+    with FAULTS[fault](path):
+        time.sleep(1.01)  # it looks once a second whether the file is still the same
+        answers: list[object] = []
+
+        def hammer() -> None:
+            answers.extend(service.check([service.ask() for _ in range(20)]))
+
+        threads = [threading.Thread(target=hammer) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(answers) == 160
+        assert not service.stack.health.ok
+        assert service.check([service.ask("kg_live_" + "0" * 12 + "_x")])[0].status == 503
+    assert service.recovers() < 1.0
+    service.store.close()
+
+
+def test_an_event_loop_does_not_wait_for_another_process(path: Path) -> None:
+    import asyncio
+
+    service = Service(SQLiteStore(path))
+    service.warm()
+
+    async def story() -> None:
+        with locked(path):
+            answers, lag = await flood(service, 32, 5)
+            service.check(answers)
+            assert lag < 0.09
+
+    asyncio.run(story())
+    assert service.recovers() < 1.0
+    service.store.close()
+
+
+def in_a_child(work: Callable[[], None]) -> None:
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_full_disk_is_a_fault(path: Path) -> None:
+    """No file of this process may grow any more: as on a full disk, writing fails and reading does not."""
+    store = SQLiteStore(path)
+    service = Service(store)
+    service.warm()
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        store.close()
+        answers = service.check([service.ask() for _ in range(20)])
+        assert not any(seen.told for seen in answers)
+        assert not service.stack.health.ok
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert service.recovers() < 1.0
+
+    in_a_child(work)
+    service.store.close()
+
+
+def test_a_folder_that_became_read_only_is_a_fault(path: Path) -> None:
+    store = SQLiteStore(path)
+    service = Service(store)
+    service.warm()
+
+    def work() -> None:
+        if os.getuid() == 0:
+            os.seteuid(65534)  # for root no folder is read-only
+        store.close()
+        answers = service.check([service.ask() for _ in range(20)])
+        assert not any(seen.told for seen in answers)
+
+    os.chmod(path, 0o444)
+    os.chmod(path.parent, 0o555)
+    store.close()
+    in_a_child(work)
+    os.chmod(path.parent, 0o755)
+    os.chmod(path, 0o644)
+    assert service.check([service.ask()])[0].told
+    service.store.close()
