@@ -7,6 +7,7 @@ import shelve
 import tempfile
 import threading
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,5 +35,6 @@ guard = Keyguard(RateLimit("10/second"), store=ShelveStore(tempfile.mkdtemp() + 
 
 if __name__ == "__main__":
     folder = Path(tempfile.mkdtemp())
-    check_store(lambda clock: ShelveStore(str(folder / str(id(clock))), clock), steps=500)
+    numbers = count()
+    check_store(lambda clock: ShelveStore(str(folder / str(next(numbers))), clock), steps=500)
     print("ShelveStore means what every store means.")

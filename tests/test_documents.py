@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from keyguard import ConfigurationError, Keyguard, open_store
+from keyguard import APIKeys, ConfigurationError, Keyguard, open_store
+from keyguard.cli import main
 from keyguard.testing import play
 from tests.harness import Ask, aask, ask_wsgi
+from tests.servers import Postgres, RedisServer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -173,3 +175,18 @@ def test_the_readmes_stores_open(folder: Path) -> None:
         open_store(url)
     with pytest.raises(ConfigurationError):
         open_store("redis-cluster-of-dreams://")
+
+
+def test_the_readmes_stores_can_be_made_checked_and_copied(
+    folder: Path, valkey: RedisServer, postgres: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (commands,) = [block for block in SHELL if "store init" in block]
+    Keyguard(APIKeys(), store=os.environ["KEYGUARD_STORE"]).keys.issue("acme")
+    real = {
+        "postgresql://localhost/app": f"{postgres.url}?schema=readme",
+        "redis://localhost": f"{valkey.url}?namespace=readme-{folder.name}",
+    }
+    for line in commands.splitlines():
+        words = [real.get(word, word) for word in line.partition("#")[0].split()]
+        assert main([*words[1:], *(["--steps", "100"] if "check" in words else [])]) == 0, line
+    assert "Both hold the same." in capsys.readouterr().err
