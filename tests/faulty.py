@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -128,3 +129,37 @@ async def flood(service: Service, tasks: int, each: int) -> tuple[list[Seen], fl
     done = True
     await watching
     return [seen for answers in found for seen in answers], lag
+
+
+def admitted_by_processes(store: Any, take: Take, *, processes: int = 4, tasks: int, each: int = 10) -> int:
+    """How many are admitted, of all that so many processes ask with so many tasks in flight."""
+    readers = []
+    for _ in range(processes):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.write(writer, b"%d" % asyncio.run(_admitted(store, take, tasks, each)))
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(writer)
+        readers.append((child, reader))
+    total = 0
+    for child, reader in readers:
+        total += int(os.read(reader, 100))
+        os.close(reader)
+        assert os.waitpid(child, 0)[1] == 0
+    return total
+
+
+async def _admitted(store: Any, take: Take, tasks: int, each: int) -> int:
+    async def some() -> int:
+        admitted = 0
+        for _ in range(each):
+            answer = store.aexecute([take])
+            admitted += not (answer if isinstance(answer, list) else await answer)[0].refused
+        return admitted
+
+    return sum(await asyncio.gather(*[some() for _ in range(tasks)]))

@@ -18,7 +18,7 @@ ARROW = [
     "refusal ops",
     "guard scripts",
     "keys",
-    "guards stores",
+    "guards stores conformance",
     "drivers",
     "stack",
     "single testing",

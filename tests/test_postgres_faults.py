@@ -18,7 +18,7 @@ from keyguard.errors import StoreError
 from keyguard.ops import Demand, Take
 from keyguard.rates import window
 from keyguard.stores.postgres import PostgresStore
-from tests.faulty import Service, flood
+from tests.faulty import Service, admitted_by_processes, flood
 from tests.servers import Postgres, Proxy, wait_until
 
 # An event loop that cancels a connection which is just being made leaves its socket to the garbage collector. It is
@@ -263,30 +263,5 @@ def test_four_processes_admit_exactly_the_limit(postgres: Postgres) -> None:
     store = PostgresStore(postgres.url, timeout=1, schema="exact")
     store.migrate()
     take = Take([Demand("d", "rl:exact:win60000000|x", window(200, 60_000_000, "200/minute"))])
-    readers = []
-    for _ in range(4):
-        reader, writer = os.pipe()
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-
-                async def admitted() -> int:
-                    async def some() -> int:
-                        return sum([not (await store.aexecute([take]))[0].refused for _ in range(10)])
-
-                    return sum(await asyncio.gather(*[some() for _ in range(8)]))
-
-                os.write(writer, b"%d" % asyncio.run(admitted()))
-                code = 0
-            finally:
-                os._exit(code)
-        os.close(writer)
-        readers.append((child, reader))
-    counts = []
-    for child, reader in readers:
-        counts.append(int(os.read(reader, 100) or -1))
-        os.close(reader)
-        os.waitpid(child, 0)
-    assert sum(counts) == 200
+    assert admitted_by_processes(store, take, tasks=8) == 200
     store.close()

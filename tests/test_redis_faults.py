@@ -18,7 +18,7 @@ import pytest
 from keyguard.ops import Demand, Take
 from keyguard.rates import window
 from keyguard.stores.redis import RedisStore
-from tests.faulty import Service, flood
+from tests.faulty import Service, admitted_by_processes, flood
 from tests.servers import Proxy, RedisCluster, RedisServer, Sentinel, wait_until
 
 # An event loop that cancels a connection which is just being made leaves its socket to the garbage collector. It is
@@ -377,32 +377,7 @@ def test_four_processes_admit_exactly_the_limit(valkey: RedisServer) -> None:
     """4 processes, 64 in flight each, against 1000: not one too many, and not one too few."""
     store = RedisStore(valkey.url, namespace="exact", timeout=1)
     take = Take([Demand("d", "rl:exact|x", window(1000, 3_600_000_000, "1000/hour"))])
-    readers = []
-    for _ in range(4):
-        reader, writer = os.pipe()
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-
-                async def admitted() -> int:
-                    async def some() -> int:
-                        return sum([not (await store.aexecute([take]))[0].refused for _ in range(10)])
-
-                    return sum(await asyncio.gather(*[some() for _ in range(64)]))
-
-                os.write(writer, b"%d" % asyncio.run(admitted()))
-                code = 0
-            finally:
-                os._exit(code)
-        os.close(writer)
-        readers.append((child, reader))
-    counts = []
-    for child, reader in readers:
-        counts.append(int(os.read(reader, 100) or -1))
-        os.close(reader)
-        os.waitpid(child, 0)
-    assert sum(counts) == 1000
+    assert admitted_by_processes(store, take, tasks=64) == 1000
     store.clear()
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from keyguard.ops import Demand, Take
+from keyguard.rates import window
 from keyguard.stores.sqlite import SQLiteStore
-from tests.faulty import Service, flood
+from tests.faulty import Service, admitted_by_processes, flood
 
 
 @contextmanager
@@ -103,6 +105,13 @@ def test_an_event_loop_does_not_wait_for_another_process(path: Path) -> None:
     asyncio.run(story())
     assert service.recovers() < 1.0
     service.store.close()
+
+
+def test_four_processes_admit_exactly_the_limit(path: Path) -> None:
+    store = SQLiteStore(path, timeout=10)
+    take = Take([Demand("d", "rl:exact|x", window(1000, 3_600_000_000, "1000/hour"))])
+    assert admitted_by_processes(store, take, tasks=64) == 1000
+    store.close()
 
 
 def in_a_child(work: Callable[[], None]) -> None:

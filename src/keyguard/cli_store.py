@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
+from keyguard.conformance import check_store
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.ops import Put, Store
 from keyguard.stores import open_store
-from keyguard.testing import check_store
 
 Entry: TypeAlias = tuple[str, bytes, "int | None"]
 """Key, value, and microseconds to live."""

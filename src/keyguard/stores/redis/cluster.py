@@ -16,10 +16,10 @@ from redis.crc import key_slot
 
 from keyguard.clock import monotonic, pause
 from keyguard.errors import StoreError
+from keyguard.stores.redis.calls import Call
 from keyguard.stores.redis.line import Line
 from keyguard.stores.redis.links import Lost, Reply, TimedOut
 from keyguard.stores.redis.servers import Servers
-from keyguard.stores.redis.wire import Call
 
 Address: TypeAlias = tuple[str, int]
 

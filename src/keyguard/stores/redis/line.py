@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 
 from hiredis import pack_command
 
+from keyguard.stores.redis.calls import Call, unknown_script
 from keyguard.stores.redis.links import LoopLink, Packed, Reply, ThreadLink
 from keyguard.stores.redis.servers import Servers
-from keyguard.stores.redis.wire import Call, unknown_script
 
 
 class Line:

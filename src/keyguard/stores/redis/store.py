@@ -23,11 +23,13 @@ from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.ops import Op
 from keyguard.stores.fork import renew_after_fork
+from keyguard.stores.patience import check_patience
+from keyguard.stores.redis.calls import Call, Reply, Rounds, checked
 from keyguard.stores.redis.cluster import Cluster
 from keyguard.stores.redis.line import Line
 from keyguard.stores.redis.links import Lost, TimedOut
 from keyguard.stores.redis.servers import Servers
-from keyguard.stores.redis.wire import Call, Reply, Rounds, Wire, checked, taken_of
+from keyguard.stores.redis.wire import Wire, taken_of
 
 _UNDONE_AT_ONCE = 100
 
@@ -56,10 +58,7 @@ class RedisStore:
             raise ConfigurationError(f"namespace is printable ASCII text, not {namespace!r}")
         if set(namespace) & set("{}*?[]\\"):
             raise ConfigurationError(f"namespace holds none of {{}}*?[]\\, unlike {namespace!r}")
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0.01 <= timeout <= 1:
-            raise ConfigurationError(f"timeout is a number of seconds from 0.01 to 1, not {timeout!r}")
-        if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
-            raise ConfigurationError(f"max_connections is a whole number, at least 1, not {max_connections!r}")
+        check_patience(timeout, max_connections)
         self.timeout = float(timeout)
         self.namespace = namespace
         self._url = url

@@ -1,4 +1,4 @@
-"""Operations as calls of Lua scripts, replies as results. No I/O: `Rounds` says what to send, and is told the replies.
+"""Operations as calls of Lua scripts, replies as results. No I/O.
 
 Where things are, with `ns` for the namespace:
 
@@ -14,13 +14,10 @@ microseconds, 0 for never) and the value.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
-from functools import cache
-from hashlib import sha1
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from struct import Struct, pack, unpack, unpack_from
-from typing import Any, TypeAlias
+from typing import Any
 
 from keyguard.clock import Clock
 from keyguard.errors import StoreError
@@ -40,107 +37,12 @@ from keyguard.ops import (
 from keyguard.rates.gcra import Smooth
 from keyguard.rates.limit import Limit, Taking
 from keyguard.rates.window import WindowLog, WindowSlices
+from keyguard.stores.redis.calls import Call, Plan
 
 _DEMAND = Struct("<BB3QQ")
 _TOKEN = 2**64 - 1
 _MOST = 2**52  # more is more than any limit has
 _TRIES = 50
-
-Reply: TypeAlias = Any
-"""What the server answered, or the exception that an error reply means."""
-
-
-class Call:
-    """One call of a script."""
-
-    __slots__ = ("args", "keys", "repeatable", "script", "undo")
-
-    def __init__(
-        self,
-        script: str,
-        keys: list[bytes],
-        args: list[bytes],
-        *,
-        repeatable: bool = False,
-        undo: Call | None = None,
-    ) -> None:
-        self.script = script
-        self.keys = keys
-        self.args = args
-        self.repeatable = repeatable
-        """Whether it may be sent again when its reply was lost: it changes nothing, or carries a token."""
-        self.undo = undo
-        """The call that makes it as if it had never been made, nor ever would be."""
-
-    def command(self, whole: bool = False) -> tuple[bytes, ...]:
-        """The words of the command; `whole` with the script itself, for a server that does not know it."""
-        text, digest = script_text(self.script)
-        numkeys = b"%d" % len(self.keys)
-        if whole:
-            return (b"EVAL", text, numkeys, *self.keys, *self.args)
-        return (b"EVALSHA", digest, numkeys, *self.keys, *self.args)
-
-
-Plan: TypeAlias = Generator[list[Call], Any, Any]
-"""What an operation sends in one trip, and what it makes of the replies."""
-
-
-@cache
-def script_text(name: str) -> tuple[bytes, bytes]:
-    """A script and its digest."""
-    folder = files("keyguard.stores.redis") / "lua"
-    text = (folder / "limits.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
-    return text, sha1(text, usedforsecurity=False).hexdigest().encode()
-
-
-class Rounds:
-    """Some operations under way: `calls` are to be sent in one trip, `feed` takes their replies."""
-
-    __slots__ = ("_plans", "_sizes", "_waiting", "calls", "results")
-
-    def __init__(self, plans: Iterable[Plan]) -> None:
-        self._plans = list(plans)
-        self.results: list[Any] = [None] * len(self._plans)
-        self._waiting = list(range(len(self._plans)))
-        self._advance([None] * len(self._plans))
-
-    def _advance(self, replies: Sequence[list[Reply] | None]) -> None:
-        """Send each plan its replies, and collect what it wants to send next."""
-        calls: list[Call] = []
-        waiting, sizes = [], []
-        for place, answered in zip(self._waiting, replies, strict=True):
-            try:
-                wanted = self._plans[place].send(answered)
-            except StopIteration as stop:
-                self.results[place] = stop.value
-                continue
-            calls += wanted
-            waiting.append(place)
-            sizes.append(len(wanted))
-        self.calls, self._waiting, self._sizes = calls, waiting, sizes
-
-    def feed(self, replies: list[Reply]) -> bool:
-        """Go on with the replies, one for each call. Whether all operations are done. Raises `StoreError`."""
-        for reply in replies:
-            checked(reply)
-        answered, at = [], 0
-        for size in self._sizes:
-            answered.append(replies[at : at + size])
-            at += size
-        self._advance(answered)
-        return not self._waiting
-
-
-def checked(reply: Reply) -> Reply:
-    """The reply, or `StoreError` where it is an error."""
-    if isinstance(reply, Exception):
-        raise StoreError(f"Redis: {reply}")
-    return reply
-
-
-def unknown_script(reply: Reply) -> bool:
-    """Whether a call did not run because the server does not know the script: it is sent again, with its text."""
-    return isinstance(reply, Exception) and ("NOSCRIPT" in str(reply) or "No matching script" in str(reply))
 
 
 class Wire:

@@ -1,4 +1,4 @@
-"""The store of many machines: a PostgreSQL database.
+"""Decisions in PostgreSQL: transactions, on one event loop.
 
 Rules:
 - A decision is one short transaction: advisory locks on its keys, in one order for everybody, so that a key that is not
@@ -18,22 +18,21 @@ import asyncio
 import contextlib
 import os
 import socket
-import threading
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import count
 from typing import Any
 
 import psycopg
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from keyguard.clock import SECOND, Clock
-from keyguard.errors import ConfigurationError, StoreError
+from keyguard.errors import StoreError
 from keyguard.ops import Change, GiveBack, Op, Read, Taken, is_counter
-from keyguard.stores.fork import renew_after_fork
-from keyguard.stores.postgres_schema import VERSION, create, statements
+from keyguard.stores.postgres.schema import VERSION, Statements
+
+NEVER = 2**63 - 1
+"""The expiry of what has none."""
 
 _DURABLE = 3600 * SECOND
 _REMEMBERED = 60 * SECOND
@@ -45,108 +44,40 @@ class _Unknown(StoreError):
     """The connection broke while the commit was under way."""
 
 
-class PostgresStore:
-    """Keys and counters in a PostgreSQL database.
-
-    - `url`: `postgresql://user:password@host:5432/database`, with libpq's options.
-    - `schema`: where the tables are; `keyguard store init` makes them.
-    - `timeout`: seconds that one operation may take, with everything; 0.01 to 1.
-    - `max_connections`: of this process.
-
-    Raises `ConfigurationError` for a setting that is wrong; whether the server is there shows at the first operation.
-    """
+class Decisions:
+    """The connections of one process, and what is done on them. All of it runs on one event loop."""
 
     def __init__(
         self,
-        url: str,
+        settings: dict[str, Any],
+        statements: Statements,
+        missing: str,
         *,
-        schema: str = "keyguard",
-        timeout: float = 0.1,
-        max_connections: int = 10,
-        clock: Clock | None = None,
+        timeout: float,
+        most: int,
+        clock: Clock | None,
     ) -> None:
-        if not isinstance(schema, str) or not schema.isidentifier() or not schema.isascii() or len(schema) > 60:
-            raise ConfigurationError(f"schema is a name of letters, digits and _, not {schema!r}")
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0.01 <= timeout <= 1:
-            raise ConfigurationError(f"timeout is a number of seconds from 0.01 to 1, not {timeout!r}")
-        if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
-            raise ConfigurationError(f"max_connections is a whole number, at least 1, not {max_connections!r}")
-        try:
-            self._settings: dict[str, Any] = conninfo_to_dict(url)
-            for port in filter(None, str(self._settings.get("port", "")).split(",")):
-                int(port)  # libpq would say so only at the first request
-        except (psycopg.Error, ValueError):
-            # Its words are not shown: they may hold the password.
-            raise ConfigurationError("not a PostgreSQL URL: write postgresql://user:password@host:5432/db") from None
-        self.timeout = float(timeout)
-        self._url = url
-        self._schema = schema
-        self._sql = statements(schema)
-        self._most = max_connections
+        self._settings = settings
+        self._sql = statements
+        self._missing = missing
+        """What to tell where there are no tables."""
+        self._timeout = timeout
+        self._most = most
         self._clock = clock
-        self._settings |= {
-            "connect_timeout": 2,  # the least that libpq knows; the decision's own time-out comes first
-            "application_name": "keyguard",
-            "tcp_user_timeout": 5000,
-        }
-        self._forget()
-        renew_after_fork(self)
-
-    def __repr__(self) -> str:
-        return f"<PostgresStore {self._settings.get('host', '')}, {self._schema}>"
-
-    def _forget(self) -> None:
-        """A process of its own: no thread, no connection yet."""
-        self._starting = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._room = asyncio.Semaphore(most)
         self._idle: list[psycopg.AsyncConnection[Any]] = []
-        self._room: asyncio.Semaphore | None = None
         self._using: dict[asyncio.Task[Any], psycopg.AsyncConnection[Any] | None] = {}
         self._held: set[asyncio.Task[Any]] = set()
         self._doubts: deque[tuple[bytes, list[Taken]]] = deque(maxlen=10_000)
         self._until_purge = _PURGE_EVERY
         self._purged_to = {"entries": b"", "counters": b""}
 
-    def after_fork(self) -> None:
-        # The parent's connections are left alone: closing one would say goodbye in the parent's name.
-        _abandoned.append(self._idle)
-        self._forget()
-
-    # -- operations ---------------------------------------------------------------------------------------
-
-    def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
-        """Run the operations in one transaction."""
-        results: list[Any] = self._submit(self._run(ops)).result()
-        return results
-
-    def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
-        """The same for an event loop."""
-        return asyncio.wrap_future(self._submit(self._run(ops)))
-
-    def _submit(self, work: Any) -> Any:
-        loop = self._loop
-        if loop is None:
-            with self._starting:
-                loop = self._loop or self._start()
-        return asyncio.run_coroutine_threadsafe(work, loop)
-
-    def _start(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.SelectorEventLoop()  # psycopg needs this kind, whatever the app runs on
-        self._room = asyncio.Semaphore(self._most)
-        self._thread = threading.Thread(target=_serve, args=(loop,), name="keyguard-postgres", daemon=True)
-        self._thread.start()
-        self._loop = loop
-        return loop
-
-    # -- all of this runs on the store's own loop -----------------------------------------------------------
-
-    async def _run(self, ops: Sequence[Op[Any]]) -> list[Any]:
-        assert self._room is not None
+    async def run(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """The results of the operations, all in one transaction; or `StoreError`, within the time-out."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + self.timeout
+        end = loop.time() + self._timeout
         try:
-            await asyncio.wait_for(self._room.acquire(), self.timeout)
+            await asyncio.wait_for(self._room.acquire(), self._timeout)
         except TimeoutError:
             raise StoreError("PostgreSQL: all connections are busy") from None
         try:
@@ -213,7 +144,7 @@ class PostgresStore:
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
                 await _close(connection)
                 if attempt >= _TRIES:
-                    raise StoreError(f"PostgreSQL: {_words(error)}") from error
+                    raise StoreError(f"PostgreSQL: {words_of(error)}") from error
                 continue
             except _Unknown:
                 await _close(connection)
@@ -223,15 +154,15 @@ class PostgresStore:
                 again = connection.broken and not fresh and self._using[task] is not None
                 await _close(connection)
                 if not again:
-                    raise StoreError(f"PostgreSQL: {_words(error)}") from error
+                    raise StoreError(f"PostgreSQL: {words_of(error)}") from error
                 await self._drop_idle()
                 continue  # it was opened to a server that has gone
             except psycopg.errors.UndefinedTable as error:
                 await _close(connection)
-                raise StoreError(self._missing()) from error
+                raise StoreError(self._missing) from error
             except psycopg.Error as error:
                 await _close(connection)
-                raise StoreError(f"PostgreSQL: {_words(error)}") from error
+                raise StoreError(f"PostgreSQL: {words_of(error)}") from error
             except BaseException:
                 await _close(connection)
                 raise
@@ -250,7 +181,7 @@ class PostgresStore:
         self, connection: psycopg.AsyncConnection[Any], ops: Sequence[Op[Any]], token: bytes, results: list[Any]
     ) -> None:
         keys = sorted({key for op in ops for key in op.keys})
-        names = [_name(key) for key in keys]
+        names = [name_of(key) for key in keys]
         reading = all(isinstance(op, Read) for op in ops)
         async with connection.pipeline():
             if not reading:
@@ -283,18 +214,18 @@ class PostgresStore:
                 await connection.execute("COMMIT")
         except psycopg.OperationalError as error:
             if written and connection.pgconn.status == psycopg.pq.ConnStatus.BAD:
-                raise _Unknown(f"PostgreSQL: {_words(error)}") from error
+                raise _Unknown(f"PostgreSQL: {words_of(error)}") from error
             raise
 
     async def _write(self, connection: psycopg.AsyncConnection[Any], changes: Any, now: int) -> None:
         for table in ("entries", "counters"):
             mine = [change for change in changes if _table(change[0]) == table]
             new = [
-                (_name(key), value, _NEVER if ttl is None else now + ttl)
+                (name_of(key), value, NEVER if ttl is None else now + ttl)
                 for key, value, ttl, _ in mine
                 if value is not None
             ]
-            gone = [_name(key) for key, value, _, _ in mine if value is None]
+            gone = [name_of(key) for key, value, _, _ in mine if value is None]
             if new:
                 await connection.execute(self._sql.write[table], [list(column) for column in zip(*new, strict=True)])
             if gone:
@@ -334,113 +265,37 @@ class PostgresStore:
             await connection.close()
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        milliseconds = round(self.timeout * 1000)
-        options = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
-        # Or a process that vanishes in the middle of a decision would keep its locks.
-        options += f" -c idle_in_transaction_session_timeout={2 * milliseconds}"
         try:
-            connection = await psycopg.AsyncConnection.connect(
-                **{**self._settings, "options": f"{self._settings.get('options', '')} {options}"}, autocommit=True
-            )
+            connection = await psycopg.AsyncConnection.connect(**self._settings, autocommit=True)
         except (psycopg.Error, OSError) as error:
-            raise StoreError(f"PostgreSQL: {_words(error)}") from error
+            raise StoreError(f"PostgreSQL: {words_of(error)}") from error
         try:
             cursor = await connection.execute(self._sql.version)
             (version,) = await cursor.fetchone() or (0,)
         except psycopg.errors.UndefinedTable as error:
             await connection.close()
-            raise StoreError(self._missing()) from error
+            raise StoreError(self._missing) from error
         except psycopg.Error as error:
             await connection.close()
-            raise StoreError(f"PostgreSQL: {_words(error)}") from error
+            raise StoreError(f"PostgreSQL: {words_of(error)}") from error
         if version != VERSION:
             await connection.close()
             todo = "run `keyguard store migrate`" if version < VERSION else "this keyguard is older than the tables"
             raise StoreError(f"PostgreSQL: the tables have layout {version}, not {VERSION}: {todo}")
         return connection
 
-    def _missing(self) -> str:
-        return f"PostgreSQL: the schema {self._schema!r} has no tables of keyguard: run `keyguard store init`"
-
     async def _drop_idle(self) -> None:
         while self._idle:
             await _close(self._idle.pop())
 
-    # -- for operators ------------------------------------------------------------------------------------
-
-    def migrate(self) -> tuple[int, int]:
-        """Make the tables, or bring them to this layout. Returns the layouts before and after; 0 is none."""
-        try:
-            with psycopg.connect(self._url, autocommit=False, connect_timeout=5) as connection:
-                return create(connection, self._schema)
-        except psycopg.Error as error:
-            raise StoreError(f"PostgreSQL: {_words(error)}") from error
-
-    def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
-        """Every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
-        start = _name(prefix)
-        try:
-            with psycopg.connect(self._url, autocommit=True, connect_timeout=5) as connection:
-                rows = connection.execute(self._sql.dump, {"start": start, "length": len(start)}).fetchall()
-        except psycopg.Error as error:
-            raise StoreError(f"PostgreSQL: {_words(error)}") from error
-        found = []
-        for server_now, key, value, expires in rows:
-            now = server_now if self._clock is None else self._clock()
-            if expires > now:
-                ttl = None if expires == _NEVER else expires - now
-                found.append((bytes(key).decode("utf-8", "surrogatepass"), bytes(value), ttl))
-        return found
-
-    def scan(self, prefix: str) -> list[tuple[str, bytes]]:
-        """Every living key that starts with `prefix`, in order."""
-        return [(key, value) for key, value, _ in self.dump(prefix)]
-
-    def scratch(self, clock: Clock) -> PostgresStore:
-        """An empty store in the same database, for checks. Closing it removes what it holds."""
-        store = _Scratch(self._url, schema=f"keyguard_check_{os.urandom(6).hex()}", timeout=1.0, clock=clock)
-        store.migrate()
-        return store
-
-    def close(self) -> None:
-        """Close the connections. The next operation opens new ones."""
-        loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(self._finish(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        self._forget()
-
-    async def _finish(self) -> None:
+    async def finish(self) -> None:
+        """Close the connections. What is under way is cut off."""
         await self._drop_idle()
         mine = [task for task in self._held if task is not asyncio.current_task()]
         for task in mine:
             task.cancel()
         await asyncio.gather(*mine, return_exceptions=True)
         await self._drop_idle()
-
-
-class _Scratch(PostgresStore):
-    """A store that is removed when it is closed."""
-
-    def close(self) -> None:
-        super().close()
-        with psycopg.connect(self._url, autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(self._schema)))
-
-
-_NEVER = 2**63 - 1
-_abandoned: list[Any] = []
-"""Connections inherited by a fork."""
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
 
 
 async def _close(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -453,7 +308,8 @@ def _charges(results: Sequence[Any]) -> list[Taken]:
     return [result for result in results if isinstance(result, Taken) and not result.refused and result.demands]
 
 
-def _name(key: str) -> bytes:
+def name_of(key: str) -> bytes:
+    """A key as it stands in the tables."""
     return key.encode("utf-8", "surrogatepass")
 
 
@@ -470,5 +326,6 @@ def _table(key: str) -> str:
     return "entries" if period and int(period) >= _DURABLE else "counters"
 
 
-def _words(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
+    """What an error says, on one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,300 @@
+"""The conformance suite of stores: every store means what `Op.apply` means.
+
+Public as `keyguard.testing.check_store`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keyguard import ops
+from keyguard.clock import SECOND, Clock, ManualClock
+from keyguard.ops import RECORD, Authenticate, Commit, Demand, GiveBack, Op, Read, Store, Take, Taken
+from keyguard.rates import Limit, smooth, window
+
+
+class Reference:
+    """A store in a dict: what every other one is compared with."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.table: dict[str, tuple[bytes, int | None]] = {}
+
+    def execute(self, batch: Sequence[Op[Any]]) -> list[Any]:
+        return [ops.run(op, self.table, self.clock()) for op in batch]
+
+    def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        now = self.clock()
+        living = [(key, value) for key, (value, end) in self.table.items() if end is None or end > now]
+        return sorted(pair for pair in living if pair[0].startswith(prefix))
+
+
+def check_store(
+    make_store: Callable[[Clock], Store], *, steps: int = 3000, seed: int = 1, compensates: bool = False
+) -> None:
+    """Hold a store to the meaning of every operation. Raises `AssertionError` that says what went wrong.
+
+    `make_store` opens an empty store that takes its time from the clock it is given. `steps` random operations run on
+    it and on a reference, and every answer is compared; then come values and keys of odd kinds, all-or-nothing,
+    expiry, `scan`, threads, and `aexecute` where there is one. `compensates` is for a store that takes from several
+    callers' counters one after the other, and gives back where one refuses (a cluster): it is then not asked what a
+    clock that is set back does to states in which a charge came and went.
+    """
+    _check_random_steps(make_store, steps, _Steps(seed, _LIMITS, together=4, back=not compensates))
+    _check_random_steps(make_store, steps // 3, _Steps(seed, _EDITED, together=1))
+    _check_plain_values(make_store)
+    _check_expiry(make_store)
+    _check_all_or_nothing(make_store)
+    _check_threads(make_store)
+    _check_async(make_store, back=not compensates)
+
+
+_LIMITS = [
+    window(3, 10 * SECOND, "3/10 seconds"),
+    window(40, 60 * SECOND, "40/minute"),
+    window(100_000, 86400 * SECOND, "100000/day"),
+    smooth("5/second", burst=4),
+]
+_EDITED = [window(quota, 60 * SECOND, f"{quota}/minute") for quota in (40, 30, 3, 100)]
+"""Different limits under one name, as if one were edited all the time."""
+
+
+def _check_random_steps(make_store: Callable[[Clock], Store], steps: int, source: _Steps) -> None:
+    clock = ManualClock()
+    store, reference, seed = make_store(clock), Reference(clock), source.seed
+    for step in range(steps):
+        source.pass_time(clock, reference)
+        batch = source.batch()
+        expected, got = reference.execute(batch), _executed(store, batch, f"step {step} of seed {seed}")
+        for op, one, other in zip(batch, expected, got, strict=True):
+            _same(f"step {step} of seed {seed}, {_described(op)}", _plain(one), _plain(other))
+            source.saw(op, one)
+        if step % 100 == 0:
+            _same(f"step {step} of seed {seed}, scan", reference.scan("k|"), [*store.scan("k|")])
+    _close(store)
+
+
+class _Steps:
+    """Random operations over few keys, so that they meet."""
+
+    def __init__(self, seed: int, limits: Sequence[Limit], together: int, back: bool = True) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.limits = limits
+        self.together = together
+        self.set_back = back
+        self.latest = 0
+        self.taken: list[Taken] = []
+        self.values: dict[str, bytes | None] = {}
+
+    def pass_time(self, clock: ManualClock, reference: Reference) -> None:
+        """Mostly a little, sometimes much; now and then time is set back."""
+        kind = self.random.random()
+        span = self.random.randrange(SECOND if kind < 0.95 else 90 * SECOND)
+        if kind < 0.05 and self.set_back:
+            # Not to before a moment at which some value lapsed: a store may have deleted it, or may still have it.
+            earliest = max(
+                [end for _, end in reference.table.values() if end is not None and end <= self.latest], default=0
+            )
+            span = max(-20 * span, earliest - clock())
+        clock.advance(microseconds=span)
+        self.latest = max(self.latest, clock())
+
+    def batch(self) -> list[Op[Any]]:
+        # Two operations of a batch are independent here: what one read is what the other expected.
+        return [self.op()] if self.random.random() < 0.8 else [self.take(), self.op()]
+
+    def op(self) -> Op[Any]:
+        return self.random.choice([self.take, self.take, self.take, self.back, self.read, self.commit, self.login])()
+
+    def take(self) -> Op[Any]:
+        limits = self.random.sample(self.limits, self.random.randint(1, self.together))
+        return Take([self.demand(limit) for limit in limits])
+
+    def demand(self, limit: Limit) -> Demand:
+        cost = self.random.choice([0, 1, 1, 1, 2, 5])
+        return Demand(limit.text, f"rl:{limit.code}|{self.random.choice('abc')}", limit, cost)
+
+    def back(self) -> Op[Any]:
+        return GiveBack(self.random.choice(self.taken)) if self.taken else self.take()
+
+    def read(self) -> Op[Any]:
+        return Read(*self.random.sample(["k|1", "k|2", "k|é", "missing|"], self.random.randint(1, 3)))
+
+    def commit(self) -> Op[Any]:
+        names = self.random.sample(["k|1", "k|2", "k|é"], self.random.randint(1, 3))
+        right = self.random.random() < 0.7
+        expected = {name: self.values.get(name) if right else b"something else" for name in names}
+        values = [None, b"", b"\0\xff", self.random.randbytes(20)]
+        return Commit(expected, {name: self.random.choice(values) for name in names})
+
+    def login(self) -> Op[Any]:
+        digest = self.random.choice([b"d" * 32, b"e" * 32])
+        return Authenticate("k|login", {0: digest}, [self.demand(self.limits[0])])
+
+    def saw(self, op: Op[Any], result: Any) -> None:
+        if isinstance(op, Take):
+            self.taken = [*self.taken[-20:], result]
+        elif isinstance(op, Commit) and result:
+            self.values.update(op.values)
+
+
+def _check_plain_values(make_store: Callable[[Clock], Store]) -> None:
+    clock = ManualClock()
+    store = make_store(clock)
+    values = {"k|a": b"", "k|b\0c": b"\0\1\xff", "k|" + "x" * 500: b"y" * 100_000, "k|ü€😀": b"text", "j|": b"other"}
+    for pool in ("k|", "j|"):  # the plain keys of one operation are of one pool: a cluster cannot do more
+        part = {key: value for key, value in values.items() if key.startswith(pool)}
+        _same("writing all", True, _one(store, Commit(dict.fromkeys(part), part)))
+    _same("reading all", tuple(values.values()), _one(store, Read(*values)))
+    _same("scan", sorted(pair for pair in values.items() if pair[0] != "j|"), [*store.scan("k|")])
+    _same("a Commit that expects something else", False, _one(store, Commit({"k|a": None}, {"k|a": b"1"})))
+    _same(
+        "a Commit that half fits",
+        False,
+        _one(store, Commit({"k|a": b"", "k|ü€😀": None}, {"k|a": b"1", "k|ü€😀": b"2"})),
+    )
+    _same("after these, nothing has changed", (b"", b"other"), _one(store, Read("k|a", "j|")))
+    _same("deleting", True, _one(store, Commit({"k|a": b""}, {"k|a": None})))
+    _same("reading what was deleted", (None,), _one(store, Read("k|a")))
+    head = RECORD.pack(1, 0, 0, clock() + SECOND, b"d" * 32)
+    _one(store, Commit({"k|login": None}, {"k|login": head + b"{}"}))
+    guess = [Demand("guesses", "guess:keys|a", window(1, 60 * SECOND, "1/minute"))]
+    for digest, valid in ((b"d", True), (b"d", True), (b"e", False), (b"d", False)):
+        found = _one(store, Authenticate("k|login", {0: digest * 32}, guess))
+        _same("right keys pass until a wrong one has used up the guesses", valid, found.valid)
+    clock.advance(61)
+    found = _one(store, Authenticate("k|login", {0: b"d" * 32}, guess))
+    _same("a key is not valid from its not-after on", (False, None), (found.valid, found.guesses))
+    _close(store)
+
+
+def _check_expiry(make_store: Callable[[Clock], Store]) -> None:
+    clock = ManualClock()
+    store = make_store(clock)
+    limit = window(2, 10 * SECOND, "2/10 seconds")
+    demand = Demand("limit", "rl:limit|expiry", limit)
+    _one(store, Take([demand]))
+    clock.advance(microseconds=10 * SECOND - 1)
+    _same("a value is there until its time to live is over", True, _one(store, Read("rl:limit|expiry")) != (None,))
+    clock.advance(microseconds=1)
+    _same("and not from then on", (None,), _one(store, Read("rl:limit|expiry")))
+    _same("nor in scan", [], [*store.scan("rl:limit|")])
+    _close(store)
+
+
+def _check_all_or_nothing(make_store: Callable[[Clock], Store]) -> None:
+    store = make_store(ManualClock())
+    wide, narrow = window(100, 60 * SECOND, "100/minute"), window(2, 60 * SECOND, "2/minute")
+    demands = [Demand("wide", "rl:limit|wide", wide), Demand("narrow", "rl:limit|narrow", narrow)]
+    outcomes = [_one(store, Take(demands)) for _ in range(5)]
+    _same("two of five are admitted", [False, False, True, True, True], [taken.refused for taken in outcomes])
+    asked = _one(store, Take([Demand("wide", "rl:limit|wide", wide, 0)]))
+    _same("the refused ones charged nothing", 98, asked.takings[0][2])
+    _close(store)
+
+
+def _check_threads(make_store: Callable[[Clock], Store]) -> None:
+    store = make_store(ManualClock())
+    take = Take([Demand("limit", "rl:limit|threads", window(100, 60 * SECOND, "100/minute"))])
+    admitted: list[bool] = []
+    failures: list[BaseException] = []
+
+    def hammer() -> None:
+        try:
+            for _ in range(20):
+                admitted.append(not _one(store, take).refused)
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=hammer) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _same("threads that ask at once raise nothing", [], failures)
+    _same("16 threads that ask 320 times for 100", 100, sum(admitted))
+    _close(store)
+
+
+def _check_async(make_store: Callable[[Clock], Store], *, back: bool) -> None:
+    clock = ManualClock()
+    store, reference = make_store(clock), Reference(clock)
+    aexecute = getattr(store, "aexecute", None)
+    if aexecute is None:
+        return
+    source = _Steps(2, _LIMITS, together=4, back=back)
+
+    async def ask(batch: list[Op[Any]]) -> list[Any]:
+        results = aexecute(batch)
+        return _answers(results if isinstance(results, list) else await results)
+
+    async def run() -> None:
+        for step in range(200):
+            source.pass_time(clock, reference)
+            batch = source.batch()
+            expected = reference.execute(batch)
+            for op, one, other in zip(batch, expected, await ask(batch), strict=True):
+                _same(f"aexecute, step {step}, {_described(op)}", _plain(one), _plain(other))
+                source.saw(op, one)
+        take = Take([Demand("limit", "rl:limit|tasks", window(100, 60 * SECOND, "100/minute"))])
+        together = await asyncio.gather(*[ask([take]) for _ in range(150)])
+        _same("150 tasks that ask at once for 100", 100, sum(not results[0].refused for results in together))
+        aclose = getattr(store, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
+    asyncio.run(run())
+    _close(store)
+
+
+def _one(store: Store, op: Op[Any]) -> Any:
+    return _executed(store, [op], "a directed check")[0]
+
+
+def _executed(store: Store, batch: Sequence[Op[Any]], what: str) -> list[Any]:
+    try:
+        return _answers(store.execute(batch))
+    except Exception as error:
+        described = "; ".join(map(_described, batch))
+        raise AssertionError(f"{what}, {described}: expected results, got {error!r}") from error
+
+
+def _answers(results: Any) -> list[Any]:
+    if not isinstance(results, list):
+        raise AssertionError(f"execute returns a list of results, not {type(results).__name__}")
+    return results
+
+
+def _plain(result: Any) -> Any:
+    """A result as values that compare."""
+    if isinstance(result, Taken):
+        # The state itself is how a store may represent it; what it means shows in the next answers.
+        return result.at, result.refused, [taking[1:] for taking in result.takings]
+    if isinstance(result, ops.Authenticated):
+        return result.valid, result.record, _plain(result.guesses), result.at
+    return result
+
+
+def _described(op: Op[Any]) -> str:
+    return f"{type(op).__name__} of {', '.join(op.keys)}"
+
+
+def _same(what: str, expected: Any, got: Any) -> None:
+    if expected != got:
+        raise AssertionError(f"{what}: expected {_short(expected)}, got {_short(got)}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 1000 else f"{text[:1000]}..."
+
+
+def _close(store: Store) -> None:
+    close = getattr(store, "close", None)
+    if close is not None:
+        close()
