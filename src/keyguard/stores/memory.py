@@ -156,7 +156,11 @@ class MemoryStore:
         if before is None:
             self._added(key, entry[0], now)
         else:
-            self._bytes += len(entry[0]) - len(before[0])
+            grown = len(entry[0]) - len(before[0])
+            self._bytes += grown
+            if grown > 0 and self._bytes > self._max_bytes:
+                young[key] = young.pop(key)  # the newest, or it might be the one that is forgotten
+                self._make_room(now)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Every living key that starts with `prefix`, in order."""
@@ -206,8 +210,8 @@ class MemoryStore:
         moved = self._old.pop(key, None)
         if moved is not None:
             self._bytes += len(value) - len(moved[0])
-            return
-        self._bytes += _ENTRY_COST + len(key) + len(value)
+        else:
+            self._bytes += _ENTRY_COST + len(key) + len(value)
         if self._bytes > self._max_bytes:
             self._make_room(now)
 
