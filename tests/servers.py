@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -302,8 +303,10 @@ class Proxy:
     "deaf": requests never arrive · "reset once" and "cut once" do it to one reply
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._target = port
+        self._tls = tls
+        """For clients that speak TLS; the server behind does not."""
         self.mode = ""
         self.delay = 0.0
         self.replies = 0
@@ -320,6 +323,8 @@ class Proxy:
             except OSError:
                 continue
             try:
+                if self._tls is not None:
+                    client = self._tls.wrap_socket(client, server_side=True)
                 server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
                 server.settimeout(None)
             except OSError:

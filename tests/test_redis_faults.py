@@ -381,6 +381,20 @@ def test_four_processes_admit_exactly_the_limit(valkey: RedisServer) -> None:
     store.clear()
 
 
+def test_an_app_killed_between_charge_and_response_has_charged_once(valkey: RedisServer) -> None:
+    """Nobody can know whether its client got the answer: the unit comes back with its window, not sooner or later."""
+    store = RedisStore(valkey.url, namespace="killed", timeout=1)
+    take = Take([Demand("d", "rl:killed|x", window(10, 3_600_000_000, "10/hour"))])
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            store.execute([take])
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert store.execute([take])[0].takings[0][2] == 10 - 4
+    store.clear()
+
+
 def test_connections_do_not_cross_a_fork(valkey: RedisServer) -> None:
     """Children and parent go on with a store that was in use before the fork; each reply reaches who asked."""
     store = RedisStore(valkey.url, namespace="fork", timeout=1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
-from keyguard import ConfigurationError, ops
+from keyguard import ConfigurationError, StoreError, ops
 from keyguard.clock import Clock
 from keyguard.ops import Op, Store
 from keyguard.rates import smooth, window
@@ -19,7 +21,7 @@ from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, Reference, check_store
-from tests.servers import Postgres, RedisCluster, RedisServer
+from tests.servers import Postgres, Proxy, RedisCluster, RedisServer
 
 
 def makers(folder: Path) -> dict[str, Callable[[Clock], Store]]:
@@ -48,6 +50,30 @@ def test_the_conformance_suite_on_a_cluster(cluster: RedisCluster) -> None:
 
 def test_the_conformance_suite_on_postgresql(postgres: Postgres) -> None:
     check_store(PostgresStore(postgres.url).scratch, steps=1500)
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    with RedisServer("valkey", "--unixsocket", str(tmp_path / "s")) as server:
+        assert server.process is not None
+        check_store(RedisStore(f"unix://{tmp_path}/s").scratch, steps=100)
+
+
+def test_tls_with_a_password_and_a_certificate_that_is_checked(tmp_path: Path) -> None:
+    """A server that shows another certificate is not spoken to."""
+    authority, other = trustme.CA(), trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    for name, ca in (("right", authority), ("wrong", other)):
+        ca.cert_pem.write_to_path(str(tmp_path / name))
+    with RedisServer() as server, Proxy(server.port, context) as proxy:
+        server.ask("ACL", "SETUSER", "kg", "on", ">pass word", "~*", "+@all")
+        url = f"rediss://kg:pass%20word@localhost:{proxy.port}/0?ssl_ca_certs={tmp_path}"
+        check_store(open_store(f"{url}/right").scratch, steps=100)  # type: ignore[attr-defined]
+        with pytest.raises(StoreError, match="certificate verify failed"):
+            open_store(f"{url}/wrong").execute([ops.Read("k|1")])
+        with pytest.raises(StoreError) as caught:
+            open_store(f"{url}/right".replace("word", "worse")).execute([ops.Read("k|1")])
+        assert "worse" not in str(caught.value)
 
 
 def test_what_a_check_wrote_is_gone_afterwards(valkey: RedisServer) -> None:

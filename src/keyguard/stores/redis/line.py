@@ -21,6 +21,7 @@ class Line:
         self._timeout = servers.timeout
         self._servers = servers
         self._threads = ThreadLink(servers.connector(), most)
+        self._latest: LoopLink | None = None
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLink] = WeakKeyDictionary()
 
     def ask(self, calls: Sequence[Call], deadline: float, *, asking: bool = False) -> list[Reply]:
@@ -55,9 +56,12 @@ class Line:
 
     def _link(self) -> LoopLink:
         loop = asyncio.get_running_loop()
-        link = self._loops.get(loop)
+        link = self._latest
+        if link is not None and link.loop is loop:  # nearly always: a process has one
+            return link
+        link = self._latest = self._loops.get(loop)
         if link is None:
-            link = self._loops[loop] = LoopLink(*self._servers.aconnector(), self._timeout)
+            link = self._latest = self._loops[loop] = LoopLink(*self._servers.aconnector(), self._timeout)
         return link
 
     def drop_idle(self) -> None:
@@ -76,6 +80,7 @@ class Line:
 
     async def aclose(self) -> None:
         """Close the connections of the event loop that runs here."""
+        self._latest = None
         link = self._loops.pop(asyncio.get_running_loop(), None)
         if link is not None:
             await link.aclose()

@@ -110,7 +110,7 @@ class LoopLink:
         self._connect = connect
         self._end = end
         self._timeout = timeout
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Packed, int, asyncio.Future[list[Reply]]]] = []
         self._idle: list[AsyncConnection] = []
         self._flights: set[asyncio.Task[None]] = set()
@@ -123,7 +123,7 @@ class LoopLink:
 
         `skip`: before each reply comes another one, which says nothing.
         """
-        future: asyncio.Future[list[Reply]] = self._loop.create_future()
+        future: asyncio.Future[list[Reply]] = self.loop.create_future()
         self._waiting.append((packed, replies * (1 + skip), future))
         if not self._scheduled and len(self._flights) < _FLIGHTS:
             self._depart()
@@ -133,7 +133,7 @@ class LoopLink:
     def _depart(self) -> None:
         # The task begins in the next turn of the loop, and takes along whatever is there by then.
         self._scheduled = True
-        flight = self._loop.create_task(self._fly())
+        flight = self.loop.create_task(self._fly())
         self._flights.add(flight)
         flight.add_done_callback(self._landed)
 
@@ -195,7 +195,7 @@ class LoopLink:
         """Close the connections that nobody uses, without waiting for the other side."""
         idle, self._idle = self._idle, []
         for connection in idle:
-            closing = self._loop.create_task(connection.disconnect(nowait=True))
+            closing = self.loop.create_task(connection.disconnect(nowait=True))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
