@@ -165,10 +165,11 @@ class Watched:
             self._tell()
 
     def _answered(self, ops: Sequence[Op[Any]]) -> None:
-        """A probe came back. A store that only reads is still out of order for who writes."""
+        """A probe came back. A store that only reads is still out of order for who writes; one that takes does both."""
         with self._lock:
             self._probing = False
-            if self._since is None or self._broken.isdisjoint([type(op) for op in ops]):
+            kinds = {type(op) for op in ops}
+            if self._since is None or (Take not in kinds and self._broken.isdisjoint(kinds)):
                 return
             since, self._since = self._since, None
             self._broken.clear()

@@ -1,0 +1,175 @@
+"""The circuit breaker: when it opens, who probes, when it closes, and what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from keyguard.errors import StoreError
+from keyguard.ops import Demand, GiveBack, Op, Read, Take
+from keyguard.rates import smooth, window
+from keyguard.stores import watched as module
+from keyguard.stores.memory import MemoryStore
+from keyguard.stores.watched import StoreHealth, Watched
+from keyguard.testing import ManualClock
+
+
+class Flaky:
+    """A store that fails on the kinds of operation that it is told to."""
+
+    timeout = 0.1
+
+    def __init__(self) -> None:
+        self.memory = MemoryStore()
+        self.failing: tuple[type, ...] = ()
+        self.partial = False
+        self.calls = 0
+
+    def execute(self, ops: Any) -> list[Any]:
+        self.calls += 1
+        if isinstance(ops[0], self.failing):
+            error = StoreError("as told")
+            error.partial = self.partial
+            raise error
+        return self.memory.execute(ops)
+
+    async def aexecute(self, ops: Any) -> list[Any]:
+        await asyncio.sleep(0)
+        return self.execute(ops)
+
+    def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        return []
+
+
+TAKE = Take([Demand("d", "rl:a:win60000000|x", window(100, 60_000_000, "100/minute"))])
+READ = Read("key|x")
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture(params=["threads", "loop"])
+def ask(request: pytest.FixtureRequest) -> Any:
+    def threads(watched: Watched, op: Op[Any]) -> bool:
+        try:
+            watched.execute([op])
+        except StoreError:
+            return False
+        return True
+
+    def loop(watched: Watched, op: Op[Any]) -> bool:
+        async def one() -> None:
+            found = watched.aexecute([op])
+            if not isinstance(found, list):
+                await found
+
+        try:
+            asyncio.run(one())
+        except StoreError:
+            return False
+        return True
+
+    return threads if request.param == "threads" else loop
+
+
+def test_it_opens_at_the_first_failure_probes_now_and_then_and_closes(time: list[float], ask: Any) -> None:
+    store, news = Flaky(), []
+    watched = Watched(store, workers=1, clock=ManualClock(), notify=news.append)
+    assert ask(watched, TAKE)
+    store.failing = (Take, Read)
+    assert [ask(watched, TAKE) for _ in range(10)] == [False] * 10
+    assert store.calls == 2, "only the first of them waited for the store"
+    time[0] += module.PROBE
+    assert not ask(watched, TAKE)
+    assert not ask(watched, TAKE)
+    assert store.calls == 3, "one probe"
+    store.failing = ()
+    assert not ask(watched, TAKE), "it is too early"
+    time[0] += module.PROBE
+    assert ask(watched, TAKE)
+    assert ask(watched, READ)
+    assert [health.ok for health in news] == [False, True]
+    assert watched.health == StoreHealth(True, None, "as told", 2, 1)
+
+
+def test_a_store_that_only_reads_is_still_out_of_order(time: list[float], ask: Any) -> None:
+    store, news = Flaky(), []
+    watched = Watched(store, workers=1, clock=ManualClock(), notify=news.append)
+    store.failing = (Take,)
+    for _ in range(5):
+        assert not ask(watched, TAKE)
+        time[0] += module.PROBE
+        assert ask(watched, READ)  # the probe
+    assert [health.ok for health in news] == [False]
+
+
+def test_what_seldom_happens_does_not_keep_it_open(time: list[float], ask: Any) -> None:
+    store = Flaky()
+    watched = Watched(store, workers=1, clock=ManualClock())
+    taken = watched.execute([TAKE])[0]
+    store.failing = (GiveBack,)
+    assert not ask(watched, GiveBack(taken))
+    time[0] += module.PROBE
+    assert ask(watched, TAKE)
+    assert watched.health.ok
+
+
+def test_what_concerns_some_keys_only_does_not_open_it(time: list[float], ask: Any) -> None:
+    store = Flaky()
+    store.failing, store.partial = (Take,), True
+    watched = Watched(store, workers=1, clock=ManualClock())
+    assert not ask(watched, TAKE)
+    assert watched.health.ok
+    assert ask(watched, READ)
+
+
+def test_a_probe_that_is_cancelled_lets_the_next_one_go(time: list[float]) -> None:
+    store = Flaky()
+    watched = Watched(store, workers=1, clock=ManualClock())
+    store.failing = (Take,)
+    with pytest.raises(StoreError):
+        watched.execute([TAKE])
+    store.failing = ()
+    time[0] += module.PROBE
+
+    async def story() -> None:
+        probe = asyncio.ensure_future(watched.aexecute([TAKE]))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        probe.cancel()
+        await asyncio.gather(probe, return_exceptions=True)
+        await watched.aexecute([TAKE])  # type: ignore[misc]
+
+    asyncio.run(story())
+    assert watched.health.ok
+
+
+def test_a_listener_that_fails_changes_nothing(time: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    store = Flaky()
+    store.failing = (Take,)
+    watched = Watched(store, workers=1, clock=ManualClock(), notify=lambda health: 1 / 0)
+    with pytest.raises(StoreError, match="as told"):
+        watched.execute([TAKE])
+    assert "on_health failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("limit", "workers", "admitted"),
+    [
+        (window(100, 60_000_000, "100/minute"), 4, 25),
+        (window(10, 60_000_000, "10/minute"), 4, 2),
+        (window(3, 60_000_000, "3/minute"), 8, 1),
+        (smooth("60/hour", 8), 4, 2),
+    ],
+)
+def test_each_process_admits_its_part(limit: Any, workers: int, admitted: int) -> None:
+    watched = Watched(Flaky(), workers=workers, clock=ManualClock())
+    demands = [Demand("d", "rl:a:x|x", limit)]
+    assert [watched.take_here(demands).refused for _ in range(30)].count(False) == admitted
+    large = [Demand("d", "rl:a:x|y", limit, limit.most)]
+    assert not watched.take_here(large).refused, "what costs more than a part takes the whole part"
