@@ -9,11 +9,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -25,9 +27,24 @@ from typing import Any
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below the ports that the system gives to whoever connects: nobody takes it before the server does, nor while
+    the server is restarted."""
+    while True:
+        port = random.SystemRandom().randrange(12_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@contextlib.contextmanager
+def python(*words: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A Python process with pipes, ended and closed however the test ends."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **options}
+    with subprocess.Popen([sys.executable, *words], text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
@@ -86,8 +103,9 @@ class RedisServer:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
         try:
             wait_until(lambda: self.ask("PING"), f"a Redis server on port {self.port}")
-        except AssertionError:
+        except BaseException:
             print(Path(f"{self.folder}/log").read_text())
+            self.stop()
             raise
 
     def client(self) -> Any:
@@ -172,14 +190,23 @@ class RedisCluster:
             "no",
         )
         buses = [free_port() for _ in range(6 if replicas else 3)]
-        self.nodes = [RedisServer("valkey", *options, "--cluster-port", str(bus)) for bus in buses]
+        self.nodes: list[RedisServer] = []
+        try:
+            for bus in buses:
+                self.nodes.append(RedisServer("valkey", *options, "--cluster-port", str(bus)))
+            self._join(buses[0], replicas)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _join(self, bus: int, replicas: bool) -> None:
         primaries = self.nodes[:3]
         bounds = [0, 5461, 10923, 16384]
         for place, node in enumerate(primaries):
             node.ask("CLUSTER", "ADDSLOTSRANGE", bounds[place], bounds[place + 1] - 1)
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
         for node in self.nodes[1:]:
-            node.ask("CLUSTER", "MEET", "127.0.0.1", primaries[0].port, buses[0])
+            node.ask("CLUSTER", "MEET", "127.0.0.1", primaries[0].port, bus)
         for node in self.nodes:
             wait_until(lambda node=node: len(self._known(node)) == len(self.nodes), "the nodes to meet")
         for primary, replica in zip(primaries, self.nodes[3:], strict=False):
@@ -265,7 +292,12 @@ class Postgres:
             self.process = subprocess.Popen(
                 [str(self.bin / "postgres"), *words], cwd=self.folder, stdout=log, stderr=log, **self.user
             )
-        wait_until(lambda: self.query("SELECT 1") == [(1,)], "a PostgreSQL server", 30)
+        try:
+            wait_until(lambda: self.query("SELECT 1") == [(1,)], "a PostgreSQL server", 30)
+        except BaseException:
+            print((self.folder / "log").read_text())
+            self.stop()
+            raise
 
     def query(self, text: str, *parameters: Any) -> list[Any]:
         import psycopg

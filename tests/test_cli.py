@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from keyguard import APIKeys, Keyguard
 from keyguard.cli import main
 from keyguard.testing import play
+from tests.servers import python
 
 
 @pytest.fixture
@@ -162,39 +164,32 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_the_demo_tells_its_story_and_serves_until_it_is_stopped() -> None:
-    command = [sys.executable, "-m", "keyguard", "demo", "--serve"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-    )
-    assert process.stdout is not None
-    lines: list[str] = []
-    deadline = time.monotonic() + 60
-    for line in process.stdout:
-        lines.append(line)
-        if "Ctrl-C" in line or time.monotonic() > deadline:
-            break
-    curls = [line.split() for line in lines if line.strip().startswith("curl")]
-    text = "".join(lines)
-    try:
-        assert "All as it should be." in text
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with python("-m", "keyguard", "demo", "--serve", stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        deadline = time.monotonic() + 60
+        for line in process.stdout:
+            lines.append(line)
+            if "Ctrl-C" in line or time.monotonic() > deadline:
+                break
+        curls = [line.split() for line in lines if line.strip().startswith("curl")]
+        assert "All as it should be." in "".join(lines)
         for curl in curls:
             words = [word.strip("'") for word in curl]
             headers = {}
             if "-H" in words:
                 name, value = " ".join(words[words.index("-H") + 1 :]).strip("'").split(": ")
                 headers[name] = value
-            import http.client
-
             connection = http.client.HTTPConnection(words[2].split("/")[2], timeout=10)
-            connection.request("GET", "/hello", headers=headers)
-            expected = 200 if "Authorization" in headers else 403 if headers else 401
-            assert connection.getresponse().status == expected
-            connection.close()
+            try:
+                connection.request("GET", "/hello", headers=headers)
+                expected = 200 if "Authorization" in headers else 403 if headers else 401
+                assert connection.getresponse().status == expected
+            finally:
+                connection.close()
         assert len(curls) == 4
-    finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) in (0, 130)
-        process.stdout.close()
-        assert process.stderr is not None
-        assert "Traceback" not in process.stderr.read()
-        process.stderr.close()
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode in (0, 130)
+        assert "Traceback" not in errors

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from keyguard.ops import Commit, Demand, Read, Take
 from keyguard.rates import window
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.sqlite import SQLiteStore
+from tests.servers import python
 
 ROOT = Path(__file__).parent.parent
 LIMIT = window(1000, 3600 * 1_000_000, "1000/hour")
@@ -39,14 +41,8 @@ print(admitted)
 """
 
 
-def hammer(path: Path, count: int, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", HAMMER, str(path), str(count), *more],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def hammer(path: Path, count: int, *more: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return python("-c", HAMMER, str(path), str(count), *more, cwd=ROOT)
 
 
 def go(process: subprocess.Popen[str]) -> None:
@@ -65,26 +61,51 @@ def left(path: Path) -> int:
 
 
 def test_eight_processes_that_hammer_one_limit_of_1000_admit_exactly_1000(tmp_path: Path) -> None:
-    processes = [hammer(tmp_path / "k.db", 400) for _ in range(8)]
-    for process in processes:
-        go(process)
-    admitted = [int(process.communicate(timeout=60)[0]) for process in processes]
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(hammer(tmp_path / "k.db", 400)) for _ in range(8)]
+        for process in processes:
+            go(process)
+        admitted = [int(process.communicate(timeout=60)[0]) for process in processes]
     assert sum(admitted) == 1000
     assert left(tmp_path / "k.db") == 0
+
+
+def test_workers_that_start_together_on_a_new_file_all_open_it(tmp_path: Path) -> None:
+    """Each makes the file, its journal and its table, or finds them made; none is told that it is locked."""
+    for round in range(20):
+        path = tmp_path / f"{round}.db"
+        gate, opened = os.pipe()
+        children = []
+        for _ in range(12):
+            child = os.fork()
+            if not child:
+                code = 1
+                try:
+                    os.close(opened)
+                    os.read(gate, 1)  # until the parent closes its end
+                    store = SQLiteStore(path, timeout=5)
+                    code = int(store.execute((TAKE,))[0].refused)
+                    store.close()
+                finally:
+                    os._exit(code)
+            children.append(child)
+        os.close(gate)
+        os.close(opened)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 12
+        assert left(path) == 1000 - 12
 
 
 def test_kill_9_in_the_middle_loses_nothing_that_was_committed_and_locks_nobody_out(tmp_path: Path) -> None:
     path = tmp_path / "k.db"
     confirmed = 0
     for round in range(5):
-        victim = hammer(path, 100_000, "report")
-        go(victim)
-        assert victim.stdout is not None
-        for _ in range(20 + 7 * round):
-            seen = int(victim.stdout.readline())
-        os.kill(victim.pid, signal.SIGKILL)
-        rest = victim.stdout.read().split("\n")[:-1]  # a last line may be cut
-        victim.communicate(timeout=10)
+        with hammer(path, 100_000, "report") as victim:
+            go(victim)
+            assert victim.stdout is not None
+            for _ in range(20 + 7 * round):
+                seen = int(victim.stdout.readline())
+            os.kill(victim.pid, signal.SIGKILL)
+            rest = victim.stdout.read().split("\n")[:-1]  # a last line may be cut
         confirmed += int(rest[-1]) if rest else seen
         start = time.monotonic()
         used = 1000 - left(path)
@@ -100,14 +121,12 @@ def test_killed_while_it_holds_the_lock(tmp_path: Path) -> None:
         "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
         "c.execute('BEGIN IMMEDIATE'); c.execute('DELETE FROM entries'); print('held', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    store = SQLiteStore(path, timeout=0.2)
-    with pytest.raises(StoreError, match="locked"):
-        store.execute((TAKE,))
-    holder.kill()
-    holder.communicate()
+    with python("-c", code, str(path)) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        store = SQLiteStore(path, timeout=0.2)
+        with pytest.raises(StoreError, match="locked"):
+            store.execute((TAKE,))
     assert store.execute((TAKE,))[0].takings[0][2] == 998
     store.close()
 

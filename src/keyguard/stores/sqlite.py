@@ -8,6 +8,7 @@ Rules:
 - A connection does not cross a fork: the child leaves the inherited one alone, not even closing it, and opens its own.
 - After any error the connection is closed and opened again: the file may have been replaced.
 - An event loop never waits for another process: what cannot be had at once is waited for in a thread.
+- Workers that start together on a new file wait for each other, longer than a decision would.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _PURGE_ROWS = 250  # looked at each time: more than so many transactions usually
 _CHECK_EVERY = SECOND
 _NEVER = 2**63 - 1
 _FIRST_WAIT, _LONGEST_WAIT = 0.0002, 0.005  # seconds
+_START = 10.0  # seconds, for what is done at the start or by operators
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -42,6 +44,7 @@ CREATE TABLE IF NOT EXISTS entries (
 _GET = "SELECT value FROM entries WHERE key = ? AND expires > ?"
 _PUT = "REPLACE INTO entries VALUES (?, ?, ?)"
 _DELETE = "DELETE FROM entries WHERE key = ?"
+_RANGE = "SELECT key, value, expires FROM entries WHERE key >= ? AND key < ? AND expires > ? ORDER BY key"
 _NEXT = "SELECT key, expires FROM entries WHERE key > ? ORDER BY key LIMIT ?"
 
 _abandoned: list[sqlite3.Connection] = []
@@ -74,7 +77,7 @@ class SQLiteStore:
         self._purged_to = ""
         self._lock = threading.Lock()
         try:
-            self._open()
+            self._open(monotonic() + _START)
             self.close()  # or the connection would be inherited by workers that are forked later
         except sqlite3.Error as error:
             self.close()
@@ -156,12 +159,10 @@ class SQLiteStore:
         now = self._clock()
         with self._lock:
             try:
-                connection = self._connection or self._open()
+                deadline = monotonic() + _START
+                connection = self._connection or self._open(deadline)
                 # The code point after the last that text can hold ends the range of the prefix.
-                rows = connection.execute(
-                    "SELECT key, value, expires FROM entries WHERE key >= ? AND key < ? AND expires > ? ORDER BY key",
-                    (prefix, prefix + "\U0010ffff", now),
-                )
+                rows = self._insist(connection, deadline, _RANGE, (prefix, prefix + "\U0010ffff", now))
                 return [(key, value, None if ends == _NEVER else ends - now) for key, value, ends in rows]
             except sqlite3.Error as error:
                 self._forget()
@@ -173,32 +174,46 @@ class SQLiteStore:
 
     # -- all of this runs under the lock ------------------------------------------------------------------
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, deadline: float | None) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, timeout=self.timeout, isolation_level=None, check_same_thread=False, cached_statements=16
+            self._path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=16
         )
-        self._connection = connection
-        connection.execute("PRAGMA journal_mode = WAL")
+        try:
+            self._prepare(connection, deadline)
+            inode = self._identify()
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._inode = connection, inode
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection, deadline: float | None) -> None:
+        (mode,) = self._insist(connection, deadline, "PRAGMA journal_mode").fetchone()
+        if mode != "wal":
+            # Whoever else has the file open, or recovers or closes it, makes this fail, whatever the busy time-out.
+            self._insist(connection, deadline, "PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        (layout,) = connection.execute("PRAGMA user_version").fetchone()
+        (layout,) = self._insist(connection, deadline, "PRAGMA user_version").fetchone()
         if layout > _LAYOUT:
             raise sqlite3.DatabaseError(f"its layout {layout} is of a newer keyguard; this one knows {_LAYOUT}")
         if layout < _LAYOUT:
+            self._insist(connection, deadline, "BEGIN IMMEDIATE")
             connection.execute(_SCHEMA)
             connection.execute(f"PRAGMA user_version = {_LAYOUT}")
-        connection.execute("PRAGMA busy_timeout = 0")  # from here on it is waited for in `_begin`
-        self._inode = self._identify()
-        return connection
+            connection.execute("COMMIT")
 
-    def _begin(self, connection: sqlite3.Connection, statement: str, deadline: float | None) -> None:
-        """Begin a transaction, waiting for other processes. SQLite's own waiting sleeps longer each time, so that under
-        load some process waits for ever; a transaction here takes some thirty microseconds, so asking often is better.
+    def _insist(
+        self, connection: sqlite3.Connection, deadline: float | None, statement: str, values: Sequence[Any] = ()
+    ) -> sqlite3.Cursor:
+        """Run a statement, waiting for other processes until `deadline`; not at all where there is none.
+
+        SQLite's own waiting sleeps longer each time, so that under load some process waits for ever; a transaction
+        here takes some thirty microseconds, so asking often is better.
         """
         span = _FIRST_WAIT
         while True:
             try:
-                connection.execute(statement)
-                return
+                return connection.execute(statement, values)
             except sqlite3.OperationalError as error:
                 if deadline is None or not _busy(error) or monotonic() >= deadline:
                     raise
@@ -215,13 +230,13 @@ class SQLiteStore:
         connection = self._connection
         try:
             if connection is None:
-                connection = self._open()
+                connection = self._open(deadline)
             elif self._replaced():
                 self._forget()  # what this connection writes would be lost with the old file
-                connection = self._open()
+                connection = self._open(deadline)
             # Reading alone needs no lock that others would wait for.
             reading = all(isinstance(op, Read) for op in ops)
-            self._begin(connection, "BEGIN" if reading else "BEGIN IMMEDIATE", deadline)
+            self._insist(connection, deadline, "BEGIN" if reading else "BEGIN IMMEDIATE")
             now = self._clock()
             results = [self._run(connection, op, now) for op in ops]
             self._until_purge -= 1
