@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from keyguard import ops
@@ -65,17 +66,17 @@ _EDITED = [window(quota, 60 * SECOND, f"{quota}/minute") for quota in (40, 30, 3
 
 def _check_random_steps(make_store: Callable[[Clock], Store], steps: int, source: _Steps) -> None:
     clock = ManualClock()
-    store, reference, seed = make_store(clock), Reference(clock), source.seed
-    for step in range(steps):
-        source.pass_time(clock, reference)
-        batch = source.batch()
-        expected, got = reference.execute(batch), _executed(store, batch, f"step {step} of seed {seed}")
-        for op, one, other in zip(batch, expected, got, strict=True):
-            _same(f"step {step} of seed {seed}, {_described(op)}", _plain(one), _plain(other))
-            source.saw(op, one)
-        if step % 100 == 0:
-            _same(f"step {step} of seed {seed}, scan", reference.scan("k|"), [*store.scan("k|")])
-    _close(store)
+    reference, seed = Reference(clock), source.seed
+    with _opened(make_store, clock) as store:
+        for step in range(steps):
+            source.pass_time(clock, reference)
+            batch = source.batch()
+            expected, got = reference.execute(batch), _executed(store, batch, f"step {step} of seed {seed}")
+            for op, one, other in zip(batch, expected, got, strict=True):
+                _same(f"step {step} of seed {seed}, {_described(op)}", _plain(one), _plain(other))
+                source.saw(op, one)
+            if step % 100 == 0:
+                _same(f"step {step} of seed {seed}, scan", reference.scan("k|"), [*store.scan("k|")])
 
 
 class _Steps:
@@ -145,95 +146,99 @@ class _Steps:
 
 def _check_plain_values(make_store: Callable[[Clock], Store]) -> None:
     clock = ManualClock()
-    store = make_store(clock)
-    values = {"k|a": b"", "k|b\0c": b"\0\1\xff", "k|" + "x" * 500: b"y" * 100_000, "k|ü€😀": b"text", "j|": b"other"}
-    for pool in ("k|", "j|"):  # the plain keys of one operation are of one pool: a cluster cannot do more
-        part = {key: value for key, value in values.items() if key.startswith(pool)}
-        _same("writing all", True, _one(store, Commit(dict.fromkeys(part), part)))
-    _same("reading all", tuple(values.values()), _one(store, Read(*values)))
-    _same("scan", sorted(pair for pair in values.items() if pair[0] != "j|"), [*store.scan("k|")])
-    _same("a Commit that expects something else", False, _one(store, Commit({"k|a": None}, {"k|a": b"1"})))
-    _same(
-        "a Commit that half fits",
-        False,
-        _one(store, Commit({"k|a": b"", "k|ü€😀": None}, {"k|a": b"1", "k|ü€😀": b"2"})),
-    )
-    _same("after these, nothing has changed", (b"", b"other"), _one(store, Read("k|a", "j|")))
-    _same("deleting", True, _one(store, Commit({"k|a": b""}, {"k|a": None})))
-    _same("reading what was deleted", (None,), _one(store, Read("k|a")))
-    head = RECORD.pack(1, 0, 0, clock() + SECOND, b"d" * 32)
-    _one(store, Commit({"k|login": None}, {"k|login": head + b"{}"}))
-    guess = [Demand("guesses", "guess:keys|a", window(1, 60 * SECOND, "1/minute"))]
-    for digest, valid in ((b"d", True), (b"d", True), (b"e", False), (b"d", False)):
-        found = _one(store, Authenticate("k|login", {0: digest * 32}, guess))
-        _same("right keys pass until a wrong one has used up the guesses", valid, found.valid)
-    clock.advance(61)
-    found = _one(store, Authenticate("k|login", {0: b"d" * 32}, guess))
-    _same("a key is not valid from its not-after on", (False, None), (found.valid, found.guesses))
-    _close(store)
+    with _opened(make_store, clock) as store:
+        values = {
+            "k|a": b"",
+            "k|b\0c": b"\0\1\xff",
+            "k|" + "x" * 500: b"y" * 100_000,
+            "k|ü€😀": b"text",
+            "j|": b"other",
+        }
+        for pool in ("k|", "j|"):  # the plain keys of one operation are of one pool: a cluster cannot do more
+            part = {key: value for key, value in values.items() if key.startswith(pool)}
+            _same("writing all", True, _one(store, Commit(dict.fromkeys(part), part)))
+        _same("reading all", tuple(values.values()), _one(store, Read(*values)))
+        _same("scan", sorted(pair for pair in values.items() if pair[0] != "j|"), [*store.scan("k|")])
+        _same("a Commit that expects something else", False, _one(store, Commit({"k|a": None}, {"k|a": b"1"})))
+        _same(
+            "a Commit that half fits",
+            False,
+            _one(store, Commit({"k|a": b"", "k|ü€😀": None}, {"k|a": b"1", "k|ü€😀": b"2"})),
+        )
+        _same("after these, nothing has changed", (b"", b"other"), _one(store, Read("k|a", "j|")))
+        _same("deleting", True, _one(store, Commit({"k|a": b""}, {"k|a": None})))
+        _same("reading what was deleted", (None,), _one(store, Read("k|a")))
+        head = RECORD.pack(1, 0, 0, clock() + SECOND, b"d" * 32)
+        _one(store, Commit({"k|login": None}, {"k|login": head + b"{}"}))
+        guess = [Demand("guesses", "guess:keys|a", window(1, 60 * SECOND, "1/minute"))]
+        for digest, valid in ((b"d", True), (b"d", True), (b"e", False), (b"d", False)):
+            found = _one(store, Authenticate("k|login", {0: digest * 32}, guess))
+            _same("right keys pass until a wrong one has used up the guesses", valid, found.valid)
+        clock.advance(61)
+        found = _one(store, Authenticate("k|login", {0: b"d" * 32}, guess))
+        _same("a key is not valid from its not-after on", (False, None), (found.valid, found.guesses))
 
 
 def _check_expiry(make_store: Callable[[Clock], Store]) -> None:
     clock = ManualClock()
-    store = make_store(clock)
-    limit = window(2, 10 * SECOND, "2/10 seconds")
-    demand = Demand("limit", "rl:limit|expiry", limit)
-    _one(store, Take([demand]))
-    clock.advance(microseconds=10 * SECOND - 1)
-    _same("a value is there until its time to live is over", True, _one(store, Read("rl:limit|expiry")) != (None,))
-    clock.advance(microseconds=1)
-    _same("and not from then on", (None,), _one(store, Read("rl:limit|expiry")))
-    _same("nor in scan", [], [*store.scan("rl:limit|")])
-    _close(store)
+    with _opened(make_store, clock) as store:
+        limit = window(2, 10 * SECOND, "2/10 seconds")
+        demand = Demand("limit", "rl:limit|expiry", limit)
+        _one(store, Take([demand]))
+        clock.advance(microseconds=10 * SECOND - 1)
+        _same("a value is there until its time to live is over", True, _one(store, Read("rl:limit|expiry")) != (None,))
+        clock.advance(microseconds=1)
+        _same("and not from then on", (None,), _one(store, Read("rl:limit|expiry")))
+        _same("nor in scan", [], [*store.scan("rl:limit|")])
 
 
 def _check_all_or_nothing(make_store: Callable[[Clock], Store]) -> None:
-    store = make_store(ManualClock())
-    wide, narrow = window(100, 60 * SECOND, "100/minute"), window(2, 60 * SECOND, "2/minute")
-    demands = [Demand("wide", "rl:limit|wide", wide), Demand("narrow", "rl:limit|narrow", narrow)]
-    outcomes = [_one(store, Take(demands)) for _ in range(5)]
-    _same("two of five are admitted", [False, False, True, True, True], [taken.refused for taken in outcomes])
-    asked = _one(store, Take([Demand("wide", "rl:limit|wide", wide, 0)]))
-    _same("the refused ones charged nothing", 98, asked.takings[0][2])
-    _close(store)
+    with _opened(make_store, ManualClock()) as store:
+        wide, narrow = window(100, 60 * SECOND, "100/minute"), window(2, 60 * SECOND, "2/minute")
+        demands = [Demand("wide", "rl:limit|wide", wide), Demand("narrow", "rl:limit|narrow", narrow)]
+        outcomes = [_one(store, Take(demands)) for _ in range(5)]
+        _same("two of five are admitted", [False, False, True, True, True], [taken.refused for taken in outcomes])
+        asked = _one(store, Take([Demand("wide", "rl:limit|wide", wide, 0)]))
+        _same("the refused ones charged nothing", 98, asked.takings[0][2])
 
 
 def _check_threads(make_store: Callable[[Clock], Store]) -> None:
-    store = make_store(ManualClock())
-    take = Take([Demand("limit", "rl:limit|threads", window(100, 60 * SECOND, "100/minute"))])
-    admitted: list[bool] = []
-    failures: list[BaseException] = []
+    with _opened(make_store, ManualClock()) as store:
+        take = Take([Demand("limit", "rl:limit|threads", window(100, 60 * SECOND, "100/minute"))])
+        admitted: list[bool] = []
+        failures: list[BaseException] = []
 
-    def hammer() -> None:
-        try:
-            for _ in range(20):
-                admitted.append(not _one(store, take).refused)
-        except BaseException as failure:
-            failures.append(failure)
+        def hammer() -> None:
+            try:
+                for _ in range(20):
+                    admitted.append(not _one(store, take).refused)
+            except BaseException as failure:
+                failures.append(failure)
 
-    threads = [threading.Thread(target=hammer) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    _same("threads that ask at once raise nothing", [], failures)
-    _same("16 threads that ask 320 times for 100", 100, sum(admitted))
-    _close(store)
+        threads = [threading.Thread(target=hammer) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        _same("threads that ask at once raise nothing", [], failures)
+        _same("16 threads that ask 320 times for 100", 100, sum(admitted))
 
 
 def _check_async(make_store: Callable[[Clock], Store], *, back: bool) -> None:
     clock = ManualClock()
-    store, reference = make_store(clock), Reference(clock)
-    aexecute = getattr(store, "aexecute", None)
-    if aexecute is None:
-        return
-    source = _Steps(2, _LIMITS, together=4, back=back)
+    with _opened(make_store, clock) as store:
+        if hasattr(store, "aexecute"):
+            asyncio.run(_check_loop(store, clock, back))
+
+
+async def _check_loop(store: Any, clock: ManualClock, back: bool) -> None:
+    reference, source = Reference(clock), _Steps(2, _LIMITS, together=4, back=back)
 
     async def ask(batch: list[Op[Any]]) -> list[Any]:
-        results = aexecute(batch)
+        results = store.aexecute(batch)
         return _answers(results if isinstance(results, list) else await results)
 
-    async def run() -> None:
+    try:
         for step in range(200):
             source.pass_time(clock, reference)
             batch = source.batch()
@@ -244,12 +249,9 @@ def _check_async(make_store: Callable[[Clock], Store], *, back: bool) -> None:
         take = Take([Demand("limit", "rl:limit|tasks", window(100, 60 * SECOND, "100/minute"))])
         together = await asyncio.gather(*[ask([take]) for _ in range(150)])
         _same("150 tasks that ask at once for 100", 100, sum(not results[0].refused for results in together))
-        aclose = getattr(store, "aclose", None)
-        if aclose is not None:
-            await aclose()
-
-    asyncio.run(run())
-    _close(store)
+    finally:
+        if hasattr(store, "aclose"):
+            await store.aclose()
 
 
 def _one(store: Store, op: Op[Any]) -> Any:
@@ -292,6 +294,19 @@ def _same(what: str, expected: Any, got: Any) -> None:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 1000 else f"{text[:1000]}..."
+
+
+@contextmanager
+def _opened(make_store: Callable[[Clock], Store], clock: Clock) -> Iterator[Store]:
+    """A store that is closed whatever is found: one that is made for a check is removed by it."""
+    store = make_store(clock)
+    try:
+        yield store
+    except BaseException:
+        with suppress(Exception):  # what was found comes first
+            _close(store)
+        raise
+    _close(store)
 
 
 def _close(store: Store) -> None:

@@ -168,7 +168,7 @@ class LoopLink:
         except BaseException as error:
             self._fail(batch, error, sent)
             if connection is not None:
-                await connection.disconnect(nowait=True)
+                await _cut(connection)
             if not isinstance(error, Exception):
                 raise
 
@@ -195,7 +195,7 @@ class LoopLink:
         """Close the connections that nobody uses, without waiting for the other side."""
         idle, self._idle = self._idle, []
         for connection in idle:
-            closing = self.loop.create_task(connection.disconnect(nowait=True))
+            closing = self.loop.create_task(_cut(connection))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
@@ -210,6 +210,14 @@ class LoopLink:
             if not future.done():
                 future.set_exception(NotSent("Redis: the connections are being closed"))
         while self._idle:
-            await self._idle.pop().disconnect(nowait=True)
+            await _cut(self._idle.pop())
         await self._end()
         await asyncio.sleep(0)  # a transport closes in the next turn of the loop
+
+
+async def _cut(connection: AsyncConnection) -> None:
+    """Close a connection on which nothing is under way, without waiting for the other side."""
+    writer = connection._writer
+    await connection.disconnect(nowait=True)
+    if writer is not None:
+        writer.transport.abort()  # or TLS would wait for the other side's goodbye, which may come after the loop's end

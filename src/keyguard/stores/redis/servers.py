@@ -129,6 +129,9 @@ class Servers:
     def client(self) -> Any:
         """A client for what operators do, with time-outs of seconds."""
         settings = self._settings(_PATIENCE, Retry(NoBackoff(), 1))
+        # With TLS a new connection has something to read, which redis-py's pool takes for a stale reply; where it has
+        # introduced itself first, all has been read.
+        del settings["driver_info"]
         if self.cluster:
             from redis.cluster import ClusterNode, RedisCluster
 
