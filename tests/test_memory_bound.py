@@ -24,6 +24,11 @@ def take(store: MemoryStore, limit: Limit, caller: str, cost: int = 1) -> bool:
     return not store.execute((Take([Demand("limit", f"rl:{limit.code}|{caller}", limit, cost)]),))[0].refused
 
 
+def left(store: MemoryStore, limit: Limit, caller: str) -> int:
+    asked = store.execute((Take([Demand("limit", f"rl:{limit.code}|{caller}", limit, 0)]),))[0]
+    return int(asked.takings[0][2])
+
+
 def attack(store: MemoryStore, limit: Limit, count: int) -> None:
     for number in range(count):
         take(store, limit, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
@@ -84,8 +89,21 @@ def test_a_caller_who_is_there_is_not_forgotten_by_its_own_request() -> None:
     limit = LIMITS[1]
     for number in range(20_000):
         assert take(store, limit, f"caller-{number}", 10)
-        asked = store.execute((Take([Demand("limit", f"rl:{limit.code}|caller-{number}", limit, 0)]),))[0]
-        assert asked.takings[0][2] == 90
+        assert left(store, limit, f"caller-{number}") == 90
+
+
+def test_nor_where_all_others_are_kept() -> None:
+    """It was forgotten where the generations turned in the middle of making room for it: those looked at were newer."""
+    store = MemoryStore(MIB, clock=ManualClock())
+    limit = LIMITS[0]
+    admitted = 0
+    for number in range(8_000):
+        take(store, limit, f"spent-{number}", 5)
+        if take(store, limit, f"new-{number}"):
+            assert left(store, limit, f"new-{number}") <= 4
+            admitted += 1
+    assert store.stats().folded > 1000
+    assert admitted > 1000
 
 
 def test_one_value_larger_than_the_store_is_kept() -> None:

@@ -159,8 +159,7 @@ class MemoryStore:
             grown = len(entry[0]) - len(before[0])
             self._bytes += grown
             if grown > 0 and self._bytes > self._max_bytes:
-                young[key] = young.pop(key)  # the newest, or it might be the one that is forgotten
-                self._make_room(now)
+                self._make_room(key, now)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Every living key that starts with `prefix`, in order."""
@@ -213,9 +212,9 @@ class MemoryStore:
         else:
             self._bytes += _ENTRY_COST + len(key) + len(value)
         if self._bytes > self._max_bytes:
-            self._make_room(now)
+            self._make_room(key, now)
 
-    def _make_room(self, now: int) -> None:
+    def _make_room(self, here: str, now: int) -> None:
         if not self._at_bound:
             self._at_bound = True
             self._news = self.stats()
@@ -224,8 +223,9 @@ class MemoryStore:
                 return
             if not self._old:
                 self._turn()
-                key, entry = self._old.popitem()
-                self._young[key] = entry  # the caller who is here right now is not the one to forget
+                entry = self._old.pop(here, None)
+                if entry is not None:
+                    self._young[here] = entry  # the caller who is here right now is not the one to forget
                 if not self._old:
                     return
             self._retire(now, at_bound=True, fold=attempt >= _TRIES // 2)
