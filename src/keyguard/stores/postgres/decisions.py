@@ -8,6 +8,7 @@ Rules:
   table: losing them costs a caller nothing but a fresh start.
 - Where the connection breaks before the commit was sent, nothing has happened, and the decision is made again. Where
   its fate is unknown, a token tells later, and what was charged is given back.
+- A connection that takes longer to be made than a decision may take is made all the same: the next one finds it.
 - All connections live on one event loop in a thread of their own: an app's loop never waits, and nobody waits longer
   than `timeout`.
 """
@@ -38,6 +39,7 @@ _DURABLE = 3600 * SECOND
 _REMEMBERED = 60 * SECOND
 _TRIES = 3
 _PURGE_EVERY = 200  # transactions
+_HANGING = 10  # connections that nobody waits for any more; each gives up after two seconds
 
 
 class _Unknown(StoreError):
@@ -68,6 +70,7 @@ class Decisions:
         self._idle: list[psycopg.AsyncConnection[Any]] = []
         self._using: dict[asyncio.Task[Any], psycopg.AsyncConnection[Any] | None] = {}
         self._held: set[asyncio.Task[Any]] = set()
+        self._opening: set[asyncio.Task[Any]] = set()
         self._doubts: deque[tuple[bytes, list[Taken]]] = deque(maxlen=10_000)
         self._until_purge = _PURGE_EVERY
         self._purged_to = {"entries": b"", "counters": b""}
@@ -136,7 +139,7 @@ class Decisions:
         assert task is not None
         for attempt in count():
             fresh = not self._idle
-            connection = await self._connect() if fresh else self._idle.pop()
+            connection = await self._opened() if fresh else self._idle.pop()
             results: list[Any] = []
             self._using[task] = connection
             try:
@@ -168,10 +171,7 @@ class Decisions:
                 raise
             finally:
                 del self._using[task]
-            if len(self._idle) < self._most:
-                self._idle.append(connection)
-            else:
-                await _close(connection)
+            self._put_back(connection)
             break
         if self._doubts:
             self._hold(self._settle_doubts())
@@ -185,10 +185,11 @@ class Decisions:
         reading = all(isinstance(op, Read) for op in ops)
         async with connection.pipeline():
             if not reading:
-                await connection.execute("BEGIN")
-                await connection.execute(self._sql.lock, [sorted(map(_lock, names))])
+                # At a stricter level it would see the rows as they were before it waited for the locks.
+                await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+                await connection.execute(self._sql.lock, [sorted(map(lock_of, names))])
             cursor = await connection.execute(self._sql.read, {"keys": names})
-            rows = await cursor.fetchall()
+        rows = await cursor.fetchall()
         now = int(rows[0][0]) if self._clock is None else self._clock()
         found = {bytes(key): bytes(value) for _, key, value, expires in rows if key is not None and expires > now}
         values = {key: found.get(name) for key, name in zip(keys, names, strict=True)}
@@ -264,6 +265,29 @@ class Decisions:
         finally:
             await connection.close()
 
+    async def _opened(self) -> psycopg.AsyncConnection[Any]:
+        """A new connection. Where who waits for it gives up, it is kept for the next."""
+        if len(self._opening) >= self._most + _HANGING:
+            raise StoreError("PostgreSQL: no connection in time")
+        opening = self._hold(self._connect())
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._keep)
+            raise
+
+    def _keep(self, opening: asyncio.Task[psycopg.AsyncConnection[Any]]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            self._put_back(opening.result())
+
+    def _put_back(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        if len(self._idle) < self._most:
+            self._idle.append(connection)
+        else:
+            self._hold(_close(connection))
+
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         try:
             connection = await psycopg.AsyncConnection.connect(**self._settings, autocommit=True)
@@ -313,7 +337,8 @@ def name_of(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-def _lock(name: bytes) -> int:
+def lock_of(name: bytes) -> int:
+    """The advisory lock of a key."""
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "big", signed=True)
 
 
