@@ -259,6 +259,26 @@ def _postgres_programs() -> Path:
     return package / "pginstall" / "bin"
 
 
+_NOBODY: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []}
+
+
+@cache
+def _postgres_data() -> Path:
+    """The data of a new server, made once: copying it takes a tenth of the time."""
+    folder = Path(tempfile.mkdtemp(prefix="keyguard-pg-data-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    user = {}
+    if os.getuid() == 0:
+        os.chown(folder, 65534, 65534)
+        user = _NOBODY
+    words = [str(_postgres_programs() / "initdb"), "-D", str(folder / "data"), "-U", "keyguard", "-A", "trust"]
+    done = subprocess.run(
+        [*words, "-E", "UTF8", "--no-sync"], cwd=folder, capture_output=True, check=False, **user
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    return folder / "data"
+
+
 class Postgres:
     """A PostgreSQL server in a folder of its own."""
 
@@ -267,19 +287,13 @@ class Postgres:
         self.folder = Path(tempfile.mkdtemp(prefix="keyguard-pg-"))
         self.port = free_port()
         self.options = options
-        self.user = {}
+        self.user: dict[str, Any] = {}
         if os.getuid() == 0:  # PostgreSQL does not run as root
             os.chown(self.folder, 65534, 65534)
-            self.user = {"user": 65534, "group": 65534, "extra_groups": []}
-        self._run("initdb", "-D", str(self.folder / "data"), "-U", "keyguard", "-A", "trust", "-E", "UTF8", "--no-sync")
+            self.user = _NOBODY
+        subprocess.run(["cp", "-a", str(_postgres_data()), str(self.folder / "data")], check=True)
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
-
-    def _run(self, program: str, *words: str) -> None:
-        done = subprocess.run(
-            [str(self.bin / program), *words], cwd=self.folder, capture_output=True, check=False, **self.user
-        )
-        assert done.returncode == 0, done.stderr.decode()
 
     @property
     def url(self) -> str:
@@ -362,6 +376,8 @@ class Proxy:
             except OSError:
                 client.close()
                 continue
+            for end in (client, server):  # or what is small waits for what came before it to be acknowledged: 40 ms
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets |= {client, server}
             for one, other, replies in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._pump, args=(one, other, replies), daemon=True).start()
