@@ -87,7 +87,7 @@ class RedisServer:
             ["--appendonly", "yes", "--appendfsync", "always"] if persistent else ["--save", "", "--appendonly", "no"]
         )
         self.command = [BINARIES[kind](), *self._first(), "--port", str(self.port), "--bind", "127.0.0.1"]
-        self.command += ["--dir", self.folder, *keep, *options]
+        self.command += ["--dir", self.folder, *keep, "--repl-diskless-sync-delay", "0", *options]
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -173,7 +173,8 @@ class Sentinel(RedisServer):
         return [str(config), "--sentinel"]
 
     def start(self) -> None:
-        self.command = [word for word in self.command if word not in ("--save", "--appendonly", "no", "")]
+        unknown = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
+        self.command = [word for word in self.command if word not in unknown]
         super().start()
 
 
