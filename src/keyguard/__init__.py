@@ -16,6 +16,12 @@ from keyguard.guard import Guard as Guard
 from keyguard.guards import APIKeys as APIKeys
 from keyguard.guards import IPFilter as IPFilter
 from keyguard.guards import RateLimit as RateLimit
+from keyguard.guards import ResponseCache as ResponseCache
+from keyguard.guards.cache import CacheStats as CacheStats
+from keyguard.guards.cache import Explanation as Explanation
+from keyguard.guards.cache import cache_control as cache_control
+from keyguard.guards.cache import path as path
+from keyguard.guards.cache import vary as vary
 from keyguard.identity import ANONYMOUS as ANONYMOUS
 from keyguard.identity import Identity as Identity
 from keyguard.keys import IssuedKey as IssuedKey

@@ -15,7 +15,7 @@ from keyguard import guards
 from keyguard.drivers.asgi import ASGIApp, ASGIDriver
 from keyguard.single import stack_of
 
-__all__ = ["APIKeys", "IPFilter", "RateLimit"]
+__all__ = ["APIKeys", "IPFilter", "RateLimit", "ResponseCache"]
 
 
 class APIKeys(ASGIDriver):
@@ -39,4 +39,12 @@ class RateLimit(ASGIDriver):
 
     def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.RateLimit, args, options)
+        super().__init__(app, stack.asgi(app).engine)
+
+
+class ResponseCache(ASGIDriver):
+    """`keyguard.ResponseCache` around an ASGI app."""
+
+    def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
+        self.guard, stack = stack_of(guards.ResponseCache, args, options)
         super().__init__(app, stack.asgi(app).engine)

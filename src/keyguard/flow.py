@@ -12,12 +12,13 @@ A coroutine that awaits only steps is called a flow here.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from keyguard.request import Request
-    from keyguard.response import Response  # noqa: F401 - named in a quoted type argument
+    from keyguard.response import Response
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -41,6 +42,75 @@ class CallApp(Step["Response"]):
     __slots__ = ("request",)
 
     def __init__(self, request: Request) -> None:
+        self.request = request
+
+
+class Signal:
+    """Something that others may wait for: a counter that only goes up.
+
+    `move` never blocks and never awaits, and works from any thread, event loop, `finally` or cancellation.
+    """
+
+    __slots__ = ("_lock", "_wakers", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+        self._wakers: list[Callable[[], None]] = []
+
+    def move(self) -> None:
+        """Count one up, and wake all who wait."""
+        with self._lock:
+            self.count += 1
+            wakers, self._wakers = self._wakers, []
+        for wake in wakers:
+            wake()
+
+    def call_when_moved(self, seen: int, wake: Callable[[], None]) -> bool:
+        """Call `wake` once, when the count has gone beyond `seen`. False, and no call, where it already has."""
+        with self._lock:
+            if self.count > seen:
+                return False
+            self._wakers.append(wake)
+            return True
+
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Do not call `wake` any more."""
+        with self._lock:
+            if wake in self._wakers:
+                self._wakers.remove(wake)
+
+
+class Wait(Step[bool]):
+    """Wait until `signal` has gone beyond `seen`, for `timeout` seconds at most. Evaluates to whether it has."""
+
+    __slots__ = ("seen", "signal", "timeout")
+
+    def __init__(self, signal: Signal, seen: int, timeout: float) -> None:
+        self.signal = signal
+        self.seen = seen
+        self.timeout = timeout
+
+    def block(self) -> bool:
+        """Wait in this thread."""
+        moved = threading.Event()
+        if not self.signal.call_when_moved(self.seen, moved.set) or moved.wait(self.timeout):
+            return True
+        self.signal.forget(moved.set)
+        return False
+
+
+class Detach(Step[bool]):
+    """Run `guard(request)` as a request of its own, which nobody waits for and whose client is nobody.
+
+    That request has the head of `request`, its identity, and no body. Evaluates to whether it was begun: so many run
+    at a time and no more.
+    """
+
+    __slots__ = ("guard", "request")
+
+    def __init__(self, guard: Callable[[Request], Flow[Response]], request: Request) -> None:
+        self.guard = guard
         self.request = request
 
 

@@ -15,6 +15,8 @@ Rules:
   scope, the token of a context variable) across `await forward(...)`.
 - An `async` guard returns a `Response`. `None` is an error and refuses the request: a forgotten `return` must not
   let anybody in.
+- An `async` guard may have a method `glance(request)`, which is asked first and plainly: a response, or `None` for the
+  long way. It is for answers that the head alone decides, such as a hit of a cache.
 - `provides` and `needs` are optional sets of words on a guard, such as `{"identity"}`: a stack in which a need is
   not provided further out does not start.
 """
@@ -47,7 +49,7 @@ class Chain(NamedTuple):
     """A nest of guards, ready to run."""
 
     leading: tuple[PlainGuard, ...]
-    """Plain guards that stand in front of all others: they run without a coroutine."""
+    """Plain guards that stand in front of all others, and the glance of the next one: they run without a coroutine."""
     start: Callable[[Request], Flow[Response]] | None
     """Starts the rest; `None` where there is none."""
 
@@ -56,10 +58,15 @@ def chain(guards: Sequence[Guard]) -> Chain:
     """Nest guards, the first one outermost. Raises `ConfigurationError` for what is not a guard."""
     shapes = [_is_plain(guard) for guard in guards]
     count = shapes.index(False) if False in shapes else len(shapes)
-    forward: Any = CallApp
-    for guard, plain in zip(reversed(guards[count:]), reversed(shapes[count:]), strict=True):
-        forward = _plain_layer(guard, forward) if plain else _async_layer(guard, forward)
     leading: Any = tuple(guards[:count])
+    forward: Any = CallApp
+    for place in range(len(guards) - 1, count - 1, -1):
+        guard: Any = guards[place]
+        glance = None if shapes[place] else getattr(guard, "glance", None)
+        if glance is not None and place == count:
+            leading += (glance,)
+            glance = None
+        forward = _plain_layer(guard, forward) if shapes[place] else _async_layer(guard, forward, glance)
     return Chain(leading, forward if count < len(guards) else None)
 
 
@@ -76,12 +83,17 @@ class Answer:
         yield
 
 
-def _async_layer(guard: Any, forward: Forward) -> Forward:
+def _async_layer(guard: Any, forward: Forward, glance: PlainGuard | None) -> Forward:
     def layer(request: Request) -> Awaitable[Response]:
         answer: Awaitable[Response] = guard(request, forward)
         return answer
 
-    return layer
+    def glancing_layer(request: Request) -> Awaitable[Response]:
+        assert glance is not None
+        response = glance(request)
+        return layer(request) if response is None else Answer(response)
+
+    return layer if glance is None else glancing_layer
 
 
 def _plain_layer(guard: Any, forward: Forward) -> Forward:

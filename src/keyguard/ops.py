@@ -115,6 +115,28 @@ class Read(Op[tuple[bytes | None, ...]]):
         return tuple(old), ()
 
 
+class Look(Read):
+    """The values of some keys and the store's time: `(now, values)`."""
+
+    __slots__ = ()
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Any, Sequence[Change]]:
+        return (now, tuple(old)), ()
+
+
+class Aside(Step[list[Any]]):
+    """Run operations that no decision hangs on, in one trip: the response cache's.
+
+    They have a circuit breaker of their own, so that what fails here is not taken for a failure of keys and limits.
+    Evaluates to the list of their results.
+    """
+
+    __slots__ = ("ops",)
+
+    def __init__(self, *ops: Op[Any]) -> None:
+        self.ops = ops
+
+
 class Commit(Op[bool]):
     """Write all values if all keys still hold what is expected; else none. Evaluates to whether it did."""
 
@@ -134,11 +156,14 @@ class Commit(Op[bool]):
 
 
 class Put(Op[bool]):
-    """Write one value as it is, with its microseconds to live, `None` for ever. Evaluates to whether it was another."""
+    """Write one value as it is, with its microseconds to live, `None` for ever; a value of `None` deletes.
+
+    Evaluates to whether it was another.
+    """
 
     __slots__ = ("ttl", "value")
 
-    def __init__(self, key: str, value: bytes, ttl: int | None) -> None:
+    def __init__(self, key: str, value: bytes | None, ttl: int | None = None) -> None:
         self.keys = (key,)
         self.value = value
         self.ttl = ttl

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from keyguard.identity import ANONYMOUS, Identity
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from keyguard.clock import Clock
     from keyguard.flow import Step
     from keyguard.refusal import Refusal
-    from keyguard.response import Response
+    from keyguard.response import Headers, Response
 
 Deferred: TypeAlias = "Step[Any] | Callable[[], Awaitable[None] | None]"
 """Work for the end of a request: a step, or a function (plain, or returning a coroutine that awaits steps)."""
@@ -35,6 +36,23 @@ SHARED = "keyguard"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
+class FieldSet:
+    """Names of header fields, to ask of a request at once whether it has any of them."""
+
+    __slots__ = ("names", "raw", "variables")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        """Lower case."""
+        self.raw = frozenset(name.encode("latin-1") for name in self.names)
+        """As ASGI has them."""
+        self.variables = frozenset(
+            variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
+            for variable in (name.upper().replace("-", "_") for name in self.names)
+        )
+        """As WSGI has them (RFC 3875, section 4.1.18)."""
+
+
 class Findings:
     """What the guards around one request found out, shared by all keyguard layers it passes.
 
@@ -42,7 +60,7 @@ class Findings:
     `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.
     """
 
-    __slots__ = ("client", "client_known", "identity", "refusal", "request_id", "waited")
+    __slots__ = ("caches", "client", "client_known", "identity", "refusal", "request_id", "waited")
 
     def __init__(self) -> None:
         self.identity: Identity | None = None
@@ -53,6 +71,8 @@ class Findings:
         """Why keyguard refused the request, once it has."""
         self.waited = 0.0
         """Seconds that the request has waited for stores."""
+        self.caches: tuple[object, ...] = ()
+        """The response caches it is passing: one that is mounted twice acts once."""
 
 
 class Request:
@@ -98,6 +118,11 @@ class Request:
         raise NotImplementedError
 
     @property
+    def root(self) -> str:
+        """The prefix that the app is mounted under: `root_path` (ASGI), `SCRIPT_NAME` (WSGI)."""
+        raise NotImplementedError
+
+    @property
     def peer(self) -> str | None:
         """The address that opened the connection, as the server gives it; `None` for a unix socket."""
         raise NotImplementedError
@@ -106,8 +131,26 @@ class Request:
         """The value of a header field, or `None`. `name` is lower case; several lines are joined by `,`."""
         raise NotImplementedError
 
+    def sends(self, fields: FieldSet) -> bool:
+        """Whether the request has any of these header fields."""
+        raise NotImplementedError
+
     def _find_path(self) -> str:
         raise NotImplementedError
+
+    def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
+        """Response header fields in the form that the server takes, ready to be sent many times."""
+        raise NotImplementedError
+
+    def headers_of(self, raw: list[Any]) -> Headers:
+        """Response headers over what `raw_fields` made, which stays as it is."""
+        raise NotImplementedError
+
+    def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
+        raise NotImplementedError
+
+    def _forget_fields(self) -> None:
+        """Drop what was read from the carrier's header fields."""
 
     # -- what guards use --------------------------------------------------------------------------------
 
@@ -155,6 +198,27 @@ class Request:
             and self.header("origin") is not None
             and self.header("access-control-request-method") is not None
         )
+
+    @contextmanager
+    def changed(self, fields: Mapping[str, str | None], *, whole_body: bool = False) -> Iterator[None]:
+        """For what is called inside, the request has these header fields instead of its own; `None` takes one off.
+
+        `whole_body` keeps from the app the ways to answer past its `send` (ASGI's extensions for sending files).
+        """
+        before = self.carrier
+        carrier = self._changed_carrier(fields, whole_body)
+        if carrier is before:
+            yield
+            return
+        self.carrier = carrier
+        self._forget_fields()
+        try:
+            yield
+        finally:
+            self.carrier = before
+            self._forget_fields()
+            for key, value in carrier.items():  # what the app notes, others outside may look for: `scope["route"]`
+                before.setdefault(key, value)
 
     def now(self) -> int:
         """The wall clock, in microseconds. Decisions use the store's clock instead."""

@@ -6,10 +6,11 @@ Headers are an ordered sequence of pairs, never a dict: two `Set-Cookie` lines a
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from keyguard.flow import Flow
     from keyguard.refusal import Refusal
 
 
@@ -86,10 +87,74 @@ class Headers:
             self.add(name, value)
 
 
+class Tee:
+    """Keeps a copy of the app's body while it flows on to the client.
+
+    One of the two is called: `await done(body)` before the last byte leaves, or `cut(why)` where the copy is not
+    whole: it is longer than `limit` bytes or not as long as `length`, the app failed, or the client has gone. `cut`
+    comes after `done` where the app goes on beyond its `Content-Length`. `done` awaits steps only; `cut` never awaits.
+    """
+
+    __slots__ = ("_held", "_parts", "cut", "done", "length", "limit", "open")
+
+    def __init__(
+        self,
+        limit: int,
+        done: Callable[[bytes], Flow[None]],
+        cut: Callable[[str], None],
+        *,
+        length: int | None = None,
+    ) -> None:
+        self.limit = limit
+        self.done = done
+        self.cut = cut
+        self.length = length
+        """How many bytes the body has, as its `Content-Length` says; `None` where it does not say."""
+        self.open = True
+        """Whether neither of the two has been called."""
+        self._parts: list[bytes] = []
+        self._held = 0
+
+    def feed(self, part: bytes, *, last: bool) -> Flow[None] | None:
+        """Note a part of the body. Returns what is to be run before it leaves, if it is the last one."""
+        if not self.open:
+            if part and self._held == self.length:
+                self._held += len(part)
+                self.cut("it is longer than Content-Length says")
+            return None
+        if part:
+            self._held += len(part)
+            if self._held > self.limit:
+                self.close("it is larger than an entry may be")
+                return None
+            self._parts.append(bytes(part))
+        if self.length is None:
+            whole = last
+        elif self._held == self.length:
+            whole = True  # the client has it all by then, whatever the app still says
+        elif last or self._held > self.length:
+            self.close("its length is not what Content-Length says")
+            return None
+        else:
+            whole = False
+        if not whole:
+            return None
+        self.open = False
+        parts, self._parts = self._parts, []
+        return self.done(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def close(self, why: str) -> None:
+        """Nothing more comes."""
+        if self.open:
+            self.open = False
+            self._parts = []
+            self.cut(why)
+
+
 class Response:
     """A response head, and either a body or `APP`: the body that the app is about to send."""
 
-    __slots__ = ("body", "headers", "refusal", "status")
+    __slots__ = ("body", "headers", "refusal", "sized", "status", "tees")
 
     def __init__(
         self,
@@ -104,6 +169,16 @@ class Response:
         self.body = body
         self.refusal = refusal
         """Why, where the response is a refusal by a guard."""
+        self.sized = False
+        """Whether `Content-Length` is in order already, or rightly absent: it is set by the driver where not."""
+        self.tees: list[Tee] | None = None
+
+    def tee(self, tee: Tee) -> None:
+        """Copy the app's body while it is sent. Only for a response whose body is `APP`."""
+        if self.tees is None:
+            self.tees = [tee]
+        else:
+            self.tees.append(tee)
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"

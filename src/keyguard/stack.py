@@ -14,10 +14,12 @@ from keyguard.drivers.engine import Engine
 from keyguard.errors import ConfigurationError
 from keyguard.guard import Guard, chain
 from keyguard.guards.api_keys import APIKeys
+from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
 from keyguard.guards.rate_limit import RateLimit, Together
 from keyguard.ops import Store
 from keyguard.refusal import Refusal
 from keyguard.stores import open_store
+from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.watched import StoreHealth, Watched
 
@@ -74,10 +76,12 @@ class Keyguard:
         among = _checked_workers(workers)
         if not isinstance(self.store, MemoryStore):  # which cannot fail
             self._watched = Watched(self.store, workers=among, clock=clock, notify=on_health)
-        self._source = ClientAddress(trusted_proxies, header=forwarded_header)
         self._clock = clock
+        self._aside: Watched | None = None
+        self._attach_caches(among)
+        self._source = ClientAddress(trusted_proxies, header=forwarded_header)
         self._notify = on_refusal
-        self._chain = chain(_together(guards))
+        self._chain = chain(_with_exhausted(_together(guards)))
         self._provides = frozenset().union(*(getattr(guard, "provides", ()) for guard in guards))
         self._needs = _unmet(guards)
         if self._needs and not self._is_layer:
@@ -102,6 +106,31 @@ class Keyguard:
             if isinstance(guard, APIKeys):
                 return guard.registry(self.store)
         raise ConfigurationError("this stack has no APIKeys guard, so it has no keys")
+
+    @property
+    def cache(self) -> ResponseCache:
+        """The stack's response cache: `purge`, `stats`, `explain`."""
+        for guard in self.guards:
+            if isinstance(guard, ResponseCache):
+                return guard
+        raise ConfigurationError("this stack has no ResponseCache")
+
+    def explain(self, url: str) -> Explanation:
+        """Why the last response for a URL, or for a path on any host, was stored in the cache or was not."""
+        return self.cache.explain(url)
+
+    def _attach_caches(self, workers: int) -> None:
+        caches = [guard for guard in self.guards if isinstance(guard, ResponseCache)]
+        if not caches:
+            return
+        # A store that is this process's own needs no second level, and one that holds limits alone cannot be one.
+        shared = not isinstance(self.store, MemoryStore) and getattr(self.store, "holds_values", True)
+        if shared:
+            self._aside = Watched(self.store, workers=workers, clock=self._clock)
+        sources = [guard.sources for guard in self.guards if isinstance(guard, APIKeys)]
+        for cache in caches:
+            cache.attach(self.store, shared=shared, sources=sources)
+            renew_after_fork(cache)
 
     @property
     def health(self) -> StoreHealth:
@@ -137,6 +166,7 @@ class Keyguard:
             provides=self._provides,
             needs=self._needs,
             notify=self._notify,
+            aside=self._aside,
             asynchronous=asynchronous,
         )
 
@@ -187,6 +217,21 @@ def _check_names(guards: Iterable[Any]) -> None:
                 if prefix in seen:
                     raise ConfigurationError(f"two limits would share a counter: give {guard!r} a name=...")
                 seen.add(prefix)
+
+
+def _with_exhausted(guards: list[Any]) -> list[Any]:
+    """The guards, with each cache that serves exhausted callers standing outside the limits before it as well.
+
+    It stands inside of what finds the identity: a caller who was not let in is not served.
+    """
+    made = list(guards)
+    for cache in [guard for guard in guards if isinstance(guard, ResponseCache) and guard.serve_exhausted]:
+        place = made.index(cache)
+        begin = max([at for at, guard in enumerate(made[:place]) if getattr(guard, "provides", ())], default=-1) + 1
+        limits = [at for at in range(begin, place) if isinstance(made[at], (RateLimit, Together))]
+        if limits:
+            made.insert(limits[0], Exhausted(cache))
+    return made
 
 
 def _together(guards: Iterable[Any]) -> list[Any]:

@@ -15,11 +15,11 @@ from keyguard import guards
 from keyguard.drivers.wsgi import WSGIApp, WSGIDriver
 from keyguard.single import stack_of
 
-__all__ = ["APIKeys", "IPFilter", "RateLimit"]
+__all__ = ["APIKeys", "IPFilter", "RateLimit", "ResponseCache"]
 
 
 class APIKeys(WSGIDriver):
-    """`keyguard.APIKeys` around an WSGI app."""
+    """`keyguard.APIKeys` around a WSGI app."""
 
     def __init__(self, app: WSGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.APIKeys, args, options)
@@ -27,7 +27,7 @@ class APIKeys(WSGIDriver):
 
 
 class IPFilter(WSGIDriver):
-    """`keyguard.IPFilter` around an WSGI app."""
+    """`keyguard.IPFilter` around a WSGI app."""
 
     def __init__(self, app: WSGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.IPFilter, args, options)
@@ -35,8 +35,16 @@ class IPFilter(WSGIDriver):
 
 
 class RateLimit(WSGIDriver):
-    """`keyguard.RateLimit` around an WSGI app."""
+    """`keyguard.RateLimit` around a WSGI app."""
 
     def __init__(self, app: WSGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.RateLimit, args, options)
+        super().__init__(app, stack.wsgi(app).engine)
+
+
+class ResponseCache(WSGIDriver):
+    """`keyguard.ResponseCache` around a WSGI app."""
+
+    def __init__(self, app: WSGIApp, *args: Any, **options: Any) -> None:
+        self.guard, stack = stack_of(guards.ResponseCache, args, options)
         super().__init__(app, stack.wsgi(app).engine)

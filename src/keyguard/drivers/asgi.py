@@ -7,12 +7,13 @@ Each call of the app is a small state machine:
     WAIT      drive the guards -> ...  (pass on)                NoResponse to guards    raise it to the guards
     DRIVING   refused                  refused                  -                       -
     STREAM    (pass on)                pass on; the end settles done                    raise
+    TEE       (pass on)                copy, and pass on        cut the copy short      cut the copy short; raise
     DISCARD   drop                     drop                     done                    raise
     DEAD      raise the failure        raise the failure        answer the failure      answer the failure
 
-`WAIT` becomes `STREAM` where the guards pass the app's response on, `DISCARD` where they answer in its place, and
-`DEAD` where one fails after the head: later sends raise its error again, so the app's own error page cannot hide it,
-and the client gets a 503.
+`WAIT` becomes `STREAM` where the guards pass the app's response on, `TEE` where they want a copy of its body as well,
+`DISCARD` where they answer in its place, and `DEAD` where one fails after the head: later sends raise its error again,
+so the app's own error page cannot hide it, and the client gets a 503.
 
 Messages the driver does not know pass through. `receive` is handed on untouched.
 """
@@ -21,23 +22,41 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+import logging
+from collections.abc import Awaitable, Callable, Generator, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from keyguard.clock import monotonic
 from keyguard.drivers.asgi_request import ASGIRequest, ByteHeaders, Scope, WebSocketRequest, encoded_name
-from keyguard.drivers.engine import Engine, Foreign, Pending, checked, settle, sized_body
+from keyguard.drivers.engine import (
+    Engine,
+    Foreign,
+    Pending,
+    checked,
+    feed,
+    inherit,
+    settle,
+    sized_body,
+    without_findings,
+)
 from keyguard.errors import GuardError, NoResponse
-from keyguard.flow import CallApp, Flow
+from keyguard.flow import CallApp, Detach, Flow, Wait
 from keyguard.request import SHARED, Deferred, Request
-from keyguard.response import APP, Headers, Response
+from keyguard.response import APP, Headers, Response, Tee
+
+log = logging.getLogger("keyguard")
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-IDLE, WAIT, DRIVING, STREAM, DISCARD, DEAD = range(6)
+IDLE, WAIT, DRIVING, STREAM, TEE, DISCARD, DEAD = range(7)
+
+_detached: set[asyncio.Task[Any]] = set()
+_DETACHED_MOST = 64  # at a time
+_DETACHED_PATIENCE = 5.0  # seconds
 
 _held: set[asyncio.Task[Any]] = set()
 """Tasks that outlive the request they belong to; the event loop itself holds tasks only weakly."""
@@ -50,6 +69,8 @@ class ASGIDriver:
         self.app = app
         self.engine = engine
         engine.late = self._settle_late
+        engine.wait = _wait
+        engine.detach = self._detach
 
     def _settle_late(self, work: Deferred) -> None:
         _start_settling(self.engine, [work])
@@ -66,6 +87,17 @@ class ASGIDriver:
             # What is not known cannot be guarded, so it does not reach the app.
             raise RuntimeError(f"keyguard does not know the ASGI scope type {kind!r}")
 
+    def _detach(self, step: Detach) -> bool:
+        """Start a request of nobody's, as a task of its own."""
+        if len(_detached) >= _DETACHED_MOST:
+            return False
+        request = ASGIRequest(without_findings(step.request.carrier), self.engine)
+        inherit(request, step.request)
+        task = _hold(_run_detached(_Detached(self.app, self.engine, request, _Silence(), _swallow, step.guard)))
+        _detached.add(task)
+        task.add_done_callback(_detached.discard)
+        return True
+
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the app's lifespan on; close the store after it. Refuse to start a stack that lacks a layer."""
         engine = self.engine
@@ -79,6 +111,7 @@ class ASGIDriver:
 
         async def closing(message: Message) -> None:
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                await _end_detached()
                 await close_store(engine.store)
             await send(message)
 
@@ -103,7 +136,7 @@ def missing_layer(missing: frozenset[str]) -> str:
 class _Exchange:
     """One request through the guards and the app. The table at the top of this file is its theory."""
 
-    __slots__ = ("app", "engine", "failure", "flow", "receive", "request", "send_on", "state")
+    __slots__ = ("app", "engine", "failure", "flow", "receive", "request", "send_on", "state", "tees")
 
     def __init__(self, app: ASGIApp, engine: Engine, request: Request, receive: Receive, send: Send) -> None:
         self.app = app
@@ -114,6 +147,7 @@ class _Exchange:
         self.state = IDLE
         self.flow: Flow[Response] | None = None
         self.failure: BaseException | None = None
+        self.tees: list[Tee] | None = None
 
     async def run(self) -> None:
         request = self.request
@@ -131,6 +165,9 @@ class _Exchange:
             self._let_go(failure)
             raise
         finally:
+            if self.tees is not None:
+                for tee in self.tees:
+                    tee.close("the response ended before it was whole")
             if request.deferred:
                 await self._settle()
             request.late = self.engine.late
@@ -139,13 +176,16 @@ class _Exchange:
 
     def _begin(self) -> Any:
         try:
-            begun = self.engine.begin(self.request)
+            begun = self._start()
             if isinstance(begun, (Response, CallApp)):
                 return begun
             self.flow = begun
             return self._checked(self.engine.advance(begun, request=self.request))
         except Exception as failure:
             return self.engine.fault(self.request, failure)
+
+    def _start(self) -> Any:
+        return self.engine.begin(self.request)
 
     def _checked(self, stop: Any) -> Any:
         """A stop as it is, if the guards may make it before the app has answered."""
@@ -176,7 +216,7 @@ class _Exchange:
         error: Exception
         try:
             await self.app(carrier, self.receive, self.send)
-            if self.state == STREAM or self.state == DISCARD:
+            if self.state in (STREAM, TEE, DISCARD):
                 return None
             error = NoResponse("the app returned without sending a response")
         except Exception as failure:
@@ -209,6 +249,8 @@ class _Exchange:
         if state == WAIT:
             response = self._head(message)
             return self.send_on(message) if response is None else self._drive(message, response)
+        if state == TEE:
+            return self._send_teed(message)
         if state == DISCARD:
             return _nothing()
         if state == DEAD:
@@ -254,7 +296,8 @@ class _Exchange:
         if response.body is not APP:
             self.state = DISCARD
             return self._answer(response)
-        self.state = STREAM
+        self.tees = response.tees
+        self.state = STREAM if response.tees is None else TEE
         headers = response.headers
         if isinstance(headers, ByteHeaders):
             if not headers.changed and response.status == message.get("status", response.status):
@@ -266,6 +309,27 @@ class _Exchange:
 
     def _with_head(self, message: Message, status: int, raw: list[tuple[bytes, bytes]]) -> Message:
         return {**message, "status": status, "headers": raw}
+
+    async def _send_teed(self, message: Message) -> None:
+        """Pass a message on, and its part of the body to the copies first."""
+        assert self.tees is not None
+        kind = message["type"]
+        if kind == "http.response.body":
+            last = self._is_last(message)
+            for flow in feed(self.tees, message.get("body", b""), last=last):
+                try:
+                    await _finished(self.engine, flow, self.engine.advance(flow, request=self.request))
+                except Exception:
+                    log.exception("what a copy of the body was for failed")
+            if last:
+                self.state = STREAM
+                if self.request.deferred is not None:
+                    await self._send_last(message)
+                    return
+        elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
+            for tee in self.tees:
+                tee.close("the app sent a file past its body")
+        await self.send_on(message)
 
     async def _answer(self, response: Response) -> None:
         """Send a response of our own."""
@@ -311,6 +375,64 @@ class _Exchange:
             if task is not None:
                 # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
                 await asyncio.shield(task)
+
+
+class _Detached(_Exchange):
+    """A request of nobody's: one guard, and what is inside of it."""
+
+    __slots__ = ("guard",)
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        engine: Engine,
+        request: Request,
+        receive: Receive,
+        send: Send,
+        guard: Callable[[Request], Flow[Response]],
+    ) -> None:
+        super().__init__(app, engine, request, receive, send)
+        self.guard = guard
+
+    def _start(self) -> Any:
+        return self.guard(self.request)
+
+
+class _Silence:
+    """The `receive` of a request without a body, whose client stays."""
+
+    __slots__ = ("asked",)
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    async def __call__(self) -> Message:
+        if self.asked:
+            await asyncio.Event().wait()
+        self.asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _swallow(message: Message) -> None:
+    """The `send` of a request whose client is nobody."""
+
+
+async def _run_detached(exchange: _Detached) -> None:
+    try:
+        await exchange.run()
+    except Exception:
+        log.warning("a request in the background failed", exc_info=True)
+
+
+async def _end_detached() -> None:
+    """Let requests in the background come to their end, for a moment; then stop them."""
+    loop = asyncio.get_running_loop()
+    tasks = [task for task in _detached if task.get_loop() is loop]
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=_DETACHED_PATIENCE)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
 
 class _Handshake(_Exchange):
@@ -362,6 +484,35 @@ def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 async def _nothing() -> None:
     """What sending comes to once the app's response has been replaced."""
+
+
+def _wait(step: Wait) -> Pending:
+    return Pending(_waited(step))
+
+
+async def _waited(step: Wait) -> Sequence[bool]:
+    loop = asyncio.get_running_loop()
+    moved: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(_resolve, moved)
+
+    if not step.signal.call_when_moved(step.seen, wake):
+        return (True,)
+    try:
+        async with asyncio.timeout(step.timeout):
+            await moved
+    except TimeoutError:
+        return (False,)
+    finally:
+        step.signal.forget(wake)
+    return (True,)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class _Relay:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 from keyguard.drivers.engine import Engine
 from keyguard.paths import strip_root
-from keyguard.request import Request
+from keyguard.request import FieldSet, Request
 from keyguard.response import Headers, field_value
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -115,8 +115,50 @@ class ASGIRequest(Request):
         value = fields.get(encoded_name(name))
         return None if value is None else value.decode("latin-1")
 
+    @property
+    def root(self) -> str:
+        return str(self.carrier.get("root_path", ""))
+
+    def sends(self, fields: FieldSet) -> bool:
+        present = self._fields
+        if present is None:
+            present = self._fields = collected(self.carrier["headers"])
+        return not fields.raw.isdisjoint(present)
+
+    def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
+        return [(encoded_name(name), field_value(value).encode("latin-1")) for name, value in pairs]
+
+    def headers_of(self, raw: list[Any]) -> Headers:
+        return ByteHeaders(raw.copy())
+
+    def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> Scope:
+        scope = self.carrier
+        extensions = scope.get("extensions")
+        if whole_body and extensions and not _PAST_SEND.isdisjoint(extensions):
+            kept = {name: value for name, value in extensions.items() if name not in _PAST_SEND}
+            scope = {**scope, "extensions": kept}
+        if fields:
+            scope = {**scope, "headers": replaced(scope["headers"], fields)}
+        return scope
+
+    def _forget_fields(self) -> None:
+        self._fields = None
+
     def _find_path(self) -> str:
         return strip_root(self.carrier["path"], self.carrier.get("root_path", ""))
+
+
+_PAST_SEND = frozenset(
+    {"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers", "http.response.push"}
+)
+"""Extensions by which a response goes past `http.response.body`, or is more than one response."""
+
+
+def replaced(headers: Iterable[tuple[bytes, bytes]], fields: Mapping[str, str | None]) -> list[tuple[bytes, bytes]]:
+    """Header fields with others in their place."""
+    changes = {encoded_name(name): value for name, value in fields.items()}
+    kept = [pair for pair in headers if pair[0].lower() not in changes]
+    return kept + [(name, value.encode("latin-1")) for name, value in changes.items() if value is not None]
 
 
 class WebSocketRequest(ASGIRequest):

@@ -13,18 +13,18 @@ Everything else (an operation on a store that answers at once) is done on the sp
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
 from keyguard.address import ClientAddress
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import GuardError, StoreError
-from keyguard.flow import CallApp, Flow, Step
+from keyguard.flow import CallApp, Detach, Flow, Step, Wait
 from keyguard.guard import Chain
-from keyguard.ops import Degraded, Op, Store, TakeHere
+from keyguard.ops import Aside, Degraded, Op, Store, TakeHere
 from keyguard.refusal import Cause, Refusal, refuse
-from keyguard.request import Deferred, Request
-from keyguard.response import APP, Response
+from keyguard.request import SHARED, Deferred, Request
+from keyguard.response import APP, Response, Tee
 from keyguard.stores.watched import Watched
 
 log = logging.getLogger("keyguard")
@@ -63,7 +63,9 @@ class Engine:
     __slots__ = (
         "_notify",
         "aexecute",
+        "aside",
         "clock",
+        "detach",
         "execute",
         "late",
         "leading",
@@ -73,6 +75,7 @@ class Engine:
         "source",
         "start",
         "store",
+        "wait",
         "watched",
     )
 
@@ -87,6 +90,7 @@ class Engine:
         provides: frozenset[str] = frozenset(),
         needs: frozenset[str] = frozenset(),
         notify: Callable[[Refusal], None] | None = None,
+        aside: Watched | None = None,
         asynchronous: bool,
     ) -> None:
         self.leading = chain.leading
@@ -100,6 +104,8 @@ class Engine:
         timeout = None if watched is None else watched.timeout
         self.patience = 0.0 if timeout is None else max(BUDGET, 1.5 * timeout) - timeout
         """Seconds after which a request's next operation could end beyond its budget; 0 where none ever waits."""
+        self.aside = aside
+        """The store for what no decision hangs on, by a circuit breaker of its own; `None` where nothing is shared."""
         self.source = source
         self.clock = clock
         self.provides = provides
@@ -109,6 +115,9 @@ class Engine:
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""
+        self.wait: Callable[[Wait], Any] = Wait.block
+        """Waits for a signal: whether it came, or `Pending`. Set by the driver, like the next."""
+        self.detach: Callable[[Detach], bool] = _cannot_detach
 
     def begin(self, request: Request) -> Response | CallApp | Flow[Response]:
         """Run the leading plain guards: one's answer, or the flow of the rest; `CallApp` where there is no rest."""
@@ -153,6 +162,19 @@ class Engine:
                         error = failure
                 elif step.__class__ is CallApp:
                     return step
+                elif step.__class__ is Aside:
+                    try:
+                        value = self._ask_aside(step, request)
+                        if value.__class__ is Pending:
+                            return value
+                    except Exception as failure:
+                        error = failure
+                elif step.__class__ is Wait:
+                    value = self.wait(step)
+                    if value.__class__ is Pending:
+                        return value
+                elif step.__class__ is Detach:
+                    value = self.detach(step)
                 elif step.__class__ is TakeHere and self.watched is not None:
                     value = self.watched.take_here(step.demands)
                 elif step.__class__ is Degraded and self.watched is not None:
@@ -181,6 +203,25 @@ class Engine:
             finally:
                 findings.waited += monotonic() - began
         return results[0]
+
+    def _ask_aside(self, step: Aside, request: Request | None) -> Any:
+        """The results, or `Pending`. Who waits for them is a request with a time budget, or nobody."""
+        store = self.aside
+        if store is None:
+            raise StoreError("nothing is shared by this store")
+        began = 0.0
+        if request is not None:
+            if request.findings.waited > self.patience:
+                raise StoreError("the request has waited long enough for the store")
+            began = monotonic()
+        if self.aexecute is None:
+            try:
+                return store.execute(step.ops)
+            finally:
+                if request is not None:
+                    request.findings.waited += monotonic() - began
+        results = store.aexecute(step.ops)
+        return results if isinstance(results, list) else Pending(_whole(results), began)
 
     def refused(self, request: Request, refusal: Refusal) -> None:
         """Tell of a refusal: the log, and whoever listens."""
@@ -218,6 +259,36 @@ class Engine:
         )
 
 
+async def _whole(results: Awaitable[Sequence[Any]]) -> Sequence[Any]:
+    """What `Pending` takes the first of."""
+    return (await results,)
+
+
+def _cannot_detach(step: Detach) -> bool:
+    return False
+
+
+def feed(tees: Iterable[Tee], part: bytes, *, last: bool) -> list[Flow[None]]:
+    """Give a part of the app's body to each copy. Returns what is to be run before the part leaves."""
+    flows = []
+    for tee in tees:
+        flow = tee.feed(part, last=last)
+        if flow is not None:
+            flows.append(flow)
+    return flows
+
+
+def without_findings(carrier: MutableMapping[str, Any]) -> dict[str, Any]:
+    """A scope or environ for another request with the same head."""
+    return {key: value for key, value in carrier.items() if key != SHARED}
+
+
+def inherit(request: Request, other: Request) -> None:
+    """Let `request` be of the same caller as `other`."""
+    found, findings = other.findings, request.findings
+    findings.identity, findings.client, findings.client_known = found.identity, found.client, found.client_known
+
+
 def checked(answer: object) -> Response:
     """The answer of guards that ran without the app, or `GuardError` where it is none."""
     if not isinstance(answer, Response):
@@ -231,6 +302,8 @@ def sized_body(response: Response, method: str) -> bytes:
     """The bytes to send for a response of our own; its `Content-Length` is set to fit them."""
     body = response.body
     assert isinstance(body, bytes)
+    if response.sized:
+        return b"" if method == "HEAD" else body
     headers = response.headers
     headers.remove("Content-Length")
     if method == "HEAD" or response.status < 200 or response.status in (204, 304):

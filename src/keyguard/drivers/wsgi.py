@@ -19,25 +19,34 @@ Rules:
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextvars import copy_context
 from http import HTTPStatus
+from io import BytesIO
 from itertools import islice
 from types import TracebackType
 from typing import Any, TypeAlias, cast
 
-from keyguard.drivers.engine import Engine, Foreign, checked, settle, sized_body
+from keyguard.drivers.engine import Engine, Foreign, checked, feed, inherit, settle, sized_body, without_findings
 from keyguard.drivers.wsgi_request import Environ, WSGIRequest
 from keyguard.errors import GuardError, NoResponse
-from keyguard.flow import CallApp, Flow
+from keyguard.flow import CallApp, Detach, Flow
 from keyguard.request import Deferred, Request
-from keyguard.response import APP, Headers, Response
+from keyguard.response import APP, Headers, Response, Tee
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 Write: TypeAlias = Callable[[bytes], object]
 StartResponse: TypeAlias = Callable[..., Write]
 WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
 
+log = logging.getLogger("keyguard")
+
 IDLE, WAIT, STREAM, DISCARD, DEAD = range(5)
+
+_detached = threading.BoundedSemaphore(8)
+"""How many requests of nobody's may run at a time, in threads of their own."""
 
 
 class WSGIDriver:
@@ -47,9 +56,26 @@ class WSGIDriver:
         self.app = app
         self.engine = engine
         engine.late = self._settle_late
+        engine.detach = self._detach
 
     def _settle_late(self, work: Deferred) -> None:
         _settle(self.engine, [work])
+
+    def _detach(self, step: Detach) -> bool:
+        """Start a request of nobody's, in a thread of its own."""
+        if not _detached.acquire(blocking=False):
+            return False
+        environ = without_findings(step.request.carrier)
+        environ["wsgi.input"] = BytesIO()
+        for name in ("CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING", "wsgi.input_terminated"):
+            environ.pop(name, None)
+        request = WSGIRequest(environ, self.engine)
+        inherit(request, step.request)
+        exchange = _Detached(self.app, self.engine, request, step.guard)
+        # A daemon: a process that is told to stop does not wait for what nobody waits for.
+        run = copy_context().run
+        threading.Thread(target=run, args=(_run_detached, exchange), name="keyguard-detached", daemon=True).start()
+        return True
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         return _Exchange(self.app, self.engine, WSGIRequest(environ, self.engine), start_response).run()
@@ -69,6 +95,7 @@ class _Exchange:
         "server_start",
         "server_write",
         "state",
+        "tees",
         "theirs",
     )
 
@@ -86,6 +113,7 @@ class _Exchange:
         """The header fields of a released head as the app gave them."""
         self.failure: Exception | None = None
         self.replacement: Response | None = None
+        self.tees: list[Tee] = []
 
     def run(self) -> Iterable[bytes]:
         body: Iterable[bytes] | None = None
@@ -100,7 +128,7 @@ class _Exchange:
             self._let_go(failure)
             self.end()
             raise
-        if self.request.deferred is None:
+        if self.request.deferred is None and not self.tees:
             self.request.late = self.engine.late
             return body
         return SizedBody(body, self) if hasattr(body, "__len__") else Body(body, self)
@@ -109,13 +137,16 @@ class _Exchange:
 
     def _begin(self) -> Any:
         try:
-            begun = self.engine.begin(self.request)
+            begun = self._start()
             if isinstance(begun, (Response, CallApp)):
                 return begun
             self.flow = begun
             return self._checked(self._advance())
         except Exception as failure:
             return self.engine.fault(self.request, failure)
+
+    def _start(self) -> Any:
+        return self.engine.begin(self.request)
 
     def _advance(self, value: Any = None, error: BaseException | None = None) -> Any:
         assert self.flow is not None
@@ -184,6 +215,7 @@ class _Exchange:
             self.state, self.failure = DEAD, failure
             raise
         if stop.body is APP:
+            self.tees = stop.tees or []
             self._release(status if stop.status == int(status[:3]) else _status_line(stop.status), list(stop.headers))
         else:
             self.state, self.replacement = DISCARD, stop
@@ -228,7 +260,19 @@ class _Exchange:
             raise self.failure
         if self.state == STREAM:
             assert self.server_write is not None
+            if self.tees:
+                self.feed(data)
             self.server_write(data)
+
+    # -- copies of the body -----------------------------------------------------------------------------
+
+    def feed(self, part: bytes, *, last: bool = False) -> None:
+        """Give a part of the body to the copies, before it leaves."""
+        for flow in feed(self.tees, part, last=last):
+            try:
+                _run(self.engine, flow, self.request)
+            except Exception:
+                log.exception("what a copy of the body was for failed")
 
     # -- answers of our own, and the end ----------------------------------------------------------------
 
@@ -241,6 +285,8 @@ class _Exchange:
 
     def end(self) -> None:
         """Run what was deferred. Called at the last byte, at `close()`, or where there was neither."""
+        for tee in self.tees:
+            tee.close("the response ended before it was whole")
         deferred = self.request.deferred
         if deferred:
             _settle(self.engine, deferred)
@@ -254,6 +300,39 @@ class _Exchange:
             except BaseException:
                 return  # the failure itself, most of all; it is raised by the caller
             self.flow.close()
+
+
+class _Detached(_Exchange):
+    """A request of nobody's: one guard, and what is inside of it."""
+
+    __slots__ = ("guard",)
+
+    def __init__(
+        self, app: WSGIApp, engine: Engine, request: Request, guard: Callable[[Request], Flow[Response]]
+    ) -> None:
+        super().__init__(app, engine, request, _ignore_head)
+        self.guard = guard
+
+    def _start(self) -> Any:
+        return self.guard(self.request)
+
+
+def _ignore_head(status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write:
+    return lambda data: None
+
+
+def _run_detached(exchange: _Detached) -> None:
+    try:
+        body = exchange.run()
+        try:
+            for _ in body:
+                pass
+        finally:
+            _close(body)
+    except Exception:
+        log.warning("a request in the background failed", exc_info=True)
+    finally:
+        _detached.release()
 
 
 class Body:
@@ -273,8 +352,16 @@ class Body:
         try:
             if self.iterator is None:
                 self.iterator = iter(self.iterable)
-            return next(self.iterator)
-        except BaseException:  # StopIteration above all
+            part = next(self.iterator)
+            if self.exchange.tees:
+                self.exchange.feed(part)
+            return part
+        except StopIteration:
+            if self.exchange.tees:
+                self.exchange.feed(b"", last=True)
+            self.exchange.end()
+            raise
+        except BaseException:
             self.exchange.end()
             raise
 
@@ -316,10 +403,13 @@ class Peeked:
 
 def _settle(engine: Engine, deferred: list[Deferred]) -> None:
     while deferred:
-        flow = settle(deferred)
-        stop = engine.advance(flow)
-        while isinstance(stop, Foreign):
-            stop = engine.advance(flow, error=GuardError("deferred work awaited an event loop under WSGI"))
+        _run(engine, settle(deferred), None)
+
+
+def _run(engine: Engine, flow: Flow[None], request: Request | None) -> None:
+    stop = engine.advance(flow, request=request)
+    while isinstance(stop, Foreign):
+        stop = engine.advance(flow, error=GuardError("deferred work awaited an event loop under WSGI"))
 
 
 def _close(iterable: Iterable[bytes]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 from keyguard.drivers.engine import Engine
 from keyguard.paths import decode_wsgi_path
-from keyguard.request import Request
+from keyguard.request import FieldSet, Request
+from keyguard.response import Headers
 
 Environ: TypeAlias = dict[str, Any]
 
@@ -17,6 +19,16 @@ def _variable(name: str) -> str:
     """The environ variable of a header field (RFC 3875, section 4.1.18)."""
     variable = name.upper().replace("-", "_")
     return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
+
+
+def replaced(environ: Mapping[str, Any], fields: Mapping[str, str | None]) -> Environ:
+    """An environ with other header fields in their place."""
+    changed = dict(environ)
+    for name, value in fields.items():
+        changed.pop(_variable(name), None)
+        if value is not None:
+            changed[_variable(name)] = value
+    return changed
 
 
 class WSGIRequest(Request):
@@ -48,6 +60,22 @@ class WSGIRequest(Request):
     def header(self, name: str) -> str | None:
         value: str | None = self.carrier.get(_variable(name))
         return value
+
+    @property
+    def root(self) -> str:
+        return decode_wsgi_path(self.carrier.get("SCRIPT_NAME", ""))
+
+    def sends(self, fields: FieldSet) -> bool:
+        return not fields.variables.isdisjoint(self.carrier)
+
+    def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
+        return list(pairs)
+
+    def headers_of(self, raw: list[Any]) -> Headers:
+        return Headers(raw)
+
+    def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
+        return replaced(self.carrier, fields) if fields else self.carrier
 
     def _find_path(self) -> str:
         return decode_wsgi_path(self.carrier.get("PATH_INFO", ""))

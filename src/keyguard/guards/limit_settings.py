@@ -139,6 +139,9 @@ def whole_cost(cost: Any) -> int:
 
 
 def checked_condition(word: str, condition: Any) -> Any:
+    if getattr(condition, "opens_only", False):
+        # It is false where a path is ambiguous, and a limit must not be passed by in that way.
+        raise ConfigurationError(f"{word}={condition!r} is for caches; a limit takes paths=[...]")
     if condition is None or callable(condition):
         return condition
     if isinstance(condition, bool):

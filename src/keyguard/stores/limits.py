@@ -38,6 +38,9 @@ class LimitsStore:
     Raises `ConfigurationError` for anything else.
     """
 
+    holds_values = False
+    """Limits alone: neither keys nor cached responses."""
+
     def __init__(self, storage: Storage, *, clock: Clock = wall_clock) -> None:
         if not isinstance(storage, Storage):
             raise ConfigurationError(f"a storage is an object of limits.storage, not {type(storage).__name__}")

@@ -29,6 +29,7 @@ from keyguard.ops import (
     Demand,
     GiveBack,
     Op,
+    Put,
     Read,
     Take,
     Taken,
@@ -111,6 +112,8 @@ class Wire:
             return self._commit(op)
         if isinstance(op, Read):
             return self._read(op)
+        if isinstance(op, Put) and not is_counter(op.keys[0]):
+            return self._put(op)
         return self._swap(op)
 
     def _decision(self, op: Take | GiveBack | Authenticate) -> Plan:
@@ -171,10 +174,15 @@ class Wire:
         if not op.keys:
             return ()
         if not self._cluster:
-            ((_, *values),) = yield [self._reading(op.keys)]
-            return tuple(values)
+            ((now, *values),) = yield [self._reading(op.keys)]
+            return op.apply(values, int(now))[0]
         found = yield [self._reading([key]) for key in op.keys]  # each lies where it lies
-        return tuple([value for _, value in found])
+        return op.apply([value for _, value in found], int(found[0][0]))[0]
+
+    def _put(self, op: Put) -> Plan:
+        # Not by `_swap`: what stood there may be large, and is not wanted.
+        (written,) = yield [Call("put", [self.value(op.keys[0])], [self._now(), _change(op.value, op.ttl)])]
+        return written == 1
 
     def _swap(self, op: Op[Any]) -> Plan:
         """Any operation: read, apply, write if nothing has changed meanwhile; else again."""

@@ -1,0 +1,221 @@
+"""A stored response, and its form in a shared store.
+
+Moments are microseconds since the Unix epoch, as the request's clock gives them; lifetimes and ages are whole seconds,
+as HTTP speaks of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from struct import Struct
+from struct import error as StructError
+from typing import Any, TypeAlias
+
+Fields: TypeAlias = "tuple[tuple[str, str], ...]"
+"""Header fields in order, duplicates included; names as the app wrote them."""
+
+Variance: TypeAlias = "tuple[tuple[str, str | None], ...]"
+"""The request fields that `Vary` names, each with its normalised value; `None` where the request had none."""
+
+_FORM = 1
+_LENGTHS = Struct("<BI")
+OVERHEAD = 2048
+"""Bytes that an entry takes in this process besides its body and its fields' text. Measured, on the high side."""
+
+
+class Part:
+    """Which bytes of a representation a 206 brought (RFC 9110, section 14.4)."""
+
+    __slots__ = ("first", "length", "to_end", "total")
+
+    def __init__(self, first: int, length: int, to_end: bool, total: int | None) -> None:
+        self.first = first
+        self.length = length
+        """How many bytes really came."""
+        self.to_end = to_end
+        """Whether it said to be the representation's end."""
+        self.total = total
+
+
+class Entry:
+    """One stored response, with what is needed to decide whether it may be used again."""
+
+    __slots__ = (
+        "age",
+        "body",
+        "built",
+        "checked",
+        "etag",
+        "fields",
+        "last_modified",
+        "lifetime",
+        "must_validate",
+        "no_stale",
+        "open_to_credentials",
+        "part",
+        "range_text",
+        "received",
+        "refreshing_since",
+        "since",
+        "size",
+        "stale_if_error",
+        "stale_while_revalidate",
+        "status",
+        "tags",
+        "variance",
+    )
+
+    def __init__(
+        self,
+        status: int,
+        fields: Fields,
+        *,
+        received: int,
+        age: int,
+        lifetime: int,
+        must_validate: bool = False,
+        no_stale: bool = False,
+        stale_while_revalidate: int = 0,
+        stale_if_error: int = 0,
+        open_to_credentials: bool = False,
+        variance: Variance = (),
+        tags: tuple[str, ...] = (),
+        part: Part | None = None,
+        range_text: str | None = None,
+        body: bytes = b"",
+        since: int = 0,
+    ) -> None:
+        self.status = status
+        self.fields = fields
+        self.received = received
+        """When the response head arrived, or was last validated."""
+        self.age = age
+        """Its age then, in seconds: the corrected initial age (RFC 9111, section 4.2.3)."""
+        self.lifetime = lifetime
+        """Its freshness lifetime in seconds (section 4.2.1)."""
+        self.must_validate = must_validate
+        """`no-cache`: never to be used without asking the app."""
+        self.no_stale = no_stale
+        """`must-revalidate` and the like: never to be used stale (section 4.2.4)."""
+        self.stale_while_revalidate = stale_while_revalidate
+        self.stale_if_error = stale_if_error
+        self.open_to_credentials = open_to_credentials
+        """Whether requests with credentials may share it (section 3.5)."""
+        self.variance = variance
+        self.tags = tags
+        self.part = part
+        self.range_text = range_text
+        """The `Range` that a 206 answered."""
+        self.body = body
+        self.since = since
+        """The store's time before the app was asked: what was purged after that is not used."""
+        self.etag = first(fields, "etag")
+        self.last_modified = first(fields, "last-modified")
+        self.size = 0
+        self.checked = 0
+        """When the shared store last confirmed that it still holds this."""
+        self.refreshing_since = 0
+        self.built: tuple[int, str, type, list[Any]] | None = None
+        """The head as it was last sent, kept for as long as it stays the same: for a second."""
+        self.measure()
+
+    def measure(self) -> None:
+        """Note how much memory it takes."""
+        self.size = OVERHEAD + len(self.body) + sum(len(name) + len(value) + 300 for name, value in self.fields)
+
+    def current_age(self, now: int) -> int:
+        """Age in seconds (RFC 9111, section 4.2.3). A clock that was set back makes nothing younger than it came."""
+        return self.age + max(0, now - self.received) // 1_000_000
+
+    def ttl(self, now: int) -> int:
+        """Seconds it stays fresh; negative where it is stale."""
+        return self.lifetime - self.current_age(now)
+
+    def usable_for(self) -> int:
+        """Seconds from `received` for which there is any use for it."""
+        left = max(0, self.lifetime - self.age)
+        stale = max(self.stale_while_revalidate, self.stale_if_error)
+        if self.etag is not None or self.last_modified is not None:
+            stale = max(stale, VALIDATED_FOR)
+        return left + stale
+
+
+VALIDATED_FOR = 3600
+"""Seconds for which a stale entry is kept for the sake of its validator."""
+
+
+def first(fields: Iterable[tuple[str, str]], name: str) -> str | None:
+    """The first line of a field."""
+    return next((value for key, value in fields if key.lower() == name), None)
+
+
+def lines(fields: Iterable[tuple[str, str]], name: str) -> list[str]:
+    """All lines of a field."""
+    return [value for key, value in fields if key.lower() == name]
+
+
+def without(fields: Iterable[tuple[str, str]], names: frozenset[str]) -> list[tuple[str, str]]:
+    """The fields less those named."""
+    return [(name, value) for name, value in fields if name.lower() not in names]
+
+
+def encode(entry: Entry) -> bytes:
+    """An entry as one value: whoever reads it has it whole, or not at all."""
+    part = entry.part
+    head = json.dumps(
+        [
+            entry.status,
+            entry.fields,
+            entry.received,
+            entry.age,
+            entry.lifetime,
+            entry.must_validate,
+            entry.no_stale,
+            entry.stale_while_revalidate,
+            entry.stale_if_error,
+            entry.open_to_credentials,
+            entry.variance,
+            entry.tags,
+            None if part is None else [part.first, part.length, part.to_end, part.total],
+            entry.range_text,
+            entry.since,
+        ],
+        separators=(",", ":"),
+    ).encode()
+    return _LENGTHS.pack(_FORM, len(head)) + head + entry.body
+
+
+def decode(value: bytes) -> Entry | None:
+    """The entry that `encode` wrote; `None` for what another version of keyguard wrote."""
+    try:
+        form, size = _LENGTHS.unpack_from(value)
+        if form != _FORM:
+            return None
+        head = json.loads(value[_LENGTHS.size : _LENGTHS.size + size])
+        status, fields, received, age, lifetime, must_validate, no_stale, swr, sie, shared, variance, tags = head[:12]
+        part, range_text, since = head[12:]
+        return Entry(
+            status,
+            _pairs(fields),
+            received=received,
+            age=age,
+            lifetime=lifetime,
+            must_validate=must_validate,
+            no_stale=no_stale,
+            stale_while_revalidate=swr,
+            stale_if_error=sie,
+            open_to_credentials=shared,
+            variance=_pairs(variance),
+            tags=tuple(tags),
+            part=None if part is None else Part(*part),
+            range_text=range_text,
+            body=value[_LENGTHS.size + size :],
+            since=since,
+        )
+    except (ValueError, TypeError, StructError):
+        return None
+
+
+def _pairs(pairs: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple([(name, value) for name, value in pairs])

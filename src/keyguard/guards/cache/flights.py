@@ -1,0 +1,97 @@
+"""Coalescing: of many requests that miss the same entry at a time, one asks the app and the others wait for its answer.
+
+The request that asks is the flight's leader. How a flight ends, and what its followers do:
+
+    LANDED      the answer is stored: they use it, if it suits them
+    APART       the answer may not be stored, or the app failed: all ask the app themselves, and nobody waits again soon
+    LEFT        the leader's client went before the answer was whole: one of them leads next
+
+Ending a flight never awaits and never blocks for long: it is done in `finally` blocks, from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+
+from keyguard.flow import Signal
+from keyguard.guards.cache.entry import Entry
+
+OPEN, LANDED, APART, LEFT = range(4)
+
+_REMEMBERED = 10_000
+
+
+class Flight:
+    """One request of the app that others may wait for."""
+
+    __slots__ = ("entry", "outdated", "places", "signal", "state")
+
+    def __init__(self, places: tuple[str, ...]) -> None:
+        self.state = OPEN
+        self.entry: Entry | None = None
+        self.places = places
+        self.outdated = False
+        """Whether what it brings was purged while it was on its way: it is not stored."""
+        self.signal = Signal()
+
+
+class Flights:
+    """The flights of this process."""
+
+    def __init__(self) -> None:
+        self._open: dict[Hashable, Flight] = {}
+        self._apart: OrderedDict[Hashable, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def renew(self) -> None:
+        """Called in a forked child: nobody there flies what the parent began."""
+        self._open = {}
+        self._lock = threading.Lock()
+
+    def join(self, key: Hashable, places: tuple[str, ...]) -> tuple[Flight, bool]:
+        """The flight for a key, and whether the caller leads it."""
+        with self._lock:
+            flight = self._open.get(key)
+            if flight is not None:
+                return flight, False
+            flight = self._open[key] = Flight(places)
+            return flight, True
+
+    def end(self, key: Hashable, flight: Flight, state: int, entry: Entry | None = None) -> None:
+        """End a flight, once; later calls change nothing."""
+        with self._lock:
+            if flight.state != OPEN:
+                return
+            flight.state, flight.entry = state, entry
+            if self._open.get(key) is flight:
+                del self._open[key]
+        flight.signal.move()
+
+    def outdate(self, place: str | None) -> None:
+        """Let nothing be stored that is on its way now to `place`; `None` means everywhere."""
+        with self._lock:
+            for flight in self._open.values():
+                if place is None or place in flight.places:
+                    flight.outdated = True
+
+    # -- what is not worth waiting for ----------------------------------------------------------------------
+
+    def set_apart(self, key: Hashable, until: int) -> None:
+        """Note that the answers for a key may not be stored; nobody waits for them until then (microseconds)."""
+        with self._lock:
+            self._apart[key] = until
+            self._apart.move_to_end(key)
+            if len(self._apart) > _REMEMBERED:
+                self._apart.popitem(last=False)
+
+    def is_apart(self, key: Hashable, now: int) -> bool:
+        """Whether requests for a key do not wait for each other."""
+        until = self._apart.get(key)
+        return until is not None and now < until <= now + 3600 * 1_000_000
+
+    def rejoin(self, key: Hashable) -> None:
+        """Take that back."""
+        with self._lock:
+            self._apart.pop(key, None)

@@ -1,0 +1,209 @@
+"""What a response is filed under: the URI asked for, who asked, and the fields that `Vary` names.
+
+Rules:
+- A key is a tuple of parts, and its digest is over parts with their lengths: no two requests share one by accident.
+- The URI counts as it came over the wire, together with the path that the app routes: where the two disagree, because
+  something in between rewrote one, each pair is a key of its own.
+- Fields by which frameworks let a proxy change the host or the scheme are parts of the key: whoever sends them poisons
+  an entry that only those see who send the same.
+- What cannot be read in one way has no key, and is not cached.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from typing import NamedTuple, TypeAlias
+from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+
+from keyguard.guards.cache.entry import Variance
+from keyguard.request import FieldSet, Request
+
+Key: TypeAlias = "tuple[str | bytes, ...]"
+
+_HOST = re.compile(r"[a-z0-9._~!$&'()*+;=%-]+(?::[0-9]{0,5})?|\[[0-9a-f:.]+\](?::[0-9]{0,5})?|", re.IGNORECASE)
+
+_REWRITING = FieldSet(
+    (
+        *("x-forwarded-host", "x-forwarded-proto", "x-forwarded-scheme", "x-forwarded-protocol", "x-forwarded-ssl"),
+        *("x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server", "x-host", "x-original-host"),
+        *("x-script-name", "front-end-https", "forwarded"),
+    )
+)
+UNCACHED = FieldSet(
+    (
+        # A body on a GET, another method or another path than the request line's: the answer may be another.
+        *("transfer-encoding", "x-http-method-override", "x-http-method", "x-method-override"),
+        *("x-original-url", "x-rewrite-url"),
+        # These are for the resource itself, not for a copy of it (RFC 9111, section 4.3.2); this switches protocols.
+        *("if-match", "if-unmodified-since", "upgrade"),
+    )
+)
+_FORWARDED_FOR = re.compile(r'(?:for|by)\s*=\s*(?:"[^"]*"|[^;,\s]*)\s*;?', re.IGNORECASE)
+
+
+class Target(NamedTuple):
+    """What a request asks for."""
+
+    key: Key
+    host: str
+    uri: str
+    """Path and query, percent-encoded, as they stand in the request line."""
+
+
+class Query:
+    """What of the query counts: all as it stands, or less the parameters to ignore, or sorted."""
+
+    __slots__ = ("_names", "_prefixes", "_sort", "changes")
+
+    def __init__(self, ignored: Iterable[str], sort: bool) -> None:
+        self._names = frozenset(name.encode() for name in ignored if not name.endswith("*"))
+        self._prefixes = tuple(name[:-1].encode() for name in ignored if name.endswith("*"))
+        self._sort = sort
+        self.changes = bool(self._names or self._prefixes or sort)
+
+    def kept(self, query: bytes) -> bytes:
+        """The query to file under."""
+        pairs = []
+        for pair in query.split(b"&"):
+            name = unquote_to_bytes(pair.partition(b"=")[0].replace(b"+", b" "))
+            if name not in self._names and not (self._prefixes and name.startswith(self._prefixes)):
+                pairs.append(pair)
+        return b"&".join(sorted(pairs) if self._sort else pairs)
+
+
+def target_of(request: Request, query: Query, partition: str) -> Target | None:
+    """What the request asks for; `None` where that cannot be read in one way."""
+    raw = request.raw_path
+    path = request.path
+    root = request.root
+    if raw is None:
+        raw = quote_from_bytes((root + path).encode("utf-8", "surrogateescape"), safe="/:@!$&'()*+,;=~").encode()
+    if raw[:1] != b"/":
+        return None  # a whole URI, or `*`
+    host = request.header("host") or ""
+    if not _HOST.fullmatch(host):
+        return None
+    host = host.lower()
+    asked = request.query
+    if query.changes:
+        asked = query.kept(asked)
+    key: Key = (request.scheme, host, raw, root, path, asked, partition)
+    if request.sends(_REWRITING):
+        key += tuple(
+            f"{name}={_FORWARDED_FOR.sub('', value) if name == 'forwarded' else value}"
+            for name in _REWRITING.names
+            if (value := request.header(name)) is not None
+        )
+    uri = raw + b"?" + asked if asked else raw
+    return Target(key, host, uri.decode("latin-1"))
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """32 hexadecimal digits for a sequence of texts, different for any other sequence."""
+    hasher = blake2b(digest_size=16)
+    for part in parts:
+        data = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+        hasher.update(len(data).to_bytes(4, "big"))
+        hasher.update(data)
+    return hasher.hexdigest()
+
+
+# -- addresses, for invalidation and purging ------------------------------------------------------------------------
+
+
+def place(host: str, uri: str) -> str:
+    """What stands for all entries of a URI, whatever the scheme: a digest."""
+    host = host.lower()
+    name, colon, port = host.rpartition(":")
+    if colon and port in ("80", "443", ""):
+        host = name
+    return digest((host, uri))
+
+
+def everywhere(uri: str) -> str:
+    """What stands for all entries of a path and query, on every host."""
+    return digest(("", uri))
+
+
+def places_of(target: Target) -> tuple[str, str]:
+    """What invalidation and purging call a target by: on its host, and on any."""
+    return place(target.host, target.uri), everywhere(target.uri)
+
+
+def flight_key(target: Target, credentials: Sequence[str], variance: Variance) -> Key:
+    """What requests have in common that may wait for one answer: URL, credentials, what it varied by last time."""
+    values = [text for name, value in variance for text in (name, "-" if value is None else "+" + value)]
+    return (*target.key, digest(credentials) if credentials else "", *values)
+
+
+def split_url(url: str) -> tuple[str | None, str]:
+    """The host, `None` where the URL is a path alone, and path with query. Raises `ValueError` for what is no URL."""
+    parts = urlsplit(url)
+    if not (parts.path.startswith("/") or (parts.netloc and not parts.path)) or bool(parts.scheme) != bool(
+        parts.netloc
+    ):
+        raise ValueError(f"{url!r} is neither a path such as '/items?page=2' nor a URL such as 'https://host/items'")
+    path = quote_from_bytes((parts.path or "/").encode(), safe="/%:@!$&'()*+,;=~")
+    return parts.netloc or None, path + ("?" + parts.query if parts.query else "")
+
+
+def resolve(target: Target, reference: str) -> str | None:
+    """Path and query of a same-origin reference such as `Location` holds; `None` for another origin."""
+    parts = urlsplit(reference)
+    if parts.netloc and parts.netloc.lower() != target.host:
+        return None
+    if parts.scheme and parts.scheme not in ("http", "https"):
+        return None
+    path = parts.path
+    if not path.startswith("/"):
+        if not path and not parts.netloc:
+            path = target.uri.partition("?")[0]
+        else:
+            path = target.uri.partition("?")[0].rpartition("/")[0] + "/" + path if path else "/"
+    segments: list[str] = []
+    for segment in path.split("/")[1:]:
+        if segment == "..":
+            segments[-1:] = []
+        elif segment != ".":
+            segments.append(segment)
+    return "/" + "/".join(segments) + ("?" + parts.query if parts.query else "")
+
+
+# -- Vary ---------------------------------------------------------------------------------------------------------
+
+# Fields whose values are no secrets: everything else is kept as a digest, for it may be one.
+_PLAIN = frozenset({"accept", "accept-encoding", "accept-language", "origin", "user-agent", "x-requested-with"})
+_WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
+_WEIGHTED = frozenset({"accept-encoding", "accept-language"})
+
+
+def variance_of(request: Request, names: Sequence[str]) -> Variance:
+    """The request's values of the fields that `Vary` names (RFC 9111, section 4.1)."""
+    return tuple([(name, _normal(name, request.header(name))) for name in names])
+
+
+def _normal(name: str, value: str | None) -> str | None:
+    """A value as it is compared: absent and empty differ; blanks round commas do not count."""
+    if value is None:
+        return None
+    if name in _WEIGHTED and len(value) <= 256:
+        return _weighted(value)
+    value = ",".join([member.strip(" \t") for member in value.split(",")])
+    return value if name in _PLAIN and len(value) <= 256 else digest((value,))
+
+
+@lru_cache(maxsize=256)
+def _weighted(value: str) -> str:
+    """Languages or codings: order and case mean nothing, weights do (RFC 9110, section 12.4.2)."""
+    members = []
+    for member in value.lower().split(","):
+        name, *parameters = [part.strip(" \t") for part in member.split(";")]
+        weight = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+        if _WEIGHT.fullmatch(weight):
+            weight = f"{float(weight):g}"
+        if name:
+            members.append(f"{name};{weight}")
+    return ",".join(sorted(set(members)))

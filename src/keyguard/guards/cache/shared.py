@@ -1,0 +1,311 @@
+"""The entries that processes share, in whatever store the stack has.
+
+Keys, all of one URI in one pool, so that on a cluster they lie together:
+
+    rc:{place}|i{slot}          which variants a key has, the newest first
+    rc:{place}|v{slot}{id}      one variant, head and body in one value: whoever reads it has it whole
+    rc:{place}|!                when the URI was last invalidated
+    rc:{place}|l{flight}        which process asks the app just now
+    rc:purges|log, |v           what was purged by tag, by path or altogether, and when; and when that last changed
+
+Rules:
+- A hit is one trip: the variant is asked for together with the rest, by the fields that the key varied by last time.
+- Nothing is deleted to invalidate it. A variant knows the store's time before its request went to the app; what was
+  invalidated or purged since is not used. So a response that was on its way during a purge does not come back after it.
+- All is written with a time to live, at most a day.
+- A store that fails is a miss. These flows raise `StoreError`; the guard counts it and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from keyguard.flow import Flow
+from keyguard.guards.cache.entry import Entry, Variance, decode, encode
+from keyguard.guards.cache.keys import Target, digest, everywhere, place, variance_of
+from keyguard.ops import Aside, Change, Look, Op, Put
+from keyguard.request import Request
+
+SECOND = 1_000_000
+LONGEST = 86400
+"""Seconds that an entry stays in a shared store at most."""
+
+_MARK_TTL = (LONGEST + 3600) * SECOND
+_PURGES = ("rc:purges|log", "rc:purges|v")
+_MOST_PURGES = 1000
+_HINTS = 10_000
+_APART = b"-"
+_APART_TTL = 2 * SECOND
+
+
+# -- operations ---------------------------------------------------------------------------------------------------
+
+
+class Stamp(Op[int]):
+    """Note the store's time under some keys of one pool. Evaluates to it."""
+
+    __slots__ = ()
+
+    def __init__(self, key: str) -> None:
+        self.keys = (key,)
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[int, Sequence[Change]]:
+        return now, [(self.keys[0], _moment(now), _MARK_TTL, None)]
+
+
+class Enlist(Op[list[str]]):
+    """Put a variant at the head of a key's list. Evaluates to the ids that fell off its end."""
+
+    __slots__ = ("id", "most", "names", "ttl")
+
+    def __init__(self, key: str, id: str, names: Sequence[str], ttl: int, most: int) -> None:
+        self.keys = (key,)
+        self.id = id
+        self.names = list(names)
+        self.ttl = ttl
+        self.most = most
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[list[str], Sequence[Change]]:
+        listed = [item for item in _listed(old[0]) if item[0] != self.id and item[2] > now]
+        listed.insert(0, [self.id, self.names, now + self.ttl])
+        kept, dropped = listed[: self.most], listed[self.most :]
+        value = json.dumps(kept, separators=(",", ":")).encode()
+        ttl = max(item[2] for item in kept) - now
+        return [item[0] for item in dropped], [(self.keys[0], value, ttl, None)]
+
+
+class Purge(Op[int]):
+    """Note that all entries with one of these marks are void from now on. Evaluates to the store's time."""
+
+    __slots__ = ("marks",)
+
+    def __init__(self, marks: Sequence[str]) -> None:
+        self.keys = _PURGES
+        self.marks = marks
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[int, Sequence[Change]]:
+        purges = Purges(old[0])
+        for mark in self.marks:
+            purges.note(mark, now)
+        return now, [(_PURGES[0], purges.encode(), _MARK_TTL, None), (_PURGES[1], _moment(now), _MARK_TTL, None)]
+
+
+class Lease(Op[bytes | None]):
+    """Become the one that asks the app. Evaluates to `None` for who is, else to what stands there."""
+
+    __slots__ = ("token", "ttl")
+
+    def __init__(self, key: str, token: bytes, ttl: int) -> None:
+        self.keys = (key,)
+        self.token = token
+        self.ttl = ttl
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[bytes | None, Sequence[Change]]:
+        if old[0] is not None and old[0] != self.token:
+            return old[0], ()
+        return None, [(self.keys[0], self.token, self.ttl, None)]
+
+
+class Release(Op[None]):
+    """Stop being the one that asks; `apart` tells the others not to wait for the next one either."""
+
+    __slots__ = ("apart", "token")
+
+    def __init__(self, key: str, token: bytes, apart: bool) -> None:
+        self.keys = (key,)
+        self.token = token
+        self.apart = apart
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[None, Sequence[Change]]:
+        if old[0] != self.token:
+            return None, ()
+        change: Change = (self.keys[0], _APART, _APART_TTL, None) if self.apart else (self.keys[0], None, None, None)
+        return None, [change]
+
+
+class Purges:
+    """What was purged when, by mark: `*` for everything, `t` and a tag's digest, `u` and a path's."""
+
+    __slots__ = ("floor", "moments")
+
+    def __init__(self, value: bytes | None = None) -> None:
+        found = _json(value) or [0, {}]
+        self.floor: int = found[0]
+        """Everything from before this moment counts as purged: more is not remembered."""
+        self.moments: dict[str, int] = found[1]
+
+    def note(self, mark: str, now: int) -> None:
+        """A purge, now."""
+        self.moments.pop(mark, None)
+        self.moments[mark] = now
+        while len(self.moments) > _MOST_PURGES:
+            self.floor = max(self.floor, self.moments.pop(next(iter(self.moments))))
+
+    def encode(self) -> bytes:
+        """As a value."""
+        return json.dumps([self.floor, self.moments], separators=(",", ":")).encode()
+
+    def after(self, since: int, marks: Sequence[str]) -> bool:
+        """Whether something with these marks was purged at or after a moment."""
+        return self.floor >= since or any(self.moments.get(mark, 0) >= since for mark in marks)
+
+
+def tag_mark(tag: str) -> str:
+    """What stands for a tag."""
+    return "t" + digest((tag,))
+
+
+# -- the cache's side ---------------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """What a look into the store brought."""
+
+    since: int
+    """The store's time."""
+    entries: list[Entry]
+    """The variants that match the request: a whole response, a part of one."""
+    varied: bool
+    """Whether there are others, which do not match."""
+
+
+class Shared:
+    """The store's half of a cache. Its flows await `Aside` steps, and raise `StoreError`."""
+
+    def __init__(self, max_variants: int) -> None:
+        self.max_variants = max_variants
+        self._hints: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._purges = Purges()
+        self._purges_seen: bytes | None = None
+
+    async def look(self, request: Request, target: Target) -> Found:
+        """The variants that match, in one trip where the key varies by what it varied by last time."""
+        slot, pool = digest(target.key), place(target.host, target.uri)
+        names = self._hints.get(slot, ())
+        ranged = request.header("range") is not None
+        guesses = [_id(variance_of(request, names), part) for part in ((False, True) if ranged else (False,))]
+        asked = [f"rc:{pool}|!", _PURGES[1], f"rc:{pool}|i{slot}", *[f"rc:{pool}|v{slot}{id}" for id in guesses]]
+        ((now, (mark, version, index, *values)),) = await Aside(Look(*asked))
+        await self._note_purges(version)
+        blobs = dict(zip(guesses, values, strict=True))
+        wanted: list[str] = []
+        listed = [item for item in _listed(index) if item[2] > now]
+        for id, its_names, _ in listed:
+            part = id[0] == "p"
+            if (ranged or not part) and id == _id(variance_of(request, its_names), part):
+                wanted.append(id)
+        if listed:
+            self._hint(slot, tuple(listed[0][1]))
+        missing = [id for id in wanted if id not in blobs]
+        if missing:
+            ((_, more),) = await Aside(Look(*[f"rc:{pool}|v{slot}{id}" for id in missing]))
+            blobs.update(zip(missing, more, strict=True))
+        invalidated = _read_moment(mark)
+        entries = []
+        for id in wanted:
+            blob = blobs[id]
+            entry = None if blob is None else decode(blob)
+            if entry is not None and entry.since > invalidated and not self._purged(entry, target):
+                entries.append(entry)
+        return Found(now, entries, len(listed) > len(wanted))
+
+    async def keep(self, target: Target, entry: Entry) -> None:
+        """Write an entry: first itself, then that it is there."""
+        slot, pool = digest(target.key), place(target.host, target.uri)
+        id = _id(entry.variance, entry.part is not None)
+        ttl = max(1, min(entry.usable_for(), LONGEST)) * SECOND
+        names = [name for name, _ in entry.variance]
+        enlist = Enlist(f"rc:{pool}|i{slot}", id, names, ttl, self.max_variants)
+        _, dropped = await Aside(Put(f"rc:{pool}|v{slot}{id}", encode(entry), ttl), enlist)
+        self._hint(slot, tuple(names))
+        if dropped:
+            await Aside(*[Put(f"rc:{pool}|v{slot}{old}", None) for old in dropped])
+
+    async def drop(self, target: Target, entry: Entry) -> None:
+        """Take an entry away."""
+        slot, pool = digest(target.key), place(target.host, target.uri)
+        await Aside(Put(f"rc:{pool}|v{slot}{_id(entry.variance, entry.part is not None)}", None))
+
+    def varies_by(self, target: Target) -> tuple[str, ...]:
+        """The request fields that a key varied by last time, as far as is known."""
+        return self._hints.get(digest(target.key), ())
+
+    async def invalidate(self, places: Sequence[str]) -> None:
+        """Void all that is stored for some URIs."""
+        await Aside(*[Stamp(f"rc:{pool}|!") for pool in places])
+
+    async def purge(self, marks: Sequence[str]) -> None:
+        """Void all that has one of these marks."""
+        await Aside(Purge(marks))
+
+    def _purged(self, entry: Entry, target: Target) -> bool:
+        marks = ["*", "u" + everywhere(target.uri), *[tag_mark(tag) for tag in entry.tags]]
+        return self._purges.after(entry.since, marks)
+
+    async def _note_purges(self, version: bytes | None) -> None:
+        if version != self._purges_seen:
+            ((_, (log, seen)),) = await Aside(Look(*_PURGES))
+            self._purges, self._purges_seen = Purges(log), seen
+
+    def _hint(self, slot: str, names: tuple[str, ...]) -> None:
+        if self._hints.get(slot) != names:
+            self._hints[slot] = names
+            if len(self._hints) > _HINTS:
+                self._hints.popitem(last=False)
+
+    # -- one process asks, the others wait ------------------------------------------------------------------
+
+    async def lease(self, target: Target, flight: str, token: bytes, seconds: float) -> bytes | None:
+        """Try to be the process that asks. `None`: this one is. `APART`: nobody waits. Else another one is."""
+        (there,) = await Aside(Lease(_lease_key(target, flight), token, round(seconds * SECOND)))
+        found: bytes | None = there
+        return found
+
+    async def release(self, target: Target, flight: str, token: bytes, *, apart: bool) -> None:
+        """Let another one ask."""
+        await Aside(Release(_lease_key(target, flight), token, apart))
+
+
+APART = _APART
+
+
+def new_token() -> bytes:
+    """What tells one leader from another."""
+    return os.urandom(12)
+
+
+def purging(marks: Sequence[str]) -> Flow[None]:
+    """The flow of a purge by marks, for who has only a store."""
+    return Shared(1).purge(marks)
+
+
+def _lease_key(target: Target, flight: str) -> str:
+    return f"rc:{place(target.host, target.uri)}|l{flight}"
+
+
+def _id(variance: Variance, part: bool) -> str:
+    values = [text for name, value in variance for text in (name, "-" if value is None else "+" + value)]
+    return ("p" if part else "w") + digest(values)
+
+
+def _listed(value: bytes | None) -> list[list[Any]]:
+    return _json(value) or []
+
+
+def _json(value: bytes | None) -> Any:
+    try:
+        return None if value is None else json.loads(value)
+    except ValueError:
+        return None
+
+
+def _moment(now: int) -> bytes:
+    return now.to_bytes(8, "little", signed=True)
+
+
+def _read_moment(value: bytes | None) -> int:
+    return 0 if value is None else int.from_bytes(value, "little", signed=True)

@@ -1,0 +1,18 @@
+-- Write or delete one plain value, whatever stands there.  ARGV: clock; '+', eight bytes of time to live (0 for ever)
+-- and the value, or '-' to delete.  Returns 1 where another value stood there, or none.
+local key, change = KEYS[1], ARGV[2]
+local entry = living(redis.call('GET', key))
+local value = entry and entry:sub(9) or nil
+if change == '-' then
+  redis.call('DEL', key)
+  return value and 1 or 0
+end
+local ttl = unpack_('<I8', change, 2)
+local new = change:sub(10)
+if value == new then return 0 end
+if ttl == 0 then
+  redis.call('SET', key, ('\0'):rep(8) .. new)
+else
+  redis.call('SET', key, pack('<I8', now + ttl) .. new, 'PX', floor(ttl / 1000) + slack)
+end
+return 1
