@@ -60,7 +60,7 @@ class Findings:
     `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.
     """
 
-    __slots__ = ("caches", "client", "client_known", "identity", "refusal", "request_id", "waited")
+    __slots__ = ("caches", "client", "client_known", "identity", "refusal", "request_id", "sources", "waited")
 
     def __init__(self) -> None:
         self.identity: Identity | None = None
@@ -71,6 +71,8 @@ class Findings:
         """Why keyguard refused the request, once it has."""
         self.waited = 0.0
         """Seconds that the request has waited for stores."""
+        self.sources: tuple[Any, ...] = ()
+        """Where the guards that found the identity look for credentials."""
         self.caches: tuple[object, ...] = ()
         """The response caches it is passing: one that is mounted twice acts once."""
 
@@ -136,6 +138,10 @@ class Request:
         raise NotImplementedError
 
     def _find_path(self) -> str:
+        raise NotImplementedError
+
+    def address(self) -> tuple[object, ...]:
+        """All that the request line, `Host` and the server say of what is asked for, as it stands there."""
         raise NotImplementedError
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:

@@ -15,6 +15,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.guard import Guard, chain
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
+from keyguard.guards.cache.instant import Instant
 from keyguard.guards.rate_limit import RateLimit, Together
 from keyguard.ops import Store
 from keyguard.refusal import Refusal
@@ -155,6 +156,12 @@ class Keyguard:
                 )
         return WSGIDriver(app, self._engine(app, asynchronous=False))
 
+    def _instant(self) -> Instant | None:
+        outermost = self.guards[0] if self.guards else None
+        if isinstance(outermost, ResponseCache) and outermost.instant:
+            return Instant(outermost, self._clock)
+        return None
+
     def _engine(self, app: Any, *, asynchronous: bool) -> Engine:
         _check_order(self._needs, app)
         return Engine(
@@ -167,6 +174,7 @@ class Keyguard:
             needs=self._needs,
             notify=self._notify,
             aside=self._aside,
+            instant=self._instant(),
             asynchronous=asynchronous,
         )
 

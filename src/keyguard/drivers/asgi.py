@@ -28,7 +28,13 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from keyguard.clock import monotonic
-from keyguard.drivers.asgi_request import ASGIRequest, ByteHeaders, Scope, WebSocketRequest, encoded_name
+from keyguard.drivers.asgi_request import (
+    ASGIRequest,
+    ByteHeaders,
+    Scope,
+    WebSocketRequest,
+    encoded_name,
+)
 from keyguard.drivers.engine import (
     Engine,
     Foreign,
@@ -78,6 +84,12 @@ class ASGIDriver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
+            instant = self.engine.instant
+            messages = None if instant is None else instant(scope)
+            if messages is not None:
+                await send(messages[0])
+                await send(messages[1])
+                return
             await _Exchange(self.app, self.engine, ASGIRequest(scope, self.engine), receive, send).run()
         elif kind == "websocket":
             await _Handshake(self.app, self.engine, WebSocketRequest(scope, self.engine), receive, send).run()

@@ -125,6 +125,15 @@ class ASGIRequest(Request):
             present = self._fields = collected(self.carrier["headers"])
         return not fields.raw.isdisjoint(present)
 
+    def address(self) -> tuple[object, ...]:
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = collected(self.carrier["headers"])
+        scope, host = self.carrier, fields.get(b"host")
+        get = scope.get
+        # What `keyguard.guards.cache.instant` builds for itself, since it makes no request.
+        return scope["path"], scope["query_string"], host, get("raw_path"), get("root_path"), get("scheme")
+
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
         return [(encoded_name(name), field_value(value).encode("latin-1")) for name, value in pairs]
 

@@ -67,6 +67,7 @@ class Engine:
         "clock",
         "detach",
         "execute",
+        "instant",
         "late",
         "leading",
         "needs",
@@ -91,6 +92,7 @@ class Engine:
         needs: frozenset[str] = frozenset(),
         notify: Callable[[Refusal], None] | None = None,
         aside: Watched | None = None,
+        instant: Callable[..., Any] | None = None,
         asynchronous: bool,
     ) -> None:
         self.leading = chain.leading
@@ -112,6 +114,8 @@ class Engine:
         self.needs = needs
         """What these guards need of layers further out, which the stack itself does not provide."""
         self._notify = notify
+        self.instant = instant
+        """Answers with ASGI messages what needs no request: the plain hits of a cache that stands outermost."""
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""

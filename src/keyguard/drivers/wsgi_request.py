@@ -21,6 +21,17 @@ def _variable(name: str) -> str:
     return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
 
 
+_ADDRESS = (
+    "PATH_INFO",
+    "QUERY_STRING",
+    "HTTP_HOST",
+    "RAW_URI",
+    "REQUEST_URI",
+    "SCRIPT_NAME",
+    "wsgi.url_scheme",
+)
+
+
 def replaced(environ: Mapping[str, Any], fields: Mapping[str, str | None]) -> Environ:
     """An environ with other header fields in their place."""
     changed = dict(environ)
@@ -67,6 +78,9 @@ class WSGIRequest(Request):
 
     def sends(self, fields: FieldSet) -> bool:
         return not fields.variables.isdisjoint(self.carrier)
+
+    def address(self) -> tuple[object, ...]:
+        return tuple([self.carrier.get(name) for name in _ADDRESS])
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
         return list(pairs)

@@ -139,6 +139,7 @@ class APIKeys:
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         findings = request.findings
+        findings.sources += (self.sources,)
         if self.public is not None:
             if request.ambiguous:
                 return refuse_bad_request(request, AMBIGUOUS_PATH, reason="ambiguous-path")

@@ -60,14 +60,20 @@ def answer(request: Request, entry: Entry, conditions: Conditions, now: int, sta
     age = entry.current_age(now)
     built = entry.built
     if built is None or built[0] != age or built[1] != status or built[2] is not request.__class__:
-        fields = list(entry.fields)
-        if entry.status not in _NO_LENGTH and first(fields, "content-length") is None:
-            fields.append(("Content-Length", str(len(entry.body))))
-        fields += [("Age", str(age)), ("Cache-Status", status)]
-        built = entry.built = (age, status, request.__class__, request.raw_fields(fields))
+        fields = request.raw_fields(whole_fields(entry, age, status))
+        built = entry.built = (age, status, request.__class__, fields)
     response = Response(entry.status, request.headers_of(built[3]), entry.body)
     response.sized = True
     return response
+
+
+def whole_fields(entry: Entry, age: int, status: str) -> list[tuple[str, str]]:
+    """The header fields of a response that has all of an entry."""
+    fields = list(entry.fields)
+    if entry.status not in _NO_LENGTH and first(fields, "content-length") is None:
+        fields.append(("Content-Length", str(len(entry.body))))
+    fields += [("Age", str(age)), ("Cache-Status", status)]
+    return fields
 
 
 def _with_age(fields: list[tuple[str, str]], entry: Entry, now: int, status: str) -> list[tuple[str, str]]:

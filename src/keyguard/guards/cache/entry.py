@@ -42,12 +42,14 @@ class Entry:
     """One stored response, with what is needed to decide whether it may be used again."""
 
     __slots__ = (
+        "address",
         "age",
         "body",
         "built",
         "checked",
         "etag",
         "fields",
+        "key",
         "last_modified",
         "lifetime",
         "must_validate",
@@ -116,6 +118,10 @@ class Entry:
         self.checked = 0
         """When the shared store last confirmed that it still holds this."""
         self.refreshing_since = 0
+        self.address: tuple[object, ...] | None = None
+        """The address by which requests are answered with this and no further question, if there is one."""
+        self.key: tuple[str | bytes, ...] = ()
+        """What it is filed under in this process."""
         self.built: tuple[int, str, type, list[Any]] | None = None
         """The head as it was last sent, kept for as long as it stays the same: for a second."""
         self.measure()

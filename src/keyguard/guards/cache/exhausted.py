@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from keyguard.flow import call
 from keyguard.guards.cache.answers import NO_CONDITIONS, answer
-from keyguard.guards.cache.guard import LONG_WAY, ResponseCache
+from keyguard.guards.cache.guard import ResponseCache
+from keyguard.guards.cache.holding import LONG_WAY
 from keyguard.guards.cache.policy import Use, use
 from keyguard.refusal import Cause
 from keyguard.request import Forward, Request

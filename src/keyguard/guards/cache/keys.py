@@ -25,7 +25,7 @@ Key: TypeAlias = "tuple[str | bytes, ...]"
 
 _HOST = re.compile(r"[a-z0-9._~!$&'()*+;=%-]+(?::[0-9]{0,5})?|\[[0-9a-f:.]+\](?::[0-9]{0,5})?|", re.IGNORECASE)
 
-_REWRITING = FieldSet(
+REWRITING = FieldSet(
     (
         *("x-forwarded-host", "x-forwarded-proto", "x-forwarded-scheme", "x-forwarded-protocol", "x-forwarded-ssl"),
         *("x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server", "x-host", "x-original-host"),
@@ -91,10 +91,10 @@ def target_of(request: Request, query: Query, partition: str) -> Target | None:
     if query.changes:
         asked = query.kept(asked)
     key: Key = (request.scheme, host, raw, root, path, asked, partition)
-    if request.sends(_REWRITING):
+    if request.sends(REWRITING):
         key += tuple(
             f"{name}={_FORWARDED_FOR.sub('', value) if name == 'forwarded' else value}"
-            for name in _REWRITING.names
+            for name in REWRITING.names
             if (value := request.header(name)) is not None
         )
     uri = raw + b"?" + asked if asked else raw

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.keys import Key
@@ -37,6 +38,8 @@ class Shelf:
         self.bytes = 0
         self.count = 0
         self.evicted = 0
+        self.plain: dict[tuple[object, ...], Entry] = {}
+        """The entries that have an address, by that: of one URL, the same for everybody."""
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
         self._by_place: dict[str, set[Key]] = {}
         self._lock = threading.Lock()
@@ -59,6 +62,7 @@ class Shelf:
         """Hold an entry, in the place of the one it varies like. False where it is too large to be held at all."""
         if entry.size > self.max_bytes:
             return False
+        entry.key = key
         with self._lock:
             slot = self._slots.get(key)
             if slot is None:
@@ -73,7 +77,12 @@ class Shelf:
             self.bytes += sum(e.size for e in entries) - sum(e.size for e in slot.entries)
             self.count += len(entries) - len(slot.entries)
             self.evicted += 1 + len(kept) - len(entries)
+            for other in slot.entries:
+                if other is not entry and (other not in entries or other.address == entry.address):
+                    self._unaddress(other)
             slot.entries = entries  # replaced, not changed: other threads may be reading it
+            if entry.address is not None:
+                self.plain[entry.address] = entry
             while (self.bytes > self.max_bytes or self.count > self.max_entries) and self._slots:
                 self.evicted += len(self._remove(next(iter(self._slots))).entries)
         return True
@@ -88,6 +97,7 @@ class Shelf:
                 self._remove(key)
                 return
             slot.entries = [other for other in slot.entries if other is not entry]
+            self._unaddress(entry)
             self.bytes -= entry.size
             self.count -= 1
 
@@ -110,8 +120,19 @@ class Shelf:
             self.drop(key, entry)
         return len(found)
 
+    def touch(self, key: Key) -> None:
+        """Make a key the most recently used."""
+        with suppress(KeyError):
+            self._slots.move_to_end(key)
+
+    def _unaddress(self, entry: Entry) -> None:
+        if entry.address is not None and self.plain.get(entry.address) is entry:
+            del self.plain[entry.address]
+
     def _remove(self, key: Key) -> Slot:
         slot = self._slots.pop(key)
+        for entry in slot.entries:
+            self._unaddress(entry)
         self.bytes -= slot.size + sum(entry.size for entry in slot.entries)
         self.count -= len(slot.entries)
         for place in slot.places:

@@ -1,0 +1,325 @@
+"""What a cache holds, and for whom: finding, keeping, invalidating and purging entries, in this process and shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from keyguard.errors import ConfigurationError, StoreError
+from keyguard.guards.cache.directives import parse_cache_control
+from keyguard.guards.cache.entry import Entry
+from keyguard.guards.cache.flights import Flights
+from keyguard.guards.cache.keys import (
+    REWRITING,
+    UNCACHED,
+    Query,
+    Target,
+    digest,
+    everywhere,
+    place,
+    places_of,
+    split_url,
+    target_of,
+    variance_of,
+)
+from keyguard.guards.cache.policy import Asked, Settings
+from keyguard.guards.cache.reports import CacheStats, Explanation, Reports
+from keyguard.guards.cache.shared import Found, Shared, tag_mark
+from keyguard.guards.cache.shelf import Shelf
+from keyguard.guards.credentials import Sources
+from keyguard.ops import Store
+from keyguard.request import FieldSet, Request
+from keyguard.scripts import arun_flow, run_flow
+
+SECOND = 1_000_000
+
+_CREDENTIALS = ("authorization", "x-api-key", "proxy-authorization")
+CONDITIONS = FieldSet(("if-none-match", "if-modified-since", "range"))
+LONG_WAY = FieldSet(
+    (*CONDITIONS.names, *UNCACHED.names, "if-range", "cache-control", "pragma", "content-length", "content-type")
+)
+"""What makes a request more than a plain GET of a URL."""
+
+
+class Bounds(NamedTuple):
+    """How much a cache holds in one process."""
+
+    bytes: int
+    entries: int
+    variants: int
+    local_bytes: int
+    """Bytes in front of a shared store."""
+
+
+class Candidates(NamedTuple):
+    """What is stored for a request."""
+
+    since: int
+    """The store's time before it was looked for."""
+    whole: Entry | None
+    part: Entry | None
+    varied: bool
+    """Whether only variants are stored that do not match."""
+
+
+class Holding:
+    """The stored half of a response cache."""
+
+    def __init__(
+        self, *, name: str, settings: Settings, by: str | None, query: Query, bounds: Bounds, local_ttl: int
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.by = by
+        self.query = query
+        self.bounds = bounds
+        self.local_ttl = local_ttl
+        """Microseconds for which what this process holds of a shared store is used without asking."""
+        self.flights = Flights()
+        self.reports = Reports()
+        self.shared: Shared | None = None
+        self.shelf = Shelf(bounds.bytes, bounds.entries, bounds.variants)
+        self._store: Store | None = None
+        self._sources: list[Sources] = []
+        self._read_credentials([])
+
+    # -- put together by the stack --------------------------------------------------------------------------
+
+    def attach(self, store: Store, *, shared: bool, sources: Sequence[Sources]) -> None:
+        """Called when a stack is built: where entries are kept, and where its `APIKeys` read keys from.
+
+        Raises `ConfigurationError` for a cache that already belongs to a stack with another store.
+        """
+        if self._store is not None and self._store is not store:
+            raise ConfigurationError(f"{self!r} belongs to a stack with another store already; make a second one")
+        self._store = store
+        if shared and self.shared is None:
+            self.shared = Shared(self.bounds.variants)
+            self.shelf = Shelf(self.bounds.local_bytes, self.bounds.entries, self.bounds.variants)
+        self._read_credentials(sources)
+
+    def after_fork(self) -> None:
+        """Called in a forked child."""
+        self.shelf.renew()
+        self.flights.renew()
+        self.reports.renew()
+
+    def _read_credentials(self, sources: Sequence[Sources]) -> None:
+        self._sources += sources
+        names = [name for source in self._sources for name in source.names]
+        fields = {name.lower() for name in names if ":" not in name}
+        if self.settings.ttl is not None and not self.settings.public:
+            fields.add("cookie")  # the app has said nothing of who its answers are for
+        self._credential_fields = FieldSet((*_CREDENTIALS, *sorted(fields - set(_CREDENTIALS))))
+        self.special = FieldSet((*LONG_WAY.names, *REWRITING.names, *self._credential_fields.names))
+        self._elsewhere = [source for source in self._sources if any(":" in name for name in source.names)]
+
+    # -- who asks for what ----------------------------------------------------------------------------------
+
+    def target_of(self, request: Request) -> Target | None:
+        """What a request is filed under; `None` where it is not cached."""
+        partition = ""
+        if self.by is not None:
+            identity = request.findings.identity
+            if identity is None:
+                raise ConfigurationError(f"{self!r} is by {self.by}, but no APIKeys stands outside it")
+            caller = identity.key_id if self.by == "key" else identity.subject
+            partition = digest((self.by, "" if identity.anonymous else caller, *self.credentials_of(request)))
+        return target_of(request, self.query, partition)
+
+    def learn(self, request: Request) -> None:
+        """Note where the guards that the request has passed look for credentials: some may stand in other layers."""
+        for source in request.findings.sources:
+            if source not in self._sources:
+                self._read_credentials([source])
+
+    def credentials_of(self, request: Request) -> list[str]:
+        """All that the request carries of credentials, for a digest."""
+        found = [f"{name}={request.header(name)}" for name in self._credential_fields.names if request.header(name)]
+        for source in self._elsewhere:
+            found += sorted(source.read(request))
+        return found
+
+    def has_credentials(self, request: Request) -> bool:
+        """Whether the request carries credentials, or was found to be of somebody."""
+        identity = request.findings.identity
+        return (
+            request.sends(self._credential_fields)
+            or (identity is not None and not identity.anonymous)
+            or any(source.read(request) for source in self._elsewhere)
+        )
+
+    def asked_of(self, request: Request, target: Target) -> Asked:
+        """What the policy needs to know of a request."""
+        text = request.header("cache-control")
+        if text is not None:
+            directives = parse_cache_control((text,))
+        elif "no-cache" in (request.header("pragma") or "").lower():
+            directives = {"no-cache": None}  # RFC 9111, section 5.4: where there is no Cache-Control
+        else:
+            directives = {}
+        method = request.method
+        ranged = request.header("range") if method == "GET" else None
+        return Asked(method, directives, self.has_credentials(request), ranged, target.uri)
+
+    # -- what is stored -------------------------------------------------------------------------------------
+
+    async def find(self, request: Request, target: Target, asked: Asked) -> Candidates:
+        """What is stored for a request and may be used for its caller: in this process, else in the shared store."""
+        now = request.now()
+        slot = self.shelf.get(target.key)
+        entries = [] if slot is None else slot.entries
+        since, varied = now, bool(entries)
+        if self.shared is not None and (not entries or any(self._old(entry, now) for entry in entries)):
+            try:
+                found: Found = await self.shared.look(request, target)
+            except StoreError:
+                self.reports.counts.errors += 1
+                return Candidates(0, None, None, False)
+            since, entries, varied = found.since, found.entries, found.varied
+            self._take_over(request, target, entries, now)
+        else:
+            entries = [
+                entry
+                for entry in entries
+                if entry.variance == variance_of(request, [name for name, _ in entry.variance])
+            ]
+            since = max([entry.since for entry in entries], default=now) if self.shared is not None else now
+        varied = varied and not entries
+        if asked.credentials and self.by is None:
+            entries = [entry for entry in entries if entry.open_to_credentials]
+        whole = next((entry for entry in entries if entry.part is None), None)
+        part = next((entry for entry in entries if entry.part is not None), None)
+        return Candidates(since, whole, part, varied)
+
+    def varies_by(self, target: Target) -> Sequence[str]:
+        """The request fields that responses for a target varied by last time, as far as is known."""
+        slot = self.shelf.get(target.key)
+        if slot is not None and slot.entries:
+            return [name for name, _ in slot.entries[0].variance]
+        return () if self.shared is None else self.shared.varies_by(target)
+
+    def hold(self, request: Request, target: Target, entry: Entry, now: int) -> None:
+        """Hold an entry in this process."""
+        entry.checked = now
+        special = self.by is not None or self._elsewhere or entry.part is not None or entry.must_validate
+        if not special and entry.variance == () and not request.sends(REWRITING):
+            entry.address = request.address()
+        self.shelf.put(target.key, places_of(target), entry)
+
+    async def let_go(self, target: Target, entry: Entry) -> None:
+        """Serve an entry no more."""
+        self.shelf.drop(target.key, entry)
+        if self.shared is not None:
+            try:
+                await self.shared.drop(target, entry)
+            except StoreError:
+                self.reports.counts.errors += 1
+
+    def _take_over(self, request: Request, target: Target, entries: list[Entry], now: int) -> None:
+        """Hold what the shared store has just shown, and nothing else of that key."""
+        self.shelf.drop_key(target.key)
+        for entry in entries:
+            self.hold(request, target, entry, now)
+
+    def _old(self, entry: Entry, now: int) -> bool:
+        return not 0 <= now - entry.checked < self.local_ttl
+
+    async def keep(self, request: Request, target: Target, entry: Entry, now: int) -> None:
+        """Store an entry, in this process and where it is shared."""
+        self.reports.counts.stored += 1
+        entry.measure()
+        self.hold(request, target, entry, now)
+        if self.shared is not None and entry.since:
+            try:
+                await self.shared.keep(target, entry)
+            except StoreError:
+                self.reports.counts.errors += 1
+
+    # -- invalidation ---------------------------------------------------------------------------------------
+
+    async def invalidate(self, places: Sequence[str]) -> None:
+        for where in places:
+            self.flights.outdate(where)
+            self.reports.counts.invalidated += 1
+            self.shelf.drop_place(where)
+        if self.shared is not None:
+            try:
+                await self.shared.invalidate(places)
+            except StoreError:
+                self.reports.counts.errors += 1
+
+    def purge(self, url: str | None = None, *, tag: str | None = None) -> None:
+        """Serve nothing any more that is stored for a URL, on one host or, for a path alone, on all; or under a tag.
+
+        Every process follows within `local_ttl` seconds. Raises `ValueError` for what is no URL, and `StoreError`
+        where a shared store cannot be told: then only this process has forgotten.
+        """
+        flow = self._purge(url, tag)
+        run_flow(self._purged_store(), flow)
+
+    async def apurge(self, url: str | None = None, *, tag: str | None = None) -> None:
+        """`purge`, without holding up the event loop."""
+        await arun_flow(self._purged_store(), self._purge(url, tag))
+
+    def purge_all(self) -> None:
+        """Serve nothing any more that is stored now."""
+        run_flow(self._purged_store(), self._purge_everything())
+
+    async def apurge_all(self) -> None:
+        """`purge_all`, without holding up the event loop."""
+        await arun_flow(self._purged_store(), self._purge_everything())
+
+    def _purged_store(self) -> Any:
+        return self._store
+
+    async def _purge(self, url: str | None, tag: str | None) -> None:
+        if (url is None) == (tag is None):
+            raise ValueError("name a URL, or tag=...; purge_all() is for everything")
+        self.reports.counts.invalidated += 1
+        if tag is not None:
+            self.flights.outdate(None)
+            self.shelf.drop_where(lambda entry: tag in entry.tags)
+            if self.shared is not None:
+                await self.shared.purge([tag_mark(tag)])
+            return
+        assert url is not None
+        host, uri = self._address(url)
+        where = everywhere(uri) if host is None else place(host, uri)
+        self.flights.outdate(where)
+        self.shelf.drop_place(where)
+        if self.shared is not None:
+            await (self.shared.purge(["u" + where]) if host is None else self.shared.invalidate([where]))
+
+    def _address(self, url: str) -> tuple[str | None, str]:
+        """Host and URI of a URL as this cache files it."""
+        host, uri = split_url(url)
+        path, mark, query = uri.partition("?")
+        if mark and self.query.changes:
+            query = self.query.kept(query.encode()).decode()
+            uri = path + "?" + query if query else path
+        return host, uri
+
+    async def _purge_everything(self) -> None:
+        self.flights.outdate(None)
+        self.shelf.drop_where(lambda entry: True)
+        if self.shared is not None:
+            await self.shared.purge(["*"])
+
+    # -- what it tells --------------------------------------------------------------------------------------
+
+    def stats(self) -> CacheStats:
+        """What it has done, and how full it is, in this process."""
+        shelf = self.shelf
+        return CacheStats(
+            **self.reports.values(),
+            evicted=shelf.evicted,
+            entries=shelf.count,
+            bytes=shelf.bytes,
+            max_bytes=shelf.max_bytes,
+        )
+
+    def explain(self, url: str) -> Explanation:
+        """Why the last response for a URL, or for a path on any host, was stored or was not. Raises `ValueError`."""
+        host, uri = self._address(url)
+        return self.reports.last(everywhere(uri) if host is None else place(host, uri))
