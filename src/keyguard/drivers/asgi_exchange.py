@@ -1,0 +1,397 @@
+"""A request under ASGI: guards are resumed inside the app's own `send`, with no task, no queue and no buffered body.
+
+Each call of the app is a small state machine:
+
+    state     on the head              on a body part           on the app's return     on the app's error
+    IDLE      (the app has not run)
+    WAIT      drive the guards -> ...  (pass on)                NoResponse to guards    raise it to the guards
+    DRIVING   refused                  refused                  -                       -
+    STREAM    (pass on)                pass on; the end settles done                    raise
+    TEE       (pass on)                copy, and pass on        cut the copy short      cut the copy short; raise
+    DISCARD   drop                     drop                     done                    raise
+    DEAD      raise the failure        raise the failure        answer the failure      answer the failure
+
+`WAIT` becomes `STREAM` where the guards pass the app's response on, `TEE` where they want a copy of its body as well,
+`DISCARD` where they answer in its place, and `DEAD` where one fails after the head: later sends raise its error again,
+so the app's own error page cannot hide it, and the client gets a 503.
+
+Messages the driver does not know pass through. `receive` is handed on untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from typing import Any, TypeAlias
+
+from keyguard.clock import monotonic
+from keyguard.drivers.asgi_request import (
+    ByteHeaders,
+    Scope,
+    encoded_name,
+)
+from keyguard.drivers.engine import (
+    Engine,
+    Foreign,
+    Pending,
+    checked,
+    feed,
+    settle,
+    sized_body,
+)
+from keyguard.errors import GuardError, NoResponse
+from keyguard.flow import CallApp, Flow
+from keyguard.request import Deferred, Request
+from keyguard.response import APP, Headers, Response, Tee
+
+log = logging.getLogger("keyguard")
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+IDLE, WAIT, DRIVING, STREAM, TEE, DISCARD, DEAD = range(7)
+
+_held: set[asyncio.Task[Any]] = set()
+"""Tasks that outlive the request they belong to; the event loop itself holds tasks only weakly."""
+
+
+class Exchange:
+    """One request through the guards and the app. The table at the top of this file is its theory."""
+
+    __slots__ = ("app", "engine", "failure", "flow", "receive", "request", "send_on", "state", "tees")
+
+    def __init__(self, app: ASGIApp, engine: Engine, request: Request, receive: Receive, send: Send) -> None:
+        self.app = app
+        self.engine = engine
+        self.request = request
+        self.receive = receive
+        self.send_on = send
+        self.state = IDLE
+        self.flow: Flow[Response] | None = None
+        self.failure: BaseException | None = None
+        self.tees: list[Tee] | None = None
+
+    async def run(self) -> None:
+        request = self.request
+        try:
+            stop = self._begin()
+            while stop is not None:
+                if stop.__class__ is CallApp:
+                    stop = await self._call_app(stop.request.carrier)
+                elif isinstance(stop, Response):
+                    await self._answer(stop)
+                    break
+                else:
+                    stop = await self._past(stop)
+        except BaseException as failure:
+            self._let_go(failure)
+            raise
+        finally:
+            if self.tees is not None:
+                for tee in self.tees:
+                    tee.close("the response ended before it was whole")
+            if request.deferred:
+                await self._settle()
+            request.late = self.engine.late
+
+    # -- driving the guards -----------------------------------------------------------------------------
+
+    def _begin(self) -> Any:
+        try:
+            begun = self._start()
+            if isinstance(begun, (Response, CallApp)):
+                return begun
+            self.flow = begun
+            return self._checked(self.engine.advance(begun, request=self.request))
+        except Exception as failure:
+            return self.engine.fault(self.request, failure)
+
+    def _start(self) -> Any:
+        return self.engine.begin(self.request)
+
+    def _checked(self, stop: Any) -> Any:
+        """A stop as it is, if the guards may make it before the app has answered."""
+        if stop.__class__ is CallApp or isinstance(stop, (Pending, Foreign)):
+            return stop
+        return checked(stop)
+
+    async def _past(self, stop: Pending | Foreign) -> Any:
+        """Wait for what only the event loop can finish, then drive on to the next stop."""
+        try:
+            return self._checked(await self._resume(stop))
+        except Exception as failure:
+            return self.engine.fault(self.request, failure)
+
+    async def _resume(self, stop: Pending | Foreign) -> Any:
+        value, error = await _awaited(stop)
+        if stop.__class__ is Pending and stop.began:
+            self.request.findings.waited += monotonic() - stop.began
+        if error is not None and not isinstance(error, Exception):
+            raise error  # cancelled: `_let_go` tells the guards
+        assert self.flow is not None
+        return self.engine.advance(self.flow, value, error, self.request)
+
+    async def _call_app(self, carrier: Scope) -> Any:
+        """Run the app. Returns the next stop, or `None` where the response has gone."""
+        self.state = WAIT
+        self.request.reached_app = True
+        error: Exception
+        try:
+            await self.app(carrier, self.receive, self.send)
+            if self.state in (STREAM, TEE, DISCARD):
+                return None
+            error = NoResponse("the app returned without sending a response")
+        except Exception as failure:
+            error = failure
+        if self.state == DEAD:
+            assert self.failure is not None
+            self._let_go(self.failure)  # only the app's `send` may have been cancelled, and the guards still wait
+            return self.engine.fault(self.request, self.failure)
+        if self.state == WAIT and self.flow is not None:
+            self.state = DRIVING
+            try:
+                return self._checked(self.engine.advance(self.flow, error=error, request=self.request))
+            except Exception as failure:
+                if failure is not error:
+                    return self.engine.fault(self.request, failure)
+        # No guard had an answer to the app's own error. What to make of it, or of silence, is the server's business.
+        if isinstance(error, NoResponse):
+            return None
+        raise error
+
+    # -- what the app sends -----------------------------------------------------------------------------
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """What the app gets as its `send`. A plain function: awaiting through one more coroutine has a price."""
+        state = self.state
+        if state == STREAM:
+            if self.request.deferred is not None and self._is_last(message):
+                return self._send_last(message)
+            return self.send_on(message)
+        if state == WAIT:
+            response = self._head(message)
+            return self.send_on(message) if response is None else self._drive(message, response)
+        if state == TEE:
+            return self._send_teed(message)
+        if state == DISCARD:
+            return _nothing()
+        if state == DEAD:
+            assert self.failure is not None
+            raise self.failure
+        raise RuntimeError("the app sent a message while its last one was still being handled")
+
+    def _head(self, message: Message) -> Response | None:
+        """The app's response, if this message is its head."""
+        if message["type"] != "http.response.start":
+            return None
+        return Response(message["status"], ByteHeaders(message.get("headers") or ()), APP)
+
+    def _is_last(self, message: Message) -> bool:
+        return message["type"] == "http.response.body" and not message.get("more_body", False)
+
+    def _drive(self, message: Message, head: Response) -> Awaitable[None]:
+        if self.flow is None:
+            self.state = STREAM
+            return self.send_on(message)
+        self.state = DRIVING
+        try:
+            stop = self.engine.advance(self.flow, head, request=self.request)
+            if not isinstance(stop, (Pending, Foreign)):
+                return self._release(message, _decided(stop))
+        except BaseException as failure:
+            self.state, self.failure = DEAD, failure
+            raise
+        return self._drive_on(message, stop)
+
+    async def _drive_on(self, message: Message, stop: Any) -> None:
+        try:
+            while isinstance(stop, (Pending, Foreign)):
+                stop = await self._resume(stop)
+            sending = self._release(message, _decided(stop))
+        except BaseException as failure:
+            self.state, self.failure = DEAD, failure
+            raise
+        await sending
+
+    def _release(self, message: Message, response: Response) -> Awaitable[None]:
+        """Send the head that the guards decided on, and open the way for the app's body or close it."""
+        if response.body is not APP:
+            self.state = DISCARD
+            return self._answer(response)
+        self.tees = response.tees
+        self.state = STREAM if response.tees is None else TEE
+        headers = response.headers
+        if isinstance(headers, ByteHeaders):
+            if not headers.changed and response.status == message.get("status", response.status):
+                return self.send_on(message)
+            raw = headers.raw
+        else:
+            raw = _raw(headers)
+        return self.send_on(self._with_head(message, response.status, raw))
+
+    def _with_head(self, message: Message, status: int, raw: list[tuple[bytes, bytes]]) -> Message:
+        return {**message, "status": status, "headers": raw}
+
+    async def _send_teed(self, message: Message) -> None:
+        """Pass a message on, and its part of the body to the copies first."""
+        assert self.tees is not None
+        kind = message["type"]
+        if kind == "http.response.body":
+            last = self._is_last(message)
+            for flow in feed(self.tees, message.get("body", b""), last=last):
+                try:
+                    await finished(self.engine, flow, self.engine.advance(flow, request=self.request))
+                except Exception:
+                    log.exception("what a copy of the body was for failed")
+            if last:
+                self.state = STREAM
+                if self.request.deferred is not None:
+                    await self._send_last(message)
+                    return
+        elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
+            for tee in self.tees:
+                tee.close("the app sent a file past its body")
+        await self.send_on(message)
+
+    async def _answer(self, response: Response) -> None:
+        """Send a response of our own."""
+        if response.refusal is not None:
+            self.engine.refused(self.request, response.refusal)
+        body = sized_body(response, self.request.method)
+        headers = response.headers
+        raw = headers.raw if isinstance(headers, ByteHeaders) else _raw(headers)
+        await self._send_whole(response.status, raw, body)
+
+    async def _send_whole(self, status: int, raw: list[tuple[bytes, bytes]], body: bytes) -> None:
+        await self.send_on({"type": "http.response.start", "status": status, "headers": raw})
+        await self.send_on({"type": "http.response.body", "body": body})
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    async def _send_last(self, message: Message) -> None:
+        try:
+            await self.send_on(message)
+        finally:
+            await self._settle()
+            self.request.late = self.engine.late
+
+    def _let_go(self, failure: BaseException) -> None:
+        """Tell guards that still wait that they wait in vain. What they answer does not count any more."""
+        flow = self.flow
+        self.state, self.failure = DEAD, failure
+        if flow is None or inspect.getcoroutinestate(flow) != inspect.CORO_SUSPENDED:
+            return
+        try:
+            stop = self.engine.advance(flow, error=failure)
+        except BaseException:
+            return  # the failure itself, most of all; it is raised by the caller
+        if isinstance(stop, (Pending, Foreign)):
+            hold(finished(self.engine, flow, stop))
+        else:
+            flow.close()
+
+    async def _settle(self) -> None:
+        deferred = self.request.deferred
+        if deferred:
+            task = start_settling(self.engine, deferred)
+            if task is not None:
+                # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
+                await asyncio.shield(task)
+
+
+class Handshake(Exchange):
+    """A websocket handshake. Accepting is its head; refused, it gets a denial response or a close, which means 403."""
+
+    __slots__ = ()
+
+    def _head(self, message: Message) -> Response | None:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            return Response(101, ByteHeaders(message.get("headers") or ()), APP)
+        if kind == "websocket.http.response.start":
+            return Response(message["status"], ByteHeaders(message.get("headers") or ()), APP)
+        if kind == "websocket.close":
+            return Response(403, ByteHeaders(()), APP)
+        return None
+
+    def _is_last(self, message: Message) -> bool:
+        return bool(message["type"] == "websocket.close")
+
+    def _with_head(self, message: Message, status: int, raw: list[tuple[bytes, bytes]]) -> Message:
+        if message["type"] == "websocket.accept":
+            return {**message, "headers": raw}
+        if message["type"] == "websocket.close":
+            return message
+        return super()._with_head(message, status, raw)
+
+    async def _send_whole(self, status: int, raw: list[tuple[bytes, bytes]], body: bytes) -> None:
+        if self.state == IDLE:
+            await self.receive()  # the server's "websocket.connect"
+        if "websocket.http.response" in (self.request.carrier.get("extensions") or {}):
+            await self.send_on({"type": "websocket.http.response.start", "status": status, "headers": raw})
+            await self.send_on({"type": "websocket.http.response.body", "body": body})
+        else:
+            # 1008 policy violation, 1013 try again later (IANA WebSocket Close Code Number Registry).
+            await self.send_on({"type": "websocket.close", "code": 1013 if status in (429, 503) else 1008})
+
+
+def _decided(stop: Any) -> Response:
+    """What the guards made of the app's head."""
+    if not isinstance(stop, Response):
+        raise GuardError("a guard called forward again, or returned no response, after the app had answered")
+    return stop
+
+
+def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [(encoded_name(name), value.encode("latin-1")) for name, value in headers]
+
+
+async def _nothing() -> None:
+    """What sending comes to once the app's response has been replaced."""
+
+
+class _Relay:
+    """Hands what a guard's coroutine yielded on to the event loop."""
+
+    __slots__ = ("yielded",)
+
+    def __init__(self, yielded: Any) -> None:
+        self.yielded = yielded
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self.yielded)
+
+
+async def _awaited(stop: Pending | Foreign) -> tuple[Any, BaseException | None]:
+    """The value to send into the flow, or the error to raise in it."""
+    try:
+        if isinstance(stop, Pending):
+            return (await stop.results)[0], None
+        return await _Relay(stop.yielded), None
+    except BaseException as error:
+        return None, error
+
+
+async def finished(engine: Engine, flow: Flow[Any], stop: Any) -> None:
+    """Drive a flow to its end, wherever it stops."""
+    while isinstance(stop, (Pending, Foreign)):
+        value, error = await _awaited(stop)
+        stop = engine.advance(flow, value, error)
+    flow.close()
+
+
+def start_settling(engine: Engine, deferred: list[Deferred]) -> asyncio.Task[Any] | None:
+    flow = settle(deferred)
+    stop = engine.advance(flow)
+    return None if stop is None else hold(finished(engine, flow, stop))
+
+
+def hold(work: Any) -> asyncio.Task[Any]:
+    task = asyncio.get_running_loop().create_task(work)
+    _held.add(task)
+    task.add_done_callback(_held.discard)
+    return task

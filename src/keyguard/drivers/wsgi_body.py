@@ -1,0 +1,97 @@
+"""The bodies of WSGI responses: the app's iterables, with what must happen while they are sent and at their end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from itertools import islice
+from typing import Protocol, cast
+
+
+class Watcher(Protocol):
+    """Who is told of a body's parts and of its end."""
+
+    @property
+    def copying(self) -> bool:
+        """Whether it wants the parts."""
+        ...
+
+    def feed(self, part: bytes, *, last: bool = False) -> None:
+        """A part is about to leave."""
+        ...
+
+    def end(self) -> None:
+        """Nothing more comes. Called at least once."""
+        ...
+
+
+class Body:
+    """The app's iterable, with deferred work at its end."""
+
+    __slots__ = ("iterable", "iterator", "watcher")
+
+    def __init__(self, iterable: Iterable[bytes], watcher: Watcher) -> None:
+        self.iterable = iterable
+        self.watcher = watcher
+        self.iterator: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            if self.iterator is None:
+                self.iterator = iter(self.iterable)
+            part = next(self.iterator)
+            if self.watcher.copying:
+                self.watcher.feed(part)
+            return part
+        except StopIteration:
+            if self.watcher.copying:
+                self.watcher.feed(b"", last=True)
+            self.watcher.end()
+            raise
+        except BaseException:
+            self.watcher.end()
+            raise
+
+    def close(self) -> None:
+        try:
+            close(self.iterable)
+        finally:
+            self.watcher.end()
+
+
+class SizedBody(Body):
+    """A body whose number of items is known: servers derive `Content-Length` from a length of 1."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self.iterable))
+
+
+class Peeked:
+    """An iterable of which the first item was already asked for."""
+
+    __slots__ = ("first", "iterable", "iterator", "watcher")
+
+    def __init__(self, iterable: Iterable[bytes]) -> None:
+        self.iterable = iterable
+        self.iterator = iter(iterable)
+        self.first = list(islice(self.iterator, 1))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return self.first.pop() if self.first else next(self.iterator)
+
+    def close(self) -> None:
+        close(self.iterable)
+
+
+def close(iterable: Iterable[bytes]) -> None:
+    """Close an iterable, if it can be."""
+    method = getattr(iterable, "close", None)
+    if method is not None:
+        method()
