@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import threading
@@ -22,16 +21,6 @@ from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.postgres.decisions import lock_of
 from tests.faulty import Service, admitted_by_processes, flood
 from tests.servers import Postgres, Proxy, wait_until
-
-# An event loop that cancels a connection which is just being made leaves its socket to the garbage collector. It is
-# collected here, where that is no news, and not in another test.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 @pytest.fixture

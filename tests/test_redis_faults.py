@@ -4,7 +4,6 @@ blamed, nobody waits longer than 150 ms, every refusal says when to come again; 
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -20,16 +19,6 @@ from keyguard.rates import window
 from keyguard.stores.redis import RedisStore
 from tests.faulty import Service, admitted_by_processes, flood
 from tests.servers import Proxy, RedisCluster, RedisServer, Sentinel, wait_until
-
-# An event loop that cancels a connection which is just being made leaves its socket to the garbage collector. It is
-# collected here, where that is no news, and not in another test.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 @pytest.fixture
