@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from limits.storage import MemcachedStorage, MemoryStorage, RedisStorage
 from keyguard import APIKeys, ConfigurationError, Keyguard, RateLimit, smooth
 from keyguard.stores.limits import LimitsStore
 from keyguard.testing import play
+from tests.harness import Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 from tests.servers import RedisServer, free_port
 
 
@@ -60,6 +63,22 @@ def test_a_storage_that_is_down_is_a_fault_and_nobody_s_usage() -> None:
     assert b'"cause": "fault"' in answer.body
     local = Keyguard(RateLimit("1/minute"), store=LimitsStore(storage))
     assert [play(local).status for _ in range(3)] == [200, 503, 503]
+
+
+def test_a_storage_that_stands_still_holds_nobody_up_for_long() -> None:
+    """Whatever patience the storage has itself: this one would wait for five seconds, ten times."""
+    with RedisServer() as server:
+        storage = RedisStorage(server.url, socket_timeout=5)
+        service = [Keyguard(RateLimit("1/minute", if_store_fails="refuse"), store=LimitsStore(storage)) for _ in "ab"]
+        apps = [service[0].asgi(asgi_app), service[1].wsgi(wsgi_app)]
+        assert [ask_asgi(apps[0], Ask()).status, ask_wsgi(apps[1], Ask()).status] == [200, 429]
+        server.signal(signal.SIGSTOP)
+        for ask, app in ((ask_asgi, apps[0]), (ask_wsgi, apps[1])):
+            for _ in range(3):
+                began = time.monotonic()
+                assert ask(app, Ask()).status == 503
+                assert time.monotonic() - began < 0.5
+        server.signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,11 @@ def killed(server: RedisServer, proxy: Proxy) -> Iterator[None]:
 
 @contextmanager
 def stopped(server: RedisServer, proxy: Proxy) -> Iterator[None]:
+    """For three seconds, as a machine does that swaps or moves."""
     server.signal(signal.SIGSTOP)
+    ends = time.monotonic() + 3
     yield
+    time.sleep(max(0.0, ends - time.monotonic()))
     server.signal(signal.SIGCONT)
 
 

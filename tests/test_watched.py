@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
+from keyguard import APIKeys, Keyguard, RateLimit
 from keyguard.errors import StoreError
 from keyguard.ops import Demand, GiveBack, Op, Read, Take
 from keyguard.rates import smooth, window
@@ -14,6 +16,7 @@ from keyguard.stores import watched as module
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.watched import StoreHealth, Watched
 from keyguard.testing import ManualClock
+from tests.harness import Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 
 class Flaky:
@@ -173,3 +176,56 @@ def test_each_process_admits_its_part(limit: Any, workers: int, admitted: int) -
     assert [watched.take_here(demands).refused for _ in range(30)].count(False) == admitted
     large = [Demand("d", "rl:a:x|y", limit, limit.most)]
     assert not watched.take_here(large).refused, "what costs more than a part takes the whole part"
+
+
+@pytest.mark.parametrize("world", ["asgi", "wsgi"])
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "statuses"),
+    [("local", [200, 200, 200, 503, 503]), ("allow", [200] * 5), ("refuse", [503] * 5)],
+)
+def test_what_happens_without_the_store_is_the_same_in_both_worlds(
+    world: str, partial: bool, mode: Any, statuses: list[int]
+) -> None:
+    """Its part of 6 for two workers, everything, or nothing; and never 429 or 500."""
+    store = Failing()
+    guard = Keyguard(APIKeys(), RateLimit("6/minute", by="key", if_store_fails=mode), store=store, workers=2)
+    known, unknown = (guard.keys.issue("acme").key.reveal() for _ in range(2))
+    app = guard.asgi(asgi_app) if world == "asgi" else guard.wsgi(wsgi_app)
+
+    def answer(key: str) -> Any:
+        ask = Ask(headers=(("authorization", f"Bearer {key}"),))
+        return ask_asgi(app, ask) if world == "asgi" else ask_wsgi(app, ask)
+
+    assert answer(known).get("ratelimit") is not None
+    store.fault = StoreError("as told")
+    store.fault.partial = partial
+    answers = [answer(known) for _ in range(5)]
+    assert [found.status for found in answers] == statuses
+    assert answer(unknown).status == 503, "of an unknown key nothing is known"
+    for found in answers:
+        if found.status == 503:
+            assert json.loads(found.body)["cause"] == "fault"
+            assert found.get("retry-after") == "1"
+        else:
+            assert found.get("ratelimit") is None, "the shared store has not decided"
+    assert sum(guard.health.degraded.values()) >= 5
+    store.fault = None
+
+
+class Failing:
+    """A store that raises what it is told to."""
+
+    timeout = 0.1
+    fault: StoreError | None = None
+
+    def __init__(self) -> None:
+        self.memory = MemoryStore()
+
+    def execute(self, ops: Any) -> list[Any]:
+        if self.fault is not None:
+            raise self.fault
+        return self.memory.execute(ops)
+
+    def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        return self.memory.scan(prefix)

@@ -4,6 +4,7 @@ What a `limits` storage cannot do, this store cannot:
 - Several limits are asked one after the other, and then charged one after the other. Between that, others may come: a
   request may be refused by one limit and still be charged by another, and nothing is ever given back.
 - It keeps no keys: authentication needs another store, in a layer of its own.
+- It cannot be called off: what takes longer than `timeout` is given up, and may still be charged.
 - How exact a limit is depends on the storage: a moving window where it has one, else two fixed windows weighed (up to
   twice the limit in bad cases), else a fixed window (twice the limit).
 
@@ -13,7 +14,8 @@ A stack on it says so in the log when it starts. Use one of keyguard's own store
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from limits import RateLimitItemPerSecond
@@ -30,21 +32,28 @@ from keyguard.errors import ConfigurationError, StoreError
 from keyguard.ops import Demand, GiveBack, Op, Take, Taken
 from keyguard.rates import NEVER, Limit, Taking
 from keyguard.rates.gcra import Smooth
+from keyguard.stores.fork import renew_after_fork
+from keyguard.stores.patience import check_patience
+
+_THREADS = 16
 
 
 class LimitsStore:
     """Counters in `storage`, an object such as `limits.storage.MemcachedStorage("memcached://localhost:11211")`.
 
-    Raises `ConfigurationError` for anything else.
+    `timeout` is how many seconds a request waits for it, whatever time-outs the storage has of its own; 0.01 to 1.
+    Raises `ConfigurationError` for a setting that is wrong.
     """
 
     holds_values = False
     """Limits alone: neither keys nor cached responses."""
 
-    def __init__(self, storage: Storage, *, clock: Clock = wall_clock) -> None:
+    def __init__(self, storage: Storage, *, timeout: float = 0.1, clock: Clock = wall_clock) -> None:
         if not isinstance(storage, Storage):
             raise ConfigurationError(f"a storage is an object of limits.storage, not {type(storage).__name__}")
+        check_patience(timeout, _THREADS)
         self.storage = storage
+        self.timeout = float(timeout)
         self._clock = clock
         failures = storage.base_exceptions
         self._failures: tuple[type[Exception], ...] = (
@@ -58,6 +67,8 @@ class LimitsStore:
             self._limiter = SlidingWindowCounterRateLimiter(storage)
         else:
             self._limiter = FixedWindowRateLimiter(storage)
+        self.after_fork()
+        renew_after_fork(self)
 
     def __repr__(self) -> str:
         return f"<LimitsStore {type(self.storage).__name__}, {type(self._limiter).__name__}>"
@@ -81,16 +92,35 @@ class LimitsStore:
             "still be charged by some of them. Use memory://, sqlite://, redis:// or postgresql:// to have it exact"
         )
 
+    def after_fork(self) -> None:
+        self._pool = ThreadPoolExecutor(_THREADS, "keyguard-limits")
+
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Take from limits, one after the other; giving back does nothing. Raises `StoreError` for other operations."""
+        work = self._pool.submit(self._execute, ops)
+        try:
+            return work.result(self.timeout)
+        except TimeoutError as error:
+            work.cancel()  # where it has not begun
+            raise StoreError(f"{type(self.storage).__name__} did not answer in time") from error
+
+    async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """The same for an event loop."""
+        work = asyncio.wrap_future(self._pool.submit(self._execute, ops))
+        try:
+            return await asyncio.wait_for(work, self.timeout)
+        except TimeoutError as error:
+            raise StoreError(f"{type(self.storage).__name__} did not answer in time") from error
+
+    def _execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         try:
             return [self._run(op) for op in ops]
         except self._failures as error:
             raise StoreError(f"{type(self.storage).__name__}: {error}") from error
 
-    def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
-        """The same in a thread."""
-        return asyncio.to_thread(self.execute, ops)
+    def close(self) -> None:
+        """End the threads. The next operation fails."""
+        self._pool.shutdown(wait=False)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Nothing: these storages cannot list what they hold."""

@@ -20,7 +20,7 @@ class Line:
     def __init__(self, servers: Servers, most: int) -> None:
         self._timeout = servers.timeout
         self._servers = servers
-        self._threads = ThreadLink(servers.connector(), most)
+        self._threads = ThreadLink(servers.connector(), most, servers.patience)
         self._latest: LoopLink | None = None
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLink] = WeakKeyDictionary()
 

@@ -45,8 +45,9 @@ class TimedOut(StoreError):
 class ThreadLink:
     """Connections to one server for any number of threads, each used by one at a time; at most `most`."""
 
-    def __init__(self, connect: Callable[[], AbstractConnection], most: int) -> None:
+    def __init__(self, connect: Callable[[], AbstractConnection], most: int, patience: float) -> None:
         self._connect = connect
+        self._patience = patience  # seconds that one read on these connections waits
         self._idle: list[AbstractConnection] = []
         self._room = threading.BoundedSemaphore(most)
 
@@ -62,7 +63,7 @@ class ThreadLink:
             connection = self._idle.pop() if self._idle else None
             if connection is None:
                 connection = self._open()
-            got = self._exchange(connection, packed, replies * (1 + skip))
+            got = self._exchange(connection, packed, replies * (1 + skip), deadline)
             self._idle.append(connection)
             return got[1::2] if skip else got
         except BaseException:
@@ -80,13 +81,22 @@ class ThreadLink:
             raise NotSent(f"Redis: {error}") from error
         return connection
 
-    def _exchange(self, connection: AbstractConnection, packed: Packed, replies: int) -> list[Reply]:
+    def _exchange(
+        self, connection: AbstractConnection, packed: Packed, replies: int, deadline: float
+    ) -> list[Reply]:  # fmt: skip
         got: list[Reply] = []
         try:
             connection.send_packed_command(packed, check_health=False)
             while len(got) < replies:
+                # The connection's own time-out is shorter than what a decision has; this matters on a second trip.
+                left = deadline - monotonic()
+                if left <= 0:
+                    raise RedisTimeoutError("no time left")
                 try:
-                    got.append(connection.read_response(True))
+                    if left < self._patience:
+                        got.append(connection.read_response(True, timeout=left))
+                    else:
+                        got.append(connection.read_response(True))
                 except ResponseError as error:
                     got.append(error)
         except RedisTimeoutError as error:

@@ -36,6 +36,8 @@ class Servers:
     def __init__(self, url: str, timeout: float, login: dict[str, Any] | None = None) -> None:
         self.scheme = urlsplit(url).scheme
         self.timeout = timeout
+        self.patience = timeout * 0.6
+        """Seconds that a thread waits for one thing, so that there is time for a second one."""
         self.login = login or {}
         try:
             if self.scheme in ("redis", "rediss", "unix"):
@@ -88,7 +90,7 @@ class Servers:
 
     def connector(self) -> Callable[[], AbstractConnection]:
         """Makes connections for threads; not for a cluster."""
-        settings = self._settings(self.timeout * 0.6, Retry(NoBackoff(), 0))
+        settings = self._settings(self.patience, Retry(NoBackoff(), 0))
         if self.scheme == "redis+sentinel":
             # A sentinel that is down must leave time for the next.
             brief = {**settings, "socket_timeout": self.timeout / 4, "socket_connect_timeout": self.timeout / 4}

@@ -94,9 +94,10 @@ class RedisStore:
         """Run the operations, in one trip where they go to one server."""
         if len(ops) == 1 and self._wire.simple(ops[0]):
             op: Any = ops[0]
-            outcome = self._ask([self._wire.taking(op)], monotonic() + self.timeout)[0]
+            deadline = monotonic() + self.timeout
+            outcome = self._ask([self._wire.taking(op)], deadline)[0]
             if self._doubts:
-                self._settle_doubts()
+                self._settle_doubts(deadline)
             return [taken_of(op.demands, checked(outcome))]
         if self._servers.cluster and len(ops) > 1:
             return [self.execute([op])[0] for op in ops]
@@ -105,7 +106,7 @@ class RedisStore:
         while rounds.calls:
             rounds.feed(self._ask(rounds.calls, deadline))
         if self._doubts:
-            self._settle_doubts()
+            self._settle_doubts(deadline)
         return rounds.results
 
     async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
@@ -175,10 +176,10 @@ class RedisStore:
             calls.append(self._doubts.popleft())
         return calls
 
-    def _settle_doubts(self) -> None:
+    def _settle_doubts(self, deadline: float) -> None:
         calls = self._take_doubts()
         try:
-            self._line.ask(calls, monotonic() + self.timeout)
+            self._line.ask(calls, deadline)  # this request has waited for its own answer already
         except StoreError:
             self._doubts += calls
 
