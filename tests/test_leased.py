@@ -99,6 +99,35 @@ def test_above_the_limit_it_refuses_few_in_vain() -> None:
     assert trips < requests
 
 
+class Distant(Counted):
+    """The trips of one turn of the event loop arrive together."""
+
+    async def aexecute(self, ops: Any) -> list[Any]:
+        await asyncio.sleep(0)
+        return self.execute(ops)
+
+
+def test_many_in_flight_do_not_take_it_all_for_one_worker() -> None:
+    """Each of 64 trips asked for a lease of its own: half of the limit lay with workers that had no use for it."""
+    clock = ManualClock()
+    shared = Distant(clock=clock)
+    tier = [Leased(shared, workers=4, clock=clock) for _ in range(4)]
+    one = take(window(1000, 60 * SECOND, "1000/minute"))
+
+    async def ask(worker: Leased) -> int:
+        admitted = 0
+        for _ in range(10):
+            answer = worker.aexecute([one])
+            taken = (answer if isinstance(answer, list) else await answer)[0]
+            admitted += not taken.refused
+        return admitted
+
+    async def story() -> int:
+        return sum(await asyncio.gather(*[ask(worker) for worker in tier for _ in range(64)]))
+
+    assert 980 <= asyncio.run(story()) <= 1000
+
+
 def test_a_refusal_is_remembered_until_the_moment_it_named() -> None:
     clock = ManualClock()
     shared, (tier, *_) = workers(4, clock)

@@ -18,7 +18,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from keyguard.clock import SECOND, Clock, steady_clock
@@ -37,7 +38,20 @@ _HOPELESS = 60 * SECOND  # microseconds for which it is remembered that a reques
 class _Lease:
     """Units of one counter, taken and not yet spent."""
 
-    __slots__ = ("at", "before", "began", "demand", "ends", "length", "remaining", "reset", "slice", "units", "used")
+    __slots__ = (
+        "at",
+        "before",
+        "began",
+        "coming",
+        "demand",
+        "ends",
+        "length",
+        "remaining",
+        "reset",
+        "slice",
+        "units",
+        "used",
+    )
 
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
@@ -50,6 +64,8 @@ class _Lease:
         self.ends = 0
         """When the slice ends, by this worker's clock: rather too early."""
         self.units = 0
+        self.coming = 0
+        """Units that trips under way have asked for."""
         self.used = 0
         """Units spent in this slice."""
         self.remaining = 0
@@ -108,8 +124,8 @@ class Leased:
         for op in ops:
             found = self._here(op)
             while found is None:
-                batch, began = self._trip(op), self._clock()
-                found = self._back(op, batch, self.store.execute(batch), began)
+                with self._trip(op) as (batch, began):
+                    found = self._back(op, batch, self.store.execute(batch), began)
             results += found
         return results
 
@@ -123,9 +139,9 @@ class Leased:
         for op in ops:
             found = self._here(op)
             while found is None:
-                batch, began = self._trip(op), self._clock()
-                answer = getattr(self.store, "aexecute", self.store.execute)(batch)
-                found = self._back(op, batch, answer if isinstance(answer, list) else await answer, began)
+                with self._trip(op) as (batch, began):
+                    answer = getattr(self.store, "aexecute", self.store.execute)(batch)
+                    found = self._back(op, batch, answer if isinstance(answer, list) else await answer, began)
             results += found
         return results
 
@@ -172,20 +188,31 @@ class Leased:
 
     # -- trips --------------------------------------------------------------------------------------------
 
-    def _trip(self, op: Op[Any]) -> list[Op[Any]]:
-        """What goes to the shared store: unspent units, and the operation; a `Take` with more units than it needs."""
+    @contextmanager
+    def _trip(self, op: Op[Any]) -> Iterator[tuple[list[Op[Any]], int]]:
+        """What goes to the shared store: unspent units, and the operation; a `Take` with more units than it needs.
+
+        And when it began. What others are on their way for is not asked for again: with many requests in flight, one
+        worker would take it all.
+        """
+        asked: list[tuple[_Lease, int]] = []
         with self._lock:
             self.trips += 1
-            if not isinstance(op, Take) or not _leasable(op):
-                return [op]
-            now = self._clock()
-            asked = [self._asked(demand, now) for demand in op.demands]
-            batch: list[Op[Any]] = []
-            while self._unspent and len(batch) < _RETURNED:
-                batch.append(GiveBack(self._unspent.popleft()))
-            return [*batch, Take(asked)]
+            batch: list[Op[Any]] = [op]
+            began = self._clock()
+            if isinstance(op, Take) and _leasable(op):
+                demands = [self._asked(demand, began, asked) for demand in op.demands]
+                batch = [GiveBack(self._unspent.popleft()) for _ in range(min(_RETURNED, len(self._unspent)))]
+                batch.append(Take(demands))
+        try:
+            yield batch, began
+        finally:
+            if asked:
+                with self._lock:
+                    for lease, extra in asked:
+                        lease.coming -= extra
 
-    def _asked(self, demand: Demand, now: int) -> Demand:
+    def _asked(self, demand: Demand, now: int, asked: list[tuple[_Lease, int]]) -> Demand:
         lease = self._leases.get(demand.key)
         if lease is None or not demand.cost:
             return demand
@@ -197,7 +224,9 @@ class Leased:
             wanted = max(lease.before, 1)
         # Its part of what is left, and of that half, for others have taken since.
         fair = lease.remaining // (2 * self._workers)
-        extra = max(0, min(wanted, fair) - lease.units)
+        extra = max(0, min(wanted, fair) - lease.units - lease.coming)
+        lease.coming += extra
+        asked.append((lease, extra))
         return Demand(demand.name, demand.key, demand.limit, demand.cost + extra)
 
     def _end(self, lease: _Lease, now: int) -> None:
