@@ -1,8 +1,9 @@
-"""The command `keyguard`: keys of a store, from a terminal or a script.
+"""The command `keyguard`: keys of a store and what it caches, from a terminal or a script.
 
     keyguard keys issue --owner acme --plan pro --store sqlite:///keyguard.db
     keyguard keys list --json
     keyguard store check redis://localhost
+    keyguard cache purge --tag products
     keyguard demo
 
 Rules:
@@ -22,7 +23,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from keyguard import __version__, cli_store
+from keyguard import __version__, cli_cache, cli_store
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
@@ -248,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     cli_store.add_commands(commands.add_parser("store", help="make, check and copy stores"))
+    cli_cache.add_commands(commands.add_parser("cache", help="count, purge and explain cached responses"))
 
     demo = commands.add_parser("demo", help="tell the story of a key, with real servers on 127.0.0.1")
     demo.add_argument("--serve", action="store_true", help="stay up afterwards, to try by hand")

@@ -6,8 +6,8 @@ answer for as long as it lasts. Names and the zone may stand in any case, since 
 
 from __future__ import annotations
 
+import calendar
 import re
-from calendar import timegm
 from datetime import UTC, datetime
 
 _MONTHS = {
@@ -61,7 +61,7 @@ def parse_date(text: str | None, now: int) -> int | None:
 
 def _seconds_ahead(now: int, years: int) -> int:
     here = datetime.fromtimestamp(now, UTC)
-    return timegm((here.year + years, here.month, here.day, here.hour, here.minute, here.second))
+    return calendar.timegm((here.year + years, here.month, here.day, here.hour, here.minute, here.second))
 
 
 def _seconds(year: int, month: int, day: int, hour: int, minute: int, second: int) -> int | None:
@@ -71,4 +71,4 @@ def _seconds(year: int, month: int, day: int, hour: int, minute: int, second: in
         moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
-    return timegm(moment.timetuple())
+    return calendar.timegm(moment.timetuple())

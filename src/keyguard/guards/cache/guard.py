@@ -205,7 +205,7 @@ class ResponseCache(Holding):
         target = None if bypassed else self.target_of(request)
         if request.method not in ("GET", "HEAD"):
             return await self._changing(request, forward, target)
-        if target is None or request.sends(UNCACHED) or request.header("content-length") not in (None, "0"):
+        if target is None or request.sends(UNCACHED) or request.header("content-length") not in (None, "", "0"):
             return await self._bypass(request, forward, "bypass")
         asked = self.asked_of(request, target)
         if "no-store" in asked.directives and not self.settings.ignore_client:

@@ -35,9 +35,7 @@ SECOND = 1_000_000
 
 _CREDENTIALS = ("authorization", "x-api-key", "proxy-authorization")
 CONDITIONS = FieldSet(("if-none-match", "if-modified-since", "range"))
-LONG_WAY = FieldSet(
-    (*CONDITIONS.names, *UNCACHED.names, "if-range", "cache-control", "pragma", "content-length", "content-type")
-)
+LONG_WAY = FieldSet((*CONDITIONS.names, *UNCACHED.names, "if-range", "cache-control", "pragma", "content-length"))
 """What makes a request more than a plain GET of a URL."""
 
 

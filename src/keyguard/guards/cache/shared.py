@@ -19,7 +19,7 @@ Rules:
 from __future__ import annotations
 
 import json
-import os
+import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -275,7 +275,7 @@ APART = _APART
 
 def new_token() -> bytes:
     """What tells one leader from another."""
-    return os.urandom(12)
+    return secrets.token_bytes(12)
 
 
 def purging(marks: Sequence[str]) -> Flow[None]:
