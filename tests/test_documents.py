@@ -153,6 +153,53 @@ def test_custom_policy() -> None:
     assert play(guard, "/export", headers=key).status == 429
 
 
+def test_cached_app(folder: Path) -> None:
+    module = example("cached_app")
+
+    def ask(target: str, **more: Any) -> Any:
+        return asyncio.run(aask(module.app, Ask(target, **more), lint=False))
+
+    assert ask("/products").get("cache-status") == "keyguard; fwd=uri-miss; stored"
+    again = ask("/products")
+    assert (again.get("cache-status"), again.body) == ("keyguard; hit; ttl=60", b'{"tea":3,"coffee":5}')
+    assert ask("/products/tea?price=4", method="PUT").status == 403
+    writer = (("X-API-Key", module.guard.keys.issue("shop", scopes=["write"]).key.reveal()),)
+    assert ask("/products/tea?price=4", method="PUT", headers=writer).status == 200
+    assert ask("/products").body == b'{"tea":4,"coffee":5}'
+    key = module.guard.keys.issue("acme").key.reveal()
+    for _ in range(2):
+        mine = ask("/me", headers=(("X-API-Key", key),))
+        assert (mine.body, mine.get("cache-status")) == (b'{"caller":"acme"}', "keyguard; fwd=uri-miss")
+    assert b"nobody" in ask("/me").body
+
+
+def test_the_routes_of_the_readme_are_cached(folder: Path) -> None:
+    from keyguard import ResponseCache
+
+    (block,) = [block for block in PYTHON if "cache_control" in block]
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(block, "README", "exec"), names)
+    app = Keyguard(ResponseCache()).asgi(names["api"])
+    for target in ("/products", "/prices"):
+        states = [asyncio.run(aask(app, Ask(target))).get("cache-status") for _ in range(2)]
+        assert states[0] == "keyguard; fwd=uri-miss; stored"
+        assert "hit" in states[1]
+
+
+def test_the_readmes_cache_can_be_explained_counted_and_purged(
+    folder: Path, valkey: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (commands,) = [block for block in SHELL if "cache explain" in block]
+    url = f"{valkey.url}?namespace=readme-{folder.name}"
+    for line in commands.splitlines():
+        words = [url if word == "redis://localhost" else word for word in line.partition("#")[0].split()]
+        if "explain" in words:
+            assert main(words[1:]) == 1  # nobody listens there; `test_cli_cache.py` asks a server
+            assert "no answer from 127.0.0.1" in capsys.readouterr().err
+        else:
+            assert main(words[1:]) == 0, line
+
+
 def test_custom_store() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "custom_store.py")], capture_output=True, text=True, check=False
