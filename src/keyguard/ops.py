@@ -37,6 +37,9 @@ class Op(Step[R]):
 
     keys: tuple[str, ...]
     """Every key it reads or writes, each once. Those that it writes and are no counters are of one pool."""
+    likely: Sequence[bytes | None] | None = None
+    """Values that probably stand there: where they do, a store need not read them first. What `apply` makes of them
+    does not depend on the time."""
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[R, Sequence[Change]]:
         """Decide. `old` holds the values of `keys`, in order; `now` is the store's time in microseconds.

@@ -22,7 +22,7 @@ from keyguard.refusal import Refusal
 from keyguard.stores import open_store
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.memory import MemoryStore
-from keyguard.stores.watched import StoreHealth, Watched
+from keyguard.stores.watched import StoreHealth, Watched, WatchedAside
 
 if TYPE_CHECKING:
     from keyguard.drivers.asgi import ASGIApp, ASGIDriver
@@ -78,8 +78,8 @@ class Keyguard:
         if not isinstance(self.store, MemoryStore):  # which cannot fail
             self._watched = Watched(self.store, workers=among, clock=clock, notify=on_health)
         self._clock = clock
-        self._aside: Watched | None = None
-        self._attach_caches(among)
+        self._aside: WatchedAside | None = None
+        self._attach_caches()
         self._source = ClientAddress(trusted_proxies, header=forwarded_header)
         self._notify = on_refusal
         self._chain = chain(_with_exhausted(_together(guards)))
@@ -120,14 +120,14 @@ class Keyguard:
         """Why the last response for a URL, or for a path on any host, was stored in the cache or was not."""
         return self.cache.explain(url)
 
-    def _attach_caches(self, workers: int) -> None:
+    def _attach_caches(self) -> None:
         caches = [guard for guard in self.guards if isinstance(guard, ResponseCache)]
         if not caches:
             return
         # A store that is this process's own needs no second level, and one that holds limits alone cannot be one.
         shared = not isinstance(self.store, MemoryStore) and getattr(self.store, "holds_values", True)
         if shared:
-            self._aside = Watched(self.store, workers=workers, clock=self._clock)
+            self._aside = WatchedAside(self.store, clock=self._clock)
         sources = [guard.sources for guard in self.guards if isinstance(guard, APIKeys)]
         for cache in caches:
             cache.attach(self.store, shared=shared, sources=sources)

@@ -25,7 +25,7 @@ from keyguard.ops import Aside, Degraded, Op, Store, TakeHere
 from keyguard.refusal import Cause, Refusal, refuse
 from keyguard.request import SHARED, Deferred, Request
 from keyguard.response import APP, Response, Tee
-from keyguard.stores.watched import Watched
+from keyguard.stores.watched import Watched, WatchedAside
 
 log = logging.getLogger("keyguard")
 
@@ -91,7 +91,7 @@ class Engine:
         provides: frozenset[str] = frozenset(),
         needs: frozenset[str] = frozenset(),
         notify: Callable[[Refusal], None] | None = None,
-        aside: Watched | None = None,
+        aside: WatchedAside | None = None,
         instant: Callable[..., Any] | None = None,
         asynchronous: bool,
     ) -> None:
@@ -107,7 +107,7 @@ class Engine:
         self.patience = 0.0 if timeout is None else max(BUDGET, 1.5 * timeout) - timeout
         """Seconds after which a request's next operation could end beyond its budget; 0 where none ever waits."""
         self.aside = aside
-        """The store for what no decision hangs on, by a circuit breaker of its own; `None` where nothing is shared."""
+        """The store for what no decision hangs on, by circuit breakers of its own; `None` where nothing is shared."""
         self.source = source
         self.clock = clock
         self.provides = provides

@@ -18,7 +18,7 @@ from typing import Any
 
 from keyguard.clock import Clock, monotonic, steady_clock
 from keyguard.errors import StoreError
-from keyguard.ops import Demand, Op, Store, Take, Taken
+from keyguard.ops import Demand, Op, Read, Store, Take, Taken
 from keyguard.rates import Limit
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.memory import MemoryStore
@@ -52,17 +52,25 @@ class StoreHealth:
 class Watched:
     """A store with a circuit breaker, and what a process can decide without it.
 
-    `workers` is the number of processes among which limits are shared out while the store is out of order.
+    `workers` is the number of processes among which limits are shared out while the store is out of order. `alike`:
+    any operation that is answered shows that the others would be.
     """
 
     def __init__(
-        self, store: Store, *, workers: int, clock: Clock, notify: Callable[[StoreHealth], None] | None = None
+        self,
+        store: Store,
+        *,
+        workers: int,
+        clock: Clock,
+        notify: Callable[[StoreHealth], None] | None = None,
+        alike: bool = False,
     ) -> None:
         self.store = store
         self._aexecute = getattr(store, "aexecute", None)
         self._workers = workers
         self._clock = clock
         self._notify = notify
+        self._alike = alike
         self._since: int | None = None
         self._failure = ""
         self._failures = self._outages = 0
@@ -169,7 +177,8 @@ class Watched:
         with self._lock:
             self._probing = False
             kinds = {type(op) for op in ops}
-            if self._since is None or (Take not in kinds and self._broken.isdisjoint(kinds)):
+            known = self._alike or Take in kinds or not self._broken.isdisjoint(kinds)
+            if self._since is None or not known:
                 return
             since, self._since = self._since, None
             self._broken.clear()
@@ -209,3 +218,26 @@ class Watched:
                 self._shares.clear()
             share = self._shares[limit] = limit.share(self._workers)
         return share
+
+
+class WatchedAside:
+    """A store under watch for what no decision hangs on: reading and writing under a circuit breaker each.
+
+    A server that is full, or a replica, still reads. And what is written comes in turns, such as a lease before the
+    entry: if each had to wait for one of its own kind, the first of them would use up all probes.
+    """
+
+    def __init__(self, store: Store, *, clock: Clock) -> None:
+        self.reading = Watched(store, workers=1, clock=clock, alike=True)
+        self.writing = Watched(store, workers=1, clock=clock, alike=True)
+
+    def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """Run the operations, or raise `StoreError`."""
+        return self._for(ops).execute(ops)
+
+    def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
+        """The same for an event loop."""
+        return self._for(ops).aexecute(ops)
+
+    def _for(self, ops: Sequence[Op[Any]]) -> Watched:
+        return self.reading if all(isinstance(op, Read) for op in ops) else self.writing
