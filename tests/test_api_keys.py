@@ -384,3 +384,14 @@ def test_guesses_that_race_in_threads_do_not_get_through(tmp_path: Path) -> None
 def test_a_bad_setting_stops_the_start(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         Keyguard(APIKeys(**options))
+
+
+def test_who_sends_no_key_has_no_scopes() -> None:
+    """Where keys are optional, a scope that a request needs is not optional with them."""
+    guard = Keyguard(APIKeys(optional=True, scopes=lambda request: ["write"] if request.method == "PUT" else None))
+    assert play(guard, "/").status == 200
+    refused = play(guard, "/", method="PUT")
+    assert (refused.status, refused.header("www-authenticate")) == (401, 'Bearer realm="api"')
+    for scopes, status in ((["write"], 200), (["read"], 403)):
+        key = guard.keys.issue("acme", scopes=scopes).key.reveal()
+        assert play(guard, "/", method="PUT", headers={"X-API-Key": key}).status == status

@@ -64,7 +64,8 @@ class APIKeys:
     - `sources`: where a key may stand: names of header fields (`"authorization"` means its Bearer scheme, RFC 6750),
       `"cookie:name"`, `"query:name"`. A key in the query ends in logs and browser histories: off by default.
     - `public`: path patterns that need no key; exact (`"/health"`), whole subtrees (`"/docs/*"`).
-    - `optional`: callers without a key pass as anonymous. One who sends a wrong key is still refused.
+    - `optional`: callers without a key pass as anonymous, where no scope is needed. One who sends a wrong key is still
+      refused.
     - `scopes`: what a key must hold, or a function of the request that returns it; `None` where nothing is needed.
     - `guesses`: how many wrong keys an address may send.
     - `pepper`: what digests are keyed with: text, or a mapping of version to text, the highest being used for new
@@ -151,7 +152,7 @@ class APIKeys:
             if sent:
                 detail = "The request carries two different API keys. Send one."
                 return refuse_bad_request(request, detail, reason="two-keys")
-            if not self.optional and not request.preflight:
+            if not request.preflight and not (self.optional and await self._needs_no_scopes(request)):
                 return self._refuse(request, "no-key", "Send an API key.", sent=False)
             findings.identity = findings.identity or ANONYMOUS
             return await forward(request)
@@ -256,6 +257,10 @@ class APIKeys:
         return [Demand(name, prefix + bucket, limit) for name, prefix, limit in self._guesses]
 
     # -- scopes -------------------------------------------------------------------------------------------
+
+    async def _needs_no_scopes(self, request: Request) -> bool:
+        """Whether the request may be made without a key: nobody has no scopes."""
+        return self.scopes is None or not await self._missing_scopes(request, ANONYMOUS)
 
     async def _missing_scopes(self, request: Request, identity: Identity) -> list[str]:
         needed = self.scopes
