@@ -52,11 +52,12 @@ def parse_date(text: str | None, now: int) -> int | None:
         return _seconds(year, *rest)
     this_year = datetime.fromtimestamp(now, UTC).year
     year += this_year - this_year % 100 + 100
-    while True:  # at most twice: the latest year that is no more than 50 years ahead
-        found = _seconds(year, *rest)
-        if found is None or found <= _seconds_ahead(now, 50):
-            return found
+    # The latest year that is no more than 50 years ahead: not by its date alone, for 2100 has no 29 February.
+    while year > this_year + 50 or (
+        year == this_year + 50 and calendar.timegm((year, *rest)) > _seconds_ahead(now, 50)
+    ):
         year -= 100
+    return _seconds(year, *rest)
 
 
 def _seconds_ahead(now: int, years: int) -> int:

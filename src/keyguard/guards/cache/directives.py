@@ -30,7 +30,7 @@ _JUNK = re.compile(r"""(?:[^",]|"(?:[^"\\]|\\.)*"?)*(?:,|$)""", re.DOTALL)
 # What is malformed opens nothing, but still closes: "private; max-age=60" was meant to keep something to itself.
 _FORBIDDING = re.compile(r"\b(?:no-store|private|no-cache|must-revalidate)\b", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-
+_IN_PART = frozenset({"private", "no-cache"})
 
 _SHORT = 256  # what is longer is not remembered, or whoever sends it could fill the memory
 
@@ -50,7 +50,11 @@ def _parse(text: str) -> Directives:
         at = match.end()
         quoted = match["quoted"]
         argument = match["token"] if quoted is None else _ESCAPED.sub(r"\1", quoted)
-        found.setdefault(match["name"].lower(), argument)
+        name = match["name"].lower()
+        if argument is None and name in _IN_PART:
+            found[name] = None  # what forbids altogether is not weakened by what forbids in part
+        else:
+            found.setdefault(name, argument)
     return found
 
 
@@ -69,7 +73,8 @@ def seconds(argument: str | None) -> int | None:
     """Delta-seconds (RFC 9111, section 1.2.2), at most `MOST_SECONDS`; `None` where the argument is none."""
     if argument is None or not argument.isascii() or not argument.isdigit():
         return None
-    return MOST_SECONDS if len(argument) > 10 and argument.strip("0") else min(int(argument), MOST_SECONDS)
+    digits = argument.lstrip("0") or "0"
+    return MOST_SECONDS if len(digits) > 10 else min(int(digits), MOST_SECONDS)
 
 
 def field_names(argument: str) -> frozenset[str]:

@@ -152,7 +152,10 @@ def split_url(url: str) -> tuple[str | None, str]:
 
 def resolve(target: Target, reference: str) -> str | None:
     """Path and query of a same-origin reference such as `Location` holds; `None` for another origin."""
-    parts = urlsplit(reference)
+    try:
+        parts = urlsplit(reference)
+    except ValueError:
+        return None
     if parts.netloc and parts.netloc.lower() != target.host:
         return None
     if parts.scheme and parts.scheme not in ("http", "https"):
@@ -164,6 +167,8 @@ def resolve(target: Target, reference: str) -> str | None:
         else:
             path = target.uri.partition("?")[0].rpartition("/")[0] + "/" + path if path else "/"
     segments: list[str] = []
+    if path.endswith(("/.", "/..")):
+        path += "/"  # RFC 3986, section 5.2.4
     for segment in path.split("/")[1:]:
         if segment == "..":
             segments[-1:] = []
