@@ -177,6 +177,8 @@ def may_store(asked: Asked, status: int, fields: Fields, settings: Settings, rec
         return _no("it is an interim response", "RFC 9111, section 3")
     if status == 304 or (status == 206 and part_of(fields, b"") is None):
         return _no(f"a {status} like this one is no response to store", "RFC 9111, section 3")
+    if status == 416:  # it is about this request's Range, and the key holds none
+        return _no("a 416 answers one request's range, and no other request", "RFC 9110, section 15.5.17")
     if "no-store" in asked.directives and not settings.ignore_client:
         return _no("the request says no-store", "RFC 9111, section 5.2.1.5")
     if "must-understand" in directives:
@@ -365,6 +367,8 @@ def use(asked: Asked, entry: Entry, now: int, settings: Settings) -> Use:
         most = MOST_SECONDS if wanted["max-stale"] is None else (seconds(wanted["max-stale"]) or 0)
         if -ttl <= most:
             return Use.STALE
+    if "max-age" in wanted:  # "Unless the max-stale request directive is also present", nothing stale (5.2.1.1)
+        return Use.VALIDATE
     return Use.REFRESH if -ttl < entry.stale_while_revalidate else Use.VALIDATE
 
 
