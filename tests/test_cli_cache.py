@@ -31,7 +31,7 @@ def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    url = f"sqlite:///{tmp_path}/keyguard.db"
+    url = f"sqlite:///{tmp_path}/keyguard.db?timeout=5"  # a busy machine is not what is tested here
     monkeypatch.setenv("KEYGUARD_STORE", url)
     return url
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from keyguard.cli_store import open_for_operators
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError
+from keyguard.flow import Flow
 from keyguard.guards.cache.directives import parse_cache_control
 from keyguard.guards.cache.entry import Fields, decode, lines
 from keyguard.guards.cache.keys import everywhere, place, split_url
@@ -100,6 +101,7 @@ def _purge(options: argparse.Namespace) -> int:
         raise ConfigurationError("name one of: a URL, --tag TAG, --all")
     store = _store(options)
     shared = Shared(1)
+    flow: Flow[Any]
     if options.all:
         what, flow = "everything", shared.purge(["*"])
     elif options.tag is not None:
