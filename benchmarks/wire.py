@@ -3,7 +3,8 @@
     python benchmarks/wire.py
 
 Servers (uvicorn, Valkey) and this client are processes of one machine; the two apps take turns, on a core of their own.
-Figures are ratios.
+Figures are ratios, of requests a second and of the CPU time that the server's process spends on each: the second
+does not mind what else the machine is doing.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ def _pin(core: int) -> None:
     """The app has a core of its own; the store and the client share another. Else they are what is measured."""
     if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, {core})
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU time that a process has spent."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def load(port: int, key: str, connections: int, seconds: float) -> float:
@@ -88,18 +95,29 @@ def main() -> None:
         ]
         try:
             rates: dict[str, list[float]] = {"bare": [], "guarded": []}
+            costs: dict[str, list[float]] = {"bare": [], "guarded": []}
+            pids = {kind: process.pid for kind, process in zip(ports, processes, strict=True)}
             for port in ports.values():
                 wait_until(lambda port=port: asyncio.run(load(port, key, 1, 0.1)), "a server")
             for place in range(options.rounds + 1):
                 for kind in ("bare", "guarded") if place % 2 else ("guarded", "bare"):
+                    before, began = cpu_of(pids[kind]), time.monotonic()
                     rate = asyncio.run(load(ports[kind], key, options.connections, options.seconds))
+                    done = rate * (time.monotonic() - began)
                     if place:
                         rates[kind].append(rate)
+                        costs[kind].append((cpu_of(pids[kind]) - before) / done * 1e6)
             ratios = [one / other for one, other in zip(rates["guarded"], rates["bare"], strict=True)]
             q1, median, q3 = statistics.quantiles(ratios, n=4)
             print(
                 f"bare {statistics.median(rates['bare']):.0f}/s, guarded {statistics.median(rates['guarded']):.0f}/s; "
                 f"ratio {median:.2f} (quartiles {q1:.2f} to {q3:.2f})"
+            )
+            ratios = [one / other for one, other in zip(costs["bare"], costs["guarded"], strict=True)]
+            q1, median, q3 = statistics.quantiles(ratios, n=4)
+            print(
+                f"CPU a request: bare {statistics.median(costs['bare']):.0f} us, guarded "
+                f"{statistics.median(costs['guarded']):.0f} us; ratio {median:.2f} (quartiles {q1:.2f} to {q3:.2f})"
             )
         finally:
             for process in processes:
