@@ -193,14 +193,26 @@ def encode(entry: Entry) -> bytes:
 
 
 def decode(value: bytes) -> Entry | None:
-    """The entry that `encode` wrote; `None` for what another version of keyguard wrote."""
+    """The entry that `encode` wrote; `None` for what another version of keyguard wrote, or somebody else."""
     try:
         form, size = _LENGTHS.unpack_from(value)
         if form != _FORM:
             return None
         head = json.loads(value[_LENGTHS.size : _LENGTHS.size + size])
+        if type(head) is not list:
+            return None
         status, fields, received, age, lifetime, must_validate, no_stale, swr, sie, shared, variance, tags = head[:12]
         part, range_text, since = head[12:]
+        numbers = (status, received, age, lifetime, swr, sie, since, *(() if part is None else (part[0], part[1])))
+        if not (
+            all(type(number) is int and number >= 0 for number in numbers)
+            and 200 <= status <= 599
+            and all(type(flag) is bool for flag in (must_validate, no_stale, shared))
+            and all(type(text) is str for text in (*tags, "" if range_text is None else range_text))
+            and all(type(name) is type(text) is str for name, text in fields)
+            and all(type(name) is str and (text is None or type(text) is str) for name, text in variance)
+        ):
+            return None
         return Entry(
             status,
             _pairs(fields),
@@ -219,7 +231,7 @@ def decode(value: bytes) -> Entry | None:
             body=value[_LENGTHS.size + size :],
             since=since,
         )
-    except (ValueError, TypeError, StructError):
+    except (ValueError, TypeError, LookupError, StructError, RecursionError):
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from keyguard.errors import StoreError
 from keyguard.guards.cache.answers import NO_CONDITIONS, answer
@@ -22,7 +23,6 @@ from keyguard.guards.cache.policy import (
     vary_of,
 )
 from keyguard.guards.cache.reports import Explanation
-from keyguard.guards.cache.shared import new_token
 from keyguard.request import Forward, Request
 from keyguard.response import APP, Response, Tee
 
@@ -34,6 +34,9 @@ _APART_FOR = 60 * SECOND
 _ERRORS = frozenset({500, 502, 503, 504})
 _BODILESS = frozenset({204, 205})
 _OURS = ("ratelimit", "x-ratelimit", "retry-after")
+_NOTHING: dict[str, None] = {}
+_NO_CLIENT = dict.fromkeys(("if-none-match", "if-modified-since", "range", "if-range"))
+"""What a client says of its own copy: the background asks for nobody's."""
 
 
 async def asked_app(request: Request, forward: Forward) -> Response:
@@ -85,15 +88,19 @@ class Errand(Joining):
         self.lead(flight)
         try:
             if self.cache.shared is not None and self.since:
-                self.token = new_token()
                 try:
-                    if await self.try_lease() is not None:
+                    holder, found = await self.try_lease()
+                    if self.brought(found) is not None:
+                        await self.hand_over(holder)
+                        return nothing
+                    if holder is not None:
                         self.token = None
                         self.end(LEFT)
                         return nothing
+                    self.since = found.since
                 except StoreError:
                     self.token = None
-            return await self._ask(self._validators())
+            return await self._ask(self._validators(), _NO_CLIENT)
         except BaseException:
             self.end(LEFT)
             raise
@@ -117,13 +124,13 @@ class Errand(Joining):
             "if-range": None,
         }
 
-    async def _ask(self, validators: dict[str, str | None]) -> Response:
-        """Ask the app, and make of its answer what the rules say."""
+    async def _ask(self, validators: dict[str, str | None], less: Mapping[str, None] = _NOTHING) -> Response:
+        """Ask the app, less some of the request's fields, and make of its answer what the rules say."""
         request = self.request
         self.cache.reports.counts.misses += 1
         self.asked_at = request.now()
         try:
-            with request.changed(validators, whole_body=True):
+            with request.changed({**less, **validators}, whole_body=True):
                 response = await asked_app(request, self.forward)
         except Exception:
             self.end(APART)
@@ -133,6 +140,9 @@ class Errand(Joining):
                     log.warning("the app failed; a stale response was served", exc_info=True)
                     return stale
             raise
+        self.cache.learn(request)
+        if not self.asked.credentials and self.cache.has_credentials(request):
+            self.asked = self.asked._replace(credentials=True)  # found out by a guard further in
         if request.findings.refusal is not None:
             self.end(APART)
             response.headers.add("Cache-Status", f"{self.cache.name}; fwd={self.reason}")
@@ -172,17 +182,18 @@ class Errand(Joining):
         update: Fields = tuple(response.headers)
         status = f"{cache.name}; fwd={self.reason}; fwd-status=304"
         tag = first(update, "etag")
-        fresh = freshened(entry, update, cache.settings, asked_at=self.asked_at, received=now)
+        settings = cache.settings_for(request)
+        fresh = freshened(entry, update, settings, asked_at=self.asked_at, received=now)
         if tag is not None and entry.etag is not None and tag.removeprefix("W/") != entry.etag.removeprefix("W/"):
             verdict = Verdict(False, "a 304 named another entity tag than the entry's", "RFC 9111, section 4.3.4")
             fresh = entry
         else:
-            verdict = may_store(self.asked._replace(method="GET"), entry.status, fresh.fields, cache.settings, now)
+            verdict = may_store(self.asked._replace(method="GET"), entry.status, fresh.fields, settings, now)
         cache.reports.counts.validated += 1
         outdated = self.flight is not None and self.flight.outdated
         if verdict.stored and not outdated:
             fresh.since = self.since
-            await cache.keep(request, self.target, fresh, now)
+            await self.keep(fresh, now)
             status += "; stored"
             self.end(LANDED, fresh)
         else:
@@ -212,16 +223,17 @@ class Errand(Joining):
                 and (first(fields, "last-modified") or entry.last_modified) == entry.last_modified
                 and (length is None or length == str(len(entry.body)))
             )
-            fresh = freshened(entry, fields, cache.settings, asked_at=self.asked_at, received=now)
+            settings = cache.settings_for(request)
+            fresh = freshened(entry, fields, settings, asked_at=self.asked_at, received=now)
             fresh.since = self.since
-            if same and may_store(self.asked._replace(method="GET"), 200, fresh.fields, cache.settings, now).stored:
+            if same and may_store(self.asked._replace(method="GET"), 200, fresh.fields, settings, now).stored:
                 await cache.keep(request, self.target, fresh, now)
             else:
                 await cache.let_go(self.target, entry)
         elif entry is not None and response.status in (404, 410):
             await cache.let_go(self.target, entry)
         self.end(LEFT)
-        _strip_tags(response)
+        strip_tags(response)
         response.headers.add("Cache-Status", f"{cache.name}; fwd={self.reason}")
         return response
 
@@ -234,14 +246,15 @@ class Errand(Joining):
         cache.learn(request)
         if not asked.credentials and cache.has_credentials(request):
             asked = asked._replace(credentials=True)  # found out by a guard further in
-        verdict = may_store(asked, response.status, fields, cache.settings, now)
+        settings = cache.settings_for(request)
+        verdict = may_store(asked, response.status, fields, settings, now)
         length = _content_length(fields)
         if verdict.stored and length is not None and length > cache.max_entry_bytes:
             verdict = Verdict(False, f"it is larger than an entry may be, {cache.max_entry_bytes} bytes", "")
         if not verdict.stored:
             await self._not_stored(response, verdict)
             return response
-        entry = make_entry(response.status, fields, cache.settings, asked_at=asked_at, received=now)
+        entry = make_entry(response.status, fields, settings, asked_at=asked_at, received=now)
         names = sorted({*(vary_of(fields) or ()), *cache.settings.vary})
         if cache.settings.vary:
             response.headers.set("Vary", ", ".join(names))
@@ -249,7 +262,10 @@ class Errand(Joining):
         entry.variance = variance_of(request, names)
         entry.since = self.since
         entry.range_text = asked.range
-        _strip_tags(response)
+        shareable = not entry.must_validate and (entry.lifetime > entry.age or entry.stale_while_revalidate > 0)
+        if not shareable:
+            await self._apart(lasting=True)
+        strip_tags(response)
         response.headers.add("Cache-Status", f"{cache.name}; fwd={self.reason}; stored")
 
         async def done(body: bytes) -> None:
@@ -260,9 +276,10 @@ class Errand(Joining):
                 self.end(LEFT)
                 self._note(Explanation(False, "it was purged while it was on its way", "RFC 9111, section 4.4"))
                 return
-            await cache.keep(request, self.target, entry, now)
-            cache.flights.rejoin(self.key)
-            self.end(LANDED, entry)
+            await self.keep(entry, now)
+            if shareable:
+                cache.flights.rejoin(self.key)
+                self.end(LANDED, entry)
             self._note(_explained(verdict, entry))
 
         def cut(why: str) -> None:
@@ -279,18 +296,21 @@ class Errand(Joining):
             response.tee(Tee(cache.max_entry_bytes, done, cut, length=length))
         return response
 
+    async def _apart(self, *, lasting: bool) -> None:
+        """Let those who wait go on: what comes is not for them. `lasting`: nor will the next answers be."""
+        if self.key and lasting:
+            self.cache.flights.set_apart(self.key, self.request.now() + _APART_FOR)
+        self.end(APART)
+        await self.release(apart=True)
+
     async def _not_stored(self, response: Response, verdict: Verdict) -> None:
         cache = self.cache
         cache.reports.counts.not_stored += 1
         if self.entry is not None and response.status < 500 and response.status != 304 and self.asked.range is None:
             await cache.let_go(self.target, self.entry)  # it has been superseded
-        if self.key:
-            cache.flights.set_apart(self.key, self.request.now() + _APART_FOR)
-        self.end(APART)
-        if self.token is not None:
-            await self.release(apart=True)
+        await self._apart(lasting=response.status < 500)
         self._note(_explained(verdict, None, response.status))
-        _strip_tags(response)
+        strip_tags(response)
         response.headers.add("Cache-Status", f"{cache.name}; fwd={self.reason}")
 
     def _note(self, explanation: Explanation) -> None:
@@ -309,7 +329,8 @@ def _content_length(fields: Fields) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _strip_tags(response: Response) -> None:
+def strip_tags(response: Response) -> None:
+    """Take off the fields that are for caches and not for the client."""
     if has_tags(tuple(response.headers)):
         response.headers.remove("Cache-Tag")
         response.headers.remove("Surrogate-Key")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from keyguard.errors import ConfigurationError, StoreError
@@ -27,7 +28,7 @@ from keyguard.guards.cache.reports import CacheStats, Explanation, Reports
 from keyguard.guards.cache.shared import Found, Shared, tag_mark
 from keyguard.guards.cache.shelf import Shelf
 from keyguard.guards.credentials import Sources
-from keyguard.ops import Store
+from keyguard.ops import Op, Store
 from keyguard.request import FieldSet, Request
 from keyguard.scripts import arun_flow, run_flow
 
@@ -68,6 +69,7 @@ class Holding:
     ) -> None:
         self.name = name
         self.settings = settings
+        self._for_anybody = replace(settings, private=False)
         self.by = by
         self.query = query
         self.bounds = bounds
@@ -106,8 +108,8 @@ class Holding:
         self._sources += sources
         names = [name for source in self._sources for name in source.names]
         fields = {name.lower() for name in names if ":" not in name}
-        if self.settings.ttl is not None and not self.settings.public:
-            fields.add("cookie")  # the app has said nothing of who its answers are for
+        if (self.settings.ttl is not None and not self.settings.public) or self.by is not None:
+            fields.add("cookie")  # the app has said nothing of who its answers are for, or that it is one caller
         self._credential_fields = FieldSet((*_CREDENTIALS, *sorted(fields - set(_CREDENTIALS))))
         self.special = FieldSet((*LONG_WAY.names, *REWRITING.names, *self._credential_fields.names))
         self._elsewhere = [source for source in self._sources if any(":" in name for name in source.names)]
@@ -147,6 +149,11 @@ class Holding:
             or any(source.read(request) for source in self._elsewhere)
         )
 
+    def settings_for(self, request: Request) -> Settings:
+        """The settings that count for a request's caller: nothing is an anonymous caller's own."""
+        identity = request.findings.identity
+        return self._for_anybody if identity is None or identity.anonymous else self.settings
+
     def asked_of(self, request: Request, target: Target) -> Asked:
         """What the policy needs to know of a request."""
         text = request.header("cache-control")
@@ -164,25 +171,24 @@ class Holding:
 
     async def find(self, request: Request, target: Target, asked: Asked) -> Candidates:
         """What is stored for a request and may be used for its caller: in this process, else in the shared store."""
-        now = request.now()
+        now = since = request.now()
         slot = self.shelf.get(target.key)
-        entries = [] if slot is None else slot.entries
-        since, varied = now, bool(entries)
-        if self.shared is not None and (not entries or any(self._old(entry, now) for entry in entries)):
-            try:
-                found: Found = await self.shared.look(request, target)
-            except StoreError:
-                self.reports.counts.errors += 1
-                return Candidates(0, None, None, False)
-            since, entries, varied = found.since, found.entries, found.varied
-            self._take_over(request, target, entries, now)
-        else:
-            entries = [
-                entry
-                for entry in entries
-                if entry.variance == variance_of(request, [name for name, _ in entry.variance])
-            ]
-            since = max([entry.since for entry in entries], default=now) if self.shared is not None else now
+        held = [] if slot is None else slot.entries
+        entries = [
+            entry for entry in held if entry.variance == variance_of(request, [name for name, _ in entry.variance])
+        ]
+        varied = bool(held)
+        if self.shared is not None:
+            if not entries or any(self._old(entry, now) for entry in entries):
+                try:
+                    found: Found = await self.shared.look(request, target)
+                except StoreError:
+                    self.reports.counts.errors += 1
+                    return Candidates(0, None, None, False)
+                since, entries, varied = found.since, found.entries, found.varied
+                self._take_over(request, target, entries)
+            else:
+                since = max(entry.since for entry in entries)
         varied = varied and not entries
         if asked.credentials and self.by is None:
             entries = [entry for entry in entries if entry.open_to_credentials]
@@ -214,38 +220,47 @@ class Holding:
             except StoreError:
                 self.reports.counts.errors += 1
 
-    def _take_over(self, request: Request, target: Target, entries: list[Entry], now: int) -> None:
-        """Hold what the shared store has just shown, and nothing else of that key."""
-        self.shelf.drop_key(target.key)
+    def _take_over(self, request: Request, target: Target, entries: list[Entry]) -> None:
+        """Hold what the shared store has just shown, and nothing else that would match the same."""
+        slot = self.shelf.get(target.key)
+        for held in [] if slot is None else slot.entries:
+            if held.variance == variance_of(request, [name for name, _ in held.variance]):
+                self.shelf.drop(target.key, held)
         for entry in entries:
-            self.hold(request, target, entry, now)
+            self.hold(request, target, entry, request.now())
 
     def _old(self, entry: Entry, now: int) -> bool:
         return not 0 <= now - entry.checked < self.local_ttl
 
-    async def keep(self, request: Request, target: Target, entry: Entry, now: int) -> None:
-        """Store an entry, in this process and where it is shared."""
+    async def keep(self, request: Request, target: Target, entry: Entry, now: int, *also: Op[Any]) -> bool:
+        """Store an entry, in this process and where it is shared. Whether what else was to be done there was done."""
         self.reports.counts.stored += 1
         entry.measure()
         self.hold(request, target, entry, now)
         if self.shared is not None and entry.since:
             try:
-                await self.shared.keep(target, entry)
+                await self.shared.keep(target, entry, *also)
             except StoreError:
                 self.reports.counts.errors += 1
+            else:
+                return True
+        return not also
 
     # -- invalidation ---------------------------------------------------------------------------------------
 
-    async def invalidate(self, places: Sequence[str]) -> None:
+    async def invalidate(self, places: Sequence[str], now: int) -> int:
+        """Serve nothing any more that is stored for some URIs. Returns from when on entries are valid again."""
         for where in places:
             self.flights.outdate(where)
             self.reports.counts.invalidated += 1
             self.shelf.drop_place(where)
-        if self.shared is not None:
-            try:
-                await self.shared.invalidate(places)
-            except StoreError:
-                self.reports.counts.errors += 1
+        if self.shared is None:
+            return now
+        try:
+            return await self.shared.invalidate(places)
+        except StoreError:
+            self.reports.counts.errors += 1
+            return 0
 
     def purge(self, url: str | None = None, *, tag: str | None = None) -> None:
         """Serve nothing any more that is stored for a URL, on one host or, for a path alone, on all; or under a tag.

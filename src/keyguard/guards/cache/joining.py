@@ -17,7 +17,7 @@ from keyguard.guards.cache.flights import APART, LANDED, LEFT, Flight
 from keyguard.guards.cache.keys import Key, Target, digest, flight_key, places_of, variance_of
 from keyguard.guards.cache.policy import Asked, Use, use
 from keyguard.guards.cache.shared import APART as OTHERS_APART
-from keyguard.guards.cache.shared import new_token
+from keyguard.guards.cache.shared import Found, new_token
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SECOND = 1_000_000
 
 _POLL = 0.015  # seconds between two looks for what another process asks for
+_APART_FOR = 2 * SECOND
 
 
 class Joining:
@@ -82,7 +83,8 @@ class Joining:
         request = self.request
         if entry.variance != variance_of(request, [name for name, _ in entry.variance]):
             return None
-        if self.asked.credentials and not (entry.open_to_credentials or self.cache.by):
+        # Asked again: where guards further in look for them, the leader may only just have found out.
+        if not (entry.open_to_credentials or self.cache.by) and self.cache.has_credentials(request):
             return None
         now = request.now()
         if use(self.asked, entry, now, self.cache.settings) not in (Use.FRESH, Use.REFRESH):
@@ -111,36 +113,70 @@ class Joining:
         cache, request = self.cache, self.request
         shared = cache.shared
         assert shared is not None
-        self.token = new_token()
+        flight = digest(self.key)
         deadline = request.now() + round(cache.coalesce * SECOND)
         never = Signal()
+        waited = request.findings.waited
         try:
+            holder, found = await self.try_lease()
             while True:
-                holder = await self.try_lease()
+                response = self.brought(found)
+                if response is not None:
+                    await self.hand_over(holder)
+                    return response
                 if holder is None:
+                    self.since = found.since
                     return None
-                if holder == OTHERS_APART or request.now() >= deadline:
+                if holder == OTHERS_APART:
+                    cache.flights.set_apart(self.key, request.now() + _APART_FOR)
+                    self.end(APART)
                     break
+                if request.now() >= deadline:
+                    break
+                request.findings.waited = waited  # it is the app that takes so long, in another process
                 await Wait(never, 0, _POLL)
-                found = await shared.look(request, self.target)
-                entry = next((entry for entry in found.entries if entry.part is None), None)
-                if entry is not None and (self.entry is None or entry.received > self.entry.received):
-                    response = self._collapsed(entry)
-                    if response is not None:
-                        cache.hold(request, self.target, entry, request.now())
-                        self.token = None
-                        self.end(LANDED, entry)
-                        return response
+                holder, found = await shared.poll(request, self.target, flight)
+                if holder is None:
+                    holder, found = await self.try_lease()
         except StoreError:
             cache.reports.counts.errors += 1
         self.token = None  # another process has it, or nobody: this one asks all the same
         return None
 
-    async def try_lease(self) -> bytes | None:
+    def brought(self, found: Found) -> Response | None:
+        """The answer from what another process has stored meanwhile, if it suits."""
+        before = self.entry
+        for entry in found.entries:
+            known = before is not None and (entry.since, entry.received) == (before.since, before.received)
+            response = None if known or entry.part is not None else self._collapsed(entry)
+            if response is not None:
+                self.cache.hold(self.request, self.target, entry, self.request.now())
+                self.end(LANDED, entry)
+                return response
+        return None
+
+    async def hand_over(self, holder: bytes | None) -> None:
+        """Have nothing more to do with the lease, if this one got it."""
+        if holder is None:
+            await self.release(apart=False)
+        self.token = None
+
+    async def try_lease(self) -> tuple[bytes | None, Found]:
+        """Try to become the one that asks: who is, `None` for this one, and what is stored by now."""
         shared = self.cache.shared
         assert shared is not None
-        assert self.token is not None
-        return await shared.lease(self.target, digest(self.key), self.token, self.cache.coalesce)
+        if self.token is None:
+            self.token = new_token()
+        return await shared.lease(self.request, self.target, digest(self.key), self.token, self.cache.coalesce)
+
+    async def keep(self, entry: Entry, now: int) -> None:
+        """Store an entry, and let go of the lease in the same trip."""
+        cache, token = self.cache, self.token
+        also = []
+        if token is not None and cache.shared is not None:
+            also.append(cache.shared.releasing(self.target, digest(self.key), token, apart=False))
+        if await cache.keep(self.request, self.target, entry, now, *also):
+            self.token = None
 
     async def release(self, *, apart: bool) -> None:
         token, self.token = self.token, None

@@ -24,6 +24,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from keyguard.errors import StoreError
 from keyguard.flow import Flow
 from keyguard.guards.cache.entry import Entry, Variance, decode, encode
 from keyguard.guards.cache.keys import Target, digest, everywhere, place, variance_of
@@ -40,6 +41,7 @@ _MOST_PURGES = 1000
 _HINTS = 10_000
 _APART = b"-"
 _APART_TTL = 2 * SECOND
+_RENEW_EVERY = 3600 * SECOND
 
 
 # -- operations ---------------------------------------------------------------------------------------------------
@@ -88,16 +90,31 @@ class Purge(Op[int]):
         self.marks = marks
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[int, Sequence[Change]]:
-        purges = Purges(old[0])
+        purges = Purges(old[0], old[1], now)
         for mark in self.marks:
             purges.note(mark, now)
         return now, [(_PURGES[0], purges.encode(), _MARK_TTL, None), (_PURGES[1], _moment(now), _MARK_TTL, None)]
+
+
+class Renew(Op[tuple[bytes, bytes]]):
+    """Have what was purged outlive the entries. Where the store has lost that, what it still has is void."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.keys = _PURGES
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[tuple[bytes, bytes], Sequence[Change]]:
+        log = Purges(old[0], old[1], now).encode()
+        version = _moment(now) if old[1] is None else old[1]
+        return (log, version), [(_PURGES[0], log, _MARK_TTL, None), (_PURGES[1], version, _MARK_TTL, None)]
 
 
 class Lease(Op[bytes | None]):
     """Become the one that asks the app. Evaluates to `None` for who is, else to what stands there."""
 
     __slots__ = ("token", "ttl")
+    likely = (None,)
 
     def __init__(self, key: str, token: bytes, ttl: int) -> None:
         self.keys = (key,)
@@ -113,10 +130,11 @@ class Lease(Op[bytes | None]):
 class Release(Op[None]):
     """Stop being the one that asks; `apart` tells the others not to wait for the next one either."""
 
-    __slots__ = ("apart", "token")
+    __slots__ = ("apart", "likely", "token")
 
     def __init__(self, key: str, token: bytes, apart: bool) -> None:
         self.keys = (key,)
+        self.likely = (token,)
         self.token = token
         self.apart = apart
 
@@ -132,11 +150,17 @@ class Purges:
 
     __slots__ = ("floor", "moments")
 
-    def __init__(self, value: bytes | None = None) -> None:
-        found = _json(value) or [0, {}]
-        self.floor: int = found[0]
+    def __init__(self, log: bytes | None = None, version: bytes | None = None, now: int = 0) -> None:
+        found = _json(log)
+        self.floor: int = 0
         """Everything from before this moment counts as purged: more is not remembered."""
-        self.moments: dict[str, int] = found[1]
+        self.moments: dict[str, int] = {}
+        if version is None:
+            self.floor = now  # a server may evict what it likes, and this is how it shows
+        elif _is_log(found):
+            self.floor, self.moments = found
+        else:
+            self.floor = _read_moment(version)
 
     def note(self, mark: str, now: int) -> None:
         """A purge, now."""
@@ -181,21 +205,38 @@ class Shared:
         self._hints: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         self._purges = Purges()
         self._purges_seen: bytes | None = None
+        self._renewed = 0
 
     async def look(self, request: Request, target: Target) -> Found:
         """The variants that match, in one trip where the key varies by what it varied by last time."""
+        guesses, asked = self._asked(request, target)
+        (seen,) = await Aside(Look(*asked))
+        return await self._found(request, target, guesses, seen)
+
+    def _asked(self, request: Request, target: Target) -> tuple[list[str], list[str]]:
+        """The variants to guess, and the keys to look at: three, and one for each guess."""
         slot, pool = digest(target.key), place(target.host, target.uri)
         names = self._hints.get(slot, ())
-        ranged = request.header("range") is not None
-        guesses = [_id(variance_of(request, names), part) for part in ((False, True) if ranged else (False,))]
-        asked = [f"rc:{pool}|!", _PURGES[1], f"rc:{pool}|i{slot}", *[f"rc:{pool}|v{slot}{id}" for id in guesses]]
-        ((now, (mark, version, index, *values)),) = await Aside(Look(*asked))
-        await self._note_purges(version)
+        parts = (False, True) if request.header("range") is not None else (False,)
+        guesses = [_id(variance_of(request, names), part) for part in parts]
+        return guesses, [
+            _PURGES[1],
+            f"rc:{pool}|!",
+            f"rc:{pool}|i{slot}",
+            *[f"rc:{pool}|v{slot}{id}" for id in guesses],
+        ]
+
+    async def _found(self, request: Request, target: Target, guesses: list[str], seen: Any) -> Found:
+        """What to make of the values of these keys."""
+        now, (version, mark, index, *values) = seen
+        slot, pool = digest(target.key), place(target.host, target.uri)
+        purges = await self._current_purges(version, now)
         blobs = dict(zip(guesses, values, strict=True))
+        ranged = request.header("range") is not None
         wanted: list[str] = []
         listed = [item for item in _listed(index) if item[2] > now]
         for id, its_names, _ in listed:
-            part = id[0] == "p"
+            part = id[:1] == "p"
             if (ranged or not part) and id == _id(variance_of(request, its_names), part):
                 wanted.append(id)
         if listed:
@@ -205,22 +246,25 @@ class Shared:
             ((_, more),) = await Aside(Look(*[f"rc:{pool}|v{slot}{id}" for id in missing]))
             blobs.update(zip(missing, more, strict=True))
         invalidated = _read_moment(mark)
+        everywhere_mark = "u" + everywhere(target.uri)
         entries = []
         for id in wanted:
             blob = blobs[id]
             entry = None if blob is None else decode(blob)
-            if entry is not None and entry.since > invalidated and not self._purged(entry, target):
-                entries.append(entry)
+            if entry is not None and entry.since > invalidated:
+                marks = ["*", everywhere_mark, *[tag_mark(tag) for tag in entry.tags]]
+                if not purges.after(entry.since, marks):
+                    entries.append(entry)
         return Found(now, entries, len(listed) > len(wanted))
 
-    async def keep(self, target: Target, entry: Entry) -> None:
-        """Write an entry: first itself, then that it is there."""
+    async def keep(self, target: Target, entry: Entry, *also: Op[Any]) -> None:
+        """Write an entry: first itself, then that it is there. What else is to be done then goes along."""
         slot, pool = digest(target.key), place(target.host, target.uri)
         id = _id(entry.variance, entry.part is not None)
         ttl = max(1, min(entry.usable_for(), LONGEST)) * SECOND
         names = [name for name, _ in entry.variance]
         enlist = Enlist(f"rc:{pool}|i{slot}", id, names, ttl, self.max_variants)
-        _, dropped = await Aside(Put(f"rc:{pool}|v{slot}{id}", encode(entry), ttl), enlist)
+        _, dropped, *_ = await Aside(Put(f"rc:{pool}|v{slot}{id}", encode(entry), ttl), enlist, *also)
         self._hint(slot, tuple(names))
         if dropped:
             await Aside(*[Put(f"rc:{pool}|v{slot}{old}", None) for old in dropped])
@@ -234,22 +278,34 @@ class Shared:
         """The request fields that a key varied by last time, as far as is known."""
         return self._hints.get(digest(target.key), ())
 
-    async def invalidate(self, places: Sequence[str]) -> None:
-        """Void all that is stored for some URIs."""
-        await Aside(*[Stamp(f"rc:{pool}|!") for pool in places])
+    async def invalidate(self, places: Sequence[str]) -> int:
+        """Void all that is stored for some URIs. Returns the store's time after that."""
+        moments = await Aside(*[Stamp(f"rc:{pool}|!") for pool in places])
+        return int(max(moments)) + 1
 
     async def purge(self, marks: Sequence[str]) -> None:
         """Void all that has one of these marks."""
         await Aside(Purge(marks))
 
-    def _purged(self, entry: Entry, target: Target) -> bool:
-        marks = ["*", "u" + everywhere(target.uri), *[tag_mark(tag) for tag in entry.tags]]
-        return self._purges.after(entry.since, marks)
-
-    async def _note_purges(self, version: bytes | None) -> None:
-        if version != self._purges_seen:
+    async def _current_purges(self, version: bytes | None, now: int) -> Purges:
+        """What was purged, as of this version at least."""
+        due = version is None or not 0 <= now - self._renewed < _RENEW_EVERY
+        if not due and version == self._purges_seen:
+            return self._purges
+        seen: bytes | None
+        if due:
+            try:
+                ((log, seen),) = await Aside(Renew())
+                self._renewed = now
+            except StoreError:
+                if version is None:
+                    raise
+                due = False  # it may still read
+        if not due:
             ((_, (log, seen)),) = await Aside(Look(*_PURGES))
-            self._purges, self._purges_seen = Purges(log), seen
+        purges = Purges(log, seen, now)
+        self._purges, self._purges_seen = purges, seen
+        return purges
 
     def _hint(self, slot: str, names: tuple[str, ...]) -> None:
         if self._hints.get(slot) != names:
@@ -259,15 +315,31 @@ class Shared:
 
     # -- one process asks, the others wait ------------------------------------------------------------------
 
-    async def lease(self, target: Target, flight: str, token: bytes, seconds: float) -> bytes | None:
-        """Try to be the process that asks. `None`: this one is. `APART`: nobody waits. Else another one is."""
-        (there,) = await Aside(Lease(_lease_key(target, flight), token, round(seconds * SECOND)))
-        found: bytes | None = there
-        return found
+    async def lease(
+        self, request: Request, target: Target, flight: str, token: bytes, seconds: float
+    ) -> tuple[bytes | None, Found]:
+        """Try to be the process that asks. `None`: this one is. `APART`: nobody waits. Else another one is.
+
+        And what is there now: whoever had the lease until a moment ago may have stored it.
+        """
+        guesses, asked = self._asked(request, target)
+        lease = Lease(_lease_key(target, flight), token, round(seconds * SECOND))
+        there, seen = await Aside(lease, Look(*asked))
+        return there, await self._found(request, target, guesses, seen)
+
+    async def poll(self, request: Request, target: Target, flight: str) -> tuple[bytes | None, Found]:
+        """Who asks just now, and what is there."""
+        guesses, asked = self._asked(request, target)
+        ((now, (holder, *values)),) = await Aside(Look(_lease_key(target, flight), *asked))
+        return holder, await self._found(request, target, guesses, (now, values))
 
     async def release(self, target: Target, flight: str, token: bytes, *, apart: bool) -> None:
         """Let another one ask."""
-        await Aside(Release(_lease_key(target, flight), token, apart))
+        await Aside(self.releasing(target, flight, token, apart=apart))
+
+    def releasing(self, target: Target, flight: str, token: bytes, *, apart: bool) -> Op[None]:
+        """The same as an operation."""
+        return Release(_lease_key(target, flight), token, apart)
 
 
 APART = _APART
@@ -293,13 +365,28 @@ def _id(variance: Variance, part: bool) -> str:
 
 
 def _listed(value: bytes | None) -> list[list[Any]]:
-    return _json(value) or []
+    """The items of an index; none of what is no index."""
+    found = _json(value)
+    return found if isinstance(found, list) and all(map(_is_item, found)) else []
+
+
+def _is_item(item: Any) -> bool:
+    if not isinstance(item, list) or len(item) != 3:
+        return False
+    id, names, end = item
+    return type(id) is str and type(end) is int and type(names) is list and all(type(name) is str for name in names)
+
+
+def _is_log(found: Any) -> bool:
+    if not isinstance(found, list) or len(found) != 2 or type(found[0]) is not int or type(found[1]) is not dict:
+        return False
+    return all(type(moment) is int for moment in found[1].values())
 
 
 def _json(value: bytes | None) -> Any:
     try:
         return None if value is None else json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
