@@ -144,6 +144,9 @@ FAULTS = {
     "tables locked": locked,
 }
 
+READABLE = ("read-only", "in recovery")
+"""There a key that is not known here yet can still be looked up, by the call that probes."""
+
 
 @pytest.mark.parametrize("fault", list(FAULTS))
 def test_threads(fault: str, server: Postgres, proxy: Proxy, service: Service) -> None:
@@ -164,7 +167,8 @@ def test_threads(fault: str, server: Postgres, proxy: Proxy, service: Service) -
             thread.join()
         assert len(answers) == 80
         assert service.check([service.ask()])[0].status == 200
-        assert service.check([service.ask(unknown)])[0].status == 503
+        seen = service.check([service.ask(unknown)])[0]
+        assert seen.status == 503 or (seen.status == 200 and fault in READABLE)
         assert not service.stack.health.ok
     tries = service.recovers_in_time(lambda: FAULTS[fault](server, proxy))
     assert service.stack.health.ok

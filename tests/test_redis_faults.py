@@ -136,6 +136,9 @@ FAULTS = {
     "no connections left": crowded,
 }
 
+READABLE = ("out of memory", "read-only")
+"""There a key that is not known here yet can still be looked up, by the call that probes."""
+
 
 @pytest.mark.parametrize("fault", list(FAULTS))
 def test_threads(fault: str, server: RedisServer, proxy: Proxy, service: Service) -> None:
@@ -157,11 +160,12 @@ def test_threads(fault: str, server: RedisServer, proxy: Proxy, service: Service
         assert len(answers) == 160
         # A key that this process has seen goes on working; of one that it has not, nothing is known.
         assert service.check([service.ask()])[0].status == 200
-        assert service.check([service.ask(unknown)])[0].status == 503
+        seen = service.check([service.ask(unknown)])[0]
+        assert seen.status == 503 or (seen.status == 200 and fault in READABLE)
         health = service.stack.health
         assert not health.ok
         assert abs(time.time() - health.since / 1e6) < 10
-        assert health.degraded["keys refused"] >= 1
+        assert seen.status == 200 or health.degraded["keys refused"] >= 1
     tries = service.recovers_in_time(lambda: FAULTS[fault](server, proxy))
     assert service.check([service.ask(unknown)])[0].told
     assert service.stack.health.ok
