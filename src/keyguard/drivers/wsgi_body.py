@@ -27,11 +27,13 @@ class Watcher(Protocol):
 class Body:
     """The app's iterable, with deferred work at its end."""
 
-    __slots__ = ("iterable", "iterator", "watcher")
+    __slots__ = ("iterable", "iterator", "lone", "watcher")
 
     def __init__(self, iterable: Iterable[bytes], watcher: Watcher) -> None:
         self.iterable = iterable
         self.watcher = watcher
+        self.lone = False
+        """Whether there is one item: the client may have all of it, and ask again, before the next is asked for."""
         self.iterator: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -43,7 +45,7 @@ class Body:
                 self.iterator = iter(self.iterable)
             part = next(self.iterator)
             if self.watcher.copying:
-                self.watcher.feed(part)
+                self.watcher.feed(part, last=self.lone)
             return part
         except StopIteration:
             if self.watcher.copying:
@@ -65,6 +67,10 @@ class SizedBody(Body):
     """A body whose number of items is known: servers derive `Content-Length` from a length of 1."""
 
     __slots__ = ()
+
+    def __init__(self, iterable: Iterable[bytes], watcher: Watcher) -> None:
+        super().__init__(iterable, watcher)
+        self.lone = len(self) == 1
 
     def __len__(self) -> int:
         return len(cast(Sized, self.iterable))
