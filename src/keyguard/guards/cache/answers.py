@@ -49,6 +49,10 @@ def answer(request: Request, entry: Entry, conditions: Conditions, now: int, sta
     """
     if conditions is not NO_CONDITIONS:
         if entry.part is not None:
+            if conditions.if_none_match is not None or conditions.if_modified_since is not None:
+                return None  # a part is for who holds none of it yet
+            if not range_applies(conditions.if_range, entry, now):
+                return None
             return _of_part(request, entry, conditions.range, now, status)
         if entry.status == 200:
             if not_modified(conditions, entry, now):

@@ -226,7 +226,7 @@ class Holding:
         for held in [] if slot is None else slot.entries:
             if held.variance == variance_of(request, [name for name, _ in held.variance]):
                 self.shelf.drop(target.key, held)
-        for entry in entries:
+        for entry in reversed(entries):  # the newest last: what is held last goes first
             self.hold(request, target, entry, request.now())
 
     def _old(self, entry: Entry, now: int) -> bool:

@@ -61,12 +61,16 @@ class Shelf:
     def put(self, key: Key, places: tuple[str, ...], entry: Entry) -> bool:
         """Hold an entry, in the place of the one it varies like. False where it is too large to be held at all."""
         if entry.size > self.max_bytes:
+            slot = self._slots.get(key)
+            for other in () if slot is None else slot.entries:
+                if _same(other, entry):
+                    self.drop(key, other)  # it has been superseded all the same
             return False
         entry.key = key
         with self._lock:
             slot = self._slots.get(key)
             if slot is None:
-                slot = self._slots[key] = Slot(places, sum(map(len, key)) + 400)
+                slot = self._slots[key] = Slot(places, 2 * sum(map(len, key)) + 600)
                 self.bytes += slot.size
                 for place in places:
                     self._by_place.setdefault(place, set()).add(key)
@@ -78,7 +82,8 @@ class Shelf:
             self.count += len(entries) - len(slot.entries)
             self.evicted += 1 + len(kept) - len(entries)
             for other in slot.entries:
-                if other is not entry and (other not in entries or other.address == entry.address):
+                # The newest that matches is used: an older one that asks for no fields does not go before it.
+                if other is not entry and (other not in entries or entry.part is None):
                     self._unaddress(other)
             slot.entries = entries  # replaced, not changed: other threads may be reading it
             if entry.address is not None:
