@@ -19,9 +19,9 @@ _REDIS = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 def open_store(store: str | Store, clock: Clock | None = None) -> Store:
     """The store that a URL names; a store object is returned as it is.
 
-    `memory://?max_bytes=67108864` lives in this process. `sqlite:///file.db?timeout=0.1` is shared by the processes of
-    a machine. `redis://host:6379/0?namespace=keyguard&timeout=0.1&max_connections=64` is shared by many machines; so
-    are `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://` and
+    `memory://?max_bytes=67108864` lives in this process. `sqlite:///file.db?timeout=0.1&cache_bytes=268435456` is
+    shared by the processes of a machine; `redis://host:6379/0?namespace=keyguard&timeout=0.1&max_connections=64`, by
+    many machines; so are `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://` and
     `postgresql://host/db?schema=keyguard&timeout=0.1&max_connections=10`. `clock` replaces the store's own, for tests.
     Raises `ConfigurationError` for a URL that names none.
     """
@@ -58,8 +58,9 @@ def _memory(options: dict[str, str], clock: Clock | None) -> Store:
 def _sqlite(path: str, options: dict[str, str], clock: Clock | None) -> Store:
     from keyguard.stores.sqlite import SQLiteStore
 
-    _check_names("sqlite://", options, {"timeout"})
-    settings: dict[str, Any] = {name: _number(name, text, float) for name, text in options.items()}
+    kinds: dict[str, type[int] | type[float]] = {"timeout": float, "cache_bytes": int}
+    _check_names("sqlite://", options, set(kinds))
+    settings: dict[str, Any] = {name: _number(name, text, kinds[name]) for name, text in options.items()}
     return SQLiteStore(path, **settings, clock=clock)
 
 

@@ -9,6 +9,7 @@ Rules:
 - After any error the connection is closed and opened again: the file may have been replaced.
 - An event loop never waits for another process: what cannot be had at once is waited for in a thread.
 - Workers that start together on a new file wait for each other, longer than a decision would.
+- Cached responses live in a table of their own, within bounds: `sqlite_cache.py`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from keyguard.clock import SECOND, Clock, monotonic, pause, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.ops import GiveBack, Op, Read, Taken
 from keyguard.stores.fork import renew_after_fork
+from keyguard.stores.sqlite_cache import PREFIX, SCHEMA, Cached
 
-_LAYOUT = 1  # PRAGMA user_version
+_LAYOUT = 2  # PRAGMA user_version
 _PURGE_EVERY = 100  # transactions
 _PURGE_ROWS = 250  # looked at each time: more than so many transactions usually add
 _CHECK_EVERY = SECOND
 _NEVER = 2**63 - 1
 _FIRST_WAIT, _LONGEST_WAIT = 0.0002, 0.005  # seconds
+_LEAST_CACHE = 1024 * 1024
 _START = 10.0  # seconds, for what is done at the start or by operators
 
 _SCHEMA = """
@@ -44,7 +47,10 @@ CREATE TABLE IF NOT EXISTS entries (
 _GET = "SELECT value FROM entries WHERE key = ? AND expires > ?"
 _PUT = "REPLACE INTO entries VALUES (?, ?, ?)"
 _DELETE = "DELETE FROM entries WHERE key = ?"
-_RANGE = "SELECT key, value, expires FROM entries WHERE key >= ? AND key < ? AND expires > ? ORDER BY key"
+_RANGE = (
+    "SELECT key, value, expires FROM entries WHERE key >= ?1 AND key < ?2 AND expires > ?3 UNION ALL "
+    "SELECT key, value, expires FROM cached WHERE key >= ?1 AND key < ?2 AND expires > ?3 ORDER BY 1"
+)
 _NEXT = "SELECT key, expires FROM entries WHERE key > ? ORDER BY key LIMIT ?"
 
 _abandoned: list[sqlite3.Connection] = []
@@ -54,11 +60,19 @@ _abandoned: list[sqlite3.Connection] = []
 class SQLiteStore:
     """Keys and counters in the file `path`.
 
-    `timeout` is how long, in seconds, a decision waits for other processes before it raises `StoreError`. The file and
-    its table are made where there are none. Raises `ConfigurationError` where the file cannot be used.
+    `timeout` is how long, in seconds, a decision waits for other processes before it raises `StoreError`;
+    `cache_bytes`, how many bytes of the file cached responses may fill, at least 1 MiB. The file and its tables are
+    made where there are none. Raises `ConfigurationError` where the file cannot be used.
     """
 
-    def __init__(self, path: str | os.PathLike[str], timeout: float = 0.1, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        timeout: float = 0.1,
+        *,
+        cache_bytes: int = 256 * 1024 * 1024,
+        clock: Clock | None = None,
+    ) -> None:
         name = os.fspath(path)
         if not isinstance(name, str) or not name or name.startswith((":", "file:")):
             raise ConfigurationError(
@@ -66,6 +80,10 @@ class SQLiteStore:
             )
         if not isinstance(timeout, (int, float)) or not 0 < timeout <= 60:
             raise ConfigurationError(f"timeout is a number of seconds, above 0 and at most 60, not {timeout!r}")
+        if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < _LEAST_CACHE:
+            raise ConfigurationError(
+                f"cache_bytes is a whole number of bytes, at least {_LEAST_CACHE}, not {cache_bytes!r}"
+            )
         # Absolute, so that a worker which changes its directory still finds it.
         self._path = Path(name).absolute()
         self.timeout = float(timeout)
@@ -75,6 +93,7 @@ class SQLiteStore:
         self._next_check = 0
         self._until_purge = _PURGE_EVERY
         self._purged_to = ""
+        self._cached = Cached(cache_bytes)
         self._lock = threading.Lock()
         try:
             self._open(monotonic() + _START)
@@ -176,7 +195,7 @@ class SQLiteStore:
 
     def _open(self, deadline: float | None) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=16
+            self._path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=32
         )
         try:
             self._prepare(connection, deadline)
@@ -198,7 +217,8 @@ class SQLiteStore:
             raise sqlite3.DatabaseError(f"its layout {layout} is of a newer keyguard; this one knows {_LAYOUT}")
         if layout < _LAYOUT:
             self._insist(connection, deadline, "BEGIN IMMEDIATE")
-            connection.execute(_SCHEMA)
+            for statement in (_SCHEMA, *SCHEMA):
+                connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {_LAYOUT}")
             connection.execute("COMMIT")
 
@@ -242,13 +262,18 @@ class SQLiteStore:
             self._until_purge -= 1
             if not self._until_purge:
                 self._purge(connection, now)
+            if self._cached.wrote:
+                self._cached.tidy(connection, now)
             connection.execute("COMMIT")
+            if reading and self._cached.due(now):
+                self._note_use(connection, now)
             return results
         except BaseException as error:
             if isinstance(error, sqlite3.Error) and not _busy(error):
                 self._forget()
             elif connection is not None and connection.in_transaction:
                 connection.execute("ROLLBACK")
+            self._cached.wrote = False
             raise
 
     def _replaced(self) -> bool:
@@ -268,15 +293,30 @@ class SQLiteStore:
     def _run(self, connection: sqlite3.Connection, op: Op[Any], now: int) -> Any:
         values: list[bytes | None] = []
         for key in op.keys:
+            if key.startswith(PREFIX):
+                values.append(self._cached.get(connection, key, now))
+                continue
             row = connection.execute(_GET, (key, now)).fetchone()
             values.append(None if row is None else row[0])
         result, changes = op.apply(values, now)
         for key, value, ttl, _ in changes:
-            if value is None:
+            if key.startswith(PREFIX):
+                self._cached.put(connection, key, value, _NEVER if ttl is None else now + ttl, now)
+            elif value is None:
                 connection.execute(_DELETE, (key,))
             else:
                 connection.execute(_PUT, (key, value, _NEVER if ttl is None else now + ttl))
         return result
+
+    def _note_use(self, connection: sqlite3.Connection, now: int) -> None:
+        """Write what was read of cached responses, where that can be done just now: it is not worth an error."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            self._cached.tidy(connection, now)
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
 
     def _identify(self) -> tuple[int, int] | None:
         try:

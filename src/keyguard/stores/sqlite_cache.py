@@ -1,0 +1,140 @@
+"""The part of an SQLite file that cached responses may fill: so many bytes, the least recently used out first.
+
+Rules:
+- They have a table of their own: whatever is asked for, keys and counters neither lose their room nor their speed.
+- What leaves, leaves by pool: all that is stored of a URI, together with the mark that voids it. So what was
+  invalidated does not come back because its mark has gone. What was purged by tag or path never leaves so.
+- A hit writes nothing. What was read is noted in memory, each key once a minute, and written when something else is,
+  or once a minute.
+- Triggers count the bytes, so the sum is right whichever process writes. They are an estimate on the high side; a file
+  keeps the room that it once had.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+PREFIX = "rc:"
+"""What the keys of cached responses begin with."""
+
+_KEPT = "rc:purges|"
+_MINUTE = 60_000_000
+_TOUCHES = 500  # written at a time; what is used less often than so many others may leave
+_NOTED = 10_000
+_POOLS = 64  # evicted by one transaction: more than it can have filled
+_PURGE_EVERY = 100  # transactions that write
+_PURGE_ROWS = 250
+
+# Measured: the key stands in the table and in its index; pages are two thirds full; what is longer than a page begins
+# on one of its own.
+_COST = (
+    "(CASE WHEN length({0}.value) > 900 THEN (length({0}.value) / 4096 + 2) * 4096 ELSE length({0}.value) + 550 END)"
+)
+
+SCHEMA = (
+    """
+    CREATE TABLE IF NOT EXISTS cached (
+        key TEXT NOT NULL UNIQUE,
+        expires INTEGER NOT NULL,  -- microseconds since the Unix epoch
+        used INTEGER NOT NULL,  -- minutes
+        value BLOB NOT NULL
+    )
+    """,
+    "CREATE INDEX IF NOT EXISTS cached_used ON cached (used)",
+    "CREATE TABLE IF NOT EXISTS cached_bytes (bytes INTEGER NOT NULL)",
+    "INSERT INTO cached_bytes SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM cached_bytes)",
+    f"""
+    CREATE TRIGGER IF NOT EXISTS cached_in AFTER INSERT ON cached BEGIN
+        UPDATE cached_bytes SET bytes = bytes + {_COST.format("new")};
+    END
+    """,
+    f"""
+    CREATE TRIGGER IF NOT EXISTS cached_out AFTER DELETE ON cached BEGIN
+        UPDATE cached_bytes SET bytes = bytes - {_COST.format("old")};
+    END
+    """,
+    f"""
+    CREATE TRIGGER IF NOT EXISTS cached_change AFTER UPDATE OF value ON cached BEGIN
+        UPDATE cached_bytes SET bytes = bytes - {_COST.format("old")} + {_COST.format("new")};
+    END
+    """,
+    # Where an earlier layout has them: they are only copies.
+    f"DELETE FROM entries WHERE key >= '{PREFIX}' AND key < 'rc;'",
+)
+_GET = "SELECT value, used FROM cached WHERE key = ? AND expires > ?"
+_PUT = (
+    "INSERT INTO cached (key, expires, used, value) VALUES (?, ?, ?, ?) ON CONFLICT (key) "
+    "DO UPDATE SET expires = excluded.expires, used = excluded.used, value = excluded.value"
+)
+_DELETE = "DELETE FROM cached WHERE key = ?"
+_TOUCH = "UPDATE cached SET used = ? WHERE key = ? AND used < ?"
+_BYTES = "SELECT bytes FROM cached_bytes"
+_OLDEST = "SELECT key FROM cached ORDER BY used, rowid LIMIT 1"
+_DELETE_POOL = "DELETE FROM cached WHERE key >= ? AND key < ?"
+_NEXT = "SELECT key, expires FROM cached WHERE key > ? ORDER BY key LIMIT ?"
+
+
+class Cached:
+    """The cached responses of one file, within `most` bytes. All of it runs in the store's transactions."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.wrote = False
+        """Whether this transaction has written something: then `tidy` ends it."""
+        self._read: set[str] = set()
+        self._written_at = 0
+        self._until_purge = _PURGE_EVERY
+        self._purged_to = ""
+
+    def get(self, connection: sqlite3.Connection, key: str, now: int) -> bytes | None:
+        row = connection.execute(_GET, (key, now)).fetchone()
+        if row is None:
+            return None
+        if row[1] < now // _MINUTE and len(self._read) < _NOTED:
+            self._read.add(key)
+        value: bytes = row[0]
+        return value
+
+    def put(self, connection: sqlite3.Connection, key: str, value: bytes | None, expires: int, now: int) -> None:
+        self.wrote = True
+        if value is None or len(value) > self.most // 4:  # what is so large would only push the others out
+            connection.execute(_DELETE, (key,))
+        else:
+            connection.execute(_PUT, (key, expires, now // _MINUTE, value))
+
+    def due(self, now: int) -> bool:
+        """Whether what was read is to be written although nothing else is: once a minute."""
+        if not self._read or now // _MINUTE == self._written_at:
+            return False
+        self._written_at = now // _MINUTE
+        return True
+
+    def tidy(self, connection: sqlite3.Connection, now: int) -> None:
+        """Write what was used, and make room."""
+        self.wrote = False
+        minute = now // _MINUTE
+        if self._read:
+            keys = [self._read.pop() for _ in range(min(_TOUCHES, len(self._read)))]
+            connection.executemany(_TOUCH, [(minute, key, minute) for key in keys])
+        self._until_purge -= 1
+        if self._until_purge <= 0:
+            self._purge(connection, now)
+        for _ in range(_POOLS):
+            (size,) = connection.execute(_BYTES).fetchone()
+            if size <= self.most:
+                return
+            row = connection.execute(_OLDEST).fetchone()
+            if row is None:
+                return
+            pool = row[0].partition("|")[0] + "|"
+            if pool == _KEPT:
+                connection.execute(_TOUCH, (minute + 1, row[0], minute + 1))
+            else:
+                connection.execute(_DELETE_POOL, (pool, pool + "\U0010ffff"))
+
+    def _purge(self, connection: sqlite3.Connection, now: int) -> None:
+        """Delete what has lapsed, a stretch of the table at a time."""
+        self._until_purge = _PURGE_EVERY
+        rows = connection.execute(_NEXT, (self._purged_to, _PURGE_ROWS)).fetchall()
+        connection.executemany(_DELETE, [(key,) for key, expires in rows if expires <= now])
+        self._purged_to = rows[-1][0] if len(rows) == _PURGE_ROWS else ""
