@@ -167,7 +167,8 @@ class Joining:
         assert shared is not None
         if self.token is None:
             self.token = new_token()
-        return await shared.lease(self.request, self.target, digest(self.key), self.token, self.cache.coalesce)
+        # Half of the time that others wait: where this process dies, they have the other half to follow it.
+        return await shared.lease(self.request, self.target, digest(self.key), self.token, self.cache.coalesce / 2)
 
     async def keep(self, entry: Entry, now: int) -> None:
         """Store an entry, and let go of the lease in the same trip."""
