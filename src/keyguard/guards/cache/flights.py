@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
 
 from keyguard.flow import Signal
 from keyguard.guards.cache.entry import Entry
+from keyguard.guards.cache.keys import Key, digest
 
 OPEN, LANDED, APART, LEFT = range(4)
 
@@ -41,8 +41,8 @@ class Flights:
     """The flights of this process."""
 
     def __init__(self) -> None:
-        self._open: dict[Hashable, Flight] = {}
-        self._apart: OrderedDict[Hashable, int] = OrderedDict()
+        self._open: dict[Key, Flight] = {}
+        self._apart: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
 
     def renew(self) -> None:
@@ -50,7 +50,7 @@ class Flights:
         self._open = {}
         self._lock = threading.Lock()
 
-    def join(self, key: Hashable, places: tuple[str, ...]) -> tuple[Flight, bool]:
+    def join(self, key: Key, places: tuple[str, ...]) -> tuple[Flight, bool]:
         """The flight for a key, and whether the caller leads it."""
         with self._lock:
             flight = self._open.get(key)
@@ -59,7 +59,7 @@ class Flights:
             flight = self._open[key] = Flight(places)
             return flight, True
 
-    def end(self, key: Hashable, flight: Flight, state: int, entry: Entry | None = None) -> None:
+    def end(self, key: Key, flight: Flight, state: int, entry: Entry | None = None) -> None:
         """End a flight, once; later calls change nothing."""
         with self._lock:
             if flight.state != OPEN:
@@ -78,20 +78,22 @@ class Flights:
 
     # -- what is not worth waiting for ----------------------------------------------------------------------
 
-    def set_apart(self, key: Hashable, until: int) -> None:
+    def set_apart(self, key: Key, until: int) -> None:
         """Note that the answers for a key may not be stored; nobody waits for them until then (microseconds)."""
+        name = digest(key)  # a key may be as long as a URL
         with self._lock:
-            self._apart[key] = until
-            self._apart.move_to_end(key)
+            self._apart[name] = until
+            self._apart.move_to_end(name)
             if len(self._apart) > _REMEMBERED:
                 self._apart.popitem(last=False)
 
-    def is_apart(self, key: Hashable, now: int) -> bool:
+    def is_apart(self, key: Key, now: int) -> bool:
         """Whether requests for a key do not wait for each other."""
-        until = self._apart.get(key)
+        until = self._apart.get(digest(key)) if self._apart else None
         return until is not None and now < until <= now + 3600 * 1_000_000
 
-    def rejoin(self, key: Hashable) -> None:
+    def rejoin(self, key: Key) -> None:
         """Take that back."""
-        with self._lock:
-            self._apart.pop(key, None)
+        if self._apart:
+            with self._lock:
+                self._apart.pop(digest(key), None)

@@ -24,7 +24,7 @@ from keyguard.flow import Detach, Flow, call, is_async
 from keyguard.guards.cache import settings as checks
 from keyguard.guards.cache.answers import NO_CONDITIONS, Conditions, answer, gateway_timeout
 from keyguard.guards.cache.entry import Entry
-from keyguard.guards.cache.errand import Errand, asked_app
+from keyguard.guards.cache.errand import Errand, asked_app, strip_tags
 from keyguard.guards.cache.holding import CONDITIONS, LONG_WAY, Bounds, Holding
 from keyguard.guards.cache.keys import UNCACHED, Query, Target, place, resolve, target_of, variance_of
 from keyguard.guards.cache.policy import Asked, Settings, Use, use
@@ -198,10 +198,10 @@ class ResponseCache(Holding):
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         findings = request.findings
-        if self in findings.caches:  # mounted twice: the outer one acts
+        if request.websocket or self in findings.caches:  # mounted twice: the outer one acts
             return await forward(request)
         findings.caches += (self,)
-        bypassed = request.websocket or (self.when is not None and not await call(self.when, request))
+        bypassed = self.when is not None and not await call(self.when, request)
         target = None if bypassed else self.target_of(request)
         if request.method not in ("GET", "HEAD"):
             return await self._changing(request, forward, target)
@@ -225,7 +225,7 @@ class ResponseCache(Holding):
             if response is None:
                 reason = "partial"
                 continue
-            if verdict is Use.REFRESH:
+            if verdict is Use.REFRESH and request.method == "GET":
                 await self._refresh(request, forward, target, asked, candidate, found.since)
             return response
         if "only-if-cached" in asked.directives and not self.settings.ignore_client:
@@ -248,6 +248,7 @@ class ResponseCache(Holding):
     async def _bypass(self, request: Request, forward: Forward, why: str) -> Response:
         self.reports.counts.bypassed += 1
         response = await asked_app(request, forward)
+        strip_tags(response)
         response.headers.add("Cache-Status", f"{self.name}; fwd={why}")
         return response
 
@@ -273,8 +274,6 @@ class ResponseCache(Holding):
         """A method other than GET and HEAD: what it changes is not served from the cache any more (section 4.4)."""
         self.reports.counts.bypassed += 1
         since = asked_at = request.now()
-        if self.shared is not None and request.method == "POST" and target is not None:
-            since = (await self.find(request, target, Asked("POST", {}, False, None))).since
         response = await asked_app(request, forward)
         done = 200 <= response.status < 400 and request.findings.refusal is None
         if done and request.method not in _SAFE:
@@ -283,12 +282,12 @@ class ResponseCache(Holding):
                 uris = [where.uri]
                 for name in ("location", "content-location"):
                     uris += [resolve(where, line) or where.uri for line in response.headers.get_all(name)]
-                await self.invalidate([place(where.host, uri) for uri in dict.fromkeys(uris)])
-                since = max(since, request.now() if self.shared is None else 0)
+                since = await self.invalidate([place(where.host, uri) for uri in dict.fromkeys(uris)], since)
         if done and request.method == "POST" and target is not None:
             errand = Errand(
                 self, request, forward, target, self.asked_of(request, target), NO_CONDITIONS, None, since, "method"
             )
             return await errand.store(response, asked_at)
+        strip_tags(response)
         response.headers.add("Cache-Status", f"{self.name}; fwd=method")
         return response

@@ -81,8 +81,8 @@ def target_of(request: Request, query: Query, partition: str) -> Target | None:
     root = request.root
     if raw is None:
         raw = quote_from_bytes((root + path).encode("utf-8", "surrogateescape"), safe="/:@!$&'()*+,;=~").encode()
-    if raw[:1] != b"/":
-        return None  # a whole URI, or `*`
+    if raw[:1] != b"/" or "\ufffd" in path:
+        return None  # a whole URI, `*`, or bytes that are no text: the app may see what is not told apart here
     host = request.header("host") or ""
     if not _HOST.fullmatch(host):
         return None
