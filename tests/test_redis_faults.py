@@ -440,6 +440,48 @@ def test_a_node_of_a_cluster_goes_down_and_its_replica_takes_over() -> None:
 
 
 @pytest.mark.slow
+def test_a_node_of_a_cluster_goes_down_under_an_event_loop() -> None:
+    with RedisCluster(replicas=True) as cluster:
+        service = Service(RedisStore(cluster.url))
+        keys = [service.stack.keys.issue(f"customer {n}").key.reveal() for n in range(30)]
+
+        async def ask_all() -> list[bool]:
+            return [seen.told for seen in service.check(await asyncio.gather(*map(service.aask, keys)))]
+
+        async def all_are_told(what: str) -> None:
+            end = time.monotonic() + 20
+            while not all(await ask_all()):
+                assert time.monotonic() < end, what
+
+        async def story() -> None:
+            await all_are_told("the cluster does not answer")
+            await asyncio.to_thread(cluster.nodes[0].kill)
+            during = [told for _ in range(3) for told in await ask_all()]
+            assert sum(during) >= len(during) // 3
+            await all_are_told("the replica does not take over")
+            await service.store.aclose()
+
+        asyncio.run(story())
+        service.store.close()
+
+
+def test_right_keys_that_come_together_are_no_guesses(cluster: RedisCluster) -> None:
+    """More of them than an address may guess: on a cluster each reserved a guess, and they refused each other."""
+    service = Service(RedisStore(cluster.url, namespace="together", timeout=1))
+    keys = [service.stack.keys.issue(f"customer {n}").key.reveal() for n in range(60)]
+
+    async def story() -> list[int]:
+        answers = await asyncio.gather(*map(service.aask, keys))
+        wrong = [(await service.aask(key[:-7] + "0" * 7)).status for key in keys[:3]]
+        await service.store.aclose()
+        return [*{seen.status for seen in answers}, *wrong]
+
+    assert asyncio.run(story()) == [200, 401, 401, 401]
+    service.store.clear()
+    service.store.close()
+
+
+@pytest.mark.slow
 def test_slots_move_while_requests_come() -> None:
     """Every slot of one node moves to another, key by key, under traffic: nobody is refused for it."""
     with RedisCluster() as cluster:

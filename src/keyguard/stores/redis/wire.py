@@ -229,13 +229,22 @@ class Wire:
         return None
 
     def _authenticate_apart(self, op: Authenticate) -> Plan:
-        """Reserve a guess and look at the record in one trip; a right key gets its guess back."""
-        outcome, (verdict, record, seen) = yield [self._taking(op.guess), self._checking(op, ())]
-        taken = taken_of(op.guess, outcome)
-        if taken.refused:
-            return Authenticated(False, None, taken, taken.at)
-        if verdict == 1:
-            yield [self._giving_back(taken)]
+        """Look at the guesses and at the record in one trip; a wrong key is charged in a second one.
+
+        Not reserved beforehand: right keys that come together would refuse each other. So a source may try as many
+        wrong keys too many as it has in flight at once.
+        """
+        free = [_free(demand) for demand in op.guess]
+        outcome, (verdict, record, seen) = yield [self._taking(free), self._checking(op, ())]
+        left = [taking[2] for taking in taken_of(free, outcome).takings]
+        room = all(count >= demand.cost for count, demand in zip(left, op.guess, strict=True))
+        if verdict != 1 or not room:
+            (outcome,) = yield [self._taking(op.guess)]
+            taken = taken_of(op.guess, outcome)
+            if taken.refused:
+                return Authenticated(False, None, taken, taken.at)
+            if verdict == 1:
+                yield [self._giving_back(taken)]
         return Authenticated(verdict == 1, record or None, None, unpack_from("<q", seen)[0])
 
     # -- calls --------------------------------------------------------------------------------------------
