@@ -160,10 +160,10 @@ class ResponseCache(Holding):
             return None
         if self.by is None and not request.sends(self.special):
             entry = self.shelf.plain.get(request.address())
-            identity = request.findings.identity
-            if entry is None or not (identity is None or identity.anonymous or entry.open_to_credentials):
-                return None
-            return self._fresh(request, entry)
+            if entry is not None:
+                identity = request.findings.identity
+                known = identity is not None and not identity.anonymous
+                return None if known and not entry.open_to_credentials else self._fresh(request, entry)
         if request.websocket or request.sends(LONG_WAY):
             return None
         target = self.target_of(request)
@@ -192,7 +192,7 @@ class ResponseCache(Holding):
         """Seconds for which an entry answers plain requests; 0 or less where it does not."""
         if entry.part is not None or entry.must_validate:
             return 0
-        if self.shared is not None and self._old(entry, now):
+        if self.shared is not None and self.old(entry, now):
             return 0
         return entry.lifetime - entry.age - max(0, now - entry.received) // SECOND
 
