@@ -115,6 +115,11 @@ class Tee:
         self._parts: list[bytes] = []
         self._held = 0
 
+    @property
+    def outgrown(self) -> bool:
+        """Whether more has come than `limit`."""
+        return self._held > self.limit
+
     def feed(self, part: bytes, *, last: bool) -> Flow[None] | None:
         """Note a part of the body. Returns what is to be run before it leaves, if it is the last one."""
         if not self.open:

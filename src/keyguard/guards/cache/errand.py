@@ -81,7 +81,7 @@ class Errand(Joining):
     async def refresh(self) -> Response:
         """The same in the background: not where somebody asks already. The response is for nobody."""
         self.key = self.flight_key()
-        flight, leads = self.cache.flights.join(self.key, places_of(self.target))
+        flight, leads = self.cache.flights.join(self.key)
         nothing = Response(204)
         if not leads:
             return nothing
@@ -128,7 +128,7 @@ class Errand(Joining):
         """Ask the app, less some of the request's fields, and make of its answer what the rules say."""
         request = self.request
         self.cache.reports.counts.misses += 1
-        self.asked_at = request.now()
+        self.asked_at, self.moment = request.now(), self.cache.flights.moment
         try:
             with request.changed({**less, **validators}, whole_body=True):
                 response = await asked_app(request, self.forward)
@@ -190,8 +190,7 @@ class Errand(Joining):
         else:
             verdict = may_store(self.asked._replace(method="GET"), entry.status, fresh.fields, settings, now)
         cache.reports.counts.validated += 1
-        outdated = self.flight is not None and self.flight.outdated
-        if verdict.stored and not outdated:
+        if verdict.stored and not self._outdated():
             fresh.since = self.since
             await self.keep(fresh, now)
             status += "; stored"
@@ -272,11 +271,13 @@ class Errand(Joining):
             entry.body = body
             if entry.status == 206:
                 entry.part = part_of(fields, body)
-            if self.flight is not None and self.flight.outdated:
+            if not self._outdated():
+                await self.keep(entry, now)
+            if self._outdated():  # or while it was put there
+                cache.shelf.drop(self.target.key, entry)
                 self.end(LEFT)
                 self._note(Explanation(False, "it was purged while it was on its way", "RFC 9111, section 4.4"))
                 return
-            await self.keep(entry, now)
             if shareable:
                 cache.flights.rejoin(self.key)
                 self.end(LANDED, entry)
@@ -286,15 +287,23 @@ class Errand(Joining):
             cache.shelf.drop(self.target.key, entry)  # where it was thought to be whole
             cache.reports.counts.not_stored += 1
             self._note(Explanation(False, f"its body was not kept: {why}", "RFC 9111, section 3.3"))
+            if tee.outgrown:  # so would the next be: nobody waits to see
+                if self.key:
+                    cache.flights.set_apart(self.key, request.now() + _APART_FOR)
+                self.end(APART)
             self.end(LEFT)
 
+        tee = Tee(cache.max_entry_bytes, done, cut, length=length)
         if response.body is not APP:
             await done(response.body)
         elif response.status in _BODILESS:
             await done(b"")
         else:
-            response.tee(Tee(cache.max_entry_bytes, done, cut, length=length))
+            response.tee(tee)
         return response
+
+    def _outdated(self) -> bool:
+        return self.cache.flights.outdated(places_of(self.target), self.moment)
 
     async def _apart(self, *, lasting: bool) -> None:
         """Let those who wait go on: what comes is not for them. `lasting`: nor will the next answers be."""

@@ -26,14 +26,11 @@ _REMEMBERED = 10_000
 class Flight:
     """One request of the app that others may wait for."""
 
-    __slots__ = ("entry", "outdated", "places", "signal", "state")
+    __slots__ = ("entry", "signal", "state")
 
-    def __init__(self, places: tuple[str, ...]) -> None:
+    def __init__(self) -> None:
         self.state = OPEN
         self.entry: Entry | None = None
-        self.places = places
-        self.outdated = False
-        """Whether what it brings was purged while it was on its way: it is not stored."""
         self.signal = Signal()
 
 
@@ -43,6 +40,10 @@ class Flights:
     def __init__(self) -> None:
         self._open: dict[Key, Flight] = {}
         self._apart: OrderedDict[str, int] = OrderedDict()
+        self.moment = 0
+        """How often something has been purged: what a request notes before it asks the app."""
+        self._purged: OrderedDict[str, int] = OrderedDict()
+        self._all_purged = 0
         self._lock = threading.Lock()
 
     def renew(self) -> None:
@@ -50,13 +51,13 @@ class Flights:
         self._open = {}
         self._lock = threading.Lock()
 
-    def join(self, key: Key, places: tuple[str, ...]) -> tuple[Flight, bool]:
+    def join(self, key: Key) -> tuple[Flight, bool]:
         """The flight for a key, and whether the caller leads it."""
         with self._lock:
             flight = self._open.get(key)
             if flight is not None:
                 return flight, False
-            flight = self._open[key] = Flight(places)
+            flight = self._open[key] = Flight()
             return flight, True
 
     def end(self, key: Key, flight: Flight, state: int, entry: Entry | None = None) -> None:
@@ -69,12 +70,26 @@ class Flights:
                 del self._open[key]
         flight.signal.move()
 
+    # -- what is purged while it is on its way ----------------------------------------------------------------
+
     def outdate(self, place: str | None) -> None:
         """Let nothing be stored that is on its way now to `place`; `None` means everywhere."""
         with self._lock:
-            for flight in self._open.values():
-                if place is None or place in flight.places:
-                    flight.outdated = True
+            self.moment += 1
+            if place is None:
+                self._all_purged = self.moment
+                self._purged.clear()
+                return
+            self._purged[place] = self.moment
+            self._purged.move_to_end(place)
+            if len(self._purged) > _REMEMBERED:
+                self._all_purged = self._purged.popitem(last=False)[1]  # what is forgotten may have been anything
+
+    def outdated(self, places: tuple[str, ...], moment: int) -> bool:
+        """Whether what was asked for at `moment` has been purged since: then it is not stored."""
+        if moment == self.moment:
+            return False
+        return moment < self._all_purged or any(moment < self._purged.get(place, 0) for place in places)
 
     # -- what is not worth waiting for ----------------------------------------------------------------------
 

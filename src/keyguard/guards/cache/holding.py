@@ -179,7 +179,7 @@ class Holding:
         ]
         varied = bool(held)
         if self.shared is not None:
-            if not entries or any(self._old(entry, now) for entry in entries):
+            if not entries or any(self.old(entry, now) for entry in entries):
                 try:
                     found: Found = await self.shared.look(request, target)
                 except StoreError:
@@ -229,7 +229,8 @@ class Holding:
         for entry in reversed(entries):  # the newest last: what is held last goes first
             self.hold(request, target, entry, request.now())
 
-    def _old(self, entry: Entry, now: int) -> bool:
+    def old(self, entry: Entry, now: int) -> bool:
+        """Whether the shared store has to be asked if it still holds an entry."""
         return not 0 <= now - entry.checked < self.local_ttl
 
     async def keep(self, request: Request, target: Target, entry: Entry, now: int, *also: Op[Any]) -> bool:

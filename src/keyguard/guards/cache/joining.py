@@ -14,7 +14,7 @@ from keyguard.flow import Signal, Wait
 from keyguard.guards.cache.answers import Conditions, answer
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.flights import APART, LANDED, LEFT, Flight
-from keyguard.guards.cache.keys import Key, Target, digest, flight_key, places_of, variance_of
+from keyguard.guards.cache.keys import Key, Target, digest, flight_key, variance_of
 from keyguard.guards.cache.policy import Asked, Use, use
 from keyguard.guards.cache.shared import APART as OTHERS_APART
 from keyguard.guards.cache.shared import Found, new_token
@@ -60,23 +60,42 @@ class Joining:
         self.flight: Flight | None = None
         self.token: bytes | None = None
         self.asked_at = 0
+        self.moment = cache.flights.moment
+        """What has been purged after that is not stored."""
 
     async def join(self) -> Response | None:
         """Another request's answer, or `None` where this one has to ask: as the leader of a flight, or alone."""
         cache, request = self.cache, self.request
         deadline = request.now() + round(cache.coalesce * SECOND)
         while True:
-            flight, leads = cache.flights.join(self.key, places_of(self.target))
+            flight, leads = cache.flights.join(self.key)
             if leads:
                 self.lead(flight)
-                return None
-            left = (deadline - request.now()) / SECOND
+                return self._just_landed()
+            left = min((deadline - request.now()) / SECOND, cache.coalesce)  # the clock may have been set back
             if left <= 0 or not await Wait(flight.signal, 0, left):
                 return None
             if flight.state == APART:
                 return None
             if flight.state == LANDED and flight.entry is not None:
                 return self._collapsed(flight.entry)
+
+    def _just_landed(self) -> Response | None:
+        """What another flight has brought since this request looked."""
+        cache = self.cache
+        slot = cache.shelf.get(self.target.key)
+        now = self.request.now()
+        for entry in () if slot is None else slot.entries:
+            if (
+                entry.part is None
+                and entry is not self.entry
+                and not (cache.shared is not None and cache.old(entry, now))
+            ):
+                response = self._collapsed(entry)
+                if response is not None:
+                    self.end(LANDED, entry)
+                    return response
+        return None
 
     def _collapsed(self, entry: Entry) -> Response | None:
         """The answer that another request brought, if it suits this one."""
