@@ -225,7 +225,7 @@ def test_a_lost_reply_is_not_charged(mode: str, proxy: Proxy, service: Service) 
         proxy.mode = ""
         service.recovers()
         told += 1
-    wait_until(lambda: service.used() == told, f"{told} units, not {service.used()}", 5)
+    wait_until(lambda: service.used() == told, f"{told} units to be used", 5)
 
 
 # -- what others do makes the database give up our transaction: it is made again, and charged once -------------------

@@ -312,7 +312,7 @@ def test_a_lost_reply_is_not_charged(mode: str, world: str, proxy: Proxy, servic
             return told
 
         told = asyncio.run(story())
-    wait_until(lambda: service.used() == told, f"{told} units, not {service.used()}", 3)
+    wait_until(lambda: service.used() == told, f"{told} units to be used", 3)
 
 
 async def _told_again(service: Service) -> int:
