@@ -18,7 +18,8 @@ from tests.servers import python, wait_until
 
 ROOT = Path(__file__).parent.parent
 PROCESSES = 4
-KINDS = ["valkey", "redis6", "cluster", "sqlite", "postgres"]
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("redis6", "cluster", "postgres")]
+KINDS = ["valkey", "sqlite", *SLOW]
 
 
 class Workers:
