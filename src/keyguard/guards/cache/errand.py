@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from keyguard.errors import StoreError
 from keyguard.guards.cache.answers import NO_CONDITIONS, answer
-from keyguard.guards.cache.entry import Entry, Fields, first, without
+from keyguard.guards.cache.entry import Entry, Fields, first, lines, without
 from keyguard.guards.cache.flights import APART, LANDED, LEFT
 from keyguard.guards.cache.joining import Joining
 from keyguard.guards.cache.keys import places_of, variance_of
@@ -32,6 +32,7 @@ SECOND = 1_000_000
 
 _APART_FOR = 60 * SECOND
 _ERRORS = frozenset({500, 502, 503, 504})
+_NO_NUMBER = -1
 _BODILESS = frozenset({204, 205})
 _OURS = ("ratelimit", "x-ratelimit", "retry-after")
 _NOTHING: dict[str, None] = {}
@@ -248,7 +249,9 @@ class Errand(Joining):
         settings = cache.settings_for(request)
         verdict = may_store(asked, response.status, fields, settings, now)
         length = _content_length(fields)
-        if verdict.stored and length is not None and length > cache.max_entry_bytes:
+        if verdict.stored and length == _NO_NUMBER:
+            verdict = Verdict(False, "its Content-Length is not one number", "RFC 9112, section 6.3")
+        elif verdict.stored and length is not None and length > cache.max_entry_bytes:
             verdict = Verdict(False, f"it is larger than an entry may be, {cache.max_entry_bytes} bytes", "")
         if not verdict.stored:
             await self._not_stored(response, verdict)
@@ -334,8 +337,12 @@ def _explained(verdict: Verdict, entry: Entry | None, status: int | None = None)
 
 
 def _content_length(fields: Fields) -> int | None:
-    text = first(fields, "content-length")
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None
+    """What `Content-Length` says; `None` where there is none, and `_NO_NUMBER` where it cannot be relied on."""
+    found = lines(fields, "content-length")
+    if not found:
+        return None
+    text = found[0]
+    return int(text) if len(found) == 1 and text.isascii() and text.isdigit() and len(text) < 19 else _NO_NUMBER
 
 
 def strip_tags(response: Response) -> None:

@@ -1,0 +1,335 @@
+"""How much a cache holds and what it lets go of (caching.md 28), what it tells, and what it lets flow (25)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keyguard import ConfigurationError, Keyguard, ResponseCache
+from keyguard.guards.cache.entry import Entry, Part
+from keyguard.guards.cache.shelf import Shelf
+from tests.cache_site import PAGE, WORLDS, Site, asks, get, ok, served, status
+
+Make = Callable[..., Site]
+
+
+@pytest.fixture(params=WORLDS)
+def site_of(request: pytest.FixtureRequest) -> Iterator[Make]:
+    made: list[Site] = []
+
+    def make(**options: Any) -> Site:
+        made.append(Site(request.param, **options))
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.close()
+
+
+def entry(size: int = 10, variance: Any = (), part: Part | None = None) -> Entry:
+    return Entry(200, (), received=0, age=0, lifetime=60, variance=variance, part=part, body=b"x" * size)
+
+
+def held(shelf: Shelf) -> tuple[int, int]:
+    """Bytes and entries, counted one by one."""
+    slots = list(shelf._slots.values())
+    return (
+        sum(slot.size + sum(each.size for each in slot.entries) for slot in slots),
+        sum(len(slot.entries) for slot in slots),
+    )
+
+
+# -- the shelf ----------------------------------------------------------------------------------------------------
+
+
+def test_28_a_hundred_thousand_urls_never_exceed_the_bounds() -> None:
+    shelf = Shelf(1_000_000, 10**9, 4)
+    few = Shelf(10**9, 100, 4)
+    for number in range(100_000):
+        key = ("http", f"/{number}")
+        made = entry(number % 50)
+        made.address = key
+        shelf.put(key, (f"p{number}",), made)
+        assert shelf.bytes <= 1_000_000
+        if number % 10 == 0:
+            few.put(key, (f"p{number}",), entry())
+            assert few.count <= 100
+    assert held(shelf) == (shelf.bytes, shelf.count)
+    assert held(few) == (few.bytes, few.count)
+    assert len(shelf.plain) == shelf.count
+    assert len(shelf._by_place) == shelf.count
+    assert shelf.evicted == 100_000 - shelf.count
+
+
+def test_28_what_was_used_least_recently_goes_first() -> None:
+    shelf = Shelf(10**6, 3, 4)
+    for name in "abc":
+        shelf.put((name,), (name,), entry())
+    shelf.get(("a",))
+    shelf.touch(("b",))
+    shelf.put(("d",), ("d",), entry())
+    assert list(shelf._slots) == [("a",), ("b",), ("d",)]
+    shelf.put(("a",), ("a",), entry())
+    shelf.put(("e",), ("e",), entry())
+    assert list(shelf._slots) == [("d",), ("a",), ("e",)]
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from("abc"), st.sampled_from("xy"), st.integers(0, 30_000), st.booleans()),
+        st.tuples(st.sampled_from(["drop", "key", "place", "where", "get"]), st.sampled_from("abc")),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps)
+def test_28_whatever_is_done_what_is_counted_is_what_is_held(steps: list[tuple[Any, ...]]) -> None:
+    shelf = Shelf(65_536, 4, 2)
+    for verb, name, *more in steps:
+        key, places = (name,), ("p" + name, "everywhere")
+        if verb == "put":
+            variance, size, part = more
+            made = entry(size, (("v", variance),), Part(0, size, True, None) if part else None)
+            made.address = (name, variance)
+            shelf.put(key, places, made)
+        elif verb == "drop":
+            slot = shelf.get(key)
+            if slot is not None:
+                shelf.drop(key, slot.entries[-1])
+        elif verb == "key":
+            shelf.drop_key(key)
+        elif verb == "place":
+            shelf.drop_place("p" + name)
+        elif verb == "where":
+            shelf.drop_where(lambda each: len(each.body) % 2 == 0)
+        else:
+            shelf.get(key)
+        assert held(shelf) == (shelf.bytes, shelf.count)
+        assert shelf.bytes <= 65_536
+        assert shelf.count <= 4
+        assert all(0 < len(slot.entries) <= 2 for slot in shelf._slots.values())
+        everything = {id(each) for slot in shelf._slots.values() for each in slot.entries}
+        assert {id(each) for each in shelf.plain.values()} <= everything
+        assert set().union(*shelf._by_place.values()) == set(shelf._slots)
+    shelf.drop_place("everywhere")
+    assert (shelf.bytes, shelf.count, shelf.plain, shelf._by_place) == (0, 0, {}, {})
+
+
+def test_28_threads_use_it_together() -> None:
+    shelf = Shelf(300_000, 10**6, 2)
+    failed: list[BaseException] = []
+
+    def use(first: int) -> None:
+        try:
+            for number in range(3000):
+                name = f"{(first * 7 + number) % 60}"
+                shelf.get((name,))
+                shelf.put((name,), ("p" + name, "all"), entry(number % 500))
+                shelf.touch((f"{number % 60}",))
+                if number % 100 == 0:
+                    shelf.drop_where(lambda each: len(each.body) % 7 == 0)
+                    shelf.drop_place("p" + name)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failed == []
+    assert held(shelf) == (shelf.bytes, shelf.count)
+    assert shelf.bytes <= 300_000
+
+
+# -- the same from outside ----------------------------------------------------------------------------------------
+
+
+def test_28_a_thousand_variants_of_one_url(site_of: Make) -> None:
+    site = site_of(max_variants=8)
+    reply = ok("max-age=60", ("Vary", "Foo"))
+    for number in range(1000):
+        site.reply = reply
+        site.ask(get("/", ("Foo", str(number))), lint=False)
+    stats = site.cache.stats()
+    assert (stats.entries, stats.evicted) == (8, 992)
+    site.play(served(get("/", ("Foo", "999"))), served(get("/", ("Foo", "992"))), asks(get("/", ("Foo", "991")), reply))
+
+
+def test_28_an_entry_larger_than_one_may_be_still_flows(site_of: Make) -> None:
+    site = site_of(max_entry_bytes=10, coalesce=0)
+    large = b"x" * 11
+    site.play(
+        asks(PAGE, ok("max-age=60", body=large), body=large, cache_status="keyguard; fwd=uri-miss"),
+        asks(PAGE, ok("max-age=60", body=(b"x" * 6, b"x" * 5)), body=large),
+        asks(PAGE, ok("max-age=60", body=(b"x" * 6, b"x" * 4)), body=b"x" * 10),
+        served(PAGE, b"x" * 10),
+    )
+    assert "larger than an entry" in site.cache.explain("/").rule or site.cache.explain("/").stored
+
+
+def test_28_an_entry_larger_than_the_store(site_of: Make) -> None:
+    site = site_of(max_bytes=65536)
+    site.play(asks(PAGE, ok("max-age=60", body=b"x" * 70_000)), asks(PAGE, ok("max-age=60", body=b"x" * 70_000)))
+    assert site.cache.stats().bytes == 0
+
+
+def test_28_many_urls_from_outside(site_of: Make) -> None:
+    site = site_of(max_bytes=200_000)
+    site.reply = ok("max-age=60", body=b"x" * 1000)
+    for number in range(300):
+        site.ask(get(f"/{number}?{'q' * (number % 90)}"), lint=False)
+        assert site.cache.stats().bytes <= 200_000
+    assert 0 < site.cache.stats().entries < 100
+
+
+# -- what flows (caching.md 25) -----------------------------------------------------------------------------------
+
+
+def test_25_it_streams_while_it_stores(site_of: Make) -> None:
+    site = site_of()
+    parts = (b"one", b"two", b"three")
+    answer = site.play(asks(PAGE, ok("max-age=60", body=parts), content_length=None))
+    assert [chunk for chunk in answer.chunks if chunk] == list(parts)
+    site.play(served(PAGE, b"onetwothree", content_length="11"))
+
+
+def test_7_half_a_body_is_not_stored(site_of: Make) -> None:
+    site = site_of()
+    site.reply = ok("max-age=60", body=(b"half",), breaks=True)
+    with pytest.raises(Exception, match="after half"):
+        site.ask(PAGE, lint=False)
+    site.play(asks(PAGE, ok("max-age=60")))
+    assert site.closed == (2 if site.world == "wsgi" else 0), "the app's iterables were closed, each once"
+
+
+@pytest.mark.parametrize("length", ["4", "6", "5, 5", "five"])
+def test_7_a_length_that_is_not_the_bodys(site_of: Make, length: str) -> None:
+    site = site_of(coalesce=0)
+    reply = ok("max-age=60", ("Content-Length", length), body=(b"he", b"llo"))
+    for calls in (1, 2):
+        site.reply = reply
+        site.ask(PAGE, lint=False)
+        assert site.calls == calls, site.cache.explain("/")
+
+
+def test_25_events_are_not_held_back_nor_stored_for_want_of_a_lifetime(site_of: Make) -> None:
+    site = site_of(ttl=30)
+    events = ok(None, ("Content-Type", "text/event-stream; charset=utf-8"), body=(b"data: 1\n\n", b"data: 2\n\n"))
+    site.play(asks(PAGE, events), asks(PAGE, events))
+
+
+# -- what it tells (caching.md 23, issue 6) -----------------------------------------------------------------------
+
+
+def test_it_counts(site_of: Make) -> None:
+    site = site_of()
+    site.play(
+        asks(PAGE, ok("max-age=60, stale-if-error=60", ("ETag", '"a"'))),
+        served(PAGE),
+        asks(PAGE, status(304, "max-age=60, stale-if-error=60", ("ETag", '"a"')), wait=60, status=200),
+        asks(PAGE, status(500), wait=61, status=200),
+        asks(get("/x"), ok("no-store")),
+        asks(get(method="POST"), ok()),
+        asks(PAGE, ok("max-age=60")),
+    )
+    stats = site.cache.stats()
+    assert (stats.hits, stats.misses, stats.stale, stats.validated, stats.bypassed) == (1, 5, 1, 1, 1)
+    assert (stats.stored, stats.not_stored, stats.invalidated, stats.entries, stats.errors) == (3, 2, 1, 1, 0)
+    assert 0 < stats.bytes < stats.max_bytes
+
+
+def test_it_explains(site_of: Make) -> None:
+    site = site_of()
+    assert not site.stack.explain("/").stored
+    site.play(asks(PAGE, ok("private, max-age=60")))
+    for url in ("/", "http://example.test/", "http://EXAMPLE.test:80/"):
+        told = site.stack.explain(url)
+        assert (told.stored, told.section, told.status) == (False, "RFC 9111, section 5.2.2.7", 200)
+        assert str(told) == "not stored: the response says private (RFC 9111, section 5.2.2.7)"
+    site.play(asks(PAGE, ok("max-age=60")))
+    told = site.stack.explain("/")
+    assert (told.stored, told.lifetime) == (True, 60)
+    with pytest.raises(ValueError, match="neither a path"):
+        site.stack.explain("items")
+
+
+def test_21_purges(site_of: Make) -> None:
+    site = site_of()
+
+    def fill() -> None:
+        site.cache.purge_all()
+        site.play(
+            asks(get("/a"), ok("max-age=60", ("Cache-Tag", "one, two"), ("Vary", "Foo"))),
+            asks(get("/a", ("Foo", "1")), ok("max-age=60", ("Surrogate-Key", "two three"), ("Vary", "Foo"))),
+            asks(get("/b?c=1"), ok("max-age=60")),
+        )
+
+    def left() -> list[str]:
+        names = []
+        for name, ask in (("a", get("/a")), ("foo", get("/a", ("Foo", "1"))), ("b", get("/b?c=1"))):
+            site.reply, before = ok("no-store"), site.calls
+            only = get(ask.target, *ask.headers, ("Cache-Control", "only-if-cached"))
+            if site.ask(only).status == 200:
+                names.append(name)
+            assert site.calls == before
+        return names
+
+    for purge, remain in (
+        (lambda: site.cache.purge("/a"), ["b"]),
+        (lambda: site.cache.purge("http://example.test/a"), ["b"]),
+        (lambda: site.cache.purge("https://example.test:443/a"), ["b"]),
+        (lambda: site.cache.purge("http://other.test/a"), ["a", "foo", "b"]),
+        (lambda: site.cache.purge("/b"), ["a", "foo", "b"]),
+        (lambda: site.cache.purge("/b?c=1"), ["a", "foo"]),
+        (lambda: site.cache.purge(tag="one"), ["foo", "b"]),
+        (lambda: site.cache.purge(tag="two"), ["b"]),
+        (lambda: site.cache.purge(tag="three"), ["a", "b"]),
+        (site.cache.purge_all, []),
+    ):
+        fill()
+        assert left() == ["a", "foo", "b"]
+        purge()
+        assert left() == remain
+    for wrong in ({}, {"url": "/", "tag": "a"}, {"url": "a"}):
+        with pytest.raises(ValueError, match=r"name a URL|neither a path"):
+            site.cache.purge(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"ttl": 0}, "ttl is a whole number of seconds"),
+        ({"ttl": True}, "ttl is a whole number"),
+        ({"ttl": 1.5}, "ttl is a whole number"),
+        ({"coalesce": float("nan")}, "coalesce is a number of seconds"),
+        ({"coalesce": -1}, "coalesce is a number of seconds"),
+        ({"max_bytes": 1}, "max_bytes is a whole number of bytes"),
+        ({"max_variants": 0}, "max_variants"),
+        ({"by": "ip"}, "by is 'key', 'subject' or None"),
+        ({"when": "/a"}, "when is a function"),
+        ({"public": 1}, "public is True or False"),
+        ({"vary": ["*"]}, "vary is a list of header field names"),
+        ({"vary": ["a b"]}, "vary is a list of header field names"),
+        ({"targeted": [""]}, "targeted is a list"),
+        ({"ignore_query": [1]}, "ignore_query is a list"),
+        ({"name": "a b"}, "name is one word"),
+    ],
+)
+def test_settings_that_are_wrong_stop_the_start(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        ResponseCache(**options)
+
+
+def test_a_cache_belongs_to_one_store() -> None:
+    cache = ResponseCache()
+    Keyguard(cache)
+    with pytest.raises(ConfigurationError, match="another store"):
+        Keyguard(cache)
