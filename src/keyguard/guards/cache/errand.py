@@ -44,7 +44,7 @@ async def asked_app(request: Request, forward: Forward) -> Response:
     """Call the app, and set what its route's markers say."""
     marks = marking()
     response = await forward(request)
-    marks.apply(response.headers)
+    marks.apply(response.status, response.headers)
     return response
 
 

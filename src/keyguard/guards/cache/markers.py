@@ -34,10 +34,10 @@ class Marks:
     def __init__(self) -> None:
         self.marks: list[CacheControl] = []
 
-    def apply(self, headers: Headers) -> None:
+    def apply(self, status: int, headers: Headers) -> None:
         """Set the fields that the app has not set itself."""
         for mark in self.marks:
-            mark.apply(headers)
+            mark.apply(status, headers)
 
 
 _current: ContextVar[Marks | None] = ContextVar("keyguard_cache_marks", default=None)
@@ -50,12 +50,17 @@ def marking() -> Marks:
     return marks
 
 
+_CLOSING = frozenset({"private", "no-cache", "no-store", "must-revalidate"})
+
+
 class CacheControl:
     """Header fields for a route: a decorator of its view, or a dependency of FastAPI's."""
 
     def __init__(self, control: str, vary: tuple[str, ...], tags: tuple[str, ...]) -> None:
         self.control = control
         """The value of `Cache-Control`; empty for none."""
+        self.closing = ", ".join(word for word in control.split(", ") if word in _CLOSING)
+        """What of it only forbids."""
         self.vary = vary
         self.tags = tags
 
@@ -96,10 +101,15 @@ class CacheControl:
 
         return marked
 
-    def apply(self, headers: Headers) -> None:
-        """Set the fields, where the app has not."""
-        if self.control and "Cache-Control" not in headers:
-            headers.add("Cache-Control", self.control)
+    def apply(self, status: int, headers: Headers) -> None:
+        """Set the fields, where the app has not.
+
+        An error gets no lifetime: what the route says is of what it answers, not of what it was asked wrongly, or
+        raised, or of who was not let in.
+        """
+        control = self.control if status < 400 else self.closing
+        if control and "Cache-Control" not in headers:
+            headers.add("Cache-Control", control)
         if self.vary:
             present = {name.strip().lower() for line in headers.get_all("Vary") for name in line.split(",")}
             for name in self.vary:
@@ -136,7 +146,8 @@ def cache_control(
     - `immutable`: it does not change while it is fresh (RFC 8246).
     - `vary`: request fields that it is chosen by. `tags`: what `ResponseCache.purge(tag=...)` calls it by.
 
-    What a response sets itself is left as it is. Raises `ConfigurationError` for what makes no sense.
+    What a response sets itself is left as it is, and an error gets no lifetime. Raises `ConfigurationError` for what
+    makes no sense.
     """
     flags = {
         "public": public,
