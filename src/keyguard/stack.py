@@ -15,7 +15,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.guard import Guard, chain
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
-from keyguard.guards.cache.instant import Instant
+from keyguard.guards.cache.instant import Instant, instant
 from keyguard.guards.rate_limit import RateLimit, Together
 from keyguard.ops import Store
 from keyguard.refusal import Refusal
@@ -159,7 +159,7 @@ class Keyguard:
     def _instant(self) -> Instant | None:
         outermost = self.guards[0] if self.guards else None
         if isinstance(outermost, ResponseCache) and outermost.instant:
-            return Instant(outermost, self._clock)
+            return instant(outermost, self._clock)
         return None
 
     def _engine(self, app: Any, *, asynchronous: bool) -> Engine:

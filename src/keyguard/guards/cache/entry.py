@@ -18,6 +18,9 @@ Fields: TypeAlias = "tuple[tuple[str, str], ...]"
 Variance: TypeAlias = "tuple[tuple[str, str | None], ...]"
 """The request fields that `Vary` names, each with its normalised value; `None` where the request had none."""
 
+Ready: TypeAlias = "tuple[int, int, int, list[tuple[bytes, bytes]], bytes]"
+"""A plain hit as ASGI takes it: from when, until when it is right; status, fields, body."""
+
 _FORM = 1
 _LENGTHS = Struct("<BI")
 OVERHEAD = 2048
@@ -57,6 +60,7 @@ class Entry:
         "open_to_credentials",
         "part",
         "range_text",
+        "ready",
         "received",
         "refreshing_since",
         "since",
@@ -124,6 +128,7 @@ class Entry:
         """What it is filed under in this process."""
         self.built: tuple[int, str, type, list[Any]] | None = None
         """The head as it was last sent, kept for as long as it stays the same: for a second."""
+        self.ready: Ready | None = None
         self.measure()
 
     def measure(self) -> None:
@@ -206,7 +211,7 @@ def decode(value: bytes) -> Entry | None:
         numbers = (status, received, age, lifetime, swr, sie, since, *(() if part is None else (part[0], part[1])))
         if not (
             all(type(number) is int and number >= 0 for number in numbers)
-            and 200 <= status <= 599
+            and 200 <= status <= 999
             and all(type(flag) is bool for flag in (must_validate, no_stale, shared))
             and all(type(text) is str for text in (*tags, "" if range_text is None else range_text))
             and all(type(name) is type(text) is str for name, text in fields)

@@ -5,11 +5,12 @@ It answers just what `ResponseCache.glance` would answer, and says nothing where
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keyguard.clock import Clock
 from keyguard.guards.cache.answers import whole_fields
+from keyguard.guards.cache.entry import Ready
 from keyguard.request import SHARED
 
 if TYPE_CHECKING:
@@ -21,25 +22,25 @@ Messages: TypeAlias = "tuple[dict[str, Any], dict[str, Any]]"
 SECOND = 1_000_000
 
 
-class Instant:
-    """Asked with the scope of an HTTP request; answers with the messages of a hit, or `None`.
+Instant: TypeAlias = "Callable[[MutableMapping[str, Any]], Messages | None]"
+"""Asked with the scope of an HTTP request; answers with the messages of a hit, or `None`."""
 
-    All of it is one function: each call of another would be a tenth of its time.
+
+def instant(cache: ResponseCache, clock: Clock) -> Instant:
+    """The hits of a cache that belongs to its stack already.
+
+    All of it is one function, and what it needs are its own variables: a call or a look-up of another object would be a
+    tenth of its time.
     """
+    plain = cache.shelf.plain
+    counts = cache.reports.counts
 
-    __slots__ = ("_cache", "_clock")
-
-    def __init__(self, cache: ResponseCache, clock: Clock) -> None:
-        self._cache = cache
-        self._clock = clock
-
-    def __call__(self, scope: MutableMapping[str, Any]) -> Messages | None:
+    def messages(scope: MutableMapping[str, Any]) -> Messages | None:
         headers = scope["headers"]
         fields = dict(headers)
         get = scope.get
-        cache = self._cache
         # As `Request.address` has it.
-        entry = cache.shelf.plain.get(
+        entry = plain.get(
             (
                 scope["path"],
                 scope["query_string"],
@@ -57,22 +58,33 @@ class Instant:
             or SHARED in scope  # layers outside may know who asks
         ):
             return None
-        now = self._clock()
-        held = now - entry.received
-        age = entry.age + held // SECOND if held > 0 else entry.age
-        ttl = entry.lifetime - age
-        if ttl <= 0 or (cache.shared is not None and not 0 <= now - entry.checked < cache.local_ttl):
-            return None
-        cache.reports.counts.hits += 1
-        built = entry.built
-        if built is None or built[0] != age or built[2] is not Instant:
-            cache.shelf.touch(entry.key)
-            built = entry.built = (age, "", Instant, _raw(entry, age, f"{cache.name}; hit; ttl={ttl}"))
+        now = clock()
+        ready = entry.ready
+        if ready is None or not ready[0] <= now < ready[1]:
+            ready = _prepare(cache, entry, now)
+            if ready is None:
+                return None
+        counts.hits += 1
         # A list of its own for each: what stands outside may change it.
-        head = {"type": "http.response.start", "status": entry.status, "headers": built[3].copy()}
-        return head, {"type": "http.response.body", "body": entry.body}
+        return (
+            {"type": "http.response.start", "status": ready[2], "headers": ready[3].copy()},
+            {"type": "http.response.body", "body": ready[4]},
+        )
+
+    return messages
 
 
-def _raw(entry: Entry, age: int, status: str) -> list[tuple[bytes, bytes]]:
-    fields = whole_fields(entry, age, status)
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+def _prepare(cache: ResponseCache, entry: Entry, now: int) -> Ready | None:
+    """Make an entry's answer ready for as long as it stays the same: a second at most."""
+    ttl = cache.fresh_for(entry, now)
+    if ttl <= 0:
+        return None
+    age = entry.lifetime - ttl
+    begin, end = now, entry.received + (age - entry.age + 1) * SECOND
+    if cache.shared is not None:
+        end = min(end, entry.checked + cache.local_ttl)
+    cache.shelf.touch(entry.key)  # once a second is often enough to tell what is in use
+    fields = whole_fields(entry, age, f"{cache.name}; hit; ttl={ttl}")
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+    entry.ready = begin, end, entry.status, raw, entry.body
+    return entry.ready

@@ -130,7 +130,12 @@ def everywhere(uri: str) -> str:
 
 def places_of(target: Target) -> tuple[str, str]:
     """What invalidation and purging call a target by: on its host, and on any."""
-    return place(target.host, target.uri), everywhere(target.uri)
+    return _places(target.host, target.uri)
+
+
+@lru_cache(maxsize=32)  # a miss asks several times
+def _places(host: str, uri: str) -> tuple[str, str]:
+    return place(host, uri), everywhere(uri)
 
 
 def flight_key(target: Target, credentials: Sequence[str], variance: Variance) -> Key:
