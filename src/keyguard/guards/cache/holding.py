@@ -185,8 +185,8 @@ class Holding:
                 except StoreError:
                     self.reports.counts.errors += 1
                     return Candidates(0, None, None, False)
-                since, entries, varied = found.since, found.entries, found.varied
-                self._take_over(request, target, entries)
+                since, varied = found.since, found.varied
+                entries = self._take_over(request, target, entries, found.entries)
             else:
                 since = max(entry.since for entry in entries)
         varied = varied and not entries
@@ -220,14 +220,18 @@ class Holding:
             except StoreError:
                 self.reports.counts.errors += 1
 
-    def _take_over(self, request: Request, target: Target, entries: list[Entry]) -> None:
+    def _take_over(self, request: Request, target: Target, held: list[Entry], found: list[Entry]) -> list[Entry]:
         """Hold what the shared store has just shown, and nothing else that would match the same."""
-        slot = self.shelf.get(target.key)
-        for held in [] if slot is None else slot.entries:
-            if held.variance == variance_of(request, [name for name, _ in held.variance]):
-                self.shelf.drop(target.key, held)
-        for entry in reversed(entries):  # the newest last: what is held last goes first
-            self.hold(request, target, entry, request.now())
+        now = request.now()
+        if [(entry.since, entry.received) for entry in held] == [(entry.since, entry.received) for entry in found]:
+            for entry in held:  # the same still
+                entry.checked = now
+            return held
+        for entry in held:
+            self.shelf.drop(target.key, entry)
+        for entry in reversed(found):  # the newest last: what is held last goes first
+            self.hold(request, target, entry, now)
+        return found
 
     def old(self, entry: Entry, now: int) -> bool:
         """Whether the shared store has to be asked if it still holds an entry."""

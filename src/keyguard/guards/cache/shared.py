@@ -197,6 +197,18 @@ class Found(NamedTuple):
     """Whether there are others, which do not match."""
 
 
+class _Guess(NamedTuple):
+    """What a look expects."""
+
+    slot: str
+    start: str
+    """What the keys of all variants begin with."""
+    names: tuple[str, ...]
+    """The fields that the key varied by last time."""
+    ids: list[str]
+    """The variant that matches then: whole, and as a part where one is asked for."""
+
+
 class Shared:
     """The store's half of a cache. Its flows await `Aside` steps, and raise `StoreError`."""
 
@@ -209,52 +221,48 @@ class Shared:
 
     async def look(self, request: Request, target: Target) -> Found:
         """The variants that match, in one trip where the key varies by what it varied by last time."""
-        guesses, asked = self._asked(request, target)
+        guess, asked = self._asked(request, target)
         (seen,) = await Aside(Look(*asked))
-        return await self._found(request, target, guesses, seen)
+        return await self._found(request, target, guess, seen)
 
-    def _asked(self, request: Request, target: Target) -> tuple[list[str], list[str]]:
-        """The variants to guess, and the keys to look at: three, and one for each guess."""
+    def _asked(self, request: Request, target: Target) -> tuple[_Guess, list[str]]:
+        """What is guessed, and the keys to look at: three, and one for each variant that might be there."""
         slot, pool = digest(target.key), place(target.host, target.uri)
         names = self._hints.get(slot, ())
         parts = (False, True) if request.header("range") is not None else (False,)
-        guesses = [_id(variance_of(request, names), part) for part in parts]
-        return guesses, [
-            _PURGES[1],
-            f"rc:{pool}|!",
-            f"rc:{pool}|i{slot}",
-            *[f"rc:{pool}|v{slot}{id}" for id in guesses],
-        ]
+        ids = [_id(variance_of(request, names), part) for part in parts]
+        start = f"rc:{pool}|v{slot}"
+        keys = [_PURGES[1], f"rc:{pool}|!", f"rc:{pool}|i{slot}", *[start + id for id in ids]]
+        return _Guess(slot, start, names, ids), keys
 
-    async def _found(self, request: Request, target: Target, guesses: list[str], seen: Any) -> Found:
+    async def _found(self, request: Request, target: Target, guess: _Guess, seen: Any) -> Found:
         """What to make of the values of these keys."""
         now, (version, mark, index, *values) = seen
-        slot, pool = digest(target.key), place(target.host, target.uri)
         purges = await self._current_purges(version, now)
-        blobs = dict(zip(guesses, values, strict=True))
-        ranged = request.header("range") is not None
+        blobs = dict(zip(guess.ids, values, strict=True))
         wanted: list[str] = []
         listed = [item for item in _listed(index) if item[2] > now]
-        for id, its_names, _ in listed:
-            part = id[:1] == "p"
-            if (ranged or not part) and id == _id(variance_of(request, its_names), part):
+        for id, names, _ in listed:
+            if tuple(names) == guess.names:
+                matches = id in blobs
+            else:
+                part = id[:1] == "p"
+                matches = (len(guess.ids) > 1 or not part) and id == _id(variance_of(request, names), part)
+            if matches:
                 wanted.append(id)
         if listed:
-            self._hint(slot, tuple(listed[0][1]))
+            self._hint(guess.slot, tuple(listed[0][1]))
         missing = [id for id in wanted if id not in blobs]
         if missing:
-            ((_, more),) = await Aside(Look(*[f"rc:{pool}|v{slot}{id}" for id in missing]))
+            ((_, more),) = await Aside(Look(*[guess.start + id for id in missing]))
             blobs.update(zip(missing, more, strict=True))
         invalidated = _read_moment(mark)
-        everywhere_mark = "u" + everywhere(target.uri)
         entries = []
         for id in wanted:
             blob = blobs[id]
             entry = None if blob is None else decode(blob)
-            if entry is not None and entry.since > invalidated:
-                marks = ["*", everywhere_mark, *[tag_mark(tag) for tag in entry.tags]]
-                if not purges.after(entry.since, marks):
-                    entries.append(entry)
+            if entry is not None and entry.since > invalidated and not _purged(purges, entry, target):
+                entries.append(entry)
         return Found(now, entries, len(listed) > len(wanted))
 
     async def keep(self, target: Target, entry: Entry, *also: Op[Any]) -> None:
@@ -322,16 +330,16 @@ class Shared:
 
         And what is there now: whoever had the lease until a moment ago may have stored it.
         """
-        guesses, asked = self._asked(request, target)
+        guess, asked = self._asked(request, target)
         lease = Lease(_lease_key(target, flight), token, round(seconds * SECOND))
         there, seen = await Aside(lease, Look(*asked))
-        return there, await self._found(request, target, guesses, seen)
+        return there, await self._found(request, target, guess, seen)
 
     async def poll(self, request: Request, target: Target, flight: str) -> tuple[bytes | None, Found]:
         """Who asks just now, and what is there."""
-        guesses, asked = self._asked(request, target)
+        guess, asked = self._asked(request, target)
         ((now, (holder, *values)),) = await Aside(Look(_lease_key(target, flight), *asked))
-        return holder, await self._found(request, target, guesses, (now, values))
+        return holder, await self._found(request, target, guess, (now, values))
 
     async def release(self, target: Target, flight: str, token: bytes, *, apart: bool) -> None:
         """Let another one ask."""
@@ -353,6 +361,12 @@ def new_token() -> bytes:
 def purging(marks: Sequence[str]) -> Flow[None]:
     """The flow of a purge by marks, for who has only a store."""
     return Shared(1).purge(marks)
+
+
+def _purged(purges: Purges, entry: Entry, target: Target) -> bool:
+    if not purges.moments:  # nearly always: what follows are digests
+        return purges.floor >= entry.since
+    return purges.after(entry.since, ["*", "u" + everywhere(target.uri), *map(tag_mark, entry.tags)])
 
 
 def _lease_key(target: Target, flight: str) -> str:
