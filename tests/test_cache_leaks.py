@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from keyguard import APIKeys, Identity, Keyguard, RateLimit, ResponseCache
+from keyguard import APIKeys, Identity, IPFilter, Keyguard, RateLimit, ResponseCache, wsgi
+from keyguard.errors import ConfigurationError
 from keyguard.stores import open_store
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Seen, World, world
@@ -607,3 +608,22 @@ def test_by_key_an_exhausted_caller_is_served_what_is_the_callers_own(either: Wo
     bodies = [either.ask(app, Ask("/", ((KEY, key),))).body.decode() for key in (ALICE, BOB, ALICE, BOB)]
     assert [body.split()[0] for body in bodies] == [ALICE, BOB, ALICE, BOB]
     assert len(origin.seen) == 2
+
+
+def test_serving_exhausted_callers_goes_past_no_other_guard() -> None:
+    """A guard between the limit and the cache is not asked about whom the limit refuses."""
+    limit, others = RateLimit("1/minute"), [IPFilter(deny=["192.0.2.0/24"]), APIKeys()]
+    for before, after in ([limit, others[0]], []), ([], [limit]), ([], []), ([limit, others[1]], []):
+        with pytest.raises(ConfigurationError, match="right after the RateLimit"):
+            Keyguard(*before, ResponseCache(serve_exhausted=True), *after)
+    with pytest.raises(ConfigurationError, match="right after the RateLimit"):
+        wsgi.ResponseCache(Origin(reply).wsgi, serve_exhausted=True)
+
+
+def test_a_filter_before_the_limit_still_decides_for_exhausted_callers(either: World) -> None:
+    origin = Origin(lambda seen: told(seen, ("Cache-Control", "public, max-age=60")))
+    guards = [IPFilter(deny=["192.0.2.0/24"]), RateLimit("1/minute", by=lambda request: "all")]
+    guard = Keyguard(*guards, ResponseCache(serve_exhausted=True), clock=ManualClock(START))
+    app = either.wrap(guard, either.app(origin))
+    statuses = [either.ask(app, Ask("/", client=client)).status for client in ("198.51.100.1",) * 2 + ("192.0.2.1",)]
+    assert statuses == [200, 200, 403]

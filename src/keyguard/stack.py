@@ -228,17 +228,18 @@ def _check_names(guards: Iterable[Any]) -> None:
 
 
 def _with_exhausted(guards: list[Any]) -> list[Any]:
-    """The guards, with each cache that serves exhausted callers standing outside the limits before it as well.
+    """The guards, with each cache that serves exhausted callers standing outside the limits right before it as well.
 
-    It stands inside of what finds the identity: a caller who was not let in is not served.
+    No other guard may stand between: it would not be asked about a caller whom the limit has refused.
     """
     made = list(guards)
     for cache in [guard for guard in guards if isinstance(guard, ResponseCache) and guard.serve_exhausted]:
         place = made.index(cache)
-        begin = max([at for at, guard in enumerate(made[:place]) if getattr(guard, "provides", ())], default=-1) + 1
-        limits = [at for at in range(begin, place) if isinstance(made[at], (RateLimit, Together))]
-        if limits:
-            made.insert(limits[0], Exhausted(cache))
+        if place == 0 or not isinstance(made[place - 1], (RateLimit, Together)):
+            raise ConfigurationError(
+                f"{cache!r} serves exhausted callers: put it right after the RateLimit they exhaust"
+            )
+        made.insert(place - 1, Exhausted(cache))
     return made
 
 

@@ -61,7 +61,8 @@ class ResponseCache(Holding):
     - `targeted`: targeted fields in order of preference, such as `["CDN-Cache-Control"]` (RFC 9213).
     - `stale_on_error`: seconds that a stale entry may stand in for an app that fails, where the app itself says no
       `stale-if-error` (RFC 5861, section 4).
-    - `serve_exhausted`: a caller whose limit is used up still gets what is fresh in the cache.
+    - `serve_exhausted`: a caller whose limit is used up still gets what is fresh in the cache. The cache stands right
+      after that limit then: no guard between them would be asked.
     - `coalesce`: seconds that a request waits for another one's answer to the same; 0: it does not wait.
     - `max_bytes`, `max_entries`, `max_variants` (of one URL), `max_entry_bytes`: bounds of what this process holds.
     - `local_bytes`, `local_ttl`: of a shared store, how much this process holds itself, and for how many seconds it

@@ -38,18 +38,19 @@ def instant(cache: ResponseCache, clock: Clock) -> Instant:
     def messages(scope: MutableMapping[str, Any]) -> Messages | None:
         headers = scope["headers"]
         fields = dict(headers)
-        get = scope.get
-        # As `Request.address` has it.
-        entry = plain.get(
-            (
-                scope["path"],
-                scope["query_string"],
-                fields.get(b"host"),
-                get("raw_path"),
-                get("root_path"),
-                get("scheme"),
+        try:  # as `Request.address` has it
+            entry = plain.get(
+                (
+                    scope["path"],
+                    scope["query_string"],
+                    fields.get(b"host"),
+                    scope["raw_path"],
+                    scope["root_path"],
+                    scope["scheme"],
+                )
             )
-        )
+        except KeyError:  # a server that says less
+            return None
         if (
             entry is None
             or scope["method"] != "GET"
