@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keyguard import Keyguard, ResponseCache
+from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 from tests.harness import Answer, Ask, aask, ask_wsgi
 
@@ -69,11 +70,18 @@ class Seen:
 class Site:
     """An app behind a stack. `reply` is what the app says: a `Reply`, or a function of `Seen`."""
 
-    def __init__(self, world: str, *guards: Any, inside: Callable[[Any], Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        world: str,
+        *,
+        stack: Callable[[ResponseCache], list[Any]] = lambda cache: [cache],
+        inside: Callable[[Any], Any] | None = None,
+        **options: Any,
+    ) -> None:
         self.world = world
         self.clock = ManualClock()
         self.cache = ResponseCache(**options)
-        self.stack = Keyguard(*(guards or (self.cache,)), store="memory://", clock=self.clock)
+        self.stack = Keyguard(*stack(self.cache), store=MemoryStore(clock=self.clock), clock=self.clock)
         self.reply: Reply | Callable[[Seen], Reply] = ok()
         self.seen: list[Seen] = []
         self.closed = 0

@@ -243,6 +243,12 @@ class Request:
         else:
             self.deferred.append(work)
 
+    def not_at_end(self, work: Deferred) -> None:
+        """Take that back: a request without such work leaves the app's body to the server as it is."""
+        if self.deferred is not None and work in self.deferred:
+            self.deferred.remove(work)
+            self.deferred = self.deferred or None
+
 
 Forward: TypeAlias = "Callable[[Request], Awaitable[Response]]"
 """Calls the next guard or, innermost, the app; evaluates to the response at its head."""

@@ -200,6 +200,8 @@ class Exchange:
             if self.head is not None and not exc_info:
                 raise AssertionError("start_response was called a second time, without exc_info")
             if self.state == STREAM:
+                for tee in self.tees:
+                    tee.close("the app began its response again")  # what comes now is another one's body
                 # Too late for the guards, but not for what they had to say: the server may still take another head.
                 # It raises exc_info where the first one has gone (PEP 3333, "The start_response() Callable").
                 self.server_write = self.server_start(status, self._with_ours(headers), exc_info)

@@ -314,6 +314,7 @@ class Errand(Joining):
             self.cache.flights.set_apart(self.key, self.request.now() + _APART_FOR)
         self.end(APART)
         await self.release(apart=True)
+        self.request.not_at_end(self._over)
 
     async def _not_stored(self, response: Response, verdict: Verdict) -> None:
         cache = self.cache
