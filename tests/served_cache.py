@@ -18,7 +18,7 @@ calls: Counter[str] = Counter()
 BODY = b"abcdefghijklmnopqrstuvwxyz"
 MEBIBYTE = b"x" * 1024 * 1024
 BIG = int(os.environ.get("BIG_MIB", "200"))
-SLOW = 0.5  # seconds
+SLOW = 0.8  # seconds
 
 Plan = tuple[int, list[tuple[str, str]], list[Any]]
 """Status, fields, and the body in parts; a number among them is a pause in seconds."""

@@ -126,7 +126,7 @@ TABLE: list[tuple[tuple[str, str, dict[str, str]], Got]] = [
 @every_server
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 def test_the_same_answers_on_every_server(name: str, store: str, tmp_path: Path) -> None:
-    url = "memory://" if store == "memory" else f"sqlite:///{tmp_path}/cache.db"
+    url = "memory://" if store == "memory" else f"sqlite:///{tmp_path}/cache.db?timeout=1"
     with served(name, tmp_path, KEYGUARD_STORE=url) as port, Connection(port) as connection:
         connection.ask("/streamed?first")  # opens what a process opens once
         for (method, path, fields), expected in TABLE:
@@ -234,7 +234,7 @@ def test_a_stale_answer_comes_at_once_and_is_refreshed_behind(name: str, tmp_pat
         time.sleep(1.2)  # the server's own clock: the entry is stale now
         start = time.monotonic()
         stale = ask(port, "/swr")
-        assert time.monotonic() - start < 0.4  # the app takes longer than that
+        assert time.monotonic() - start < 0.7  # the app takes longer than that
         assert (stale.body, stale.cache) == (b"1", HIT)
         wait_until(lambda: ask(port, "/swr").body == b"2", "the refresh")
 
@@ -252,7 +252,7 @@ def test_a_refresh_that_hangs_does_not_hold_up_the_end(name: str, tmp_path: Path
 
 def test_workers_share_entries_in_a_file(tmp_path: Path) -> None:
     command = ["gunicorn", "tests.served_cache:wsgi", "--bind=127.0.0.1:{port}", "--workers=2", "--log-level=error"]
-    with server(command, tmp_path, KEYGUARD_STORE=f"sqlite:///{tmp_path}/cache.db") as port:
+    with server(command, tmp_path, KEYGUARD_STORE=f"sqlite:///{tmp_path}/cache.db?timeout=1") as port:
         with ThreadPoolExecutor(8) as pool:
             wait_until(
                 lambda: len({got.body for got in pool.map(lambda _: ask(port, "/pid"), range(16))}) == 2, "both workers"
