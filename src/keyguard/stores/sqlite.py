@@ -24,7 +24,7 @@ from typing import Any
 
 from keyguard.clock import SECOND, Clock, monotonic, pause, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.ops import GiveBack, Op, Read, Taken
+from keyguard.ops import GiveBack, Op, Read, Take, Taken
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.sqlite_cache import PREFIX, SCHEMA, Cached
 
@@ -266,7 +266,7 @@ class SQLiteStore:
                 self._cached.tidy(connection, now)
             connection.execute("COMMIT")
             if reading and self._cached.due(now):
-                self._note_use(connection, now)
+                self._cached.note_use(connection, now)
             return results
         except BaseException as error:
             if isinstance(error, sqlite3.Error) and not _busy(error):
@@ -291,32 +291,39 @@ class SQLiteStore:
         self._purged_to = rows[-1][0] if len(rows) == _PURGE_ROWS else ""
 
     def _run(self, connection: sqlite3.Connection, op: Op[Any], now: int) -> Any:
+        if op.__class__ is not Take and any(key.startswith(PREFIX) for key in op.keys):
+            return self._run_on_cached(connection, op, now)
         values: list[bytes | None] = []
         for key in op.keys:
-            if key.startswith(PREFIX):
-                values.append(self._cached.get(connection, key, now))
-                continue
             row = connection.execute(_GET, (key, now)).fetchone()
             values.append(None if row is None else row[0])
         result, changes = op.apply(values, now)
         for key, value, ttl, _ in changes:
-            if key.startswith(PREFIX):
-                self._cached.put(connection, key, value, _NEVER if ttl is None else now + ttl, now)
-            elif value is None:
+            if value is None:
                 connection.execute(_DELETE, (key,))
             else:
                 connection.execute(_PUT, (key, value, _NEVER if ttl is None else now + ttl))
         return result
 
-    def _note_use(self, connection: sqlite3.Connection, now: int) -> None:
-        """Write what was read of cached responses, where that can be done just now: it is not worth an error."""
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            self._cached.tidy(connection, now)
-            connection.execute("COMMIT")
-        except sqlite3.Error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+    def _run_on_cached(self, connection: sqlite3.Connection, op: Op[Any], now: int) -> Any:
+        """The same, where some of the keys are those of cached responses."""
+        values: list[bytes | None] = []
+        for key in op.keys:
+            if key.startswith(PREFIX):
+                values.append(self._cached.get(connection, key, now))
+            else:
+                row = connection.execute(_GET, (key, now)).fetchone()
+                values.append(None if row is None else row[0])
+        result, changes = op.apply(values, now)
+        for key, value, ttl, _ in changes:
+            expires = _NEVER if ttl is None else now + ttl
+            if key.startswith(PREFIX):
+                self._cached.put(connection, key, value, expires, now)
+            elif value is None:
+                connection.execute(_DELETE, (key,))
+            else:
+                connection.execute(_PUT, (key, value, expires))
+        return result
 
     def _identify(self) -> tuple[int, int] | None:
         try:

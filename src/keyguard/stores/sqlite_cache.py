@@ -109,6 +109,16 @@ class Cached:
         self._written_at = now // _MINUTE
         return True
 
+    def note_use(self, connection: sqlite3.Connection, now: int) -> None:
+        """Write what was read, in a transaction of its own, where that can be done just now: it is worth no error."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            self.tidy(connection, now)
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
     def tidy(self, connection: sqlite3.Connection, now: int) -> None:
         """Write what was used, and make room."""
         self.wrote = False

@@ -42,6 +42,11 @@ class RedisStore:
     - `timeout`: seconds that one operation may take, with everything; 0.01 to 1.
     - `max_connections`: of the threads of this process; an event loop uses two.
 
+    Counters and cached responses have a time to live; API keys have none. How much memory cached responses may take is
+    the server's to bound: `maxmemory`, with `maxmemory-policy volatile-lru` or `volatile-ttl`, which never evict keys.
+    Where what was purged is evicted, all that is older counts as purged. Under `noeviction` a full server stores no
+    response any more, and counts no request either: cached responses are better kept on a server of their own.
+
     Raises `ConfigurationError` for a setting that is wrong; whether the server is there shows at the first operation.
     """
 
