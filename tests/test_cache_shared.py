@@ -19,8 +19,10 @@ import pytest
 from keyguard.guards.cache.entry import Entry, decode, encode
 from keyguard.guards.cache.shared import Purge, Purges
 from keyguard.ops import Put
+from keyguard.stores import open_store
 from keyguard.testing import ManualClock
 from tests.cached import HOST, SHARED, Node, Trips, everything, run_op, store_url
+from tests.servers import Postgres, wait_until
 
 SECOND = 1_000_000
 
@@ -160,6 +162,37 @@ def test_a_revalidation_serves_the_others_too(world: World) -> None:
     assert (answer.status, answer.body) == (200, b"%s 1" % one.store_name)
     assert one.get() == (b"%s 1" % one.store_name, "hit")
     assert (one.calls, two.calls) == (1, 1)
+
+
+def test_a_stale_entry_is_refreshed_by_one_process_and_served_by_both(world: World) -> None:
+    """RFC 5861, section 3: at once, and the background asks the app once."""
+    one, two = world.pair(local_ttl=0)
+    one.fields = two.fields = [("Cache-Control", "max-age=10, stale-while-revalidate=600")]
+    old = one.get()[0]
+    world.later(20)
+    started, release = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        started.set()
+        release.wait(5)
+
+    one.meanwhile = slow
+    try:
+        assert one.get() == (old, "hit")
+        if world.world == "asgi":
+            world.runner.run(asyncio.sleep(0.05))  # the loop has to run for what runs in the background
+        started.wait(5)
+        assert two.get() == (old, "hit")
+        assert one.get() == (old, "hit")
+    finally:
+        release.set()
+
+    def settle() -> None:
+        if world.world == "asgi":
+            world.runner.run(asyncio.sleep(0.01))
+
+    wait_until(lambda: settle() or two.get()[0] != old, "the new entry")
+    assert (one.calls, two.calls) == (2, 0)
 
 
 # -- voiding ------------------------------------------------------------------------------------------------------
@@ -372,6 +405,24 @@ def test_nobody_sees_half_an_entry(world: World) -> None:
         thread.join()
     assert not wrong
     assert seen
+
+
+def test_what_has_lapsed_leaves_a_postgresql_database(postgres: Postgres, request: pytest.FixtureRequest) -> None:
+    with store_url("postgres", request, Path()) as url:
+        clock = ManualClock()
+        store: Any = open_store(url, clock)
+        for number in range(60):
+            store.execute([Put(f"rc:{number}|{part}", b"x", SECOND) for part in range(10)])
+        clock.advance(10)
+        table = f"{url.partition('schema=')[2].partition('&')[0]}.entries"
+
+        def left() -> bool:
+            for _ in range(50):
+                store.execute([Put("rc:more|x", RANDOM.randbytes(4), 3600 * SECOND)])
+            return bool(postgres.query(f"SELECT count(*) FROM {table}") == [(1,)])
+
+        wait_until(left, "what has lapsed to leave")
+        store.close()
 
 
 # -- what others may have left there ----------------------------------------------------------------------------------

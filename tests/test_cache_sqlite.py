@@ -14,11 +14,11 @@ import pytest
 
 from keyguard import ConfigurationError, Keyguard, ResponseCache
 from keyguard.guards.cache.shared import Purge, Stamp
-from keyguard.ops import Commit, Demand, Look, Put, Read, Take
+from keyguard.ops import Commit, Demand, Look, Op, Put, Read, Take
 from keyguard.rates import window
 from keyguard.stores import open_store
 from keyguard.stores.sqlite import SQLiteStore
-from keyguard.testing import ManualClock, play
+from keyguard.testing import ManualClock, Reference, play
 
 MIB = 1024 * 1024
 HOUR = 3600 * 1_000_000
@@ -170,6 +170,27 @@ def test_the_sum_is_right_after_anything(tmp_path: Path) -> None:
         store.execute([Put("rc:last|x", draw.randbytes(4), HOUR)])
     assert [key for key, _ in query(path, "SELECT key, 1 FROM cached")] == ["rc:last|x"]  # what has lapsed has left
     assert counted(path) == (554, 554)
+    store.close()
+
+
+def test_the_table_means_what_any_store_means(tmp_path: Path) -> None:
+    clock = ManualClock()
+    store, reference = SQLiteStore(tmp_path / "k.db", clock=clock), Reference(clock)
+    draw = random.Random(3)
+    keys = [f"{pool(number)}|{kind}" for number in range(3) for kind in "vi"] + ["rc:purges|v", "rd|x", "rb|x", "rc"]
+    for _ in range(1500):
+        chosen = draw.sample(keys, draw.randint(1, 3))
+        ops: list[Op[Any]] = [
+            Look(*chosen),
+            Put(chosen[0], draw.choice([None, b"", b"a", b"b" * 5000]), draw.choice([None, 1, 2_000_000, HOUR])),
+            Commit({key: draw.choice([None, b"a"]) for key in chosen}, {chosen[0]: b"c"}),
+            Purge(["tag"]),
+        ]
+        batch = draw.sample(ops, draw.randint(1, 3))
+        assert store.execute(batch) == reference.execute(batch)
+        if draw.random() < 0.2:
+            assert store.scan("r") == reference.scan("r")
+            clock.advance(draw.choice([0.5, 61, 3600]))
     store.close()
 
 
