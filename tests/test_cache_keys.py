@@ -125,6 +125,26 @@ def test_14_hosts_are_the_same_in_any_case_and_who_asks_is_no_part() -> None:
     assert key_of(one) == key_of(other)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("for=192.0.2.1;host=h", "for=192.0.2.2;host=h", True),
+        ('for="[2001:db8::1]:80", host=h', 'for="x;host=y", host=h', True),
+        ("host=h; by=a;for=b;proto=http", "host=h; by=c;proto=http", True),
+        ("for=a, for=b, for=c;host=h", "for=x, for=y, for=z;host=h", True),
+        ("host=h", "host=hfor=.evil.test", False),
+        ("host=h", "host=h;for=a=b", False),
+        ("host=h", 'host=h;for="a";host=evil.test', False),
+        ('host="h;for=a"', 'host="h;for=b"', False),
+        ('for="a\\";host=h"', 'for="b\\";host=evil.test', False),
+    ],
+)
+def test_14_of_forwarded_only_who_asks_is_left_out(one: str, other: str, same: bool) -> None:
+    assert (
+        key_of(host("a.test", "/", ("Forwarded", one))) == key_of(host("a.test", "/", ("Forwarded", other)))
+    ) is same
+
+
 def test_14_parameters_may_be_ignored_or_sorted() -> None:
     ignoring = Query(("utm_*", "ref"), False)
     assert ignoring.kept(b"a=1&utm_x=2&ref=3&refer=4&%75tm_y=5") == b"a=1&refer=4"

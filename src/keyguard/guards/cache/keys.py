@@ -41,7 +41,12 @@ UNCACHED = FieldSet(
         *("if-match", "if-unmodified-since", "upgrade"),
     )
 )
-_FORWARDED_FOR = re.compile(r'(?:for|by)\s*=\s*(?:"[^"]*"|[^;,\s]*)\s*;?', re.IGNORECASE)
+# Pairs that only say who asks; not what looks like one inside another pair's value.
+_QUOTED = r'"(?:[^"\\]|\\.)*'
+_FORWARDED_FOR = re.compile(
+    rf"""(?:^|(?<=[;,]))[ \t]*(?:for|by)=(?:{_QUOTED}"|[^;,="\s]*)[ \t]*(?:;|(?=,)|$)|(?P<kept>{_QUOTED}"?)""",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class Target(NamedTuple):
@@ -93,12 +98,16 @@ def target_of(request: Request, query: Query, partition: str) -> Target | None:
     key: Key = (request.scheme, host, raw, root, path, asked, partition)
     if request.sends(REWRITING):
         key += tuple(
-            f"{name}={_FORWARDED_FOR.sub('', value) if name == 'forwarded' else value}"
+            f"{name}={_FORWARDED_FOR.sub(_kept, value) if name == 'forwarded' else value}"
             for name in REWRITING.names
             if (value := request.header(name)) is not None
         )
     uri = raw + b"?" + asked if asked else raw
     return Target(key, host, uri.decode("latin-1"))
+
+
+def _kept(match: re.Match[str]) -> str:
+    return match["kept"] or ""
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
