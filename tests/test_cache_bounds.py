@@ -155,6 +155,34 @@ def test_28_threads_use_it_together() -> None:
     assert shelf.bytes <= 300_000
 
 
+def test_21_a_purge_by_tag_meets_readers() -> None:
+    """Reading moves a key to the end; the purge that walked over them at that moment failed."""
+    shelf = Shelf(10**8, 10**6, 2)
+    for number in range(1000):
+        shelf.put((str(number),), (), entry())
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            for number in range(0, 1000, 7):
+                shelf.get((str(number),))
+                shelf.touch((str(number),))
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for reader in readers:
+            reader.start()
+        for _ in range(50):
+            assert shelf.drop_where(lambda each: False) == 0
+    finally:
+        over.set()
+        sys.setswitchinterval(before)
+        for reader in readers:
+            reader.join(60)
+
+
 # -- the same from outside ----------------------------------------------------------------------------------------
 
 

@@ -120,7 +120,8 @@ class Shelf:
     def drop_where(self, condition: Callable[[Entry], bool]) -> int:
         """Let go of the entries for which `condition` holds. Returns how many that were."""
         with self._lock:
-            found = [(key, entry) for key, slot in self._slots.items() for entry in slot.entries if condition(entry)]
+            slots = list(self._slots.items())  # at one go: `get` moves keys about without the lock
+        found = [(key, entry) for key, slot in slots for entry in slot.entries if condition(entry)]
         for key, entry in found:
             self.drop(key, entry)
         return len(found)
