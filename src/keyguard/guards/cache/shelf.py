@@ -50,12 +50,10 @@ class Shelf:
 
     def get(self, key: Key) -> Slot | None:
         """What is held for a key, which is now the most recently used."""
-        slot = self._slots.get(key)
-        if slot is not None:
-            try:
+        with self._lock:  # moving is changing: others may be walking over them
+            slot = self._slots.get(key)
+            if slot is not None:
                 self._slots.move_to_end(key)
-            except KeyError:
-                return None  # it has just been evicted by another thread
         return slot
 
     def put(self, key: Key, places: tuple[str, ...], entry: Entry) -> bool:
@@ -120,7 +118,7 @@ class Shelf:
     def drop_where(self, condition: Callable[[Entry], bool]) -> int:
         """Let go of the entries for which `condition` holds. Returns how many that were."""
         with self._lock:
-            slots = list(self._slots.items())  # at one go: `get` moves keys about without the lock
+            slots = list(self._slots.items())
         found = [(key, entry) for key, slot in slots for entry in slot.entries if condition(entry)]
         for key, entry in found:
             self.drop(key, entry)
@@ -128,7 +126,7 @@ class Shelf:
 
     def touch(self, key: Key) -> None:
         """Make a key the most recently used."""
-        with suppress(KeyError):
+        with self._lock, suppress(KeyError):
             self._slots.move_to_end(key)
 
     def _unaddress(self, entry: Entry) -> None:
