@@ -9,6 +9,9 @@ import pytest
 from keyguard.guards.cache.dates import parse_date
 from tests.cache_site import PAGE, WORLDS, Site, asks, get, ok, served
 from tests.cache_stories import MINUTE, NOW, STORED, STORIES
+from tests.cache_stories_reuse import REUSE
+
+ALL = STORIES | REUSE
 
 
 @pytest.fixture(params=WORLDS)
@@ -16,9 +19,9 @@ def world(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", ALL)
 def test_stories(world: str, name: str) -> None:
-    story = STORIES[name]
+    story = ALL[name]
     options, turns = story if isinstance(story, tuple) else ({}, story)
     site = Site(world, **options)
     try:
