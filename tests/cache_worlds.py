@@ -130,12 +130,15 @@ class World:
             if thread.name == "keyguard-detached":
                 thread.join(10)
 
-    def close(self, *stores: Any) -> None:
+    def close_stores(self, *stores: Any) -> None:
         for store in stores:
             if self.name == "asgi":
                 self._runner.run(close_store(store))
             elif hasattr(store, "close"):
                 store.close()
+
+    def close(self, *stores: Any) -> None:
+        self.close_stores(*stores)
         self._runner.close()
 
 

@@ -277,7 +277,7 @@ def test_callers_who_ask_at_the_same_time_each_get_their_own(either: World, says
 def test_who_waits_for_an_answer_does_not_get_it_where_it_turns_out_to_be_anothers(
     either: World, leader: str | None
 ) -> None:
-    """The cache stands outermost and has yet to learn where keys stand: at first it takes the two for the same."""
+    """The cache stands outermost and cannot see what is further in: at first it takes the two for the same."""
     gate, in_app = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -296,7 +296,7 @@ def test_who_waits_for_an_answer_does_not_get_it_where_it_turns_out_to_be_anothe
 
     origin = Origin(asgi_reply if either.name == "asgi" else wsgi_reply)
     inner = either.layer("APIKeys", either.app(origin), **KEYS, sources=["X-Token"], optional=True)
-    app = either.layer("ResponseCache", inner)
+    app = either.layer("ResponseCache", lambda *arguments: inner(*arguments))
     flights = app.guard.flights
 
     def let_go_when_one_waits() -> None:
@@ -417,13 +417,37 @@ def test_fields_of_a_304_for_a_key_are_not_kept_by_a_process_that_has_yet_to_lea
         def process() -> Any:
             options = {"store": store, "clock": clock}
             keys = made.layer("APIKeys", Origin(reply).wsgi, **KEYS, sources=["X-Token"], optional=True, **options)
-            return made.layer("ResponseCache", keys, **options)
+            return made.layer("ResponseCache", lambda *arguments: keys(*arguments), **options)
 
         made.ask(process(), Ask("/"))
         clock.advance(20)
         after_restart = process()
         assert made.ask(after_restart, Ask("/", (("X-Token", ALICE),))).status == 200
         assert made.ask(after_restart, Ask("/")).get("x-who") == "nobody"
+
+
+@pytest.mark.parametrize("source", ["X-Token", "cookie:token"])
+def test_a_process_that_has_just_started_knows_where_the_layers_further_in_look_for_keys(
+    either: World, source: str, tmp_path: Any
+) -> None:
+    """What another process has stored for nobody in particular is not for a caller with a key (RFC 9111, 3.5)."""
+    clock = ManualClock(START - 1_000_000)
+    store = open_store(f"sqlite:///{tmp_path}/store.db", clock)
+    warm_up(either, store, clock)
+    origin = Origin(lambda seen: (200, [("Cache-Control", "max-age=60")], repr(sorted(seen.fields.items())).encode()))
+
+    def process() -> Any:
+        options = {"store": store, "clock": clock}
+        keys = either.layer("APIKeys", either.app(origin), **KEYS, sources=[source], optional=True, **options)
+        return either.layer("ResponseCache", keys, **options)
+
+    either.ask(process(), Ask("/"))
+    assert "hit" in (either.ask(process(), Ask("/")).get("cache-status") or "")
+    field = ("X-Token", ALICE) if source == "X-Token" else ("Cookie", f"token={ALICE}")
+    restarted = process()
+    for _ in range(2):
+        assert ALICE.encode() in either.ask(restarted, Ask("/", (field,))).body
+    either.close_stores(store)
 
 
 def test_what_is_private_is_not_kept_for_callers_without_a_key(either: World) -> None:

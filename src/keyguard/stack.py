@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +164,9 @@ class Keyguard:
 
     def _engine(self, app: Any, *, asynchronous: bool) -> Engine:
         _check_order(self._needs, app)
+        for cache in [guard for guard in self.guards if isinstance(guard, ResponseCache)]:
+            for layer in _layers_within(app):
+                cache.add_sources(layer.sources)
         return Engine(
             self._chain,
             self.store,
@@ -172,6 +175,7 @@ class Keyguard:
             self._clock,
             provides=self._provides,
             needs=self._needs,
+            sources=[guard.sources for guard in self.guards if isinstance(guard, APIKeys)],
             notify=self._notify,
             aside=self._aside,
             instant=self._instant(),
@@ -204,17 +208,24 @@ def _unmet(guards: Iterable[Any]) -> frozenset[str]:
     return frozenset(unmet)
 
 
+def _layers_within(app: Any) -> Iterator[Engine]:
+    """The keyguard layers further in, as far as the app's middleware shows what it is around."""
+    seen = 0
+    while app is not None and seen < 100:
+        engine = getattr(app, "engine", None)
+        if isinstance(engine, Engine):
+            yield engine
+        app, seen = getattr(app, "app", None), seen + 1
+
+
 def _check_order(needs: frozenset[str], app: Any) -> None:
     """Raise where the app inside already holds the layer that should stand outside."""
-    seen = 0
-    while needs and app is not None and seen < 100:
-        engine = getattr(app, "engine", None)
-        if isinstance(engine, Engine) and needs & engine.provides:
+    for engine in _layers_within(app):
+        if needs & engine.provides:
             raise ConfigurationError(
                 f"a guard needs the {', '.join(needs & engine.provides)} that a layer further in finds. Add APIKeys "
                 "after it (add_middleware puts the last one outermost), or wrap it later"
             )
-        app, seen = getattr(app, "app", None), seen + 1
 
 
 def _check_names(guards: Iterable[Any]) -> None:

@@ -74,6 +74,7 @@ class Engine:
         "patience",
         "provides",
         "source",
+        "sources",
         "start",
         "store",
         "wait",
@@ -90,6 +91,7 @@ class Engine:
         *,
         provides: frozenset[str] = frozenset(),
         needs: frozenset[str] = frozenset(),
+        sources: Sequence[Any] = (),
         notify: Callable[[Refusal], None] | None = None,
         aside: WatchedAside | None = None,
         instant: Callable[..., Any] | None = None,
@@ -113,6 +115,8 @@ class Engine:
         self.provides = provides
         self.needs = needs
         """What these guards need of layers further out, which the stack itself does not provide."""
+        self.sources = sources
+        """Where these guards look for credentials."""
         self._notify = notify
         self.instant = instant
         """Answers with ASGI messages what needs no request: the plain hits of a cache that stands outermost."""

@@ -129,7 +129,11 @@ class Holding:
 
     def learn(self, request: Request) -> None:
         """Note where the guards that the request has passed look for credentials: some may stand in other layers."""
-        for source in request.findings.sources:
+        self.add_sources(request.findings.sources)
+
+    def add_sources(self, sources: Sequence[Sources]) -> None:
+        """Take what stands in more places for credentials."""
+        for source in sources:
             if source not in self._sources:
                 self._read_credentials([source])
 
