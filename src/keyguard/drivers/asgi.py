@@ -32,8 +32,9 @@ class ASGIDriver:
             instant = self.engine.instant
             messages = None if instant is None else instant(scope)
             if messages is not None:
-                await send(messages[0])
-                await send(messages[1])
+                head, body = messages
+                await send(head)
+                await send(body)
                 return
             await Exchange(self.app, self.engine, ASGIRequest(scope, self.engine), receive, send).run()
         elif kind == "websocket":
