@@ -4,7 +4,7 @@ Keys, all of one URI in one pool, so that on a cluster they lie together:
 
     rc:{place}|i{slot}          which variants a key has, the newest first
     rc:{place}|v{slot}{id}      one variant, head and body in one value: whoever reads it has it whole
-    rc:{place}|!                when the URI was last invalidated
+    rc:{place}|!                when the URI was last invalidated, or first stored
     rc:{place}|l{flight}        which process asks the app just now
     rc:purges|log, |v           what was purged by tag, by path or altogether, and when; and when that last changed
 
@@ -12,7 +12,8 @@ Rules:
 - A hit is one trip: the variant is asked for together with the rest, by the fields that the key varied by last time.
 - Nothing is deleted to invalidate it. A variant knows the store's time before its request went to the app; what was
   invalidated or purged since is not used. So a response that was on its way during a purge does not come back after it.
-- All is written with a time to live, at most a day.
+- A server may evict what it likes. Where the mark of a URI, or the log of purges, has gone, what is older is not used.
+- All is written with a time to live, about a day at most.
 - A store that fails is a miss. These flows raise `StoreError`; the guard counts it and goes on.
 """
 
@@ -57,6 +58,20 @@ class Stamp(Op[int]):
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[int, Sequence[Change]]:
         return now, [(self.keys[0], _moment(now), _MARK_TTL, None)]
+
+
+class Ensure(Op[None]):
+    """Write a moment where there is none."""
+
+    __slots__ = ("moment",)
+    likely = (None,)
+
+    def __init__(self, key: str, moment: int) -> None:
+        self.keys = (key,)
+        self.moment = moment
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[None, Sequence[Change]]:
+        return None, [(self.keys[0], _moment(self.moment), _MARK_TTL, None)] if old[0] is None else []
 
 
 class Enlist(Op[list[str]]):
@@ -258,7 +273,7 @@ class Shared:
             blobs.update(zip(missing, more, strict=True))
         invalidated = _read_moment(mark)
         entries = []
-        for id in wanted:
+        for id in wanted if mark is not None else ():
             blob = blobs[id]
             entry = None if blob is None else decode(blob)
             if entry is not None and entry.since > invalidated and not _purged(purges, entry, target):
@@ -272,7 +287,8 @@ class Shared:
         ttl = max(1, min(entry.usable_for(), LONGEST)) * SECOND
         names = [name for name, _ in entry.variance]
         enlist = Enlist(f"rc:{pool}|i{slot}", id, names, ttl, self.max_variants)
-        _, dropped, *_ = await Aside(Put(f"rc:{pool}|v{slot}{id}", encode(entry), ttl), enlist, *also)
+        mark = Ensure(f"rc:{pool}|!", entry.since - 1)
+        _, _, dropped, *_ = await Aside(mark, Put(f"rc:{pool}|v{slot}{id}", encode(entry), ttl), enlist, *also)
         self._hint(slot, tuple(names))
         if dropped:
             await Aside(*[Put(f"rc:{pool}|v{slot}{old}", None) for old in dropped])
