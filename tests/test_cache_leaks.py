@@ -651,3 +651,15 @@ def test_a_filter_before_the_limit_still_decides_for_exhausted_callers(either: W
     app = either.wrap(guard, either.app(origin))
     statuses = [either.ask(app, Ask("/", client=client)).status for client in ("198.51.100.1",) * 2 + ("192.0.2.1",)]
     assert statuses == [200, 200, 403]
+
+
+@pytest.mark.parametrize(("by", "shared"), [("subject", True), ("key", False)])
+def test_two_keys_of_one_subject_share_by_subject_and_not_by_key(either: World, by: Any, shared: bool) -> None:
+    origin = Origin(lambda seen: (200, [("Date", DATE), ("Cache-Control", "private, max-age=60")], b"acme's"))
+    guard = Keyguard(APIKeys(), ResponseCache(by=by))
+    app = either.wrap(guard, either.app(origin))
+    first, second, others = (guard.keys.issue(owner).key.reveal() for owner in ("acme", "acme", "other"))
+    asks = [Ask("/", (("X-API-Key", first),)), Ask("/", (("Authorization", f"Bearer {first}"),))]
+    assert ["hit" in (either.ask(app, ask).get("cache-status") or "") for ask in asks] == [False, True]
+    for key, hit in ((second, shared), (others, False)):
+        assert ("hit" in (either.ask(app, Ask("/", (("X-API-Key", key),))).get("cache-status") or "")) is hit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -123,8 +123,12 @@ class Holding:
             identity = request.findings.identity
             if identity is None:
                 raise ConfigurationError(f"{self!r} is by {self.by}, but no APIKeys stands outside it")
-            caller = identity.key_id if self.by == "key" else identity.subject
-            partition = digest((self.by, "" if identity.anonymous else caller, *self.credentials_of(request)))
+            caller, keys = "", set()
+            if not identity.anonymous:
+                # It says more than the text of the key that it was found by; what else is sent counts beside it.
+                caller = identity.key_id if self.by == "key" else identity.subject
+                keys = {key for source in self._sources for key in source.read(request)}
+            partition = digest((self.by, caller, *self.credentials_of(request, keys)))
         return target_of(request, self.query, partition)
 
     def learn(self, request: Request) -> None:
@@ -137,11 +141,15 @@ class Holding:
             if source not in self._sources:
                 self._read_credentials([source])
 
-    def credentials_of(self, request: Request) -> list[str]:
-        """All that the request carries of credentials, for a digest."""
-        found = [f"{name}={request.header(name)}" for name in self._credential_fields.names if request.header(name)]
+    def credentials_of(self, request: Request, less: Collection[str] = ()) -> list[str]:
+        """All that the request carries of credentials, less the keys named, for a digest."""
+        found = []
+        for name in self._credential_fields.names:
+            value = request.header(name)
+            if value and value not in less and value.partition(" ")[2].strip() not in less:
+                found.append(f"{name}={value}")
         for source in self._elsewhere:
-            found += sorted(source.read(request))
+            found += sorted(source.read(request).difference(less))
         return found
 
     def has_credentials(self, request: Request) -> bool:
