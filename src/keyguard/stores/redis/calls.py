@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, TypeAlias
+
+from hiredis import pack_command
 
 from keyguard.errors import StoreError
 
@@ -17,7 +19,7 @@ Reply: TypeAlias = Any
 class Call:
     """One call of a script."""
 
-    __slots__ = ("args", "keys", "repeatable", "script", "undo")
+    __slots__ = ("_undo", "args", "keys", "ready", "repeatable", "script")
 
     def __init__(
         self,
@@ -27,22 +29,42 @@ class Call:
         *,
         repeatable: bool = False,
         undo: Call | None = None,
+        ready: bytes | None = None,
     ) -> None:
         self.script = script
         self.keys = keys
         self.args = args
         self.repeatable = repeatable
         """Whether it may be sent again when its reply was lost: it changes nothing, or carries a token."""
-        self.undo = undo
-        """The call that makes it as if it had never been made, nor ever would be."""
+        self.ready = ready
+        """The bytes of the command, where they are known already."""
+        self._undo = undo
 
-    def command(self, whole: bool = False) -> tuple[bytes, ...]:
-        """The words of the command; `whole` with the script itself, for a server that does not know it."""
+    @property
+    def undo(self) -> Call | None:
+        """The call that makes it as if it had never been made, nor ever would be; `None` where there is none."""
+        return Call("give_back", self.keys, self.args) if self.script == "take" else self._undo
+
+    def packed(self, whole: bool = False) -> bytes:
+        """The bytes of the command; `whole` with the script itself, for a server that does not know it."""
+        ready = self.ready
+        return _pack(self._command(whole)) if ready is None or whole else ready
+
+    def _command(self, whole: bool) -> tuple[bytes, ...]:
         text, digest = script_text(self.script)
         numkeys = b"%d" % len(self.keys)
         if whole:
             return (b"EVAL", text, numkeys, *self.keys, *self.args)
         return (b"EVALSHA", digest, numkeys, *self.keys, *self.args)
+
+
+_pack: Callable[[Any], bytes] = pack_command
+
+
+def around(call: Call, place: int) -> tuple[bytes, bytes]:
+    """The bytes of a command before and after one of its arguments."""
+    after = b"\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in call.args[place + 1 :]])
+    return call.packed()[: -len(after) - len(call.args[place])], after
 
 
 Plan: TypeAlias = Generator[list[Call], Any, Any]

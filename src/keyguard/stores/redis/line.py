@@ -10,8 +10,12 @@ from weakref import WeakKeyDictionary
 from hiredis import pack_command
 
 from keyguard.stores.redis.calls import Call, unknown_script
-from keyguard.stores.redis.links import LoopLink, Packed, Reply, ThreadLink
+from keyguard.stores.redis.links import Packed, Reply, ThreadLink
+from keyguard.stores.redis.pipes import LoopLink
 from keyguard.stores.redis.servers import Servers
+
+_VALUES = frozenset({"read", "put", "swap"})
+"""Scripts that move values. They have a connection of their own, or a large value would hold up decisions."""
 
 
 class Line:
@@ -21,8 +25,8 @@ class Line:
         self._timeout = servers.timeout
         self._servers = servers
         self._threads = ThreadLink(servers.connector(), most, servers.patience)
-        self._latest: LoopLink | None = None
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLink] = WeakKeyDictionary()
+        self._latest: tuple[LoopLink, LoopLink] | None = None
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[LoopLink, LoopLink]] = WeakKeyDictionary()
 
     def ask(self, calls: Sequence[Call], deadline: float, *, asking: bool = False) -> list[Reply]:
         """The replies to the calls, error replies among them. `asking`: the slot is on its way to this node."""
@@ -35,16 +39,24 @@ class Line:
                 replies[place] = answer
         return replies
 
+    def send(self, call: Call) -> asyncio.Future[list[Reply]]:
+        """The one reply to a call, under an event loop, whatever it is."""
+        return self._link(call.script).ask((call.packed(),), 1)
+
     async def aask(self, calls: Sequence[Call], *, asking: bool = False) -> list[Reply]:
-        """The same for an event loop."""
-        link = self._link()
-        replies = await link.ask(packed(calls, asking), len(calls), skip=asking)
+        """The same as `ask` for an event loop."""
+        replies = await self._asked(calls, asking)
         unknown = [place for place, reply in enumerate(replies) if unknown_script(reply)]
         if unknown:
-            again = packed([calls[place] for place in unknown], asking, whole=True)
-            for place, answer in zip(unknown, await link.ask(again, len(unknown), skip=asking), strict=True):
+            answers = await self._asked([calls[place] for place in unknown], asking, whole=True)
+            for place, answer in zip(unknown, answers, strict=True):
                 replies[place] = answer
         return replies
+
+    async def _asked(self, calls: Sequence[Call], asking: bool, *, whole: bool = False) -> list[Reply]:
+        link = self._link(calls[0].script)
+        replies = await link.ask(packed(calls, asking, whole=whole), len(calls) * (1 + asking))
+        return replies[1::2] if asking else replies
 
     def command(self, deadline: float, *words: bytes) -> Reply:
         """The reply to one plain command."""
@@ -52,26 +64,29 @@ class Line:
 
     async def acommand(self, *words: bytes) -> Reply:
         """The same for an event loop."""
-        return (await self._link().ask([_pack(words)], 1))[0]
+        return (await self._link("").ask([_pack(words)], 1))[0]
 
-    def _link(self) -> LoopLink:
+    def _link(self, script: str) -> LoopLink:
         loop = asyncio.get_running_loop()
-        link = self._latest
-        if link is not None and link.loop is loop:  # nearly always: a process has one
-            return link
-        link = self._latest = self._loops.get(loop)
-        if link is None:
-            link = self._latest = self._loops[loop] = LoopLink(*self._servers.aconnector(), self._timeout)
-        return link
+        links = self._latest
+        if links is None or links[0].loop is not loop:  # hardly ever: a process has one
+            links = self._loops.get(loop)
+            if links is None:
+                links = self._loops[loop] = (self._new_link(), self._new_link())
+            self._latest = links
+        return links[script in _VALUES]
+
+    def _new_link(self) -> LoopLink:
+        return LoopLink(*self._servers.aconnector(), self._timeout)
 
     def drop_idle(self) -> None:
         """Close the connections that nobody uses: of threads, and of the event loop that runs here."""
         self._threads.drop_idle()
         try:
-            link = self._loops.get(asyncio.get_running_loop())
+            links = self._loops.get(asyncio.get_running_loop(), ())
         except RuntimeError:
             return
-        if link is not None:
+        for link in links:
             link.drop_idle()
 
     def close(self) -> None:
@@ -81,8 +96,7 @@ class Line:
     async def aclose(self) -> None:
         """Close the connections of the event loop that runs here."""
         self._latest = None
-        link = self._loops.pop(asyncio.get_running_loop(), None)
-        if link is not None:
+        for link in self._loops.pop(asyncio.get_running_loop(), ()):
             await link.aclose()
 
 
@@ -92,5 +106,5 @@ _pack: Callable[[Any], bytes] = pack_command
 def packed(calls: Sequence[Call], asking: bool, *, whole: bool = False) -> Packed:
     """The bytes of some calls."""
     if not asking:
-        return [_pack(call.command(whole)) for call in calls]
-    return [_pack((b"ASKING",)) + _pack(call.command(whole)) for call in calls]
+        return [call.packed(whole) for call in calls]
+    return [_pack((b"ASKING",)) + call.packed(whole) for call in calls]

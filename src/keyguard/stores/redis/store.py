@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
 from redis.exceptions import ReadOnlyError, RedisError
@@ -24,7 +24,7 @@ from keyguard.errors import ConfigurationError, StoreError
 from keyguard.ops import Op
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.patience import check_patience
-from keyguard.stores.redis.calls import Call, Reply, Rounds, checked
+from keyguard.stores.redis.calls import Call, Reply, Rounds, checked, unknown_script
 from keyguard.stores.redis.cluster import Cluster
 from keyguard.stores.redis.line import Line
 from keyguard.stores.redis.links import Lost, TimedOut
@@ -114,16 +114,32 @@ class RedisStore:
             self._settle_doubts(deadline)
         return rounds.results
 
-    async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
+    def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
         """The same for an event loop."""
         if len(ops) == 1 and self._wire.simple(ops[0]):
-            op: Any = ops[0]
-            outcome = (await self._aask([self._wire.taking(op)]))[0]
-            if self._doubts:
-                self._asettle_doubts()
-            return [taken_of(op.demands, checked(outcome))]
+            return self._atake(ops[0])
+        return self._aexecute(ops)
+
+    async def _atake(self, op: Any) -> list[Any]:
+        # What nearly every request asks: one call, and nothing between it and the connection.
+        line, call = self._line, self._wire.taking(op)
+        assert isinstance(line, Line)  # on a cluster nothing is so simple
+        began = monotonic()
+        try:
+            replies = await line.send(call)
+        except (Lost, TimedOut, asyncio.CancelledError) as error:
+            replies = await self._after(error, [call], began)
+        outcome = replies[0]
+        if outcome.__class__ is not bytes:
+            replies = await self._aask([call]) if unknown_script(outcome) else self._seen(replies)
+            outcome = checked(replies[0])
+        if self._doubts:
+            self._asettle_doubts()
+        return [taken_of(op.demands, outcome)]
+
+    async def _aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         if self._servers.cluster and len(ops) > 1:
-            return [(await self.aexecute([op]))[0] for op in ops]
+            return [(await self._aexecute([op]))[0] for op in ops]
         rounds = Rounds([self._wire.plan(op) for op in ops])
         while rounds.calls:
             rounds.feed(await self._aask(rounds.calls))
@@ -143,21 +159,24 @@ class RedisStore:
         except (Lost, TimedOut):
             self._doubt(calls)
             raise
-        for reply in replies:
-            if reply.__class__ is ReadOnlyError:
-                self._line.drop_idle()  # a replica now: the next connection may find the new primary
-        return replies
+        return self._seen(replies)
 
     async def _aask(self, calls: list[Call]) -> list[Reply]:
         began = monotonic()
         try:
-            try:
-                replies = await self._line.aask(calls)
-            except Lost:
+            replies = await self._line.aask(calls)
+        except (Lost, TimedOut, asyncio.CancelledError) as error:
+            replies = await self._after(error, calls, began)
+        return self._seen(replies)
+
+    async def _after(self, error: BaseException, calls: list[Call], began: float) -> list[Reply]:
+        """Ask once more, where that may help."""
+        try:
+            if isinstance(error, Lost):
                 self._line.drop_idle()
-                if not _repeatable(calls) or monotonic() > began + self.timeout / 2:
-                    raise
-                replies = await self._line.aask(calls)
+                if _repeatable(calls) and monotonic() <= began + self.timeout / 2:
+                    return await self._line.aask(calls)
+            raise error
         except (Lost, TimedOut):
             self._doubt(calls)
             raise
@@ -165,15 +184,17 @@ class RedisStore:
             self._doubt(calls)
             self._asettle_doubts()
             raise
+
+    def _seen(self, replies: list[Reply]) -> list[Reply]:
         for reply in replies:
             if reply.__class__ is ReadOnlyError:
-                self._line.drop_idle()
+                self._line.drop_idle()  # a replica now: the next connection may find the new primary
         return replies
 
     # -- what may have happened, and must not have -----------------------------------------------------------
 
     def _doubt(self, calls: list[Call]) -> None:
-        self._doubts += [call.undo for call in calls if call.undo is not None]
+        self._doubts += [undo for call in calls if (undo := call.undo) is not None]
 
     def _take_doubts(self) -> list[Call]:
         calls: list[Call] = []

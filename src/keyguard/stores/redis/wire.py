@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from struct import Struct, pack, unpack, unpack_from
+from struct import Struct, pack, unpack_from
 from typing import Any
 
 from keyguard.clock import Clock
@@ -38,9 +38,11 @@ from keyguard.ops import (
 from keyguard.rates.gcra import Smooth
 from keyguard.rates.limit import Limit, Taking
 from keyguard.rates.window import WindowLog, WindowSlices
-from keyguard.stores.redis.calls import Call, Plan
+from keyguard.stores.redis.calls import Call, Plan, around
 
 _DEMAND = Struct("<BB3QQ")
+_VERDICT = Struct("<qq")
+_FOUR = Struct("<4q")
 _TOKEN = 2**64 - 1
 _MOST = 2**52  # more is more than any limit has
 _TRIES = 50
@@ -138,11 +140,16 @@ class Wire:
         """The call for a `Take` of one caller whose limits the scripts know."""
         form = op.form
         if form is None or form[0] is not self:
-            form = op.form = (self, *self._demands(op.demands, 1))
-        _, keys, blob, fields = form
+            form = op.form = self._taking_form(op)
+        _, keys, blob, fields, before, after = form
         token = self._token()
-        args = [self._now(), blob, token, *fields]
-        return Call("take", keys, args, repeatable=True, undo=Call("give_back", keys, args))
+        # Only the token is another each time, unless a test hands in the time.
+        ready = b"%b%b%b" % (before, token, after) if self._clock is None else None
+        return Call("take", keys, [self._now(), blob, token, *fields], repeatable=True, ready=ready)
+
+    def _taking_form(self, op: Take) -> tuple[Any, ...]:
+        keys, blob, fields = self._demands(op.demands, 1)
+        return self, keys, blob, fields, *around(Call("take", keys, [b"", blob, bytes(8), *fields]), 2)
 
     def simple(self, op: Op[Any]) -> bool:
         """Whether the operation is one `taking`."""
@@ -251,9 +258,7 @@ class Wire:
 
     def _taking(self, demands: Sequence[Demand]) -> Call:
         keys, blob, fields = self._demands(demands, 1)
-        token = self._token()
-        undo = Call("give_back", keys, [self._now(), blob, token, *fields])
-        return Call("take", keys, [self._now(), blob, token, *fields], repeatable=True, undo=undo)
+        return Call("take", keys, [self._now(), blob, self._token(), *fields], repeatable=True)
 
     def _giving_back(self, taken: Taken) -> Call:
         keys, blob, fields = self._demands(taken.demands, 1)
@@ -338,8 +343,8 @@ def taken_of(demands: Sequence[Demand], outcome: bytes) -> Taken:
     """What an outcome says of the demands. Raises `StoreError` where the decision was called off."""
     if len(outcome) < 16:
         raise StoreError("Redis: the decision was called off")
-    at, refused, *numbers = unpack(f"<{len(outcome) // 8}q", outcome)
-    takings: list[Taking] = [(None, *four) for four in zip(*[iter(numbers)] * 4, strict=True)]
+    at, refused = _VERDICT.unpack_from(outcome)
+    takings: list[Taking] = [(None, *four) for four in _FOUR.iter_unpack(outcome[16:])]
     return Taken(demands, takings, at, refused == 1)
 
 
