@@ -147,7 +147,8 @@ def test_a_miss_takes_few_trips(world: World, monkeypatch: pytest.MonkeyPatch) -
     one.get("/warm")
     trips = Trips(monkeypatch, world.kind)
     found = trips.of(lambda: one.get("/cold"))
-    most = {"sqlite": 3, "postgres": 3, "valkey": 4, "redis6": 4, "cluster": 11}[world.kind]
+    # On a cluster the nodes are asked side by side, and each counts: how many those are depends on the keys' slots.
+    most = {"sqlite": 3, "postgres": 3, "valkey": 4, "redis6": 4, "cluster": 16}[world.kind]
     assert found <= most
 
 

@@ -133,7 +133,7 @@ class Joining:
         shared = cache.shared
         assert shared is not None
         flight = digest(self.key)
-        deadline = request.now() + round(cache.coalesce * SECOND)
+        looks = int(cache.coalesce / _POLL)  # not a deadline: the clock may be set back
         never = Signal()
         waited = request.findings.waited
         try:
@@ -150,7 +150,8 @@ class Joining:
                     cache.flights.set_apart(self.key, request.now() + _APART_FOR)
                     self.end(APART)
                     break
-                if request.now() >= deadline:
+                looks -= 1
+                if looks < 0:
                     break
                 request.findings.waited = waited  # it is the app that takes so long, in another process
                 await Wait(never, 0, _POLL)
@@ -194,7 +195,7 @@ class Joining:
         cache, token = self.cache, self.token
         also = []
         if token is not None and cache.shared is not None:
-            also.append(cache.shared.releasing(self.target, digest(self.key), token, apart=False))
+            also.append(cache.shared.releasing(self.target, digest(self.key), token))
         if await cache.keep(self.request, self.target, entry, now, *also):
             self.token = None
 

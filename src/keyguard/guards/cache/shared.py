@@ -125,8 +125,11 @@ class Renew(Op[tuple[bytes, bytes]]):
         return (log, version), [(_PURGES[0], log, _MARK_TTL, None), (_PURGES[1], version, _MARK_TTL, None)]
 
 
-class Lease(Op[bytes | None]):
-    """Become the one that asks the app. Evaluates to `None` for who is, else to what stands there."""
+class Lease(Op[tuple[bytes | None, int]]):
+    """Become the one that asks the app. Evaluates to `None` for who is, else to what stands there; and to when.
+
+    When is 0 where it was tried without looking first: then it came before whatever went along with it.
+    """
 
     __slots__ = ("token", "ttl")
     likely = (None,)
@@ -136,20 +139,23 @@ class Lease(Op[bytes | None]):
         self.token = token
         self.ttl = ttl
 
-    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[bytes | None, Sequence[Change]]:
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[tuple[bytes | None, int], Sequence[Change]]:
         if old[0] is not None and old[0] != self.token:
-            return old[0], ()
-        return None, [(self.keys[0], self.token, self.ttl, None)]
+            return (old[0], now), ()
+        return (None, now), [(self.keys[0], self.token, self.ttl, None)]
 
 
 class Release(Op[None]):
-    """Stop being the one that asks; `apart` tells the others not to wait for the next one either."""
+    """Stop being the one that asks; `apart` tells the others not to wait for the next one either.
+
+    `last`: it goes along with operations that look before they write, and must not overtake them.
+    """
 
     __slots__ = ("apart", "likely", "token")
 
-    def __init__(self, key: str, token: bytes, apart: bool) -> None:
+    def __init__(self, key: str, token: bytes, *, apart: bool, last: bool) -> None:
         self.keys = (key,)
-        self.likely = (token,)
+        self.likely = None if last else (token,)
         self.token = token
         self.apart = apart
 
@@ -348,7 +354,10 @@ class Shared:
         """
         guess, asked = self._asked(request, target)
         lease = Lease(_lease_key(target, flight), token, round(seconds * SECOND))
-        there, seen = await Aside(lease, Look(*asked))
+        (there, at), seen = await Aside(lease, Look(*asked))
+        if there is None and at > seen[0]:
+            # It was another one's when this one looked, and that one may have stored the answer since.
+            (seen,) = await Aside(Look(*asked))
         return there, await self._found(request, target, guess, seen)
 
     async def poll(self, request: Request, target: Target, flight: str) -> tuple[bytes | None, Found]:
@@ -359,11 +368,11 @@ class Shared:
 
     async def release(self, target: Target, flight: str, token: bytes, *, apart: bool) -> None:
         """Let another one ask."""
-        await Aside(self.releasing(target, flight, token, apart=apart))
+        await Aside(Release(_lease_key(target, flight), token, apart=apart, last=False))
 
-    def releasing(self, target: Target, flight: str, token: bytes, *, apart: bool) -> Op[None]:
-        """The same as an operation."""
-        return Release(_lease_key(target, flight), token, apart)
+    def releasing(self, target: Target, flight: str, token: bytes) -> Op[None]:
+        """The same as an operation that goes along with storing the answer, and comes after it."""
+        return Release(_lease_key(target, flight), token, apart=False, last=True)
 
 
 APART = _APART
