@@ -55,6 +55,10 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 IDLE, WAIT, DRIVING, STREAM, TEE, DISCARD, DEAD = range(7)
 
+_WAITS = (Pending, Foreign)
+_STOPS = (CallApp, *_WAITS)
+"""What guards may stop at before the app has answered, besides a response."""
+
 _held: set[asyncio.Task[Any]] = set()
 """Tasks that outlive the request they belong to; the event loop itself holds tasks only weakly."""
 
@@ -86,7 +90,10 @@ class Exchange:
                     await self._answer(stop)
                     break
                 else:
-                    stop = await self._past(stop)
+                    try:
+                        stop = self._checked(await self._resume(stop))
+                    except Exception as failure:
+                        stop = self.engine.fault(request, failure)
         except BaseException as failure:
             self._let_go(failure)
             raise
@@ -115,23 +122,21 @@ class Exchange:
 
     def _checked(self, stop: Any) -> Any:
         """A stop as it is, if the guards may make it before the app has answered."""
-        if stop.__class__ is CallApp or isinstance(stop, (Pending, Foreign)):
-            return stop
-        return checked(stop)
-
-    async def _past(self, stop: Pending | Foreign) -> Any:
-        """Wait for what only the event loop can finish, then drive on to the next stop."""
-        try:
-            return self._checked(await self._resume(stop))
-        except Exception as failure:
-            return self.engine.fault(self.request, failure)
+        return stop if stop.__class__ in _STOPS else checked(stop)
 
     async def _resume(self, stop: Pending | Foreign) -> Any:
-        value, error = await _awaited(stop)
-        if stop.__class__ is Pending and stop.began:
-            self.request.findings.waited += monotonic() - stop.began
-        if error is not None and not isinstance(error, Exception):
-            raise error  # cancelled: `_let_go` tells the guards
+        """Wait for what only the event loop can finish, then drive on to the next stop."""
+        value, error = None, None
+        try:
+            if isinstance(stop, Pending):
+                value = (await stop.results)[0]
+            else:
+                value = await _Relay(stop.yielded)
+        except Exception as failure:  # cancelled, it goes on up: `_let_go` tells the guards
+            error = failure
+        finally:
+            if isinstance(stop, Pending) and stop.began:
+                self.request.findings.waited += monotonic() - stop.began
         assert self.flow is not None
         return self.engine.advance(self.flow, value, error, self.request)
 
@@ -200,7 +205,7 @@ class Exchange:
         self.state = DRIVING
         try:
             stop = self.engine.advance(self.flow, head, request=self.request)
-            if not isinstance(stop, (Pending, Foreign)):
+            if stop.__class__ not in _WAITS:
                 return self._release(message, _decided(stop))
         except BaseException as failure:
             self.state, self.failure = DEAD, failure
@@ -209,7 +214,7 @@ class Exchange:
 
     async def _drive_on(self, message: Message, stop: Any) -> None:
         try:
-            while isinstance(stop, (Pending, Foreign)):
+            while stop.__class__ in _WAITS:
                 stop = await self._resume(stop)
             sending = self._release(message, _decided(stop))
         except BaseException as failure:
@@ -289,7 +294,7 @@ class Exchange:
             stop = self.engine.advance(flow, error=failure)
         except BaseException:
             return  # the failure itself, most of all; it is raised by the caller
-        if isinstance(stop, (Pending, Foreign)):
+        if stop.__class__ in _WAITS:
             hold(finished(self.engine, flow, stop))
         else:
             flow.close()
@@ -378,7 +383,7 @@ async def _awaited(stop: Pending | Foreign) -> tuple[Any, BaseException | None]:
 
 async def finished(engine: Engine, flow: Flow[Any], stop: Any) -> None:
     """Drive a flow to its end, wherever it stops."""
-    while isinstance(stop, (Pending, Foreign)):
+    while stop.__class__ in _WAITS:
         value, error = await _awaited(stop)
         stop = engine.advance(flow, value, error)
     flow.close()
