@@ -37,9 +37,8 @@ def whole_seconds(microseconds: int) -> int:
     return max(1, -(-microseconds // SECOND))
 
 
-def monotonic() -> float:
-    """Seconds from no moment in particular, never set back: for measuring how long something takes."""
-    return time.monotonic()
+monotonic = time.monotonic
+"""Seconds from no moment in particular, never set back: for measuring how long something takes."""
 
 
 def pause(seconds: float) -> None:

@@ -27,20 +27,8 @@ from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, TypeAlias
 
 from keyguard.clock import monotonic
-from keyguard.drivers.asgi_request import (
-    ByteHeaders,
-    Scope,
-    encoded_name,
-)
-from keyguard.drivers.engine import (
-    Engine,
-    Foreign,
-    Pending,
-    checked,
-    feed,
-    settle,
-    sized_body,
-)
+from keyguard.drivers.asgi_request import ByteHeaders, Scope, encoded_name
+from keyguard.drivers.engine import Engine, Foreign, Pending, checked, feed, settle, sized_body
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import CallApp, Flow
 from keyguard.request import Deferred, Request

@@ -19,7 +19,7 @@ Reply: TypeAlias = Any
 class Call:
     """One call of a script."""
 
-    __slots__ = ("_undo", "args", "keys", "ready", "repeatable", "script")
+    __slots__ = ("_undo", "args", "keys", "repeatable", "script")
 
     def __init__(
         self,
@@ -29,42 +29,75 @@ class Call:
         *,
         repeatable: bool = False,
         undo: Call | None = None,
-        ready: bytes | None = None,
     ) -> None:
         self.script = script
         self.keys = keys
         self.args = args
         self.repeatable = repeatable
         """Whether it may be sent again when its reply was lost: it changes nothing, or carries a token."""
-        self.ready = ready
-        """The bytes of the command, where they are known already."""
         self._undo = undo
 
     @property
     def undo(self) -> Call | None:
         """The call that makes it as if it had never been made, nor ever would be; `None` where there is none."""
-        return Call("give_back", self.keys, self.args) if self.script == "take" else self._undo
+        return self._undo
 
     def packed(self, whole: bool = False) -> bytes:
         """The bytes of the command; `whole` with the script itself, for a server that does not know it."""
-        ready = self.ready
-        return _pack(self._command(whole)) if ready is None or whole else ready
-
-    def _command(self, whole: bool) -> tuple[bytes, ...]:
         text, digest = script_text(self.script)
         numkeys = b"%d" % len(self.keys)
         if whole:
-            return (b"EVAL", text, numkeys, *self.keys, *self.args)
-        return (b"EVALSHA", digest, numkeys, *self.keys, *self.args)
+            return _pack((b"EVAL", text, numkeys, *self.keys, *self.args))
+        return _pack((b"EVALSHA", digest, numkeys, *self.keys, *self.args))
 
 
 _pack: Callable[[Any], bytes] = pack_command
 
 
-def around(call: Call, place: int) -> tuple[bytes, bytes]:
-    """The bytes of a command before and after one of its arguments."""
-    after = b"\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in call.args[place + 1 :]])
-    return call.packed()[: -len(after) - len(call.args[place])], after
+class TakeForm:
+    """What all calls have in common that take the same from one caller: everything but a token."""
+
+    __slots__ = ("_after", "_before", "blob", "fields", "keys", "owner")
+
+    def __init__(self, owner: object, keys: list[bytes], blob: bytes, fields: list[bytes]) -> None:
+        self.owner = owner
+        """Whose names these are: an operation may meet several stores."""
+        self.keys = keys
+        self.blob = blob
+        self.fields = fields
+        packed = Call("take", keys, self.args(b"", bytes(8))).packed()
+        self._after = b"\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(field), field) for field in fields])
+        self._before = packed[: -len(self._after) - 8]
+
+    def args(self, now: bytes, token: bytes) -> list[bytes]:
+        return [now, self.blob, token, *self.fields]
+
+    def packed(self, token: bytes) -> bytes:
+        """The bytes of the command, for a server that has its own time."""
+        return b"%b%b%b" % (self._before, token, self._after)
+
+
+class TakeCall(Call):
+    """A call that takes from the limits of one caller. Its words are put together only where it must be undone."""
+
+    __slots__ = ("form", "now", "token")
+
+    def __init__(self, form: TakeForm, now: bytes, token: bytes) -> None:
+        self.script = "take"
+        self.keys = form.keys
+        self.repeatable = True
+        self.form = form
+        self.now = now
+        self.token = token
+
+    @property
+    def undo(self) -> Call:
+        return Call("give_back", self.form.keys, self.form.args(self.now, self.token))
+
+    def packed(self, whole: bool = False) -> bytes:
+        if self.now or whole:
+            return Call("take", self.form.keys, self.form.args(self.now, self.token)).packed(whole)
+        return self.form.packed(self.token)
 
 
 Plan: TypeAlias = Generator[list[Call], Any, Any]

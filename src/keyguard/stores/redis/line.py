@@ -41,7 +41,7 @@ class Line:
 
     def send(self, call: Call) -> asyncio.Future[list[Reply]]:
         """The one reply to a call, under an event loop, whatever it is."""
-        return self._link(call.script).ask((call.packed(),), 1)
+        return self._link(call.script).ask(call.packed(), 1)
 
     async def aask(self, calls: Sequence[Call], *, asking: bool = False) -> list[Reply]:
         """The same as `ask` for an event loop."""
@@ -55,7 +55,7 @@ class Line:
 
     async def _asked(self, calls: Sequence[Call], asking: bool, *, whole: bool = False) -> list[Reply]:
         link = self._link(calls[0].script)
-        replies = await link.ask(packed(calls, asking, whole=whole), len(calls) * (1 + asking))
+        replies = await link.ask(b"".join(packed(calls, asking, whole=whole)), len(calls) * (1 + asking))
         return replies[1::2] if asking else replies
 
     def command(self, deadline: float, *words: bytes) -> Reply:
@@ -64,7 +64,7 @@ class Line:
 
     async def acommand(self, *words: bytes) -> Reply:
         """The same for an event loop."""
-        return (await self._link("").ask([_pack(words)], 1))[0]
+        return (await self._link("").ask(_pack(words), 1))[0]
 
     def _link(self, script: str) -> LoopLink:
         loop = asyncio.get_running_loop()

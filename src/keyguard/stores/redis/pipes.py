@@ -9,6 +9,7 @@ Rules, besides those of `links.py`:
 - Replies come in the order of the calls. When the oldest call has waited too long, the connection is cut and whatever
   is on it fails: a server that does not answer one does not answer those behind it.
 - One timer a connection, set again only when it goes off: a call that is answered in time has never touched it.
+- What lives while a call is on its way is little: it is what the garbage collector walks over when many wait.
 - A call that nobody waits for any more keeps its place, so that its reply is not taken for another's.
 """
 
@@ -26,7 +27,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from keyguard.errors import StoreError
-from keyguard.stores.redis.links import Lost, NotSent, Packed, Reply, TimedOut
+from keyguard.stores.redis.links import Lost, NotSent, Reply, TimedOut
 
 _PARTIAL = object()
 
@@ -34,15 +35,15 @@ _PARTIAL = object()
 class _Asked:
     """Some calls that one task waits for."""
 
-    __slots__ = ("deadline", "future", "left", "packed", "replies")
+    __slots__ = ("count", "deadline", "future", "packed", "replies")
 
-    def __init__(self, packed: Packed, count: int, future: asyncio.Future[list[Reply]]) -> None:
+    def __init__(self, packed: bytes, count: int, future: asyncio.Future[list[Reply]]) -> None:
         self.packed = packed
-        self.left = count
+        self.count = count
         self.future = future
         self.deadline = inf
         """By the event loop's clock; set when it leaves, or begins to wait for a connection."""
-        self.replies: list[Reply] = []
+        self.replies: list[Reply] | None = None
 
     def fail(self, error: StoreError) -> None:
         if not self.future.done():
@@ -87,14 +88,12 @@ class _Pipe(asyncio.Protocol):
     def _send(self, batch: list[_Asked]) -> None:
         # The time that a busy event loop let them lie here is not the server's.
         deadline = self._link.loop.time() + self._link.timeout
-        parts: list[bytes] = []
         for asked in batch:
-            parts += asked.packed
             if asked.deadline > deadline:
                 asked.deadline = deadline
         if self._timer is None:
             self._timer = self._link.loop.call_at(self._asked[0].deadline, self._look_at_clock)
-        self._transport.write(b"".join(parts))
+        self._transport.write(b"".join([asked.packed for asked in batch]))
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -105,12 +104,15 @@ class _Pipe(asyncio.Protocol):
                 if isinstance(reply, RedisConnectionError):
                     raise reply  # the server is loading, or says goodbye
                 asked = waiting[0]
-                asked.replies.append(reply)
-                asked.left -= 1
-                if not asked.left:
+                replies = asked.replies
+                if replies is None:
+                    replies = asked.replies = [reply]
+                else:
+                    replies.append(reply)
+                if len(replies) == asked.count:
                     waiting.popleft()
                     if not asked.future.done():
-                        asked.future.set_result(asked.replies)
+                        asked.future.set_result(replies)
         except (RedisConnectionError, IndexError) as error:
             self.cut(Lost(f"Redis: {error}"))
             return
@@ -166,7 +168,7 @@ class LoopLink:
         """What is asked for while there is no connection."""
         self._closed = False
 
-    def ask(self, packed: Packed, count: int) -> asyncio.Future[list[Reply]]:
+    def ask(self, packed: bytes, count: int) -> asyncio.Future[list[Reply]]:
         """The replies to so many calls, error replies among them. Nothing is sent twice."""
         loop = self.loop
         asked = _Asked(packed, count, loop.create_future())

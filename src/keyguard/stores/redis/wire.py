@@ -38,7 +38,7 @@ from keyguard.ops import (
 from keyguard.rates.gcra import Smooth
 from keyguard.rates.limit import Limit, Taking
 from keyguard.rates.window import WindowLog, WindowSlices
-from keyguard.stores.redis.calls import Call, Plan, around
+from keyguard.stores.redis.calls import Call, Plan, TakeCall, TakeForm
 
 _DEMAND = Struct("<BB3QQ")
 _VERDICT = Struct("<qq")
@@ -139,24 +139,16 @@ class Wire:
     def taking(self, op: Take) -> Call:
         """The call for a `Take` of one caller whose limits the scripts know."""
         form = op.form
-        if form is None or form[0] is not self:
-            form = op.form = self._taking_form(op)
-        _, keys, blob, fields, before, after = form
-        token = self._token()
-        # Only the token is another each time, unless a test hands in the time.
-        ready = b"%b%b%b" % (before, token, after) if self._clock is None else None
-        return Call("take", keys, [self._now(), blob, token, *fields], repeatable=True, ready=ready)
-
-    def _taking_form(self, op: Take) -> tuple[Any, ...]:
-        keys, blob, fields = self._demands(op.demands, 1)
-        return self, keys, blob, fields, *around(Call("take", keys, [b"", blob, bytes(8), *fields]), 2)
+        if form is None or form.owner is not self:
+            form = op.form = TakeForm(self, *self._demands(op.demands, 1))
+        return TakeCall(form, self._now(), self._token())
 
     def simple(self, op: Op[Any]) -> bool:
         """Whether the operation is one `taking`."""
         if type(op) is not Take or not op.demands or self._cluster:
             return False
         form = op.form
-        return (form is not None and form[0] is self) or self._knows(op.demands)
+        return (form is not None and form.owner is self) or self._knows(op.demands)
 
     def _give_back(self, taken: Taken) -> Plan:
         if taken.demands:
@@ -258,7 +250,7 @@ class Wire:
 
     def _taking(self, demands: Sequence[Demand]) -> Call:
         keys, blob, fields = self._demands(demands, 1)
-        return Call("take", keys, [self._now(), blob, self._token(), *fields], repeatable=True)
+        return TakeCall(TakeForm(self, keys, blob, fields), self._now(), self._token())
 
     def _giving_back(self, taken: Taken) -> Call:
         keys, blob, fields = self._demands(taken.demands, 1)
