@@ -216,6 +216,7 @@ class Request:
         if carrier is before:
             yield
             return
+        ours = carrier.keys() - before.keys()  # under WSGI each header field is a key
         self.carrier = carrier
         self._forget_fields()
         try:
@@ -224,7 +225,8 @@ class Request:
             self.carrier = before
             self._forget_fields()
             for key, value in carrier.items():  # what the app notes, others outside may look for: `scope["route"]`
-                before.setdefault(key, value)
+                if key not in ours:
+                    before.setdefault(key, value)
 
     def now(self) -> int:
         """The wall clock, in microseconds. Decisions use the store's clock instead."""
