@@ -56,3 +56,38 @@ def test_17_our_validators_are_not_seen_by_what_stands_outside() -> None:
     assert answer.status == 200
     assert answer.body == b"body"
     assert after == [{}, {}]
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+def test_28_a_long_range_counts_as_what_it_takes(earth: World) -> None:
+    """Frameworks take `bytes=0-0,,,,` for one range: whoever asks so has 64 KB kept with a byte of body."""
+    fields = [("Content-Range", "bytes 0-0/10"), ("Cache-Control", "max-age=600")]
+    origin = Origin(lambda seen: (206, fields, b"x"))
+    cache = ResponseCache(max_bytes=200_000)
+    app = earth.wrap(Keyguard(cache), earth.app(origin))
+    for number in range(12):
+        earth.ask(app, ask(f"/x?{number}", Range="bytes=0-0" + "," * 60_000))
+    assert 0 < cache.stats().entries <= 3
+
+
+def test_28_tags_count_as_what_they_take(earth: World) -> None:
+    tags = ",".join(f"tag-{number}" for number in range(1000))
+    origin = Origin(lambda seen: (200, [("Cache-Tag", tags), ("Cache-Control", "max-age=600")], b"x"))
+    cache = ResponseCache(max_bytes=200_000)
+    app = earth.wrap(Keyguard(cache), earth.app(origin))
+    for number in range(12):
+        earth.ask(app, ask(f"/x?{number}"))
+    assert 0 < cache.stats().entries <= 3
+
+
+def test_28_the_variants_of_a_long_url_hold_it_once(earth: World) -> None:
+    origin = Origin(lambda seen: (200, [("Vary", "Accept"), ("Cache-Control", "max-age=600")], b"x"))
+    cache = ResponseCache()
+    app = earth.wrap(Keyguard(cache), earth.app(origin))
+    for number in range(8):
+        earth.ask(app, ask("/x?" + "a" * 20_000, Accept=f"text/{number}"))
+    slots = [slot for slot in cache.shelf._slots.values() if slot.entries]
+    assert [len(slot.entries) for slot in slots] == [8]
+    assert len({id(entry.key) for entry in slots[0].entries}) == 1

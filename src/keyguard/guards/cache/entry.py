@@ -23,8 +23,8 @@ Ready: TypeAlias = "tuple[int, int, int, list[tuple[bytes, bytes]], bytes]"
 
 _FORM = 1
 _LENGTHS = Struct("<BI")
-OVERHEAD, FIELD = 1200, 220
-"""Bytes that an entry and each of its fields take in this process besides their text. Measured, on the high side: what
+OVERHEAD, FIELD, TEXT = 1200, 220, 64
+"""Bytes that an entry, each of its fields and each other text take in this process besides their text. Measured, on the high side: what
 is in use has its head made ready besides."""
 
 
@@ -134,7 +134,10 @@ class Entry:
 
     def measure(self) -> None:
         """Note how much memory it takes."""
-        self.size = OVERHEAD + len(self.body) + sum(len(name) + len(value) + FIELD for name, value in self.fields)
+        size = OVERHEAD + len(self.body) + len(self.range_text or "")
+        size += sum(len(name) + len(value) + FIELD for name, value in self.fields)
+        size += sum(len(tag) + TEXT for tag in self.tags)
+        self.size = size + sum(len(name) + len(value or "") + 3 * TEXT for name, value in self.variance)
 
     def current_age(self, now: int) -> int:
         """Age in seconds (RFC 9111, section 4.2.3). A clock that was set back makes nothing younger than it came."""

@@ -18,9 +18,11 @@ from keyguard.guards.cache.keys import Key
 class Slot:
     """The variants that are held for one key."""
 
-    __slots__ = ("entries", "places", "size")
+    __slots__ = ("entries", "key", "places", "size")
 
-    def __init__(self, places: tuple[str, ...], size: int) -> None:
+    def __init__(self, key: Key, places: tuple[str, ...], size: int) -> None:
+        self.key = key
+        """The one that its entries have too: another request's is as long as its URL."""
         self.entries: list[Entry] = []
         """The newest first."""
         self.places = places
@@ -64,16 +66,16 @@ class Shelf:
                 if _same(other, entry):
                     self.drop(key, other)  # it has been superseded all the same
             return False
-        entry.key = key
         with self._lock:
             slot = self._slots.get(key)
             if slot is None:
-                slot = self._slots[key] = Slot(places, 2 * sum(map(len, key)) + 600)
+                slot = self._slots[key] = Slot(key, places, 2 * sum(map(len, key)) + 600)
                 self.bytes += slot.size
                 for place in places:
                     self._by_place.setdefault(place, set()).add(key)
             else:
                 self._slots.move_to_end(key)
+            entry.key = slot.key
             kept = [other for other in slot.entries if not _same(other, entry)]
             entries = [entry, *kept][: self.max_variants]
             self.bytes += sum(e.size for e in entries) - sum(e.size for e in slot.entries)
