@@ -91,3 +91,51 @@ def test_28_the_variants_of_a_long_url_hold_it_once(earth: World) -> None:
     slots = [slot for slot in cache.shelf._slots.values() if slot.entries]
     assert [len(slot.entries) for slot in slots] == [8]
     assert len({id(entry.key) for entry in slots[0].entries}) == 1
+
+
+# -- whose answer it is -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_14_what_freshens_an_entry_may_name_more_to_choose_by(earth: World, method: str) -> None:
+    """A view that touches the session only for some callers says `Vary: Cookie` with its 304 for the first time."""
+
+    def reply(seen: Seen) -> Reply:
+        cookie = seen.fields.get("cookie")
+        fields = [("ETag", '"1"'), ("Cache-Control", "max-age=5" if cookie is None else "max-age=600")]
+        if cookie is not None:
+            fields.append(("Vary", "Cookie"))
+        if method == "GET" and seen.fields.get("if-none-match") == '"1"':
+            return 304, fields, b""
+        return 200, [*fields, ("Content-Length", "4")], (cookie or "none").encode()[:4]
+
+    clock = ManualClock()
+    app = earth.wrap(Keyguard(ResponseCache(), clock=clock), earth.app(Origin(reply)))
+    assert earth.ask(app, ask()).body == b"none"
+    clock.advance(10)
+    earth.ask(app, Ask("/x", (("Cookie", "id=1"),), method))
+    other = earth.ask(app, ask(Cookie="id=2"))
+    assert not hit(other)
+    assert other.body == b"id=2"
+    mine = earth.ask(app, ask(Cookie="id=1"))
+    assert hit(mine)
+    assert mine.get("vary") == "cookie"
+
+
+@pytest.mark.parametrize("odd", ["en;q =0, de", "en;q=0;q=1, de", "en;level=1;q=0, de", "en;q=0.0000, de", ";q=0, en, de"])
+def test_14_odd_weights_do_not_pass_for_plain_ones(earth: World, odd: str) -> None:
+    """What the app reads in another way than the cache fills the common variant with the wrong language."""
+    fields = [("Vary", "Accept-Language"), ("Cache-Control", "max-age=600")]
+    origin = Origin(lambda seen: (200, fields, seen.fields["accept-language"].encode()))
+    app = earth.wrap(Keyguard(ResponseCache()), earth.app(origin))
+    earth.ask(app, ask(Accept_Language=odd))
+    assert earth.ask(app, ask(Accept_Language="en, de")).body == b"en, de"
+    assert earth.ask(app, ask(Accept_Language="DE;q=1.0,en;q=1")).body == b"en, de"
+
+
+def test_14_sorted_queries_keep_the_order_of_one_parameter(earth: World) -> None:
+    origin = Origin(lambda seen: (200, [("Cache-Control", "max-age=600")], seen.query.encode()))
+    app = earth.wrap(Keyguard(ResponseCache(sort_query=True)), earth.app(origin))
+    assert earth.ask(app, ask("/x?b=1&a=2&a=1")).body == b"b=1&a=2&a=1"
+    assert earth.ask(app, ask("/x?a=1&a=2&b=1")).body == b"a=1&a=2&b=1"
+    assert hit(earth.ask(app, ask("/x?a=2&a=1&b=1")))

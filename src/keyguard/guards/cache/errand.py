@@ -193,6 +193,7 @@ class Errand(Joining):
         cache.reports.counts.validated += 1
         if verdict.stored and not self._outdated():
             fresh.since = self.since
+            await self._vary_too(fresh, entry, update)
             await self.keep(fresh, now)
             status += "; stored"
             self.end(LANDED, fresh)
@@ -227,6 +228,7 @@ class Errand(Joining):
             fresh = freshened(entry, fields, settings, asked_at=self.asked_at, received=now)
             fresh.since = self.since
             if same and may_store(self.asked._replace(method="GET"), 200, fresh.fields, settings, now).stored:
+                await self._vary_too(fresh, entry, fields)
                 await cache.keep(request, self.target, fresh, now)
             else:
                 await cache.let_go(self.target, entry)
@@ -236,6 +238,15 @@ class Errand(Joining):
         strip_tags(response)
         response.headers.add("Cache-Status", f"{cache.name}; fwd={self.reason}")
         return response
+
+    async def _vary_too(self, fresh: Entry, entry: Entry, update: Fields) -> None:
+        """What freshens an entry may name more fields that it is chosen by (RFC 9111, section 4.1)."""
+        names = sorted({*(vary_of(update) or ()), *[name for name, _ in entry.variance]})
+        if len(names) > len(entry.variance):
+            fresh.variance = variance_of(self.request, names)
+            await self.cache.let_go(self.target, entry)  # it would match what the fresh one does not
+        if first(update, "vary") is not None:
+            fresh.fields = (*without(fresh.fields, frozenset({"vary"})), ("Vary", ", ".join(names)))
 
     async def store(self, response: Response, asked_at: int) -> Response:
         """Store the app's response, if that is allowed, while it goes on to the client."""
