@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
@@ -70,13 +71,15 @@ class Query:
         self.changes = bool(self._names or self._prefixes or sort)
 
     def kept(self, query: bytes) -> bytes:
-        """The query to file under."""
+        """The query to file under. Of a parameter that stands several times, the order of the values means something."""
         pairs = []
         for pair in query.split(b"&"):
             name = unquote_to_bytes(pair.partition(b"=")[0].replace(b"+", b" "))
             if name not in self._names and not (self._prefixes and name.startswith(self._prefixes)):
-                pairs.append(pair)
-        return b"&".join(sorted(pairs) if self._sort else pairs)
+                pairs.append((name, pair))
+        if self._sort:
+            pairs.sort(key=itemgetter(0))
+        return b"&".join([pair for _, pair in pairs])
 
 
 def target_of(request: Request, query: Query, partition: str) -> Target | None:
@@ -195,7 +198,7 @@ def resolve(target: Target, reference: str) -> str | None:
 
 # Fields whose values are no secrets: everything else is kept as a digest, for it may be one.
 _PLAIN = frozenset({"accept", "accept-encoding", "accept-language", "origin", "user-agent", "x-requested-with"})
-_WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
+_WEIGHT = re.compile(r"q=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 _WEIGHTED = frozenset({"accept-encoding", "accept-language"})
 
 
@@ -216,13 +219,17 @@ def _normal(name: str, value: str | None) -> str | None:
 
 @lru_cache(maxsize=256)
 def _weighted(value: str) -> str:
-    """Languages or codings: order and case mean nothing, weights do (RFC 9110, section 12.4.2)."""
+    """Languages or codings: order and case mean nothing, weights do (RFC 9110, section 12.4.2).
+
+    A member with anything else than one weight counts as it stands: each app makes something else of it.
+    """
     members = []
     for member in value.lower().split(","):
         name, *parameters = [part.strip(" \t") for part in member.split(";")]
-        weight = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
-        if _WEIGHT.fullmatch(weight):
-            weight = f"{float(weight):g}"
-        if name:
-            members.append(f"{name};{weight}")
+        if not parameters:
+            parameters = ["q=1"]
+        if len(parameters) == 1 and _WEIGHT.fullmatch(parameters[0]):
+            parameters = [f"{float(parameters[0][2:]):g}"]
+        if name or parameters != ["1"]:
+            members.append(";".join([name, *parameters]))
     return ",".join(sorted(set(members)))
