@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from keyguard import Keyguard, ResponseCache
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Reply, Seen, World, world
-from tests.harness import Answer, Ask, ask_wsgi
+from tests.harness import Answer, Ask, aask, ask_wsgi
 
 WORLDS = ("asgi", "wsgi")
 
@@ -122,7 +123,9 @@ def test_14_what_freshens_an_entry_may_name_more_to_choose_by(earth: World, meth
     assert mine.get("vary") == "cookie"
 
 
-@pytest.mark.parametrize("odd", ["en;q =0, de", "en;q=0;q=1, de", "en;level=1;q=0, de", "en;q=0.0000, de", ";q=0, en, de"])
+@pytest.mark.parametrize(
+    "odd", ["en;q =0, de", "en;q=0;q=1, de", "en;level=1;q=0, de", "en;q=0.0000, de", ";q=0, en, de"]
+)
 def test_14_odd_weights_do_not_pass_for_plain_ones(earth: World, odd: str) -> None:
     """What the app reads in another way than the cache fills the common variant with the wrong language."""
     fields = [("Vary", "Accept-Language"), ("Cache-Control", "max-age=600")]
@@ -139,3 +142,79 @@ def test_14_sorted_queries_keep_the_order_of_one_parameter(earth: World) -> None
     assert earth.ask(app, ask("/x?b=1&a=2&a=1")).body == b"b=1&a=2&a=1"
     assert earth.ask(app, ask("/x?a=1&a=2&b=1")).body == b"a=1&a=2&b=1"
     assert hit(earth.ask(app, ask("/x?a=2&a=1&b=1")))
+
+
+# -- who keeps others waiting -------------------------------------------------------------------------------------
+
+
+def test_22_a_client_that_reads_slowly_keeps_nobody_waiting_again_and_again() -> None:
+    """The leader's client reads nothing more, for ever: that costs those who wait once, and not at each expiry."""
+    clock = ManualClock()
+    calls = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal calls
+        calls += 1
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=1")]})
+        await send({"type": "http.response.body", "body": b"some", "more_body": True})
+        await send({"type": "http.response.body", "body": b"thing"})
+
+    cache = ResponseCache(coalesce=0.05)
+    guarded = Keyguard(cache, clock=clock).asgi(app)
+
+    async def story() -> None:
+        stuck, never = asyncio.Event(), asyncio.Event()
+
+        async def receive() -> Any:
+            await never.wait()
+
+        async def slowly(message: Any) -> None:
+            if message.get("more_body"):
+                stuck.set()
+                await never.wait()
+
+        leader = asyncio.create_task(guarded(ask().scope(), receive, slowly))
+        await stuck.wait()
+        assert hit(await aask(guarded, ask())) is False
+        assert calls == 2
+        for _ in range(3):
+            clock.advance(5)
+            waiting = asyncio.create_task(aask(guarded, ask()))
+            for _ in range(20):
+                await asyncio.sleep(0)  # turns of the loop, and no time
+            assert waiting.done()
+        assert calls == 5
+        assert cache.flights._open == {}
+        leader.cancel()
+        await asyncio.gather(leader, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_22_who_has_waited_in_vain_leads_those_who_come_after() -> None:
+    """An app that never answers one request, under WSGI: the next ones wait for each other and not for that."""
+    never, began = threading.Event(), threading.Event()
+    calls = 0
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            began.set()
+            never.wait(20)
+        start_response("200 OK", [("Cache-Control", "max-age=60")])
+        return [b"done"]
+
+    cache = ResponseCache(coalesce=0.05)
+    guarded = Keyguard(cache).wsgi(app)
+    hung = threading.Thread(target=ask_wsgi, args=(guarded, ask()))
+    hung.start()
+    try:
+        assert began.wait(20)
+        assert ask_wsgi(guarded, ask()).body == b"done"
+        assert cache.flights._open == {}
+        assert hit(ask_wsgi(guarded, ask()))
+    finally:
+        never.set()
+        hung.join(20)
+    assert calls == 2

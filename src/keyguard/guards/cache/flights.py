@@ -4,7 +4,8 @@ The request that asks is the flight's leader. How a flight ends, and what its fo
 
     LANDED      the answer is stored: they use it, if it suits them
     APART       the answer may not be stored, or the app failed: all ask the app themselves, and nobody waits again soon
-    LEFT        the leader's client went before the answer was whole: one of them leads next
+    LEFT        the leader's client went before the answer was whole, or one of them has waited for as long as is set:
+                one of them leads next
 
 Ending a flight never awaits and never blocks for long: it is done in `finally` blocks, from any thread.
 """
