@@ -24,8 +24,8 @@ Ready: TypeAlias = "tuple[int, int, int, list[tuple[bytes, bytes]], bytes]"
 _FORM = 1
 _LENGTHS = Struct("<BI")
 OVERHEAD, FIELD, TEXT = 1200, 220, 64
-"""Bytes that an entry, each of its fields and each other text take in this process besides their text. Measured, on the high side: what
-is in use has its head made ready besides."""
+"""Bytes that an entry, each of its fields and each other text take in this process besides what it says. Measured, on
+the high side: what is in use has its head made ready besides."""
 
 
 class Part:

@@ -71,7 +71,7 @@ class Query:
         self.changes = bool(self._names or self._prefixes or sort)
 
     def kept(self, query: bytes) -> bytes:
-        """The query to file under. Of a parameter that stands several times, the order of the values means something."""
+        """The query to file under. The order of one parameter's values means something, that of parameters may not."""
         pairs = []
         for pair in query.split(b"&"):
             name = unquote_to_bytes(pair.partition(b"=")[0].replace(b"+", b" "))
