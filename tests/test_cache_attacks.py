@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from keyguard import Keyguard, ResponseCache
+from keyguard import ConfigurationError, IPFilter, Keyguard, ResponseCache, asgi, wsgi
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Reply, Seen, World, world
 from tests.harness import Answer, Ask, aask, ask_wsgi
@@ -218,3 +219,76 @@ def test_22_who_has_waited_in_vain_leads_those_who_come_after() -> None:
         never.set()
         hung.join(20)
     assert calls == 2
+
+
+# -- many at a time -----------------------------------------------------------------------------------------------
+
+
+def test_28_many_bodies_on_their_way_take_no_more_than_is_set() -> None:
+    """A thousand clients that read slowly have a thousand copies made: beyond the bound nothing is copied."""
+    cache = ResponseCache(max_bytes=100_000, coalesce=0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60")]})
+        await send({"type": "http.response.body", "body": b"x" * 30_000, "more_body": True})
+        await send({"type": "http.response.body", "body": b"y"})
+
+    guarded = Keyguard(cache).asgi(app)
+
+    async def story() -> None:
+        go_on, sent = asyncio.Event(), [0] * 8
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def one(number: int) -> None:
+            async def slowly(message: Any) -> None:
+                sent[number] += len(message.get("body", b""))
+                if message.get("more_body"):
+                    await go_on.wait()
+
+            await guarded(ask(f"/{number}").scope(), receive, slowly)
+
+        crowd = [asyncio.create_task(one(number)) for number in range(8)]
+        while min(sent) < 30_000:  # noqa: ASYNC110 - turns of the loop, and no time
+            await asyncio.sleep(0)
+        assert 0 <= cache.room.left < 30_000
+        go_on.set()
+        await asyncio.gather(*crowd)
+        assert sent == [30_001] * 8
+
+    asyncio.run(story())
+    assert cache.stats().not_stored == 5
+    assert cache.stats().stored == 3
+    assert cache.room.left == 100_000
+    assert "too much is being copied" in str(cache.explain("/7"))
+
+
+def test_28_a_body_that_nobody_reads_or_closes_takes_no_room_for_ever() -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Cache-Control", "max-age=60")])
+        yield b"x" * 30_000
+        yield b"y"
+
+    cache = ResponseCache(max_bytes=100_000, coalesce=0)
+    guarded = Keyguard(cache).wsgi(app)
+    for number in range(8):  # as a middleware outside does that has an answer of its own, and forgets to close
+        body: Any = guarded(ask(f"/{number}").environ(), lambda status, fields, exc_info=None: lambda data: None)
+        next(iter(body))
+    del body
+    gc.collect()
+    assert cache.room.left == 100_000
+
+
+# -- order --------------------------------------------------------------------------------------------------------
+
+
+def test_a_filter_by_address_does_not_stand_inside_a_cache() -> None:
+    """What an allowed address has fetched would be served to those that are refused."""
+    with pytest.raises(ConfigurationError, match="put the filter before the cache"):
+        Keyguard(ResponseCache(), IPFilter(allow=["10.0.0.0/8"]))
+    Keyguard(IPFilter(allow=["10.0.0.0/8"]), ResponseCache())
+    for layers in (asgi, wsgi):
+        filtered: Any = layers.IPFilter(lambda *carrier: None, allow=["10.0.0.0/8"])
+        with pytest.raises(ConfigurationError, match="an IPFilter further in"):
+            layers.ResponseCache(filtered)

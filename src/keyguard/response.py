@@ -6,6 +6,7 @@ Headers are an ordered sequence of pairs, never a dict: two `Set-Cookie` lines a
 from __future__ import annotations
 
 import enum
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -86,15 +87,43 @@ class Headers:
             self.add(name, value)
 
 
+_PART = 48
+"""Bytes that a part takes besides what it says."""
+
+
+class Room:
+    """Bytes that copies may take together while they are made: clients that read slowly, and many, fill no memory."""
+
+    __slots__ = ("_lock", "left")
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self._lock = threading.RLock()  # the garbage collector may come to a copy in the midst of it
+
+    def take(self, size: int) -> bool:
+        """Whether there was room for so many bytes more; they are taken then."""
+        with self._lock:
+            if size > self.left:
+                return False
+            self.left -= size
+            return True
+
+    def give(self, size: int) -> None:
+        """Give back what was taken."""
+        with self._lock:
+            self.left += size
+
+
 class Tee:
     """Keeps a copy of the app's body while it flows on to the client.
 
     One of the two is called: `await done(body)` before the last byte leaves, or `cut(why)` where the copy is not
-    whole: it is longer than `limit` bytes or not as long as `length`, the app failed, or the client has gone. `cut`
-    comes after `done` where the app goes on beyond its `Content-Length`. `done` awaits steps only; `cut` never awaits.
+    whole: it is longer than `limit` bytes or not as long as `length`, there is no `room` for it, the app failed, or the
+    client has gone. `cut` comes after `done` where the app goes on beyond its `Content-Length`. `done` awaits steps
+    only; `cut` never awaits.
     """
 
-    __slots__ = ("_held", "_parts", "cut", "done", "length", "limit", "open")
+    __slots__ = ("_held", "_parts", "_taken", "crowded", "cut", "done", "length", "limit", "open", "room")
 
     def __init__(
         self,
@@ -103,16 +132,24 @@ class Tee:
         cut: Callable[[str], None],
         *,
         length: int | None = None,
+        room: Room | None = None,
     ) -> None:
         self.limit = limit
         self.done = done
         self.cut = cut
+        self.room = room
         self.length = length
         """How many bytes the body has, as its `Content-Length` says; `None` where it does not say."""
         self.open = True
         """Whether neither of the two has been called."""
+        self.crowded = False
+        """Whether there was no room for it."""
         self._parts: list[bytes] = []
         self._held = 0
+        self._taken = 0
+
+    def __del__(self) -> None:  # a server may drop a body without closing it
+        self._leave()
 
     @property
     def outgrown(self) -> bool:
@@ -142,9 +179,17 @@ class Tee:
         else:
             whole = False
         if not whole:
+            if part and self.room is not None:
+                size = len(part) + _PART
+                if not self.room.take(size):
+                    self.crowded = True
+                    self.close("too much is being copied at the moment")
+                    return None
+                self._taken += size
             return None
         self.open = False
         parts, self._parts = self._parts, []
+        self._leave()
         return self.done(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def close(self, why: str) -> None:
@@ -152,7 +197,13 @@ class Tee:
         if self.open:
             self.open = False
             self._parts = []
+            self._leave()
             self.cut(why)
+
+    def _leave(self) -> None:
+        taken, self._taken = self._taken, 0
+        if taken and self.room is not None:
+            self.room.give(taken)
 
 
 class Response:

@@ -16,6 +16,7 @@ from keyguard.guard import Guard, chain
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
 from keyguard.guards.cache.instant import Instant, instant
+from keyguard.guards.ip_filter import IPFilter
 from keyguard.guards.rate_limit import RateLimit, Together
 from keyguard.ops import Store
 from keyguard.refusal import Refusal
@@ -90,6 +91,7 @@ class Keyguard:
                 f"these guards need the {', '.join(self._needs)} of the caller, and none finds it: put APIKeys() first"
             )
         _check_names(guards)
+        _check_filters(guards)
         limitations = getattr(self.store, "limitations", None)
         if limitations is not None:
             limits = [rule.limit for guard in guards if isinstance(guard, RateLimit) for rule in guard.rules]
@@ -167,6 +169,11 @@ class Keyguard:
         for cache in [guard for guard in self.guards if isinstance(guard, ResponseCache)]:
             for layer in _layers_within(app):
                 cache.add_sources(layer.sources)
+                if layer.filters:
+                    raise ConfigurationError(
+                        f"{cache!r} would answer addresses that an IPFilter further in refuses. Add the filter after "
+                        "it (add_middleware puts the last one outermost), or wrap it later"
+                    )
         return Engine(
             self._chain,
             self.store,
@@ -176,6 +183,7 @@ class Keyguard:
             provides=self._provides,
             needs=self._needs,
             sources=[guard.sources for guard in self.guards if isinstance(guard, APIKeys)],
+            filters=any(isinstance(guard, IPFilter) for guard in self.guards),
             notify=self._notify,
             aside=self._aside,
             instant=self._instant(),
@@ -236,6 +244,18 @@ def _check_names(guards: Iterable[Any]) -> None:
                 if prefix in seen:
                     raise ConfigurationError(f"two limits would share a counter: give {guard!r} a name=...")
                 seen.add(prefix)
+
+
+def _check_filters(guards: Iterable[Any]) -> None:
+    """Raise where a cache would answer before the client's address was looked at."""
+    cache: ResponseCache | None = None
+    for guard in guards:
+        if isinstance(guard, ResponseCache):
+            cache = guard
+        elif cache is not None and isinstance(guard, IPFilter):
+            raise ConfigurationError(
+                f"{cache!r} would answer addresses that {guard!r} refuses: put the filter before the cache"
+            )
 
 
 def _with_exhausted(guards: list[Any]) -> list[Any]:

@@ -67,6 +67,7 @@ class Engine:
         "clock",
         "detach",
         "execute",
+        "filters",
         "instant",
         "late",
         "leading",
@@ -92,6 +93,7 @@ class Engine:
         provides: frozenset[str] = frozenset(),
         needs: frozenset[str] = frozenset(),
         sources: Sequence[Any] = (),
+        filters: bool = False,
         notify: Callable[[Refusal], None] | None = None,
         aside: WatchedAside | None = None,
         instant: Callable[..., Any] | None = None,
@@ -117,6 +119,8 @@ class Engine:
         """What these guards need of layers further out, which the stack itself does not provide."""
         self.sources = sources
         """Where these guards look for credentials."""
+        self.filters = filters
+        """Whether one of them refuses callers by address, which no cache may stand outside of."""
         self._notify = notify
         self.instant = instant
         """Answers with ASGI messages what needs no request: the plain hits of a cache that stands outermost."""

@@ -305,9 +305,9 @@ class Errand(Joining):
                 if self.key:
                     cache.flights.set_apart(self.key, request.now() + _APART_FOR)
                 self.end(APART)
-            self.end(LEFT)
+            self.end(APART if tee.crowded else LEFT)
 
-        tee = Tee(cache.max_entry_bytes, done, cut, length=length)
+        tee = Tee(cache.max_entry_bytes, done, cut, length=length, room=cache.room)
         if response.body is not APP:
             await done(response.body)
         elif response.status in _BODILESS:

@@ -65,6 +65,7 @@ class ResponseCache(Holding):
       after that limit then: no guard between them would be asked.
     - `coalesce`: seconds that a request waits for another one's answer to the same; 0: it does not wait.
     - `max_bytes`, `max_entries`, `max_variants` (of one URL), `max_entry_bytes`: bounds of what this process holds.
+      Bodies that are on their way, in parts, may take `max_bytes` once more; what goes beyond that is not stored.
     - `local_bytes`, `local_ttl`: of a shared store, how much this process holds itself, and for how many seconds it
       uses that without asking the store.
 

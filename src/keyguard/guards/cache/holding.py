@@ -30,6 +30,7 @@ from keyguard.guards.cache.shelf import Shelf
 from keyguard.guards.credentials import Sources
 from keyguard.ops import Op, Store
 from keyguard.request import FieldSet, Request
+from keyguard.response import Room
 from keyguard.scripts import arun_flow, run_flow
 
 SECOND = 1_000_000
@@ -75,6 +76,8 @@ class Holding:
         self.bounds = bounds
         self.local_ttl = local_ttl
         """Microseconds for which what this process holds of a shared store is used without asking."""
+        self.room = Room(bounds.bytes)
+        """For the copies of bodies that are on their way."""
         self.flights = Flights()
         self.reports = Reports()
         self.shared: Shared | None = None
@@ -100,6 +103,7 @@ class Holding:
 
     def after_fork(self) -> None:
         """Called in a forked child."""
+        self.room = Room(self.bounds.bytes)
         self.shelf.renew()
         self.flights.renew()
         self.reports.renew()
