@@ -6,11 +6,14 @@ import asyncio
 import gc
 import threading
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keyguard import ConfigurationError, IPFilter, Keyguard, ResponseCache, asgi, wsgi
+from keyguard.stores import open_store
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Reply, Seen, World, world
 from tests.harness import Answer, Ask, aask, ask_wsgi
@@ -26,6 +29,10 @@ def earth(request: pytest.FixtureRequest) -> Iterator[World]:
 
 def ask(target: str = "/x", **headers: str) -> Ask:
     return Ask(target, tuple((name.replace("_", "-"), value) for name, value in headers.items()))
+
+
+def said(reply: Reply, seen: Seen) -> Reply:
+    return reply
 
 
 def hit(answer: Answer) -> bool:
@@ -292,3 +299,30 @@ def test_a_filter_by_address_does_not_stand_inside_a_cache() -> None:
         filtered: Any = layers.IPFilter(lambda *carrier: None, allow=["10.0.0.0/8"])
         with pytest.raises(ConfigurationError, match="an IPFilter further in"):
             layers.ResponseCache(filtered)
+
+
+def test_14_two_apps_with_one_store_do_not_answer_for_each_other(earth: World, tmp_path: Path) -> None:
+    """One app answers to any `Host`, also to the other one's: under names of their own they share nothing."""
+    store: Any = open_store(f"sqlite:///{tmp_path}/both.db?timeout=1")
+    fields = [("Cache-Control", "max-age=600")]
+    apps = {}
+    for name in ("shop", "office"):
+        origin = Origin(partial(said, (200, fields, name.encode())))
+        apps[name] = earth.wrap(Keyguard(ResponseCache(name=name), store=store), earth.app(origin))
+    assert earth.ask(apps["shop"], ask()).body == b"shop"
+    assert earth.ask(apps["office"], ask()).body == b"office"
+    assert hit(earth.ask(apps["office"], ask()))
+    earth.close_stores(store)
+
+
+@pytest.mark.parametrize("wrong", [{"tag": 5}, {"tag": ""}, {"tag": ["a", "b"]}, {"url": 5}, {"url": b"/x"}])
+def test_a_purge_of_what_is_no_text_says_so(wrong: dict[str, Any]) -> None:
+    """It purged nothing, and said nothing."""
+    with pytest.raises(ValueError, match="is a text, and one at a time"):
+        Keyguard(ResponseCache()).cache.purge(**wrong)
+
+
+@pytest.mark.parametrize("option", ["ignore_query", "vary", "targeted"])
+def test_a_list_that_is_none_says_so(option: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{option} is a list of"):
+        ResponseCache(**{option: 5})  # type: ignore[arg-type]

@@ -122,7 +122,7 @@ class Holding:
 
     def target_of(self, request: Request) -> Target | None:
         """What a request is filed under; `None` where it is not cached."""
-        partition = ""
+        partition = self.name
         if self.by is not None:
             identity = request.findings.identity
             if identity is None:
@@ -132,7 +132,7 @@ class Holding:
                 # It says more than the text of the key that it was found by; what else is sent counts beside it.
                 caller = identity.key_id if self.by == "key" else identity.subject
                 keys = {key for source in self._sources for key in source.read(request)}
-            partition = digest((self.by, caller, *self.credentials_of(request, keys)))
+            partition = digest((self.name, self.by, caller, *self.credentials_of(request, keys)))
         return target_of(request, self.query, partition)
 
     def learn(self, request: Request) -> None:
@@ -310,6 +310,8 @@ class Holding:
     async def _purge(self, url: str | None, tag: str | None) -> None:
         if (url is None) == (tag is None):
             raise ValueError("name a URL, or tag=...; purge_all() is for everything")
+        if not isinstance(url if tag is None else tag, str) or tag == "":
+            raise ValueError(f"a URL or a tag is a text, and one at a time, not {url if tag is None else tag!r}")
         self.reports.counts.invalidated += 1
         if tag is not None:
             self.flights.outdate(None)

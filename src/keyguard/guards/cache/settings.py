@@ -41,6 +41,8 @@ def token(name: str, value: object) -> str:
 
 def texts(name: str, values: Iterable[str]) -> tuple[str, ...]:
     """A list of texts; one text is a list of one."""
+    if not isinstance(values, Iterable):
+        raise ConfigurationError(f"{name} is a list of names, not {values!r}")
     found = (values,) if isinstance(values, str) else tuple(values)
     for value in found:
         if not isinstance(value, str) or not value:
