@@ -190,6 +190,6 @@ def test_the_demo_tells_its_story_and_serves_until_it_is_stopped() -> None:
                 connection.close()
         assert len(curls) == 4
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode in (0, 130)
         assert "Traceback" not in errors

@@ -134,10 +134,16 @@ def serving(store: str, port: int | None) -> Iterator[tuple[Server, Server, Keyg
     finally:
         uvicorn_server.should_exit = True
         waitress_server.task_dispatcher.shutdown(timeout=5)  # before its threads lose what they write to
-        waitress_server.close()
+        waitress_server.trigger.pull_trigger(lambda: _end_loop(waitress_server))
         for thread in threads:
             thread.join(timeout=5)
         sockets[0].close()
+
+
+def _end_loop(waitress_server: Any) -> None:
+    """Called in the server's own thread: closed from another one, its loop would still select on what is closed."""
+    waitress_server.close()
+    waitress_server._map.clear()  # the loop runs while there is something in it
 
 
 def _listen(port: int | None) -> socket.socket:

@@ -50,6 +50,9 @@ class RedisStore:
     Raises `ConfigurationError` for a setting that is wrong; whether the server is there shows at the first operation.
     """
 
+    _longest: float = 1
+    """Seconds that `timeout` may be at most: a request waits for a decision."""
+
     def __init__(
         self,
         url: str,
@@ -63,7 +66,7 @@ class RedisStore:
             raise ConfigurationError(f"namespace is printable ASCII text, not {namespace!r}")
         if set(namespace) & set("{}*?[]\\"):
             raise ConfigurationError(f"namespace holds none of {{}}*?[]\\, unlike {namespace!r}")
-        check_patience(timeout, max_connections)
+        check_patience(timeout, max_connections, self._longest)
         self.timeout = float(timeout)
         self.namespace = namespace
         self._url = url
@@ -260,7 +263,7 @@ class RedisStore:
     def scratch(self, clock: Clock) -> RedisStore:
         """An empty store on the same server, for checks. Closing it removes what it holds."""
         return _Scratch(
-            self._url, namespace=f"keyguard-check-{os.urandom(6).hex()}", timeout=1.0, clock=clock
+            self._url, namespace=f"keyguard-check-{os.urandom(6).hex()}", timeout=10.0, clock=clock
         )  # fmt: skip
 
     def clear(self) -> None:
@@ -285,7 +288,9 @@ class RedisStore:
 
 
 class _Scratch(RedisStore):
-    """A store that is removed when it is closed."""
+    """A store that is removed when it is closed. No request waits for it, so it may be patient."""
+
+    _longest = 10
 
     def close(self) -> None:
         super().close()
