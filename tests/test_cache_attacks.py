@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from keyguard import ConfigurationError, IPFilter, Keyguard, ResponseCache, asgi, wsgi
+from keyguard import ConfigurationError, IPFilter, Keyguard, RateLimit, ResponseCache, asgi, wsgi
 from keyguard.stores import open_store
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Reply, Seen, World, world
@@ -326,3 +326,15 @@ def test_a_purge_of_what_is_no_text_says_so(wrong: dict[str, Any]) -> None:
 def test_a_list_that_is_none_says_so(option: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{option} is a list of"):
         ResponseCache(**{option: 5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\r\nSet-Cookie: id=1", "a\0b"])
+def test_3_a_header_that_breaks_out_of_its_line_is_not_stored(earth: World, value: str) -> None:
+    """Some servers send it as it is: one caller's split response would be everybody's. Others got a 503 from hits."""
+    origin = Origin(lambda seen: (200, [("Cache-Control", "max-age=600"), ("X-Echo", value)], b"x"))
+    for guards in [ResponseCache()], [RateLimit("100/second"), ResponseCache()]:
+        stack = Keyguard(*guards)
+        app = earth.wrap(stack, earth.app(origin))
+        answers = [earth.ask(app, ask(), lint=False) for _ in range(3)]
+        assert [(answer.status, hit(answer)) for answer in answers] == [(200, False)] * 3
+        assert "CR, LF or NUL" in str(stack.explain("/x"))

@@ -49,6 +49,7 @@ _KEPT_ON_UPDATE = frozenset({"content-length", "content-encoding", "content-rang
 _COOKIES = frozenset({"set-cookie", "set-cookie2"})
 _TAG_FIELDS = frozenset({"cache-tag", "surrogate-key"})
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(\*|[0-9]{1,18})")
+_BREAKS = re.compile(r"[\r\n\0]")
 _EVENTS = re.compile(r"\s*text/event-stream\s*(;|$)", re.IGNORECASE)
 
 
@@ -191,6 +192,8 @@ def may_store(asked: Asked, status: int, fields: Fields, settings: Settings, rec
         return _no("the response says private", "RFC 9111, section 5.2.2.7")
     if vary_of(fields) is None:
         return _no("the response says Vary: *", "RFC 9111, section 4.1")
+    if any(_BREAKS.search(text) for field in fields for text in field):
+        return _no("a header field holds a CR, LF or NUL", "RFC 9110, section 5.5")
     if asked.credentials and not (settings.private or opens_to_credentials(directives, settings)):
         return _no(
             "the request carries credentials, and the response says neither public nor must-revalidate nor s-maxage",
