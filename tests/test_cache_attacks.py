@@ -338,3 +338,23 @@ def test_3_a_header_that_breaks_out_of_its_line_is_not_stored(earth: World, valu
         answers = [earth.ask(app, ask(), lint=False) for _ in range(3)]
         assert [(answer.status, hit(answer)) for answer in answers] == [(200, False)] * 3
         assert "CR, LF or NUL" in str(stack.explain("/x"))
+
+
+@pytest.mark.parametrize("version", ["2", "3"])
+def test_14_a_body_that_no_field_announces_poisons_nothing(version: str) -> None:
+    """HTTP/2 needs no `Content-Length` for a body on a GET, and some frameworks read it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60")]})
+        await send({"type": "http.response.body", "body": b"found " + body})
+
+    stack = Keyguard(ResponseCache())
+    guarded = stack.asgi(app)
+    asks = [Ask("/x", version=version, body=body) for body in (b"evil", b"", b"")]
+    answers = [asyncio.run(aask(guarded, each)) for each in asks]
+    assert [(answer.body, hit(answer)) for answer in answers] == [
+        (b"found evil", False),
+        (b"found ", False),
+        (b"found ", True),
+    ]

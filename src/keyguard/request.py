@@ -80,7 +80,18 @@ class Findings:
 class Request:
     """A request head. Guards read it; `forward` hands it on."""
 
-    __slots__ = ("_path", "carrier", "clock", "deferred", "findings", "late", "method", "reached_app", "source")
+    __slots__ = (
+        "_path",
+        "carrier",
+        "clock",
+        "deferred",
+        "findings",
+        "late",
+        "method",
+        "reached_app",
+        "read_body",
+        "source",
+    )
 
     websocket: ClassVar[bool] = False
     """True for a websocket handshake."""
@@ -96,6 +107,8 @@ class Request:
         self.late: Callable[[Deferred], None] | None = None
         self.reached_app = False
         """Whether the app was called: what is raised at `forward` before that is a guard's failure."""
+        self.read_body = False
+        """Whether the app has got a body that no header field had announced."""
         self._path: str | None = None
         findings = carrier.get(SHARED)
         if findings is None:

@@ -15,7 +15,8 @@ Each call of the app is a small state machine:
 `DISCARD` where they answer in its place, and `DEAD` where one fails after the head: later sends raise its error again,
 so the app's own error page cannot hide it, and the client gets a 503.
 
-Messages the driver does not know pass through. `receive` is handed on untouched.
+Messages the driver does not know pass through. `receive` is handed on untouched; from HTTP/2 on, whether a body comes
+by it is noted.
 """
 
 from __future__ import annotations
@@ -134,7 +135,9 @@ class Exchange:
         self.request.reached_app = True
         error: Exception
         try:
-            await self.app(carrier, self.receive, self.send)
+            # From HTTP/2 on, a body need not be announced by a header field.
+            plain = carrier.get("http_version", "1.1")[:1] == "1"
+            await self.app(carrier, self.receive if plain else self._receive, self.send)
             if self.state in (STREAM, TEE, DISCARD):
                 return None
             error = NoResponse("the app returned without sending a response")
@@ -155,6 +158,12 @@ class Exchange:
         if isinstance(error, NoResponse):
             return None
         raise error
+
+    async def _receive(self) -> Message:
+        message = await self.receive()
+        if message.get("body"):
+            self.request.read_body = True
+        return message
 
     # -- what the app sends -----------------------------------------------------------------------------
 

@@ -262,6 +262,8 @@ class Errand(Joining):
         length = _content_length(fields)
         if verdict.stored and length == _NO_NUMBER:
             verdict = Verdict(False, "its Content-Length is not one number", "RFC 9112, section 6.3")
+        elif verdict.stored and request.read_body and asked.method == "GET":
+            verdict = Verdict(False, "the request had a body, which tells no entries apart", "RFC 9110, section 9.3.1")
         elif verdict.stored and length is not None and length > cache.max_entry_bytes:
             verdict = Verdict(False, f"it is larger than an entry may be, {cache.max_entry_bytes} bytes", "")
         if not verdict.stored:
