@@ -358,3 +358,44 @@ def test_14_a_body_that_no_field_announces_poisons_nothing(version: str) -> None
         (b"found ", False),
         (b"found ", True),
     ]
+
+
+def test_22_who_has_waited_in_vain_does_not_wait_for_other_processes_as_well(tmp_path: Path) -> None:
+    """One leader is stuck here, another process asks as well: the set time counts once."""
+    never = asyncio.Event()
+    calls = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await never.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60")]})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    leases = 0
+
+    async def story() -> None:
+        nonlocal leases
+        store: Any = open_store(f"sqlite:///{tmp_path}/lease.db?timeout=1")
+        cache = ResponseCache(coalesce=0.05)
+        guarded = Keyguard(cache, store=store).asgi(app)
+        shared: Any = cache.shared
+        original = shared.lease
+
+        async def counted(*args: Any) -> Any:
+            nonlocal leases
+            leases += 1
+            return await original(*args)
+
+        shared.lease = counted
+        stuck = asyncio.create_task(aask(guarded, ask()))
+        while calls == 0:  # noqa: ASYNC110 - turns of the loop, and no time
+            await asyncio.sleep(0)
+        assert (await aask(guarded, ask())).body == b"done"
+        stuck.cancel()
+        await asyncio.gather(stuck, return_exceptions=True)
+        store.close()
+
+    asyncio.run(story())
+    assert leases == 1

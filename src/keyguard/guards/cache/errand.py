@@ -70,7 +70,7 @@ class Errand(Joining):
                 if response is not None:
                     return response
         try:
-            if self.flight is not None and self.cache.shared is not None and self.since:
+            if self.flight is not None and self.cache.shared is not None and self.since and not self.in_vain:
                 response = await self.lease()
                 if response is not None:
                     return response

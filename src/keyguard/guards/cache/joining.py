@@ -59,6 +59,8 @@ class Joining:
         self.key: Key = ()
         self.flight: Flight | None = None
         self.token: bytes | None = None
+        self.in_vain = False
+        """Whether it has waited for as long as is set: then it does not wait for other processes as well."""
         self.asked_at = 0
         self.moment = cache.flights.moment
         """What has been purged after that is not stored."""
@@ -67,19 +69,18 @@ class Joining:
         """Another request's answer, or `None` where this one has to ask: as the leader of a flight, or alone."""
         cache, request = self.cache, self.request
         deadline = request.now() + round(cache.coalesce * SECOND)
-        in_vain = False
         while True:
             flight, leads = cache.flights.join(self.key)
             if leads:
                 self.lead(flight)
                 return self._just_landed()
             left = min((deadline - request.now()) / SECOND, cache.coalesce)  # the clock may have been set back
-            if in_vain or left <= 0:
+            if self.in_vain or left <= 0:
                 return None
             if not await Wait(flight.signal, 0, left):
                 # Its client may read a byte a minute, or its app never answer: whoever comes now waits for another.
                 cache.flights.end(self.key, flight, LEFT)
-                in_vain = True
+                self.in_vain = True
                 continue
             if flight.state == APART:
                 return None
