@@ -16,6 +16,8 @@ import pytest
 from tests.cached import store_url
 from tests.servers import python, wait_until
 
+pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
+
 ROOT = Path(__file__).parent.parent
 PROCESSES = 4
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("redis6", "cluster", "postgres")]

@@ -25,7 +25,7 @@ from tests.faulty import NOISE, PATIENCE, passed
 from tests.servers import Postgres, Proxy, RedisCluster, RedisServer
 
 # An event loop that cancels a connection which is just being made leaves its socket to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
 
 WORLDS = ("asgi", "wsgi")
 READABLE = ("out of memory", "read-only", "locked by another process")

@@ -17,6 +17,8 @@ import pytest
 from tests.servers import wait_until
 from tests.test_servers import server
 
+pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
+
 UVICORN = ["uvicorn", "tests.served_cache:asgi", "--host=127.0.0.1", "--port={port}", "--log-level=warning"]
 SERVERS = {
     "uvicorn": [*UVICORN, "--http=httptools"],

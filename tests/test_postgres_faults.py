@@ -22,6 +22,8 @@ from keyguard.stores.postgres.decisions import lock_of
 from tests.faulty import Service, admitted_by_processes, flood
 from tests.servers import Postgres, Proxy, wait_until
 
+pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
+
 
 @pytest.fixture
 def server() -> Iterator[Postgres]:

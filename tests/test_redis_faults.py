@@ -20,6 +20,8 @@ from keyguard.stores.redis import RedisStore
 from tests.faulty import Service, admitted_by_processes, flood
 from tests.servers import Proxy, RedisCluster, RedisServer, Sentinel, wait_until
 
+pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
+
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
+
 ROOT = Path(__file__).parent.parent
 
 SERVERS = {
