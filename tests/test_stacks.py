@@ -16,7 +16,18 @@ from starlette.testclient import TestClient
 
 import keyguard.asgi
 import keyguard.wsgi
-from keyguard import APIKeys, ConfigurationError, Forward, Identity, IPFilter, Keyguard, RateLimit, Request, Response
+from keyguard import (
+    APIKeys,
+    ConfigurationError,
+    Forward,
+    Identity,
+    IPFilter,
+    Keyguard,
+    RateLimit,
+    Request,
+    Response,
+    ResponseCache,
+)
 from keyguard.guard import chain
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
@@ -320,3 +331,10 @@ def test_a_request_leaves_nothing_to_the_garbage_collector() -> None:
         assert asyncio.run(left_by(arun, arun)) == 0
     finally:
         gc.enable()
+
+
+def test_a_cache_outside_of_api_keys_says_what_that_means(caplog: pytest.LogCaptureFixture) -> None:
+    Keyguard(APIKeys(), ResponseCache())
+    assert caplog.text == ""
+    Keyguard(ResponseCache(), APIKeys())
+    assert "served to callers whom APIKeys would refuse" in caplog.text

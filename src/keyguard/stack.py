@@ -134,6 +134,12 @@ class Keyguard:
         for cache in caches:
             cache.attach(self.store, shared=shared, sources=sources)
             renew_after_fork(cache)
+        order = [type(guard) for guard in self.guards if isinstance(guard, (APIKeys, ResponseCache))]
+        if APIKeys in order and order.index(ResponseCache) < order.index(APIKeys):
+            log.warning(
+                "%r stands outside APIKeys: what the app calls public is served to callers whom APIKeys would refuse",
+                caches[0],
+            )
 
     @property
     def health(self) -> StoreHealth:
