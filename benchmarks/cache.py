@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import random
 import statistics
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 import apps
 from keyguard import APIKeys, Keyguard, ResponseCache
 from memory_bound import resident
+from rounds import Variants, run_rounds, show
 
 ITEMS = [{"id": number, "name": f"thing number {number:04}", "price": 100 + number} for number in range(18)]  # 1 KB
 
@@ -151,7 +151,7 @@ def timings(rounds: int, count: int) -> dict[str, list[float]]:
     conditional = Keyguard(ResponseCache(ttl=3600, when=lambda request: True))
     body = body_of(fastapi_async())
     refused = Keyguard(ResponseCache())  # nothing says how long it is fresh: nothing is stored
-    variants: dict[str, tuple[Callable[[int], None], int]] = {
+    variants: Variants = {
         "bare fastapi, async def": (asgi(fastapi_async()), count),
         "bare fastapi, model": (asgi(fastapi_model()), count),
         "bare fastapi, def": (asgi(fastapi_threaded()), count // 2),
@@ -166,17 +166,7 @@ def timings(rounds: int, count: int) -> dict[str, list[float]]:
         "miss, not stored": (distinct(refused.asgi(fastapi_async())), count),
         "distinct, bare": (distinct(fastapi_async()), count),
     }
-    for run, number in variants.values():
-        run(number)  # warm
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    names = list(variants)
-    for _ in range(rounds):
-        random.shuffle(names)
-        for name in names:
-            run, number = variants[name]
-            start = time.process_time()
-            run(number)
-            times[name].append((time.process_time() - start) / number * 1e6)
+    times = run_rounds(variants, rounds, time.process_time)
     loop.close()
     return times
 
@@ -199,19 +189,17 @@ RATIOS: list[tuple[str, str, str, str, str]] = [
 
 def show_timings(rounds: int, count: int) -> bool:
     times = timings(rounds, count)
-    print(f"{'microseconds of CPU a request':52} {'quartile':>9} {'median':>9} {'quartile':>9}")
-    for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        print(f"{name:52} {low:9.2f} {median:9.2f} {high:9.2f}")
-    print(f"\n{'ratio':52} {'quartile':>9} {'median':>9} {'quartile':>9}  wanted")
-    good = True
+    show("microseconds of CPU a request", times)
+    print()
+    ratios, bounds = {}, {}
     for label, above, below, less, wanted in RATIOS:
         off = times[less] if less else [0.0] * rounds
-        ratios = [(a - z) / b for a, b, z in zip(times[above], times[below], off, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        good &= not wanted or median <= float(wanted.split()[-1])
-        print(f"{label:52} {low:9.3f} {median:9.3f} {high:9.3f}  {wanted}")
-    return good
+        ratios[label] = [(a - z) / b for a, b, z in zip(times[above], times[below], off, strict=True)]
+        bounds[label] = wanted
+    show("ratio", ratios, bounds)
+    return all(
+        not wanted or statistics.median(ratios[label]) <= float(wanted.split()[-1]) for label, wanted in bounds.items()
+    )
 
 
 # -- many at once ---------------------------------------------------------------------------------------------------

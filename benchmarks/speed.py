@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import apps
+from rounds import Variants, run_rounds, show
 
 
 def timings(rounds: int, count: int) -> dict[str, list[float]]:
@@ -32,7 +31,7 @@ def timings(rounds: int, count: int) -> dict[str, list[float]]:
 
     refusing = apps.refusing_fastapi()
     loop.run_until_complete(apps.run_asgi(refusing, apps.scope_with(None), 1))
-    variants: dict[str, tuple[Callable[[int], None], int]] = {
+    variants: Variants = {
         "bare fastapi": (asgi(apps.bare_fastapi()), count),
         "full stack": (asgi(*apps.keyguard_fastapi()), count),
         "full stack, 10 networks": (asgi(*apps.keyguard_fastapi(10)), count),
@@ -48,17 +47,7 @@ def timings(rounds: int, count: int) -> dict[str, list[float]]:
         "one limit, flask": (wsgi(apps.one_limit_flask()), count),
         "flask-limiter": (wsgi(apps.limiter_flask()), count),
     }
-    for run, number in variants.values():
-        run(number)  # warm
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    names = list(variants)
-    for _ in range(rounds):
-        random.shuffle(names)
-        for name in names:
-            run, number = variants[name]
-            start = time.perf_counter()
-            run(number)
-            times[name].append((time.perf_counter() - start) / number * 1e6)
+    times = run_rounds(variants, rounds, time.perf_counter)
     loop.close()
     return times
 
@@ -88,16 +77,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500, help="requests of a variant in a round")
     options = parser.parse_args()
     times = timings(options.rounds, options.count)
-    print(f"{'microseconds a request':38} {'quartile':>9} {'median':>9} {'quartile':>9}")
-    for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        print(f"{name:38} {low:9.2f} {median:9.2f} {high:9.2f}")
-    print(f"\n{'ratio of what is added':62} {'quartile':>8} {'median':>8} {'quartile':>8}  wanted")
+    show("microseconds a request", times)
+    print()
+    ratios, wanted = {}, {}
     for label, above, below, bare, bound in RATIOS:
         less = times[bare] if bare else [0.0] * options.rounds
-        ratios = [(a - z) / (b - z) for a, b, z in zip(times[above], times[below], less, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        print(f"{label:62} {low:8.2f} {median:8.2f} {high:8.2f}  {bound}")
+        ratios[label] = [(a - z) / (b - z) for a, b, z in zip(times[above], times[below], less, strict=True)]
+        wanted[label] = bound
+    show("ratio of what is added", ratios, wanted)
 
 
 if __name__ == "__main__":

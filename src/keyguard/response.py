@@ -46,7 +46,7 @@ class Headers:
         return iter(self._pairs)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._pairs)
 
     def __contains__(self, name: str) -> bool:
         return self.get(name) is not None

@@ -32,6 +32,9 @@ class ByteHeaders(Headers):
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw])
 
+    def __len__(self) -> int:
+        return len(self.raw)
+
     @property
     def raw(self) -> list[tuple[bytes, bytes]]:
         raw: list[tuple[bytes, bytes]] = self._raw

@@ -15,7 +15,6 @@ from keyguard.guards.cache.markers import marking
 from keyguard.guards.cache.policy import (
     Verdict,
     freshened,
-    has_tags,
     make_entry,
     may_serve_on_error,
     may_store,
@@ -361,6 +360,6 @@ def _content_length(fields: Fields) -> int | None:
 
 def strip_tags(response: Response) -> None:
     """Take off the fields that are for caches and not for the client."""
-    if has_tags(tuple(response.headers)):
-        response.headers.remove("Cache-Tag")
-        response.headers.remove("Surrogate-Key")
+    for name in ("Cache-Tag", "Surrogate-Key"):
+        if name in response.headers:
+            response.headers.remove(name)

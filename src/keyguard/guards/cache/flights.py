@@ -22,6 +22,7 @@ from keyguard.guards.cache.keys import Key, digest
 OPEN, LANDED, APART, LEFT = range(4)
 
 _REMEMBERED = 10_000
+_SHORT = 300
 
 
 class Flight:
@@ -40,7 +41,7 @@ class Flights:
 
     def __init__(self) -> None:
         self._open: dict[Key, Flight] = {}
-        self._apart: OrderedDict[str, int] = OrderedDict()
+        self._apart: OrderedDict[str | Key, int] = OrderedDict()
         self.moment = 0
         """How often something has been purged: what a request notes before it asks the app."""
         self._purged: OrderedDict[str, int] = OrderedDict()
@@ -96,7 +97,7 @@ class Flights:
 
     def set_apart(self, key: Key, until: int) -> None:
         """Note that the answers for a key may not be stored; nobody waits for them until then (microseconds)."""
-        name = digest(key)  # a key may be as long as a URL
+        name = _name(key)
         with self._lock:
             self._apart[name] = until
             self._apart.move_to_end(name)
@@ -105,11 +106,16 @@ class Flights:
 
     def is_apart(self, key: Key, now: int) -> bool:
         """Whether requests for a key do not wait for each other."""
-        until = self._apart.get(digest(key)) if self._apart else None
+        until = self._apart.get(_name(key)) if self._apart else None
         return until is not None and now < until <= now + 3600 * 1_000_000
 
     def rejoin(self, key: Key) -> None:
         """Take that back."""
         if self._apart:
             with self._lock:
-                self._apart.pop(digest(key), None)
+                self._apart.pop(_name(key), None)
+
+
+def _name(key: Key) -> str | Key:
+    """What a key is remembered by: itself, unless it is long, as a URL may be."""
+    return key if sum(map(len, key)) <= _SHORT else digest(key)

@@ -168,6 +168,8 @@ class ResponseCache(Holding):
                 identity = request.findings.identity
                 known = identity is not None and not identity.anonymous
                 return None if known and not entry.open_to_credentials else self._fresh(request, entry)
+            if not self.shelf.varied:
+                return None
         if request.websocket or request.sends(LONG_WAY):
             return None
         target = self.target_of(request)

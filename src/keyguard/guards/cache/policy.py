@@ -253,11 +253,6 @@ def tags_of(fields: Fields) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tag for tag in tags if tag))
 
 
-def has_tags(fields: Fields) -> bool:
-    """Whether there are tag fields, which are for caches and not for the client."""
-    return any(name.lower() in _TAG_FIELDS for name, _ in fields)
-
-
 def part_of(fields: Fields, body: bytes) -> Part | None:
     """Which part a 206 brought; `None` where it does not say, or says it in more than one part."""
     match = _CONTENT_RANGE.fullmatch((first(fields, "content-range") or "").strip())

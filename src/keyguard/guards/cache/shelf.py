@@ -40,6 +40,8 @@ class Shelf:
         self.bytes = 0
         self.count = 0
         self.evicted = 0
+        self.varied = False
+        """Whether there has ever been an entry that is chosen by more than the URL."""
         self.plain: dict[tuple[object, ...], Entry] = {}
         """The entries that have an address, by that: of one URL, the same for everybody."""
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
@@ -88,6 +90,8 @@ class Shelf:
             slot.entries = entries  # replaced, not changed: other threads may be reading it
             if entry.address is not None:
                 self.plain[entry.address] = entry
+            else:
+                self.varied = True
             while (self.bytes > self.max_bytes or self.count > self.max_entries) and self._slots:
                 self.evicted += len(self._remove(next(iter(self._slots))).entries)
         return True

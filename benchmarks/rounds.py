@@ -1,0 +1,34 @@
+"""Variants that take turns: each runs in every round, a short while each, in changing order."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+Variants = dict[str, tuple[Callable[[int], None], int]]
+"""What runs so many requests, and how many in a round."""
+
+
+def run_rounds(variants: Variants, rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Microseconds a request, by `clock`: a list over the rounds for each variant."""
+    for run, number in variants.values():
+        run(number)  # warm
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
+    for _ in range(rounds):
+        random.shuffle(names)
+        for name in names:
+            run, number = variants[name]
+            start = clock()
+            run(number)
+            times[name].append((clock() - start) / number * 1e6)
+    return times
+
+
+def show(title: str, rows: Mapping[str, Sequence[float]], wanted: Mapping[str, str] | None = None) -> None:
+    """Print the quartiles of each row, and what was wanted of it."""
+    print(f"{title:62} {'quartile':>9} {'median':>9} {'quartile':>9}{'  wanted' if wanted else ''}")
+    for name, values in rows.items():
+        low, median, high = statistics.quantiles(values, n=4)
+        print(f"{name:62} {low:9.3f} {median:9.3f} {high:9.3f}  {(wanted or {}).get(name, '')}".rstrip())
