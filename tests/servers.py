@@ -47,7 +47,7 @@ def python(*words: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 45) -> Any:
     """What `condition` returns, once it is true. Errors of connecting count as not yet."""
     end = time.monotonic() + seconds
     last: BaseException | None = None

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from keyguard.guards.cache.entry import Entry, decode, encode
-from keyguard.guards.cache.shared import Purge, Purges
+from keyguard.guards.cache.shared_ops import Purge, Purges
 from keyguard.ops import Put
 from keyguard.stores import open_store
 from keyguard.testing import ManualClock

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from keyguard import ConfigurationError, Keyguard, ResponseCache
-from keyguard.guards.cache.shared import Purge, Stamp
+from keyguard.guards.cache.shared_ops import Purge, Stamp
 from keyguard.ops import Commit, Demand, Look, Op, Put, Read, Take
 from keyguard.rates import window
 from keyguard.stores import open_store

@@ -165,7 +165,9 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_the_demo_tells_its_story_and_serves_until_it_is_stopped() -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with python("-m", "keyguard", "demo", "--serve", stderr=subprocess.PIPE, env=environment) as process:
+    # A shell that runs these tests in the background has them ignore SIGINT, and children inherit that.
+    heeding: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with python("-m", "keyguard", "demo", "--serve", stderr=subprocess.PIPE, env=environment, **heeding) as process:
         assert process.stdout is not None
         lines: list[str] = []
         deadline = time.monotonic() + 60

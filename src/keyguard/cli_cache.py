@@ -25,7 +25,8 @@ from keyguard.guards.cache.directives import parse_cache_control
 from keyguard.guards.cache.entry import Fields, decode, lines
 from keyguard.guards.cache.keys import everywhere, place, split_url
 from keyguard.guards.cache.policy import Asked, Settings, initial_age, lifetime_of, may_store, said, vary_of
-from keyguard.guards.cache.shared import Shared, tag_mark
+from keyguard.guards.cache.shared import Shared
+from keyguard.guards.cache.shared_ops import tag_mark
 from keyguard.scripts import run_flow
 
 _CREDENTIALS = ("authorization", "x-api-key", "proxy-authorization")

@@ -25,7 +25,8 @@ from keyguard.guards.cache.keys import (
 )
 from keyguard.guards.cache.policy import Asked, Settings
 from keyguard.guards.cache.reports import CacheStats, Explanation, Reports
-from keyguard.guards.cache.shared import Found, Shared, tag_mark
+from keyguard.guards.cache.shared import Found, Shared
+from keyguard.guards.cache.shared_ops import tag_mark
 from keyguard.guards.cache.shelf import Shelf
 from keyguard.guards.credentials import Sources
 from keyguard.ops import Op, Store

@@ -16,8 +16,8 @@ from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.flights import APART, LANDED, LEFT, Flight
 from keyguard.guards.cache.keys import Key, Target, digest, flight_key, variance_of
 from keyguard.guards.cache.policy import Asked, Use, use
-from keyguard.guards.cache.shared import APART as OTHERS_APART
 from keyguard.guards.cache.shared import Found, new_token
+from keyguard.guards.cache.shared_ops import APART as OTHERS_APART
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 
