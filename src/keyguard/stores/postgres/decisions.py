@@ -302,6 +302,9 @@ class Decisions:
         except psycopg.Error as error:
             await connection.close()
             raise StoreError(f"PostgreSQL: {words_of(error)}") from error
+        except BaseException:  # cancelled: nobody else knows of it
+            await _close(connection)
+            raise
         if version != VERSION:
             await connection.close()
             todo = "run `keyguard store migrate`" if version < VERSION else "this keyguard is older than the tables"
@@ -319,7 +322,9 @@ class Decisions:
         for task in mine:
             task.cancel()
         await asyncio.gather(*mine, return_exceptions=True)
+        await asyncio.sleep(0)  # what was just opened, for somebody who gave up, is put back in a turn of its own
         await self._drop_idle()
+        await asyncio.gather(*self._held - {asyncio.current_task()}, return_exceptions=True)
 
 
 async def _close(connection: psycopg.AsyncConnection[Any]) -> None:
