@@ -48,8 +48,8 @@ _GET = "SELECT value FROM entries WHERE key = ? AND expires > ?"
 _PUT = "REPLACE INTO entries VALUES (?, ?, ?)"
 _DELETE = "DELETE FROM entries WHERE key = ?"
 _RANGE = (
-    "SELECT key, value, expires FROM entries WHERE key >= ?1 AND key < ?2 AND expires > ?3 UNION ALL "
-    "SELECT key, value, expires FROM cached WHERE key >= ?1 AND key < ?2 AND expires > ?3 ORDER BY 1"
+    "SELECT key, value, expires FROM (SELECT key, value, expires FROM entries UNION ALL "
+    "SELECT key, value, expires FROM cached) WHERE key >= ? AND key < ? AND expires > ? ORDER BY key"
 )
 _NEXT = "SELECT key, expires FROM entries WHERE key > ? ORDER BY key LIMIT ?"
 
