@@ -83,7 +83,7 @@ def test_28_what_was_used_least_recently_goes_first() -> None:
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.sampled_from("abc"), st.sampled_from("xy"), st.integers(0, 30_000), st.booleans()),
-        st.tuples(st.sampled_from(["drop", "key", "place", "where", "get"]), st.sampled_from("abc")),
+        st.tuples(st.sampled_from(["drop", "place", "where", "get"]), st.sampled_from("abc")),
     ),
     max_size=40,
 )
@@ -104,8 +104,6 @@ def test_28_whatever_is_done_what_is_counted_is_what_is_held(steps: list[tuple[A
             slot = shelf.get(key)
             if slot is not None:
                 shelf.drop(key, slot.entries[-1])
-        elif verb == "key":
-            shelf.drop_key(key)
         elif verb == "place":
             shelf.drop_place("p" + name)
         elif verb == "where":

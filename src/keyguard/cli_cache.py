@@ -23,13 +23,13 @@ from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow
 from keyguard.guards.cache.directives import parse_cache_control
 from keyguard.guards.cache.entry import Fields, decode, lines
+from keyguard.guards.cache.holding import CREDENTIALS
 from keyguard.guards.cache.keys import everywhere, place, split_url
 from keyguard.guards.cache.policy import Asked, Settings, initial_age, lifetime_of, may_store, said, vary_of
 from keyguard.guards.cache.shared import Shared
 from keyguard.guards.cache.shared_ops import tag_mark
 from keyguard.scripts import run_flow
 
-_CREDENTIALS = ("authorization", "x-api-key", "proxy-authorization")
 _TIMEOUT = 10  # seconds
 
 
@@ -140,7 +140,7 @@ def _explain(options: argparse.Namespace) -> int:
     asked = Asked(
         "GET",
         parse_cache_control([sent["cache-control"]] if "cache-control" in sent else []),
-        any(name in sent for name in _CREDENTIALS),
+        any(name in sent for name in CREDENTIALS),
         sent.get("range"),
     )
     verdict = may_store(asked, status, fields, settings, received)

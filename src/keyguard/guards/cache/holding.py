@@ -36,7 +36,8 @@ from keyguard.scripts import arun_flow, run_flow
 
 SECOND = 1_000_000
 
-_CREDENTIALS = ("authorization", "x-api-key", "proxy-authorization")
+CREDENTIALS = ("authorization", "x-api-key", "proxy-authorization")
+"""Fields that hold credentials whatever the stack; where its `APIKeys` look comes on top."""
 CONDITIONS = FieldSet(("if-none-match", "if-modified-since", "range"))
 LONG_WAY = FieldSet((*CONDITIONS.names, *UNCACHED.names, "if-range", "cache-control", "pragma", "content-length"))
 """What makes a request more than a plain GET of a URL."""
@@ -83,7 +84,7 @@ class Holding:
         self.reports = Reports()
         self.shared: Shared | None = None
         self.shelf = Shelf(bounds.bytes, bounds.entries, bounds.variants)
-        self._store: Store | None = None
+        self._store: Any = None
         self._sources: list[Sources] = []
         self._read_credentials([])
 
@@ -115,7 +116,7 @@ class Holding:
         fields = {name.lower() for name in names if ":" not in name}
         if (self.settings.ttl is not None and not self.settings.public) or self.by is not None:
             fields.add("cookie")  # the app has said nothing of who its answers are for, or that it is one caller
-        self._credential_fields = FieldSet((*_CREDENTIALS, *sorted(fields - set(_CREDENTIALS))))
+        self._credential_fields = FieldSet((*CREDENTIALS, *sorted(fields - set(CREDENTIALS))))
         self.special = FieldSet((*LONG_WAY.names, *REWRITING.names, *self._credential_fields.names))
         self._elsewhere = [source for source in self._sources if any(":" in name for name in source.names)]
 
@@ -291,22 +292,19 @@ class Holding:
         where a shared store cannot be told: then only this process has forgotten.
         """
         flow = self._purge(url, tag)
-        run_flow(self._purged_store(), flow)
+        run_flow(self._store, flow)
 
     async def apurge(self, url: str | None = None, *, tag: str | None = None) -> None:
         """`purge`, without holding up the event loop."""
-        await arun_flow(self._purged_store(), self._purge(url, tag))
+        await arun_flow(self._store, self._purge(url, tag))
 
     def purge_all(self) -> None:
         """Serve nothing any more that is stored now."""
-        run_flow(self._purged_store(), self._purge_everything())
+        run_flow(self._store, self._purge_everything())
 
     async def apurge_all(self) -> None:
         """`purge_all`, without holding up the event loop."""
-        await arun_flow(self._purged_store(), self._purge_everything())
-
-    def _purged_store(self) -> Any:
-        return self._store
+        await arun_flow(self._store, self._purge_everything())
 
     async def _purge(self, url: str | None, tag: str | None) -> None:
         if (url is None) == (tag is None):

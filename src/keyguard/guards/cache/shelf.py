@@ -110,12 +110,6 @@ class Shelf:
             self.bytes -= entry.size
             self.count -= 1
 
-    def drop_key(self, key: Key) -> None:
-        """Let go of all variants of a key."""
-        with self._lock:
-            if key in self._slots:
-                self._remove(key)
-
     def drop_place(self, place: str) -> int:
         """Let go of everything that is filed under a place. Returns how many entries that were."""
         with self._lock:
