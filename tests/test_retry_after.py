@@ -4,6 +4,7 @@ early is not. Over every algorithm and store, through a whole stack."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count as numbers
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from keyguard.stores.memory import MemoryStore
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, play
 
+# A file of its own for each story: the counts of another would be read as this one's.
+FILES = numbers()
 STORES: dict[str, Callable[[Path, Clock], Any]] = {
     "memory": lambda folder, clock: MemoryStore(clock=clock),
-    "sqlite": lambda folder, clock: SQLiteStore(folder / f"{id(clock)}.db", clock=clock),
+    "sqlite": lambda folder, clock: SQLiteStore(folder / f"{next(FILES)}.db", clock=clock),
 }
 EXAMPLES = {"memory": 1000, "sqlite": 100}
 
