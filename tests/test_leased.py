@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from limits.storage import MemoryStorage
 
 from keyguard import ConfigurationError, Keyguard, RateLimit
 from keyguard.clock import SECOND
 from keyguard.ops import Demand, GiveBack, Take
 from keyguard.rates import Limit, smooth, window
+from keyguard.stores import open_store
 from keyguard.stores.leased import Leased
+from keyguard.stores.limits import LimitsStore
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.redis import RedisStore
 from keyguard.testing import ManualClock, play
@@ -70,6 +76,44 @@ def test_never_more_than_the_limit(quota: int, count: int, load: float, seed: in
         if not taken.refused:
             admitted += [clock()] * cost
     assert most_in_a_window(admitted, limit.period) <= quota
+
+
+@settings(max_examples=100, deadline=None)
+@given(quota=st.integers(33, 400), count=st.integers(1, 3), load=st.floats(0.8, 2), seed=st.integers(0, 10_000))
+def test_never_more_than_the_limit_where_requests_give_back_late(
+    quota: int, count: int, load: float, seed: int
+) -> None:
+    """A unit that came back in a later slice was spent again there, and lapsed with the slice it was taken in."""
+    source, clock = random.Random(seed), ManualClock()
+    _, tier = workers(count, clock)
+    limit = window(quota, 60 * SECOND, f"{quota}/minute")
+    admitted: dict[int, int] = {}
+    open_requests = []
+    for number in range(int(2.5 * quota * load)):
+        clock.advance(microseconds=int(source.expovariate(1) * 60 * SECOND / quota / load))
+        worker = source.choice(tier)
+        taken = worker.execute([take(limit)])[0]
+        if not taken.refused:
+            admitted[number] = clock()
+            open_requests.append((number, worker, taken))
+        if open_requests and source.random() < 0.3:
+            number, worker, taken = open_requests.pop(source.randrange(len(open_requests)))
+            worker.execute([GiveBack(taken)])
+            del admitted[number]
+    assert most_in_a_window(sorted(admitted.values()), limit.period) <= quota
+
+
+def test_what_is_given_back_after_its_slice_is_not_charged_in_the_end() -> None:
+    clock = ManualClock()
+    shared, (tier, *_) = workers(1, clock)
+    limit = window(100, 3200 * SECOND, "100/3200 seconds")  # a slice has 100 seconds
+    taken = [tier.execute([take(limit)])[0] for _ in range(30)]
+    clock.advance(250)
+    assert not tier.execute([take(limit)])[0].refused
+    for one in taken:
+        tier.execute([GiveBack(one)])
+    tier.close()
+    assert shared.execute([take(limit, 0)])[0].takings[0][2] == 99
 
 
 def run(load: float, *, quota: int = 10_000, count: int = 4, periods: int = 4) -> tuple[int, int, int, int]:
@@ -184,6 +228,27 @@ def test_unspent_units_go_back_on_a_clean_stop(asynchronous: bool, valkey: Redis
     shared.close()
 
 
+def test_unspent_units_go_back_when_the_process_ends(tmp_path: Path) -> None:
+    """Under WSGI nobody closes the store: gunicorn's workers just end. A child of a fork has no leases to give back."""
+    url, limit = f"sqlite:///{tmp_path}/k.db", window(1_000_000, 86_400 * SECOND, "1000000/day")
+    script = (
+        "import os\n"
+        "from keyguard.stores.leased import Leased\n"
+        "from tests.test_leased import SECOND, take, window\n"
+        f"tier = Leased({url!r}, workers=2)\n"
+        "one = take(window(1_000_000, 86_400 * SECOND, '1000000/day'))\n"
+        "for _ in range(100):\n"
+        "    assert not tier.execute([one])[0].refused\n"
+        "assert tier.trips < 30\n"
+        "if child := os.fork():\n"
+        "    os.waitpid(child, 0)\n"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert open_store(url).execute([take(limit, 0)])[0].takings[0][2] == 1_000_000 - 100
+
+
 def test_limits_that_tell_every_moment_apart_make_their_trip() -> None:
     clock = ManualClock()
     shared, (tier, *_) = workers(1, clock)
@@ -196,4 +261,6 @@ def test_limits_that_tell_every_moment_apart_make_their_trip() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigurationError, match="number of processes"):
         Leased("memory://", workers=0)
+    with pytest.raises(ConfigurationError, match="takes nothing back"):
+        Leased(LimitsStore(MemoryStorage()))
     assert repr(Leased("memory://")).startswith("<Leased <MemoryStore")

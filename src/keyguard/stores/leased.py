@@ -5,8 +5,8 @@ Rules:
   units counts by slices of 1/32 of its period and does not tell moments within a slice apart, so what is spent in the
   slice it was taken in is counted exactly as if it had been taken there and then. A lease ends with its slice.
 - A worker takes what it used in the slice before, and at most its part of what is left: near the limit, one by one.
-- What was not spent goes back with the next trip, or when the store is closed; where a worker dies, it comes back with
-  its window.
+- What was not spent goes back with the next trip, when the store is closed, or when the process ends; where a worker is
+  killed, it comes back with its window.
 - A refusal is remembered until the moment it named: who goes on asking costs the shared store nothing.
 - Windows of up to 32 units and even pacing tell every moment apart: requests under such a limit make their trip.
 
@@ -15,8 +15,10 @@ What a caller is told is left is what the shared store said last, less what this
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ from keyguard.stores.fork import renew_after_fork
 
 _KEPT = 10_000  # leases, and refusals
 _RETURNED = 20  # leases that go back with one trip
+_RETURNED_AT_END = 100
 _HOPELESS = 60 * SECOND  # microseconds for which it is remembered that a request can never be admitted
 
 
@@ -78,15 +81,17 @@ class _Lease:
 class _Spent(Taken):
     """A decision made here."""
 
-    __slots__ = ("leases",)
+    __slots__ = ("leases", "slices")
     leases: list[_Lease]
+    slices: list[int]
+    """In which slice each was spent: a lease goes on in the next one."""
 
 
 class Leased:
     """`store`, a URL or a store, with leases in front of it.
 
     `workers` is the number of processes that share it, by default the environment's `WEB_CONCURRENCY`, else 4. Raises
-    `ConfigurationError` for a setting that is wrong.
+    `ConfigurationError` for a setting that is wrong, and for a store that takes nothing back.
     """
 
     def __init__(self, store: str | Store, *, workers: int | None = None, clock: Clock | None = None) -> None:
@@ -96,6 +101,8 @@ class Leased:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ConfigurationError(f"workers is the number of processes that share the store, not {workers!r}")
         self.store: Any = open_store(store)
+        if hasattr(self.store, "limitations"):
+            raise ConfigurationError(f"{self.store!r} takes nothing back: what is leased from it would be lost")
         self.timeout: float | None = getattr(self.store, "timeout", None)
         self._workers = workers
         self._clock = clock or steady_clock()
@@ -103,6 +110,7 @@ class Leased:
         """Trips to the shared store since the start."""
         self._forget()
         renew_after_fork(self)
+        _tiers.add(self)
 
     def __repr__(self) -> str:
         return f"<Leased {self.store!r}>"
@@ -176,15 +184,19 @@ class Leased:
                 takings.append((None, lease.length, lease.remaining + lease.units, reset, 0))
             spent = _Spent(op.demands, takings, leases[0].at + now - leases[0].began, False)
             spent.leases = leases
+            spent.slices = [lease.slice for lease in leases]
             return [spent]
 
     def _return(self, taken: _Spent) -> None:
         with self._lock:
             now = self._clock()
-            for demand, lease in zip(taken.demands, taken.leases, strict=True):
-                if now < lease.ends:  # else it has gone back already, or will with its window
+            for demand, lease, slice in zip(taken.demands, taken.leases, taken.slices, strict=True):
+                if lease.slice == slice and now < lease.ends:
                     lease.units += demand.cost
                     lease.used -= demand.cost
+                elif demand.cost:
+                    # Not to be spent any more: in a later slice it would count as taken before it was.
+                    self._unspent.append(_charge(demand, slice * _width(lease), lease.length))
 
     # -- trips --------------------------------------------------------------------------------------------
 
@@ -234,8 +246,9 @@ class Leased:
         if lease.units:
             demand = lease.demand
             spare = Demand(demand.name, demand.key, demand.limit, lease.units)
-            self._unspent.append(Taken([spare], [(None, lease.length, 0, 0, 0)], lease.at, False))
-        lease.before = lease.used if now < lease.ends + _width(lease) else 0
+            self._unspent.append(_charge(spare, lease.at, lease.length))
+        if lease.slice >= 0:  # else it has ended already, and the trip for the next slice is under way
+            lease.before = lease.used if now < lease.ends + _width(lease) else 0
         lease.units = lease.used = 0
         lease.slice = -1
 
@@ -302,30 +315,36 @@ class Leased:
         """Every living key that starts with `prefix`; units that are leased count as spent."""
         return self.store.scan(prefix)
 
-    def _all_unspent(self) -> list[Op[Any]]:
+    def _all_unspent(self) -> list[list[Op[Any]]]:
         with self._lock:
             now = self._clock()
             for lease in self._leases.values():
                 self._end(lease, now)
             self._leases.clear()
-            unspent, self._unspent = self._unspent, deque(maxlen=_KEPT)
-        return [GiveBack(taken) for taken in unspent]
+            unspent, self._unspent = [*self._unspent], deque(maxlen=_KEPT)
+        return [
+            [GiveBack(taken) for taken in unspent[start : start + _RETURNED_AT_END]]
+            for start in range(0, len(unspent), _RETURNED_AT_END)
+        ]
+
+    def _give_back_all(self) -> None:
+        for ops in self._all_unspent():
+            try:
+                self.store.execute(ops)
+            except StoreError:
+                break  # it comes back with its window
 
     def close(self) -> None:
         """Give back what is not spent, and close the shared store."""
-        for op in self._all_unspent():
-            try:
-                self.store.execute([op])
-            except StoreError:
-                break  # it comes back with its window
+        self._give_back_all()
         if hasattr(self.store, "close"):
             self.store.close()
 
     async def aclose(self) -> None:
         """The same under an event loop."""
-        for op in self._all_unspent():
+        for ops in self._all_unspent():
             try:
-                answer = getattr(self.store, "aexecute", self.store.execute)([op])
+                answer = getattr(self.store, "aexecute", self.store.execute)(ops)
                 if not isinstance(answer, list):
                     await answer
             except StoreError:
@@ -336,8 +355,23 @@ class Leased:
             self.store.close()
 
 
+_tiers: weakref.WeakSet[Leased] = weakref.WeakSet()
+
+
+@atexit.register
+def _give_back_at_exit() -> None:
+    # Under WSGI nobody says when a worker stops.
+    for tier in list(_tiers):
+        tier._give_back_all()
+
+
 def _leasable(op: Take) -> bool:
     return bool(op.demands) and all(type(demand.limit) is WindowSlices for demand in op.demands)
+
+
+def _charge(demand: Demand, at: int, length: int) -> Taken:
+    """What was taken of one counter at a time, to be given back."""
+    return Taken([demand], [(None, length, 0, 0, 0)], at, False)
 
 
 def _width(lease: _Lease) -> int:
