@@ -17,6 +17,7 @@ import pytest
 from keyguard.errors import StoreError
 from keyguard.ops import Demand, Take
 from keyguard.rates import window
+from keyguard.stores import open_store
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.postgres.decisions import lock_of
 from tests.faulty import Service, admitted_by_processes, flood
@@ -362,6 +363,65 @@ def test_tables_are_made_on_demand_only(server: Postgres) -> None:
     store.close()
     with pytest.raises(StoreError, match="older than the tables"):
         store.execute([Take([])])
+    with pytest.raises(StoreError, match="layout 99, not 1: this keyguard is older"):
+        store.migrate()
+    store.close()
+
+
+def test_a_role_that_may_make_no_schema_uses_one_that_was_made_for_it(server: Postgres) -> None:
+    server.query("CREATE ROLE app LOGIN")
+    url = server.url.replace("keyguard@", "app@")
+    store = PostgresStore(url, schema="apart", timeout=1)
+    with pytest.raises(StoreError, match="permission denied for database"):
+        store.migrate()
+    server.query("CREATE SCHEMA apart AUTHORIZATION app")
+    assert store.migrate() == (0, 1)
+    store.execute([TAKE])
+    store.close()
+
+
+@pytest.mark.parametrize("level", ["read committed", "serializable"])
+def test_who_migrates_at_the_same_time_waits_and_finds_it_done(server: Postgres, level: str) -> None:
+    server.query(f"ALTER DATABASE postgres SET default_transaction_isolation = '{level}'")
+    stores = [PostgresStore(server.url) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = list(pool.map(PostgresStore.migrate, stores))
+    assert sorted(outcomes) == [(0, 1), *[(1, 1)] * 5]
+
+
+def test_a_store_that_is_closed_while_others_ask_leaves_nobody_waiting(store: PostgresStore) -> None:
+    """Who asked while it was closed got no answer, ever: the event loop of the connections was not running any more."""
+    ended = threading.Event()
+
+    def ask() -> int:
+        asked = 0
+        while not ended.is_set():
+            store.execute([ASK])
+            asked += 1
+        return asked
+
+    threads = []
+    answers: list[int] = []
+    for _ in range(4):
+        threads.append(threading.Thread(target=lambda: answers.append(ask()), daemon=True))
+        threads[-1].start()
+    for _ in range(100):
+        store.close()
+        store.execute([ASK])
+    ended.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(answers) == 4, "somebody still waits, or was told something else"
+    assert all(answers)
+
+
+def test_options_reach_the_client_library_as_they_were_written(server: Postgres) -> None:
+    url = f"{server.url}?options=-c%20application_name%3Done%2Btwo&timeout=1"
+    store = open_store(url)
+    assert isinstance(store, PostgresStore)
+    assert store._settings["options"].startswith("-c application_name=one+two ")
+    store.migrate()
+    store.execute([TAKE])
     store.close()
 
 

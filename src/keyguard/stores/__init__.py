@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
@@ -89,13 +89,15 @@ def _split(url: str, ours: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     place, _, query = url.partition("?")
     settings: dict[str, Any] = {}
     others = []
-    for name, text in parse_qsl(query, keep_blank_values=True):
-        kind = ours.get(name)
+    for part in filter(None, query.split("&")):
+        name, _, text = part.partition("=")
+        kind = ours.get(unquote_plus(name))
         if kind is None:
-            others.append((name, text))
+            others.append(part)  # as it is: what a plus means is the library's business
         else:
-            settings[name] = text if kind is str else _number(name, text, kind)
-    return f"{place}?{urlencode(others)}" if others else place, settings
+            text = unquote_plus(text)
+            settings[unquote_plus(name)] = text if kind is str else _number(name, text, kind)
+    return f"{place}?{'&'.join(others)}" if others else place, settings
 
 
 def _check_names(store: str, options: dict[str, str], known: set[str]) -> None:

@@ -30,7 +30,7 @@ import psycopg
 from keyguard.clock import SECOND, Clock
 from keyguard.errors import StoreError
 from keyguard.ops import Change, GiveBack, Op, Read, Taken, is_counter
-from keyguard.stores.postgres.schema import VERSION, Statements
+from keyguard.stores.postgres.schema import VERSION, Statements, other_layout
 
 NEVER = 2**63 - 1
 """The expiry of what has none."""
@@ -69,6 +69,8 @@ class Decisions:
         self._room = asyncio.Semaphore(most)
         self._idle: list[psycopg.AsyncConnection[Any]] = []
         self._using: dict[asyncio.Task[Any], psycopg.AsyncConnection[Any] | None] = {}
+        self._asking: set[asyncio.Task[Any]] = set()
+        """Those who wait for a decision."""
         self._held: set[asyncio.Task[Any]] = set()
         self._opening: set[asyncio.Task[Any]] = set()
         self._doubts: deque[tuple[bytes, list[Taken]]] = deque(maxlen=10_000)
@@ -77,6 +79,10 @@ class Decisions:
 
     async def run(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """The results of the operations, all in one transaction; or `StoreError`, within the time-out."""
+        asker = asyncio.current_task()
+        assert asker is not None
+        self._asking.add(asker)
+        asker.add_done_callback(self._asking.discard)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._timeout
         try:
@@ -307,8 +313,7 @@ class Decisions:
             raise
         if version != VERSION:
             await connection.close()
-            todo = "run `keyguard store migrate`" if version < VERSION else "this keyguard is older than the tables"
-            raise StoreError(f"PostgreSQL: the tables have layout {version}, not {VERSION}: {todo}")
+            raise StoreError(f"PostgreSQL: {other_layout(version)}")
         return connection
 
     async def _drop_idle(self) -> None:
@@ -316,7 +321,8 @@ class Decisions:
             await _close(self._idle.pop())
 
     async def finish(self) -> None:
-        """Close the connections. What is under way is cut off."""
+        """Close the connections, once nobody waits for a decision any more. What else is under way is cut off."""
+        await asyncio.gather(*self._asking, return_exceptions=True)  # no longer than the time-out
         await self._drop_idle()
         mine = [task for task in self._held if task is not asyncio.current_task()]
         for task in mine:

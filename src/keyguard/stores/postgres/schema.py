@@ -34,7 +34,9 @@ def create(connection: psycopg.Connection[Any], schema: str) -> tuple[int, int]:
     """Bring the tables to this layout, in one transaction. Returns the layouts before and after; 0 is none."""
     name = sql.Identifier(schema)
     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+    if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema]).fetchone() is None:
+        # Else not even IF NOT EXISTS: it asks for the right to make schemas, which the app's own role may lack.
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
     connection.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {}.version (version integer NOT NULL)").format(name))
     row = connection.execute(sql.SQL("SELECT version FROM {}.version").format(name)).fetchone()
     before = 0 if row is None else int(row[0])
@@ -46,6 +48,12 @@ def create(connection: psycopg.Connection[Any], schema: str) -> tuple[int, int]:
         connection.execute(sql.SQL("UPDATE {}.version SET version = %s").format(name), [VERSION])
     connection.commit()
     return before, max(before, VERSION)
+
+
+def other_layout(version: int) -> str:
+    """What to tell where the tables have another layout than this one."""
+    todo = "run `keyguard store migrate`" if version < VERSION else "this keyguard is older than the tables"
+    return f"the tables have layout {version}, not {VERSION}: {todo}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from keyguard.ops import Op
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.patience import check_patience
 from keyguard.stores.postgres.decisions import NEVER, Decisions, name_of, words_of
-from keyguard.stores.postgres.schema import create, statements
+from keyguard.stores.postgres.schema import VERSION, create, other_layout, statements
 
 
 class PostgresStore:
@@ -98,12 +98,10 @@ class PostgresStore:
         return asyncio.wrap_future(self._submit(ops))
 
     def _submit(self, ops: Sequence[Op[Any]]) -> Future[list[Any]]:
-        loop = self._loop
-        if loop is None:
-            with self._starting:
-                loop = self._loop or self._start()
-        assert self._decisions is not None
-        return asyncio.run_coroutine_threadsafe(self._decisions.run(ops), loop)
+        with self._starting:  # or it could be handed to a loop that has just been stopped, and never be answered
+            loop = self._loop or self._start()
+            assert self._decisions is not None
+            return asyncio.run_coroutine_threadsafe(self._decisions.run(ops), loop)
 
     def _start(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.SelectorEventLoop()  # psycopg needs this kind, whatever the app runs on
@@ -121,9 +119,14 @@ class PostgresStore:
         """Make the tables, or bring them to this layout. Returns the layouts before and after; 0 is none."""
         try:
             with psycopg.connect(self._url, autocommit=False, connect_timeout=5) as connection:
-                return create(connection, self._schema)
+                # At a stricter level it would not see what somebody else made while it waited.
+                connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+                before, after = create(connection, self._schema)
         except psycopg.Error as error:
             raise StoreError(f"PostgreSQL: {words_of(error)}") from error
+        if after > VERSION:
+            raise StoreError(f"PostgreSQL: {other_layout(after)}")
+        return before, after
 
     def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
         """Every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
@@ -152,14 +155,15 @@ class PostgresStore:
         return store
 
     def close(self) -> None:
-        """Close the connections. The next operation opens new ones."""
-        loop, thread = self._loop, self._thread
-        if loop is None or thread is None or self._decisions is None:
+        """Close the connections, when what is under way has ended. The next operation opens new ones."""
+        with self._starting:
+            loop, thread, decisions = self._loop, self._thread, self._decisions
+            self._loop = self._thread = self._decisions = None
+        if loop is None or thread is None or decisions is None:
             return
-        asyncio.run_coroutine_threadsafe(self._decisions.finish(), loop).result()
+        asyncio.run_coroutine_threadsafe(decisions.finish(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        self._forget()
 
 
 class _Scratch(PostgresStore):
