@@ -193,6 +193,10 @@ def test_a_file_that_is_replaced_or_damaged_is_noticed(tmp_path: Path) -> None:
     for file in tmp_path.iterdir():
         file.unlink()
     now[0] += 2_000_000
+    with pytest.raises(StoreError, match=r"k\.db is not there any more"):  # and not a store that knows nobody's key
+        store.execute((Read("k|a"),))
+    assert list(tmp_path.iterdir()) == []
+    SQLiteStore(path)
     assert store.execute((Read("k|a"),)) == [(None,)]
     store.execute((Commit({"k|a": None}, {"k|a": b"2"}),))
     store.close()
@@ -202,6 +206,9 @@ def test_a_file_that_is_replaced_or_damaged_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not a database"):
         SQLiteStore(path)
     path.unlink()
+    with pytest.raises(StoreError, match="not there any more"):
+        store.scan("k|")
+    SQLiteStore(path)
     assert store.execute((Read("k|a"),)) == [(None,)]
     store.close()
 

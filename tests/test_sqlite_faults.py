@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from keyguard.ops import Demand, Take
+from keyguard import APIKeys, Keyguard
+from keyguard.ops import Demand, Put, Take
 from keyguard.rates import window
 from keyguard.stores.sqlite import SQLiteStore
+from keyguard.testing import play
 from tests.faulty import Service, admitted_by_processes, flood
 
 
@@ -88,6 +90,31 @@ def test_threads(fault: str, path: Path) -> None:
         assert service.check([service.ask("kg_live_" + "0" * 12 + "_x")])[0].status == 503
     service.recovers_in_time(lambda: FAULTS[fault](path))
     service.store.close()
+
+
+def test_a_file_that_was_removed_makes_nobody_s_key_a_bad_one(path: Path) -> None:
+    """An empty file was made in its place, and each key was answered with 401."""
+    stack = Keyguard(APIKeys(stale_if_error=0), store=f"sqlite:///{path}")
+    headers = [("X-API-Key", stack.keys.issue("acme").key.reveal())]
+    assert play(stack, headers=headers).status == 200
+    for name in path.parent.iterdir():
+        name.unlink()
+    time.sleep(1.01)  # it looks once a second whether the file is still the same
+    assert play(stack, headers=headers).status == 503
+    assert "is not there any more" in stack.health.failure
+
+
+def test_a_long_list_keeps_no_decision_waiting(path: Path) -> None:
+    store = SQLiteStore(path)
+    for start in range(0, 20_000, 1000):
+        store.execute([Put(f"key|{number}", b"x" * 100, None) for number in range(start, start + 1000)])
+    listed: list[int] = []
+    with store._lock:  # a decision is under way
+        thread = threading.Thread(target=lambda: listed.append(len(store.scan("key|"))))
+        thread.start()
+        thread.join(30)
+    assert listed == [20_000]
+    store.close()
 
 
 def test_an_event_loop_does_not_wait_for_another_process(path: Path) -> None:

@@ -6,7 +6,8 @@ Rules:
 - One connection a process, behind a lock: SQLite admits one writer anyway, and threads that wait for a lock of ours
   are woken in turn, those that wait for SQLite's are not.
 - A connection does not cross a fork: the child leaves the inherited one alone, not even closing it, and opens its own.
-- After any error the connection is closed and opened again: the file may have been replaced.
+- After any error the connection is closed and opened again: the file may have been replaced. It is made at the start
+  alone: a store that is gone is a fault, and an empty one in its place would tell every caller that its key is bad.
 - An event loop never waits for another process: what cannot be had at once is waited for in a thread.
 - Workers that start together on a new file wait for each other, longer than a decision would.
 - Cached responses live in a table of their own, within bounds: `sqlite_cache.py`.
@@ -62,7 +63,8 @@ class SQLiteStore:
 
     `timeout` is how long, in seconds, a decision waits for other processes before it raises `StoreError`;
     `cache_bytes`, how many bytes of the file cached responses may fill, at least 1 MiB. The file and its tables are
-    made where there are none. Raises `ConfigurationError` where the file cannot be used.
+    made where there are none; a file that vanishes later is a fault, until one is there again. Raises
+    `ConfigurationError` where the file cannot be used.
     """
 
     def __init__(
@@ -96,10 +98,9 @@ class SQLiteStore:
         self._cached = Cached(cache_bytes)
         self._lock = threading.Lock()
         try:
-            self._open(monotonic() + _START)
-            self.close()  # or the connection would be inherited by workers that are forked later
+            # Not kept: the connection would be inherited by workers that are forked later.
+            self._connect(monotonic() + _START, make=True).close()
         except sqlite3.Error as error:
-            self.close()
             raise ConfigurationError(f"cannot use {self._path} as a store: {error}") from error
         renew_after_fork(self)
 
@@ -176,34 +177,49 @@ class SQLiteStore:
     def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
         """Every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
         now = self._clock()
-        with self._lock:
+        deadline = monotonic() + _START
+        try:
+            # On a connection of its own: decisions do not wait for a long list.
+            connection = self._connect(deadline)
             try:
-                deadline = monotonic() + _START
-                connection = self._connection or self._open(deadline)
                 # The code point after the last that text can hold ends the range of the prefix.
                 rows = self._insist(connection, deadline, _RANGE, (prefix, prefix + "\U0010ffff", now))
                 return [(key, value, None if ends == _NEVER else ends - now) for key, value, ends in rows]
-            except sqlite3.Error as error:
-                self._forget()
-                raise StoreError(f"SQLite: {error}") from error
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise StoreError(f"SQLite: {error}") from error
 
     def scratch(self, clock: Clock) -> SQLiteStore:
         """An empty store in the same folder, for checks. Closing it removes it."""
         return _Scratch(self._path.with_name(f".{self._path.name}.check-{os.urandom(6).hex()}"), 5.0, clock=clock)
 
-    # -- all of this runs under the lock ------------------------------------------------------------------
-
-    def _open(self, deadline: float | None) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=32
-        )
+    def _connect(self, deadline: float | None, *, make: bool = False) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                f"{self._path.as_uri()}?mode={'rwc' if make else 'rw'}",
+                uri=True,
+                timeout=0,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=32,
+            )
+        except sqlite3.OperationalError as error:
+            if make or self._path.exists():
+                raise
+            raise sqlite3.OperationalError(f"{self._path} is not there any more") from error
         try:
             self._prepare(connection, deadline)
-            inode = self._identify()
         except BaseException:
             connection.close()
             raise
-        self._connection, self._inode = connection, inode
+        return connection
+
+    # -- all of this runs under the lock ------------------------------------------------------------------
+
+    def _open(self, deadline: float | None) -> sqlite3.Connection:
+        connection = self._connect(deadline)
+        self._connection, self._inode = connection, self._identify()
         return connection
 
     def _prepare(self, connection: sqlite3.Connection, deadline: float | None) -> None:
