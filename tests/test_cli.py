@@ -16,6 +16,7 @@ import pytest
 
 from keyguard import APIKeys, Keyguard
 from keyguard.cli import main
+from keyguard.stores import open_store
 from keyguard.testing import play
 from tests.servers import python
 
@@ -68,6 +69,7 @@ def test_the_life_of_a_key_in_json(store: str, capsys: pytest.CaptureFixture[str
 
 
 def test_the_table_is_aligned_and_leaves_empty_columns_out(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "store", "init", store)[0] == 0
     assert run(capsys, "keys", "list") == (0, "", "There are no keys.\n")
     for owner in ("acme", "a rather long name"):
         run(capsys, "keys", "issue", "--owner", owner)
@@ -97,7 +99,9 @@ def test_a_record_is_shown_without_the_key(store: str, capsys: pytest.CaptureFix
         (["keys", "issue", "--owner", "a", "--prefix", "KG"], "a letter first"),
         (["keys", "list", "--store", "redis-nonsense://h"], "no store for the scheme"),
         (["keys", "list", "--store", "memory://"], "name a store that lasts"),
-        (["keys", "list", "--store", "sqlite:////no/such/folder/k.db"], "cannot use"),
+        (["keys", "issue", "--owner", "a", "--store", "sqlite:////no/such/folder/k.db"], "cannot use"),
+        (["keys", "list", "--store", "sqlite:///misspelt.db"], "there is no file misspelt.db"),
+        (["keys", "revoke", "nobody", "--store", "sqlite:///misspelt.db"], "there is no file misspelt.db"),
         (["demo", "--port", "1"], "cannot listen on 127.0.0.1:1"),
     ],
 )
@@ -111,6 +115,7 @@ def test_a_mistake_is_one_line_and_no_traceback(
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(keyguard.demo.socket.socket, "bind", refuse)
+    open_store(store)
     code, out, err = run(capsys, *words)
     assert (code, out) == (1, "")
     assert err.startswith("keyguard: error: ")

@@ -104,11 +104,56 @@ def test_a_copy_that_was_stopped_goes_on(
     open_store(target_url).clear()  # type: ignore[attr-defined]
 
 
+def test_a_copy_replaces_no_key_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Copied once more after the move, a key that was revoked since worked again; and both were said to be the same."""
+    old, new = f"sqlite:///{tmp_path}/old.db", f"sqlite:///{tmp_path}/new.db"
+    source, target = KeyRegistry(open_store(old)), KeyRegistry(open_store(new))
+    leaked, other = source.issue("acme").record.id, source.issue("other").record.id
+    assert main(["store", "copy", old, new]) == 0
+    target.revoke(leaked)
+    target.issue("a newcomer")
+    assert main(["store", "copy", old, new]) == 1
+    assert f"1 keys differ from those that stand there, such as {leaked}" in capsys.readouterr().err
+    assert target.get(leaked).revoked is not None
+    source.update(other, plan="pro")
+    assert main(["store", "copy", old, new, "--replace"]) == 0
+    said = capsys.readouterr().err
+    assert "2 were written" in said
+    assert "There are 1 more there, and the rest is the same" in said
+    assert (target.get(other).plan, target.get(leaked).revoked) == ("pro", None)
+
+
+def test_a_misspelt_source_is_no_empty_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = f"sqlite:///{tmp_path}/new.db"
+    assert main(["store", "copy", f"sqlite:///{tmp_path}/misspelt.db", target]) == 1
+    assert "there is no file" in capsys.readouterr().err
+    assert not (tmp_path / "misspelt.db").exists()
+    open_store(f"sqlite:///{tmp_path}/empty.db")
+    assert main(["store", "copy", f"sqlite:///{tmp_path}/empty.db", target]) == 1
+    assert "there is nothing to copy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1", "postgresql://127.0.0.1:1/db"])
+def test_a_server_that_is_down_is_not_said_to_mean_something_else(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "check", url]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(("keyguard: error: Redis: ", "keyguard: error: PostgreSQL: "))
+
+
+def test_a_check_of_nothing_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for steps in ("0", "-5", "1_000", "many"):
+        with pytest.raises(SystemExit):
+            main(["store", "check", "redis://127.0.0.1:1", "--steps", steps])
+        assert "is no number of steps" in capsys.readouterr().err
+
+
 def test_what_cannot_be_copied_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "copy", "memory://", f"sqlite:///{tmp_path}/x.db"]) == 1
     assert "cannot be copied" in capsys.readouterr().err
     assert main(["store", "check", "memory://"]) == 1
     assert main(["store", "init", "memory://"]) == 0
     assert main(["store", "init", "redis://127.0.0.1:1"]) == 0
+    KeyRegistry(open_store(f"sqlite:///{tmp_path}/x.db")).issue("acme")
     assert main(["store", "copy", f"sqlite:///{tmp_path}/x.db", "redis://127.0.0.1:1"]) == 1
     assert "keyguard: error: Redis" in capsys.readouterr().err

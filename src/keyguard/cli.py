@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _issue(options: argparse.Namespace) -> int:
-    issued = _registry(options).issue(
+    issued = _registry(options, make=True).issue(
         options.owner,
         subject=options.subject,
         plan=options.plan,
@@ -99,14 +99,14 @@ def _demo(options: argparse.Namespace) -> int:
     return demo.run(serve=options.serve, port=options.port)
 
 
-def _registry(options: argparse.Namespace) -> KeyRegistry:
+def _registry(options: argparse.Namespace, *, make: bool = False) -> KeyRegistry:
     url = options.store or os.environ.get("KEYGUARD_STORE")
     if not url:
         raise ConfigurationError("name the store: --store sqlite:///keyguard.db, or the environment's KEYGUARD_STORE")
     if url.startswith("memory:"):
         raise ConfigurationError("memory:// ends with this command: name a store that lasts, such as sqlite:///file.db")
     words = {name: getattr(options, name) for name in ("prefix", "env") if getattr(options, name, None)}
-    return KeyRegistry(cli_store.open_for_operators(url), **words)
+    return KeyRegistry(cli_store.open_for_operators(url, make=make), **words)
 
 
 # -- what is printed --------------------------------------------------------------------------------------------

@@ -350,16 +350,12 @@ class SQLiteStore:
 
 
 class _Scratch(SQLiteStore):
-    """A file that is removed when it is closed; it is closed once more after it was made."""
-
-    _made = False
+    """A file that is removed when it is closed."""
 
     def close(self) -> None:
         super().close()
-        if self._made:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-        self._made = True
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
 
 
 def _busy(error: sqlite3.Error) -> bool:
