@@ -45,6 +45,8 @@ class Cluster:
         self._resting: dict[Address, float] = {}
         self._learned = -_REST
         self._stale = True
+        self._why = ""
+        """What the last node said instead of where the slots are."""
 
     # -- where the slots are ------------------------------------------------------------------------------
 
@@ -68,19 +70,22 @@ class Cluster:
             try:
                 if self._understand(self._at(address).command(deadline, b"CLUSTER", b"SLOTS"), address):
                     return
-            except StoreError:
+            except StoreError as error:
                 self._resting[address] = monotonic() + _REST
+                self._why = str(error).removeprefix("Redis: ")
 
     async def _alearn(self) -> None:
         for address in self._to_ask():
             try:
                 if self._understand(await self._at(address).acommand(b"CLUSTER", b"SLOTS"), address):
                     return
-            except StoreError:
+            except StoreError as error:
                 self._resting[address] = monotonic() + _REST
+                self._why = str(error).removeprefix("Redis: ")
 
     def _understand(self, reply: Reply, asked: Address) -> bool:
         if not isinstance(reply, list) or not reply:
+            self._why = str(reply or "it has no slots")
             return False
         slots: dict[int, Address] = {}
         for first, last, primary, *_ in reply:
@@ -97,7 +102,7 @@ class Cluster:
             slot = key_slot(call.keys[0]) if call.keys else next(iter(self._slots), -1)
             address = self._slots.get(slot)
             if not self._slots:
-                raise StoreError("Redis: no node of the cluster answers")
+                raise StoreError(f"Redis: no node of the cluster answers ({self._why})")
             if address is None:
                 self._stale = True
                 raise NodeError("Redis: no node of the cluster is known to hold the slot")

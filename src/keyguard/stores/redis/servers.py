@@ -4,12 +4,14 @@
     redis+sentinel://host:26379,host:26379/service/0
     redis+cluster://host:6379,host:6379
 
-Retries are off: a decision has a budget of milliseconds, and what was sent may have happened.
+Retries are off: a decision has a budget of milliseconds, and what was sent may have happened. What else redis-py takes
+from a URL (time-outs, retries, how replies are read) would break rules of ours: few options are let through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -17,17 +19,28 @@ import redis
 import redis.asyncio
 from redis.asyncio.connection import AbstractConnection as AsyncConnection
 from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelPool
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
+from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelConnectionPool
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from keyguard.errors import ConfigurationError
 
 _PORTS = {"redis+sentinel": 26379, "redis+cluster": 6379}
 _PATIENCE = 5.0  # seconds, for operators
+_OURS = ("namespace", "timeout", "max_connections")  # whoever opens a store has taken them from the URL
+_OPTIONS = {
+    "redis": ("client_name", "db", "username", "password"),
+    "rediss": ("client_name", "db", "username", "password", "ssl_*"),
+    "unix": ("client_name", "db", "username", "password"),
+    "redis+sentinel": ("sentinel_username", "sentinel_password"),
+    "redis+cluster": (),
+}
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 class Servers:
@@ -42,22 +55,52 @@ class Servers:
         try:
             if self.scheme in ("redis", "rediss", "unix"):
                 self._url = url
-                redis.connection.parse_url(url)
+                self._check(url)
             elif self.scheme in _PORTS:
                 self._parse(url)
             else:
                 raise ValueError(f"no scheme {self.scheme!r}")
+        except ConfigurationError:
+            raise
         except ValueError as error:
             # The URL is not shown, nor is what redis-py says of it: it may hold a password.
             raise ConfigurationError(
                 "not a Redis URL: write redis://host:6379/0, rediss://..., unix:///path, "
                 "redis+sentinel://host:26379,host/service or redis+cluster://host:6379,host"
             ) from (error if "no scheme" in str(error) else None)
+        if self.scheme in ("redis", "rediss", "unix"):
+            self._check_settings(url)
 
     @property
     def cluster(self) -> bool:
         """Whether they are the seeds of a cluster."""
         return self.scheme == "redis+cluster"
+
+    def _check(self, url: str) -> None:
+        """Raise `ValueError` for what redis-py would read in a way of its own."""
+        redis.connection.parse_url(url)
+        place = unquote(urlsplit(url).path)
+        number = place.removeprefix("/")
+        if not place if self.scheme == "unix" else number and not (number.isascii() and number.isdigit()):
+            raise ValueError("no socket" if self.scheme == "unix" else "no number of a database")
+
+    def _check_settings(self, url: str) -> None:
+        options = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+        self._check_names(options)
+        for name in _FILES:
+            if name in options and not Path(options[name]).is_file():
+                raise ConfigurationError(f"{name}: there is no file {options[name]}")
+        try:
+            self.connector()()
+        except (TypeError, ValueError, RedisError) as error:
+            raise ConfigurationError(f"{self.scheme}:// cannot be used so: {error}") from None
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        known = _OPTIONS[self.scheme]
+        for name in names:
+            if name not in known and not ("ssl_*" in known and name.startswith("ssl_")):
+                listed = ", ".join([*_OURS, *known])
+                raise ConfigurationError(f"{self.scheme}:// has no option {name!r}; it has {listed}")
 
     def _parse(self, url: str) -> None:
         parts = urlsplit(url)
@@ -69,13 +112,16 @@ class Servers:
         self.seeds = [_host_port(place, default) for place in places.split(",")]
         words = [word for word in parts.path.split("/") if word]
         if self.scheme == "redis+sentinel":
+            if len(words) > 2:
+                raise ValueError("more than a service and a database")
             self.service = words[0] if words else "mymaster"
             self.login["db"] = int(words[1]) if len(words) > 1 else 0
         elif words:
             raise ValueError("a cluster has no databases")
-        self.options = dict(parse_qsl(parts.query))
-        if self.options:
-            raise ValueError("options")
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self._check_names(options)
+        self._sentinel_login = {name.removeprefix("sentinel_"): value for name, value in options.items()}
+        """Sentinels have passwords of their own."""
 
     # -- how a connection is made -------------------------------------------------------------------------
 
@@ -94,7 +140,7 @@ class Servers:
         if self.scheme == "redis+sentinel":
             # A sentinel that is down must leave time for the next.
             brief = {**settings, "socket_timeout": self.timeout / 4, "socket_connect_timeout": self.timeout / 4}
-            sentinel = Sentinel(self.seeds, sentinel_kwargs=brief, **settings)
+            sentinel: Any = _sentinel(self.seeds, sentinel_kwargs=brief | self._sentinel_login, **settings)
             pool: Any = SentinelConnectionPool(self.service, sentinel, **settings, **self.login)
             # The pool is known to its connections by a weak reference only.
             return lambda: _kept(pool.make_connection(), pool)
@@ -111,7 +157,7 @@ class Servers:
         settings["socket_connect_timeout"] = self.timeout
         if self.scheme == "redis+sentinel":
             brief = {**settings, "socket_timeout": self.timeout / 4, "socket_connect_timeout": self.timeout / 4}
-            sentinel = AsyncSentinel(self.seeds, sentinel_kwargs=brief, **settings)
+            sentinel = _async_sentinel(self.seeds, sentinel_kwargs=brief | self._sentinel_login, **settings)
             pool: Any = AsyncSentinelPool(self.service, sentinel, **settings, **self.login)
 
             async def end() -> None:
@@ -139,11 +185,44 @@ class Servers:
 
             nodes = [ClusterNode(host, port) for host, port in self.seeds]
             settings.pop("retry")
-            return RedisCluster(startup_nodes=nodes, **settings, **self.login)
+            try:
+                return RedisCluster(startup_nodes=nodes, **settings, **self.login)
+            except RedisClusterException as error:  # which is none of the others
+                raise RedisError(str(error)) from error
         if self.scheme == "redis+sentinel":
-            sentinel = Sentinel(self.seeds, sentinel_kwargs=settings, **settings)
+            sentinel: Any = _sentinel(self.seeds, sentinel_kwargs=settings | self._sentinel_login, **settings)
             return sentinel.master_for(self.service, **self.login)
         return redis.Redis.from_url(self._url, **settings)
+
+
+class _Sentinel(Sentinel):
+    """Says what is wrong in words."""
+
+    def discover_master(self, service_name: str) -> Any:
+        try:
+            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+        except MasterNotFoundError as error:
+            raise MasterNotFoundError(_in_words(service_name, error)) from None
+
+
+class _AsyncSentinel(AsyncSentinel):
+    """The same for an event loop."""
+
+    async def discover_master(self, service_name: str) -> Any:
+        try:
+            return await super().discover_master(service_name)
+        except AsyncMasterNotFoundError as error:
+            raise AsyncMasterNotFoundError(_in_words(service_name, error)) from None
+
+
+_sentinel: Any = _Sentinel  # it ships no types
+_async_sentinel: Any = _AsyncSentinel
+
+
+def _in_words(service: str, error: Exception) -> str:
+    # redis-py prints its clients, hundreds of characters each; what went wrong with the last one stands at the end.
+    _, dash, why = str(error).rpartition(" - ")
+    return f"no sentinel names a primary for {service!r}{f' ({why})' if dash else ''}"
 
 
 async def _nothing() -> None:

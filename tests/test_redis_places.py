@@ -1,0 +1,90 @@
+"""Sentinels and clusters that cannot be used say why, to threads and under an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from keyguard import StoreError
+from keyguard.cli import main
+from keyguard.ops import Read
+from keyguard.stores import open_store
+from tests.servers import RedisCluster, RedisServer, Sentinel, wait_until
+
+
+def failure(url: str, world: str) -> str:
+    """What an operation says; empty where it works."""
+    store = open_store(f"{url}{'&' if '?' in url else '?'}timeout=1")
+
+    async def ask() -> None:
+        try:
+            await store.aexecute([Read("k|1")])  # type: ignore[attr-defined]
+        finally:
+            await store.aclose()  # type: ignore[attr-defined]
+
+    try:
+        if world == "threads":
+            store.execute([Read("k|1")])
+        else:
+            asyncio.run(ask())
+    except StoreError as error:
+        return str(error)
+    finally:
+        store.close()  # type: ignore[attr-defined]
+    return ""
+
+
+@pytest.fixture(scope="module")
+def locked_sentinel() -> Iterator[Sentinel]:
+    """The sentinel has one password, and the server that it watches another."""
+    with RedisServer() as server, Sentinel(server) as sentinel:
+        server.ask("CONFIG", "SET", "requirepass", "the-server-s")
+        sentinel.ask("SENTINEL", "SET", "mymaster", "auth-pass", "the-server-s")
+        sentinel.ask("ACL", "SETUSER", "default", "resetpass", ">the-sentinel-s")
+        yield sentinel
+
+
+@pytest.mark.parametrize("world", ["threads", "loop"])
+def test_sentinels_have_passwords_of_their_own(world: str, locked_sentinel: Sentinel) -> None:
+    url = f"redis+sentinel://:the-server-s@127.0.0.1:{locked_sentinel.port}/mymaster/0"
+    own = "?sentinel_password=the-sentinel-s"
+    wait_until(lambda: failure(url + own, world) == "", "the sentinel to reach its server")
+    open_store(url + own).scan("")
+    told = [
+        failure(url, world),
+        failure(url + own.replace("-s", "-x"), world),
+        failure(url.replace(":the-server-s", ":another") + own, world),
+        failure(url.replace("mymaster", "nobody") + own, world),
+        failure(url.replace(str(locked_sentinel.port), "1") + own, world),
+    ]
+    assert [words.removeprefix("Redis: ") for words in told] == [
+        "no sentinel names a primary for 'mymaster' (auth:AuthenticationError)",
+        "no sentinel names a primary for 'mymaster' (auth:AuthenticationError)",
+        "invalid username-password pair or user is disabled.",
+        "no sentinel names a primary for 'nobody'",
+        "no sentinel names a primary for 'mymaster' (network:ConnectionError)",
+    ]
+
+
+@pytest.mark.parametrize("world", ["threads", "loop"])
+def test_a_cluster_that_does_not_answer_says_what_it_said(
+    world: str, valkey: RedisServer, cluster: RedisCluster
+) -> None:
+    assert "cluster support disabled" in failure(f"redis+cluster://127.0.0.1:{valkey.port}", world)
+    assert "Connection refused" in failure("redis+cluster://127.0.0.1:1", world).replace(
+        "Connect call failed", "Connection refused"
+    )
+    wrong = cluster.url.replace("//", "//nobody:wrong@")
+    assert "invalid username-password pair" in failure(wrong, world)
+    assert failure(cluster.url, world) == ""
+
+
+def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for url in ("redis+cluster://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/mymaster"):
+        assert main(["keys", "list", "--store", url]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("keyguard: error: Redis: ")
+        assert said.count("\n") == 1
+        assert len(said) < 200
