@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -415,11 +416,52 @@ def test_a_store_that_is_closed_while_others_ask_leaves_nobody_waiting(store: Po
     assert all(answers)
 
 
+def test_a_connection_asks_for_nothing_when_it_starts_that_a_pooler_refuses() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"postgresql://app@127.0.0.1:{listening.getsockname()[1]}/db?sslmode=disable&gssencmode=disable"
+        store = PostgresStore(url, timeout=1)
+
+        def ask() -> None:
+            with suppress(StoreError):
+                store.execute([ASK])
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        connection, _ = listening.accept()
+        words = connection.recv(1000)[8:].split(b"\0")
+        connection.close()
+        thread.join()
+        store.close()
+    assert {*words[::2]} <= {b"user", b"database", b"application_name", b"client_encoding", b""}
+
+
+def test_a_connection_ends_by_itself_what_nobody_waits_for_any_more(store: PostgresStore) -> None:
+    store.execute([ASK])
+    settings = "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"
+    found: dict[str, str] = {}
+
+    async def look() -> None:
+        assert store._decisions is not None
+        connection = await store._decisions._connect()
+        for name in settings:
+            row = await (await connection.execute(f"SHOW {name}")).fetchone()
+            found[name] = row[0] if row else ""
+        await connection.close()
+
+    assert store._loop is not None
+    asyncio.run_coroutine_threadsafe(look(), store._loop).result(10)
+    assert found == {
+        "statement_timeout": "1s",
+        "lock_timeout": "1s",
+        "idle_in_transaction_session_timeout": "2s",
+    }
+
+
 def test_options_reach_the_client_library_as_they_were_written(server: Postgres) -> None:
     url = f"{server.url}?options=-c%20application_name%3Done%2Btwo&timeout=1"
     store = open_store(url)
     assert isinstance(store, PostgresStore)
-    assert store._settings["options"].startswith("-c application_name=one+two ")
+    assert store._settings["options"] == "-c application_name=one+two"
     store.migrate()
     store.execute([TAKE])
     store.close()

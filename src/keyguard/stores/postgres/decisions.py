@@ -300,8 +300,9 @@ class Decisions:
         except (psycopg.Error, OSError) as error:
             raise StoreError(f"PostgreSQL: {words_of(error)}") from error
         try:
-            cursor = await connection.execute(self._sql.version)
-            (version,) = await cursor.fetchone() or (0,)
+            wait = round(self._timeout * 1000)
+            cursor = await connection.execute(self._sql.version, {"wait": str(wait), "idle": str(2 * wait)})
+            version, *_ = await cursor.fetchone() or (0,)
         except psycopg.errors.UndefinedTable as error:
             await connection.close()
             raise StoreError(self._missing) from error

@@ -87,7 +87,13 @@ def statements(schema: str) -> Statements:
     # What somebody is writing is left alone.
     lapsed = f"SELECT key FROM TABLE AS mine JOIN ({stretch}) AS stretch USING (key) WHERE expires <= %(now)s"
     return Statements(
-        version=one("SELECT version FROM {s}.version"),
+        # What a connection is told first. Not when it starts: poolers take no options then.
+        version=one(
+            "SELECT version, set_config('statement_timeout', %(wait)s, false), "
+            "set_config('lock_timeout', %(wait)s, false), "
+            # Or a process that vanishes in the middle of a decision would keep its locks.
+            "set_config('idle_in_transaction_session_timeout', %(idle)s, false) FROM {s}.version"
+        ),
         lock=one("SELECT pg_advisory_xact_lock(place) FROM unnest(%s::bigint[]) AS place"),
         # A row comes back in any case, with the time.
         read=one(

@@ -59,12 +59,7 @@ class PostgresStore:
         self._missing = f"PostgreSQL: the schema {schema!r} has no tables of keyguard: run `keyguard store init`"
         self._most = max_connections
         self._clock = clock
-        milliseconds = round(self.timeout * 1000)
-        options = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
-        # Or a process that vanishes in the middle of a decision would keep its locks.
-        options += f" -c idle_in_transaction_session_timeout={2 * milliseconds}"
         self._settings |= {
-            "options": f"{self._settings.get('options', '')} {options}",
             "connect_timeout": 2,  # the least that libpq knows; the decision's own time-out comes first
             "application_name": "keyguard",
             "tcp_user_timeout": 5000,
