@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -94,3 +97,28 @@ def test_rate_items_are_rates(item: Any, text: str) -> None:
         answers = [play(guard) for _ in range(3)]
         assert [answer.status for answer in answers] == [200, 200, 429]
         assert f'"a:{text}";r=1' in (answers[0].header("RateLimit") or "")
+
+
+def test_a_store_that_was_closed_is_used_again(storage: Any) -> None:
+    """As when an app is started twice in one process, by its tests, say."""
+    store = LimitsStore(storage)
+    guard = Keyguard(RateLimit("2/minute", name="again"), store=store)
+    assert [play(guard).status for _ in range(2)] == [200, 200]
+    store.close()
+    assert play(guard).status == 429
+    store.close()
+
+
+def test_a_storage_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    script = (
+        "from limits.storage import MemcachedStorage\n"
+        "from keyguard import Keyguard, RateLimit\n"
+        "from keyguard.stores.limits import LimitsStore\n"
+        "from keyguard.testing import play\n"
+        "guard = Keyguard(RateLimit('5/minute'), store=LimitsStore(MemcachedStorage('memcached://127.0.0.1:{}')))\n"
+        "assert play(guard).status == 200\n"
+        "assert not guard.health.ok\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        words = [sys.executable, "-c", script.format(silent.getsockname()[1])]
+        subprocess.run(words, check=True, timeout=20, stderr=subprocess.DEVNULL)

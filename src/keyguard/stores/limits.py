@@ -14,8 +14,10 @@ A stack on it says so in the log when it starts. Use one of keyguard's own store
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
 from limits import RateLimitItemPerSecond
@@ -93,11 +95,11 @@ class LimitsStore:
         )
 
     def after_fork(self) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS, "keyguard-limits")
+        self._pool = _Threads()
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Take from limits, one after the other; giving back does nothing. Raises `StoreError` for other operations."""
-        work = self._pool.submit(self._execute, ops)
+        work = self._pool.submit(lambda: self._execute(ops))
         try:
             return work.result(self.timeout)
         except TimeoutError as error:
@@ -106,7 +108,7 @@ class LimitsStore:
 
     async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """The same for an event loop."""
-        work = asyncio.wrap_future(self._pool.submit(self._execute, ops))
+        work = asyncio.wrap_future(self._pool.submit(lambda: self._execute(ops)))
         try:
             return await asyncio.wait_for(work, self.timeout)
         except TimeoutError as error:
@@ -119,8 +121,9 @@ class LimitsStore:
             raise StoreError(f"{type(self.storage).__name__}: {error}") from error
 
     def close(self) -> None:
-        """End the threads. The next operation fails."""
-        self._pool.shutdown(wait=False)
+        """End the threads. The next operation starts new ones."""
+        pool, self._pool = self._pool, _Threads()
+        pool.end()
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Nothing: these storages cannot list what they hold."""
@@ -152,6 +155,50 @@ class LimitsStore:
         reset = max(0, round(stats.reset_time * SECOND) - now)
         wait = 0 if fits else NEVER if demand.cost > demand.limit.quota else max(1, reset)
         return None, demand.limit.period, max(0, int(stats.remaining)), reset, wait
+
+
+class _Threads:
+    """Threads that do work, as many as are needed, up to a bound.
+
+    Those of `concurrent.futures` are waited for when the process ends: with a storage that hangs, it never would.
+    """
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Future[list[Any]], Callable[[], list[Any]]] | None] = SimpleQueue()
+        self._lock = Lock()
+        self._started = 0
+        self._asked = 0
+        """What is under way, or waits for a thread."""
+
+    def submit(self, work: Callable[[], list[Any]]) -> Future[list[Any]]:
+        """What `work()` returns or raises, in time."""
+        future: Future[list[Any]] = Future()
+        with self._lock:
+            self._asked += 1
+            if self._started < min(self._asked, _THREADS):
+                self._started += 1
+                Thread(target=self._run, name="keyguard-limits", daemon=True).start()
+        self._work.put((future, work))
+        return future
+
+    def _run(self) -> None:
+        while (asked := self._work.get()) is not None:
+            future, work = asked
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:
+                    future.set_exception(error)
+            del asked, future, work
+            with self._lock:
+                self._asked -= 1
+
+    def end(self) -> None:
+        """End the threads, each when it has done what it does."""
+        with self._lock:
+            started = self._started
+        for _ in range(started):
+            self._work.put(None)
 
 
 def _item(limit: Limit) -> RateLimitItemPerSecond:
