@@ -65,9 +65,11 @@ class _Limiting:
             return _refuse(request, taken)
         try:
             response = await forward(request)
-        except Exception:
+        except GeneratorExit:
+            raise  # nobody is left who could ask the store
+        except BaseException:
             if not request.reached_app:
-                await _give_back(taken)  # a guard further in failed, so the request is refused
+                await _give_back(taken)  # a guard further in failed, or the client left: the app did nothing for it
             raise
         if request.findings.refusal is not None:
             await _give_back(taken)  # a guard further in refused: nothing is charged for a refused request
