@@ -357,6 +357,7 @@ class Proxy:
         self.mode = ""
         self.delay = 0.0
         self.replies = 0
+        self.accepted = 0
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._sockets: set[socket.socket] = set()
@@ -377,6 +378,7 @@ class Proxy:
             except OSError:
                 client.close()
                 continue
+            self.accepted += 1
             for end in (client, server):  # or what is small waits for what came before it to be acknowledged: 40 ms
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets |= {client, server}

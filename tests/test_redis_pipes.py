@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from keyguard.errors import StoreError
 from keyguard.ops import Demand, Put, Read, Take
 from keyguard.rates import window
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.redis.line import Line
-from tests.servers import RedisServer
+from tests.servers import Proxy, RedisServer
 
 HOUR = window(1000, 3_600_000_000, "1000/hour")
 
@@ -90,3 +92,32 @@ def test_values_have_a_connection_of_their_own(valkey: RedisServer, size: int) -
         assert value == bytes(size)
 
     story(valkey, f"values{size}", tell)
+
+
+def test_a_connection_that_takes_long_to_open_is_there_for_those_who_come_later(valkey: RedisServer) -> None:
+    """Whoever waits for it is told in time; it is not begun again and again, as long as each of them may wait."""
+    with Proxy(valkey.port) as proxy:
+        proxy.mode, proxy.delay = "delay", 0.15
+
+        async def tell() -> tuple[list[str], int]:
+            store = RedisStore(
+                f"redis://127.0.0.1:{proxy.port}/1", namespace="slow", timeout=0.1
+            )  # SELECT takes a trip
+            failures = []
+            began = time.monotonic()
+            for _ in range(20):
+                try:
+                    left = await remaining(store, "x")
+                    break
+                except StoreError as failure:
+                    failures.append(str(failure))
+                    assert time.monotonic() - began < 0.15 * len(failures) + 0.1
+                proxy.mode = ""
+            await store.aclose()
+            return failures, left
+
+        failures, left = asyncio.run(tell())
+        assert failures
+        assert set(failures) == {"Redis: no connection in time"}
+        assert left == 999
+        assert proxy.accepted == 1

@@ -9,6 +9,8 @@ Rules, besides those of `links.py`:
 - Replies come in the order of the calls. When the oldest call has waited too long, the connection is cut and whatever
   is on it fails: a server that does not answer one does not answer those behind it.
 - One timer a connection, set again only when it goes off: a call that is answered in time has never touched it.
+- A connection may take longer to open than a call may wait for it: names, TLS and passwords take turns of the loop,
+  which may have much else to do. Those who waited are told in time, and the next ones find it open.
 - What lives while a call is on its way is little: it is what the garbage collector walks over when many wait.
 - A call that nobody waits for any more keeps its place, so that its reply is not taken for another's.
 """
@@ -30,6 +32,9 @@ from keyguard.errors import StoreError
 from keyguard.stores.redis.links import Lost, NotSent, Reply, TimedOut
 
 _PARTIAL = object()
+
+OPENING = 0.5
+"""Seconds that a connection may take to open; where the server comes back meanwhile, it is asked that much later."""
 
 
 class _Asked:
@@ -164,8 +169,9 @@ class LoopLink:
         self._pipe: _Pipe | None = None
         self._pipes: set[_Pipe] = set()
         self._opening: asyncio.Task[None] | None = None
-        self._waiting: list[_Asked] = []
-        """What is asked for while there is no connection."""
+        self._waiting: deque[_Asked] = deque()
+        """What is asked for while there is no connection, the oldest first."""
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def ask(self, packed: bytes, count: int) -> asyncio.Future[list[Reply]]:
@@ -179,14 +185,24 @@ class LoopLink:
         else:
             asked.deadline = loop.time() + self.timeout
             self._waiting.append(asked)
+            if self._timer is None:
+                self._timer = loop.call_at(asked.deadline, self._look_at_clock)
             if self._opening is None:
                 self._opening = loop.create_task(self._open())
         return asked.future
 
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        waiting, now = self._waiting, self.loop.time()
+        while waiting and waiting[0].deadline <= now:
+            waiting.popleft().fail(NotSent("Redis: no connection in time"))
+        if waiting:
+            self._timer = self.loop.call_at(waiting[0].deadline, self._look_at_clock)
+
     async def _open(self) -> None:
         connection = None
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(max(OPENING, self.timeout)):
                 connection = self._connect()
                 await connection.connect()
             pipe = self._pipe = _Pipe(self, connection)
@@ -205,8 +221,11 @@ class LoopLink:
                 if not asked.future.done():
                     pipe.put(asked)
         finally:
-            self._waiting = []
+            self._waiting.clear()
             self._opening = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
 
     def forget(self, pipe: _Pipe) -> None:
         """Ask for nothing more on a connection."""

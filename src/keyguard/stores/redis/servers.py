@@ -154,9 +154,8 @@ class Servers:
         The time-outs of the connections are the caller's.
         """
         settings = self._settings(None, AsyncRetry(NoBackoff(), 0))
-        settings["socket_connect_timeout"] = self.timeout
         if self.scheme == "redis+sentinel":
-            brief = {**settings, "socket_timeout": self.timeout / 4, "socket_connect_timeout": self.timeout / 4}
+            brief = {**settings, "socket_timeout": self.timeout, "socket_connect_timeout": self.timeout}
             sentinel = _async_sentinel(self.seeds, sentinel_kwargs=brief | self._sentinel_login, **settings)
             pool: Any = AsyncSentinelPool(self.service, sentinel, **settings, **self.login)
 
