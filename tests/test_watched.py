@@ -152,6 +152,25 @@ def test_a_probe_that_is_cancelled_lets_the_next_one_go(time: list[float]) -> No
     assert watched.health.ok
 
 
+def test_a_probe_that_nobody_carries_out_lets_the_next_one_go(time: list[float]) -> None:
+    """Its event loop ended before the first turn of its task."""
+    store = Flaky()
+    watched = Watched(store, workers=1, clock=ManualClock())
+    store.failing = (Take,)
+    with pytest.raises(StoreError):
+        watched.execute([TAKE])
+    store.failing = ()
+    time[0] += module.PROBE
+    probe: Any = watched.aexecute([TAKE])
+    with pytest.raises(StoreError, match="out of order"):
+        watched.execute([TAKE])
+    time[0] += 1
+    watched.execute([TAKE])
+    assert watched.health.ok
+    probe.cr_frame.f_locals["results"].close()
+    probe.close()
+
+
 def test_a_listener_that_fails_changes_nothing(time: list[float], caplog: pytest.LogCaptureFixture) -> None:
     store = Flaky()
     store.failing = (Take,)

@@ -28,6 +28,9 @@ log = logging.getLogger("keyguard.stores")
 PROBE = 0.25
 """Seconds between two probes of a store that failed."""
 
+_PROBE_LASTS = 1.0
+"""Seconds after which a probe is given up: whoever sent it may have ended, and its event loop too."""
+
 _LOCAL_BYTES = 16 * 1024 * 1024
 _KEPT = 4096
 
@@ -75,7 +78,7 @@ class Watched:
         self._failure = ""
         self._failures = self._outages = 0
         self._next_probe = 0.0
-        self._probing = False
+        self._probe_ends = 0.0
         self._broken: set[type] = set()
         self._degraded: dict[str, int] = {}
         self._local: MemoryStore | None = None
@@ -87,7 +90,7 @@ class Watched:
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
-        self._probing = False
+        self._probe_ends = 0.0
 
     @property
     def health(self) -> StoreHealth:
@@ -144,8 +147,9 @@ class Watched:
         with self._lock:
             if self._since is None:
                 return False
-            if not self._probing and monotonic() >= self._next_probe:
-                self._probing = True
+            now = monotonic()
+            if now >= self._next_probe and now >= self._probe_ends:
+                self._probe_ends = now + _PROBE_LASTS
                 return True
         error = StoreError(f"the store is out of order: {self._failure}")
         error.logged = True
@@ -154,7 +158,7 @@ class Watched:
     def _failed(self, ops: Sequence[Op[Any]], error: BaseException, probe: bool) -> None:
         with self._lock:
             if probe:
-                self._probing = False
+                self._probe_ends = 0.0
             if not isinstance(error, StoreError):
                 return  # cancelled, or a mistake in an operation: it says nothing about the store
             self._failures += 1
@@ -175,7 +179,7 @@ class Watched:
     def _answered(self, ops: Sequence[Op[Any]]) -> None:
         """A probe came back. A store that only reads is still out of order for who writes; one that takes does both."""
         with self._lock:
-            self._probing = False
+            self._probe_ends = 0.0
             kinds = {type(op) for op in ops}
             known = self._alike or Take in kinds or not self._broken.isdisjoint(kinds)
             if self._since is None or not known:
