@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -414,6 +415,20 @@ def test_a_store_that_is_closed_while_others_ask_leaves_nobody_waiting(store: Po
         thread.join(10)
     assert len(answers) == 4, "somebody still waits, or was told something else"
     assert all(answers)
+
+
+def test_a_store_that_is_dropped_leaves_nothing_behind(server: Postgres) -> None:
+    def connections() -> int:
+        return int(server.query("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'keyguard'")[0][0])
+
+    before = threading.active_count(), connections()
+    for _ in range(3):
+        store = PostgresStore(server.url, timeout=1)
+        store.migrate()
+        store.execute([TAKE])
+        del store
+    gc.collect()
+    wait_until(lambda: (threading.active_count(), connections()) == before, "the threads and connections to end")
 
 
 def test_a_connection_asks_for_nothing_when_it_starts_that_a_pooler_refuses() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import weakref
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -76,10 +77,13 @@ class PostgresStore:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._decisions: Decisions | None = None
+        self._ending: weakref.finalize[..., Any] | None = None
 
     def after_fork(self) -> None:
         # The parent's connections are left alone: closing one would say goodbye in the parent's name.
         _abandoned.append(self._decisions)
+        if self._ending is not None:
+            self._ending.detach()
         self._forget()
 
     # -- operations ---------------------------------------------------------------------------------------
@@ -106,6 +110,9 @@ class PostgresStore:
         self._thread = threading.Thread(target=_serve, args=(loop,), name="keyguard-postgres", daemon=True)
         self._thread.start()
         self._loop = loop
+        # A store that is dropped leaves no thread and no connection behind.
+        self._ending = weakref.finalize(self, _end, loop, self._decisions)
+        self._ending.atexit = False
         return loop
 
     # -- for operators ------------------------------------------------------------------------------------
@@ -154,6 +161,8 @@ class PostgresStore:
         with self._starting:
             loop, thread, decisions = self._loop, self._thread, self._decisions
             self._loop = self._thread = self._decisions = None
+            if self._ending is not None:
+                self._ending.detach()
         if loop is None or thread is None or decisions is None:
             return
         asyncio.run_coroutine_threadsafe(decisions.finish(), loop).result()
@@ -172,6 +181,14 @@ class _Scratch(PostgresStore):
 
 _abandoned: list[Any] = []
 """Connections inherited by a fork."""
+
+
+def _end(loop: asyncio.AbstractEventLoop, decisions: Decisions) -> None:
+    async def end() -> None:
+        await decisions.finish()
+        loop.stop()
+
+    asyncio.run_coroutine_threadsafe(end(), loop)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
