@@ -116,6 +116,20 @@ def test_what_is_given_back_after_its_slice_is_not_charged_in_the_end() -> None:
     assert shared.execute([take(limit, 0)])[0].takings[0][2] == 99
 
 
+def test_what_was_taken_under_a_wide_limit_is_not_spent_under_a_narrow_one() -> None:
+    """As where a function chooses the limit, and the counter is the same."""
+    clock = ManualClock()
+    _, (tier, *_) = workers(1, clock)
+    guard = Keyguard(
+        RateLimit(lambda request: "40/minute" if request.path == "/x" else "1000/minute", by="ip", name="n"),
+        store=tier,
+        clock=clock,
+    )
+    statuses = [play(guard, path=path).status for _ in range(100) for path in ("/y", "/x")]
+    assert statuses[::2] == [200] * 100
+    assert statuses[1::2] == [200] * 20 + [429] * 80
+
+
 def run(load: float, *, quota: int = 10_000, count: int = 4, periods: int = 4) -> tuple[int, int, int, int]:
     """`(requests, admitted with leases, admitted without, trips)` of even traffic at `load` times the limit."""
     source, clock = random.Random(1), ManualClock()

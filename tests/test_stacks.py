@@ -75,6 +75,8 @@ def test_a_long_list_of_paths_does_not_make_a_long_name() -> None:
     [
         ({"clock": None}, "clock is a function"),
         ({"on_refusal": "print"}, "on_refusal is a function"),
+        ({"on_refusal": asyncio.sleep}, "on_refusal is a plain function, and nobody would await"),
+        ({"on_health": asyncio.sleep}, "on_health is a plain function, and nobody would await"),
         ({"store": None}, "a store is a URL or has execute"),
         ({"trusted_proxies": ["*"]}, "name the networks of your proxies"),
         ({"trusted_proxies": ["0.0.0.0/0"]}, "name the networks of your proxies"),

@@ -12,6 +12,7 @@ from keyguard.address import ClientAddress
 from keyguard.clock import Clock, wall_clock
 from keyguard.drivers.engine import Engine
 from keyguard.errors import ConfigurationError
+from keyguard.flow import is_async
 from keyguard.guard import Guard, chain
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
@@ -46,8 +47,9 @@ class Keyguard:
     - `trusted_proxies`: networks of the proxies whose `forwarded_header` counts (`"unix"` for unix sockets). By default
       no forwarding header counts.
     - `forwarded_header`: `"x-forwarded-for"`, `"forwarded"` (RFC 7239), or a header of one address.
-    - `on_refusal`: a function called with each `Refusal`; it must not block.
-    - `on_health`: a function called with a `StoreHealth` when the store goes out of order, and when it answers again.
+    - `on_refusal`: a plain function called with each `Refusal`; it must not block.
+    - `on_health`: one called with a `StoreHealth` when the store goes out of order, and when it answers again; it runs
+      on a request, so it must not block either.
     - `workers`: how many processes serve the app. While the store is out of order each of them admits this part of the
       limits. By default the environment's `WEB_CONCURRENCY`, else 1.
     - `clock`: microseconds since the epoch; decisions use the store's own clock.
@@ -72,6 +74,8 @@ class Keyguard:
         for word, function in (("clock", clock), ("on_refusal", on_refusal), ("on_health", on_health)):
             if not callable(function) and (function is not None or word == "clock"):
                 raise ConfigurationError(f"{word} is a function, not {function!r}")
+            if is_async(function):
+                raise ConfigurationError(f"{word} is a plain function, and nobody would await {function!r}")
         self.guards = guards
         self.store = open_store(store)
         self._watched: Watched | None = None

@@ -117,7 +117,8 @@ class Leased:
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._leases: dict[str, _Lease] = {}
+        self._leases: dict[tuple[str, int], _Lease] = {}
+        """By counter and quota: what was taken under a wide limit is not spent under a narrow one."""
         self._refusals: dict[tuple[Any, ...], tuple[Taken, int, int]] = {}
         self._unspent: deque[Taken] = deque(maxlen=_KEPT)
 
@@ -172,7 +173,7 @@ class Leased:
                 del self._refusals[_name(op)]
             leases = []
             for demand in op.demands:
-                lease = self._leases.get(demand.key)
+                lease = self._leases.get((demand.key, demand.limit.quota))
                 if lease is None or now >= lease.ends or lease.units < demand.cost:
                     return None
                 leases.append(lease)
@@ -225,7 +226,7 @@ class Leased:
                         lease.coming -= extra
 
     def _asked(self, demand: Demand, now: int, asked: list[tuple[_Lease, int]]) -> Demand:
-        lease = self._leases.get(demand.key)
+        lease = self._leases.get((demand.key, demand.limit.quota))
         if lease is None or not demand.cost:
             return demand
         if now < lease.ends:
@@ -263,8 +264,9 @@ class Leased:
             if taken.refused:
                 if any(more.cost > demand.cost for more, demand in zip(asked.demands, op.demands, strict=True)):
                     for demand in op.demands:
-                        if demand.key in self._leases:
-                            self._leases[demand.key].remaining = 0
+                        lease = self._leases.get((demand.key, demand.limit.quota))
+                        if lease is not None:
+                            lease.remaining = 0
                     return None
                 refused = Taken(op.demands, taken.takings, taken.at, True)
                 self._remember(op, refused, began)
@@ -278,9 +280,9 @@ class Leased:
     def _grant(self, demand: Demand, extra: int, taking: Taking, at: int, began: int) -> _Lease:
         if len(self._leases) >= _KEPT:
             self._sweep()
-        lease = self._leases.get(demand.key)
+        lease = self._leases.get((demand.key, demand.limit.quota))
         if lease is None:
-            lease = self._leases[demand.key] = _Lease(demand)
+            lease = self._leases[demand.key, demand.limit.quota] = _Lease(demand)
         lease.demand = demand
         slice = at // _width(lease)
         if lease.slice != slice:
