@@ -207,6 +207,11 @@ STORIES: dict[str, list[Turn] | tuple[dict[str, Any], list[Turn]]] = {
         served(get("/", ("Accept-Language", "EN;q=0.50,DE"))),
         asks(get("/", ("Accept-Language", "de")), ok("max-age=60", ("Vary", "Accept-Language"))),
     ],
+    "14 a language that suits is not the one that was chosen": [
+        asks(get("/", ("Accept-Language", "en, de")), ok("max-age=60", ("Vary", "Accept-Language"), ("Content-Language", "de"))),
+        asks(get("/", ("Accept-Language", "fr;q=0.5, de")), ok("no-store"), cache_status="keyguard; fwd=vary-miss"),
+        asks(get("/", ("Accept-Language", "de")), ok("no-store")),
+    ],
     "14 of those that match the newest": [
         asks(PAGE, ok("max-age=600", body=b"old")),
         served(PAGE, b"old"),

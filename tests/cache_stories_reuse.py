@@ -68,6 +68,14 @@ REUSE: dict[str, list[Turn] | tuple[dict[str, Any], list[Turn]]] = {
         served(get("/", ("If-Modified-Since", date(-1001)))),
         served(get("/", ("If-Modified-Since", "yesterday"))),
     ],
+    "16 If-Modified-Since, where the app says no Last-Modified": [
+        asks(PAGE, ok("max-age=600", ("Date", date(-100)))),
+        served(get("/", ("If-Modified-Since", date(-100))), b"", status=304),
+        served(get("/", ("If-Modified-Since", date(-101)))),
+        asks(get("/undated"), ok("max-age=600")),
+        served(get("/undated", ("If-Modified-Since", date(0))), b"", status=304),
+        served(get("/undated", ("If-Modified-Since", date(-1)))),
+    ],
     "16 only a 200 is not modified": [
         asks(PAGE, status(404, "max-age=60", ETAG)),
         served(get("/", ("If-None-Match", '"a"')), status=404),
@@ -176,6 +184,11 @@ REUSE: dict[str, list[Turn] | tuple[dict[str, Any], list[Turn]]] = {
         asks(PAGE, ok("max-age=60", ETAG, body=b"0123456789")),
         served(ranged("bytes=0-5"), b"012345", status=206),
     ],
+    "19 the rest of a part is not asked for, where nothing says that both belong together": [
+        asks(ranged("bytes=0-4"), part("bytes 0-4/10", b"01234")),
+        asks(PAGE, ok("max-age=60", body=b"0123456789"), sent={"range": None, "if-range": None}),
+        served(PAGE, b"0123456789"),
+    ],
     "19 a part does not answer what it does not hold": [
         asks(ranged("bytes=2-5"), part("bytes 2-5/10", b"2345", ETAG)),
         asks(ranged("bytes=5-6"), part("bytes 5-6/10", b"56", ETAG, control="no-store")),
@@ -213,6 +226,11 @@ REUSE: dict[str, list[Turn] | tuple[dict[str, Any], list[Turn]]] = {
         asks(PAGE, ok("max-age=60, stale-while-revalidate=60", ETAG)),
         asks(PAGE, SAME, wait=61, status=200, sent={"if-none-match": '"a"'}),
         served(PAGE, age="0"),
+    ],
+    "20 what the refresh brings counts from then on": [
+        asks(PAGE, ok("max-age=60, stale-while-revalidate=600", ETAG)),
+        asks(PAGE, ok("no-cache", TAG, body=b"new"), wait=61, body=b"hello", sent={"if-none-match": '"a"'}),
+        asks(PAGE, ok("max-age=60", body=b"newer"), body=b"newer", sent={"if-none-match": '"b"'}),
     ],
     "20 a refresh that fails leaves the entry": [
         asks(PAGE, ok("max-age=60, stale-while-revalidate=60")),
@@ -304,6 +322,26 @@ REUSE: dict[str, list[Turn] | tuple[dict[str, Any], list[Turn]]] = {
             asks(PAGE, ok("max-age=60", ("CDN-Cache-Control", "no-store")), wait=1),
             asks(PAGE, ok("max-age=60", ("CDN-Cache-Control", "no-store, ;"))),
             served(PAGE),
+        ],
+    ),
+    "24 which say nothing to a cache that was not told of them": [
+        asks(PAGE, ok("no-store", ("CDN-Cache-Control", "max-age=60"))),
+        asks(PAGE, ok("max-age=60", ("CDN-Cache-Control", "max-age=600"))),
+        served(PAGE, wait=59),
+        asks(PAGE, MINUTE, wait=1),
+    ],
+    "24 and the other settings of a proxy for all apps": (
+        {"heuristic": True, "set_cookie": True, "targeted": ["CDN-Cache-Control"], "stale_on_error": 60},
+        [
+            asks(PAGE, ok(None, MODIFIED, ("CDN-Cache-Control", "max-age=10"), ("Set-Cookie", "a=1"))),
+            served(PAGE, wait=9, set_cookie="a=1"),
+            asks(PAGE, ok(None, ("Last-Modified", date(-990)), body=b"new"), wait=1, body=b"new"),
+            served(PAGE, b"new", wait=99),
+            asks(PAGE, BROKEN, wait=1, status=200, body=b"new"),
+            asks(PAGE, ok("max-age=60", ("CDN-Cache-Control", "private"))),
+            asks(PAGE, ok(None, MODIFIED, ("CDN-Cache-Control", "no-store"))),
+            asks(get("/mine", ("Authorization", "Bearer x")), ok(None, MODIFIED, ("CDN-Cache-Control", "max-age=60"))),
+            asks(get("/mine"), MINUTE),
         ],
     ),
 }  # fmt: skip

@@ -58,7 +58,8 @@ class ResponseCache(Holding):
       is a way to burn the app.
     - `ignore_query`, `sort_query`: parameters that do not tell URLs apart (`"utm_*"`); whether order does not either.
     - `vary`: request fields that responses are chosen by, besides those that they name in `Vary` (section 4.1).
-    - `targeted`: targeted fields in order of preference, such as `["CDN-Cache-Control"]` (RFC 9213).
+    - `targeted`: targeted fields in order of preference, such as `["CDN-Cache-Control"]` (RFC 9213). None by
+      default: what an app says to a CDN, which it purges itself, it has not said to this cache.
     - `stale_on_error`: seconds that a stale entry may stand in for an app that fails, where the app itself says no
       `stale-if-error` (RFC 5861, section 4).
     - `serve_exhausted`: a caller whose limit is used up still gets what is fresh in the cache. The cache stands right
@@ -70,6 +71,9 @@ class ResponseCache(Holding):
       uses that without asking the store.
     - `name`: what `Cache-Status` calls it. Caches of one name share what stands in one store: give those of different
       apps different ones, or what one app answers to a forged `Host` is served by another.
+
+    To behave like a general shared proxy: `ResponseCache(heuristic=True, set_cookie=True,
+    targeted=["CDN-Cache-Control"], stale_on_error=60)`. Only for apps whose cookies are not any one client's own.
 
     Raises `ConfigurationError` for a setting that is wrong.
     """
