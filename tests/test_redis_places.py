@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,8 @@ from keyguard import StoreError
 from keyguard.cli import main
 from keyguard.ops import Read
 from keyguard.stores import open_store
+from keyguard.stores.redis import RedisStore
+from keyguard.testing import check_store
 from tests.servers import RedisCluster, RedisServer, Sentinel, wait_until
 
 
@@ -79,6 +84,23 @@ def test_a_cluster_that_does_not_answer_says_what_it_said(
     wrong = cluster.url.replace("//", "//nobody:wrong@")
     assert "invalid username-password pair" in failure(wrong, world)
     assert failure(cluster.url, world) == ""
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis6"])
+def test_a_user_with_the_rights_that_the_readme_names_can_do_everything(kind: str) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    rights = [
+        word
+        for quoted in re.findall(r"`((?:~keyguard:\* )?\+(?:scan|eval|select)[^`]*)`", readme)
+        for word in quoted.split()
+    ]
+    assert rights[0] == "~keyguard:*"
+    with RedisServer(kind) as server:
+        server.ask("ACL", "SETUSER", "app", "on", ">pw", "resetchannels", "-@all", *rights)
+        url, numbers = f"redis://app:pw@127.0.0.1:{server.port}/1", count()
+        check_store(
+            lambda clock: RedisStore(url, clock=clock, timeout=1, namespace=f"keyguard:{next(numbers)}"), steps=200
+        )
 
 
 def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
