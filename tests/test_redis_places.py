@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -101,6 +103,16 @@ def test_a_user_with_the_rights_that_the_readme_names_can_do_everything(kind: st
         check_store(
             lambda clock: RedisStore(url, clock=clock, timeout=1, namespace=f"keyguard:{next(numbers)}"), steps=200
         )
+
+
+def test_an_old_client_library_stops_the_start() -> None:
+    script = (
+        "import redis\nredis.__version__ = '7.4.0'\n"
+        "from keyguard.stores import open_store\nopen_store('redis://localhost')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ConfigurationError: this store needs more: pip install 'keyguard[redis]'" in done.stderr
+    assert "redis-py 7.4.0 is older than 8" in done.stderr
 
 
 def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

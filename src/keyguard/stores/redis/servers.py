@@ -30,6 +30,9 @@ from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from keyguard.errors import ConfigurationError
 
+if int(redis.__version__.partition(".")[0]) < 8:  # another library may have brought it along
+    raise ImportError(f"redis-py {redis.__version__} is older than 8")
+
 _PORTS = {"redis+sentinel": 26379, "redis+cluster": 6379}
 _PATIENCE = 5.0  # seconds, for operators
 _OURS = ("namespace", "timeout", "max_connections")  # whoever opens a store has taken them from the URL
