@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from keyguard import StoreError
+from keyguard import Keyguard, RateLimit, StoreError
 from keyguard.cli import main
 from keyguard.ops import Read
 from keyguard.stores import open_store
 from keyguard.stores.redis import RedisStore
-from keyguard.testing import check_store
+from keyguard.testing import check_store, play
 from tests.servers import RedisCluster, RedisServer, Sentinel, wait_until
 
 
@@ -86,6 +86,21 @@ def test_a_cluster_that_does_not_answer_says_what_it_said(
     wrong = cluster.url.replace("//", "//nobody:wrong@")
     assert "invalid username-password pair" in failure(wrong, world)
     assert failure(cluster.url, world) == ""
+
+
+@pytest.mark.slow
+def test_a_cluster_of_which_no_node_is_left_is_out_of_order() -> None:
+    """It was said to be in order while each request was refused: each node alone concerns some keys only."""
+    with RedisCluster() as nodes:
+        stack = Keyguard(RateLimit("1000/minute", if_store_fails="refuse"), store=nodes.url)
+        addresses = [f"192.0.2.{number}" for number in range(30)]
+        assert {play(stack, client=address).status for address in addresses} == {200}
+        for node in nodes.nodes:
+            node.kill()
+        for _ in range(2):
+            assert {play(stack, client=address).status for address in addresses} == {503}
+        assert (stack.health.ok, stack.health.partial) == (False, False)
+        stack.store.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", ["valkey", "redis6"])

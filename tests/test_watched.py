@@ -128,8 +128,49 @@ def test_what_concerns_some_keys_only_does_not_open_it(time: list[float], ask: A
     store.failing, store.partial = (Take,), True
     watched = Watched(store, workers=1, clock=ManualClock())
     assert not ask(watched, TAKE)
+    assert ask(watched, READ)
+    assert not ask(watched, TAKE)
+    assert store.calls == 3
+
+
+def test_what_concerns_some_keys_only_is_told_about(
+    time: list[float], ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node of a cluster was down for hours, a third of the callers were refused, and all was said to be well."""
+    clock = ManualClock()
+    store, news = Flaky(), list[StoreHealth]()
+    watched = Watched(store, workers=1, clock=clock, notify=news.append)
+    store.failing, store.partial = (Take,), True
+    began = clock()
+    for _ in range(10):
+        assert not ask(watched, TAKE)
+        assert ask(watched, READ)
+        clock.advance(1)
+        time[0] += 1
+    assert [(health.ok, health.partial, health.since) for health in news] == [(False, True, began)]
+    assert (watched.health.outages, watched.health.failures) == (1, 10)
+    store.failing = ()
+    time[0] += module.QUIET
     assert watched.health.ok
     assert ask(watched, READ)
+    assert ask(watched, READ)
+    assert [health.ok for health in news] == [False, True]
+    assert caplog.records[0].getMessage().startswith("a part of the store is out of order")
+    assert len(caplog.records) == 2
+
+
+def test_a_store_that_fails_as_a_whole_after_a_part_of_it_is_one_that_fails(time: list[float], ask: Any) -> None:
+    store, news = Flaky(), list[StoreHealth]()
+    watched = Watched(store, workers=1, clock=ManualClock(), notify=news.append)
+    store.failing, store.partial = (Take,), True
+    assert not ask(watched, TAKE)
+    store.partial = False
+    assert not ask(watched, TAKE)
+    store.failing = ()
+    time[0] += module.PROBE
+    assert ask(watched, TAKE)
+    assert ask(watched, TAKE)
+    assert [(health.ok, health.partial) for health in news] == [(False, True), (False, False), (True, False)]
 
 
 def test_a_probe_that_is_cancelled_lets_the_next_one_go(time: list[float]) -> None:

@@ -4,7 +4,8 @@ Rules:
 - A failure opens the circuit: until the store has answered again, calls fail at once instead of waiting.
 - Every `PROBE` seconds one call, and one at a time, goes through as a probe. If one of a kind that failed is answered,
   all is as before. So the store is back in use within `PROBE` and a request of its return, without a restart.
-- What concerns some keys only (one node of a cluster) does not open the circuit for the others.
+- What concerns some keys only (one node of a cluster) does not open the circuit for the others. It is told about all
+  the same, and over when nothing of the kind has been seen for `QUIET`.
 - Each change is logged once, and told to whoever listens; requests are counted, not logged.
 """
 
@@ -28,6 +29,9 @@ log = logging.getLogger("keyguard.stores")
 PROBE = 0.25
 """Seconds between two probes of a store that failed."""
 
+QUIET = 5.0
+"""Seconds without a failure after which a part of the store counts as answering again."""
+
 _PROBE_LASTS = 1.0
 """Seconds after which a probe is given up: whoever sent it may have ended, and its event loop too."""
 
@@ -50,6 +54,8 @@ class StoreHealth:
     """How often it went out of order since the start."""
     degraded: dict[str, int] = field(default_factory=dict)
     """What guards did without it since the start, by guard and action: `{"key refused": 3, "keys cached": 20}`."""
+    partial: bool = False
+    """Whether it is out of order for some keys only, such as those of one node of a cluster."""
 
 
 class Watched:
@@ -75,6 +81,9 @@ class Watched:
         self._notify = notify
         self._alike = alike
         self._since: int | None = None
+        self._part_since: int | None = None
+        self._part_failed = 0.0
+        """When a part of the store failed last."""
         self._failure = ""
         self._failures = self._outages = 0
         self._next_probe = 0.0
@@ -95,10 +104,12 @@ class Watched:
     @property
     def health(self) -> StoreHealth:
         """How the store does now."""
-        degraded = dict(self._degraded)
-        return StoreHealth(
-            self._since is None, self._since, self._failure, self._failures, self._outages, degraded
-        )  # fmt: skip
+        since, part_since, degraded = self._since, self._part_since, dict(self._degraded)
+        if part_since is not None and monotonic() >= self._part_failed + QUIET:
+            part_since = None
+        partial = since is None and part_since is not None
+        since = part_since if since is None else since
+        return StoreHealth(since is None, since, self._failure, self._failures, self._outages, degraded, partial)
 
     # -- operations ---------------------------------------------------------------------------------------
 
@@ -112,6 +123,8 @@ class Watched:
             raise
         if probe:
             self._answered(ops)
+        elif self._part_since is not None:
+            self._part_answered()
         return results
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
@@ -128,6 +141,8 @@ class Watched:
             return self._awaited(ops, results, probe)
         if probe:
             self._answered(ops)
+        elif self._part_since is not None:
+            self._part_answered()
         return results
 
     async def _awaited(self, ops: Sequence[Op[Any]], results: Awaitable[list[Any]], probe: bool) -> list[Any]:
@@ -138,6 +153,8 @@ class Watched:
             raise
         if probe:
             self._answered(ops)
+        elif self._part_since is not None:
+            self._part_answered()
         return found
 
     # -- the circuit --------------------------------------------------------------------------------------
@@ -164,17 +181,31 @@ class Watched:
             self._failures += 1
             self._failure = str(error)
             if error.partial:
-                return
-            self._broken |= {type(op) for op in ops}
-            self._next_probe = monotonic() + PROBE
-            first = self._since is None
-            if first:
-                self._since = self._clock()
-                self._outages += 1
+                first = self._since is None and self._part_since is None
+                self._part_failed = monotonic()
+                if first:
+                    self._part_since = self._clock()
+            else:
+                self._broken |= {type(op) for op in ops}
+                self._next_probe = monotonic() + PROBE
+                first = self._since is None
+                if first:
+                    self._since, self._part_since = self._clock(), None
+            self._outages += first
         error.logged = True
         if first:
-            log.error("the store is out of order: %s", error)
+            log.error("%s is out of order: %s", "a part of the store" if error.partial else "the store", error)
             self._tell()
+
+    def _part_answered(self) -> None:
+        """Something was answered: it may have been another part."""
+        with self._lock:
+            since = self._part_since
+            if since is None or monotonic() < self._part_failed + QUIET:
+                return
+            self._part_since = None
+        log.warning("a part of the store has not failed for %d s, after %.1f s", QUIET, (self._clock() - since) / 1e6)
+        self._tell()
 
     def _answered(self, ops: Sequence[Op[Any]]) -> None:
         """A probe came back. A store that only reads is still out of order for who writes; one that takes does both."""

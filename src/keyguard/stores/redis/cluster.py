@@ -42,6 +42,8 @@ class Cluster:
         self._line = line
         self._lines: dict[Address, Line] = {}
         self._slots: dict[int, Address] = {}
+        self._nodes: frozenset[Address] = frozenset()
+        """Those that hold slots."""
         self._resting: dict[Address, float] = {}
         self._learned = -_REST
         self._stale = True
@@ -92,7 +94,13 @@ class Cluster:
             address = ((primary[0] or b"").decode() or asked[0], int(primary[1]))
             slots.update(dict.fromkeys(range(first, last + 1), address))
         self._slots, self._stale = slots, False
+        self._nodes = frozenset(slots.values())
         return True
+
+    def _all_rest(self) -> bool:
+        """Whether nobody is left: then it is no matter of some keys only."""
+        now = monotonic()
+        return all(now < self._resting.get(address, 0.0) for address in self._nodes)
 
     def _route(self, calls: Sequence[Call]) -> dict[Address, list[int]]:
         """The places of the calls, by the node that they go to. Raises `NodeError` where there is none."""
@@ -108,6 +116,8 @@ class Cluster:
                 raise NodeError("Redis: no node of the cluster is known to hold the slot")
             if now < self._resting.get(address, 0.0):
                 self._stale = True
+                if self._all_rest():
+                    raise StoreError("Redis: no node of the cluster answers")
                 raise NodeError(f"Redis: node {address[0]}:{address[1]} failed a moment ago")
             routes.setdefault(address, []).append(place)
         return routes
@@ -116,10 +126,12 @@ class Cluster:
         self._resting[address] = monotonic() + _REST
         self._stale = True
         self._at(address).drop_idle()
+        partial = not self._all_rest()
         if isinstance(error, (Lost, TimedOut)):
-            error.partial = True
+            error.partial = partial
             return error
-        return NodeError(str(error))
+        words = f"Redis: node {address[0]}:{address[1]}: {str(error).removeprefix('Redis: ')}"
+        return NodeError(words) if partial else StoreError(words)
 
     def _redirected(self, calls: Sequence[Call], replies: list[Reply]) -> list[tuple[int, Address | None, bool]]:
         """Calls that did not run: `(place, where they should go, on the way)`; without an address, again later."""
@@ -175,7 +187,7 @@ class Cluster:
                 return await self._aask(calls)
         except TimeoutError as error:
             late = TimedOut("Redis: the cluster did not answer in time")
-            late.partial = bool(self._slots)
+            late.partial = bool(self._slots) and not self._all_rest()
             raise late from error
 
     async def _aask(self, calls: Sequence[Call]) -> list[Reply]:
@@ -233,5 +245,7 @@ def _unhurt(replies: list[Reply]) -> list[Reply]:
     """Replies as they are; where a node says that it cannot serve the slot at the moment, that is no error of all."""
     for reply in replies:
         if isinstance(reply, Exception) and type(reply).__name__ in ("TryAgainError", "ClusterDownError", "AskError"):
+            if str(reply).endswith("cluster is down"):  # it serves no slot at all
+                raise StoreError(f"Redis: {reply}")
             raise NodeError(f"Redis: {reply}")
     return replies
