@@ -53,6 +53,12 @@ def locked_sentinel() -> Iterator[Sentinel]:
         yield sentinel
 
 
+@pytest.fixture(scope="module")
+def sentinel(valkey: RedisServer) -> Iterator[Sentinel]:
+    with Sentinel(valkey) as started:
+        yield started
+
+
 @pytest.mark.parametrize("world", ["threads", "loop"])
 def test_sentinels_have_passwords_of_their_own(world: str, locked_sentinel: Sentinel) -> None:
     url = f"redis+sentinel://:the-server-s@127.0.0.1:{locked_sentinel.port}/mymaster/0"
@@ -86,6 +92,32 @@ def test_a_cluster_that_does_not_answer_says_what_it_said(
     wrong = cluster.url.replace("//", "//nobody:wrong@")
     assert "invalid username-password pair" in failure(wrong, world)
     assert failure(cluster.url, world) == ""
+
+
+@pytest.mark.parametrize("kind", ["plain", "sentinel", "cluster"])
+@pytest.mark.parametrize("world", ["threads", "loop"])
+def test_a_process_may_open_any_number_of_connections_in_its_life(
+    kind: str, world: str, valkey: RedisServer, sentinel: Sentinel, cluster: RedisCluster
+) -> None:
+    """After a hundred, as after 25 seconds without the server, a thread got none any more until the next restart."""
+    places = {
+        "plain": valkey.url,
+        "sentinel": f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0",
+        "cluster": cluster.url,
+    }
+    store = RedisStore(places[kind], timeout=1)
+
+    async def ask_often() -> None:
+        for _ in range(130):
+            await store.aexecute([Read("k|1")])
+            await store.aclose()
+
+    if world == "loop":
+        asyncio.run(ask_often())
+    else:
+        for _ in range(130):
+            store.execute([Read("k|1")])
+            store.close()
 
 
 @pytest.mark.slow

@@ -35,6 +35,9 @@ if int(redis.__version__.partition(".")[0]) < 8:  # another library may have bro
 
 _PORTS = {"redis+sentinel": 26379, "redis+cluster": 6379}
 _PATIENCE = 5.0  # seconds, for operators
+_NEVER_FULL = 2**31
+"""A pool of redis-py counts the connections that it has ever made, and makes no more than 100 by itself. How many there
+are at a time is bounded elsewhere."""
 _OURS = ("namespace", "timeout", "max_connections")  # whoever opens a store has taken them from the URL
 _OPTIONS = {
     "redis": ("client_name", "db", "username", "password"),
@@ -144,10 +147,12 @@ class Servers:
             # A sentinel that is down must leave time for the next.
             brief = {**settings, "socket_timeout": self.timeout / 4, "socket_connect_timeout": self.timeout / 4}
             sentinel: Any = _sentinel(self.seeds, sentinel_kwargs=brief | self._sentinel_login, **settings)
-            pool: Any = SentinelConnectionPool(self.service, sentinel, **settings, **self.login)
+            pool: Any = SentinelConnectionPool(
+                self.service, sentinel, max_connections=_NEVER_FULL, **settings, **self.login
+            )
             # The pool is known to its connections by a weak reference only.
             return lambda: _kept(pool.make_connection(), pool)
-        pool = self._pool(redis.ConnectionPool, settings)
+        pool = self._pool(redis.ConnectionPool, {**settings, "max_connections": _NEVER_FULL})
         make: Callable[[], AbstractConnection] = pool.make_connection
         return make
 
