@@ -21,6 +21,8 @@ from keyguard import APIKeys, ConfigurationError, Identity, Keyguard, KeyNotFoun
 from keyguard.keys import KeyRegistry, Peppers, new_key, parse_key
 from keyguard.keys.format import ALPHABET
 from keyguard.ops import Op
+from keyguard.request import Forward, Request
+from keyguard.response import Response
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, play
@@ -71,6 +73,51 @@ def test_a_revoked_key_stops_within_a_second_in_every_process(clock: ManualClock
     keys.revoke(issued.record.id)
     clock.advance(1)
     assert [status(guard, key) for guard in processes] == [401] * 3
+
+
+class Slow(MemoryStore):
+    """A store that answers an event loop in a while."""
+
+    asked = 0
+
+    def aexecute(self, ops: Sequence[Op[Any]]) -> Any:
+        self.asked += 1
+
+        async def later() -> list[Any]:
+            await asyncio.sleep(0.01)
+            return self.execute(ops)
+
+        return later()
+
+
+def test_a_key_in_use_is_looked_up_again_by_one_request_for_all(clock: ManualClock) -> None:
+    store = Slow(clock=clock)
+    guard = Keyguard(APIKeys(), store=store, clock=clock)
+    key = guard.keys.issue("acme").key.reveal()
+    app = guard.asgi(asgi_app)
+
+    async def story() -> list[int]:
+        asked = []
+        for wait in (0, 0.3, 0.1, 0.01, 0.6):
+            clock.advance(wait)
+            before = store.asked
+            answers = await asyncio.gather(*[aask(app, Ask(headers=(("X-API-Key", key),))) for _ in range(8)])
+            assert [answer.status for answer in answers] == [200] * 8
+            asked.append(store.asked - before)
+        return asked
+
+    # Nothing known; known; one asks ahead; known again; not trusted any more, so nobody goes on unasked.
+    assert asyncio.run(story()) == [8, 0, 1, 0, 8]
+
+
+def test_a_guard_of_its_own_kind_is_not_passed_by(clock: ManualClock) -> None:
+    class Stricter(APIKeys):
+        async def __call__(self, request: Request, forward: Forward) -> Response:
+            return await super().__call__(request, forward) if request.path == "/" else Response(404)
+
+    guard = Keyguard(Stricter(), store=MemoryStore(clock=clock), clock=clock)
+    headers = {"X-API-Key": guard.keys.issue("acme").key.reveal()}
+    assert [play(guard, path, headers=headers).status for path in ("/", "/", "/a")] == [200, 200, 404]
 
 
 def test_an_expiry_is_exact_also_for_a_key_in_use(guard: Keyguard, keys: KeyRegistry, clock: ManualClock) -> None:

@@ -17,6 +17,8 @@ Rules:
   let anybody in.
 - An `async` guard may have a method `glance(request)`, which is asked first and plainly: a response, or `None` for the
   long way. It is for answers that the head alone decides, such as a hit of a cache.
+- It may have a method `admits(request)` beside its `__call__`: true where the request goes on to the next guard at
+  once, and this one is not called. It is for what is decided without asking anybody, such as a key that is known.
 - `provides` and `needs` are optional sets of words on a guard, such as `{"identity"}`: a stack in which a need is
   not provided further out does not start.
 """
@@ -66,7 +68,12 @@ def chain(guards: Sequence[Guard]) -> Chain:
         if glance is not None and place == count:
             leading += (glance,)
             glance = None
-        forward = _plain_layer(guard, forward) if shapes[place] else _async_layer(guard, forward, glance)
+        if shapes[place]:
+            forward = _plain_layer(guard, forward)
+        elif _may_admit(guard):
+            forward = _admitting_layer(guard, forward)
+        else:
+            forward = _async_layer(guard, forward, glance)
     return Chain(leading, forward if count < len(guards) else None)
 
 
@@ -94,6 +101,20 @@ def _async_layer(guard: Any, forward: Forward, glance: PlainGuard | None) -> For
         return layer(request) if response is None else Answer(response)
 
     return layer if glance is None else glancing_layer
+
+
+def _may_admit(guard: object) -> bool:
+    """Whether `admits` speaks for `__call__`: a subclass that has its own `__call__` is always called."""
+    calls = next((base for base in type(guard).__mro__ if "__call__" in vars(base)), object)
+    return "admits" in vars(calls)
+
+
+def _admitting_layer(guard: Any, forward: Forward) -> Forward:
+    def layer(request: Request) -> Awaitable[Response]:
+        answer: Awaitable[Response] = forward(request) if guard.admits(request) else guard(request, forward)
+        return answer
+
+    return layer
 
 
 def _plain_layer(guard: Any, forward: Forward) -> Forward:

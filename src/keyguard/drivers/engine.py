@@ -20,7 +20,7 @@ from keyguard.address import ClientAddress
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import GuardError, StoreError
 from keyguard.flow import CallApp, Detach, Flow, Step, Wait
-from keyguard.guard import Chain
+from keyguard.guard import Answer, Chain
 from keyguard.ops import Aside, Degraded, Op, Store, TakeHere
 from keyguard.refusal import Cause, Refusal, refuse
 from keyguard.request import SHARED, Deferred, Request
@@ -137,7 +137,10 @@ class Engine:
             response = guard(request)
             if response is not None:
                 return checked(response)
-        return CallApp(request) if self.start is None else self.start(request)
+        if self.start is None:
+            return CallApp(request)
+        begun: Any = self.start(request)
+        return checked(begun.response) if begun.__class__ is Answer else begun
 
     def advance(
         self,

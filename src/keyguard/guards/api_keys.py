@@ -6,7 +6,8 @@ Rules:
 - An unknown, malformed, expired or revoked key gets the same words; the log tells them apart.
 - A wrong key counts against the address it came from. A source that guesses too often is refused for a while, before
   any key of its counts.
-- Keys that were verified are remembered for `RECHECK` by a digest, so a revocation takes effect within it.
+- Keys that were verified are remembered for `RECHECK` by a digest, so a revocation takes effect within it. One request
+  asks again a little earlier, and saves the others from doing so all at once.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]
 
 RECHECK = SECOND // 2
 """Microseconds for which a verified key is trusted without asking the store again."""
+_AHEAD = RECHECK // 4
+"""Microseconds before that end at which one request asks again, while the others go on trusting it."""
 
 _REMEMBERED = 10_000
 _KEY_MAX = 512  # bytes; more is no key of anybody's
@@ -46,7 +49,7 @@ _KEY_MAX = 512  # bytes; more is no key of anybody's
 class _Known:
     """A verified key."""
 
-    __slots__ = ("fresh_until", "identity", "networks", "not_after", "record")
+    __slots__ = ("fresh_until", "identity", "networks", "not_after", "record", "trusted_until")
 
     def __init__(self, identity: Identity, record: bytes, networks: Networks | None, not_after: int) -> None:
         self.identity = identity
@@ -54,6 +57,21 @@ class _Known:
         self.networks = networks
         self.not_after = not_after
         self.fresh_until = 0
+        self.trusted_until = 0
+        """Until when nobody asks the store again: `fresh_until` at most, and earlier where nobody is asking it yet."""
+
+    def verified(self, now: int) -> None:
+        """Note that the store has been asked."""
+        self.fresh_until = now + RECHECK
+        self.trusted_until = min(self.fresh_until - _AHEAD, self.not_after)
+
+    def trusted(self, now: int) -> bool:
+        """Whether the store need not be asked."""
+        return self.fresh_until - RECHECK <= now < self.trusted_until
+
+    def being_verified(self) -> None:
+        """Let the others go on with what is known for as long as it may be trusted."""
+        self.trusted_until = min(self.fresh_until, self.not_after)
 
 
 class APIKeys:
@@ -138,6 +156,21 @@ class APIKeys:
             raise ConfigurationError("this APIKeys has a lookup of its own: its keys are kept there")
         return KeyRegistry(store, pepper=self.peppers, prefix=self.prefix, env=self.env)
 
+    def admits(self, request: Request) -> bool:
+        """Whether it is plain that the request may pass: one key, which was verified just now, and nothing to ask."""
+        if self.public is not None and (request.ambiguous or self.public.match(request.path)):
+            return False
+        sent = self.sources.read(request)
+        known = self._known.get(_fingerprint(sent.pop())) if len(sent) == 1 else None
+        if known is None or known.networks is not None or not known.trusted(request.now()):
+            return False
+        if self.scopes is not None and (callable(self.scopes) or not self.scopes <= known.identity.scopes):
+            return False
+        findings = request.findings
+        findings.sources += (self.sources,)
+        findings.identity = known.identity
+        return True
+
     async def __call__(self, request: Request, forward: Forward) -> Response:
         findings = request.findings
         findings.sources += (self.sources,)
@@ -159,8 +192,9 @@ class APIKeys:
         (text,) = sent
         fingerprint = _fingerprint(text)
         known = self._known.get(fingerprint)
-        now = request.now()
-        if known is None or not now < known.fresh_until <= now + RECHECK or now >= known.not_after:
+        if known is None or not known.trusted(request.now()):
+            if known is not None:
+                known.being_verified()
             try:
                 answer = await self._verify(request, text, fingerprint, known)
             except StoreError:
@@ -190,7 +224,7 @@ class APIKeys:
         if not isinstance(verified, _Known):
             self._known.pop(fingerprint, None)
             return verified
-        verified.fresh_until = request.now() + RECHECK
+        verified.verified(request.now())
         if known is None and len(self._known) >= _REMEMBERED:
             self._known.clear()
         self._known[fingerprint] = verified
