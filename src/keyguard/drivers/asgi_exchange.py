@@ -79,10 +79,12 @@ class Exchange:
                     await self._answer(stop)
                     break
                 else:
-                    try:
-                        stop = self._checked(await self._resume(stop))
-                    except Exception as failure:
-                        stop = self.engine.fault(request, failure)
+                    value = error = None
+                    try:  # here and not in a coroutine of its own, which each request would keep while it waits
+                        value = (await stop.results)[0] if stop.__class__ is Pending else await _Relay(stop.yielded)
+                    except Exception as failure:  # cancelled, it goes on up: `_let_go` tells the guards
+                        error = failure
+                    stop = self._go_on(stop, value, error)
         except BaseException as failure:
             self._let_go(failure)
             raise
@@ -113,19 +115,17 @@ class Exchange:
         """A stop as it is, if the guards may make it before the app has answered."""
         return stop if stop.__class__ in _STOPS else checked(stop)
 
-    async def _resume(self, stop: Pending | Foreign) -> Any:
-        """Wait for what only the event loop can finish, then drive on to the next stop."""
-        value, error = None, None
+    def _go_on(self, stop: Pending | Foreign, value: Any, error: BaseException | None) -> Any:
+        """The stop after one that had to be waited for."""
         try:
-            if isinstance(stop, Pending):
-                value = (await stop.results)[0]
-            else:
-                value = await _Relay(stop.yielded)
-        except Exception as failure:  # cancelled, it goes on up: `_let_go` tells the guards
-            error = failure
-        finally:
-            if isinstance(stop, Pending) and stop.began:
-                self.request.findings.waited += monotonic() - stop.began
+            return self._checked(self._resume(stop, value, error))
+        except Exception as failure:
+            return self.engine.fault(self.request, failure)
+
+    def _resume(self, stop: Pending | Foreign, value: Any, error: BaseException | None) -> Any:
+        """Drive on with what was waited for, to the next stop."""
+        if isinstance(stop, Pending) and stop.began:
+            self.request.findings.waited += monotonic() - stop.began
         assert self.flow is not None
         return self.engine.advance(self.flow, value, error, self.request)
 
@@ -212,7 +212,10 @@ class Exchange:
     async def _drive_on(self, message: Message, stop: Any) -> None:
         try:
             while stop.__class__ in _WAITS:
-                stop = await self._resume(stop)
+                value, error = await _awaited(stop)
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                stop = self._resume(stop, value, error)
             sending = self._release(message, _decided(stop))
         except BaseException as failure:
             self.state, self.failure = DEAD, failure

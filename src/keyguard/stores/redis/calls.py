@@ -72,8 +72,10 @@ class TakeForm:
     def args(self, now: bytes, token: bytes) -> list[bytes]:
         return [now, self.blob, token, *self.fields]
 
-    def packed(self, token: bytes) -> bytes:
-        """The bytes of the command, for a server that has its own time."""
+    def packed(self, now: bytes, token: bytes) -> bytes:
+        """The bytes of the command."""
+        if now:  # else the server has a time of its own
+            return Call("take", self.keys, self.args(now, token)).packed()
         return b"%b%b%b" % (self._before, token, self._after)
 
 
@@ -95,9 +97,9 @@ class TakeCall(Call):
         return Call("give_back", self.form.keys, self.form.args(self.now, self.token))
 
     def packed(self, whole: bool = False) -> bytes:
-        if self.now or whole:
+        if whole:
             return Call("take", self.form.keys, self.form.args(self.now, self.token)).packed(whole)
-        return self.form.packed(self.token)
+        return self.form.packed(self.now, self.token)
 
 
 Plan: TypeAlias = Generator[list[Call], Any, Any]

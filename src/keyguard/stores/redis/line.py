@@ -39,9 +39,9 @@ class Line:
                 replies[place] = answer
         return replies
 
-    def send(self, call: Call) -> asyncio.Future[list[Reply]]:
+    def send(self, script: str, packed: bytes) -> asyncio.Future[list[Reply]]:
         """The one reply to a call, under an event loop, whatever it is."""
-        return self._link(call.script).ask(call.packed(), 1)
+        return self._link(script).ask(packed, 1)
 
     async def aask(self, calls: Sequence[Call], *, asking: bool = False) -> list[Reply]:
         """The same as `ask` for an event loop."""

@@ -48,7 +48,7 @@ class _Asked:
         self.future = future
         self.deadline = inf
         """By the event loop's clock; set when it leaves, or begins to wait for a connection."""
-        self.replies: list[Reply] | None = None
+        self.replies: Any = [] if count > 1 else None
 
     def fail(self, error: StoreError) -> None:
         if not self.future.done():
@@ -106,18 +106,19 @@ class _Pipe(asyncio.Protocol):
         waiting = self._asked
         try:
             while (reply := next_reply(False)) is not _PARTIAL:
-                if isinstance(reply, RedisConnectionError):
+                if reply.__class__ is not bytes and isinstance(reply, RedisConnectionError):
                     raise reply  # the server is loading, or says goodbye
                 asked = waiting[0]
-                replies = asked.replies
-                if replies is None:
-                    replies = asked.replies = [reply]
+                if asked.count == 1:
+                    replies = [reply]
                 else:
+                    replies = asked.replies
                     replies.append(reply)
-                if len(replies) == asked.count:
-                    waiting.popleft()
-                    if not asked.future.done():
-                        asked.future.set_result(replies)
+                    if len(replies) < asked.count:
+                        continue
+                waiting.popleft()
+                if not asked.future.done():
+                    asked.future.set_result(replies)
         except (RedisConnectionError, IndexError) as error:
             self.cut(Lost(f"Redis: {error}"))
             return

@@ -24,7 +24,7 @@ from keyguard.errors import ConfigurationError, StoreError
 from keyguard.ops import Op
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.patience import check_patience
-from keyguard.stores.redis.calls import Call, Reply, Rounds, checked, unknown_script
+from keyguard.stores.redis.calls import Call, Reply, Rounds, TakeCall, TakeForm, checked, unknown_script
 from keyguard.stores.redis.cluster import Cluster
 from keyguard.stores.redis.line import Line
 from keyguard.stores.redis.links import Lost, TimedOut
@@ -100,7 +100,7 @@ class RedisStore:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations, in one trip where they go to one server."""
-        if len(ops) == 1 and self._wire.simple(ops[0]):
+        if len(ops) == 1 and self._wire.simple(ops[0]) is not None:
             op: Any = ops[0]
             deadline = monotonic() + self.timeout
             outcome = self._ask([self._wire.taking(op)], deadline)[0]
@@ -119,22 +119,24 @@ class RedisStore:
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
         """The same for an event loop."""
-        if len(ops) == 1 and self._wire.simple(ops[0]):
-            return self._atake(ops[0])
+        if len(ops) == 1:
+            form = self._wire.simple(ops[0])
+            if form is not None:
+                return self._atake(ops[0], form)
         return self._aexecute(ops)
 
-    async def _atake(self, op: Any) -> list[Any]:
+    async def _atake(self, op: Any, form: TakeForm) -> list[Any]:
         # What nearly every request asks: one call, and nothing between it and the connection.
-        line, call = self._line, self._wire.taking(op)
-        assert isinstance(line, Line)  # on a cluster nothing is so simple
-        began = monotonic()
+        line: Any = self._line  # on a cluster nothing is so simple
+        now, token, began = self._wire.now(), self._wire.token(), monotonic()
         try:
-            replies = await line.send(call)
+            replies = await line.send("take", form.packed(now, token))
         except (Lost, TimedOut, asyncio.CancelledError) as error:
-            replies = await self._after(error, [call], began)
+            replies = await self._after(error, [TakeCall(form, now, token)], began)
         outcome = replies[0]
         if outcome.__class__ is not bytes:
-            replies = await self._aask([call]) if unknown_script(outcome) else self._seen(replies)
+            again = unknown_script(outcome)
+            replies = await self._aask([TakeCall(form, now, token)]) if again else self._seen(replies)
             outcome = checked(replies[0])
         if self._doubts:
             self._asettle_doubts()

@@ -97,11 +97,13 @@ class Wire:
         """Whether counters stand under this name."""
         return name.startswith(self._counters.encode())
 
-    def _token(self) -> bytes:
+    def token(self) -> bytes:
+        """What makes one decision happen once."""
         # Random where it starts, so that no two processes meet; then one more each time.
         return ((self._nonce + self._numbers()) & _TOKEN).to_bytes(8, "little")
 
-    def _now(self) -> bytes:
+    def now(self) -> bytes:
+        """The time that scripts are told; nothing where they ask the server."""
         return b"" if self._clock is None else b"%d" % self._clock()
 
     # -- operations ---------------------------------------------------------------------------------------
@@ -131,24 +133,29 @@ class Wire:
 
     def _take(self, op: Take) -> Plan:
         if not op.demands:
-            ((now,),) = yield [Call("read", [], [self._now()], repeatable=True)]
+            ((now,),) = yield [Call("read", [], [self.now()], repeatable=True)]
             return Taken((), [], int(now), False)
         (outcome,) = yield [self.taking(op)]
         return taken_of(op.demands, outcome)
 
     def taking(self, op: Take) -> Call:
         """The call for a `Take` of one caller whose limits the scripts know."""
-        form = op.form
+        return TakeCall(self._form_of(op), self.now(), self.token())
+
+    def simple(self, op: Op[Any]) -> TakeForm | None:
+        """The form of the call, where the operation is one `taking`."""
+        if type(op) is not Take:
+            return None
+        form: TakeForm | None = op.form
+        if form is not None and form.owner is self and not self._cluster:
+            return form
+        return self._form_of(op) if op.demands and not self._cluster and self._knows(op.demands) else None
+
+    def _form_of(self, op: Take) -> TakeForm:
+        form: TakeForm | None = op.form
         if form is None or form.owner is not self:
             form = op.form = TakeForm(self, *self._demands(op.demands, 1))
-        return TakeCall(form, self._now(), self._token())
-
-    def simple(self, op: Op[Any]) -> bool:
-        """Whether the operation is one `taking`."""
-        if type(op) is not Take or not op.demands or self._cluster:
-            return False
-        form = op.form
-        return (form is not None and form.owner is self) or self._knows(op.demands)
+        return form
 
     def _give_back(self, taken: Taken) -> Plan:
         if taken.demands:
@@ -180,7 +187,7 @@ class Wire:
 
     def _put(self, op: Put) -> Plan:
         # Not by `_swap`: what stood there may be large, and is not wanted.
-        (written,) = yield [Call("put", [self.value(op.keys[0])], [self._now(), _change(op.value, op.ttl)])]
+        (written,) = yield [Call("put", [self.value(op.keys[0])], [self.now(), _change(op.value, op.ttl)])]
         return written == 1
 
     def _swap(self, op: Op[Any]) -> Plan:
@@ -250,25 +257,25 @@ class Wire:
 
     def _taking(self, demands: Sequence[Demand]) -> Call:
         keys, blob, fields = self._demands(demands, 1)
-        return TakeCall(TakeForm(self, keys, blob, fields), self._now(), self._token())
+        return TakeCall(TakeForm(self, keys, blob, fields), self.now(), self.token())
 
     def _giving_back(self, taken: Taken) -> Call:
         keys, blob, fields = self._demands(taken.demands, 1)
         outcome = pack("<qq", taken.at, taken.refused)
         outcome += b"".join([pack("<q24x", taking[1]) for taking in taken.takings])
-        return Call("give_back", keys, [self._now(), blob, outcome, *fields])
+        return Call("give_back", keys, [self.now(), blob, outcome, *fields])
 
     def _checking(self, op: Authenticate, guess: Sequence[Demand]) -> Call:
         hashes, blob, fields = self._demands(guess, 2)
-        token = self._token()
+        token = self.token()
         digests = b"".join([pack("<H32s", version, digest) for version, digest in op.digests.items()])
         undo = None
         if guess:
-            undo = Call("give_back", hashes, [self._now(), self._demands(guess, 1)[1], token, *fields])
+            undo = Call("give_back", hashes, [self.now(), self._demands(guess, 1)[1], token, *fields])
         return Call(
             "authenticate",
             [self.value(op.keys[0]), *hashes],
-            [self._now(), blob, token, digests, *fields],
+            [self.now(), blob, token, digests, *fields],
             repeatable=True,
             undo=undo,
         )
@@ -276,11 +283,11 @@ class Wire:
     def _reading(self, keys: Sequence[str]) -> Call:
         places = [self.place(key) for key in keys]
         names, fields = [name for name, _ in places], [field for _, field in places]
-        return Call("read", names, [self._now(), *fields], repeatable=True)
+        return Call("read", names, [self.now(), *fields], repeatable=True)
 
     def _swapping(self, keys: Sequence[str], expected: Sequence[bytes | None], changes: Sequence[Change]) -> Call:
         new = {key: _change(value, ttl) for key, value, ttl, _ in changes}
-        names, args = [], [self._now()]
+        names, args = [], [self.now()]
         for key, value in zip(keys, expected, strict=True):
             name, field = self.place(key)
             names.append(name)
