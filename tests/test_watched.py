@@ -13,6 +13,7 @@ from keyguard.errors import StoreError
 from keyguard.ops import Demand, GiveBack, Op, Read, Take
 from keyguard.rates import smooth, window
 from keyguard.stores import watched as module
+from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.watched import StoreHealth, Watched
 from keyguard.testing import ManualClock
@@ -157,6 +158,31 @@ def test_what_concerns_some_keys_only_is_told_about(
     assert [health.ok for health in news] == [False, True]
     assert caplog.records[0].getMessage().startswith("a part of the store is out of order")
     assert len(caplog.records) == 2
+
+
+def test_a_lease_is_spent_while_the_shared_store_is_down_and_is_no_proof_that_it_is_back(
+    time: list[float], ask: Any
+) -> None:
+    """Each was taken for the store's return: it came and went four times a second, and local counts began anew."""
+    store, news = Flaky(), list[StoreHealth]()
+    watched = Watched(Leased(store, workers=1), workers=1, clock=ManualClock(), notify=news.append)
+    other = Take([Demand("d", "rl:a:win60000000|y", window(100, 60_000_000, "100/minute"))])
+    while not watched.store.here([TAKE]):  # type: ignore[attr-defined]
+        assert ask(watched, TAKE)
+    store.failing = (Take,)
+    assert not ask(watched, other)
+    calls = store.calls
+    while (taken := watched.store.here([TAKE])) is not None:  # type: ignore[attr-defined]
+        watched.execute([GiveBack(taken[0])])
+        time[0] += module.PROBE
+        assert ask(watched, TAKE)
+    assert store.calls == calls
+    assert not ask(watched, TAKE)
+    assert [health.ok for health in news] == [False]
+    store.failing = ()
+    time[0] += module.PROBE
+    assert ask(watched, TAKE)
+    assert [health.ok for health in news] == [False, True]
 
 
 def test_a_store_that_fails_as_a_whole_after_a_part_of_it_is_one_that_fails(time: list[float], ask: Any) -> None:

@@ -140,7 +140,7 @@ class Leased:
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
         """The same for an event loop: the results at once, where no trip is needed."""
-        found = self._here(ops[0]) if len(ops) == 1 else None
+        found = self.here(ops)
         return self._atrips(ops) if found is None else found
 
     async def _atrips(self, ops: Sequence[Op[Any]]) -> list[Any]:
@@ -155,6 +155,10 @@ class Leased:
         return results
 
     # -- without a trip -----------------------------------------------------------------------------------
+
+    def here(self, ops: Sequence[Op[Any]]) -> list[Any] | None:
+        """The results, where they need no trip: also while the shared store is out of order."""
+        return self._here(ops[0]) if len(ops) == 1 else None
 
     def _here(self, op: Op[Any]) -> list[Any] | None:
         """The result in a list, or `None` where it needs a trip."""

@@ -4,6 +4,7 @@ Rules:
 - A failure opens the circuit: until the store has answered again, calls fail at once instead of waiting.
 - Every `PROBE` seconds one call, and one at a time, goes through as a probe. If one of a kind that failed is answered,
   all is as before. So the store is back in use within `PROBE` and a request of its return, without a restart.
+- What a store decides without a trip (a lease) goes on, and says nothing about whether it answers.
 - What concerns some keys only (one node of a cluster) does not open the circuit for the others. It is told about all
   the same, and over when nothing of the kind has been seen for `QUIET`.
 - Each change is logged once, and told to whoever listens; requests are counted, not logged.
@@ -76,6 +77,7 @@ class Watched:
     ) -> None:
         self.store = store
         self._aexecute = getattr(store, "aexecute", None)
+        self._here: Callable[[Sequence[Op[Any]]], list[Any] | None] | None = getattr(store, "here", None)
         self._workers = workers
         self._clock = clock
         self._notify = notify
@@ -115,7 +117,11 @@ class Watched:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations, or raise `StoreError`: at once, where it is known that the store is out of order."""
-        probe = self._since is not None and self._enter()
+        probe = False
+        if self._since is not None:
+            if self._here is not None and (found := self._here(ops)) is not None:
+                return found
+            probe = self._enter()
         try:
             results = self.store.execute(ops)
         except BaseException as error:
@@ -131,7 +137,11 @@ class Watched:
         """The same for an event loop."""
         if self._aexecute is None:
             return self.execute(ops)
-        probe = self._since is not None and self._enter()
+        probe = False
+        if self._since is not None:
+            if self._here is not None and (found := self._here(ops)) is not None:
+                return found
+            probe = self._enter()
         try:
             results: list[Any] | Awaitable[list[Any]] = self._aexecute(ops)
         except BaseException as error:
