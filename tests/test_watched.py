@@ -16,7 +16,7 @@ from keyguard.stores import watched as module
 from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.watched import StoreHealth, Watched
-from keyguard.testing import ManualClock
+from keyguard.testing import ManualClock, play
 from tests.harness import Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 
@@ -158,6 +158,20 @@ def test_what_concerns_some_keys_only_is_told_about(
     assert [health.ok for health in news] == [False, True]
     assert caplog.records[0].getMessage().startswith("a part of the store is out of order")
     assert len(caplog.records) == 2
+
+
+def test_a_store_that_comes_and_goes_does_not_give_everybody_a_new_share_each_time(time: list[float]) -> None:
+    store = Flaky()
+    stack = Keyguard(RateLimit("10/day"), store=store)  # type: ignore[arg-type]
+    statuses = []
+    for _ in range(5):
+        store.failing = (Take,)
+        statuses += [play(stack).status for _ in range(10)]
+        store.failing = ()
+        time[0] += module.PROBE
+        assert play(stack).status == 200
+    assert statuses.count(200) == 10
+    assert {*statuses} == {200, 503}
 
 
 def test_a_lease_is_spent_while_the_shared_store_is_down_and_is_no_proof_that_it_is_back(

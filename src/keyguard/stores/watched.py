@@ -227,7 +227,6 @@ class Watched:
                 return
             since, self._since = self._since, None
             self._broken.clear()
-            self._local = None  # what was counted without the store is over with it
         log.warning("the store answers again, after %.1f s", (self._clock() - since) / 1_000_000)
         self._tell()
 
@@ -246,7 +245,10 @@ class Watched:
             self._degraded[what] = self._degraded.get(what, 0) + 1
 
     def take_here(self, demands: Sequence[Demand]) -> Taken:
-        """Take this process's share of the limits, counted in this process alone."""
+        """Take this process's share of the limits, counted in this process alone.
+
+        The counts outlive the outage: a store that comes and goes would have them begin anew each time.
+        """
         with self._lock:
             store = self._local = self._local or MemoryStore(_LOCAL_BYTES, clock=steady_clock())
         shared = []
