@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -115,6 +117,31 @@ def test_a_long_list_keeps_no_decision_waiting(path: Path) -> None:
         thread.join(30)
     assert listed == [20_000]
     store.close()
+
+
+def test_a_store_may_be_closed_while_threads_use_it(path: Path) -> None:
+    """The process was killed by it: SQLite does not check that its connection is still there."""
+    script = (
+        "import threading\n"
+        "from keyguard.ops import Demand, Take\n"
+        "from keyguard.rates import window\n"
+        "from keyguard.stores.sqlite import SQLiteStore\n"
+        f"store = SQLiteStore({str(path)!r}, timeout=5)\n"
+        "take = Take([Demand('d', 'rl:x|x', window(10**6, 60_000_000, 'x'))])\n"
+        "ended = threading.Event()\n"
+        "def ask():\n"
+        "    while not ended.is_set():\n"
+        "        store.execute([take])\n"
+        "threads = [threading.Thread(target=ask) for _ in range(4)]\n"
+        "for thread in threads:\n"
+        "    thread.start()\n"
+        "for _ in range(300):\n"
+        "    store.close()\n"
+        "    store.execute([take])\n"
+        "ended.set()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_event_loop_does_not_wait_for_another_process(path: Path) -> None:

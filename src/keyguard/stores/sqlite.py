@@ -118,7 +118,11 @@ class SQLiteStore:
             self._connection = None
 
     def close(self) -> None:
-        """Close this process's connection. The next operation opens it again."""
+        """Close this process's connection, when what is under way has ended. The next operation opens it again."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -258,7 +262,7 @@ class SQLiteStore:
 
     def _forget(self) -> None:
         try:
-            self.close()
+            self._close()
         except sqlite3.Error:
             self._connection = None
 
