@@ -30,6 +30,9 @@ def open_store(store: str | Store, clock: Clock | None = None) -> Store:
             raise ConfigurationError(f"a store is a URL or has execute() and scan(), unlike {type(store).__name__}")
         return store
     parts = urlsplit(store)
+    if "#" in store and parts.scheme in ("memory", "sqlite", *_REDIS):
+        # What follows would be left out, of a file's name or of a password.
+        raise ConfigurationError("a # in the URL of a store is written %23")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if parts.scheme == "memory":
         if parts.netloc or parts.path:
@@ -107,6 +110,6 @@ def _check_names(store: str, options: dict[str, str], known: set[str]) -> None:
 
 def _number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
     # Stricter than int() and float(), which take "1_0", " 7" and "nan".
-    if text.isascii() and text.replace(".", "", 1 if kind is float else 0).isdigit():
+    if text.isascii() and len(text) < 20 and text.replace(".", "", 1 if kind is float else 0).isdigit():
         return kind(text)
     raise ConfigurationError(f"{name} is a number, not {text!r}")

@@ -118,10 +118,10 @@ class Servers:
         self.seeds = [_host_port(place, default) for place in places.split(",")]
         words = [word for word in parts.path.split("/") if word]
         if self.scheme == "redis+sentinel":
-            if len(words) > 2:
-                raise ValueError("more than a service and a database")
-            self.service = words[0] if words else "mymaster"
-            self.login["db"] = int(words[1]) if len(words) > 1 else 0
+            self.service, database, *more = [*words, *("mymaster", "0")[len(words) :]]
+            if more or not (database.isascii() and database.isdigit()):
+                raise ValueError("no service and number of a database")
+            self.login["db"] = int(database)
         elif words:
             raise ValueError("a cluster has no databases")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
