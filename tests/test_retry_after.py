@@ -98,3 +98,8 @@ def test_the_fields_are_structured_fields_whatever_the_name() -> None:
         assert [parameters["q"] for _, parameters in policy] == [3, 5, 2]
         assert [parameters["w"] for _, parameters in policy] == [60, 86400, 1]
         assert all(set(parameters) == {"r", "t"} for _, parameters in left)
+
+
+def test_a_name_may_hold_what_formats_and_fields_give_a_meaning() -> None:
+    guard = RateLimit("5/minute", name='50%d of "all"')
+    assert play(guard).header("RateLimit") == r'"50%d of \"all\":5/minute";r=4;t=60'

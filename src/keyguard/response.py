@@ -86,6 +86,10 @@ class Headers:
         else:
             self.add(name, value)
 
+    def join_encoded(self, name: str, value: bytes) -> None:
+        """The same with a value in ISO 8859-1 that is known to be well-formed."""
+        self.join(name, value.decode("latin-1"))
+
 
 _PART = 48
 """Bytes that a part takes besides what it says."""

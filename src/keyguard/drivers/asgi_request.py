@@ -57,23 +57,22 @@ class ByteHeaders(Headers):
         ]
 
     def add(self, name: str, value: str) -> None:
-        self._append(self.raw, encoded_name(name), value)
+        self._append(self.raw, encoded_name(name), field_value(value).encode("latin-1"))
 
-    def _append(self, raw: list[tuple[bytes, bytes]], name: bytes, value: str) -> None:
-        pair = (name, field_value(value).encode("latin-1"))
+    def _append(self, raw: list[tuple[bytes, bytes]], name: bytes, value: bytes) -> None:
         if self.changed:
-            raw.append(pair)  # a list of our own by now
+            raw.append((name, value))  # a list of our own by now
         else:
-            self._raw = [*raw, pair]
+            self._raw = [*raw, (name, value)]
             self.changed = True
 
-    def join(self, name: str, value: str) -> None:
+    def join_encoded(self, name: str, value: bytes) -> None:
         wanted = encoded_name(name)
         size = len(wanted)
         raw = self.raw
         for key, _ in raw:
             if len(key) == size and key.lower() == wanted:
-                super().join(name, value)
+                self.join(name, value.decode("latin-1"))
                 return
         self._append(raw, wanted, value)
 

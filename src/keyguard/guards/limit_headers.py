@@ -8,25 +8,28 @@ from keyguard.ops import Taken
 from keyguard.rates import Taking
 from keyguard.response import Headers
 
+_UP = SECOND - 1
+
 
 def describe(headers: Headers, taken: Taken) -> None:
     """Tell what is left of each limit, in the fields its rule asks for."""
     demands = taken.demands
     assert isinstance(demands, RuleDemands)
     if demands.policy:
-        if demands.members is not None and not taken.refused:
-            members = [
-                f"{member}{taking[2]};t={-(-taking[3] // SECOND)}"
-                for member, taking in zip(demands.members, taken.takings)  # noqa: B905 - one taking a demand
-            ]
+        if demands.template is not None and not taken.refused:
+            numbers: list[int] = []
+            for _, _, remaining, reset, _ in taken.takings:
+                numbers += (remaining, (reset + _UP) // SECOND)
+            value = demands.template % tuple(numbers)
         else:
             members = []
             for rule, taking in zip(demands.rules, taken.takings, strict=True):
                 if "draft-11" in rule.profiles:
                     remaining, reset = _left(taking)
                     members.append(f"{rule.member}{remaining};t={reset}")
-        headers.join("RateLimit-Policy", demands.policy)
-        headers.join("RateLimit", ", ".join(members))
+            value = ", ".join(members).encode("latin-1")
+        headers.join_encoded("RateLimit-Policy", demands.policy)
+        headers.join_encoded("RateLimit", value)
     if demands.legacy:
         _describe_legacy(headers, demands, taken)
 

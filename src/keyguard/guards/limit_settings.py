@@ -11,6 +11,7 @@ from keyguard.clock import whole_seconds
 from keyguard.errors import ConfigurationError
 from keyguard.ops import Demand
 from keyguard.rates import Limit, parse_rates, window
+from keyguard.response import field_value
 
 PROFILES = ("draft-11", "x-ratelimit")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
@@ -40,16 +41,19 @@ class Rule:
 class RuleDemands(list[Demand]):
     """Demands that know their rules, so that the outcome can be described; made once for each caller."""
 
-    __slots__ = ("legacy", "members", "policy", "rules")
+    __slots__ = ("legacy", "policy", "rules", "template")
 
     def __init__(self, rules: Sequence[Rule], demands: Iterable[Demand]) -> None:
         super().__init__(demands)
         self.rules = rules
         told = [rule for rule in rules if "draft-11" in rule.profiles]
-        self.policy = ", ".join([rule.policy for rule in told])
+        self.policy = field_value(", ".join([rule.policy for rule in told])).encode("latin-1")
         """`RateLimit-Policy`, which is the same for every outcome; empty where no rule asks for it."""
-        self.members = [rule.member for rule in rules] if len(told) == len(rules) else None
-        """How the members of `RateLimit` begin, where every rule has one."""
+        self.template: bytes | None = None
+        """`RateLimit` without its numbers, what remains and the reset of each rule, where every rule has a member."""
+        if len(told) == len(rules):
+            members = [rule.member.replace("%", "%%") + "%d;t=%d" for rule in rules]
+            self.template = ", ".join(members).encode("latin-1")
         self.legacy = any("x-ratelimit" in rule.profiles for rule in rules)
 
 
