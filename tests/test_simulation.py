@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from keyguard import APIKeys, Keyguard, RateLimit, ResponseCache
 from keyguard.clock import Clock
-from keyguard.drivers import asgi_exchange, engine
+from keyguard.drivers import engine
 from keyguard.errors import StoreError
 from keyguard.ops import GiveBack, Op, Taken
 from keyguard.stores import watched
@@ -133,7 +133,7 @@ class World:
         self.patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Self:
-        for module in (engine, asgi_exchange, watched):
+        for module in (engine, watched):
             self.patch.setattr(module, "monotonic", self.loop.time)
         return self
 

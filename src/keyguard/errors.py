@@ -17,6 +17,9 @@ class StoreError(KeyguardError):
     partial = False
     """Whether only some keys are concerned: one node of a cluster, say."""
 
+    own = False
+    """Whether it is this process that was too busy to ask: that says nothing about the store."""
+
     logged = False
     """Whether the operator has been told."""
 

@@ -27,7 +27,6 @@ import logging
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, TypeAlias
 
-from keyguard.clock import monotonic
 from keyguard.drivers.asgi_request import ByteHeaders, Scope, encoded_name
 from keyguard.drivers.engine import Engine, Foreign, Pending, checked, feed, settle, sized_body
 from keyguard.errors import GuardError, NoResponse
@@ -125,7 +124,7 @@ class Exchange:
     def _resume(self, stop: Pending | Foreign, value: Any, error: BaseException | None) -> Any:
         """Drive on with what was waited for, to the next stop."""
         if isinstance(stop, Pending) and stop.began:
-            self.request.findings.waited += monotonic() - stop.began
+            self.engine.waited(self.request, stop.began)
         assert self.flow is not None
         return self.engine.advance(self.flow, value, error, self.request)
 

@@ -21,7 +21,7 @@ from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import GuardError, StoreError
 from keyguard.flow import CallApp, Detach, Flow, Step, Wait
 from keyguard.guard import Answer, Chain
-from keyguard.ops import Aside, Degraded, Op, Store, TakeHere
+from keyguard.ops import Aside, Degraded, GiveBack, Op, Store, TakeHere
 from keyguard.refusal import Cause, Refusal, refuse
 from keyguard.request import SHARED, Deferred, Request
 from keyguard.response import APP, Response, Tee
@@ -32,6 +32,8 @@ log = logging.getLogger("keyguard")
 FAULT_RETRY = SECOND
 """What a caller is told to wait, in microseconds, when keyguard itself could not decide."""
 
+
+_WAITED = "the request has waited long enough for the store"
 
 BUDGET = 0.15
 """Seconds that one request may wait for its store, all operations together."""
@@ -78,6 +80,7 @@ class Engine:
         "sources",
         "start",
         "store",
+        "timeout",
         "wait",
         "watched",
     )
@@ -108,7 +111,8 @@ class Engine:
         self.execute = asked.execute
         self.aexecute: Callable[..., Any] | None = getattr(asked, "aexecute", None) if asynchronous else None
         timeout = None if watched is None else watched.timeout
-        self.patience = 0.0 if timeout is None else max(BUDGET, 1.5 * timeout) - timeout
+        self.timeout = timeout or 0.0
+        self.patience = 0.0 if timeout is None else max(BUDGET, 2 * timeout) - timeout
         """Seconds after which a request's next operation could end beyond its budget; 0 where none ever waits."""
         self.aside = aside
         """The store for what no decision hangs on, by circuit breakers of its own; `None` where nothing is shared."""
@@ -204,9 +208,11 @@ class Engine:
 
     def _ask(self, op: Op[Any], request: Request) -> Any:
         """The result, or `Pending`, if the request may still wait for the store."""
-        findings = request.findings
-        if findings.waited > self.patience:
-            raise StoreError("the request has waited long enough for the store")
+        if request.findings.waited > self.patience:
+            if op.__class__ is GiveBack:
+                request.at_end(op)  # nobody waits for it then
+                return None
+            raise StoreError(_WAITED)
         began = monotonic()
         if self.aexecute is not None:
             results = self.aexecute((op,))
@@ -216,8 +222,16 @@ class Engine:
             try:
                 results = self.execute((op,))
             finally:
-                findings.waited += monotonic() - began
+                self.waited(request, began)
         return results[0]
+
+    def waited(self, request: Request, began: float) -> None:
+        """Note what a request has waited for one operation.
+
+        That is no more than an operation may take: the rest, this process was busy with something else. So the first
+        two are always asked for.
+        """
+        request.findings.waited += min(monotonic() - began, self.timeout)
 
     def _ask_aside(self, step: Aside, request: Request | None) -> Any:
         """The results, or `Pending`. Who waits for them is a request with a time budget, or nobody."""
@@ -227,14 +241,14 @@ class Engine:
         began = 0.0
         if request is not None:
             if request.findings.waited > self.patience:
-                raise StoreError("the request has waited long enough for the store")
+                raise StoreError(_WAITED)
             began = monotonic()
         if self.aexecute is None:
             try:
                 return store.execute(step.ops)
             finally:
                 if request is not None:
-                    request.findings.waited += monotonic() - began
+                    self.waited(request, began)
         results = store.aexecute(step.ops)
         return results if isinstance(results, list) else Pending(_whole(results), began)
 

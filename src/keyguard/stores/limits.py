@@ -50,7 +50,7 @@ class LimitsStore:
     holds_values = False
     """Limits alone: neither keys nor cached responses."""
 
-    def __init__(self, storage: Storage, *, timeout: float = 0.1, clock: Clock = wall_clock) -> None:
+    def __init__(self, storage: Storage, *, timeout: float = 0.075, clock: Clock = wall_clock) -> None:
         if not isinstance(storage, Storage):
             raise ConfigurationError(f"a storage is an object of limits.storage, not {type(storage).__name__}")
         check_patience(timeout, _THREADS)

@@ -5,6 +5,8 @@ Rules:
   survives the death of any process (WAL, `synchronous=NORMAL`; a power failure may take the last moments).
 - One connection a process, behind a lock: SQLite admits one writer anyway, and threads that wait for a lock of ours
   are woken in turn, those that wait for SQLite's are not.
+- Time in that queue is not the store's: many threads with much to do wait long for each other. What is waited for
+  other processes is, and who is next in the queue does not wait for them once more in vain.
 - A connection does not cross a fork: the child leaves the inherited one alone, not even closing it, and opens its own.
 - After any error the connection is closed and opened again: the file may have been replaced. It is made at the start
   alone: a store that is gone is a fault, and an empty one in its place would tell every caller that its key is bad.
@@ -36,6 +38,12 @@ _CHECK_EVERY = SECOND
 _NEVER = 2**63 - 1
 _FIRST_WAIT, _LONGEST_WAIT = 0.0002, 0.005  # seconds
 _LEAST_CACHE = 1024 * 1024
+_LEAST_TRIES = 8
+"""How often a decision tries to get the file at least: a busy process may have slept through its time."""
+_STUCK = 0.5
+"""Seconds after which a transaction of this process that has not ended shows that the disk does not answer."""
+_QUEUE = 2.0
+"""Seconds that a request waits at most for the others of its process."""
 _START = 10.0  # seconds, for what is done at the start or by operators
 
 _SCHEMA = """
@@ -54,6 +62,8 @@ _RANGE = (
 )
 _NEXT = "SELECT key, expires FROM entries WHERE key > ? ORDER BY key LIMIT ?"
 
+_BUSY = "SQLite: other processes kept the file locked"
+
 _abandoned: list[sqlite3.Connection] = []
 """Connections inherited by a fork. Closing one would touch files and locks that the parent still uses."""
 
@@ -70,7 +80,7 @@ class SQLiteStore:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        timeout: float = 0.1,
+        timeout: float = 0.075,
         *,
         cache_bytes: int = 256 * 1024 * 1024,
         clock: Clock | None = None,
@@ -97,6 +107,8 @@ class SQLiteStore:
         self._purged_to = ""
         self._cached = Cached(cache_bytes)
         self._lock = threading.Lock()
+        self._done = 0  # transactions, ended well or not
+        self._gave_up = 0.0  # when other processes were last waited for in vain
         try:
             # Not kept: the connection would be inherited by workers that are forked later.
             self._connect(monotonic() + _START, make=True).close()
@@ -129,24 +141,40 @@ class SQLiteStore:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations in one transaction, waiting for other processes up to the time-out."""
-        return self._execute_until(ops, monotonic() + self.timeout)
+        return self._execute_since(ops, monotonic())
 
-    def _execute_until(self, ops: Sequence[Op[Any]], deadline: float) -> list[Any]:
-        if not self._lock.acquire(timeout=max(0.0, deadline - monotonic())):
-            raise StoreError(f"the store was busy for {self.timeout} s")
+    def _execute_since(self, ops: Sequence[Op[Any]], asked: float) -> list[Any]:
+        self._queue_up(asked)
         try:
-            return self._execute(ops, deadline)
+            if self._gave_up > asked:
+                raise StoreError(_BUSY)
+            return self._execute(ops, monotonic() + self.timeout)
         except sqlite3.Error as error:
-            raise StoreError(f"SQLite: {error}") from error
+            if not _busy(error):
+                raise StoreError(f"SQLite: {error}") from error
+            self._gave_up = monotonic()
+            raise StoreError(_BUSY) from error
         finally:
+            self._done += 1
             self._lock.release()
+
+    def _queue_up(self, asked: float) -> None:
+        """Get the lock, as long as there is progress."""
+        done = self._done
+        while not self._lock.acquire(timeout=_STUCK):
+            if self._done == done:
+                raise StoreError(f"SQLite has not answered for {_STUCK} s")
+            if monotonic() - asked > _QUEUE:
+                error = StoreError(f"SQLite: other requests of this process were first for {_QUEUE} s")
+                error.own = True
+                raise error
+            done = self._done
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
         """The results, where nobody is in the way; else an awaitable of them, waited for in a thread."""
-        # From now on, and not only from when a thread is free.
-        deadline = monotonic() + self.timeout
+        asked = monotonic()
         if not self._lock.acquire(blocking=False):
-            return self._in_thread(ops, deadline)
+            return self._in_thread(ops, asked)
         try:
             return self._execute(ops, None)
         except sqlite3.OperationalError as error:
@@ -155,11 +183,12 @@ class SQLiteStore:
         except sqlite3.Error as error:
             raise StoreError(f"SQLite: {error}") from error
         finally:
+            self._done += 1
             self._lock.release()
-        return self._in_thread(ops, deadline)
+        return self._in_thread(ops, asked)
 
-    async def _in_thread(self, ops: Sequence[Op[Any]], deadline: float) -> list[Any]:
-        work = asyncio.get_running_loop().run_in_executor(None, self._execute_until, ops, deadline)
+    async def _in_thread(self, ops: Sequence[Op[Any]], asked: float) -> list[Any]:
+        work = asyncio.get_running_loop().run_in_executor(None, self._execute_since, ops, asked)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -172,7 +201,7 @@ class SQLiteStore:
             return
         charges = [GiveBack(taken) for taken in work.result() if isinstance(taken, Taken) and not taken.refused]
         if charges:
-            work.get_loop().run_in_executor(None, self._execute_until, charges, monotonic() + self.timeout)
+            work.get_loop().run_in_executor(None, self._execute_since, charges, monotonic())
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Every living key that starts with `prefix`, in order."""
@@ -250,12 +279,13 @@ class SQLiteStore:
         SQLite's own waiting sleeps longer each time, so that under load some process waits for ever; a transaction
         here takes some thirty microseconds, so asking often is better.
         """
-        span = _FIRST_WAIT
+        span, tries = _FIRST_WAIT, 0
         while True:
             try:
                 return connection.execute(statement, values)
             except sqlite3.OperationalError as error:
-                if deadline is None or not _busy(error) or monotonic() >= deadline:
+                tries += 1
+                if deadline is None or not _busy(error) or (monotonic() >= deadline and tries >= _LEAST_TRIES):
                     raise
             pause(span)
             span = min(span * 1.5, _LONGEST_WAIT)

@@ -186,8 +186,8 @@ class Watched:
         with self._lock:
             if probe:
                 self._probe_ends = 0.0
-            if not isinstance(error, StoreError):
-                return  # cancelled, or a mistake in an operation: it says nothing about the store
+            if not isinstance(error, StoreError) or error.own:
+                return  # cancelled, a mistake in an operation, a process too busy: it says nothing about the store
             self._failures += 1
             self._failure = str(error)
             if error.partial:

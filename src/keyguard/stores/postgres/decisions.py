@@ -39,6 +39,9 @@ _DURABLE = 3600 * SECOND
 _REMEMBERED = 60 * SECOND
 _TRIES = 3
 _PURGE_EVERY = 200  # transactions
+_SLICES = 15  # of the time-out
+_IDLE = 0.5
+"""Seconds after which the server ends a transaction of a process that has stopped, or is very busy."""
 _HANGING = 10  # connections that nobody waits for any more; each gives up after two seconds
 
 
@@ -83,16 +86,16 @@ class Decisions:
         assert asker is not None
         self._asking.add(asker)
         asker.add_done_callback(self._asking.discard)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._timeout
         try:
             await asyncio.wait_for(self._room.acquire(), self._timeout)
         except TimeoutError:
-            raise StoreError("PostgreSQL: all connections are busy") from None
+            error = StoreError("PostgreSQL: all connections are busy")
+            error.own = True
+            raise error from None
         try:
             task = self._hold(self._decide(ops, os.urandom(16)))
             try:
-                done, _ = await asyncio.wait({task}, timeout=max(0.0, end - loop.time()))
+                done = await self._patiently(task)
             except asyncio.CancelledError:
                 task.add_done_callback(self._came_late)
                 raise
@@ -103,6 +106,17 @@ class Decisions:
             raise StoreError("PostgreSQL did not answer in time")
         results: list[Any] = task.result()
         return results
+
+    async def _patiently(self, task: asyncio.Task[Any]) -> bool:
+        """Whether it is done within the time-out, in slices that count the same however late this thread is woken.
+
+        Among threads that compute, each of a transaction's trips may have been answered long before it is looked at.
+        """
+        for _ in range(_SLICES):
+            done, _ = await asyncio.wait({task}, timeout=self._timeout / _SLICES)
+            if done:
+                return True
+        return False
 
     def _cut_off(self, task: asyncio.Task[Any]) -> None:
         """End a transaction that took too long, or the server would keep its locks. Its fate shows in `_decide`."""
@@ -300,8 +314,8 @@ class Decisions:
         except (psycopg.Error, OSError) as error:
             raise StoreError(f"PostgreSQL: {words_of(error)}") from error
         try:
-            wait = round(self._timeout * 1000)
-            cursor = await connection.execute(self._sql.version, {"wait": str(wait), "idle": str(2 * wait)})
+            wait, idle = round(self._timeout * 1000), round(max(_IDLE, 2 * self._timeout) * 1000)
+            cursor = await connection.execute(self._sql.version, {"wait": str(wait), "idle": str(idle)})
             version, *_ = await cursor.fetchone() or (0,)
         except psycopg.errors.UndefinedTable as error:
             await connection.close()

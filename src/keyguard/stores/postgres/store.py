@@ -39,7 +39,7 @@ class PostgresStore:
         url: str,
         *,
         schema: str = "keyguard",
-        timeout: float = 0.1,
+        timeout: float = 0.075,
         max_connections: int = 10,
         clock: Clock | None = None,
     ) -> None:

@@ -50,7 +50,9 @@ class ThreadLink:
         `skip`: before each reply comes another one, which says nothing.
         """
         if not self._room.acquire(False) and not self._room.acquire(timeout=max(0.0, deadline - monotonic())):
-            raise NotSent("Redis: all connections are busy")
+            error = NotSent("Redis: all connections are busy")
+            error.own = True
+            raise error
         connection = None
         try:
             connection = self._idle.pop() if self._idle else None
@@ -80,11 +82,11 @@ class ThreadLink:
         got: list[Reply] = []
         try:
             connection.send_packed_command(packed, check_health=False)
+            # What the server has, counts from here: among threads that compute, this one may just have been woken.
+            deadline = max(deadline, monotonic() + self._patience)
             while len(got) < replies:
                 # The connection's own time-out is shorter than what a decision has; this matters on a second trip.
-                left = deadline - monotonic()
-                if left <= 0:
-                    raise RedisTimeoutError("no time left")
+                left = max(deadline - monotonic(), 0.001)
                 try:
                     if left < self._patience:
                         got.append(connection.read_response(True, timeout=left))

@@ -58,7 +58,7 @@ class RedisStore:
         url: str,
         *,
         namespace: str = "keyguard",
-        timeout: float = 0.1,
+        timeout: float = 0.075,
         max_connections: int = 64,
         clock: Clock | None = None,
     ) -> None:
