@@ -104,7 +104,7 @@ class KeyRegistry:
     def list(self, *, subject: str | None = None, status: str | None = None) -> list[KeyRecord]:
         """All keys, oldest first; of one subject, or of one status (see `KeyRecord.status`), where given."""
         now = self._clock()
-        records = [decode(value) for _, value in self.store.scan(record_key(""))]
+        records = [_named(key, value) for key, value in self.store.scan(record_key(""))]
         found = [
             record
             for record in records
@@ -295,3 +295,11 @@ def _span(overlap: timedelta | float) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 10**9:
         raise ValueError(f"overlap is a timedelta or seconds, 0 or more, not {overlap!r}")
     return round(seconds * SECOND)
+
+
+def _named(key: str, value: bytes) -> KeyRecord:
+    """The record of a key; where it is damaged, the error says which it is."""
+    try:
+        return decode(value)
+    except StoreError as error:
+        raise StoreError(f"{error}: {key.removeprefix(record_key(''))}") from None

@@ -72,6 +72,9 @@ class Line:
         if links is None or links[0].loop is not loop:  # hardly ever: a process has one
             links = self._loops.get(loop)
             if links is None:
+                # Links hold their loop, so it would never leave the dictionary by itself.
+                for ended in [other for other in self._loops if other.is_closed()]:
+                    del self._loops[ended]
                 links = self._loops[loop] = (self._new_link(), self._new_link())
             self._latest = links
         return links[script in _VALUES]

@@ -23,6 +23,10 @@ Reply: TypeAlias = Any
 Packed: TypeAlias = Sequence[bytes]
 
 
+_LATE = 4
+"""Connections that may be on their way to being opened without anybody who waits for them."""
+
+
 class NotSent(StoreError):
     """There was no connection to send on."""
 
@@ -35,6 +39,38 @@ class TimedOut(StoreError):
     """No answer within the deadline: the server may have acted, may still act, or not."""
 
 
+class _Opening(threading.Thread):
+    """Opens a connection. Where nobody waits for it any more, it is kept for the next."""
+
+    def __init__(self, connect: Callable[[], AbstractConnection], idle: list[AbstractConnection]) -> None:
+        super().__init__(name="keyguard-redis-opening", daemon=True)
+        self._connect = connect
+        self._idle = idle
+        self._lock = threading.Lock()
+        self._over = False
+        self._awaited = True
+        self.connection: AbstractConnection | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            connection = self._connect()
+            connection.connect()
+            self.connection = connection
+        except Exception as error:
+            self.error = error
+        with self._lock:
+            self._over = True
+            if not self._awaited and self.connection is not None:
+                self._idle.append(self.connection)
+
+    def claim(self) -> bool:
+        """Whether it has come to its end; else nobody waits for it any more."""
+        with self._lock:
+            self._awaited = self._over
+            return self._over
+
+
 class ThreadLink:
     """Connections to one server for any number of threads, each used by one at a time; at most `most`."""
 
@@ -42,6 +78,8 @@ class ThreadLink:
         self._connect = connect
         self._patience = patience  # seconds that one read on these connections waits
         self._idle: list[AbstractConnection] = []
+        self._late: set[_Opening] = set()
+        """What is being opened, and nobody waits for any more."""
         self._room = threading.BoundedSemaphore(most)
 
     def ask(self, packed: Packed, replies: int, deadline: float, *, skip: bool = False) -> list[Reply]:
@@ -57,7 +95,7 @@ class ThreadLink:
         try:
             connection = self._idle.pop() if self._idle else None
             if connection is None:
-                connection = self._open()
+                connection = self._open(deadline)
             got = self._exchange(connection, packed, replies * (1 + skip), deadline)
             self._idle.append(connection)
             return got[1::2] if skip else got
@@ -68,13 +106,21 @@ class ThreadLink:
         finally:
             self._room.release()
 
-    def _open(self) -> AbstractConnection:
-        try:
-            connection = self._connect()
-            connection.connect()
-        except (RedisError, OSError) as error:
-            raise NotSent(f"Redis: {error}") from error
-        return connection
+    def _open(self, deadline: float) -> AbstractConnection:
+        # In a thread of its own: to look up a name may take many seconds, and knows no time-out.
+        self._late = {opening for opening in self._late if opening.is_alive()}
+        if len(self._late) >= _LATE:
+            raise NotSent("Redis: no connection in time")
+        opening = _Opening(self._connect, self._idle)
+        opening.start()
+        opening.join(max(deadline - monotonic(), 0.001))
+        if not opening.claim():
+            self._late.add(opening)
+            raise NotSent("Redis: no connection in time")
+        if opening.error is not None:
+            raise NotSent(f"Redis: {opening.error}") from opening.error
+        assert opening.connection is not None
+        return opening.connection
 
     def _exchange(
         self, connection: AbstractConnection, packed: Packed, replies: int, deadline: float

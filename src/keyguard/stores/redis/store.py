@@ -17,11 +17,11 @@ from collections import deque
 from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
 
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.ops import Op
+from keyguard.ops import Op, is_counter
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.patience import check_patience
 from keyguard.stores.redis.calls import Call, Reply, Rounds, TakeCall, TakeForm, checked, unknown_script
@@ -235,7 +235,7 @@ class RedisStore:
                 return sorted(self._walk(client, prefix))
             finally:
                 client.close()
-        except (RedisError, OSError) as error:
+        except (RedisError, RedisClusterException, OSError) as error:
             raise StoreError(f"Redis: {error}") from error
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
@@ -248,7 +248,8 @@ class RedisStore:
         else:
             seconds, micros = client.time(**({"target_nodes": "random"} if self._servers.cluster else {}))
             now = seconds * SECOND + micros
-        for name in set(client.scan_iter(match=self._wire.pattern, count=1000)):
+        pattern = self._wire.values if prefix and not is_counter(prefix) else self._wire.pattern
+        for name in set(client.scan_iter(match=pattern, count=1000)):
             if self._wire.is_hash(name):
                 entries = client.hgetall(name)
                 entries.pop(b"!", None)

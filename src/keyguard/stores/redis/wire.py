@@ -55,6 +55,8 @@ class Wire:
         self._counters = f"{namespace}:c:"
         self._values = f"{namespace}:v:"
         self.pattern = f"{namespace}:[cv]:*"
+        self.values = f"{namespace}:v:*"
+        """What matches the names of all that is no counter, of which there are many."""
         self._clock = clock
         self._cluster = cluster
         self._forms: dict[Limit, tuple[int, int, int, int] | None] = {}
