@@ -6,6 +6,8 @@ import asyncio
 import random
 import subprocess
 import sys
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from limits.storage import MemoryStorage
 
 from keyguard import ConfigurationError, Keyguard, RateLimit
 from keyguard.clock import SECOND
+from keyguard.errors import StoreError
 from keyguard.ops import Demand, GiveBack, Take
 from keyguard.rates import Limit, smooth, window
 from keyguard.stores import open_store
@@ -184,6 +187,109 @@ def test_many_in_flight_do_not_take_it_all_for_one_worker() -> None:
         return sum(await asyncio.gather(*[ask(worker) for worker in tier for _ in range(64)]))
 
     assert 980 <= asyncio.run(story()) <= 1000
+
+
+class Far(Counted):
+    """A shared store that an event loop waits for."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock=clock)
+        self.answering = asyncio.Event()
+        self.failing = False
+
+    async def aexecute(self, ops: Any) -> list[Any]:
+        await self.answering.wait()
+        await asyncio.sleep(0)
+        if self.failing:
+            raise StoreError("as told")
+        return self.execute(ops)
+
+
+def in_flight(tell: Callable[[Far, Leased, Take], Awaitable[Any]]) -> Any:
+    async def story() -> Any:
+        clock = ManualClock()
+        shared = Far(clock)
+        shared.answering.set()
+        tier = Leased(shared, workers=1, clock=clock)
+        many = take(window(10_000, 60 * SECOND, "10000/minute"))
+        for _ in range(100):  # what this worker uses is known
+            await asked(tier, many)
+        clock.advance(60 / 32)
+        return await tell(shared, tier, many)
+
+    return asyncio.run(story())
+
+
+async def asked(tier: Leased, op: Take) -> Any:
+    answer = tier.aexecute([op])
+    return (answer if isinstance(answer, list) else await answer)[0]
+
+
+def test_many_at_a_time_share_a_trip() -> None:
+    async def tell(shared: Far, tier: Leased, op: Take) -> int:
+        before = shared.trips
+        answers = await asyncio.gather(*[asked(tier, op) for _ in range(64)])
+        assert not any(taken.refused for taken in answers)
+        return shared.trips - before
+
+    assert in_flight(tell) == 1
+
+
+def test_a_trip_that_fails_fails_those_who_go_themselves_and_keeps_nobody_waiting() -> None:
+    async def tell(shared: Far, tier: Leased, op: Take) -> Any:
+        shared.failing = True
+        answers = await asyncio.gather(*[asked(tier, op) for _ in range(20)], return_exceptions=True)
+        assert all(isinstance(answer, StoreError) for answer in answers)
+        shared.failing = False
+        assert not (await asked(tier, op)).refused
+
+    in_flight(tell)
+
+
+def test_a_trip_whose_client_leaves_lets_the_others_go() -> None:
+    async def tell(shared: Far, tier: Leased, op: Take) -> Any:
+        shared.answering.clear()
+        first, *others = [asyncio.ensure_future(asked(tier, op)) for _ in range(20)]
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        shared.answering.set()
+        answers = await asyncio.gather(*others)
+        assert not any(taken.refused for taken in answers)
+        assert first.cancelled()
+
+    in_flight(tell)
+
+
+def test_threads_share_a_trip_too() -> None:
+    clock = ManualClock()
+    shared = Counted(clock=clock)
+    tier = Leased(shared, workers=1, clock=clock)
+    many = take(window(10_000, 60 * SECOND, "10000/minute"))
+    for _ in range(100):
+        tier.execute([many])
+    clock.advance(60 / 32)
+    begun, going = threading.Event(), threading.Event()
+    plain = shared.execute
+
+    def execute(ops: Any) -> list[Any]:
+        begun.set()
+        assert going.wait(20)
+        return plain(ops)
+
+    shared.execute = execute  # type: ignore[method-assign]
+    before = shared.trips
+    leader = threading.Thread(target=tier.execute, args=([many],))
+    leader.start()
+    assert begun.wait(20)
+    tier._patience = 20
+    others = [threading.Thread(target=tier.execute, args=([many],)) for _ in range(20)]
+    for other in others:
+        other.start()
+    going.set()
+    for thread in (leader, *others):
+        thread.join(20)
+    assert shared.trips - before == 1
 
 
 def test_a_refusal_is_remembered_until_the_moment_it_named() -> None:
