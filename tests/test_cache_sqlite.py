@@ -110,15 +110,15 @@ def test_a_hit_writes_nothing_but_once_a_minute(tmp_path: Path) -> None:
     look = Look(f"{pool(1)}|v{1:032x}w{1:032x}")
     clock.advance(61)
     store.execute([look])
-    assert store._connection is not None
-    before = store._connection.total_changes
+    assert store._file.connection is not None
+    before = store._file.connection.total_changes
     for _ in range(100):
         store.execute([look])
         clock.advance(0.5)
-    assert store._connection.total_changes == before
+    assert store._file.connection.total_changes == before
     clock.advance(60)
     store.execute([look])
-    assert store._connection.total_changes == before + 1
+    assert store._file.connection.total_changes == before + 1
     store.close()
 
 

@@ -7,12 +7,10 @@ Rules:
   are woken in turn, those that wait for SQLite's are not.
 - Time in that queue is not the store's: many threads with much to do wait long for each other. What is waited for
   other processes is, and who is next in the queue does not wait for them once more in vain.
-- A connection does not cross a fork: the child leaves the inherited one alone, not even closing it, and opens its own.
-- After any error the connection is closed and opened again: the file may have been replaced. It is made at the start
-  alone: a store that is gone is a fault, and an empty one in its place would tell every caller that its key is bad.
 - An event loop never waits for another process: what cannot be had at once is waited for in a thread.
 - Workers that start together on a new file wait for each other, longer than a decision would.
-- Cached responses live in a table of their own, within bounds: `sqlite_cache.py`.
+- The connection, and what becomes of the file: `sqlite_file.py`. Cached responses live in a table of their own, within
+  bounds: `sqlite_cache.py`.
 """
 
 from __future__ import annotations
@@ -25,34 +23,23 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keyguard.clock import SECOND, Clock, monotonic, pause, wall_clock
+from keyguard.clock import Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.ops import GiveBack, Op, Read, Take, Taken
 from keyguard.stores.fork import renew_after_fork
-from keyguard.stores.sqlite_cache import PREFIX, SCHEMA, Cached
+from keyguard.stores.sqlite_cache import PREFIX, Cached
+from keyguard.stores.sqlite_file import File, busy, insist
 
-_LAYOUT = 2  # PRAGMA user_version
 _PURGE_EVERY = 100  # transactions
 _PURGE_ROWS = 250  # looked at each time: more than so many transactions usually add
-_CHECK_EVERY = SECOND
 _NEVER = 2**63 - 1
-_FIRST_WAIT, _LONGEST_WAIT = 0.0002, 0.005  # seconds
 _LEAST_CACHE = 1024 * 1024
-_LEAST_TRIES = 8
-"""How often a decision tries to get the file at least: a busy process may have slept through its time."""
 _STUCK = 0.5
 """Seconds after which a transaction of this process that has not ended shows that the disk does not answer."""
 _QUEUE = 2.0
 """Seconds that a request waits at most for the others of its process."""
 _START = 10.0  # seconds, for what is done at the start or by operators
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    key TEXT PRIMARY KEY NOT NULL,
-    value BLOB NOT NULL,
-    expires INTEGER NOT NULL  -- microseconds since the Unix epoch
-) WITHOUT ROWID
-"""
 _GET = "SELECT value FROM entries WHERE key = ? AND expires > ?"
 _PUT = "REPLACE INTO entries VALUES (?, ?, ?)"
 _DELETE = "DELETE FROM entries WHERE key = ?"
@@ -63,9 +50,6 @@ _RANGE = (
 _NEXT = "SELECT key, expires FROM entries WHERE key > ? ORDER BY key LIMIT ?"
 
 _BUSY = "SQLite: other processes kept the file locked"
-
-_abandoned: list[sqlite3.Connection] = []
-"""Connections inherited by a fork. Closing one would touch files and locks that the parent still uses."""
 
 
 class SQLiteStore:
@@ -97,12 +81,9 @@ class SQLiteStore:
                 f"cache_bytes is a whole number of bytes, at least {_LEAST_CACHE}, not {cache_bytes!r}"
             )
         # Absolute, so that a worker which changes its directory still finds it.
-        self._path = Path(name).absolute()
+        self._file = File(Path(name).absolute())
         self.timeout = float(timeout)
         self._clock = clock or wall_clock
-        self._connection: sqlite3.Connection | None = None
-        self._inode: tuple[int, int] | None = None
-        self._next_check = 0
         self._until_purge = _PURGE_EVERY
         self._purged_to = ""
         self._cached = Cached(cache_bytes)
@@ -111,33 +92,26 @@ class SQLiteStore:
         self._gave_up = 0.0  # when other processes were last waited for in vain
         try:
             # Not kept: the connection would be inherited by workers that are forked later.
-            self._connect(monotonic() + _START, make=True).close()
+            self._file.connect(monotonic() + _START, make=True).close()
         except sqlite3.Error as error:
-            raise ConfigurationError(f"cannot use {self._path} as a store: {error}") from error
+            raise ConfigurationError(f"cannot use {self._file.path} as a store: {error}") from error
         renew_after_fork(self)
 
     def __repr__(self) -> str:
-        return f"<SQLiteStore {self._path}>"
+        return f"<SQLiteStore {self._file.path}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_connection", None) is not None:
-            self._forget()
+        if hasattr(self, "_file"):
+            self._file.forget()
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
-        if self._connection is not None:
-            _abandoned.append(self._connection)
-            self._connection = None
+        self._file.abandon()
 
     def close(self) -> None:
         """Close this process's connection, when what is under way has ended. The next operation opens it again."""
         with self._lock:
-            self._close()
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+            self._file.close()
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations in one transaction, waiting for other processes up to the time-out."""
@@ -150,7 +124,7 @@ class SQLiteStore:
                 raise StoreError(_BUSY)
             return self._execute(ops, monotonic() + self.timeout)
         except sqlite3.Error as error:
-            if not _busy(error):
+            if not busy(error):
                 raise StoreError(f"SQLite: {error}") from error
             self._gave_up = monotonic()
             raise StoreError(_BUSY) from error
@@ -178,7 +152,7 @@ class SQLiteStore:
         try:
             return self._execute(ops, None)
         except sqlite3.OperationalError as error:
-            if not _busy(error):
+            if not busy(error):
                 raise StoreError(f"SQLite: {error}") from error
         except sqlite3.Error as error:
             raise StoreError(f"SQLite: {error}") from error
@@ -213,10 +187,10 @@ class SQLiteStore:
         deadline = monotonic() + _START
         try:
             # On a connection of its own: decisions do not wait for a long list.
-            connection = self._connect(deadline)
+            connection = self._file.connect(deadline)
             try:
                 # The code point after the last that text can hold ends the range of the prefix.
-                rows = self._insist(connection, deadline, _RANGE, (prefix, prefix + "\U0010ffff", now))
+                rows = insist(connection, deadline, _RANGE, (prefix, prefix + "\U0010ffff", now))
                 return [(key, value, None if ends == _NEVER else ends - now) for key, value, ends in rows]
             finally:
                 connection.close()
@@ -225,88 +199,18 @@ class SQLiteStore:
 
     def scratch(self, clock: Clock) -> SQLiteStore:
         """An empty store in the same folder, for checks. Closing it removes it."""
-        return _Scratch(self._path.with_name(f".{self._path.name}.check-{os.urandom(6).hex()}"), 5.0, clock=clock)
-
-    def _connect(self, deadline: float | None, *, make: bool = False) -> sqlite3.Connection:
-        try:
-            connection = sqlite3.connect(
-                f"{self._path.as_uri()}?mode={'rwc' if make else 'rw'}",
-                uri=True,
-                timeout=0,
-                isolation_level=None,
-                check_same_thread=False,
-                cached_statements=32,
-            )
-        except sqlite3.OperationalError as error:
-            if make or self._path.exists():
-                raise
-            raise sqlite3.OperationalError(f"{self._path} is not there any more") from error
-        try:
-            self._prepare(connection, deadline)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        path = self._file.path
+        return _Scratch(path.with_name(f".{path.name}.check-{os.urandom(6).hex()}"), 5.0, clock=clock)
 
     # -- all of this runs under the lock ------------------------------------------------------------------
 
-    def _open(self, deadline: float | None) -> sqlite3.Connection:
-        connection = self._connect(deadline)
-        self._connection, self._inode = connection, self._identify()
-        return connection
-
-    def _prepare(self, connection: sqlite3.Connection, deadline: float | None) -> None:
-        (mode,) = self._insist(connection, deadline, "PRAGMA journal_mode").fetchone()
-        if mode != "wal":
-            # Whoever else has the file open, or recovers or closes it, makes this fail, whatever the busy time-out.
-            self._insist(connection, deadline, "PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        (layout,) = self._insist(connection, deadline, "PRAGMA user_version").fetchone()
-        if layout > _LAYOUT:
-            raise sqlite3.DatabaseError(f"its layout {layout} is of a newer keyguard; this one knows {_LAYOUT}")
-        if layout < _LAYOUT:
-            self._insist(connection, deadline, "BEGIN IMMEDIATE")
-            for statement in (_SCHEMA, *SCHEMA):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {_LAYOUT}")
-            connection.execute("COMMIT")
-
-    def _insist(
-        self, connection: sqlite3.Connection, deadline: float | None, statement: str, values: Sequence[Any] = ()
-    ) -> sqlite3.Cursor:
-        """Run a statement, waiting for other processes until `deadline`; not at all where there is none.
-
-        SQLite's own waiting sleeps longer each time, so that under load some process waits for ever; a transaction
-        here takes some thirty microseconds, so asking often is better.
-        """
-        span, tries = _FIRST_WAIT, 0
-        while True:
-            try:
-                return connection.execute(statement, values)
-            except sqlite3.OperationalError as error:
-                tries += 1
-                if deadline is None or not _busy(error) or (monotonic() >= deadline and tries >= _LEAST_TRIES):
-                    raise
-            pause(span)
-            span = min(span * 1.5, _LONGEST_WAIT)
-
-    def _forget(self) -> None:
-        try:
-            self._close()
-        except sqlite3.Error:
-            self._connection = None
-
     def _execute(self, ops: Sequence[Op[Any]], deadline: float | None) -> list[Any]:
-        connection = self._connection
+        file, connection = self._file, None
         try:
-            if connection is None:
-                connection = self._open(deadline)
-            elif self._replaced():
-                self._forget()  # what this connection writes would be lost with the old file
-                connection = self._open(deadline)
+            connection = file.opened(deadline, self._clock())
             # Reading alone needs no lock that others would wait for.
             reading = all(isinstance(op, Read) for op in ops)
-            self._insist(connection, deadline, "BEGIN" if reading else "BEGIN IMMEDIATE")
+            insist(connection, deadline, "BEGIN" if reading else "BEGIN IMMEDIATE")
             now = self._clock()
             results = [self._run(connection, op, now) for op in ops]
             self._until_purge -= 1
@@ -319,19 +223,12 @@ class SQLiteStore:
                 self._cached.note_use(connection, now)
             return results
         except BaseException as error:
-            if isinstance(error, sqlite3.Error) and not _busy(error):
-                self._forget()
+            if isinstance(error, sqlite3.Error) and not busy(error):
+                file.forget()
             elif connection is not None and connection.in_transaction:
                 connection.execute("ROLLBACK")
             self._cached.wrote = False
             raise
-
-    def _replaced(self) -> bool:
-        now = self._clock()
-        if self._next_check - _CHECK_EVERY <= now < self._next_check:
-            return False
-        self._next_check = now + _CHECK_EVERY
-        return self._identify() != self._inode
 
     def _purge(self, connection: sqlite3.Connection, now: int) -> None:
         """Delete what has lapsed, a stretch of the table at a time: an index on the expiry would slow every write."""
@@ -375,13 +272,6 @@ class SQLiteStore:
                 connection.execute(_PUT, (key, value, expires))
         return result
 
-    def _identify(self) -> tuple[int, int] | None:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
-
 
 class _Scratch(SQLiteStore):
     """A file that is removed when it is closed."""
@@ -389,9 +279,4 @@ class _Scratch(SQLiteStore):
     def close(self) -> None:
         super().close()
         for suffix in ("", "-wal", "-shm"):
-            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-
-
-def _busy(error: sqlite3.Error) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            Path(f"{self._file.path}{suffix}").unlink(missing_ok=True)
