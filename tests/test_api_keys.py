@@ -426,6 +426,7 @@ def test_guesses_that_race_in_threads_do_not_get_through(tmp_path: Path) -> None
         ({"realm": 'a"b'}, "realm is printable"),
         ({"scopes": ["two words"]}, "a scope is"),
         ({"prefix": "KG"}, "a letter first"),
+        ({"preflights": "no"}, "preflights is True or False"),
     ],
 )
 def test_a_bad_setting_stops_the_start(options: dict[str, Any], words: str) -> None:

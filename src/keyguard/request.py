@@ -211,7 +211,10 @@ class Request:
 
     @property
     def preflight(self) -> bool:
-        """True for a CORS preflight request (Fetch standard, section 3.2.2): nobody's credentials ride on it."""
+        """True for what looks like a CORS preflight request (Fetch standard, section 3.2.2).
+
+        Browsers send those without credentials; anybody else can send them too, with whatever they like.
+        """
         return (
             self.method == "OPTIONS"
             and self.header("origin") is not None

@@ -92,8 +92,11 @@ class APIKeys:
     - `if_store_fails`: while the store is out of order, `"local"` goes on accepting keys that this process has
       verified within the last `stale_if_error` seconds, `"refuse"` accepts none. All others get a 503, cause `fault`.
     - `realm`: named in the challenge of a 401.
+    - `preflights`: lets CORS preflights pass, which browsers send without a key. Only for an app whose CORS middleware
+      stands inside, as in Django, and answers each of them: anybody can send one, and a view that runs whatever the
+      method would run for them. Better stand CORS middleware outside, where refusals get its fields too.
 
-    CORS preflights pass without a key: browsers send none. Raises `ConfigurationError` for a setting that is wrong.
+    Raises `ConfigurationError` for a setting that is wrong.
     """
 
     provides = frozenset({"identity"})
@@ -113,6 +116,7 @@ class APIKeys:
         if_store_fails: Literal["local", "refuse"] = "local",
         stale_if_error: float = 300,
         realm: str = "api",
+        preflights: bool = False,
         name: str = "keys",
     ) -> None:
         if lookup is not None and not callable(lookup):
@@ -140,6 +144,9 @@ class APIKeys:
             raise ConfigurationError(f"stale_if_error is from 0 to 86400 seconds, not {stale_if_error!r}")
         self._stale = round(stale_if_error * SECOND) if if_store_fails == "local" else 0
         self._challenge = f'Bearer realm="{realm}"'
+        if not isinstance(preflights, bool):
+            raise ConfigurationError(f"preflights is True or False, not {preflights!r}")
+        self.preflights = preflights
         self._known: dict[bytes, _Known] = {}
 
     def __repr__(self) -> str:
@@ -185,7 +192,8 @@ class APIKeys:
             if sent:
                 detail = "The request carries two different API keys. Send one."
                 return refuse_bad_request(request, detail, reason="two-keys")
-            if not request.preflight and not (self.optional and await self._needs_no_scopes(request)):
+            passes = (self.preflights and request.preflight) or (self.optional and await self._needs_no_scopes(request))
+            if not passes:
                 return self._refuse(request, "no-key", "Send an API key.", sent=False)
             findings.identity = findings.identity or ANONYMOUS
             return await forward(request)

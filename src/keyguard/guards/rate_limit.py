@@ -99,7 +99,10 @@ class RateLimit(_Limiting):
       each process (see `Keyguard`), `"allow"` lets everybody through, `"refuse"` nobody. Who is refused then gets a 503
       with cause `fault`, never a 429.
 
-    A CORS preflight is not counted. Raises `ConfigurationError` for a setting that is wrong.
+    CORS preflights count like all requests, for anybody can send one. Where CORS middleware stands inside and answers
+    each of them, `exempt=lambda request: request.preflight` leaves them out.
+
+    Raises `ConfigurationError` for a setting that is wrong.
     """
 
     def __init__(
@@ -163,8 +166,6 @@ class RateLimit(_Limiting):
     def _scope(self, request: Request) -> bool | Response:
         """Whether the request is one that this limit counts; a refusal where its path cannot be read in one way."""
         method = request.method
-        if method == "OPTIONS" and request.preflight:
-            return False
         # What is no standard method may be routed as any: it falls under the rule.
         if self.methods is not None and method not in self.methods and method in settings.METHODS:
             return False
@@ -188,7 +189,7 @@ class RateLimit(_Limiting):
 
     def _fixed_take(self, request: Request) -> Take | Response | None:
         """What the request takes, where no function has a say in it."""
-        if self.paths is not None or self.methods is not None or request.method == "OPTIONS":
+        if self.paths is not None or self.methods is not None:
             counts = self._scope(request)
             if counts is not True:
                 return counts or None
