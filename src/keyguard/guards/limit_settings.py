@@ -165,6 +165,13 @@ def checked_methods(methods: Any) -> frozenset[str] | None:
     return names
 
 
+def uncounted_methods(methods: frozenset[str] | None) -> frozenset[str]:
+    """What a limit on these does not count. A method that HTTP does not define may be routed as any: it counts."""
+    if methods is None:
+        return frozenset()
+    return METHODS - methods - (frozenset({"HEAD"}) if "GET" in methods else frozenset())
+
+
 def checked_profiles(headers: Any) -> tuple[str, ...]:
     profiles = () if headers is None else (headers,) if isinstance(headers, str) else tuple(headers)
     for profile in profiles:

@@ -89,7 +89,8 @@ class RateLimit(_Limiting):
       number, a tuple of these, or `None` where the limit does not apply.
     - `cost`: units a request takes, a whole number or a function; 0 takes none.
     - `when`, `exempt`: functions of the request; the limit applies if `when` is true and `exempt` is not.
-    - `methods`: exact method names it applies to. A method that HTTP does not define always counts.
+    - `methods`: exact method names it applies to; `GET` means `HEAD` as well, which apps answer with the same code. A
+      method that HTTP does not define always counts.
     - `paths`: patterns (`"/items/{id}"`, `"/docs/*"`) it applies to. All paths it applies to share one counter.
     - `name`: stands in the counter's key and in the limit's public name, `name:rate`. By default `by` and the scope.
     - `headers`: which fields tell the caller what is left: `"draft-11"` emits the syntax of
@@ -124,6 +125,7 @@ class RateLimit(_Limiting):
         self.when = settings.checked_condition("when", when)
         self.exempt = settings.checked_condition("exempt", exempt)
         self.methods = settings.checked_methods(methods)
+        self._uncounted = settings.uncounted_methods(self.methods)
         self.paths = None if paths is None else Paths(patterns, trailing_slash=True)
         self.profiles = settings.checked_profiles(headers)
         self.name = settings.checked_name(settings.default_name(by, self.methods, patterns) if name is None else name)
@@ -165,9 +167,7 @@ class RateLimit(_Limiting):
 
     def _scope(self, request: Request) -> bool | Response:
         """Whether the request is one that this limit counts; a refusal where its path cannot be read in one way."""
-        method = request.method
-        # What is no standard method may be routed as any: it falls under the rule.
-        if self.methods is not None and method not in self.methods and method in settings.METHODS:
+        if request.method in self._uncounted:
             return False
         if self.paths is None:
             return True
@@ -189,7 +189,7 @@ class RateLimit(_Limiting):
 
     def _fixed_take(self, request: Request) -> Take | Response | None:
         """What the request takes, where no function has a say in it."""
-        if self.paths is not None or self.methods is not None:
+        if self.paths is not None or self._uncounted:
             counts = self._scope(request)
             if counts is not True:
                 return counts or None
