@@ -75,6 +75,16 @@ def test_a_revoked_key_stops_within_a_second_in_every_process(clock: ManualClock
     assert [status(guard, key) for guard in processes] == [401] * 3
 
 
+@pytest.mark.parametrize("ahead", [300, -300])
+def test_a_machine_whose_clock_is_wrong_revokes_and_rotates_at_once(clock: ManualClock, ahead: int) -> None:
+    guard = Keyguard(APIKeys(), store=MemoryStore(clock=clock), clock=clock)
+    keys = KeyRegistry(guard.store, clock=lambda: clock() + ahead * SECOND)
+    revoked, rotated = keys.issue("acme"), keys.issue("acme")
+    keys.revoke(revoked.record.id)
+    successor = keys.rotate(rotated.record.id, overlap=0)
+    assert [status(guard, issued.key.reveal()) for issued in (revoked, rotated, successor)] == [401, 401, 200]
+
+
 class Slow(MemoryStore):
     """A store that answers an event loop in a while."""
 

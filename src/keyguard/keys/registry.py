@@ -2,6 +2,9 @@
 
 Every change is one `Commit` that succeeds only if nobody changed the record meanwhile; else it is read and tried
 again. Each action is written once, as a flow; the methods with an `a` before their name are the same for event loops.
+
+What ends a key from now on ends it by the store's clock, which says whether keys are valid: an operator's machine
+whose clock is ahead would else revoke a key later than it says.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from keyguard.keys.record import (
     encode,
     record_key,
 )
-from keyguard.ops import Commit, Read, Store
+from keyguard.ops import Commit, Look, Store
 from keyguard.scripts import arun_flow, run_flow
 
 _TRIES = 20
@@ -150,13 +153,13 @@ class KeyRegistry:
     ) -> KeyRecord:
         """Change what is given of a key, and nothing else."""
         changes = self._changes(plan, scopes, networks, metadata, expires)
-        return run_flow(self.store, self._change(id, lambda record: replace(record, **changes)))
+        return run_flow(self.store, self._change(id, lambda record, now: replace(record, **changes)))
 
     async def aupdate(self, id: str, **options: Any) -> KeyRecord:
         """`update` under an event loop; takes the same."""
         given = dict.fromkeys(("plan", "scopes", "networks", "metadata", "expires"), _UNCHANGED) | options
         changes = self._changes(**given)
-        return await arun_flow(self.store, self._change(id, lambda record: replace(record, **changes)))
+        return await arun_flow(self.store, self._change(id, lambda record, now: replace(record, **changes)))
 
     # -- the flows ----------------------------------------------------------------------------------------
 
@@ -167,22 +170,23 @@ class KeyRegistry:
         return IssuedKey(key, record)
 
     async def _get(self, id: str) -> KeyRecord:
-        return decode(await self._stored(_id(id)))
+        stored, _ = await self._stored(_id(id))
+        return decode(stored)
 
     async def _revoke(self, id: str, reason: str | None) -> KeyRecord:
         why = None if reason is None else checked_text("a reason", reason)
 
-        def revoked(record: KeyRecord) -> KeyRecord:
-            if record.revoked is not None:
+        def revoked(record: KeyRecord, now: int) -> KeyRecord:
+            if record.revoked is not None and record.revoked <= now:
                 return record
-            return replace(record, revoked=self._clock(), revoked_for=why)
+            return replace(record, revoked=now, revoked_for=why)
 
         return await self._change(id, revoked)
 
     async def _rotate(self, id: str, overlap: int) -> IssuedKey:
         for _ in range(_TRIES):
-            stored = await self._stored(_id(id))
-            old, now = decode(stored), self._clock()
+            stored, now = await self._stored(_id(id))
+            old = decode(stored)
             if old.replaced_by is not None:
                 raise ValueError(f"key {old.id} was rotated already, to {old.replaced_by}: rotate that one")
             if old.status(now) not in ("active", "pending"):
@@ -202,21 +206,23 @@ class KeyRegistry:
                 return IssuedKey(key, successor)
         raise StoreError("the key is being changed by others all the time")
 
-    async def _change(self, id: str, change: Callable[[KeyRecord], KeyRecord]) -> KeyRecord:
+    async def _change(self, id: str, change: Callable[[KeyRecord, int], KeyRecord]) -> KeyRecord:
         name = record_key(_id(id))
         for _ in range(_TRIES):
-            stored = await self._stored(_id(id))
-            record = change(decode(stored))
+            stored, now = await self._stored(_id(id))
+            record = change(decode(stored), now)
             data = encode(record, *digest_of(stored))
             if data == stored or await Commit({name: stored}, {name: data}):
                 return record
         raise StoreError("the key is being changed by others all the time")
 
-    async def _stored(self, id: str) -> bytes:
-        (stored,) = await Read(record_key(id))
+    async def _stored(self, id: str) -> tuple[bytes, int]:
+        """What is stored of a key, and the store's time."""
+        looked: Any = await Look(record_key(id))
+        now, (stored,) = looked
         if stored is None:
             raise KeyNotFound(f"there is no key with the id {id}")
-        return stored
+        return stored, now
 
     # -- checking -----------------------------------------------------------------------------------------
 
