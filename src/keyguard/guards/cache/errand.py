@@ -73,6 +73,7 @@ class Errand(Joining):
                 response = await self.lease()
                 if response is not None:
                     return response
+            self.cache.reports.counts.misses += 1
             return await self._ask(validates)
         except BaseException:
             self.end(LEFT)
@@ -81,6 +82,8 @@ class Errand(Joining):
     async def refresh(self) -> Response:
         """The same in the background: not where somebody asks already. The response is for nobody."""
         self.key = self.flight_key()
+        entry = self.entry
+        assert entry is not None
         flight, leads = self.cache.flights.join(self.key)
         nothing = Response(204)
         if not leads:
@@ -105,8 +108,7 @@ class Errand(Joining):
             self.end(LEFT)
             raise
         finally:
-            assert self.entry is not None
-            self.entry.refreshing_since = 0
+            entry.refreshing_since = 0
 
     # -- what is asked ----------------------------------------------------------------------------------------
 
@@ -127,7 +129,9 @@ class Errand(Joining):
     async def _ask(self, validators: dict[str, str | None], less: Mapping[str, None] = _NOTHING) -> Response:
         """Ask the app, less some of the request's fields, and make of its answer what the rules say."""
         request = self.request
-        self.cache.reports.counts.misses += 1
+        if self.entry is not None and self._outdated():  # purged while this request waited: it serves for nothing
+            self.entry, less = None, _NO_CLIENT if validators else less
+            validators = {}
         self.asked_at, self.moment = request.now(), self.cache.flights.moment
         try:
             with request.changed({**less, **validators}, whole_body=True):
@@ -161,7 +165,7 @@ class Errand(Joining):
     def _instead_of_error(self, what: str, status: int | None = None) -> Response | None:
         entry, request = self.entry, self.request
         now = request.now()
-        if entry is None or not may_serve_on_error(entry, now):
+        if entry is None or not may_serve_on_error(entry, now) or self._outdated():
             return None
         text = f"{self.cache.name}; hit; ttl={entry.ttl(now)}; fwd={self.reason}"
         if status is not None:
@@ -190,10 +194,7 @@ class Errand(Joining):
         else:
             verdict = may_store(self.asked._replace(method="GET"), entry.status, fresh.fields, settings, now)
         cache.reports.counts.validated += 1
-        if verdict.stored and not self._outdated():
-            fresh.since = self.since
-            await self._vary_too(fresh, entry, update)
-            await self.keep(fresh, now)
+        if verdict.stored and await self._keep_freshened(fresh, entry, update, now):
             status += "; stored"
             self.end(LANDED, fresh)
         else:
@@ -225,11 +226,8 @@ class Errand(Joining):
             )
             settings = cache.settings_for(request)
             fresh = freshened(entry, fields, settings, asked_at=self.asked_at, received=now)
-            fresh.since = self.since
-            if same and may_store(self.asked._replace(method="GET"), 200, fresh.fields, settings, now).stored:
-                await self._vary_too(fresh, entry, fields)
-                await cache.keep(request, self.target, fresh, now)
-            else:
+            same = same and may_store(self.asked._replace(method="GET"), 200, fresh.fields, settings, now).stored
+            if not (same and await self._keep_freshened(fresh, entry, fields, now)):
                 await cache.let_go(self.target, entry)
         elif entry is not None and response.status in (404, 410):
             await cache.let_go(self.target, entry)
@@ -237,6 +235,18 @@ class Errand(Joining):
         strip_tags(response)
         response.headers.add("Cache-Status", f"{cache.name}; fwd={self.reason}")
         return response
+
+    async def _keep_freshened(self, fresh: Entry, entry: Entry, update: Fields, now: int) -> bool:
+        """Store what a 304 or a HEAD has freshened; False where it was purged meanwhile."""
+        if self._outdated():
+            return False
+        fresh.since = self.since
+        await self._vary_too(fresh, entry, update)
+        await self.keep(fresh, now)
+        if not self._outdated():
+            return True
+        self.cache.shelf.drop(self.target.key, fresh)  # while it was put there
+        return False
 
     async def _vary_too(self, fresh: Entry, entry: Entry, update: Fields) -> None:
         """What freshens an entry may name more fields that it is chosen by (RFC 9111, section 4.1)."""

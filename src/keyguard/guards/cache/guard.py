@@ -220,6 +220,7 @@ class ResponseCache(Holding):
         asked = self.asked_of(request, target)
         if "no-store" in asked.directives and not self.settings.ignore_client:
             return await self._bypass(request, forward, "request")
+        moment = self.flights.moment
         found = await self.find(request, target, asked)
         conditions = Conditions.of(request) if request.sends(CONDITIONS) else NO_CONDITIONS
         reason = "vary-miss" if found.varied else "uri-miss"
@@ -236,12 +237,13 @@ class ResponseCache(Holding):
                 reason = "partial"
                 continue
             if verdict is Use.REFRESH and request.method == "GET":
-                await self._refresh(request, forward, target, asked, candidate, found.since)
+                await self._refresh(request, forward, target, asked, candidate, found.since, moment)
             return response
         if "only-if-cached" in asked.directives and not self.settings.ignore_client:
             self.reports.counts.misses += 1
             return gateway_timeout(f"{self.name}; fwd={reason}; detail=only-if-cached")
         errand = Errand(self, request, forward, target, asked, conditions, entry, found.since, reason)
+        errand.moment = moment
         return await errand.run()
 
     # -- answers --------------------------------------------------------------------------------------------
@@ -263,7 +265,7 @@ class ResponseCache(Holding):
         return response
 
     async def _refresh(
-        self, request: Request, forward: Forward, target: Target, asked: Asked, entry: Entry, since: int
+        self, request: Request, forward: Forward, target: Target, asked: Asked, entry: Entry, since: int, moment: int
     ) -> None:
         """Ask the app in the background, once for each entry (RFC 5861, section 3)."""
         now = request.now()
@@ -275,6 +277,7 @@ class ResponseCache(Holding):
         def refresh(detached: Request) -> Flow[Response]:
             detached.findings.caches += (self,)
             errand = Errand(self, detached, forward, target, wanted, NO_CONDITIONS, entry, since, "stale")
+            errand.moment = moment
             return errand.refresh()
 
         if not await Detach(refresh, request):
@@ -291,7 +294,8 @@ class ResponseCache(Holding):
             if where is not None:
                 uris = [where.uri]
                 for name in ("location", "content-location"):
-                    uris += [resolve(where, line) or where.uri for line in response.headers.get_all(name)]
+                    found = [resolve(where, line) for line in response.headers.get_all(name)]
+                    uris += [self.query.filed(uri) for uri in found if uri is not None]
                 since = await self.invalidate([place(where.host, uri) for uri in dict.fromkeys(uris)], since)
         if done and request.method == "POST" and target is not None:
             errand = Errand(

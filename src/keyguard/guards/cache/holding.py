@@ -329,11 +329,7 @@ class Holding:
     def _address(self, url: str) -> tuple[str | None, str]:
         """Host and URI of a URL as this cache files it."""
         host, uri = split_url(url)
-        path, mark, query = uri.partition("?")
-        if mark and self.query.changes:
-            query = self.query.kept(query.encode()).decode()
-            uri = path + "?" + query if query else path
-        return host, uri
+        return host, self.query.filed(uri)
 
     async def _purge_everything(self) -> None:
         self.flights.outdate(None)

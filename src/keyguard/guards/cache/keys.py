@@ -24,6 +24,7 @@ from keyguard.request import FieldSet, Request
 
 Key: TypeAlias = "tuple[str | bytes, ...]"
 
+_ASCII = "".join(map(chr, range(33, 127)))
 _HOST = re.compile(r"[a-z0-9._~!$&'()*+;=%-]+(?::[0-9]{0,5})?|\[[0-9a-f:.]+\](?::[0-9]{0,5})?|", re.IGNORECASE)
 
 REWRITING = FieldSet(
@@ -81,6 +82,13 @@ class Query:
             pairs.sort(key=itemgetter(0))
         return b"&".join([pair for _, pair in pairs])
 
+    def filed(self, uri: str) -> str:
+        """A path and query with the query to file under."""
+        path, mark, query = uri.partition("?")
+        if mark and self.changes:
+            query = self.kept(query.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+        return path + "?" + query if query else path
+
 
 def target_of(request: Request, query: Query, partition: str) -> Target | None:
     """What the request asks for; `None` where that cannot be read in one way."""
@@ -125,17 +133,38 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 
 def place(host: str, uri: str) -> str:
-    """What stands for all entries of a URI, whatever the scheme: a digest."""
-    host = host.lower()
-    name, colon, port = host.rpartition(":")
-    if colon and port in ("80", "443", ""):
-        host = name
-    return digest((host, uri))
+    """What stands for all entries of a URI, whatever the scheme and however its path is spelled: a digest."""
+    return digest((_without_port(host), *_spelled(uri)))
 
 
 def everywhere(uri: str) -> str:
     """What stands for all entries of a path and query, on every host."""
-    return digest(("", uri))
+    return digest(("", *_spelled(uri)))
+
+
+def _without_port(host: str) -> str:
+    """A host in lower case, less a port that goes without saying."""
+    host = host.lower()
+    name, colon, port = host.rpartition(":")
+    return name if colon and port in ("80", "443", "") else host
+
+
+def _spelled(uri: str) -> tuple[bytes, bytes]:
+    """Path and query, decoded: `/%61` and `/a` are one resource (RFC 3986, section 6.2.2.2).
+
+    Entries are filed under what stands in the request line, for an app may tell spellings apart. What makes one void
+    makes void the others: one too many at worst.
+    """
+    path, _, query = uri.partition("?")
+    return unquote_to_bytes(_wire(path)), unquote_to_bytes(_wire(query))
+
+
+def _wire(text: str) -> bytes:
+    """Bytes as they came: what comes from the wire is decoded as ISO 8859-1, and what is no such text was not."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def places_of(target: Target) -> tuple[str, str]:
@@ -162,7 +191,8 @@ def split_url(url: str) -> tuple[str | None, str]:
     ):
         raise ValueError(f"{url!r} is neither a path such as '/items?page=2' nor a URL such as 'https://host/items'")
     path = quote_from_bytes((parts.path or "/").encode(), safe="/%:@!$&'()*+,;=~")
-    return parts.netloc or None, path + ("?" + parts.query if parts.query else "")
+    query = quote_from_bytes(parts.query.encode(), safe=_ASCII)
+    return parts.netloc or None, path + ("?" + query if query else "")
 
 
 def resolve(target: Target, reference: str) -> str | None:
@@ -171,7 +201,7 @@ def resolve(target: Target, reference: str) -> str | None:
         parts = urlsplit(reference)
     except ValueError:
         return None
-    if parts.netloc and parts.netloc.lower() != target.host:
+    if parts.netloc and _without_port(parts.netloc) != _without_port(target.host):
         return None
     if parts.scheme and parts.scheme not in ("http", "https"):
         return None

@@ -1,0 +1,153 @@
+"""What is void stays void: however the URL is spelled, and whatever is on its way meanwhile (point 21)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from keyguard.guards.cache.keys import everywhere, place, split_url
+from tests.cache_site import WORLDS, Reply, Seen, Site, get, ok, status
+from tests.harness import Ask
+
+OLD = ok("max-age=600", body=b"old")
+NEW = ok("max-age=600", body=b"new")
+TAGGED = (("ETag", '"1"'), ("Cache-Tag", "t"))
+
+
+@pytest.fixture(params=WORLDS)
+def world(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def played(site: Site, *asked: tuple[Ask, Reply | Callable[[Seen], Reply]]) -> bytes:
+    """The body of the last answer."""
+    answer: Any = None
+    for ask, reply in asked:
+        site.reply = reply
+        answer = site.ask(ask)
+        site.settle()
+    site.close()
+    assert isinstance(answer.body, bytes)
+    return answer.body
+
+
+# -- spellings ----------------------------------------------------------------------------------------------------
+
+SPELLINGS = [
+    ("/a", "/%61"),
+    ("/%61", "/a"),
+    ("/caf%c3%a9", "/caf%C3%A9"),
+    ("/a%5Bb%5D", "/a[b]"),
+    ("/x?q=%61", "/x?q=a"),
+]
+
+
+@pytest.mark.parametrize(("stored", "changed"), SPELLINGS)
+def test_21_a_change_under_one_spelling_voids_the_others(world: str, stored: str, changed: str) -> None:
+    asked = (get(stored), OLD), (get(changed, method="PUT"), ok("no-store")), (get(stored), NEW)
+    assert played(Site(world), *asked) == b"new"
+
+
+@pytest.mark.parametrize("url", ["/a[b]", "/a%5bb%5d", "http://example.test/a[b]", "http://EXAMPLE.test:80/%61[b]"])
+def test_21_a_purge_finds_every_spelling(world: str, url: str) -> None:
+    site = Site(world)
+    site.reply = OLD
+    site.get("/a[b]")
+    site.cache.purge(url)
+    assert played(site, (get("/a[b]"), NEW)) == b"new"
+
+
+def test_21_other_paths_stay() -> None:
+    assert len({everywhere(uri) for uri in ("/a", "/a/", "/A", "/a?", "/a?a", "/b", "/?a")}) == 6
+    assert everywhere("/a?") == everywhere("/a")
+    assert everywhere(split_url("/é?é")[1]) == everywhere("/%C3%A9?%c3%a9")
+    assert place("h", "/Ã©") == place("h", "/%C3%A9")  # bytes of UTF-8, as text from the wire
+
+
+@pytest.mark.parametrize("field", ["Location", "Content-Location"])
+@pytest.mark.parametrize("reference", ["http://example.test/x?b=2&a=1&utm_id=3", "http://example.test:80/x?a=1&b=2", "http://example.test/%78?a=1&b=2"])  # fmt: skip # noqa: E501
+def test_21_what_an_answer_refers_to_is_found_as_it_is_filed(world: str, field: str, reference: str) -> None:
+    site = Site(world, sort_query=True, ignore_query=["utm_*"])
+    asked = (get("/x?a=1&b=2"), OLD), (get("/y", method="POST"), ok(None, (field, reference))), (get("/x?a=1&b=2"), NEW)
+    assert played(site, *asked) == b"new"
+
+
+# -- on its way ---------------------------------------------------------------------------------------------------
+
+PURGES: dict[str, Callable[[Site], None]] = {
+    "path": lambda site: site.cache.purge("/"),
+    "url": lambda site: site.cache.purge("http://example.test/"),
+    "tag": lambda site: site.cache.purge(tag="t"),
+    "all": lambda site: site.cache.purge_all(),
+}
+
+
+@pytest.mark.parametrize("purge", PURGES)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_21_what_is_purged_while_it_is_freshened_does_not_come_back(world: str, method: str, purge: str) -> None:
+    """A HEAD that was on its way during a purge stored the old body once more."""
+    site = Site(world)
+
+    def meanwhile(seen: Seen) -> Reply:
+        PURGES[purge](site)
+        return status(304, "max-age=600", *TAGGED) if method == "GET" else ok("max-age=600", *TAGGED, body=b"old")
+
+    site.reply = ok("max-age=5", *TAGGED, body=b"old")
+    site.get()
+    site.clock.advance(10)
+    assert played(site, (get(method=method), meanwhile), (get(), NEW)) == b"new"
+
+
+def test_21_what_was_purged_does_not_stand_in_for_an_app_that_fails(world: str) -> None:
+    """Not for a request either that found it before."""
+
+    def failing(seen: Seen) -> Reply:
+        site.cache.purge("/")
+        return status(503, "no-store", body=b"failed")
+
+    site = Site(world)
+    site.reply = ok("max-age=5, stale-if-error=600", *TAGGED, body=b"old")
+    site.get()
+    site.clock.advance(10)
+    site.reply = failing
+    answer = site.get()
+    site.close()
+    assert answer.body == b"failed"
+
+
+def test_21_a_purge_between_a_stale_answer_and_its_refresh(world: str) -> None:
+    """The app says nothing of what was purged, for it is not asked about that."""
+    site = Site(world)
+    site.reply = ok("max-age=5, stale-while-revalidate=600", *TAGGED, body=b"old")
+    site.get()
+    site.clock.advance(10)
+    moment = site.cache.flights.moment
+    real = site.cache._refresh
+
+    async def purged_first(*args: Any) -> None:
+        site.cache.purge("/")
+        await real(*args)
+
+    site.cache._refresh = purged_first  # type: ignore[method-assign]
+    site.reply = lambda seen: status(304, "max-age=600") if "if-none-match" in seen.headers else NEW
+    assert site.get().body == b"old"
+    site.settle()
+    assert site.cache.flights.moment == moment + 1
+    assert site.get().body == b"new"
+    site.close()
+
+
+def test_a_refresh_in_the_background_is_no_request_that_missed(world: str) -> None:
+    """Hits, misses and what was bypassed are as many as the requests."""
+    site = Site(world)
+    site.reply = ok("max-age=5, stale-while-revalidate=600", body=b"old")
+    site.get()
+    site.clock.advance(10)
+    for _ in range(3):
+        site.get()
+        site.settle()
+    stats = site.cache.stats()
+    site.close()
+    assert (stats.hits, stats.misses, stats.stale, site.calls) == (3, 1, 1, 2)
