@@ -372,6 +372,25 @@ def test_a_look_up_that_fails_is_not_the_keys_fault_either() -> None:
     assert play(wrong, headers={"X-API-Key": "k"}).status == 503
 
 
+SECRET = "sk_a'key_of_somebody's"
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        APIKeys(lookup=lambda key: {"other": Identity("ada")}[key]),
+        RateLimit("2/minute", by=lambda request: {"other": "ada"}[request.header("x-api-key") or ""]),
+        RateLimit("2/minute", cost=lambda request: int((request.header("authorization") or "").split(" ")[1])),
+    ],
+)
+def test_what_a_users_function_raises_is_logged_without_the_key(guard: Any, caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"X-API-Key": SECRET, "Authorization": f"Bearer {SECRET}"}
+    assert play(guard, headers=headers).status == 503
+    assert "Error" in caplog.text
+    assert "test_api_keys.py" in caplog.text  # where it was raised is told
+    assert "somebody" not in caplog.text
+
+
 # -- guessing ---------------------------------------------------------------------------------------------------
 
 

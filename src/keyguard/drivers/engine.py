@@ -13,7 +13,9 @@ Everything else (an operation on a store that answers at once) is done on the sp
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from keyguard.address import ClientAddress
@@ -37,6 +39,9 @@ _WAITED = "the request has waited long enough for the store"
 
 BUDGET = 0.15
 """Seconds that one request may wait for its store, all operations together."""
+
+
+_KEY_LEAST = 6  # characters
 
 
 class Pending:
@@ -272,13 +277,26 @@ class Engine:
             except Exception:
                 log.exception("on_refusal failed")
 
+    def _keys(self, request: Request) -> set[str]:
+        """What the request carries and no log may hold."""
+        keys = {request.header("x-api-key") or "", (request.header("authorization") or "").rpartition(" ")[2]}
+        for sources in (*self.sources, *request.findings.sources):
+            with suppress(ValueError):  # it may be what failed
+                keys |= sources.read(request)
+        return keys
+
     def fault(self, request: Request, failure: BaseException) -> Response:
         """The refusal that stands for a failure of keyguard, its store or a guard: closed, and blaming nobody's key."""
         if isinstance(failure, StoreError):
             if not failure.logged:
                 log.error("the store failed: %s", failure)
         else:
-            log.error("a guard failed", exc_info=failure)
+            story = "".join(traceback.format_exception(failure))
+            told = _without(story, self._keys(request))
+            if told == story:
+                log.error("a guard failed", exc_info=failure)
+            else:  # a look-up that raised `KeyError: 'kg_live_...'`, say
+                log.error("a guard failed (a key was taken out of this):\n%s", told)
         return refuse(
             request,
             Cause.FAULT,
@@ -286,6 +304,14 @@ class Engine:
             reason="store-failed" if isinstance(failure, StoreError) else "guard-failed",
             retry_after=FAULT_RETRY,
         )
+
+
+def _without(text: str, keys: Iterable[str]) -> str:
+    """A text with keys taken out of it, as they are or as `repr` writes them; shorter ones are no secrets."""
+    for key in sorted(keys, key=len, reverse=True):
+        if len(key) >= _KEY_LEAST:
+            text = text.replace(key, "***").replace(repr(key)[1:-1], "***")
+    return text
 
 
 async def _whole(results: Awaitable[Sequence[Any]]) -> Sequence[Any]:
