@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -163,6 +165,108 @@ def test_what_is_given_back_is_as_if_never_taken(
     assert back is not None
     assert limit.take(back or None, now + 1, 0)[2] >= before - others
     assert limit.take(back or None, now + 1, 0)[2] <= limit.quota - others
+
+
+class Bucket:
+    """Even pacing as a bucket that leaks: the other form of the same algorithm (ITU-T I.371, annex A)."""
+
+    def __init__(self, limit: Any) -> None:
+        self.interval, self.room, self.burst = limit.interval, limit.burst * limit.interval, limit.burst
+        self.level, self.at = 0, START
+
+    def leak(self, now: int) -> None:
+        self.level, self.at = max(0, self.level - (now - self.at)), now
+
+    def take(self, now: int, cost: int) -> tuple[int, int, int]:
+        """Units that may still be taken, when the next one comes back, and the wait of a refused request."""
+        self.leak(now)
+        wait = self.level + cost * self.interval - self.room
+        if wait <= 0:
+            self.level += cost * self.interval
+        part = self.level % self.interval
+        reset = 0 if not self.level else part or self.interval
+        return (self.room - self.level) // self.interval, reset, NEVER if cost > self.burst else max(0, wait)
+
+    def give_back(self, now: int, cost: int) -> None:
+        self.leak(now)
+        self.level = max(0, self.level - cost * self.interval)
+
+
+class Diary:
+    """A limit as its definition: all that was taken, and when it lapses."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.taken: list[tuple[int, int, int]] = []
+        """Moment, cost, and when it lapses."""
+
+    def lapses(self, now: int) -> int:
+        if self.limit.quota <= 32:
+            return now + self.limit.period
+        width = -(-self.limit.period // 32)
+        return (now // width + 33) * width
+
+    def take(self, now: int, cost: int) -> tuple[int, int, int]:
+        quota = self.limit.quota
+        living = sorted((lapse, units) for _, units, lapse in self.taken if lapse > now and units)
+        used = sum(units for _, units in living)
+        wait = 0
+        if used + cost > quota:
+            over = used + cost - quota
+            for lapse, units in living:
+                over -= units
+                if over <= 0:
+                    wait = lapse - now
+                    break
+            return quota - used, living[0][0] - now if living else 0, NEVER if cost > quota else wait
+        if cost:
+            self.taken.append((now, cost, self.lapses(now)))
+            living = sorted([*living, (self.lapses(now), cost)])
+        return quota - used - cost, living[0][0] - now if living else 0, 0
+
+    def give_back(self, now: int, cost: int) -> None:
+        self.taken.pop()
+
+
+limits_with_their_meaning = st.one_of(
+    st.builds(
+        lambda quota, span, burst: smooth(f"{quota}/{span}", burst),
+        st.integers(1, 50),
+        st.sampled_from(["second", "7 seconds", "hour"]),
+        st.integers(1, 20),
+    ).map(lambda limit: (limit, Bucket(limit))),
+    st.builds(lambda quota, period: window(quota, period, "test"), quotas, periods).map(
+        lambda limit: (limit, Diary(limit))
+    ),
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    limits_with_their_meaning,
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6), st.booleans(), st.booleans()), max_size=60),
+)
+def test_every_figure_is_the_one_that_the_limit_means(
+    given: tuple[Limit, Bucket | Diary], steps: list[tuple[int, int, bool, bool]]
+) -> None:
+    """What is left, when something comes back, and the wait, also after a request has given back what it took."""
+    limit, meaning = given
+    unit = max(1, limit.period // limit.quota // 7)
+    now, state, expiry = START, None, 0
+    for pause, cost, large, gives_back in steps:
+        now += pause * unit
+        cost = min(cost * (limit.most // 4 + 1), limit.most + 1) if large else cost
+        kept, ttl, remaining, reset, wait = limit.take(state if expiry > now else None, now, cost)
+        assert (remaining, reset, wait) == meaning.take(now, cost)
+        if kept is None:
+            continue
+        state, expiry = kept, now + ttl
+        if gives_back and cost and expiry > now + unit:
+            taken_at, now = now, now + unit
+            state = limit.give_back(state, now, taken_at, cost)
+            assert state is not None
+            meaning.give_back(now, cost)
+            expiry = now + limit.take(state, now, 0)[1] if state else 0
 
 
 @settings(max_examples=500, deadline=None)

@@ -54,7 +54,7 @@ class Smooth(Limit):
         wait = after - tolerance - now
         if wait > 0:
             kept = due.to_bytes(8, "little") if moved else None
-            reset = (due - now - 1) % interval + 1
+            reset = (due - now - 1) % interval + 1 if due > now else 0
             return kept, due - now, (tolerance - (due - now)) // interval, reset, NEVER if cost > self.burst else wait
         remaining = (tolerance - (after - now)) // interval
         reset = (after - now - 1) % interval + 1 if after > now else 0

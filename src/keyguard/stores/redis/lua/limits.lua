@@ -153,7 +153,7 @@ local function take_smooth(entry, cost, interval, tolerance, burst)
   local after = due + cost * interval
   local wait = after - tolerance - now
   if wait > 0 then
-    local reset = (due - now - 1) % interval + 1
+    local reset = due > now and (due - now - 1) % interval + 1 or 0
     return kept, due - now, floor((tolerance - (due - now)) / interval), reset, cost > burst and -1 or wait
   end
   local reset = after > now and (after - now - 1) % interval + 1 or 0
