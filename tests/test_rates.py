@@ -261,6 +261,8 @@ def test_every_figure_is_the_one_that_the_limit_means(
         if kept is None:
             continue
         state, expiry = kept, now + ttl
+        assert limit.take(state, expiry, 0)[2:] == (limit.most, 0, 0), "it lives too short"
+        assert limit.take(state, expiry - 1, 0)[2] < limit.most, "it lives too long"
         if gives_back and cost and expiry > now + unit:
             taken_at, now = now, now + unit
             state = limit.give_back(state, now, taken_at, cost)
