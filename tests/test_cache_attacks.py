@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -100,6 +101,34 @@ def test_28_the_variants_of_a_long_url_hold_it_once(earth: World) -> None:
     slots = [slot for slot in cache.shelf._slots.values() if slot.entries]
     assert [len(slot.entries) for slot in slots] == [8]
     assert len({id(entry.key) for entry in slots[0].entries}) == 1
+
+
+def test_28_heads_that_are_ready_count_as_what_they_take() -> None:
+    """Twenty fields with every answer, each URL asked for in the short and in the long way: it took twice the bound."""
+    fields = [("Cache-Control", "max-age=600")]
+
+    def reply(seen: Seen) -> Reply:
+        return 200, [*fields, *[(f"X-{n}", f"{n} of {seen.path}, " + "x" * 150) for n in range(20)]], b"x"
+
+    cache = ResponseCache(max_bytes=2_000_000)
+    origin = Origin(reply)
+    with world("asgi") as made:
+        app = made.wrap(Keyguard(cache), made.app(origin))
+        made.ask(app, ask("/warm"))
+        origin.seen.clear()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for number in range(400):
+                path = f"/{number}"
+                made.ask_in_turn([(app, ask(path)), (app, ask(path)), (app, ask(path, Cache_Control="max-stale"))] * 2)
+                origin.seen.clear()
+            gc.collect()
+            taken = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+    assert cache.stats().evicted > 0
+    assert 1_000_000 < taken < 2_400_000
 
 
 # -- whose answer it is -------------------------------------------------------------------------------------------

@@ -460,9 +460,9 @@ GARBAGE = [
     b"[" * 5000,
     b"\xff" * 8,
     b"\xff" * 100,
-    b"\1\4\0\0\0nullbody",
-    b"\1\2\0\0\0{}",
-    b"\1\2\0\0\0[]",
+    b"\2\4\0\0\0\4\0\0\0nullbody",
+    b"\2\2\0\0\0\0\0\0\0{}",
+    b"\2\2\0\0\0\0\0\0\0[]",
     RANDOM.randbytes(1000),
 ]
 
@@ -494,8 +494,8 @@ def test_entries_of_another_version_or_cut_short_are_misses() -> None:
     assert decode(value) is not None
     assert decode(bytes([value[0] + 1]) + value[1:]) is None
     head = value[: -len(entry.body)]
-    for cut in range(len(head)):
-        assert decode(head[:cut]) is None, cut
+    for cut in range(len(value)):
+        assert decode(value[:cut]) is None, cut
     for _ in range(3000):
         damaged = bytearray(value)
         damaged[RANDOM.randrange(len(head))] = RANDOM.randrange(256)

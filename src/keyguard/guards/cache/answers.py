@@ -66,6 +66,7 @@ def answer(request: Request, entry: Entry, conditions: Conditions, now: int, sta
     if built is None or built[0] != age or built[1] != status or built[2] is not request.__class__:
         fields = request.raw_fields(whole_fields(entry, age, status))
         built = entry.built = (age, status, request.__class__, fields)
+        entry.ready = None  # of two heads that are ready for the same entry the memory would be counted once
     response = Response(entry.status, request.headers_of(built[3]), entry.body)
     response.sized = True
     return response

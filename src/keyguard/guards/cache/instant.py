@@ -85,7 +85,13 @@ def _prepare(cache: ResponseCache, entry: Entry, now: int) -> Ready | None:
     if cache.shared is not None:
         end = min(end, entry.checked + cache.local_ttl)
     cache.shelf.touch(entry.key)  # once a second is often enough to tell what is in use
-    fields = whole_fields(entry, age, f"{cache.name}; hit; ttl={ttl}")
-    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+    status = f"{cache.name}; hit; ttl={ttl}"
+    built = entry.built
+    if built is not None and built[:2] == (age, status) and type(built[3][0][0]) is bytes:
+        raw = built[3]
+    else:
+        fields = whole_fields(entry, age, status)
+        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+        entry.built = None
     entry.ready = begin, end, entry.status, raw, entry.body
     return entry.ready
