@@ -7,8 +7,11 @@ import gc
 from typing import Any
 
 import pytest
+from django.test.utils import override_settings
+from fastapi import FastAPI
 from flask import Flask
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
@@ -31,6 +34,7 @@ from keyguard import (
 from keyguard.guard import chain
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
+from tests.frameworks import APPS
 from tests.harness import Ask, aask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 from tests.test_asgi_driver import lifespan, lifespan_app
 
@@ -261,6 +265,35 @@ def test_mounted_under_a_prefix_rules_see_the_path_that_the_app_routes() -> None
         assert client.get("/api/open").status_code == 200
         assert client.get("/api/other").status_code == 401
         assert client.get("/open").status_code == 404
+
+
+@pytest.mark.parametrize("around", [lambda app: app, lambda app: CORSMiddleware(app)])
+def test_a_prefix_that_the_app_sets_itself_is_seen_by_rules_that_stand_around_it(around: Any) -> None:
+    app = FastAPI()
+    app.root_path = "/api"  # FastAPI routes /api/inside as /inside, and so does Django with FORCE_SCRIPT_NAME
+    app.get("/inside")(lambda: "in")
+    filtered = Keyguard(IPFilter(allow=["10.0.0.0/8"], paths=["/inside"])).asgi(around(app))
+    with override_settings(FORCE_SCRIPT_NAME="/api"):
+        django = Keyguard(IPFilter(allow=["10.0.0.0/8"], paths=["/inside"])).asgi(around(APPS["django"][0]))
+    for guarded in (filtered, django):
+        for path in ("/inside", "/api/inside", "/api/inside/"):
+            assert ask_asgi(guarded, Ask(path)).status == 403
+    assert ask_asgi(filtered, Ask("/api/inside", client="10.0.0.1")).status == 200
+
+
+def test_a_prefix_in_the_midst_of_a_path_is_not_interpreted() -> None:
+    """Some frameworks cut it off there: under /api they route /apiinside and /x/api/inside as /inside."""
+    app = Keyguard(IPFilter(deny=["203.0.113.0/24"], paths=["/inside"])).asgi(asgi_app)
+    for path, status in (
+        ("/apiinside", 400),
+        ("/x/api/inside", 400),
+        ("/api/inside", 200),
+        ("/api", 200),
+        ("/inside", 200),
+        ("/api/api/inside", 200),
+    ):
+        assert ask_asgi(app, Ask(path, root="/api"), lint=False).status == status
+    assert ask_asgi(app, Ask("/x", root="/"), lint=False).status == 200
 
 
 def test_on_refusal_is_told_and_its_failure_harms_nobody() -> None:

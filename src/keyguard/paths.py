@@ -41,6 +41,14 @@ def strip_root(path: str, root: str) -> str:
     return path
 
 
+def misplaced(path: str, root: str) -> bool:
+    """Whether the prefix `root` stands in the path, and not as its first whole segments.
+
+    Some frameworks cut it off all the same, and route `/apiadmin` or `/x/api/admin` under `/api` as `/admin`.
+    """
+    return root.strip("/") != "" and root in path and not path.startswith(root + "/") and path != root
+
+
 def decode_wsgi_path(path_info: str) -> str:
     """PEP 3333 hands over bytes as if they were ISO 8859-1; the path is UTF-8."""
     return path_info if path_info.isascii() else path_info.encode("latin-1").decode("utf-8", "replace")

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from keyguard.drivers.engine import Engine
-from keyguard.paths import strip_root
+from keyguard.paths import misplaced, strip_root
 from keyguard.request import FieldSet, Request
 from keyguard.response import Headers, field_value
 
@@ -120,6 +120,10 @@ class ASGIRequest(Request):
     @property
     def root(self) -> str:
         return str(self.carrier.get("root_path", ""))
+
+    @property
+    def ambiguous(self) -> bool:
+        return super().ambiguous or misplaced(self.carrier["path"], self.root)
 
     def sends(self, fields: FieldSet) -> bool:
         present = self._fields
