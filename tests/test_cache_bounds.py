@@ -67,6 +67,20 @@ def test_28_a_hundred_thousand_urls_never_exceed_the_bounds() -> None:
     assert shelf.evicted == 100_000 - shelf.count
 
 
+def test_28_a_child_that_was_forked_amid_a_change_holds_nothing_half() -> None:
+    """The thread that was changing it is not there to end that. Nor is who refreshes an entry in the background."""
+    shelf = Shelf(10**6, 3, 4)
+    shelf.put(("a",), ("p",), made := entry())
+    made.refreshing_since = 5
+    shelf.renew()
+    assert (made.refreshing_since, shelf.count, held(shelf)) == (0, 1, (shelf.bytes, 1))
+    shelf._lock.acquire()
+    shelf.bytes += 100
+    shelf.renew()
+    assert (shelf.bytes, shelf.count, held(shelf), shelf.plain, shelf._by_place) == (0, 0, (0, 0), {}, {})
+    assert shelf.put(("a",), ("p",), entry())
+
+
 def test_28_what_was_used_least_recently_goes_first() -> None:
     shelf = Shelf(10**6, 3, 4)
     for name in "abc":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -284,8 +286,26 @@ def test_an_error_gets_what_forbids_and_no_more() -> None:
 def test_a_marker_stands_above_a_view() -> None:
     with pytest.raises(ConfigurationError, match="above a view"):
         cache_control(max_age=1)("view")  # type: ignore[type-var]
+    with pytest.raises(ConfigurationError, match="a function or a method"):
+        cache_control(max_age=1)(ManualClock)  # a class would be called once per request, and nothing of it be marked
     with pytest.raises(ConfigurationError, match="at least one"):
         vary()
+
+
+def test_what_can_be_called_and_awaited_stays_so() -> None:
+    """Frameworks ask whether a view is asynchronous before they call it."""
+
+    class View:
+        async def __call__(self) -> str:
+            return "answer"
+
+    async def view(text: str) -> str:
+        return text
+
+    for one in (View(), functools.partial(view, "answer")):
+        marked = cache_control(max_age=1)(one)
+        assert inspect.iscoroutinefunction(marked)
+        assert asyncio.run(marked()) == "answer"
 
 
 def test_without_a_cache_a_marker_does_nothing() -> None:

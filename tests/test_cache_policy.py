@@ -457,3 +457,69 @@ def test_17_a_304_that_says_nothing_makes_it_fresh_from_now() -> None:
 def test_19_which_part_it_is(text: str, part: tuple[int, bool, int | None] | None) -> None:
     found = part_of((("Content-Range", text),), b"01234")
     assert (None if found is None else (found.first, found.to_end, found.total)) == part
+
+
+@pytest.mark.parametrize(
+    ("update", "age", "date_kept"),
+    [
+        ((("Age", "30"),), 30, date(-100)),
+        ((("aGE", "30"),), 30, date(-100)),
+        ((("Date", date(-20)),), 20, date(-20)),
+        ((("DATE", date(-20)), ("Age", "40")), 40, date(-20)),
+        ((("Date", date(-50)), ("Age", "40")), 50, date(-50)),
+        ((("X-Age", "30"), ("Expires", date(60))), 0, date(-100)),
+    ],
+)
+def test_17_a_304_that_says_its_own_age_or_date_is_as_old_as_that(update: Fields, age: int, date_kept: str) -> None:
+    """The answer may come through another cache. The fields that say so are the 304's own, whatever was stored."""
+    fields = cc("max-age=60", ETAG, ("Date", date(-100)), ("Age", "50"))
+    before = make_entry(200, fields, PLAIN, asked_at=RECEIVED, received=RECEIVED)
+    after = freshened(before, update, PLAIN, asked_at=RECEIVED, received=RECEIVED)
+    assert after.age == age
+    assert [text for name, text in after.fields if name.lower() == "date"] == [date_kept]
+    assert not [text for name, text in after.fields if name.lower() == "age"]
+
+
+# -- which statuses (caching.md 4, 12) ----------------------------------------------------------------------------
+
+STATUSES = range(200, 600)
+GUESSED = {200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501}
+KNOWN = GUESSED | {302, 303, 307, 400, 401, 403, 409, 412, 421, 422, 429, 451, 500, 502, 503, 504}
+PART = ("Content-Range", "bytes 0-9/20")
+
+
+def test_12_a_lifetime_is_guessed_for_these_and_for_no_more_than_a_day() -> None:
+    heuristic = Settings(heuristic=True)
+    fields = (("Date", date(0)), ("Last-Modified", date(-1000)))
+    guessed = {code for code in STATUSES if lifetime_of(code, fields, said(fields, ()), RECEIVED, heuristic) == 100}
+    assert guessed == GUESSED
+    for code in STATUSES:
+        assert lifetime_of(code, fields, said(fields, ()), RECEIVED, PLAIN) is None
+    long_ago = (("Date", date(0)), ("Last-Modified", date(-86400 * 10 - 1)))
+    assert lifetime_of(200, long_ago, said(long_ago, ()), RECEIVED, heuristic) == 86400
+    older = (("Date", date(0)), ("Last-Modified", date(-86400 * 20)))
+    assert lifetime_of(200, older, said(older, ()), RECEIVED, heuristic) == 86400
+
+
+def test_12_with_nothing_but_a_validator_these_are_stored() -> None:
+    asked = Asked("GET", {}, False, None)
+    stored = {code for code in STATUSES if may_store(asked, code, (ETAG, PART), PLAIN, RECEIVED).stored}
+    assert stored == GUESSED
+
+
+def test_4_must_understand_stores_what_it_knows() -> None:
+    asked = Asked("GET", {}, False, None)
+    fields = cc("max-age=60, must-understand, no-store", PART)
+    stored = {code for code in STATUSES if may_store(asked, code, fields, PLAIN, RECEIVED).stored}
+    assert stored == KNOWN
+    every = cc("max-age=60", PART)
+    stored = {code for code in STATUSES if may_store(asked, code, every, PLAIN, RECEIVED).stored}
+    assert stored == set(STATUSES) - {304, 416}
+
+
+@pytest.mark.parametrize(("length", "to_end"), [(10, True), (9, False), (11, False)])
+def test_19_a_part_that_is_not_as_long_as_it_says_is_no_end(length: int, to_end: bool) -> None:
+    """Its last bytes would be served as the representation's last."""
+    part = part_of((("Content-Range", "bytes 10-19/20"),), b"x" * length)
+    assert part is not None
+    assert (part.first, part.length, part.to_end, part.total) == (10, length, to_end, 20)

@@ -143,3 +143,27 @@ def test_explain_shows_what_the_cache_said(server: str, capsys: pytest.CaptureFi
     assert found["cache-status"] == "keyguard; fwd=uri-miss; stored"
     assert found["asked again"].startswith("keyguard; hit; ttl=")
     assert found["lifetime"] == 60
+
+
+def test_explain_takes_a_cookie_for_credentials_where_the_app_does(
+    server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["cache", "explain", server + "/silent", "--header", "Cookie: a=b"]
+    for more, stored in ((["--ttl", "30"], False), (["--ttl", "30", "--public"], True)):
+        assert main([*words, *more, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["stored"] is stored
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["explain", "http://127.0.0.1:1/", "--ttl", "-4"], "--ttl is a whole number"),
+        (["explain", "http://127.0.0.1:1/", "--targeted", "a b"], "--targeted is a list of header field names"),
+        (["purge", "--tag", ""], "--tag names a tag"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    store: str, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cache", *words]) != 0
+    assert says in capsys.readouterr().err

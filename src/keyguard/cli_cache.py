@@ -21,9 +21,10 @@ from keyguard.cli_store import open_for_operators
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow
+from keyguard.guards.cache import settings as checks
 from keyguard.guards.cache.directives import parse_cache_control
 from keyguard.guards.cache.entry import Fields, decode, lines
-from keyguard.guards.cache.holding import CREDENTIALS
+from keyguard.guards.cache.holding import credential_fields
 from keyguard.guards.cache.keys import everywhere, place, split_url
 from keyguard.guards.cache.policy import Asked, Settings, initial_age, lifetime_of, may_store, said, vary_of
 from keyguard.guards.cache.shared import Shared
@@ -100,6 +101,8 @@ def _stats(options: argparse.Namespace) -> int:
 def _purge(options: argparse.Namespace) -> int:
     if sum((options.url is not None, options.tag is not None, options.all)) != 1:
         raise ConfigurationError("name one of: a URL, --tag TAG, --all")
+    if options.tag == "":
+        raise ConfigurationError("--tag names a tag")
     store = _store(options)
     shared = Shared(1)
     flow: Flow[Any]
@@ -124,12 +127,12 @@ def _purge(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     settings = Settings(
-        ttl=options.ttl,
+        ttl=None if options.ttl is None else checks.whole("--ttl", options.ttl, 1, 365 * 86400, "seconds"),
         private=options.private,
         public=options.public,
         heuristic=options.heuristic,
         set_cookie=options.set_cookie,
-        targeted=tuple(options.targeted),
+        targeted=checks.field_names("--targeted", options.targeted),
     )
     headers = dict(options.header)
     asked_at = wall_clock()
@@ -140,7 +143,7 @@ def _explain(options: argparse.Namespace) -> int:
     asked = Asked(
         "GET",
         parse_cache_control([sent["cache-control"]] if "cache-control" in sent else []),
-        any(name in sent for name in CREDENTIALS),
+        any(name in sent for name in credential_fields(settings)),
         sent.get("range"),
     )
     verdict = may_store(asked, status, fields, settings, received)

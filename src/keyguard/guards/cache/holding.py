@@ -43,6 +43,13 @@ LONG_WAY = FieldSet((*CONDITIONS.names, *UNCACHED.names, "if-range", "cache-cont
 """What makes a request more than a plain GET of a URL."""
 
 
+def credential_fields(settings: Settings) -> tuple[str, ...]:
+    """The fields that hold credentials whatever the stack."""
+    if (settings.ttl is not None and not settings.public) or settings.private:
+        return (*CREDENTIALS, "cookie")  # the app has said nothing of who its answers are for, or that it is one caller
+    return CREDENTIALS
+
+
 class Bounds(NamedTuple):
     """How much a cache holds in one process."""
 
@@ -114,9 +121,8 @@ class Holding:
         self._sources += sources
         names = [name for source in self._sources for name in source.names]
         fields = {name.lower() for name in names if ":" not in name}
-        if (self.settings.ttl is not None and not self.settings.public) or self.by is not None:
-            fields.add("cookie")  # the app has said nothing of who its answers are for, or that it is one caller
-        self._credential_fields = FieldSet((*CREDENTIALS, *sorted(fields - set(CREDENTIALS))))
+        always = credential_fields(self.settings)
+        self._credential_fields = FieldSet((*always, *sorted(fields - set(always))))
         self.special = FieldSet((*LONG_WAY.names, *REWRITING.names, *self._credential_fields.names))
         self._elsewhere = [source for source in self._sources if any(":" in name for name in source.names)]
 

@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar, overload
 
 from keyguard.errors import ConfigurationError
+from keyguard.flow import is_async
 from keyguard.guards.cache.settings import check_flags, field_names, texts, whole
 from keyguard.response import Headers
 
@@ -83,9 +84,9 @@ class CacheControl:
             if marks is not None:
                 marks.marks.append(self)
             return None
-        if not callable(view):
-            raise ConfigurationError(f"a marker stands above a view, a function, not {view!r}")
-        if inspect.iscoroutinefunction(view):
+        if not callable(view) or isinstance(view, type):
+            raise ConfigurationError(f"a marker stands above a view, a function or a method, not {view!r}")
+        if is_async(view):
 
             @functools.wraps(view)
             async def marked_async(*args: Any, **kwargs: Any) -> Any:

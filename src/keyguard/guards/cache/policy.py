@@ -261,7 +261,8 @@ def part_of(fields: Fields, body: bytes) -> Part | None:
     start, last, total = int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3])
     if last < start or (total is not None and last >= total):
         return None
-    return Part(start, len(body), total is not None and last == total - 1, total)
+    to_end = total is not None and last == total - 1 and len(body) == last - start + 1
+    return Part(start, len(body), to_end, total)
 
 
 def describe(entry: Entry, says: Said, status: int, settings: Settings) -> None:

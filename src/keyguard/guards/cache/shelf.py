@@ -50,6 +50,14 @@ class Shelf:
 
     def renew(self) -> None:
         """Called in a forked child: the lock may have been held by a thread that is not there."""
+        if self._lock.locked():  # then it had not done all that it was about: nothing of it is to be relied on
+            self.bytes = self.count = 0
+            self.plain.clear()
+            self._slots.clear()
+            self._by_place.clear()
+        for slot in self._slots.values():
+            for entry in slot.entries:
+                entry.refreshing_since = 0  # whoever refreshes it does so for the parent
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Slot | None:
