@@ -217,6 +217,7 @@ def test_the_registry_is_the_same_under_an_event_loop(tmp_path: Path) -> None:
         ({"expires": datetime(2030, 1, 1)}, "with a time zone"),
         ({"expires": timedelta(days=-1)}, "not one before it"),
         ({"expires": datetime(2000, 1, 1, tzinfo=UTC)}, "before the key would begin"),
+        ({"expires": timedelta.max}, "behind the year 9999"),
     ],
 )
 def test_a_bad_value_is_refused_and_nothing_is_issued(keys: KeyRegistry, options: dict[str, Any], words: str) -> None:

@@ -141,6 +141,7 @@ def test_without_a_store_it_says_how_to_name_one(
         ["keys", "issue", "--owner", "a", "--expires", "2030-01-01T00:00:00"],
         ["keys", "issue", "--owner", "a", "--metadata", "novalue"],
         ["keys", "rotate", "x", "--overlap", "1 day"],
+        ["keys", "issue", "--owner", "a", "--expires", "999999999w"],
         ["demo", "--port", "99999"],
         ["nonsense"],
     ],
@@ -159,6 +160,44 @@ def test_a_reader_that_leaves_is_no_error(store: str, capsys: pytest.CaptureFixt
     command = f"{sys.executable} -m keyguard keys list --json | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[\n", "")
+
+
+@pytest.mark.parametrize("words", [["issue", "--owner", "acme"], ["issue", "--owner", "acme", "--json"]])
+def test_a_key_that_cannot_be_written_is_named_so_that_it_can_be_revoked(
+    words: list[str], store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"{sys.executable} -m keyguard keys {' '.join(words)} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    (record,) = run_json(capsys, "keys", "list")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert f"error: key {record['id']} was made, but could not be written" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_key_is_not_made_where_nobody_could_see_it(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"{sys.executable} -m keyguard keys issue --owner acme >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "keyguard: error: standard output is closed\n")
+    assert not Path(store.removeprefix("sqlite:///")).exists()
+
+
+def test_a_name_that_the_terminal_cannot_write_loses_no_key(store: str) -> None:
+    def ask(*words: str) -> str:
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(
+            [sys.executable, "-m", "keyguard", "keys", *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
+        return done.stdout
+
+    issued = json.loads(ask("issue", "--owner", "Müller", "--json"))
+    assert issued["owner"] == "Müller"
+    assert play(Keyguard(APIKeys(), store=store), headers={"X-API-Key": issued["key"]}).status == 200
+    assert "M\\xfcller" in ask("list")
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -34,19 +35,36 @@ from keyguard.refusal import rfc3339
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     options = _parser().parse_args(argv)
+    if sys.stdout is None:  # before a key is made that nobody could ever see
+        _complain("standard output is closed")
+        return 1
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an owner's name is no reason to fail
     try:
         code: int = options.run(options)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        # Whoever read our output has gone, such as `head`. Point it elsewhere, or the interpreter complains at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone, such as `head`
+        _discard_output()
         return 1
     except KeyboardInterrupt:
         return 130
-    except (KeyguardError, ValueError) as error:
-        print(f"keyguard: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except OSError as error:
+        _discard_output()
+        _complain(str(error))
         return 1
+    except (KeyguardError, ValueError) as error:
+        _complain(str(error))
+        return 1
+
+
+def _complain(text: str) -> None:
+    print(f"keyguard: error: {' '.join(text.split())}", file=sys.stderr)
+
+
+def _discard_output() -> None:
+    """Point what is still to be written elsewhere, or the interpreter complains at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # -- the commands -----------------------------------------------------------------------------------------------
@@ -122,11 +140,19 @@ def _members(record: KeyRecord) -> dict[str, Any]:
 
 
 def _show_issued(issued: IssuedKey, options: argparse.Namespace) -> int:
-    if options.json:
-        _print_json({"key": issued.key.reveal(), **_members(issued.record)})
-    else:
-        print(f"Key {issued.record.id} of {issued.record.owner}. It is shown this once: store it now.", file=sys.stderr)
-        print(issued.key.reveal())
+    try:
+        if options.json:
+            _print_json({"key": issued.key.reveal(), **_members(issued.record)})
+        else:
+            said = f"Key {issued.record.id} of {issued.record.owner}. It is shown this once: store it now."
+            print(said, file=sys.stderr)
+            print(issued.key.reveal())
+        sys.stdout.flush()
+    except OSError as error:
+        _discard_output()
+        raise KeyguardError(
+            f"key {issued.record.id} was made, but could not be written ({error.strerror}): revoke it"
+        ) from error
     return 0
 
 
@@ -164,7 +190,8 @@ def _print_table(records: list[KeyRecord]) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"  # JSON has escapes of its own
+    print(json.dumps(value, indent=2, ensure_ascii=plain))
 
 
 # -- the command line -------------------------------------------------------------------------------------------
@@ -176,7 +203,10 @@ def _span(text: str) -> timedelta:
     match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no span of time: write 90s, 15m, 12h, 30d or 2w")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise argparse.ArgumentTypeError(f"{text!r} is longer than can be said") from None
 
 
 def _moment(text: str) -> datetime | timedelta:

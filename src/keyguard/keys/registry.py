@@ -284,13 +284,20 @@ def _id(text: str) -> str:
     return text
 
 
+_LATEST = 253_402_300_800 * SECOND
+"""The end of the year 9999: what comes later can be written down nowhere."""
+
+
 def _moment(name: str, when: datetime | timedelta | None, now: int) -> int | None:
     if when is None:
         return None
     if isinstance(when, timedelta):
         if when < timedelta(0):
             raise ValueError(f"{name} is a span from now, not one before it")
-        return now + round(when.total_seconds() * SECOND)
+        moment = now + round(when.total_seconds() * SECOND)
+        if moment >= _LATEST:
+            raise ValueError(f"{name} lies behind the year 9999")
+        return moment
     if not isinstance(when, datetime) or when.tzinfo is None:
         raise ValueError(f"{name} is a timedelta from now, or a datetime with a time zone, not {when!r}")
     return int(when.timestamp()) * SECOND + when.microsecond
