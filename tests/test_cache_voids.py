@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keyguard import Keyguard, ResponseCache
 from keyguard.guards.cache.keys import everywhere, place, split_url
+from keyguard.guards.cache.shared_ops import Ensure, Purges, Renew, Stamp, read_moment
+from keyguard.stores.sqlite import SQLiteStore
+from keyguard.testing import ManualClock
 from tests.cache_site import WORLDS, Reply, Seen, Site, get, ok, status
-from tests.harness import Ask
+from tests.harness import Ask, ask_wsgi
 
 OLD = ok("max-age=600", body=b"old")
 NEW = ok("max-age=600", body=b"new")
@@ -151,3 +156,76 @@ def test_a_refresh_in_the_background_is_no_request_that_missed(world: str) -> No
     stats = site.cache.stats()
     site.close()
     assert (stats.hits, stats.misses, stats.stale, site.calls) == (3, 1, 1, 2)
+
+
+# -- the store's clock --------------------------------------------------------------------------------------------
+
+
+class Pair:
+    """Two processes with one SQLite file, whose clock a test sets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock()
+        self.calls = 0
+        self.caches = [ResponseCache(local_ttl=0), ResponseCache(local_ttl=0)]
+        stores = [SQLiteStore(str(folder / "cache.db"), clock=self.clock) for _ in self.caches]
+        self.apps = [
+            Keyguard(cache, store=store).wsgi(self._app) for cache, store in zip(self.caches, stores, strict=True)
+        ]
+
+    def _app(self, environ: Any, start_response: Any) -> list[bytes]:
+        self.calls += 1
+        body = b"%d" % self.calls
+        fields = [("Cache-Control", "max-age=3600"), ("Cache-Tag", "t"), ("Content-Length", str(len(body)))]
+        start_response("200 OK", fields)
+        return [body]
+
+    def get(self, process: int, path: str = "/x", method: str = "GET") -> bytes:
+        body = ask_wsgi(self.apps[process], Ask(path, method=method), lint=False).body
+        assert isinstance(body, bytes)
+        return body
+
+
+VOIDS: dict[str, Callable[[Pair], Any]] = {
+    "change": lambda pair: pair.get(1, method="PUT"),
+    "path": lambda pair: pair.caches[1].purge("/x"),
+    "tag": lambda pair: pair.caches[1].purge(tag="t"),
+    "all": lambda pair: pair.caches[1].purge_all(),
+}
+
+
+@pytest.mark.parametrize("void", VOIDS)
+def test_21_a_clock_that_was_set_back_undoes_no_purge(void: str, tmp_path: Path) -> None:
+    """Another server takes over, and its clock is behind: what is purged then was stored at a later time."""
+    pair = Pair(tmp_path)
+    pair.get(0, "/before")
+    pair.clock.advance(1)
+    assert pair.get(0) == pair.get(1) == b"2"
+    pair.clock.advance(-30)
+    VOIDS[void](pair)
+    assert pair.get(0) != b"2"
+    assert pair.get(1) != b"2"
+    pair.clock.advance(60)
+    assert pair.get(0) == pair.get(1) != b"2"
+
+
+def test_21_two_purges_in_one_microsecond_are_two(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    pair.get(0, "/before")
+    pair.clock.advance(1)
+    for path in ("/m", "/n"):
+        pair.get(0, path)
+    pair.clock.advance(1)
+    pair.caches[1].purge("/m")
+    assert pair.get(0, "/m") == b"4"
+    pair.caches[1].purge("/n")
+    assert pair.get(0, "/n") == b"5"
+
+
+def test_21_a_mark_that_is_none_of_ours_voids_and_heals() -> None:
+    for garbage in (b"", b"\0", b"x" * 100):
+        assert read_moment(garbage) > 2**62
+        assert Stamp("k").apply([garbage], 7)[0] == 7
+        assert Ensure("k", 7).apply([garbage], 9)[1]
+        assert Renew().apply([None, garbage], 7)[0][1] == Stamp("k").apply([None], 7)[1][0][1]
+        assert Purges(b"[0,{}]", garbage, 7).floor == 7

@@ -12,6 +12,7 @@ Rules:
 - A hit is one trip: the variant is asked for together with the rest, by the fields that the key varied by last time.
 - Nothing is deleted to invalidate it. A variant knows the store's time before its request went to the app; what was
   invalidated or purged since is not used. So a response that was on its way during a purge does not come back after it.
+- Where the store's clock was set back, what is from the time to come has no place before or after a purge: it goes.
 - A server may evict what it likes. Where the mark of a URI, or the log of purges, has gone, what is older is not used.
 - All is written with a time to live, about a day at most.
 - A store that fails is a miss. These flows raise `StoreError`; the guard counts it and goes on.
@@ -122,12 +123,16 @@ class Shared:
             ((_, more),) = await Aside(Look(*[guess.start + id for id in missing]))
             blobs.update(zip(missing, more, strict=True))
         invalidated = read_moment(mark)
-        entries = []
+        entries, astray = [], []
         for id in wanted if mark is not None else ():
             blob = blobs[id]
             entry = None if blob is None else decode(blob)
-            if entry is not None and entry.since > invalidated and not _purged(purges, entry, target):
+            if entry is not None and entry.since > now + 1:
+                astray.append(guess.start + id)
+            elif entry is not None and entry.since > invalidated and not _purged(purges, entry, target):
                 entries.append(entry)
+        if astray:
+            await Aside(*[Put(key, None) for key in astray])
         return Found(now, entries, len(living) > len(wanted))
 
     async def keep(self, target: Target, entry: Entry, *also: Op[Any]) -> None:

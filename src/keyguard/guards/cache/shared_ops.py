@@ -26,7 +26,7 @@ _APART_TTL = 2 * SECOND
 
 
 class Stamp(Op[int]):
-    """Note the store's time under some keys of one pool. Evaluates to it."""
+    """Note the store's time under a key. Evaluates to it; where the clock lags, to a moment after the last."""
 
     __slots__ = ()
 
@@ -34,7 +34,8 @@ class Stamp(Op[int]):
         self.keys = (key,)
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[int, Sequence[Change]]:
-        return now, [(self.keys[0], _moment(now), _MARK_TTL, None)]
+        moment = _after(old[0], now)
+        return moment, [(self.keys[0], _moment(moment), _MARK_TTL, None)]
 
 
 class Ensure(Op[None]):
@@ -48,7 +49,7 @@ class Ensure(Op[None]):
         self.moment = moment
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[None, Sequence[Change]]:
-        return None, [(self.keys[0], _moment(self.moment), _MARK_TTL, None)] if old[0] is None else []
+        return None, [] if _is_moment(old[0]) else [(self.keys[0], _moment(self.moment), _MARK_TTL, None)]
 
 
 class Enlist(Op[list[str]]):
@@ -83,9 +84,10 @@ class Purge(Op[int]):
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[int, Sequence[Change]]:
         purges = Purges(old[0], old[1], now)
+        moment = _after(old[1], now)  # of two purges no two have one version, or others would miss the second
         for mark in self.marks:
-            purges.note(mark, now)
-        return now, [(PURGES[0], purges.encode(), _MARK_TTL, None), (PURGES[1], _moment(now), _MARK_TTL, None)]
+            purges.note(mark, moment)
+        return moment, [(PURGES[0], purges.encode(), _MARK_TTL, None), (PURGES[1], _moment(moment), _MARK_TTL, None)]
 
 
 class Renew(Op[tuple[bytes, bytes]]):
@@ -98,7 +100,7 @@ class Renew(Op[tuple[bytes, bytes]]):
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[tuple[bytes, bytes], Sequence[Change]]:
         log = Purges(old[0], old[1], now).encode()
-        version = _moment(now) if old[1] is None else old[1]
+        version = _moment(now) if old[1] is None or not _is_moment(old[1]) else old[1]
         return (log, version), [(PURGES[0], log, _MARK_TTL, None), (PURGES[1], version, _MARK_TTL, None)]
 
 
@@ -153,7 +155,7 @@ class Purges:
         self.floor: int = 0
         """Everything from before this moment counts as purged: more is not remembered."""
         self.moments: dict[str, int] = {}
-        if version is None:
+        if version is None or not _is_moment(version):
             self.floor = now  # a server may evict what it likes, and this is how it shows
         elif _is_log(found):
             self.floor, self.moments = found
@@ -214,6 +216,18 @@ def _moment(now: int) -> bytes:
     return now.to_bytes(8, "little", signed=True)
 
 
+def _is_moment(value: bytes | None) -> bool:
+    return value is not None and len(value) == 8
+
+
+def _after(value: bytes | None, now: int) -> int:
+    """Now, or right after the last moment, where the clock has been set back a little or stands still."""
+    last = read_moment(value)
+    return last + 1 if now <= last < now + LONGEST * SECOND else now
+
+
 def read_moment(value: bytes | None) -> int:
-    """What `Stamp` wrote; 0 for nothing."""
-    return 0 if value is None else int.from_bytes(value, "little", signed=True)
+    """What `Stamp` wrote; 0 for nothing, and the end of all days for what it cannot have written."""
+    if value is None:
+        return 0
+    return int.from_bytes(value, "little", signed=True) if len(value) == 8 else 2**63
