@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -428,3 +429,77 @@ def test_22_who_has_waited_in_vain_does_not_wait_for_other_processes_as_well(tmp
 
     asyncio.run(story())
     assert leases == 1
+
+
+# -- in the background --------------------------------------------------------------------------------------------
+
+
+def test_20_a_refresh_that_hangs_is_tried_again_after_a_minute() -> None:
+    """An app that waits for ever had the stale answer served until its window had passed."""
+    clock = ManualClock()
+    numbers = itertools.count(1)
+    hung: list[asyncio.Event] = []
+
+    async def reply(seen: Seen) -> Reply:
+        number = next(numbers)
+        if number == 2:
+            hung.append(asyncio.Event())
+            await hung[0].wait()
+        return 200, [("Cache-Control", "max-age=5, stale-while-revalidate=86400")], b"%d" % number
+
+    origin = Origin(reply)
+    app = Keyguard(ResponseCache(), clock=clock).asgi(origin.asgi)
+
+    async def get(wait: float = 0) -> bytes:
+        clock.advance(wait)
+        answer = await aask(app, ask())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert isinstance(answer.body, bytes)
+        return answer.body
+
+    async def story() -> None:
+        assert await get() == b"1"
+        assert [await get(10), await get(49)] == [b"1", b"1"]
+        assert len(origin.seen) == 2
+        assert await get(12) == b"1"
+        assert len(origin.seen) == 3
+        assert await get() == b"3"
+        hung[0].set()
+
+    asyncio.run(story())
+
+
+def test_20_event_loops_that_were_closed_keep_no_places_in_the_background() -> None:
+    """Sixty-four of them, each closed amid a refresh, and nothing was refreshed any more."""
+    clock = ManualClock()
+    hangs = True
+
+    async def reply(seen: Seen) -> Reply:
+        if hangs and clock.now > began:
+            await asyncio.Event().wait()
+        return 200, [("Cache-Control", "max-age=5, stale-while-revalidate=86400")], b"%d" % hangs
+
+    began = clock.now
+    origin = Origin(reply)
+    app = Keyguard(ResponseCache(), clock=clock).asgi(origin.asgi)
+    with asyncio.Runner() as runner:
+        for number in range(80):
+            runner.run(aask(app, ask(f"/{number}")))
+    clock.advance(10)
+    closed = []
+    for number in range(79):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(aask(app, ask(f"/{number}")))
+        loop.run_until_complete(asyncio.sleep(0))
+        closed += asyncio.all_tasks(loop)
+        loop.close()
+    hangs = False
+    before = len(origin.seen)
+    with asyncio.Runner() as runner:
+        assert runner.run(aask(app, ask("/79"))).body == b"1"
+        runner.run(asyncio.sleep(0))
+        assert len(origin.seen) == before + 1
+        assert runner.run(aask(app, ask("/79"))).body == b"0"
+    for task in closed:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -79,12 +79,18 @@ class Errand(Joining):
             self.end(LEFT)
             raise
 
-    async def refresh(self) -> Response:
-        """The same in the background: not where somebody asks already. The response is for nobody."""
+    async def refresh(self, *, overdue: bool) -> Response:
+        """The same in the background: not where somebody asks already. The response is for nobody.
+
+        `overdue`: who asked before has not come back in the time that is set for it, and is not waited for.
+        """
         self.key = self.flight_key()
         entry = self.entry
         assert entry is not None
         flight, leads = self.cache.flights.join(self.key)
+        if overdue and not leads:
+            self.cache.flights.end(self.key, flight, LEFT)
+            flight, leads = self.cache.flights.join(self.key)
         nothing = Response(204)
         if not leads:
             return nothing

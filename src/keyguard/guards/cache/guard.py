@@ -271,6 +271,7 @@ class ResponseCache(Holding):
         now = request.now()
         if 0 <= now - entry.refreshing_since < 60 * SECOND:
             return
+        overdue = entry.refreshing_since != 0  # its app hangs, or its event loop is gone
         entry.refreshing_since = now
         wanted = asked._replace(method="GET", directives={}, range=None)
 
@@ -278,7 +279,7 @@ class ResponseCache(Holding):
             detached.findings.caches += (self,)
             errand = Errand(self, detached, forward, target, wanted, NO_CONDITIONS, entry, since, "stale")
             errand.moment = moment
-            return errand.refresh()
+            return errand.refresh(overdue=overdue)
 
         if not await Detach(refresh, request):
             entry.refreshing_since = 0
