@@ -457,6 +457,14 @@ def test_guesses_that_race_in_threads_do_not_get_through(tmp_path: Path) -> None
         ({"scopes": ["two words"]}, "a scope is"),
         ({"prefix": "KG"}, "a letter first"),
         ({"preflights": "no"}, "preflights is True or False"),
+        ({"optional": "no"}, "optional is True or False"),
+        ({"name": "a|b"}, "a name is"),
+        ({"name": 5}, "a name is"),
+        ({"public": 5}, "public is a list of texts"),
+        ({"sources": None}, "sources is a list of texts"),
+        ({"scopes": 5}, "scopes is a list of texts"),
+        ({"lookup": lambda: None}, "called with the text of a key alone"),
+        ({"scopes": lambda request, key: None}, "called with the request alone"),
     ],
 )
 def test_a_bad_setting_stops_the_start(options: dict[str, Any], words: str) -> None:

@@ -354,6 +354,12 @@ def test_a_bad_rate_raises_at_once_and_says_what_is_right(text: object, words: s
         ({"headers": "draft-99"}, "headers are 'draft-11' or 'x-ratelimit'"),
         ({"when": "always"}, "when is a function"),
         ({"name": "a|b"}, "without '|'"),
+        ({"methods": 5}, "methods are a list"),
+        ({"paths": 5}, "paths are a list"),
+        ({"headers": 5}, "headers are 'draft-11' or 'x-ratelimit'"),
+        ({"by": lambda: 1}, "called with the request alone"),
+        ({"cost": lambda a, b: 1}, "called with the request alone"),
+        ({"when": lambda: True}, "called with the request alone"),
         ({"name": ""}, "a name is printable"),
     ],
 )

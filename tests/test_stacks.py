@@ -81,6 +81,8 @@ def test_a_long_list_of_paths_does_not_make_a_long_name() -> None:
         ({"on_refusal": "print"}, "on_refusal is a function"),
         ({"on_refusal": asyncio.sleep}, "on_refusal is a plain function, and nobody would await"),
         ({"on_health": asyncio.sleep}, "on_health is a plain function, and nobody would await"),
+        ({"on_refusal": lambda: None}, "called with a Refusal alone"),
+        ({"on_health": lambda: None}, "called with a StoreHealth alone"),
         ({"store": None}, "a store is a URL or has execute"),
         ({"trusted_proxies": ["*"]}, "name the networks of your proxies"),
         ({"trusted_proxies": ["0.0.0.0/0"]}, "name the networks of your proxies"),
@@ -214,6 +216,16 @@ def test_single_classes_in_the_wrong_order_do_not_start() -> None:
     )
     with pytest.raises(ConfigurationError, match="a layer further in finds"), TestClient(wrong):
         pass
+
+
+@pytest.mark.parametrize("module", [keyguard.asgi, keyguard.wsgi])
+def test_single_classes_that_would_find_different_clients_do_not_start(module: Any) -> None:
+    """The first that asks finds the client for all: which one would depend on the request."""
+    app = asgi_app if module is keyguard.asgi else wsgi_app
+    inner = module.RateLimit(app, "1/minute", trusted_proxies=["10.0.0.0/8", "unix"])
+    with pytest.raises(ConfigurationError, match="give both the same"):
+        module.IPFilter(inner, deny=["203.0.113.0/24"])
+    module.IPFilter(inner, deny=["203.0.113.0/24"], trusted_proxies=["unix", "10.0.0.0/8"])
 
 
 def test_a_layer_that_is_missing_stops_the_start_or_fails_closed(caplog: pytest.LogCaptureFixture) -> None:

@@ -162,7 +162,7 @@ class ClientAddress:
     `"cf-connecting-ip"`, which the proxy must set, not add to.
     """
 
-    __slots__ = ("_header", "_hops", "_networks", "_trusts_nobody", "_trusts_unix")
+    __slots__ = ("_header", "_hops", "_networks", "_settings", "_trusts_nobody", "_trusts_unix")
 
     def __init__(self, trusted: Iterable[str] = (), header: str = "x-forwarded-for") -> None:
         if isinstance(trusted, str):
@@ -179,7 +179,14 @@ class ClientAddress:
             raise ConfigurationError(f"forwarded_header is the name of a header field, not {header!r}")
         self._header = header.lower()
         readers = {"x-forwarded-for": _members, "forwarded": _elements}
+        self._settings = frozenset(texts), self._header
         self._hops: Callable[[str], Iterable[str]] = readers.get(self._header, lambda value: (value,))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ClientAddress) and self._settings == other._settings
+
+    def __hash__(self) -> int:
+        return hash(self._settings)
 
     def find(self, peer: str | None, header: Callable[[str], str | None]) -> Address | None:
         """The client behind `peer`, or `None` where it cannot be known."""

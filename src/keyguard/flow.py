@@ -16,6 +16,8 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
+from keyguard.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from keyguard.request import Request
     from keyguard.response import Response
@@ -130,3 +132,16 @@ def is_async(function: object) -> bool:
     """Whether a user's setting is a function that needs an event loop."""
     method = getattr(function, "__call__", None)  # noqa: B004 - the method itself is looked at
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method)
+
+
+def check_takes(word: str, function: Callable[..., Any], what: str) -> None:
+    """Raise `ConfigurationError` where a user's function cannot be called with one argument, `what`."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return  # some built-in functions do not say what they take
+    try:
+        signature.bind(None)
+    except TypeError:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise ConfigurationError(f"{word} is called with {what} alone; {name}{signature} cannot be") from None

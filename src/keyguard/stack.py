@@ -12,7 +12,7 @@ from keyguard.address import ClientAddress
 from keyguard.clock import Clock, wall_clock
 from keyguard.drivers.engine import Engine
 from keyguard.errors import ConfigurationError
-from keyguard.flow import is_async
+from keyguard.flow import check_takes, is_async
 from keyguard.guard import Guard, chain
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
@@ -76,6 +76,9 @@ class Keyguard:
                 raise ConfigurationError(f"{word} is a function, not {function!r}")
             if is_async(function):
                 raise ConfigurationError(f"{word} is a plain function, and nobody would await {function!r}")
+        for word, told, what in (("on_refusal", on_refusal, "a Refusal"), ("on_health", on_health, "a StoreHealth")):
+            if told is not None:
+                check_takes(word, told, what)
         self.guards = guards
         self.store = open_store(store)
         self._watched: Watched | None = None
@@ -176,6 +179,11 @@ class Keyguard:
 
     def _engine(self, app: Any, *, asynchronous: bool) -> Engine:
         _check_order(self._needs, app)
+        if any(layer.source != self._source for layer in _layers_within(app)):
+            raise ConfigurationError(
+                "two layers of keyguard around one app differ in trusted_proxies or forwarded_header, and a request "
+                "has one client: give both the same"
+            )
         for cache in [guard for guard in self.guards if isinstance(guard, ResponseCache)]:
             for layer in _layers_within(app):
                 cache.add_sources(layer.sources)

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 from keyguard.address import Networks
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.flow import call, is_async
+from keyguard.flow import call, check_takes, is_async
 from keyguard.guards.credentials import Sources
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import KeyRecord, KeyRegistry, Peppers, parse_key, record_key
@@ -121,15 +121,24 @@ class APIKeys:
     ) -> None:
         if lookup is not None and not callable(lookup):
             raise ConfigurationError(f"lookup is a function from key text to Identity or None, not {lookup!r}")
+        if lookup is not None:
+            check_takes("lookup", lookup, "the text of a key")
         self.lookup = lookup
-        self.sources = Sources(sources)
-        patterns = [public] if isinstance(public, str) else list(public)
+        self.sources = Sources(_listed("sources", sources))
+        patterns = _listed("public", public)
         self.public = Paths(patterns) if patterns else None
-        self.optional = optional
-        self.scopes = scopes if callable(scopes) or scopes is None else _checked_scopes(scopes)
+        for word, switch in (("optional", optional), ("preflights", preflights)):
+            if not isinstance(switch, bool):
+                raise ConfigurationError(f"{word} is True or False, not {switch!r}")
+        self.optional, self.preflights = optional, preflights
+        if callable(scopes):
+            check_takes("scopes", scopes, "the request")
+        self.scopes = scopes if callable(scopes) or scopes is None else _checked_scopes(_listed("scopes", scopes))
         self.peppers = Peppers(pepper)
         check_words(prefix, env)
         self.prefix, self.env = prefix, env
+        if not (isinstance(name, str) and name and name.isascii() and name.isprintable() and "|" not in name):
+            raise ConfigurationError(f"a name is printable ASCII text without '|', not {name!r}")
         self.name = name
         self._guesses = [(f"{name}-guesses:{limit.text}", _prefix(name, limit), limit) for limit in _limits(guesses)]
         if not (isinstance(realm, str) and realm.isascii() and realm.isprintable() and not set(realm) & {'"', "\\"}):
@@ -144,9 +153,6 @@ class APIKeys:
             raise ConfigurationError(f"stale_if_error is from 0 to 86400 seconds, not {stale_if_error!r}")
         self._stale = round(stale_if_error * SECOND) if if_store_fails == "local" else 0
         self._challenge = f'Bearer realm="{realm}"'
-        if not isinstance(preflights, bool):
-            raise ConfigurationError(f"preflights is True or False, not {preflights!r}")
-        self.preflights = preflights
         self._known: dict[bytes, _Known] = {}
 
     def __repr__(self) -> str:
@@ -376,6 +382,12 @@ def _remembered(data: bytes) -> _Known:
     )
     networks = Networks(record.networks) if record.networks else None
     return _Known(identity, data, networks, record.not_after)
+
+
+def _listed(word: str, texts: Any) -> list[Any]:
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise ConfigurationError(f"{word} is a list of texts, not {texts!r}")
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def _limits(rates: str) -> list[Limit]:

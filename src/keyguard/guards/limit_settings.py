@@ -9,6 +9,7 @@ from typing import Any
 
 from keyguard.clock import whole_seconds
 from keyguard.errors import ConfigurationError
+from keyguard.flow import check_takes
 from keyguard.ops import Demand
 from keyguard.rates import Limit, parse_rates, window
 from keyguard.response import field_value
@@ -123,13 +124,17 @@ def known_rules_of(
 
 
 def checked_by(by: Any) -> Any:
-    if by in ("ip", "key", "subject") or callable(by):
+    if callable(by):
+        check_takes("by", by, "the request")
+        return by
+    if by in ("ip", "key", "subject"):
         return by
     raise ConfigurationError(f"by is 'ip', 'key', 'subject' or a function of the request, not {by!r}")
 
 
 def checked_cost(cost: Any) -> Any:
     if callable(cost):
+        check_takes("cost", cost, "the request")
         return cost
     if isinstance(cost, bool) or not isinstance(cost, int) or cost < 0:
         raise ConfigurationError(f"cost is a whole number of units, 0 or more, or a function, not {cost!r}")
@@ -146,7 +151,10 @@ def checked_condition(word: str, condition: Any) -> Any:
     if getattr(condition, "opens_only", False):
         # It is false where a path is ambiguous, and a limit must not be passed by in that way.
         raise ConfigurationError(f"{word}={condition!r} is for caches; a limit takes paths=[...]")
-    if condition is None or callable(condition):
+    if condition is None:
+        return None
+    if callable(condition):
+        check_takes(word, condition, "the request")
         return condition
     if isinstance(condition, bool):
         return lambda request: condition
@@ -156,6 +164,8 @@ def checked_condition(word: str, condition: Any) -> Any:
 def checked_methods(methods: Any) -> frozenset[str] | None:
     if methods is None:
         return None
+    if not isinstance(methods, Iterable):
+        raise ConfigurationError(f"methods are a list of names, such as ['POST'], not {methods!r}")
     names = frozenset([methods] if isinstance(methods, str) else methods)
     for name in names:
         if name not in METHODS:
@@ -173,7 +183,8 @@ def uncounted_methods(methods: frozenset[str] | None) -> frozenset[str]:
 
 
 def checked_profiles(headers: Any) -> tuple[str, ...]:
-    profiles = () if headers is None else (headers,) if isinstance(headers, str) else tuple(headers)
+    given = () if headers is None else (headers,) if isinstance(headers, str) else headers
+    profiles = tuple(given) if isinstance(given, Iterable) else (given,)
     for profile in profiles:
         if profile not in PROFILES:
             raise ConfigurationError(f"headers are {' or '.join(map(repr, PROFILES))}, or None, not {profile!r}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.flow import call, is_async
+from keyguard.flow import call, check_takes, is_async
 from keyguard.guards import limit_settings as settings
 from keyguard.guards.limit_headers import describe
 from keyguard.ops import Degraded, Demand, GiveBack, Take, TakeHere, Taken
@@ -119,7 +119,7 @@ class RateLimit(_Limiting):
         headers: Profile | Sequence[Profile] | None = "draft-11",
         if_store_fails: FailureMode = "local",
     ) -> None:
-        patterns = (paths,) if isinstance(paths, str) else tuple(paths or ())
+        patterns = () if paths is None else Paths(paths, trailing_slash=True).texts
         self.by = settings.checked_by(by)
         self.cost = settings.checked_cost(cost)
         self.when = settings.checked_condition("when", when)
@@ -133,6 +133,7 @@ class RateLimit(_Limiting):
         self.choose: Callable[[Request], Any] | None = None
         self.rules: tuple[settings.Rule, ...] = ()
         if len(rates) == 1 and callable(rates[0]):
+            check_takes("a function that chooses the limit", rates[0], "the request")
             self.choose = rates[0]
         else:
             self.rules = settings.rules_of(self.name, rates, self.profiles, self.if_store_fails)
