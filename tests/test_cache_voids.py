@@ -79,6 +79,28 @@ def test_21_what_an_answer_refers_to_is_found_as_it_is_filed(world: str, field: 
     assert played(site, *asked) == b"new"
 
 
+def test_21_a_change_by_an_absolute_target_voids_the_path(world: str) -> None:
+    """What such a request gets is not stored, but what it changes has changed."""
+    site = Site(world)
+    site.reply = OLD
+    site.get("/a b")
+    site.reply = ok("no-store")
+
+    def absolute(app: Any) -> Any:
+        async def asgi(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "raw_path": b"http://example.test/a%20b"}, receive, send)
+
+        def wsgi(environ: Any, start_response: Any) -> Any:
+            return app({**environ, "RAW_URI": "http://example.test/a%20b"}, start_response)
+
+        return asgi if world == "asgi" else wsgi
+
+    plain, site.app = site.app, absolute(site.app)
+    site.get("/a b", method="DELETE")
+    site.app = plain
+    assert played(site, (get("/a b"), NEW)) == b"new"
+
+
 # -- on its way ---------------------------------------------------------------------------------------------------
 
 PURGES: dict[str, Callable[[Site], None]] = {

@@ -26,7 +26,7 @@ from keyguard.guards.cache.answers import NO_CONDITIONS, Conditions, answer, gat
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.errand import Errand, asked_app, strip_tags
 from keyguard.guards.cache.holding import CONDITIONS, LONG_WAY, Bounds, Holding
-from keyguard.guards.cache.keys import UNCACHED, Query, Target, place, resolve, target_of, variance_of
+from keyguard.guards.cache.keys import UNCACHED, Query, Target, changed_by, place, resolve, variance_of
 from keyguard.guards.cache.policy import Asked, Settings, Use, use
 from keyguard.request import Forward, Request
 from keyguard.response import Response
@@ -291,13 +291,12 @@ class ResponseCache(Holding):
         response = await asked_app(request, forward)
         done = 200 <= response.status < 400 and request.findings.refusal is None
         if done and request.method not in _SAFE:
-            where = target or target_of(request, self.query, "")
-            if where is not None:
-                uris = [where.uri]
-                for name in ("location", "content-location"):
-                    found = [resolve(where, line) for line in response.headers.get_all(name)]
-                    uris += [self.query.filed(uri) for uri in found if uri is not None]
-                since = await self.invalidate([place(where.host, uri) for uri in dict.fromkeys(uris)], since)
+            where = target or changed_by(request, self.query)
+            uris = [where.uri]
+            for name in ("location", "content-location"):
+                found = [resolve(where, line) for line in response.headers.get_all(name)]
+                uris += [self.query.filed(uri) for uri in found if uri is not None]
+            since = await self.invalidate([place(where.host, uri) for uri in dict.fromkeys(uris)], since)
         if done and request.method == "POST" and target is not None:
             errand = Errand(
                 self, request, forward, target, self.asked_of(request, target), NO_CONDITIONS, None, since, "method"

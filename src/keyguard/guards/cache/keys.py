@@ -96,7 +96,7 @@ def target_of(request: Request, query: Query, partition: str) -> Target | None:
     path = request.path
     root = request.root
     if raw is None:
-        raw = quote_from_bytes((root + path).encode("utf-8", "surrogateescape"), safe="/:@!$&'()*+,;=~").encode()
+        raw = _quoted(root + path)
     if raw[:1] != b"/" or "\ufffd" in path:
         return None  # a whole URI, `*`, or bytes that are no text: the app may see what is not told apart here
     host = request.header("host") or ""
@@ -115,6 +115,23 @@ def target_of(request: Request, query: Query, partition: str) -> Target | None:
         )
     uri = raw + b"?" + asked if asked else raw
     return Target(key, host, uri.decode("latin-1"))
+
+
+def changed_by(request: Request, query: Query) -> Target:
+    """The target of a request that changes something: where it cannot be read in one way, the way that the app does.
+
+    Nothing is filed under it, and what it voids is decoded anyway.
+    """
+    found = target_of(request, query, "")
+    if found is not None:
+        return found
+    uri = _quoted(request.root + request.path)
+    asked = query.kept(request.query) if query.changes else request.query
+    return Target((), request.header("host") or "", (uri + b"?" + asked if asked else uri).decode("latin-1"))
+
+
+def _quoted(path: str) -> bytes:
+    return quote_from_bytes(path.encode("utf-8", "surrogateescape"), safe="/:@!$&'()*+,;=~").encode()
 
 
 def _kept(match: re.Match[str]) -> str:
