@@ -392,6 +392,19 @@ def test_what_a_users_function_raises_is_logged_without_the_key(guard: Any, capl
     assert "somebody" not in caplog.text
 
 
+@pytest.mark.parametrize("by", ["key", "subject"])
+def test_a_caller_whom_a_look_up_knows_by_one_name_only_is_nobody_anonymous(by: Any) -> None:
+    callers = {"first-key": Identity("ada"), "second-key": Identity("", key_id="2")}
+    guard = Keyguard(APIKeys(lookup=callers.get), RateLimit("2/minute", by=by))
+
+    def ask(key: str, client: str) -> int:
+        return play(guard, headers={"X-API-Key": key}, client=client).status
+
+    for key in callers:  # each has a limit, wherever the calls come from
+        assert [ask(key, f"198.51.100.{number}") for number in range(3)] == [200, 200, 429]
+    assert not any(identity.anonymous for identity in callers.values())
+
+
 # -- guessing ---------------------------------------------------------------------------------------------------
 
 

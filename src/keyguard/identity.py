@@ -11,7 +11,8 @@ from typing import Any
 class Identity:
     """The caller, as far as authentication knows it.
 
-    `subject` owns quotas and outlives its keys: rotating a key changes `key_id` and nothing else.
+    `subject` owns quotas and outlives its keys: rotating a key changes `key_id` and nothing else. Where only one of the
+    two is given it stands for both: nobody who is known is taken for an anonymous caller.
     """
 
     subject: str
@@ -22,6 +23,10 @@ class Identity:
     scopes: frozenset[str] = frozenset()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the issuer noted down with the key; JSON values."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key_id", self.key_id or self.subject)
+        object.__setattr__(self, "subject", self.subject or self.key_id)
 
     @property
     def anonymous(self) -> bool:
