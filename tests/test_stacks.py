@@ -146,6 +146,15 @@ def test_a_plain_guard_between_others_may_refuse() -> None:
     assert seen == [418]
 
 
+def test_a_played_request_is_like_one_from_a_server() -> None:
+    """Any path, all lines of a header field, and the two fields that WSGI names otherwise."""
+    assert play(IPFilter(deny=["198.51.100.0/24"], paths=["/thé/€"]), "/thé/€").status == 403
+    assert play(APIKeys(), headers=[("X-API-Key", "one"), ("x-api-key", "other")]).status == 400
+    typed: list[str | None] = []
+    play(lambda request: typed.append(request.header("content-type")), headers={"Content-Type": "text/plain"})
+    assert typed == ["text/plain"]
+
+
 def test_no_guards_at_all_change_nothing() -> None:
     guard = Keyguard()
     assert ask_asgi(guard.asgi(asgi_app), Ask()) == ask_asgi(asgi_app, Ask())

@@ -59,12 +59,15 @@ def play(
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
+        "PATH_INFO": path.encode().decode("latin-1"),  # PEP 3333, "Unicode Issues"
+        "QUERY_STRING": query.encode().decode("latin-1"),
         "REMOTE_ADDR": client or "",
         "wsgi.url_scheme": "http",
     }
     for name, value in headers.items() if isinstance(headers, Mapping) else headers:
-        environ["HTTP_" + name.upper().replace("-", "_")] = value
+        variable = name.upper().replace("-", "_")
+        if variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            variable = "HTTP_" + variable
+        environ[variable] = f"{environ[variable]},{value}" if variable in environ else value  # as servers do
     body = b"".join(stack.wsgi(app)(environ, start_response))
     return Played(*heads[-1], body)

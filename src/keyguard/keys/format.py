@@ -127,6 +127,8 @@ class Peppers:
             pepper = _from_environment()
         if isinstance(pepper, (str, bytes)):
             pepper = {1: pepper}
+        if not isinstance(pepper, Mapping):
+            raise ConfigurationError(f"pepper is a text, or a mapping of version to text, not {type(pepper).__name__}")
         self._peppers = {version: _checked(version, secret) for version, secret in pepper.items()}
         self._peppers.setdefault(0, _NO_PEPPER)
         self.current = max(self._peppers)
