@@ -663,3 +663,36 @@ def test_two_keys_of_one_subject_share_by_subject_and_not_by_key(either: World, 
     assert ["hit" in (either.ask(app, ask).get("cache-status") or "") for ask in asks] == [False, True]
     for key, hit in ((second, shared), (others, False)):
         assert ("hit" in (either.ask(app, Ask("/", (("X-API-Key", key),))).get("cache-status") or "")) is hit
+
+
+@pytest.mark.parametrize(
+    ("lax", "fields", "first", "second"),
+    [
+        ({"public": True}, [], Ask("/x", (("Authorization", "a"),)), Ask("/x", (("Authorization", "b"),))),
+        ({"set_cookie": True}, [("Set-Cookie", "id=1")], Ask("/x"), Ask("/x")),
+        ({"vary": []}, [], Ask("/x", (("X-Tenant", "a"),)), Ask("/x", (("X-Tenant", "b"),))),
+        ({"ignore_query": ["tenant"]}, [], Ask("/x?a&tenant=1"), Ask("/x?a")),
+    ],
+)
+def test_what_was_stored_by_other_rules_is_not_served(
+    either: World, lax: Any, fields: Any, first: Ask, second: Ask, tmp_path: Any
+) -> None:
+    """Who sees that a setting leaks changes it, and the store still holds what was stored before."""
+    url = f"sqlite:///{tmp_path}/cache.db?timeout=1"
+    strict: dict[str, Any] = {"vary": ["X-Tenant"]} if "vary" in lax else {}
+
+    def made(**options: Any) -> tuple[Any, Origin]:
+        origin = Origin(lambda seen: (200, [("Cache-Control", "max-age=600"), *fields], b"hello"))
+        return either.wrap(Keyguard(ResponseCache(local_ttl=0, **options), store=url), either.app(origin)), origin
+
+    before, _ = made(**lax)
+    assert "stored" in (either.ask(before, first).get("cache-status") or "")
+    after, origin = made(**strict)
+    assert "hit" not in (either.ask(after, second).get("cache-status") or "")
+    assert len(origin.seen) == 1
+    again, origin = made(**lax)
+    assert "hit" in (either.ask(again, first).get("cache-status") or "")
+    changing = Ask(second.target, (), "DELETE")
+    either.ask(after, changing)
+    either.ask(again, first)
+    assert len(origin.seen) == 1, "what one of them changes the other serves no more"

@@ -69,8 +69,8 @@ class ResponseCache(Holding):
       Bodies that are on their way, in parts, may take `max_bytes` once more; what goes beyond that is not stored.
     - `local_bytes`, `local_ttl`: of a shared store, how much this process holds itself, and for how many seconds it
       uses that without asking the store.
-    - `name`: what `Cache-Status` calls it. Caches of one name share what stands in one store: give those of different
-      apps different ones, or what one app answers to a forged `Host` is served by another.
+    - `name`: what `Cache-Status` calls it. Caches of one name and of the same settings share what stands in one store:
+      give those of different apps different names, or what one app answers to a forged `Host` is served by another.
 
     To behave like a general shared proxy: `ResponseCache(heuristic=True, set_cookie=True,
     targeted=["CDN-Cache-Control"], stale_on_error=60)`. Only for apps whose cookies are not any one client's own.

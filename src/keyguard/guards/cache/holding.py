@@ -82,6 +82,9 @@ class Holding:
         self._for_anybody = replace(settings, private=False)
         self.by = by
         self.query = query
+        # What was stored by other rules, of another process or before the last change of them, is not this cache's.
+        rules = repr((replace(settings, ignore_client=False), query.rules))
+        self._partition = f"{name} {digest((rules,))[:12]}"
         self.bounds = bounds
         self.local_ttl = local_ttl
         """Microseconds for which what this process holds of a shared store is used without asking."""
@@ -130,7 +133,7 @@ class Holding:
 
     def target_of(self, request: Request) -> Target | None:
         """What a request is filed under; `None` where it is not cached."""
-        partition = self.name
+        partition = self._partition
         if self.by is not None:
             identity = request.findings.identity
             if identity is None:
@@ -140,7 +143,7 @@ class Holding:
                 # It says more than the text of the key that it was found by; what else is sent counts beside it.
                 caller = identity.key_id if self.by == "key" else identity.subject
                 keys = {key for source in self._sources for key in source.read(request)}
-            partition = digest((self.name, self.by, caller, *self.credentials_of(request, keys)))
+            partition = digest((partition, self.by, caller, *self.credentials_of(request, keys)))
         return target_of(request, self.query, partition)
 
     def learn(self, request: Request) -> None:

@@ -6,6 +6,7 @@ Rules:
   something in between rewrote one, each pair is a key of its own.
 - Fields by which frameworks let a proxy change the host or the scheme are parts of the key: whoever sends them poisons
   an entry that only those see who send the same.
+- Who asks, where entries are each caller's own, the cache's name and the rules that it stores by are parts too.
 - What cannot be read in one way has no key, and is not cached.
 """
 
@@ -63,13 +64,14 @@ class Target(NamedTuple):
 class Query:
     """What of the query counts: all as it stands, or less the parameters to ignore, or sorted."""
 
-    __slots__ = ("_names", "_prefixes", "_sort", "changes")
+    __slots__ = ("_names", "_prefixes", "_sort", "changes", "rules")
 
     def __init__(self, ignored: Iterable[str], sort: bool) -> None:
         self._names = frozenset(name.encode() for name in ignored if not name.endswith("*"))
         self._prefixes = tuple(name[:-1].encode() for name in ignored if name.endswith("*"))
         self._sort = sort
         self.changes = bool(self._names or self._prefixes or sort)
+        self.rules = (sorted(self._names), sorted(self._prefixes), sort)
 
     def kept(self, query: bytes) -> bytes:
         """The query to file under. The order of one parameter's values means something, that of parameters may not."""
