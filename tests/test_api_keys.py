@@ -274,7 +274,9 @@ def test_a_pepper_can_be_replaced_while_old_keys_go_on(clock: ManualClock, monke
     assert statuses(None) == [200, 200]
 
 
-@pytest.mark.parametrize("pepper", ["short", {1: "short"}, {0: "x" * 20}, {"1": "x" * 20}, {70000: "x" * 20}, ["x" * 20]])
+@pytest.mark.parametrize(
+    "pepper", ["short", {1: "short"}, {0: "x" * 20}, {"1": "x" * 20}, {70000: "x" * 20}, ["x" * 20]]
+)
 def test_a_bad_pepper_stops_the_start_and_is_not_shown(pepper: Any) -> None:
     with pytest.raises(ConfigurationError, match="pepper") as caught:
         APIKeys(pepper=pepper)
