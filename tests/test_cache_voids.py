@@ -251,3 +251,36 @@ def test_21_a_mark_that_is_none_of_ours_voids_and_heals() -> None:
         assert Ensure("k", 7).apply([garbage], 9)[1]
         assert Renew().apply([None, garbage], 7)[0][1] == Stamp("k").apply([None], 7)[1][0][1]
         assert Purges(b"[0,{}]", garbage, 7).floor == 7
+
+
+def test_13_a_machine_whose_clock_is_behind_keeps_nothing_for_longer(tmp_path: Path) -> None:
+    """What another one had stored was served for as much longer as its clock was behind."""
+    right, ahead = ManualClock(), ManualClock()
+    ahead.advance(300)
+    calls: list[str] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        calls.append(environ["PATH_INFO"])
+        start_response("200 OK", [("Cache-Control", "max-age=60"), ("ETag", '"1"'), ("Content-Length", "5")])
+        return [b"hello"]
+
+    def made(clock: ManualClock) -> Any:
+        store = SQLiteStore(str(tmp_path / "cache.db"), clock=right)
+        return Keyguard(ResponseCache(local_ttl=1), store=store, clock=clock).wsgi(app)
+
+    def wait(seconds: int) -> None:
+        right.advance(seconds)
+        ahead.advance(seconds)
+
+    one, other = made(ahead), made(right)
+    ask_wsgi(one, Ask("/before"), lint=False)
+    wait(1)
+    ask_wsgi(one, Ask("/x"), lint=False)
+    wait(30)
+    for _ in range(2):  # as the store has it, and as it is held then
+        answer = ask_wsgi(other, Ask("/x"), lint=False)
+        assert (answer.get("age"), answer.get("cache-status")) == ("30", "keyguard; hit; ttl=30")
+    wait(30)
+    assert len(calls) == 2
+    ask_wsgi(other, Ask("/x"), lint=False)
+    assert len(calls) == 3

@@ -73,6 +73,7 @@ class Entry:
         "stale_while_revalidate",
         "status",
         "tags",
+        "there",
         "variance",
     )
 
@@ -95,6 +96,7 @@ class Entry:
         range_text: str | None = None,
         body: bytes = b"",
         since: int = 0,
+        there: int = 0,
     ) -> None:
         self.status = status
         self.fields = fields
@@ -120,6 +122,8 @@ class Entry:
         self.body = body
         self.since = since
         """The store's time before the app was asked: what was purged after that is not used."""
+        self.there = there
+        """When the response head arrived by the shared store's clock, as well as that is known here."""
         self.etag = first(fields, "etag")
         self.last_modified = first(fields, "last-modified")
         self.size = 0
@@ -149,6 +153,10 @@ class Entry:
     def ttl(self, now: int) -> int:
         """Seconds it stays fresh; negative where it is stale."""
         return self.lifetime - self.current_age(now)
+
+    def same_as(self, other: Entry) -> bool:
+        """Whether the other one is this one, as the shared store has it."""
+        return (self.since, self.there) == (other.since, other.there)
 
     def usable_for(self) -> int:
         """Seconds from `received` for which there is any use for it."""
@@ -198,6 +206,7 @@ def encode(entry: Entry) -> bytes:
             None if part is None else [part.first, part.length, part.to_end, part.total],
             entry.range_text,
             entry.since,
+            entry.there,
         ],
         separators=(",", ":"),
     ).encode()
@@ -214,7 +223,7 @@ def decode(value: bytes) -> Entry | None:
         if type(head) is not list:
             return None
         status, fields, received, age, lifetime, must_validate, no_stale, swr, sie, shared, variance, tags = head[:12]
-        part, range_text, since = head[12:]
+        part, range_text, since, there = head[12:]
         numbers = (
             status,
             received,
@@ -252,6 +261,7 @@ def decode(value: bytes) -> Entry | None:
             range_text=range_text,
             body=value[_LENGTHS.size + size :],
             since=since,
+            there=there,
         )
     except (ValueError, TypeError, LookupError, StructError, RecursionError):
         return None

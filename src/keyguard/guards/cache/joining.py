@@ -174,7 +174,7 @@ class Joining:
         """The answer from what another process has stored meanwhile, if it suits."""
         before = self.entry
         for entry in found.entries:
-            known = before is not None and (entry.since, entry.received) == (before.since, before.received)
+            known = before is not None and entry.same_as(before)
             response = None if known or entry.part is not None else self._collapsed(entry)
             if response is not None:
                 self.cache.hold(self.request, self.target, entry, self.request.now())

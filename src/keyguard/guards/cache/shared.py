@@ -12,6 +12,7 @@ Rules:
 - A hit is one trip: the variant is asked for together with the rest, by the fields that the key varied by last time.
 - Nothing is deleted to invalidate it. A variant knows the store's time before its request went to the app; what was
   invalidated or purged since is not used. So a response that was on its way during a purge does not come back after it.
+- Entries know when they came by the store's clock as well: a machine whose own is behind keeps none for longer.
 - Where the store's clock was set back, what is from the time to come has no place before or after a purge: it goes.
 - A server may evict what it likes. Where the mark of a URI, or the log of purges, has gone, what is older is not used.
 - All is written with a time to live, about a day at most.
@@ -50,6 +51,7 @@ SECOND = 1_000_000
 
 _HINTS = 10_000
 _RENEW_EVERY = 3600 * SECOND
+_SKEW = 2 * SECOND  # less than that may be the trip to the store
 
 
 class Found(NamedTuple):
@@ -84,6 +86,8 @@ class Shared:
         self._purges = Purges()
         self._purges_seen: bytes | None = None
         self._renewed = 0
+        self._ahead = 0
+        """How far this machine's clock is ahead of the store's."""
 
     async def look(self, request: Request, target: Target) -> Found:
         """The variants that match, in one trip where the key varies by what it varied by last time."""
@@ -104,6 +108,7 @@ class Shared:
     async def _found(self, request: Request, target: Target, guess: _Guess, seen: Any) -> Found:
         """What to make of the values of these keys."""
         now, (version, mark, index, *values) = seen
+        ahead = self._ahead = request.now() - now
         purges = await self._current_purges(version, now)
         blobs = dict(zip(guess.ids, values, strict=True))
         wanted: list[str] = []
@@ -130,6 +135,8 @@ class Shared:
             if entry is not None and entry.since > now + 1:
                 astray.append(guess.start + id)
             elif entry is not None and entry.since > invalidated and not _purged(purges, entry, target):
+                if entry.there + ahead < entry.received - _SKEW:  # this clock is behind that of who stored it
+                    entry.received = entry.there + ahead
                 entries.append(entry)
         if astray:
             await Aside(*[Put(key, None) for key in astray])
@@ -139,6 +146,7 @@ class Shared:
         """Write an entry: first itself, then that it is there. What else is to be done then goes along."""
         slot, pool = digest(target.key), place(target.host, target.uri)
         id = _id(entry.variance, entry.part is not None)
+        entry.there = max(0, entry.received - self._ahead)
         ttl = max(1, min(entry.usable_for(), LONGEST)) * SECOND
         names = [name for name, _ in entry.variance]
         enlist = Enlist(f"rc:{pool}|i{slot}", id, names, ttl, self.max_variants)
