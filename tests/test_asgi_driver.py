@@ -12,7 +12,7 @@ import pytest
 
 from keyguard import Forward, Headers, IPFilter, Keyguard, NoResponse, RateLimit, Request, Response
 from tests.asgi_lint import ASGILint
-from tests.harness import Ask, aask, asgi_app
+from tests.harness import Ask, aask, asgi_app, ask_asgi, wsgi_app
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -635,3 +635,11 @@ def _sender(sent: list[Any]) -> Any:
         sent.append(message)
 
     return send
+
+
+def test_a_wsgi_app_inside_by_a_bridge_takes_send_for_what_it_is() -> None:
+    """asgiref warns of a `send` that is not marked as a coroutine function; here warnings are errors."""
+    from asgiref.wsgi import WsgiToAsgi
+
+    app = Keyguard(RateLimit("1/minute")).asgi(WsgiToAsgi(wsgi_app))
+    assert [ask_asgi(app, Ask("/"), lint=False).status for _ in range(2)] == [200, 429]

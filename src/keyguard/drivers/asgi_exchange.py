@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, TypeAlias
 
@@ -305,6 +306,13 @@ class Exchange:
             if task is not None:
                 # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
                 await asyncio.shield(task)
+
+
+# What calls `send` may ask whether it is a coroutine function, as asgiref does where a WSGI app stands inside.
+if sys.version_info >= (3, 12):
+    inspect.markcoroutinefunction(Exchange.send)
+else:
+    Exchange.send._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
 
 
 class Handshake(Exchange):
