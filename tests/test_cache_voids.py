@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from keyguard import Keyguard, ResponseCache
+from keyguard.guards.cache import path
 from keyguard.guards.cache.keys import everywhere, place, split_url
 from keyguard.guards.cache.shared_ops import Ensure, Purges, Renew, Stamp, read_moment
 from keyguard.stores.sqlite import SQLiteStore
@@ -235,8 +236,8 @@ def test_21_two_purges_in_one_microsecond_are_two(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     pair.get(0, "/before")
     pair.clock.advance(1)
-    for path in ("/m", "/n"):
-        pair.get(0, path)
+    for name in ("/m", "/n"):
+        pair.get(0, name)
     pair.clock.advance(1)
     pair.caches[1].purge("/m")
     assert pair.get(0, "/m") == b"4"
@@ -284,3 +285,27 @@ def test_13_a_machine_whose_clock_is_behind_keeps_nothing_for_longer(tmp_path: P
     assert len(calls) == 2
     ask_wsgi(other, Ask("/x"), lint=False)
     assert len(calls) == 3
+
+
+# -- what it tells ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "ask", "says"),
+    [
+        ({"max_bytes": 65536}, get(), "larger than an entry may be, 65536 bytes"),
+        ({"when": path("/x")}, get(), "`when`"),
+        ({}, get("/", ("Cache-Control", "no-store")), "the request says no-store"),
+        ({}, get("/", ("Host", "a b")), "cannot be read in one way"),
+        ({}, get("/", ("X-HTTP-Method-Override", "PUT")), "no copy answers to"),
+    ],
+)
+def test_explain_tells_of_what_did_not_get_so_far(world: str, options: Any, ask: Ask, says: str) -> None:
+    """It said that no such response had come by, or that one larger than the cache was stored."""
+    site = Site(world, **options)
+    site.reply = ok("max-age=60", body=b"x" * 70_000)
+    assert "stored" not in (site.ask(ask, lint=False).get("cache-status") or "")
+    told = site.cache.explain("/")
+    site.close()
+    assert not told.stored
+    assert says in told.rule

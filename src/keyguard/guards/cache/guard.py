@@ -26,8 +26,9 @@ from keyguard.guards.cache.answers import NO_CONDITIONS, Conditions, answer, gat
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.errand import Errand, asked_app, strip_tags
 from keyguard.guards.cache.holding import CONDITIONS, LONG_WAY, Bounds, Holding
-from keyguard.guards.cache.keys import UNCACHED, Query, Target, changed_by, place, resolve, variance_of
+from keyguard.guards.cache.keys import UNCACHED, Query, Target, changed_by, place, places_of, resolve, variance_of
 from keyguard.guards.cache.policy import Asked, Settings, Use, use
+from keyguard.guards.cache.reports import Explanation
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 
@@ -132,7 +133,7 @@ class ResponseCache(Holding):
         self.when = when
         self.serve_exhausted = serve_exhausted
         self.coalesce = checks.number("coalesce", coalesce, 0, 300)
-        self.max_entry_bytes = checks.whole("max_entry_bytes", max_entry_bytes, 1, 2**31, "bytes")
+        self._max_entry_bytes = checks.whole("max_entry_bytes", max_entry_bytes, 1, 2**31, "bytes")
         self.needs: frozenset[str] = frozenset() if by is None else frozenset({"identity"})
         super().__init__(
             name=checks.token("name", name),
@@ -153,6 +154,11 @@ class ResponseCache(Holding):
 
     def __repr__(self) -> str:
         return f"<ResponseCache {self.name}>"
+
+    @property
+    def max_entry_bytes(self) -> int:
+        """How large a body may be: of a cache that is in this process alone, no larger than all of it."""
+        return self._max_entry_bytes if self.shared is not None else min(self._max_entry_bytes, self.shelf.max_bytes)
 
     def asynchronous(self) -> dict[str, object]:
         """The settings that only an event loop can run."""
@@ -216,10 +222,17 @@ class ResponseCache(Holding):
         if request.method not in ("GET", "HEAD"):
             return await self._changing(request, forward, target)
         if target is None or request.sends(UNCACHED) or request.header("content-length") not in (None, "", "0"):
-            return await self._bypass(request, forward, "bypass")
+            if bypassed:
+                why = Explanation(False, "the function `when` says that it does not go through the cache", "")
+            elif target is None:
+                why = Explanation(False, "its URL or its Host cannot be read in one way", "RFC 9112, section 3.2")
+            else:
+                why = Explanation(False, "the request has a body, or a field that no copy answers to", "")
+            return await self._bypass(request, forward, "bypass", why)
         asked = self.asked_of(request, target)
         if "no-store" in asked.directives and not self.settings.ignore_client:
-            return await self._bypass(request, forward, "request")
+            why = Explanation(False, "the request says no-store", "RFC 9111, section 5.2.1.5")
+            return await self._bypass(request, forward, "request", why)
         moment = self.flights.moment
         found = await self.find(request, target, asked)
         conditions = Conditions.of(request) if request.sends(CONDITIONS) else NO_CONDITIONS
@@ -257,11 +270,13 @@ class ResponseCache(Holding):
             counts.stale += stale
         return response
 
-    async def _bypass(self, request: Request, forward: Forward, why: str) -> Response:
+    async def _bypass(self, request: Request, forward: Forward, word: str, why: Explanation) -> Response:
         self.reports.counts.bypassed += 1
         response = await asked_app(request, forward)
+        for where in places_of(changed_by(request, self.query)):
+            self.reports.note(where, why)
         strip_tags(response)
-        response.headers.add("Cache-Status", f"{self.name}; fwd={why}")
+        response.headers.add("Cache-Status", f"{self.name}; fwd={word}")
         return response
 
     async def _refresh(
