@@ -26,7 +26,7 @@ from keyguard.guards.cache.answers import NO_CONDITIONS, Conditions, answer, gat
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.errand import Errand, asked_app, strip_tags
 from keyguard.guards.cache.holding import CONDITIONS, LONG_WAY, Bounds, Holding
-from keyguard.guards.cache.keys import UNCACHED, Query, Target, changed_by, place, places_of, resolve, variance_of
+from keyguard.guards.cache.keys import UNCACHED, Chosen, Query, Target, changed_by, place, places_of, resolve
 from keyguard.guards.cache.policy import Asked, Settings, Use, use
 from keyguard.guards.cache.reports import Explanation
 from keyguard.request import Forward, Request
@@ -184,8 +184,9 @@ class ResponseCache(Holding):
             return None
         target = self.target_of(request)
         slot = None if target is None else self.shelf.get(target.key)
+        chosen = Chosen(request)
         for entry in () if slot is None else slot.entries:
-            if entry.variance and entry.variance != variance_of(request, [name for name, _ in entry.variance]):
+            if not chosen.has(entry.variance):
                 continue
             if not (self.by or entry.open_to_credentials) and self.has_credentials(request):
                 return None

@@ -13,6 +13,7 @@ from keyguard.guards.cache.flights import Flights
 from keyguard.guards.cache.keys import (
     REWRITING,
     UNCACHED,
+    Chosen,
     Query,
     Target,
     digest,
@@ -21,7 +22,6 @@ from keyguard.guards.cache.keys import (
     places_of,
     split_url,
     target_of,
-    variance_of,
 )
 from keyguard.guards.cache.policy import Asked, Settings
 from keyguard.guards.cache.reports import CacheStats, Explanation, Reports
@@ -201,9 +201,8 @@ class Holding:
         now = since = request.now()
         slot = self.shelf.get(target.key)
         held = [] if slot is None else slot.entries
-        entries = [
-            entry for entry in held if entry.variance == variance_of(request, [name for name, _ in entry.variance])
-        ]
+        chosen = Chosen(request)
+        entries = [entry for entry in held if chosen.has(entry.variance)]
         varied = bool(held)
         if self.shared is not None:
             if not entries or any(self.old(entry, now) for entry in entries):

@@ -254,6 +254,28 @@ def variance_of(request: Request, names: Sequence[str]) -> Variance:
     return tuple([(name, _normal(name, request.header(name))) for name in names])
 
 
+class Chosen:
+    """What a request chooses by the fields that `Vary` names: read once for all variants that name the same."""
+
+    __slots__ = ("_known", "_request")
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._known: dict[tuple[str, ...], Variance] = {}
+
+    def by(self, names: Iterable[str]) -> Variance:
+        """The request's values of these fields."""
+        names = tuple(names)
+        found = self._known.get(names)
+        if found is None:
+            found = self._known[names] = variance_of(self._request, names)
+        return found
+
+    def has(self, variance: Variance) -> bool:
+        """Whether a response that was chosen by these values is chosen now."""
+        return not variance or self.by([name for name, _ in variance]) == variance
+
+
 def _normal(name: str, value: str | None) -> str | None:
     """A value as it is compared: absent and empty differ; blanks round commas do not count."""
     if value is None:

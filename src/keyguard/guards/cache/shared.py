@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from keyguard.errors import StoreError
 from keyguard.guards.cache.entry import Entry, Variance, decode, encode
-from keyguard.guards.cache.keys import Target, digest, everywhere, place, variance_of
+from keyguard.guards.cache.keys import Chosen, Target, digest, everywhere, place, variance_of
 from keyguard.guards.cache.shared_ops import (
     LONGEST,
     PURGES,
@@ -113,12 +113,13 @@ class Shared:
         blobs = dict(zip(guess.ids, values, strict=True))
         wanted: list[str] = []
         living = [item for item in listed(index) if item[2] > now]
+        chosen = Chosen(request)
         for id, names, _ in living:
             if tuple(names) == guess.names:
                 matches = id in blobs
             else:
                 part = id[:1] == "p"
-                matches = (len(guess.ids) > 1 or not part) and id == _id(variance_of(request, names), part)
+                matches = (len(guess.ids) > 1 or not part) and id == _id(chosen.by(names), part)
             if matches:
                 wanted.append(id)
         if living:
