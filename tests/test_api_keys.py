@@ -440,6 +440,46 @@ def test_guesses_that_race_each_other_do_not_get_through() -> None:
     assert (statuses.count(401), statuses.count(429)) == (5, 45)
 
 
+@pytest.mark.parametrize("store", [MemoryStore, Slow])
+def test_right_keys_that_are_looked_up_at_once_are_no_guesses(store: type[MemoryStore]) -> None:
+    """Many first calls from one address: each holds a guess for as long as its look-up takes."""
+
+    async def lookup(key: str) -> Identity | None:
+        await asyncio.sleep(0.001)
+        return Identity(key) if key.startswith("right") else None
+
+    async def ask_all(*keys: str) -> list[int]:
+        app = Keyguard(APIKeys(lookup=lookup, guesses="2/minute"), store=store()).asgi(asgi_app)
+        answers = await asyncio.gather(*[aask(app, Ask(headers=(("X-API-Key", key),))) for key in keys])
+        return [answer.status for answer in answers]
+
+    assert asyncio.run(ask_all(*["right"] * 50)) == [200] * 50
+    assert asyncio.run(ask_all(*[f"right {number}" for number in range(20)])) == [200] * 20
+    assert sorted(asyncio.run(ask_all(*[f"wrong {number}" for number in range(20)]))) == [401] * 2 + [429] * 18
+
+
+def test_right_keys_that_are_looked_up_in_threads_at_once_are_no_guesses() -> None:
+    everybody = threading.Barrier(2)
+
+    def lookup(key: str) -> Identity | None:
+        if key != "third":
+            everybody.wait(10)  # both guesses are held
+        return Identity(key)
+
+    app = Keyguard(APIKeys(lookup=lookup, guesses="2/minute")).wsgi(wsgi_app)
+    statuses: list[int] = []
+
+    def ask(key: str) -> None:
+        statuses.append(ask_wsgi(app, Ask(headers=(("X-API-Key", key),))).status)
+
+    threads = [threading.Thread(target=ask, args=(key,)) for key in ("first", "second", "third")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 3
+
+
 def test_guesses_that_race_in_threads_do_not_get_through(tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "k.db")
     app = Keyguard(APIKeys(guesses="5/minute"), store=store).wsgi(wsgi_app)

@@ -13,13 +13,14 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from keyguard.address import Networks
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.flow import call, check_takes, is_async
+from keyguard.flow import Signal, Wait, call, check_takes, is_async
 from keyguard.guards.credentials import Sources
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import KeyRecord, KeyRegistry, Peppers, parse_key, record_key
@@ -154,6 +155,7 @@ class APIKeys:
         self._stale = round(stale_if_error * SECOND) if if_store_fails == "local" else 0
         self._challenge = f'Bearer realm="{realm}"'
         self._known: dict[bytes, _Known] = {}
+        self._looking = _Looking()
 
     def __repr__(self) -> str:
         return f"<APIKeys {self.name}>"
@@ -280,24 +282,51 @@ class APIKeys:
         self, request: Request, text: str, known: _Known | None, guess: list[Demand]
     ) -> _Known | Response:
         # Reserve first, give back on success: guesses that race each other are all counted.
-        taken = await Take(guess)
+        taken = await self._reserve(request, text, guess)
+        if isinstance(taken, _Known):
+            return taken
         if taken.refused:
             return self._refuse_guessing(request, taken)
         if len(text) > _KEY_MAX:
             return self._refuse(request, "malformed")
         assert self.lookup is not None
         wrong = False
+        if guess:
+            self._looking.begin(guess[0].key)
         try:
             identity = await call(self.lookup, text)
             wrong = identity is None
         finally:
-            if guess and not wrong:  # a look-up that failed is no guess either
-                await GiveBack(taken)
+            try:
+                if guess and not wrong:  # a look-up that failed is no guess either
+                    await GiveBack(taken)
+            finally:
+                if guess:
+                    self._looking.end(guess[0].key, given_back=not wrong)
         if identity is None:
             return self._refuse(request, "unknown")
         if not isinstance(identity, Identity):
             raise TypeError(f"lookup returned {type(identity).__name__}, not an Identity or None")
         return _Known(identity, b"", None, _FOREVER)
+
+    async def _reserve(self, request: Request, text: str, guess: list[Demand]) -> Taken | _Known:
+        """Take a guess. Where look-ups on their way hold them all, wait for what they find: they may be no guesses."""
+        deadline = request.now() + _PATIENCE
+        for _ in range(_TRIES):
+            before = self._looking.signal(guess[0].key) if guess else None
+            seen = 0 if before is None else before.count
+            taken = await Take(guess)
+            left = deadline - request.now()
+            if not taken.refused or not guess or left <= 0:
+                break
+            if before is not None:
+                await Wait(before, seen, min(left, _PATIENCE) / SECOND)
+            elif self._looking.signal(guess[0].key) is None:
+                break
+            known = self._known.get(_fingerprint(text))
+            if known is not None and known.trusted(request.now()):
+                return known  # that was one of them
+        return taken
 
     def _guess_demands(self, request: Request) -> list[Demand]:
         client = request.client
@@ -364,6 +393,38 @@ class APIKeys:
 
 
 _FOREVER = 2**63 - 1
+_PATIENCE = SECOND  # for look-ups of the same source that are on their way
+_TRIES = 100
+
+
+class _Looking:
+    """The look-ups on their way, by source."""
+
+    __slots__ = ("_lock", "_sources")
+
+    def __init__(self) -> None:
+        self._sources: dict[str, tuple[int, Signal]] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, source: str) -> None:
+        with self._lock:
+            count, signal = self._sources.get(source) or (0, Signal())
+            self._sources[source] = count + 1, signal
+
+    def end(self, source: str, *, given_back: bool) -> None:
+        with self._lock:
+            count, signal = self._sources[source]
+            if count > 1:
+                self._sources[source] = count - 1, signal
+            else:
+                del self._sources[source]
+        if given_back or count == 1:  # else there is nothing that those who wait could have
+            signal.move()
+
+    def signal(self, source: str) -> Signal | None:
+        """Moves when a look-up of this source has given back its guess, or the last one has ended; `None` for none."""
+        found = self._sources.get(source)
+        return None if found is None else found[1]
 
 
 def _fingerprint(text: str) -> bytes:
