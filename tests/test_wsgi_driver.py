@@ -9,7 +9,7 @@ from wsgiref.util import FileWrapper
 
 import pytest
 
-from keyguard import ConfigurationError, Forward, Keyguard, NoResponse, RateLimit, Request, Response
+from keyguard import ConfigurationError, Forward, IPFilter, Keyguard, NoResponse, RateLimit, Request, Response
 from tests.harness import Answer, Ask, ask_wsgi, wsgi_app
 
 App = Callable[[Any, Any], Iterable[bytes]]
@@ -384,3 +384,12 @@ def test_responses_without_a_body_have_none(method: str, status: int) -> None:
     answer = play(wsgi_app, guard, Ask(method=method), lint=status != 204)
     assert (answer.status, answer.body) == (status, b"")
     assert answer.get("content-length") is None
+
+
+@pytest.mark.parametrize("peer", ["", "localhost"])  # gunicorn's word for a unix socket, and waitress's
+def test_a_proxy_on_a_unix_socket_is_known_by_what_the_server_calls_it(peer: str) -> None:
+    def status(*trusted: str) -> int:
+        app = Keyguard(IPFilter(allow=["192.0.2.0/24"]), trusted_proxies=trusted).wsgi(wsgi_app)
+        return ask_wsgi(app, Ask(headers=(("X-Forwarded-For", "192.0.2.7"),), client=peer)).status
+
+    assert (status("unix"), status()) == (200, 403)

@@ -32,6 +32,9 @@ _ADDRESS = (
 )
 
 
+_UNIX_SOCKETS = (None, "", "localhost")  # the last is what waitress says
+
+
 def replaced(environ: Mapping[str, Any], fields: Mapping[str, str | None]) -> Environ:
     """An environ with other header fields in their place."""
     changed = dict(environ)
@@ -66,7 +69,8 @@ class WSGIRequest(Request):
 
     @property
     def peer(self) -> str | None:
-        return self.carrier.get("REMOTE_ADDR") or None
+        peer: str | None = self.carrier.get("REMOTE_ADDR")
+        return None if peer in _UNIX_SOCKETS else peer
 
     def header(self, name: str) -> str | None:
         value: str | None = self.carrier.get(_variable(name))
