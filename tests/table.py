@@ -40,7 +40,7 @@ def lookup(key: str) -> Identity | None:
 
 STACKS: dict[str, Callable[..., Keyguard]] = {
     "keys": lambda **o: Keyguard(APIKeys(public=["/health", "/docs/*"], guesses="3/minute"), **o),
-    "preflights": lambda **o: Keyguard(APIKeys(preflights=True), **o),
+    "no preflights": lambda **o: Keyguard(APIKeys(preflights=False), **o),
     "optional": lambda **o: Keyguard(APIKeys(optional=True), RateLimit("2/minute", by="key"), **o),
     "scopes": lambda **o: Keyguard(
         APIKeys(lookup=lookup, scopes=lambda r: ["read"] if r.method == "GET" else ["write"]), **o
@@ -53,7 +53,7 @@ STACKS: dict[str, Callable[..., Keyguard]] = {
         **o,
     ),
     "ip": lambda **o: Keyguard(RateLimit("2/minute", by="ip"), **o),
-    "but preflights": lambda **o: Keyguard(RateLimit("2/minute", exempt=lambda r: r.preflight), **o),
+    "by key": lambda **o: Keyguard(APIKeys(), RateLimit("2/minute", by="key"), **o),
     "smooth": lambda **o: Keyguard(RateLimit(smooth("1/second", burst=2)), **o),
     "cost": lambda **o: Keyguard(RateLimit("10/minute", cost=lambda r: int(r.query or b"1")), **o),
     "old fields": lambda **o: Keyguard(RateLimit("2/minute; 50/hour", headers="x-ratelimit"), **o),
@@ -131,8 +131,8 @@ def get(target: str = "/", *headers: tuple[str | bytes, str | bytes], **more: An
     return Ask(target, headers, **more)
 
 
-def with_key(name: str, target: str = "/", **more: Any) -> Ask:
-    return get(target, ("X-API-Key", "{" + name + "}"), **more)
+def with_key(name: str, target: str = "/", *headers: tuple[str | bytes, str | bytes], **more: Any) -> Ask:
+    return get(target, ("X-API-Key", "{" + name + "}"), *headers, **more)
 
 
 GOOD = with_key("good")
@@ -214,15 +214,20 @@ ROWS = [
     Row("the prefix is not part of the path", "keys", get("/health/x", root="/health"), 401),
     # -- preflight and methods
     Row(
-        "what looks like a preflight needs a key: an app may run a view whatever the method", "keys",
+        "a preflight needs no key", "keys",
+        get("/", ("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"), 200,
+        has={"content-length": "0"},
+    ),
+    Row(
+        "but where it is told to", "no preflights",
         get("/", ("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"), 401,
     ),
     Row(
-        "a preflight passes where it is told to", "preflights",
-        get("/", ("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"), 200,
+        "a wrong key makes it none", "keys",
+        with_key("wrong", "/", ("Origin", "a"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"), 401,
     ),
-    Row("OPTIONS is no preflight", "preflights", get("/", method="OPTIONS"), 401),
-    Row("nor is a GET with its headers", "preflights", get("/", ("Origin", "a"), ("Access-Control-Request-Method", "PUT")), 401),
+    Row("OPTIONS is no preflight", "keys", get("/", method="OPTIONS"), 401),
+    Row("nor is a GET with its headers", "keys", get("/", ("Origin", "a"), ("Access-Control-Request-Method", "PUT")), 401),
     Row("an unknown method", "keys", get("/", method="BREW"), 401),
     Row("HEAD, refused", "keys", get("/", method="HEAD"), 401),
     Row("HTTP/1.0 with no Host", "keys", with_key("good", version="1.0", host=False), 200),
@@ -304,12 +309,12 @@ ROWS = [
     Row("whatever the path", "ip", get("/c?x"), 429, (get("/a"), get("/b"))),
     Row("whatever the method", "ip", get(method="BREW"), 429, (get(method="POST"), get(method="DELETE"))),
     Row(
-        "a preflight is counted", "ip", get(), 429,
+        "a preflight is not counted", "ip", get(), 200,
         (get("/", ("Origin", "a"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"),) * 5,
     ),
     Row(
-        "unless it is exempt", "but preflights", get(), 200,
-        (get("/", ("Origin", "a"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"),) * 5,
+        "with a key it is", "by key", with_key("good"), 429,
+        (with_key("good", "/", ("Origin", "a"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"),) * 2,
     ),
     Row("HEAD counts where GET does", "reads", get(method="HEAD"), 429, (get(),)),
     Row("and POST does not", "reads", get(), 200, (get(method="POST"),) * 2),

@@ -394,3 +394,16 @@ def test_a_cache_outside_of_api_keys_says_what_that_means(caplog: pytest.LogCapt
     assert caplog.text == ""
     Keyguard(ResponseCache(), APIKeys())
     assert "served to callers whom APIKeys would refuse" in caplog.text
+
+
+def test_a_browser_s_preflight_is_answered_by_cors_middleware_inside() -> None:
+    guard = Keyguard(RateLimit("1/minute"), APIKeys())
+    app: Any = guard.asgi(CORSMiddleware(asgi_app, allow_origins=["https://a.test"], allow_headers=["X-API-Key"]))
+    asked = (("Origin", "https://a.test"), ("Access-Control-Request-Method", "GET"))
+    preflight = Ask("/", (*asked, ("Access-Control-Request-Headers", "x-api-key")), method="OPTIONS")
+    for _ in range(3):
+        answer = ask_asgi(app, preflight)
+        assert (answer.status, answer.body) == (200, b"")
+        assert answer.get("access-control-allow-origin") == "https://a.test"
+        assert "x-api-key" in (answer.get("access-control-allow-headers") or "").lower()
+    assert ask_asgi(app, Ask()).status == 401

@@ -22,6 +22,7 @@ from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Signal, Wait, call, check_takes, is_async
 from keyguard.guards.credentials import Sources
+from keyguard.guards.preflight import is_preflight, pass_preflight
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import KeyRecord, KeyRegistry, Peppers, parse_key, record_key
 from keyguard.keys.format import check_words
@@ -93,9 +94,9 @@ class APIKeys:
     - `if_store_fails`: while the store is out of order, `"local"` goes on accepting keys that this process has
       verified within the last `stale_if_error` seconds, `"refuse"` accepts none. All others get a 503, cause `fault`.
     - `realm`: named in the challenge of a 401.
-    - `preflights`: lets CORS preflights pass, which browsers send without a key. Only for an app whose CORS middleware
-      stands inside, as in Django, and answers each of them: anybody can send one, and a view that runs whatever the
-      method would run for them. Better stand CORS middleware outside, where refusals get its fields too.
+    - `preflights`: CORS preflights, which browsers send without a key, pass, and are answered without a body. False
+      refuses them: where no browser of another origin calls the app, where CORS middleware stands outside, or where
+      the app runs a view whatever the method.
 
     Raises `ConfigurationError` for a setting that is wrong.
     """
@@ -117,7 +118,7 @@ class APIKeys:
         if_store_fails: Literal["local", "refuse"] = "local",
         stale_if_error: float = 300,
         realm: str = "api",
-        preflights: bool = False,
+        preflights: bool = True,
         name: str = "keys",
     ) -> None:
         if lookup is not None and not callable(lookup):
@@ -200,8 +201,10 @@ class APIKeys:
             if sent:
                 detail = "The request carries two different API keys. Send one."
                 return refuse_bad_request(request, detail, reason="two-keys")
-            passes = (self.preflights and request.preflight) or (self.optional and await self._needs_no_scopes(request))
-            if not passes:
+            if self.preflights and is_preflight(request):
+                findings.identity = findings.identity or ANONYMOUS
+                return await pass_preflight(request, forward)
+            if not (self.optional and await self._needs_no_scopes(request)):
                 return self._refuse(request, "no-key", "Send an API key.", sent=False)
             findings.identity = findings.identity or ANONYMOUS
             return await forward(request)

@@ -19,6 +19,7 @@ from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import call, check_takes, is_async
 from keyguard.guards import limit_settings as settings
 from keyguard.guards.limit_headers import describe
+from keyguard.guards.preflight import is_preflight, pass_preflight
 from keyguard.ops import Degraded, Demand, GiveBack, Take, TakeHere, Taken
 from keyguard.paths import Paths
 from keyguard.rates import NEVER, Limit
@@ -49,6 +50,8 @@ class _Limiting:
         raise NotImplementedError
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
+        if request.method == "OPTIONS" and is_preflight(request):
+            return await pass_preflight(request, forward)
         asked: Any = self._asked(request)
         if asked.__class__ is not Take:
             if asked is not None and not isinstance(asked, Response):
@@ -100,8 +103,7 @@ class RateLimit(_Limiting):
       each process (see `Keyguard`), `"allow"` lets everybody through, `"refuse"` nobody. Who is refused then gets a 503
       with cause `fault`, never a 429.
 
-    CORS preflights count like all requests, for anybody can send one. Where CORS middleware stands inside and answers
-    each of them, `exempt=lambda request: request.preflight` leaves them out.
+    A CORS preflight without a key is not counted, and answered without a body.
 
     Raises `ConfigurationError` for a setting that is wrong.
     """
