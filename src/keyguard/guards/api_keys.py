@@ -6,30 +6,28 @@ Rules:
 - An unknown, malformed, expired or revoked key gets the same words; the log tells them apart.
 - A wrong key counts against the address it came from. A source that guesses too often is refused for a while, before
   any key of its counts.
-- Keys that were verified are remembered for `RECHECK` by a digest, so a revocation takes effect within it. One request
-  asks again a little earlier, and saves the others from doing so all at once.
+- Keys that were verified are trusted for half a second without asking the store again: see `known_keys.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
-from keyguard.address import Networks
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.flow import Signal, Wait, call, check_takes, is_async
+from keyguard.flow import Wait, call, check_takes, is_async
 from keyguard.guards.credentials import Sources
+from keyguard.guards.guesses import PATIENCE, TRIES, Looking, guess_rules
+from keyguard.guards.known_keys import FOREVER, KEY_MAX, RECHECK, REMEMBERED, Known, fingerprint_of, remembered
 from keyguard.guards.preflight import is_preflight, pass_preflight
 from keyguard.identity import ANONYMOUS, Identity
-from keyguard.keys import KeyRecord, KeyRegistry, Peppers, parse_key, record_key
+from keyguard.keys import KeyRegistry, Peppers, parse_key, record_key
 from keyguard.keys.format import check_words
 from keyguard.keys.record import decode
 from keyguard.ops import Authenticate, Degraded, Demand, GiveBack, Store, Take, Taken
 from keyguard.paths import Paths
-from keyguard.rates import NEVER, Limit, parse_rates, window
+from keyguard.rates import NEVER
 from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request
 from keyguard.request import Forward, Request
 from keyguard.response import Response
@@ -38,42 +36,6 @@ Lookup: TypeAlias = Callable[[str], "Identity | Awaitable[Identity | None] | Non
 """Finds the identity of a key, or `None` where the key is not valid. `def` or, under ASGI, `async def`."""
 
 Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]
-
-RECHECK = SECOND // 2
-"""Microseconds for which a verified key is trusted without asking the store again."""
-_AHEAD = RECHECK // 4
-"""Microseconds before that end at which one request asks again, while the others go on trusting it."""
-
-_REMEMBERED = 10_000
-_KEY_MAX = 512  # bytes; more is no key of anybody's
-
-
-class _Known:
-    """A verified key."""
-
-    __slots__ = ("fresh_until", "identity", "networks", "not_after", "record", "trusted_until")
-
-    def __init__(self, identity: Identity, record: bytes, networks: Networks | None, not_after: int) -> None:
-        self.identity = identity
-        self.record = record
-        self.networks = networks
-        self.not_after = not_after
-        self.fresh_until = 0
-        self.trusted_until = 0
-        """Until when nobody asks the store again: `fresh_until` at most, and earlier where nobody is asking it yet."""
-
-    def verified(self, now: int) -> None:
-        """Note that the store has been asked."""
-        self.fresh_until = now + RECHECK
-        self.trusted_until = min(self.fresh_until - _AHEAD, self.not_after)
-
-    def trusted(self, now: int) -> bool:
-        """Whether the store need not be asked."""
-        return self.fresh_until - RECHECK <= now < self.trusted_until
-
-    def being_verified(self) -> None:
-        """Let the others go on with what is known for as long as it may be trusted."""
-        self.trusted_until = min(self.fresh_until, self.not_after)
 
 
 class APIKeys:
@@ -142,7 +104,7 @@ class APIKeys:
         if not (isinstance(name, str) and name and name.isascii() and name.isprintable() and "|" not in name):
             raise ConfigurationError(f"a name is printable ASCII text without '|', not {name!r}")
         self.name = name
-        self._guesses = [(f"{name}-guesses:{limit.text}", _prefix(name, limit), limit) for limit in _limits(guesses)]
+        self._guesses = guess_rules(name, guesses)
         if not (isinstance(realm, str) and realm.isascii() and realm.isprintable() and not set(realm) & {'"', "\\"}):
             raise ConfigurationError(f"realm is printable ASCII text without quotes, not {realm!r}")
         if if_store_fails not in ("local", "refuse"):
@@ -155,8 +117,8 @@ class APIKeys:
             raise ConfigurationError(f"stale_if_error is from 0 to 86400 seconds, not {stale_if_error!r}")
         self._stale = round(stale_if_error * SECOND) if if_store_fails == "local" else 0
         self._challenge = f'Bearer realm="{realm}"'
-        self._known: dict[bytes, _Known] = {}
-        self._looking = _Looking()
+        self._known: dict[bytes, Known] = {}
+        self._looking = Looking()
 
     def __repr__(self) -> str:
         return f"<APIKeys {self.name}>"
@@ -177,7 +139,7 @@ class APIKeys:
         if self.public is not None and (request.ambiguous or self.public.match(request.path)):
             return False
         sent = self.sources.read(request)
-        known = self._known.get(_fingerprint(sent.pop())) if len(sent) == 1 else None
+        known = self._known.get(fingerprint_of(sent.pop())) if len(sent) == 1 else None
         if known is None or known.networks is not None or not known.trusted(request.now()):
             return False
         if self.scopes is not None and (callable(self.scopes) or not self.scopes <= known.identity.scopes):
@@ -209,7 +171,7 @@ class APIKeys:
             findings.identity = findings.identity or ANONYMOUS
             return await forward(request)
         (text,) = sent
-        fingerprint = _fingerprint(text)
+        fingerprint = fingerprint_of(text)
         known = self._known.get(fingerprint)
         if known is None or not known.trusted(request.now()):
             if known is not None:
@@ -233,23 +195,23 @@ class APIKeys:
 
     # -- verifying ----------------------------------------------------------------------------------------
 
-    async def _verify(self, request: Request, text: str, fingerprint: bytes, known: _Known | None) -> _Known | Response:
+    async def _verify(self, request: Request, text: str, fingerprint: bytes, known: Known | None) -> Known | Response:
         """Ask the store, or the look-up. A key that was verified before is no guess."""
         guess = [] if known else self._guess_demands(request)
         if self.lookup is not None:
             verified = await self._look_up(request, text, known, guess)
         else:
             verified = await self._check_record(request, text, known, guess)
-        if not isinstance(verified, _Known):
+        if not isinstance(verified, Known):
             self._known.pop(fingerprint, None)
             return verified
         verified.verified(request.now())
-        if known is None and len(self._known) >= _REMEMBERED:
+        if known is None and len(self._known) >= REMEMBERED:
             self._known.clear()
         self._known[fingerprint] = verified
         return verified
 
-    async def _without_store(self, request: Request, known: _Known | None) -> _Known | Response:
+    async def _without_store(self, request: Request, known: Known | None) -> Known | Response:
         """Keys that were verified a while ago are still accepted; of others nothing is known, least of all evil."""
         now = request.now()
         if known is not None and now < known.not_after:
@@ -262,8 +224,8 @@ class APIKeys:
         return refuse(request, Cause.FAULT, detail, reason="store-failed", retry_after=SECOND)
 
     async def _check_record(
-        self, request: Request, text: str, known: _Known | None, guess: list[Demand]
-    ) -> _Known | Response:
+        self, request: Request, text: str, known: Known | None, guess: list[Demand]
+    ) -> Known | Response:
         key = parse_key(text)
         if key is None:
             taken = await Take(guess)
@@ -279,18 +241,16 @@ class APIKeys:
         assert found.record is not None
         if known is not None and known.record == found.record:
             return known
-        return _remembered(found.record)
+        return remembered(found.record)
 
-    async def _look_up(
-        self, request: Request, text: str, known: _Known | None, guess: list[Demand]
-    ) -> _Known | Response:
+    async def _look_up(self, request: Request, text: str, known: Known | None, guess: list[Demand]) -> Known | Response:
         # Reserve first, give back on success: guesses that race each other are all counted.
         taken = await self._reserve(request, text, guess)
-        if isinstance(taken, _Known):
+        if isinstance(taken, Known):
             return taken
         if taken.refused:
             return self._refuse_guessing(request, taken)
-        if len(text) > _KEY_MAX:
+        if len(text) > KEY_MAX:
             return self._refuse(request, "malformed")
         assert self.lookup is not None
         wrong = False
@@ -310,12 +270,12 @@ class APIKeys:
             return self._refuse(request, "unknown")
         if not isinstance(identity, Identity):
             raise TypeError(f"lookup returned {type(identity).__name__}, not an Identity or None")
-        return _Known(identity, b"", None, _FOREVER)
+        return Known(identity, b"", None, FOREVER)
 
-    async def _reserve(self, request: Request, text: str, guess: list[Demand]) -> Taken | _Known:
+    async def _reserve(self, request: Request, text: str, guess: list[Demand]) -> Taken | Known:
         """Take a guess. Where look-ups on their way hold them all, wait for what they find: they may be no guesses."""
-        deadline = request.now() + _PATIENCE
-        for _ in range(_TRIES):
+        deadline = request.now() + PATIENCE
+        for _ in range(TRIES):
             before = self._looking.signal(guess[0].key) if guess else None
             seen = 0 if before is None else before.count
             taken = await Take(guess)
@@ -323,10 +283,10 @@ class APIKeys:
             if not taken.refused or not guess or left <= 0:
                 break
             if before is not None:
-                await Wait(before, seen, min(left, _PATIENCE) / SECOND)
+                await Wait(before, seen, min(left, PATIENCE) / SECOND)
             elif self._looking.signal(guess[0].key) is None:
                 break
-            known = self._known.get(_fingerprint(text))
+            known = self._known.get(fingerprint_of(text))
             if known is not None and known.trusted(request.now()):
                 return known  # that was one of them
         return taken
@@ -395,71 +355,10 @@ class APIKeys:
         )
 
 
-_FOREVER = 2**63 - 1
-_PATIENCE = SECOND  # for look-ups of the same source that are on their way
-_TRIES = 100
-
-
-class _Looking:
-    """The look-ups on their way, by source."""
-
-    __slots__ = ("_lock", "_sources")
-
-    def __init__(self) -> None:
-        self._sources: dict[str, tuple[int, Signal]] = {}
-        self._lock = threading.Lock()
-
-    def begin(self, source: str) -> None:
-        with self._lock:
-            count, signal = self._sources.get(source) or (0, Signal())
-            self._sources[source] = count + 1, signal
-
-    def end(self, source: str, *, given_back: bool) -> None:
-        with self._lock:
-            count, signal = self._sources[source]
-            if count > 1:
-                self._sources[source] = count - 1, signal
-            else:
-                del self._sources[source]
-        if given_back or count == 1:  # else there is nothing that those who wait could have
-            signal.move()
-
-    def signal(self, source: str) -> Signal | None:
-        """Moves when a look-up of this source has given back its guess, or the last one has ended; `None` for none."""
-        found = self._sources.get(source)
-        return None if found is None else found[1]
-
-
-def _fingerprint(text: str) -> bytes:
-    """What a key is remembered by: the key itself is not kept."""
-    return hashlib.blake2b(text[: _KEY_MAX + 1].encode("latin-1"), digest_size=16).digest()
-
-
-def _remembered(data: bytes) -> _Known:
-    record: KeyRecord = decode(data)
-    identity = Identity(
-        subject=record.subject,
-        key_id=record.id,
-        plan=record.plan,
-        scopes=record.scopes,
-        metadata=record.metadata,
-    )
-    networks = Networks(record.networks) if record.networks else None
-    return _Known(identity, data, networks, record.not_after)
-
-
 def _listed(word: str, texts: Any) -> list[Any]:
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):
         raise ConfigurationError(f"{word} is a list of texts, not {texts!r}")
     return [texts] if isinstance(texts, str) else list(texts)
-
-
-def _limits(rates: str) -> list[Limit]:
-    return [window(quota, period, text) for quota, period, text in parse_rates(rates)]
-
-
-def _prefix(name: str, limit: Limit) -> str:
-    return f"guess:{name}:{limit.code}|"
 
 
 def _checked_scopes(scopes: Any) -> frozenset[str]:
