@@ -7,7 +7,8 @@ from typing import Any
 
 from keyguard.drivers.asgi_detached import detach, end_detached, wait
 from keyguard.drivers.asgi_exchange import ASGIApp as ASGIApp
-from keyguard.drivers.asgi_exchange import Exchange, Handshake, Message, Receive, Send, start_settling
+from keyguard.drivers.asgi_exchange import Exchange, Message, Receive, Send, start_settling
+from keyguard.drivers.asgi_handshake import Handshake
 from keyguard.drivers.asgi_request import ASGIRequest, Scope, WebSocketRequest
 from keyguard.drivers.engine import Engine
 from keyguard.flow import Detach
