@@ -213,7 +213,8 @@ def test_a_store_that_fails_as_a_whole_after_a_part_of_it_is_one_that_fails(time
     assert [(health.ok, health.partial) for health in news] == [(False, True), (False, False), (True, False)]
 
 
-def test_a_probe_that_is_cancelled_lets_the_next_one_go(time: list[float]) -> None:
+def due_for_a_probe(time: list[float]) -> Watched:
+    """A store that failed, is in order again, and has not been asked since."""
     store = Flaky()
     watched = Watched(store, workers=1, clock=ManualClock())
     store.failing = (Take,)
@@ -221,6 +222,11 @@ def test_a_probe_that_is_cancelled_lets_the_next_one_go(time: list[float]) -> No
         watched.execute([TAKE])
     store.failing = ()
     time[0] += module.PROBE
+    return watched
+
+
+def test_a_probe_that_is_cancelled_lets_the_next_one_go(time: list[float]) -> None:
+    watched = due_for_a_probe(time)
 
     async def story() -> None:
         probe = asyncio.ensure_future(watched.aexecute([TAKE]))  # type: ignore[arg-type]
@@ -235,13 +241,7 @@ def test_a_probe_that_is_cancelled_lets_the_next_one_go(time: list[float]) -> No
 
 def test_a_probe_that_nobody_carries_out_lets_the_next_one_go(time: list[float]) -> None:
     """Its event loop ended before the first turn of its task."""
-    store = Flaky()
-    watched = Watched(store, workers=1, clock=ManualClock())
-    store.failing = (Take,)
-    with pytest.raises(StoreError):
-        watched.execute([TAKE])
-    store.failing = ()
-    time[0] += module.PROBE
+    watched = due_for_a_probe(time)
     probe: Any = watched.aexecute([TAKE])
     with pytest.raises(StoreError, match="out of order"):
         watched.execute([TAKE])

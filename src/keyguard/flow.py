@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
 from keyguard.errors import ConfigurationError
@@ -100,6 +101,28 @@ class Wait(Step[bool]):
             return True
         self.signal.forget(moved.set)
         return False
+
+    async def in_loop(self) -> bool:
+        """Wait in an event loop."""
+        import asyncio  # threads need none
+
+        loop = asyncio.get_running_loop()
+        moved = asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(moved.set)
+
+        if not self.signal.call_when_moved(self.seen, wake):
+            return True
+        try:
+            async with asyncio.timeout(self.timeout):
+                await moved.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self.signal.forget(wake)
+        return True
 
 
 class Detach(Step[bool]):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from keyguard.drivers.asgi_exchange import ASGIApp, Exchange, Message, Receive, Send, hold
@@ -101,25 +100,4 @@ def wait(step: Wait) -> Pending:
 
 
 async def _waited(step: Wait) -> Sequence[bool]:
-    loop = asyncio.get_running_loop()
-    moved: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(_resolve, moved)
-
-    if not step.signal.call_when_moved(step.seen, wake):
-        return (True,)
-    try:
-        async with asyncio.timeout(step.timeout):
-            await moved
-    except TimeoutError:
-        return (False,)
-    finally:
-        step.signal.forget(wake)
-    return (True,)
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+    return (await step.in_loop(),)

@@ -20,12 +20,11 @@ import atexit
 import os
 import weakref
 from collections.abc import Awaitable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from keyguard.clock import Clock, steady_clock
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.flow import Signal, Wait
+from keyguard.flow import Wait
 from keyguard.ops import Op, Store
 from keyguard.stores import open_store
 from keyguard.stores.fork import renew_after_fork
@@ -95,7 +94,7 @@ class Leased:
             if found is None:
                 with self._leases.promise(op) as trip:
                     if trip is not None:
-                        await _moved(trip, self._patience)
+                        await Wait(trip, 0, self._patience).in_loop()
                         found = self._leases.here(op)
             while found is None:
                 with self._leases.trip(op) as (batch, began):
@@ -145,27 +144,6 @@ class Leased:
 
 
 _tiers: weakref.WeakSet[Leased] = weakref.WeakSet()
-
-
-async def _moved(signal: Signal, patience: float) -> None:
-    """Wait until a signal has moved, in an event loop."""
-    import asyncio  # threads need none
-
-    loop = asyncio.get_running_loop()
-    moved = asyncio.Event()
-
-    def wake() -> None:
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(moved.set)
-
-    if signal.call_when_moved(0, wake):
-        try:
-            async with asyncio.timeout(patience):
-                await moved.wait()
-        except TimeoutError:
-            pass
-        finally:
-            signal.forget(wake)
 
 
 @atexit.register
