@@ -1,7 +1,8 @@
 """Real servers for tests: Valkey, Redis, their clusters and sentinels, PostgreSQL; and a proxy that breaks things.
 
-They come from wheels, listen on 127.0.0.1 only, and each is ended by its own process. One that cannot be started
-fails the test that needs it.
+They come from wheels or, a few, from Debian's packages; they listen on 127.0.0.1 only, and each is ended by its own
+process. One that cannot be started fails the test that needs it. A Debian package that is not there skips it, and says
+what to install; where `KEYGUARD_REQUIRE_SERVERS` is set, as CI does, it fails too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def free_port() -> int:
@@ -75,6 +78,17 @@ def _redis_6() -> str:
 
 
 BINARIES: dict[str, Callable[[], str]] = {"valkey": _valkey, "redis6": _redis_6}
+
+
+def debian(program: str, package: str) -> str:
+    """The path of a program that a Debian package holds."""
+    found = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    if found is None:
+        missing = f"{program} is not there: apt-get install -y {package}"
+        if os.environ.get("KEYGUARD_REQUIRE_SERVERS"):
+            raise AssertionError(missing)
+        pytest.skip(missing)
+    return found
 
 
 class RedisServer:

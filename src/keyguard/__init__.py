@@ -11,6 +11,7 @@ from keyguard.errors import ConfigurationError as ConfigurationError
 from keyguard.errors import KeyguardError as KeyguardError
 from keyguard.errors import KeyNotFound as KeyNotFound
 from keyguard.errors import NoResponse as NoResponse
+from keyguard.errors import StoreBusy as StoreBusy
 from keyguard.errors import StoreError as StoreError
 from keyguard.guard import Guard as Guard
 from keyguard.guards import APIKeys as APIKeys

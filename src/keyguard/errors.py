@@ -17,11 +17,18 @@ class StoreError(KeyguardError):
     partial = False
     """Whether only some keys are concerned: one node of a cluster, say."""
 
-    own = False
-    """Whether it is this process that was too busy to ask: that says nothing about the store."""
-
     logged = False
     """Whether the operator has been told."""
+
+
+class StoreBusy(StoreError):
+    """The operation got no turn within its time: too much is asked at once, of this process or of one key.
+
+    It says nothing about whether the store is in order, so nothing may be decided without the store, and no circuit
+    opens: the request is refused with cause `overload`, and charged nowhere.
+    """
+
+    logged = True
 
 
 class KeyNotFound(KeyguardError, LookupError):

@@ -142,6 +142,17 @@ def refuse_bad_request(request: Request, detail: str, *, reason: str) -> Respons
     return refuse(request, Cause.REQUEST, detail, reason=reason)
 
 
+def refuse_busy(request: Request) -> Response:
+    """A 503 with cause `overload`: there was no turn at the store within the request's time."""
+    return refuse(
+        request,
+        Cause.OVERLOAD,
+        "The service has more to do than it can do at the moment. Neither your key nor your limits are the reason.",
+        reason="store-busy",
+        retry_after=SECOND,
+    )
+
+
 AMBIGUOUS_PATH = (
     "The path can be read in more than one way. Send it without '//', dot segments, ';' or encoded slashes."
 )

@@ -20,11 +20,11 @@ from typing import Any
 
 from keyguard.address import ClientAddress
 from keyguard.clock import SECOND, Clock, monotonic
-from keyguard.errors import GuardError, StoreError
+from keyguard.errors import GuardError, StoreBusy, StoreError
 from keyguard.flow import CallApp, Detach, Flow, Step, Wait
 from keyguard.guard import Answer, Chain
 from keyguard.ops import Aside, Degraded, GiveBack, Op, Store, TakeHere
-from keyguard.refusal import Cause, Refusal, refuse
+from keyguard.refusal import Cause, Refusal, refuse, refuse_busy
 from keyguard.request import SHARED, Deferred, Request
 from keyguard.response import APP, Response, Tee
 from keyguard.stores.watched import Watched, WatchedAside
@@ -217,7 +217,7 @@ class Engine:
             if op.__class__ is GiveBack:
                 request.at_end(op)  # nobody waits for it then
                 return None
-            raise StoreError(_WAITED)
+            raise self._out_of_time()
         began = monotonic()
         if self.aexecute is not None:
             results = self.aexecute((op,))
@@ -229,6 +229,11 @@ class Engine:
             finally:
                 self.waited(request, began)
         return results[0]
+
+    def _out_of_time(self) -> StoreError:
+        """The failure of an operation for which a request has no time left: why depends on who took it."""
+        failing = self.watched is not None and self.watched.failing
+        return StoreError(_WAITED) if failing else StoreBusy(_WAITED)
 
     def waited(self, request: Request, began: float) -> None:
         """Note what a request has waited for one operation.
@@ -246,7 +251,7 @@ class Engine:
         began = 0.0
         if request is not None:
             if request.findings.waited > self.patience:
-                raise StoreError(_WAITED)
+                raise self._out_of_time()
             began = monotonic()
         if self.aexecute is None:
             try:
@@ -287,6 +292,8 @@ class Engine:
 
     def fault(self, request: Request, failure: BaseException) -> Response:
         """The refusal that stands for a failure of keyguard, its store or a guard: closed, and blaming nobody's key."""
+        if isinstance(failure, StoreBusy):
+            return refuse_busy(request)
         if isinstance(failure, StoreError):
             if not failure.logged:
                 log.error("the store failed: %s", failure)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from keyguard.clock import SECOND, whole_seconds
-from keyguard.errors import ConfigurationError, StoreError
+from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.flow import Wait, call, check_takes, is_async
 from keyguard.guards.credentials import Sources
 from keyguard.guards.guesses import PATIENCE, TRIES, Looking, guess_rules
@@ -28,7 +28,7 @@ from keyguard.keys.record import decode
 from keyguard.ops import Authenticate, Degraded, Demand, GiveBack, Store, Take, Taken
 from keyguard.paths import Paths
 from keyguard.rates import NEVER
-from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request
+from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request, refuse_busy
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 
@@ -178,6 +178,8 @@ class APIKeys:
                 known.being_verified()
             try:
                 answer = await self._verify(request, text, fingerprint, known)
+            except StoreBusy:
+                return refuse_busy(request)
             except StoreError:
                 answer = await self._without_store(request, known)
             if isinstance(answer, Response):

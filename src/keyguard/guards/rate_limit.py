@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from keyguard.clock import SECOND, whole_seconds
-from keyguard.errors import ConfigurationError, StoreError
+from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.flow import call, check_takes, is_async
 from keyguard.guards import limit_settings as settings
 from keyguard.guards.limit_headers import describe
@@ -23,7 +23,7 @@ from keyguard.guards.preflight import is_preflight, pass_preflight
 from keyguard.ops import Degraded, Demand, GiveBack, Take, TakeHere, Taken
 from keyguard.paths import Paths
 from keyguard.rates import NEVER, Limit
-from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request, rfc3339
+from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request, refuse_busy, rfc3339
 from keyguard.request import Forward, Request
 from keyguard.response import Headers, Response
 
@@ -62,6 +62,8 @@ class _Limiting:
                 return asked
         try:
             taken: Taken = await asked
+        except StoreBusy:
+            return refuse_busy(request)
         except StoreError:
             return await _without_store(request, asked, forward)
         if taken.refused:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from keyguard.clock import Clock, monotonic, wall_clock
-from keyguard.errors import ConfigurationError, StoreError
+from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.ops import GiveBack, Op, Read, Take, Taken
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.sqlite_cache import PREFIX, Cached
@@ -139,9 +139,7 @@ class SQLiteStore:
             if self._done == done:
                 raise StoreError(f"SQLite has not answered for {_STUCK} s")
             if monotonic() - asked > _QUEUE:
-                error = StoreError(f"SQLite: other requests of this process were first for {_QUEUE} s")
-                error.own = True
-                raise error
+                raise StoreBusy(f"SQLite: other requests of this process were first for {_QUEUE} s")
             done = self._done
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyguard.clock import Clock, monotonic, steady_clock
-from keyguard.errors import StoreError
+from keyguard.errors import StoreBusy, StoreError
 from keyguard.ops import Demand, Op, Read, Store, Take, Taken
 from keyguard.rates import Limit
 from keyguard.stores.fork import renew_after_fork
@@ -113,6 +113,11 @@ class Watched:
         since = part_since if since is None else since
         return StoreHealth(since is None, since, self._failure, self._failures, self._outages, degraded, partial)
 
+    @property
+    def failing(self) -> bool:
+        """Whether the store, or a part of it, is out of order as far as is known."""
+        return self._since is not None or self._part_since is not None
+
     # -- operations ---------------------------------------------------------------------------------------
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
@@ -186,7 +191,7 @@ class Watched:
         with self._lock:
             if probe:
                 self._probe_ends = 0.0
-            if not isinstance(error, StoreError) or error.own:
+            if not isinstance(error, StoreError) or isinstance(error, StoreBusy):
                 return  # cancelled, a mistake in an operation, a process too busy: it says nothing about the store
             self._failures += 1
             self._failure = str(error)

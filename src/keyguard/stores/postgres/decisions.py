@@ -28,7 +28,7 @@ from typing import Any
 import psycopg
 
 from keyguard.clock import SECOND, Clock
-from keyguard.errors import StoreError
+from keyguard.errors import StoreBusy, StoreError
 from keyguard.ops import Change, GiveBack, Op, Read, Taken, is_counter
 from keyguard.stores.postgres.schema import VERSION, Statements, other_layout
 
@@ -43,6 +43,9 @@ _SLICES = 15  # of the time-out
 _IDLE = 0.5
 """Seconds after which the server ends a transaction of a process that has stopped, or is very busy."""
 _HANGING = 10  # connections that nobody waits for any more; each gives up after two seconds
+
+
+_NO_ANSWER = "PostgreSQL did not answer in time"
 
 
 class _Unknown(StoreError):
@@ -77,6 +80,8 @@ class Decisions:
         self._held: set[asyncio.Task[Any]] = set()
         self._opening: set[asyncio.Task[Any]] = set()
         self._doubts: deque[tuple[bytes, list[Taken]]] = deque(maxlen=10_000)
+        self._done = 0
+        """Decisions that the server has answered."""
         self._until_purge = _PURGE_EVERY
         self._purged_to = {"entries": b"", "counters": b""}
 
@@ -86,24 +91,25 @@ class Decisions:
         assert asker is not None
         self._asking.add(asker)
         asker.add_done_callback(self._asking.discard)
+        done = self._done
         try:
             await asyncio.wait_for(self._room.acquire(), self._timeout)
         except TimeoutError:
-            error = StoreError("PostgreSQL: all connections are busy")
-            error.own = True
-            raise error from None
+            if self._done == done:
+                raise StoreError(_NO_ANSWER) from None
+            raise StoreBusy("PostgreSQL: all connections are busy") from None
         try:
             task = self._hold(self._decide(ops, os.urandom(16)))
             try:
-                done = await self._patiently(task)
+                in_time = await self._patiently(task)
             except asyncio.CancelledError:
                 task.add_done_callback(self._came_late)
                 raise
         finally:
             self._room.release()  # also where nobody waits for it any more: it must not stand in the way
-        if not done:
+        if not in_time:
             self._cut_off(task)
-            raise StoreError("PostgreSQL did not answer in time")
+            raise StoreError(_NO_ANSWER)
         results: list[Any] = task.result()
         return results
 
@@ -192,6 +198,7 @@ class Decisions:
             finally:
                 del self._using[task]
             self._put_back(connection)
+            self._done += 1
             break
         if self._doubts:
             self._hold(self._settle_doubts())

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from keyguard.clock import monotonic
-from keyguard.errors import StoreError
+from keyguard.errors import StoreBusy, StoreError
 
 Reply: TypeAlias = Any
 Packed: TypeAlias = Sequence[bytes]
@@ -88,9 +88,7 @@ class ThreadLink:
         `skip`: before each reply comes another one, which says nothing.
         """
         if not self._room.acquire(False) and not self._room.acquire(timeout=max(0.0, deadline - monotonic())):
-            error = NotSent("Redis: all connections are busy")
-            error.own = True
-            raise error
+            raise StoreBusy("Redis: all connections are busy")
         connection = None
         try:
             connection = self._idle.pop() if self._idle else None
