@@ -13,6 +13,7 @@ from keyguard.drivers.asgi_request import ASGIRequest, Scope, WebSocketRequest
 from keyguard.drivers.engine import Engine
 from keyguard.flow import Detach
 from keyguard.request import SHARED, Deferred
+from keyguard.stores.fork import check_process
 
 
 class ASGIDriver:
@@ -30,6 +31,7 @@ class ASGIDriver:
         start_settling(self.engine, [work])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        check_process()
         kind = scope["type"]
         if self.prefix and kind != "lifespan":
             scope["root_path"] = self.prefix

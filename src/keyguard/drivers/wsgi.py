@@ -11,6 +11,7 @@ from keyguard.drivers.wsgi_exchange import WSGIApp as WSGIApp
 from keyguard.drivers.wsgi_request import Environ, WSGIRequest
 from keyguard.flow import Detach
 from keyguard.request import Deferred
+from keyguard.stores.fork import check_process
 
 
 class WSGIDriver:
@@ -29,4 +30,5 @@ class WSGIDriver:
         return detach(self.app, self.engine, step)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        check_process()
         return Exchange(self.app, self.engine, WSGIRequest(environ, self.engine), start_response).run()

@@ -1,8 +1,14 @@
-"""What a store must renew in a forked child: locks that another thread held in the parent are held for ever there."""
+"""What belongs to one process, and is made anew in its children.
+
+Locks that another thread held in the parent are held for ever in a child; connections, event loops, threads and random
+names would be shared with the parent. Python tells of a fork that it makes itself. A server written in C, such as
+uWSGI, forks without a word: so each way into keyguard calls `check_process` before it uses anything of the kind.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -15,17 +21,31 @@ class Renewable(Protocol):
         ...
 
 
-_stores: weakref.WeakSet[Renewable] = weakref.WeakSet()
+_renewables: weakref.WeakSet[Renewable] = weakref.WeakSet()
+_process = os.getpid()
+_renewing: dict[int, threading.Lock] = {}
+"""A lock for each process: no child waits for one that a thread of its parent held."""
 
 
-def renew_after_fork(store: Renewable) -> None:
-    """Have `store.after_fork()` called in every child of this process, as long as the store lives."""
-    _stores.add(store)
+def renew_after_fork(renewable: Renewable) -> None:
+    """Have `renewable.after_fork()` called in every child of this process, as long as the object lives."""
+    _renewables.add(renewable)
+
+
+def check_process() -> None:
+    """Renew all that belongs to one process, if this is another one than before."""
+    if os.getpid() != _process:
+        _renew()
 
 
 def _renew() -> None:
-    for store in _stores:
-        store.after_fork()
+    global _process
+    process = os.getpid()
+    with _renewing.setdefault(process, threading.Lock()):  # the first thread to come; the others wait for it
+        if process != _process:
+            for renewable in list(_renewables):
+                renewable.after_fork()
+            _process = process
 
 
 if hasattr(os, "register_at_fork"):
