@@ -1,9 +1,14 @@
 """The apps that the benchmarks compare: bare ones, guarded ones, the floor, and peers doing the same."""
 
+import asyncio
+import itertools
 import logging
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from keyguard import APIKeys, IPFilter, Keyguard, RateLimit
+from keyguard import APIKeys, IPFilter, Keyguard, RateLimit, ResponseCache
+from keyguard.stores.memory import MemoryStore
+from keyguard.testing import ManualClock
 
 # High enough never to refuse within a run; three windows, as a real plan has.
 RATES = "1000000/second; 50000000/hour; 1000000000/day"
@@ -238,3 +243,164 @@ def run_wsgi(app: Any, environ: dict[str, Any], count: int, expected: int = 200)
             iterable.close()
         if int(statuses[0][:3]) != expected:
             raise SystemExit(f"expected {expected}, got {statuses[0]}")
+
+
+# -- what is counted ------------------------------------------------------------------------------------------
+
+
+class Variant(NamedTuple):
+    """One app, and requests of many callers to it. `run(count)` awaits them under ASGI."""
+
+    name: str
+    asynchronous: bool
+    run: Callable[[int], Any]
+
+
+def variants(callers: int, *, build: bool = True) -> Iterator[Variant]:
+    """Each app whose cost is counted, ready to be run; with `build=False` only their names."""
+    for name, make in _VARIANTS.items():
+        asynchronous = not name.startswith(("wsgi", "flask"))
+        if not build:
+            yield Variant(name, asynchronous, print)
+            continue
+        app, keys, expected = make(callers)
+        yield Variant(name, asynchronous, (_asgi_run if asynchronous else _wsgi_run)(app, keys, callers, expected))
+
+
+def _addresses(callers: int) -> list[str]:
+    return [f"198.51.{number >> 8}.{number & 255}" for number in range(callers)]
+
+
+def _asgi_run(app: Any, keys: list[str], callers: int, expected: int) -> Callable[[int], Any]:
+    scopes = []
+    for place, address in enumerate(_addresses(callers)):
+        scope = scope_with(keys[place] if keys else None)
+        scope["client"] = (address, 40000)
+        scopes.append(scope)
+    turn = itertools.cycle(scopes)
+    status = 0
+
+    async def send(message: Any) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+
+    async def run(count: int) -> None:
+        for _ in range(count):
+            scope = dict(next(turn))
+            scope["state"] = {}
+            await app(scope, receive, send)
+            if status != expected:
+                raise SystemExit(f"expected {expected}, got {status}")
+
+    return run
+
+
+def _wsgi_run(app: Any, keys: list[str], callers: int, expected: int) -> Callable[[int], Any]:
+    environs = []
+    for place, address in enumerate(_addresses(callers)):
+        environ = environ_with(keys[place] if keys else None)
+        environ["REMOTE_ADDR"] = address
+        environs.append(environ)
+    turn = itertools.cycle(environs)
+    return lambda count: [run_wsgi(app, next(turn), 1, expected) for _ in range(count)]
+
+
+def _frozen(*guards: Any) -> Keyguard:
+    """A stack in whose world no time passes."""
+    clock = ManualClock()
+    return Keyguard(*guards, store=MemoryStore(clock=clock), clock=clock)
+
+
+def _issued(guard: Keyguard, count: int) -> list[str]:
+    return [guard.keys.issue(f"caller-{number}").key.reveal() for number in range(count)]
+
+
+def raw_asgi() -> Any:
+    """The least that an ASGI app can do."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"17")]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b'{"hello":"world"}'})
+
+    return app
+
+
+def raw_wsgi() -> Any:
+    """The least that a WSGI app can do."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", "17")])
+        return [b'{"hello":"world"}']
+
+    return app
+
+
+def cacheable_asgi() -> Any:
+    """An app whose answer a shared cache may keep."""
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"1000"), (b"cache-control", b"s-maxage=86400")]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * 1000})
+
+    return app
+
+
+def _one(inner: Any, world: str) -> Callable[[int], tuple[Any, list[str], int]]:
+    return lambda callers: (getattr(_frozen(RateLimit(ONE_RATE, by="ip")), world)(inner()), [], 200)
+
+
+def _three(inner: Any, world: str) -> Callable[[int], tuple[Any, list[str], int]]:
+    return lambda callers: (getattr(_frozen(RateLimit(RATES, by="ip")), world)(inner()), [], 200)
+
+
+def _whole(inner: Any, world: str) -> Callable[[int], tuple[Any, list[str], int]]:
+    def make(callers: int) -> tuple[Any, list[str], int]:
+        guard = _frozen(IPFilter(deny=networks(1000)), APIKeys(), RateLimit(RATES, by="key"))
+        return getattr(guard, world)(inner()), _issued(guard, callers), 200
+
+    return make
+
+
+def _refusing(callers: int) -> tuple[Any, list[str], int]:
+    guard = _frozen(RateLimit("1/day", by="ip"))
+    app = guard.asgi(raw_asgi())
+    asyncio.run(_asgi_run(app, [], callers, 200)(callers))
+    logging.getLogger("keyguard").setLevel(logging.WARNING)
+    return app, [], 429
+
+
+def _hits(callers: int) -> tuple[Any, list[str], int]:
+    return _frozen(ResponseCache()).asgi(cacheable_asgi()), [], 200
+
+
+def _hits_within_keys(callers: int) -> tuple[Any, list[str], int]:
+    guard = _frozen(APIKeys(), ResponseCache())
+    return guard.asgi(cacheable_asgi()), _issued(guard, callers), 200
+
+
+def _bare(inner: Any) -> Callable[[int], tuple[Any, list[str], int]]:
+    return lambda callers: (inner(), [], 200)
+
+
+_VARIANTS: dict[str, Callable[[int], tuple[Any, list[str], int]]] = {
+    "asgi: bare": _bare(raw_asgi),
+    "asgi: empty Keyguard()": lambda callers: (_frozen().asgi(raw_asgi()), [], 200),
+    "asgi: one limit": _one(raw_asgi, "asgi"),
+    "asgi: three limits": _three(raw_asgi, "asgi"),
+    "asgi: networks, key, three limits": _whole(raw_asgi, "asgi"),
+    "asgi: refusal": _refusing,
+    "asgi: cache hit": _hits,
+    "asgi: cache hit within APIKeys": _hits_within_keys,
+    "fastapi: bare": _bare(bare_fastapi),
+    "fastapi: one limit": _one(bare_fastapi, "asgi"),
+    "fastapi: three limits": _three(bare_fastapi, "asgi"),
+    "fastapi: networks, key, three limits": _whole(bare_fastapi, "asgi"),
+    "wsgi: bare": _bare(raw_wsgi),
+    "wsgi: one limit": _one(raw_wsgi, "wsgi"),
+    "wsgi: three limits": _three(raw_wsgi, "wsgi"),
+    "flask: bare": _bare(bare_flask),
+    "flask: one limit": _one(bare_flask, "wsgi"),
+}
