@@ -1,4 +1,4 @@
-"""What a guard does beside a request under ASGI: requests of nobody's, and waiting for a signal."""
+"""What a guard does beside a request under ASGI: requests of nobody's, functions in threads, waiting for a signal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from keyguard.drivers.asgi_exchange import ASGIApp, Exchange, Message, Receive, Send, hold
 from keyguard.drivers.asgi_request import ASGIRequest
 from keyguard.drivers.engine import Engine, Pending, inherit, without_findings
-from keyguard.flow import Detach, Flow, Wait
+from keyguard.drivers.threads import in_thread
+from keyguard.flow import Blocking, Detach, Flow, Wait
 from keyguard.request import Request
 from keyguard.response import Response
 
@@ -97,6 +98,11 @@ async def end_detached() -> None:
 def wait(step: Wait) -> Pending:
     """Wait for a signal, in an event loop."""
     return Pending(_waited(step))
+
+
+def call(step: Blocking[Any]) -> Pending:
+    """Call a function that may block, in a thread."""
+    return Pending(in_thread(step))
 
 
 async def _waited(step: Wait) -> Sequence[bool]:

@@ -21,7 +21,7 @@ from typing import Any
 from keyguard.address import ClientAddress
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import GuardError, StoreBusy, StoreError
-from keyguard.flow import CallApp, Detach, Flow, Step, Wait
+from keyguard.flow import Blocking, CallApp, Detach, Flow, Step, Wait
 from keyguard.guard import Answer, Chain
 from keyguard.ops import Aside, Degraded, GiveBack, Op, Store, TakeHere
 from keyguard.refusal import Cause, Refusal, refuse, refuse_busy
@@ -71,6 +71,7 @@ class Engine:
         "_notify",
         "aexecute",
         "aside",
+        "call",
         "clock",
         "detach",
         "execute",
@@ -139,6 +140,8 @@ class Engine:
         self.wait: Callable[[Wait], Any] = Wait.block
         """Waits for a signal: whether it came, or `Pending`. Set by the driver, like the next."""
         self.detach: Callable[[Detach], bool] = _cannot_detach
+        self.call: Callable[[Blocking[Any]], Any] = Blocking.run
+        """Calls a function that may block: what it returns, or `Pending`. In place, if the driver sets nothing else."""
 
     def begin(self, request: Request) -> Response | CallApp | Flow[Response]:
         """Run the leading plain guards: one's answer, or the flow of the rest; `CallApp` where there is no rest."""
@@ -199,10 +202,17 @@ class Engine:
                         return value
                 elif step.__class__ is Detach:
                     value = self.detach(step)
-                elif step.__class__ is TakeHere and self.watched is not None:
-                    value = self.watched.take_here(step.demands)
-                elif step.__class__ is Degraded and self.watched is not None:
-                    self.watched.count(step.what)
+                elif step.__class__ is Blocking:
+                    try:
+                        value = self.call(step)
+                        if value.__class__ is Pending:
+                            return value
+                    except Exception as failure:
+                        error = failure
+                elif step.__class__ is TakeHere:
+                    value = self._own_watched().take_here(step.demands)
+                elif step.__class__ is Degraded:
+                    self._own_watched().count(step.what)
                     value = None
                 elif isinstance(step, Step):
                     error = GuardError(f"no driver knows the step {type(step).__name__}")
@@ -210,6 +220,12 @@ class Engine:
                     return Foreign(step)
         except StopIteration as stop:
             return stop.value
+
+    def _own_watched(self) -> Watched:
+        """Who decides without the store. One that cannot fail has nobody, until a kind of it does fail."""
+        if self.watched is None:
+            self.watched = Watched(self.store, workers=1, clock=self.clock)
+        return self.watched
 
     def _ask(self, op: Op[Any], request: Request) -> Any:
         """The result, or `Pending`, if the request may still wait for the store."""
