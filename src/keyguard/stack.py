@@ -12,7 +12,7 @@ from keyguard.address import ClientAddress
 from keyguard.clock import Clock, wall_clock
 from keyguard.drivers.engine import Engine
 from keyguard.errors import ConfigurationError
-from keyguard.flow import check_takes, is_async
+from keyguard.flow import check_takes, is_async, is_blocking
 from keyguard.guard import Guard, chain
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
@@ -74,7 +74,7 @@ class Keyguard:
         for word, function in (("clock", clock), ("on_refusal", on_refusal), ("on_health", on_health)):
             if not callable(function) and (function is not None or word == "clock"):
                 raise ConfigurationError(f"{word} is a function, not {function!r}")
-            if is_async(function):
+            if is_async(function) or is_blocking(function):
                 raise ConfigurationError(f"{word} is a plain function, and nobody would await {function!r}")
         for word, told, what in (("on_refusal", on_refusal, "a Refusal"), ("on_health", on_health, "a StoreHealth")):
             if told is not None:
@@ -99,6 +99,9 @@ class Keyguard:
             )
         _check_names(guards)
         _check_filters(guards)
+        for guard in guards:
+            if isinstance(guard, APIKeys):
+                renew_after_fork(guard)
         limitations = getattr(self.store, "limitations", None)
         if limitations is not None:
             limits = [rule.limit for guard in guards if isinstance(guard, RateLimit) for rule in guard.rules]
