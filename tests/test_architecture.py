@@ -24,6 +24,7 @@ ARROW = [
     "single testing",
     "asgi wsgi",
     "demo",
+    "cli_input",
     "cli_store",
     "cli_cache",
     "cli",

@@ -140,6 +140,12 @@ def read_head(stored: bytes) -> Head:
     return head
 
 
+def has_pepper(stored: bytes) -> bool:
+    """Whether stored bytes are the record of a key that was made with a pepper."""
+    head = head_of(stored)
+    return head is not None and head.pepper != 0
+
+
 def trusted(stored: bytes, peppers: Peppers) -> bool:
     """Whether nobody has changed a record who does not know its pepper. One of layout 1 cannot tell, and is trusted."""
     head = head_of(stored)

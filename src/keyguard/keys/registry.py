@@ -6,8 +6,8 @@ again. Each action is written once, as a flow; the methods with an `a` before th
 What ends a key from now on ends it by the store's clock, which says whether keys are valid: an operator's machine
 whose clock is ahead would else revoke a key later than it says.
 
-A store that holds keys with a pepper gets none without: they would not be accepted. That it does stands in it, since
-nobody wants to look through all keys each time.
+A store that holds keys with a pepper gets none without: they would not be accepted. Whether it does is noted in it,
+since nobody wants to look through all keys each time.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from keyguard.keys.record import (
     decode,
     encode_again,
     encode_new,
+    has_pepper,
     read_head,
     record_key,
     trusted,
@@ -45,7 +46,8 @@ from keyguard.scripts import arun_flow, run_flow
 R = TypeVar("R")
 
 PEPPERED = "keys|peppered"
-"""The store's key of the note that it holds keys with a pepper."""
+"""The store's key of the note whether it holds keys with a pepper: `1`, or `0`. Nothing stands there where nobody has
+looked yet."""
 
 _TRIES = 20
 _UNCHANGED: Any = object()
@@ -87,8 +89,6 @@ class KeyRegistry:
         self.env = env
         self._peppers = Peppers(pepper)
         self._clock = clock
-        self._looked = False
-        """Whether the keys that the store held at first were looked through: none of them has a pepper."""
 
     # -- the actions --------------------------------------------------------------------------------------
 
@@ -114,14 +114,14 @@ class KeyRegistry:
         record, key = self._draft(
             owner, subject, plan, scopes, networks, metadata, not_before=not_before, expires=expires, env=env
         )
-        if self._must_look:
+        if not run_flow(self.store, self._noted()):
             self._look()
         return run_flow(self.store, self._issue(record, key))
 
     async def aissue(self, owner: str, **options: Any) -> IssuedKey:
         """`issue` under an event loop; takes the same."""
         record, key = self._draft(owner, **{"subject": None, "plan": None, **options})
-        if self._must_look:
+        if not await arun_flow(self.store, self._noted()):
             await _in_thread(self._look)
         return await arun_flow(self.store, self._issue(record, key))
 
@@ -209,7 +209,6 @@ class KeyRegistry:
 
     async def _issue(self, record: KeyRecord, key: PlainKey) -> IssuedKey:
         name = record_key(key.id)
-        await self._note_pepper()
         if not await Commit({name: None}, {name: encode_new(record, self._peppers, key)}):
             raise StoreError("a key of this id exists already")  # 71 random bits: it does not happen
         return IssuedKey(key, record)
@@ -242,7 +241,7 @@ class KeyRegistry:
             successor = replace(old, id=key.id, created=now, replaces=old.id)
             retired = replace(old, replaced_by=key.id, retires=now + overlap)
             name, new_name = record_key(old.id), record_key(key.id)
-            await self._note_pepper()
+            await self._noted()
             done = await Commit(
                 {name: stored, new_name: None},
                 {
@@ -267,12 +266,18 @@ class KeyRegistry:
                 return record
         raise StoreError("the key is being changed by others all the time")
 
-    async def _note_pepper(self) -> None:
-        """Note in the store that it holds keys with a pepper. Raises if it does, and none is set."""
+    async def _noted(self) -> bool:
+        """Note that the store holds keys with a pepper, if this makes one; else read the note. Whether there is one.
+
+        Raises if it holds some, and none is set.
+        """
         if self._peppers.current:
             await Put(PEPPERED, b"1")
-        elif (await Read(PEPPERED)) != (None,):
+            return True
+        (note,) = await Read(PEPPERED)
+        if note == b"1":
             raise ConfigurationError(_NO_PEPPER)
+        return note is not None
 
     async def _stored(self, id: str) -> tuple[bytes, int]:
         """What is stored of a key, and the store's time."""
@@ -284,16 +289,12 @@ class KeyRegistry:
 
     # -- checking -----------------------------------------------------------------------------------------
 
-    @property
-    def _must_look(self) -> bool:
-        """Whether the store may hold keys with a pepper of which nothing is noted in it: made earlier, or copied."""
-        return not self._peppers.current and not self._looked
-
     def _look(self) -> None:
-        for _, stored in self.store.scan(record_key("")):
-            if (head := head_of(stored)) is not None and head.pepper:
-                raise ConfigurationError(_NO_PEPPER)
-        self._looked = True
+        """Look through the keys of a store of which nothing is noted: made by an earlier keyguard, or copied."""
+        peppered = any(has_pepper(stored) for _, stored in self.store.scan(record_key("")))
+        self.store.execute([Put(PEPPERED, b"1" if peppered else b"0", expected=None)])
+        if peppered:
+            raise ConfigurationError(_NO_PEPPER)
 
     def _trusted(self, stored: bytes) -> KeyRecord:
         """The record in stored bytes. Raises if a change of it would make valid what somebody else has changed."""
