@@ -199,10 +199,11 @@ async def call(function: Callable[P, Awaitable[R] | R], *args: P.args, **kwargs:
     A `def` runs in place: it must not block for long under ASGI. An `async def` may await what the server's event
     loop offers; under WSGI there is none, and the driver says so.
     """
-    result = function(*args, **kwargs)
-    if inspect.isawaitable(result):
-        return await result
-    return result
+    result: Any = function(*args, **kwargs)
+    while inspect.isawaitable(result):  # what a thread returns may have to be awaited in its turn
+        result = await result
+    returned: R = result
+    return returned
 
 
 def is_async(function: object) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
@@ -19,6 +18,7 @@ from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
 from keyguard.guards.cache.instant import Instant, instant
 from keyguard.guards.ip_filter import IPFilter
 from keyguard.guards.rate_limit import RateLimit, Together
+from keyguard.logs import logger
 from keyguard.ops import Store
 from keyguard.refusal import Refusal
 from keyguard.stores import open_store
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from keyguard.keys import KeyRegistry
 
 
-log = logging.getLogger("keyguard")
+log = logger("keyguard")
 
 
 class Keyguard:
@@ -83,8 +83,10 @@ class Keyguard:
         self.store = open_store(store)
         self._watched: Watched | None = None
         among = _checked_workers(workers)
+        watched = Watched(self.store, workers=among, clock=clock, notify=on_health)
         if not isinstance(self.store, MemoryStore):  # which cannot fail
-            self._watched = Watched(self.store, workers=among, clock=clock, notify=on_health)
+            self._watched = watched
+        self._here = watched
         self._clock = clock
         self._aside: WatchedAside | None = None
         self._attach_caches()
@@ -206,6 +208,7 @@ class Keyguard:
             sources=[guard.sources for guard in self.guards if isinstance(guard, APIKeys)],
             filters=any(isinstance(guard, IPFilter) for guard in self.guards),
             notify=self._notify,
+            here=self._here,
             aside=self._aside,
             instant=self._instant(),
             asynchronous=asynchronous,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,10 +11,11 @@ from keyguard.drivers.asgi_request import ASGIRequest
 from keyguard.drivers.engine import Engine, Pending, inherit, without_findings
 from keyguard.drivers.threads import in_thread
 from keyguard.flow import Blocking, Detach, Flow, Wait
+from keyguard.logs import logger
 from keyguard.request import Request
 from keyguard.response import Response
 
-log = logging.getLogger("keyguard")
+log = logger("keyguard")
 
 _detached: set[asyncio.Task[Any]] = set()
 _MOST = 64  # at a time

@@ -12,8 +12,6 @@ Everything else (an operation on a store that answers at once) is done on the sp
 
 from __future__ import annotations
 
-import logging
-import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -23,13 +21,14 @@ from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import GuardError, StoreBusy, StoreError
 from keyguard.flow import Blocking, CallApp, Detach, Flow, Step, Wait
 from keyguard.guard import Answer, Chain
+from keyguard.logs import logger, plain, story, word
 from keyguard.ops import Aside, Degraded, GiveBack, Op, Store, TakeHere
 from keyguard.refusal import Cause, Refusal, refuse, refuse_busy
 from keyguard.request import SHARED, Deferred, Request
 from keyguard.response import APP, Response, Tee
 from keyguard.stores.watched import Watched, WatchedAside
 
-log = logging.getLogger("keyguard")
+log = logger("keyguard")
 
 FAULT_RETRY = SECOND
 """What a caller is told to wait, in microseconds, when keyguard itself could not decide."""
@@ -76,6 +75,7 @@ class Engine:
         "detach",
         "execute",
         "filters",
+        "here",
         "instant",
         "late",
         "leading",
@@ -99,6 +99,7 @@ class Engine:
         source: ClientAddress,
         clock: Clock,
         *,
+        here: Watched,
         provides: frozenset[str] = frozenset(),
         needs: frozenset[str] = frozenset(),
         sources: Sequence[Any] = (),
@@ -113,6 +114,8 @@ class Engine:
         self.store = store
         self.watched = watched
         """The store under watch; `None` for one that cannot fail."""
+        self.here = here
+        """Who decides without the store: also for one that cannot fail, for a kind of it may."""
         asked: Any = watched or store
         self.execute = asked.execute
         self.aexecute: Callable[..., Any] | None = getattr(asked, "aexecute", None) if asynchronous else None
@@ -210,9 +213,9 @@ class Engine:
                     except Exception as failure:
                         error = failure
                 elif step.__class__ is TakeHere:
-                    value = self._own_watched().take_here(step.demands)
+                    value = self.here.take_here(step.demands)
                 elif step.__class__ is Degraded:
-                    self._own_watched().count(step.what)
+                    self.here.count(step.what)
                     value = None
                 elif isinstance(step, Step):
                     error = GuardError(f"no driver knows the step {type(step).__name__}")
@@ -220,12 +223,6 @@ class Engine:
                     return Foreign(step)
         except StopIteration as stop:
             return stop.value
-
-    def _own_watched(self) -> Watched:
-        """Who decides without the store. One that cannot fail has nobody, until a kind of it does fail."""
-        if self.watched is None:
-            self.watched = Watched(self.store, workers=1, clock=self.clock)
-        return self.watched
 
     def _ask(self, op: Op[Any], request: Request) -> Any:
         """The result, or `Pending`, if the request may still wait for the store."""
@@ -283,13 +280,13 @@ class Engine:
         log.info(
             "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s",
             refusal.cause,
-            refusal.reason,
+            word(refusal.reason),
             refusal.status,
-            refusal.request_id,
-            refusal.key_id or "-",
+            word(refusal.request_id),
+            word(refusal.key_id or "-"),
             refusal.subject,
-            refusal.client or "unknown",
-            ",".join(refusal.policies) or "-",
+            word(refusal.client or "unknown"),
+            word(",".join(refusal.policies) or "-"),
             refusal.retry_after,
         )
         if self._notify is not None:
@@ -312,11 +309,11 @@ class Engine:
             return refuse_busy(request)
         if isinstance(failure, StoreError):
             if not failure.logged:
-                log.error("the store failed: %s", failure)
+                log.error("the store failed: %s", plain(failure))
         else:
-            story = "".join(traceback.format_exception(failure))
-            told = _without(story, self._keys(request))
-            if told == story:
+            whole = story(failure)
+            told = _without(whole, self._keys(request))
+            if told == whole:
                 log.error("a guard failed", exc_info=failure)
             else:  # a look-up that raised `KeyError: 'kg_live_...'`, say
                 log.error("a guard failed (a key was taken out of this):\n%s", told)

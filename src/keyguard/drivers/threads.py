@@ -71,7 +71,9 @@ class Threads:
     def after_fork(self) -> None:
         self._turn = threading.Condition(threading.Lock())
         self._waiting: deque[Job] = deque()
-        self._made = self._idle = 0
+        self.made = 0
+        """How many there are."""
+        self._idle = 0
 
     def start(self, step: Blocking[Any]) -> Job:
         """Have it called as soon as there is a thread."""
@@ -80,8 +82,8 @@ class Threads:
             self._waiting.append(job)
             if self._idle >= len(self._waiting):
                 self._turn.notify()
-            elif self._made < self._most:
-                self._made += 1
+            elif self.made < self._most:
+                self.made += 1
                 threading.Thread(target=self._serve, args=(self._turn,), name="keyguard", daemon=True).start()
         return job
 
@@ -105,18 +107,19 @@ class Threads:
             del job  # what it holds is not kept until the next one comes
 
 
-_threads = Threads()
+pool = Threads()
+"""Of this process, for all its apps."""
 
 
 async def in_thread(step: Blocking[Any]) -> Sequence[Any]:
     """The function's result, in a sequence of one; for an event loop. Raises `StoreBusy` if there was no thread."""
-    job = _threads.start(step)
+    job = pool.start(step)
     try:
-        if not await Wait(job.signal, 0, TURN).in_loop() and _threads.withdraw(job):
+        if not await Wait(job.signal, 0, TURN).in_loop() and pool.withdraw(job):
             raise StoreBusy(f"no thread has been free for {TURN:g} s")
         while not job.ended:
             await Wait(job.signal, 1, _A_WHILE).in_loop()
     finally:
         if not job.ended:
-            _threads.withdraw(job)
+            pool.withdraw(job)
     return (job.result(),)
