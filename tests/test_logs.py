@@ -18,7 +18,7 @@ from keyguard import APIKeys, Cause, ConfigurationError, Identity, Keyguard, Req
 from keyguard.cli import main
 from keyguard.keys import KeyRegistry, new_key, record_key
 from keyguard.keys.record import encode, read_head
-from keyguard.logs import plain, word
+from keyguard.logs import plain, story, word
 from keyguard.ops import Put, Read
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import play
@@ -162,6 +162,17 @@ def test_the_story_of_an_exception_is_still_told_to_who_wants_it_whole(caplog: p
 )  # fmt: skip
 def test_words(text: str, as_word: str) -> None:
     assert word(text) == as_word
+
+
+def test_a_key_that_a_look_up_names_by_a_number_is_told_too(logged: io.StringIO) -> None:
+    guard = APIKeys(lookup=lambda key: Identity(7), scopes=["x"])  # type: ignore[arg-type]
+    assert play(guard, headers={"X-API-Key": "k"}).status == 403
+    assert " key=7 " in lines(logged)[0]
+
+
+def test_an_exception_that_was_never_raised_is_one_line_too() -> None:
+    assert all(line.startswith("  ") for line in story(ValueError(FORGED)).split("\n")[1:])
+    assert story(ValueError(FORGED)).replace("\n", "").isprintable()
 
 
 def test_plain_text_is_printable_and_itself_where_it_was() -> None:

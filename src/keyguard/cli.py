@@ -132,7 +132,7 @@ def _update(options: argparse.Namespace) -> int:
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    """What `keys update` is given; `None` for what is not to be changed."""
+    """Return what `keys update` is given, with `None` for each thing that is not to be changed."""
     return {
         "plan": options.plan,
         "scopes": options.scope,
@@ -144,9 +144,9 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _warn_of_plan(registry: KeyRegistry, plan: str | None, but_for: str = "") -> None:
-    """Say so where a plan is none that is known: of those in `KEYGUARD_PLANS`, else of those that other keys have.
+    """Warn if a plan is not among those in `KEYGUARD_PLANS` or, without these, among those that other keys have.
 
-    It is no error: a plan has to have its first key.
+    It is not an error: a plan has to have its first key.
     """
     if plan is None:
         return

@@ -1,4 +1,4 @@
-"""What the command line is given, and how it is told of: no secret has to stand in it, and none is shown.
+"""The words of a command line: no secret has to stand among them, and none is shown.
 
 A store's URL, a key or a header field may be written as it is, and then everybody on the machine can read it in the
 list of processes. So each may also be
@@ -30,7 +30,7 @@ _OPTION = re.compile(r"--?[a-z][a-z-]*")
 
 
 def given(text: str, what: str) -> str:
-    """The text that an argument stands for. Raises `ConfigurationError` that shows none of it."""
+    """Return the text that an argument stands for. Raises a `ConfigurationError` that shows none of it."""
     lines = given_lines(text, what)
     if len(lines) != 1:
         raise ConfigurationError(f"{_place(text)} holds {len(lines)} lines, and not {what} on one")
@@ -38,7 +38,7 @@ def given(text: str, what: str) -> str:
 
 
 def given_lines(text: str, what: str) -> list[str]:
-    """The lines that an argument stands for, without those that are empty."""
+    """Return the lines that an argument stands for, without those that are empty."""
     if text == "-":
         line = "" if sys.stdin is None else sys.stdin.readline()
         if not line.strip():
@@ -65,14 +65,14 @@ def _place(text: str) -> str:
 
 
 def add_store(command: argparse.ArgumentParser, example: str) -> None:
-    """The options that name a store."""
+    """Add the options that name a store."""
     either = command.add_mutually_exclusive_group()
     either.add_argument("--store", metavar="URL", help=f"such as {example}, {FORMS}; else KEYGUARD_STORE")
     either.add_argument("--store-file", metavar="FILE", help="a file that holds the URL")
 
 
 def store_url(options: argparse.Namespace, example: str) -> str:
-    """The URL of the store that is named, by an option or the environment."""
+    """Return the URL of the store that is named by an option or the environment."""
     text = options.store
     if getattr(options, "store_file", None) is not None:
         text = "@" + options.store_file
@@ -84,7 +84,7 @@ def store_url(options: argparse.Namespace, example: str) -> str:
 
 
 def json_text(value: Any, *, ascii_alone: bool) -> str:
-    """A value as JSON, of which no text sends a terminal commands."""
+    """Write a value as JSON, of which no text sends a terminal commands."""
     text = json.dumps(value, indent=2, ensure_ascii=ascii_alone)
     # What is not printable stands within texts alone, but for the line breaks between members.
     return "".join([one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text])
@@ -109,7 +109,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _without(message: str, words: Sequence[str]) -> str:
-    """A message without the words of a command line that may be secret, as they are or as `repr` writes them."""
+    """Return a message without the words of a command line that may be secret, plain or as `repr` writes them."""
     secrets = set()
     for place, word in enumerate(words):
         after_header = place > 0 and words[place - 1] == "--header"

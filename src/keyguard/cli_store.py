@@ -132,9 +132,9 @@ def _check(options: argparse.Namespace) -> int:
         except AssertionError as error:
             if isinstance(error.__cause__, StoreError):
                 raise error.__cause__ from None  # it did not answer: what it means is not known
-            print(f"{store!r} does not mean what every store means: {error}")
+            print(plain(f"{store!r} does not mean what every store means: {error}"))
             return 1
-    print(f"{store!r} means what every store means: {options.steps} random steps, threads and tasks.")
+    print(plain(f"{store!r} means what every store means: {options.steps} random steps, threads and tasks."))
     return 0
 
 
@@ -185,7 +185,7 @@ def _copy_all(source: Any, target: Any, *, replace: bool) -> int:
 
 
 class _Copying:
-    """What a copy knows of its target: what stood there at first, and what it has written since.
+    """Knows of a copy's target what stood there at first, and what the copy has written since.
 
     Anything else was written by others meanwhile, and is newer than what is copied: a key was revoked there, say. It is
     left as it is, whatever has been asked for.
@@ -195,12 +195,12 @@ class _Copying:
         self._target = target
         self._known: dict[str, bytes] = {key: value for key, value, _ in there}
         self.left: set[str] = set()
-        """What is left as it is there: changed by others, or a counter that has ended."""
+        """The entries that are left as they are there: changed by others, or counters that have ended."""
         self._ended: set[str] = set()
         self.written = 0
 
     def missing(self, here: Iterable[Entry], there: Iterable[Entry]) -> list[Entry]:
-        """What is to be written; what is not to be is noted."""
+        """Return what is to be written, and note what is to be left."""
         now = {key: value for key, value, _ in there}
         found = []
         for entry in here:
@@ -229,7 +229,7 @@ class _Copying:
             _show_progress(min(start + _BATCH, len(entries)), len(entries))
 
     def changed(self) -> list[str]:
-        """The keys of what others have changed, API keys first."""
+        """Return the keys of what others have changed, API keys first."""
         return sorted(self.left - self._ended, key=lambda key: (not key.startswith(_KEYS), key))
 
 
@@ -245,7 +245,7 @@ def _check_keys(here: list[Entry], there: list[Entry]) -> None:
 
 
 def _name(key: str) -> str:
-    """How an entry is told of: a key by its id."""
+    """Return the name by which a person knows an entry: of an API key its id."""
     return word(key.removeprefix(_KEYS))
 
 

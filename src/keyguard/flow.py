@@ -189,7 +189,7 @@ def blocking(function: Callable[P, R]) -> Callable[P, Blocking[R]]:
 
 
 def is_blocking(function: object) -> bool:
-    """Whether a function was made by `blocking`: what it returns must be awaited."""
+    """Tell whether a function was made by `blocking`, so that its calls must be awaited."""
     return isinstance(function, _Blocks)
 
 

@@ -86,7 +86,7 @@ class _List(list[Any]):
 
 
 def _frozen(value: Any) -> Any:
-    """A copy that cannot be changed. What is neither a dict nor a list, a tuple or a set is as it was."""
+    """Return a copy that cannot be changed. A value that is no dict, list, tuple or set stays as it is."""
     if isinstance(value, (_Dict, _List)):
         return value
     if isinstance(value, Mapping):
@@ -101,7 +101,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _thawed(value: Any) -> Any:
-    """A copy that can be changed."""
+    """Return a copy that can be changed."""
     if isinstance(value, dict):
         return {key: _thawed(one) for key, one in value.items()}
     if isinstance(value, list):

@@ -175,7 +175,7 @@ class Put(Op[bool]):
         self.value = value
         self.ttl = ttl
         self.expected = expected
-        """What must stand there; `...` for whatever does."""
+        """The value that must stand there; `...` for any."""
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[bool, Sequence[Change]]:
         if old[0] == self.value or (self.expected is not ... and old[0] != self.expected):
@@ -315,10 +315,10 @@ class Degraded(Step[None]):
 # -- API keys -------------------------------------------------------------------------------------------------
 
 RECORD = Struct("<BHqq32s")
-"""How a stored API key began in layout 1: layout, pepper version, not-before and not-after in microseconds, digest."""
+"""The head of a stored key in layout 1: layout, pepper version, not-before and not-after in microseconds, digest."""
 
 SEALED = Struct("<BBHHqq32s32s")
-"""How one begins in layout 2: layout, kind, flags, pepper version, not-before, not-after, digest, seal.
+"""The head of one in layout 2: layout, kind, flags, pepper version, not-before, not-after, digest, seal.
 
 A key is valid from not-before until just before not-after; revoking it moves not-after. A flag of any kind makes it
 invalid. What follows in either layout is JSON. The seal covers all the rest, and is read by keyguard alone: no store
@@ -327,11 +327,11 @@ knows a pepper.
 
 
 class Head(NamedTuple):
-    """What a store reads of a record."""
+    """The part of a record that a store reads."""
 
     layout: int
     kind: int
-    """How the digest was made. 0 in layout 1; what a store does not find among the digests presented is not valid."""
+    """The way in which the digest was made; 0 in layout 1."""
     flags: int
     pepper: int
     not_before: int
@@ -340,12 +340,12 @@ class Head(NamedTuple):
 
     @property
     def place(self) -> int:
-        """Under which of the digests presented the one is that this record is compared with."""
+        """The name of the digest, among those presented, that this record is compared with."""
         return self.kind << 16 | self.pepper
 
 
 def head_of(record: bytes) -> Head | None:
-    """How a record begins; `None` if it is too short, or of a layout that is not known."""
+    """Read how a record begins. Returns `None` if it is too short, or of a layout that is not known."""
     if record[:1] == b"\1" and len(record) >= RECORD.size:
         layout, pepper, not_before, not_after, digest = RECORD.unpack_from(record)
         return Head(layout, 0, 0, pepper, not_before, not_after, digest)

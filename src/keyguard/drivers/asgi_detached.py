@@ -1,4 +1,4 @@
-"""What a guard does beside a request under ASGI: requests of nobody's, functions in threads, waiting for a signal."""
+"""Work beside a request under ASGI: requests of nobody's, functions in threads, waiting for a signal."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class Engine:
         self.watched = watched
         """The store under watch; `None` for one that cannot fail."""
         self.here = here
-        """Who decides without the store: also for one that cannot fail, for a kind of it may."""
+        """Decides without the store. A store that cannot fail has this too, since a subclass of it may."""
         asked: Any = watched or store
         self.execute = asked.execute
         self.aexecute: Callable[..., Any] | None = getattr(asked, "aexecute", None) if asynchronous else None
@@ -144,7 +144,7 @@ class Engine:
         """Waits for a signal: whether it came, or `Pending`. Set by the driver, like the next."""
         self.detach: Callable[[Detach], bool] = _cannot_detach
         self.call: Callable[[Blocking[Any]], Any] = Blocking.run
-        """Calls a function that may block: what it returns, or `Pending`. In place, if the driver sets nothing else."""
+        """Calls a function that may block: in place, or as the driver sets it. Returns its result, or `Pending`."""
 
     def begin(self, request: Request) -> Response | CallApp | Flow[Response]:
         """Run the leading plain guards: one's answer, or the flow of the rest; `CallApp` where there is no rest."""
@@ -297,7 +297,9 @@ class Engine:
 
     def _keys(self, request: Request) -> set[str]:
         """What the request carries and no log may hold."""
-        keys = {request.header("x-api-key") or "", (request.header("authorization") or "").rpartition(" ")[2]}
+        keys = {request.header("x-api-key") or ""}
+        for member in (request.header("authorization") or "").split(","):
+            keys.add(member.strip().partition(" ")[2].strip())
         for sources in (*self.sources, *request.findings.sources):
             with suppress(ValueError):  # it may be what failed
                 keys |= sources.read(request)

@@ -4,7 +4,7 @@ Rules:
 - They are keyguard's own: a function does not wait behind whatever the app does in its threads.
 - There are so many and no more, made as they are needed. One that is asked for when all are taken waits for a turn, and
   not for ever: then its request is refused as one too many.
-- A function that has begun is never stopped. If nobody waits for it any more, what it comes to is dropped.
+- A function that has begun is never stopped. If nobody waits for it any more, its result is dropped.
 - They are daemons: a process that is told to end does not wait for a function that hangs.
 """
 
@@ -50,7 +50,7 @@ class Job:
         self.signal.move()
 
     def result(self) -> Any:
-        """What the function returned; raises what it raised."""
+        """Return what the function returned, or raise what it raised."""
         error, self._error = self._error, None
         if error is not None:
             try:
@@ -72,7 +72,7 @@ class Threads:
         self._turn = threading.Condition(threading.Lock())
         self._waiting: deque[Job] = deque()
         self.made = 0
-        """How many there are."""
+        """The number of threads there are."""
         self._idle = 0
 
     def start(self, step: Blocking[Any]) -> Job:
@@ -88,7 +88,7 @@ class Threads:
         return job
 
     def withdraw(self, job: Job) -> bool:
-        """Take back one that has not begun. Whether it could be."""
+        """Take back a function that has not begun. Returns whether it could be."""
         with self._turn:
             waits = job in self._waiting
             if waits:
@@ -108,11 +108,11 @@ class Threads:
 
 
 pool = Threads()
-"""Of this process, for all its apps."""
+"""The threads of this process, for all its apps."""
 
 
 async def in_thread(step: Blocking[Any]) -> Sequence[Any]:
-    """The function's result, in a sequence of one; for an event loop. Raises `StoreBusy` if there was no thread."""
+    """Return the function's result, in a sequence of one. Raises `StoreBusy` if there was no thread for it in time."""
     job = pool.start(step)
     try:
         if not await Wait(job.signal, 0, TURN).in_loop() and pool.withdraw(job):

@@ -260,7 +260,7 @@ class APIKeys:
         return verified
 
     def _reason(self, found: Authenticated, record: bytes) -> str:
-        """Why a record is not valid, for the log."""
+        """Return why a record is not valid, in a word for the log."""
         head = head_of(record)
         if head is None:
             return "layout"
@@ -298,7 +298,7 @@ class APIKeys:
     # -- guesses ------------------------------------------------------------------------------------------
 
     def _guess_of(self, request: Request) -> list[Demand]:
-        """What a wrong key of this request takes; nothing where none are counted."""
+        """Return what a wrong key of this request takes: nothing if none are counted."""
         client = request.client
         if client is not None and client in self._guess_exempt:
             return []

@@ -23,7 +23,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 
 
 class Sources:
-    """The places in which a key is looked for. Of Bearer texts those are keys that begin with `beginning`."""
+    """The places in which a key is looked for. A Bearer text is a key if it begins with `beginning`."""
 
     __slots__ = ("_bearer", "_beginning", "_readers", "names")
 
@@ -37,21 +37,24 @@ class Sources:
         self._readers = [read for read in readers if read is not None]
 
     def read(self, request: Request) -> set[str]:
-        """The different keys that the request carries. An empty one is a key, and not a valid one."""
+        """Return the different keys that the request carries. An empty one is a key, and not a valid one."""
         found: set[str] = set()
-        if self._bearer:
-            found.update([text for text in _bearer_texts(request) if text.startswith(self._beginning)])
+        if self._bearer and (value := request.header("authorization")) is not None:
+            for text in _bearer_texts(value):
+                if text.startswith(self._beginning):
+                    found.add(text)
         for read in self._readers:
             read(request, found)
         return found
 
     def foreign(self, request: Request) -> bool:
-        """Whether the request carries a Bearer text that is not a key."""
-        return self._bearer and not all(text.startswith(self._beginning) for text in _bearer_texts(request))
+        """Tell whether the request carries a Bearer text that is not a key."""
+        value = request.header("authorization") if self._bearer else None
+        return value is not None and not all(text.startswith(self._beginning) for text in _bearer_texts(value))
 
 
 def _reader(name: str) -> Reader | None:
-    """What reads keys from a place; `None` for the Bearer scheme."""
+    """Return what reads keys from a place, or `None` for the Bearer scheme."""
     if not isinstance(name, str):
         raise ConfigurationError(f"a source is a text such as 'x-api-key', not {name!r}")
     kind, colon, rest = name.partition(":")
@@ -64,10 +67,7 @@ def _reader(name: str) -> Reader | None:
     return None if name.lower() == "authorization" else _field(name.lower())
 
 
-def _bearer_texts(request: Request) -> list[str]:
-    value = request.header("authorization")
-    if value is None:
-        return []
+def _bearer_texts(value: str) -> list[str]:
     texts = []
     for member in value.split(",") if "," in value else (value,):
         scheme, _, token = member.strip().partition(" ")

@@ -16,7 +16,7 @@ _A_MOMENT = 10 * SECOND
 
 
 class Guesses:
-    """The limits on wrong keys of a guard called `name`; without any where `rates` is `None`."""
+    """The limits on wrong keys of a guard called `name`. There are none if `rates` is `None`."""
 
     __slots__ = ("_looking", "_rules")
 
@@ -28,16 +28,16 @@ class Guesses:
         self._looking = f"guess:{name}:looking|"
 
     def of(self, bucket: str) -> list[Demand]:
-        """What a wrong key takes from its source's limits."""
+        """Return what a wrong key takes from its source's limits."""
         return [Demand(name, prefix + bucket, limit) for name, prefix, limit in self._rules]
 
     def looking(self, guess: list[Demand]) -> Demand:
-        """What a look-up takes for as long as it is on its way, in all processes together."""
+        """Return what a look-up takes for as long as it is on its way, counted over all processes."""
         return Demand("looking", self._looking + guess[0].key.partition("|")[2], _LOOKING)
 
 
 _LOOKING: Limit = window(32, _A_MOMENT, "looking")
-"""Of a process that vanishes in the middle of look-ups, they end with this window."""
+"""Look-ups of a process that vanishes in the middle of them end with this window."""
 
 
 class Refusals:
@@ -65,7 +65,7 @@ class Refusals:
             self._known[source] = taken, now, until
 
     def get(self, source: str, now: int) -> Taken | None:
-        """The refusal that a source has met, as it is now; `None` if the store must be asked."""
+        """Return the refusal that a source has met, as it is now, or `None` if the store must be asked."""
         taken, since, until = self._known.get(source, (None, 0, 0))
         if taken is None or not since <= now < until:
             return None
@@ -75,9 +75,9 @@ class Refusals:
 
 
 class Lines:
-    """Who waits for look-ups of the same source, in the order in which they came.
+    """Lines of requests that wait for look-ups of the same source, first come, first served.
 
-    Each has a signal. That of the first one moves when it becomes the first, and whenever a look-up has ended.
+    Each request has a signal. It moves when the request becomes the first, and then whenever a look-up has ended.
     """
 
     __slots__ = ("_lines", "_lock")
@@ -91,7 +91,7 @@ class Lines:
         self._lines.clear()
 
     def waits(self, source: str) -> bool:
-        """Whether somebody waits."""
+        """Tell whether somebody waits."""
         return source in self._lines
 
     def join(self, source: str) -> Signal:

@@ -1,4 +1,4 @@
-"""What `APIKeys` may be told: each setting is checked at the start, and an error says what would be right."""
+"""The settings of `APIKeys`: each is checked at the start, and an error says what would be right."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def checked_networks(word: str, networks: Any) -> Networks:
 
 
 def stale_for(if_store_fails: Any, stale_if_error: Any) -> int:
-    """For how many microseconds after its verification a key is accepted without the store."""
+    """Return for how many microseconds after its verification a key is accepted without the store."""
     if if_store_fails not in ("local", "refuse"):
         raise ConfigurationError(
             f"if_store_fails of APIKeys is 'local' or 'refuse', not {if_store_fails!r}: nobody is let in unknown"

@@ -93,7 +93,7 @@ def fingerprint_of(text: str) -> bytes:
 
 
 def remembered(stored: bytes) -> Known | None:
-    """The key of a stored record; `None` if it cannot be read."""
+    """Return the key of a stored record, or `None` if it cannot be read."""
     try:
         record = decode(stored)
     except StoreError:

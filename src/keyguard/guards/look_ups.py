@@ -22,8 +22,8 @@ from keyguard.identity import Identity
 from keyguard.ops import Degraded, Demand, GiveBack, Take, TakeHere, Taken
 
 Lookup: TypeAlias = Callable[[str], "Identity | Awaitable[Identity | None] | None"]
-"""Finds the identity of a key, or `None` where the key is not valid. `async def` under ASGI, or `def`, which runs in a
-thread there."""
+"""Finds the identity of a key, or `None` if the key is not valid. An `async def` needs ASGI; a `def` runs in a thread
+there."""
 
 PATIENCE = 10.0
 """Seconds that a key waits for the look-ups of others."""
@@ -32,7 +32,7 @@ _LOOKS = 25  # without news: they take about as long as PATIENCE
 
 
 class LookUps:
-    """A look-up, and who waits for it. `name` is the guard's."""
+    """A look-up, and those who wait for it. `name` is the guard's."""
 
     __slots__ = ("_function", "_guesses", "_lines", "_name")
 
@@ -48,7 +48,7 @@ class LookUps:
     async def ask(
         self, text: str, guess: list[Demand], settled: Callable[[], Known | None]
     ) -> Identity | Known | Taken | None:
-        """Whose the key is; `None` if it is nobody's; what refuses its source, if it has guessed too often.
+        """Return whose the key is, `None` if it is nobody's, or what refuses a source that has guessed too often.
 
         `settled` is asked while others are waited for: they may find the same key. Without a `guess` nothing is
         limited. Raises what the look-up raises, and `StoreBusy` if there was no turn in time.
@@ -144,11 +144,11 @@ class _NoIdentity(TypeError):
 
 
 def is_of_input(error: Exception) -> bool:
-    """Whether an error of a look-up is about the text of the key, so that the key is wrong.
+    """Tell whether an error of a look-up is about the text of the key, so that the key is wrong.
 
-    An error of a value is: no text of this encoding, nothing of that name, a number that is too large, what a database
-    calls an error in data (PEP 249). What has failed in the world (a connection, a time-out, a disk), and all of which
-    it is not known, says nothing about the key: nobody is blamed for it.
+    An error in a value is: text of another encoding, a name that is not there, a number that is too large, an error in
+    data as databases call it (PEP 249). A failure of the world (a connection, a time-out, a disk) says nothing about
+    the key, nor does an error of which it is not known: nobody is blamed for those.
     """
     if isinstance(error, (OSError, StoreError, _NoIdentity)):
         return False
@@ -157,11 +157,11 @@ def is_of_input(error: Exception) -> bool:
 
 
 def _under_way(taken: Taken) -> bool:
-    """Whether look-ups of the source are on their way anywhere, which may give back what they hold."""
+    """Tell whether look-ups of the source are on their way anywhere, which may give back what they hold."""
     demand, taking = taken.demands[-1], taken.takings[-1]
     return taking[2] < demand.limit.quota
 
 
 def _without_looking(taken: Taken) -> Taken:
-    """What a refusal tells of: the limits on guesses alone."""
+    """Leave the limits on guesses alone in a refusal."""
     return Taken(taken.demands[:-1], taken.takings[:-1], taken.at, True) if taken.refused else taken

@@ -118,9 +118,9 @@ class Peppers:
     others still verify old ones. Without any, the environment's `KEYGUARD_PEPPER` counts, written as one secret or as
     `2:newer,1:older`.
 
-    Version 0 is a fixed label that everybody knows: keys that were made without a pepper. It counts if there is no
-    other, or if it is named: `{1: "...", 0: None}`, or `1:...,0:`. With it alone digests can still not be reversed, but
-    somebody who can write to the store could add keys of their own.
+    Version 0 stands for keys that were made without a pepper, by a fixed label that everybody knows. It counts if there
+    is no other version, or if it is named: `{1: "...", 0: None}`, or `1:...,0:`. With it alone digests can still not be
+    reversed, but somebody who can write to the store could add keys of their own.
     """
 
     __slots__ = ("_peppers", "current")
@@ -149,12 +149,12 @@ class Peppers:
         return version in self._peppers
 
     def digest(self, key: PlainKey) -> bytes:
-        """The digest of 32 bytes that stands in a new record, under the current pepper."""
+        """Return the digest of 32 bytes that stands in a new record, under the current pepper."""
         pepper = self._peppers[self.current]
         return _sealed(pepper, hmac.digest(pepper, key.reveal().encode("ascii"), "sha256"))
 
     def digests(self, key: PlainKey) -> dict[int, bytes]:
-        """The digests under every pepper, as `keyguard.ops.Authenticate` takes them: of both layouts of records."""
+        """Return the digests under every pepper, for both layouts, as `keyguard.ops.Authenticate` takes them."""
         text = key.reveal().encode("ascii")
         found: dict[int, bytes] = {}
         for version, pepper in self._peppers.items():
@@ -163,16 +163,16 @@ class Peppers:
         return found
 
     def sealed_digest(self, version: int, digest: bytes) -> bytes:
-        """The digest for a sealed record, made of that of an unsealed one. Raises `KeyError` for an unknown version."""
+        """Make the digest for a sealed record of that of an unsealed one. Raises `KeyError` for an unknown version."""
         return _sealed(self._peppers[version], digest)
 
     def seal(self, version: int, data: bytes) -> bytes:
-        """What proves that who wrote `data` knew the pepper: 32 bytes. Raises `KeyError` for an unknown version."""
+        """Make 32 bytes of `data`, as only who knows the pepper can. Raises `KeyError` for an unknown version."""
         return hmac.digest(self._peppers[version], b"\0record\0" + data, "sha256")
 
 
 Pepper: TypeAlias = "str | bytes | Mapping[int, str | bytes | None] | Peppers | None"
-"""What peppers may be given as."""
+"""The forms in which peppers may be given."""
 
 KEYED = 1
 """The kind of digest, in a sealed record, that this module makes. Others are for hashes that were made elsewhere."""

@@ -62,7 +62,7 @@ class KeyRecord:
     retires: int | None = None
     """When a key that was rotated stops working."""
     disabled: bool = False
-    """Whether it is marked as out of use for now."""
+    """True for a key that is out of use for now."""
 
     @property
     def not_after(self) -> int:
@@ -99,7 +99,7 @@ def to_json(record: KeyRecord) -> dict[str, Any]:
 
 
 def encode(record: KeyRecord, peppers: Peppers, head: Head, *, sealed: bool = True) -> bytes:
-    """The bytes to store: of `head` the kind, the pepper version and the digest count.
+    """Make the bytes to store. Of `head` the kind, the pepper version and the digest count.
 
     A record without a seal is not valid, whatever it says.
     """
@@ -110,12 +110,12 @@ def encode(record: KeyRecord, peppers: Peppers, head: Head, *, sealed: bool = Tr
 
 
 def encode_new(record: KeyRecord, peppers: Peppers, key: PlainKey) -> bytes:
-    """The bytes to store of a new key."""
+    """Make the bytes to store of a new key."""
     return encode(record, peppers, Head(_LAYOUT, KEYED, 0, peppers.current, 0, 0, peppers.digest(key)))
 
 
 def encode_again(record: KeyRecord, peppers: Peppers, stored: bytes) -> bytes:
-    """The bytes to store of a key that is changed, with the digest that stands in `stored`.
+    """Make the bytes to store of a key that is changed, with the digest that stands in `stored`.
 
     A record of layout 1 is sealed, if its pepper is known. One whose seal was broken does not get a new one.
     """
@@ -133,7 +133,7 @@ def _text(record: KeyRecord) -> bytes:
 
 
 def read_head(stored: bytes) -> Head:
-    """How stored bytes begin. Raises `StoreError` if they are not a record."""
+    """Read how stored bytes begin. Raises `StoreError` if they are not a record."""
     head = head_of(stored)
     if head is None:
         raise StoreError("the record of a key is damaged")
@@ -141,13 +141,13 @@ def read_head(stored: bytes) -> Head:
 
 
 def has_pepper(stored: bytes) -> bool:
-    """Whether stored bytes are the record of a key that was made with a pepper."""
+    """Tell whether stored bytes are the record of a key that was made with a pepper."""
     head = head_of(stored)
     return head is not None and head.pepper != 0
 
 
 def trusted(stored: bytes, peppers: Peppers) -> bool:
-    """Whether nobody has changed a record who does not know its pepper. One of layout 1 cannot tell, and is trusted."""
+    """Tell whether who wrote a record knew its pepper. A record of layout 1 has no seal, and is trusted."""
     head = head_of(stored)
     if head is None or head.pepper not in peppers:
         return False
@@ -159,7 +159,7 @@ def trusted(stored: bytes, peppers: Peppers) -> bool:
 
 
 def decode(stored: bytes) -> KeyRecord:
-    """The record in stored bytes, whoever wrote it. Raises `StoreError` if there is none, without showing them."""
+    """Read the record in stored bytes, whoever wrote it. Raises `StoreError`, which shows nothing, if there is none."""
     try:
         head = read_head(stored)
         members = json.loads(stored[RECORD.size if head.layout == 1 else SEALED.size :])

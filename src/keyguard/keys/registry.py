@@ -46,8 +46,7 @@ from keyguard.scripts import arun_flow, run_flow
 R = TypeVar("R")
 
 PEPPERED = "keys|peppered"
-"""The store's key of the note whether it holds keys with a pepper: `1`, or `0`. Nothing stands there where nobody has
-looked yet."""
+"""The store's key of the note whether it holds keys with a pepper: `1`, or `0`. It is missing if nobody has looked."""
 
 _TRIES = 20
 _UNCHANGED: Any = object()
@@ -267,9 +266,9 @@ class KeyRegistry:
         raise StoreError("the key is being changed by others all the time")
 
     async def _noted(self) -> bool:
-        """Note that the store holds keys with a pepper, if this makes one; else read the note. Whether there is one.
+        """Note that the store holds keys with a pepper, if this registry makes such; else read the note.
 
-        Raises if it holds some, and none is set.
+        Returns whether there is a note. Raises if it tells of keys with a pepper, and this registry makes keys without.
         """
         if self._peppers.current:
             await Put(PEPPERED, b"1")
@@ -297,7 +296,7 @@ class KeyRegistry:
             raise ConfigurationError(_NO_PEPPER)
 
     def _trusted(self, stored: bytes) -> KeyRecord:
-        """The record in stored bytes. Raises if a change of it would make valid what somebody else has changed."""
+        """Read the record in stored bytes. Raises if a change of it would seal what somebody else has changed."""
         record = decode(stored)
         version = read_head(stored).pepper
         if version not in self._peppers:

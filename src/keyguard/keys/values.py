@@ -1,4 +1,4 @@
-"""What may stand in a record, and how it is given: texts, scopes, networks, metadata, moments, spans and ids."""
+"""The values that may stand in a record, as they are given: texts, scopes, networks, metadata, moments, spans, ids."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def key_id(text: str) -> str:
-    """The id that is named, by itself or by its whole key. Raises `KeyNotFound` for what is neither."""
+    """Return the id that is named, by itself or by its whole key. Raises `KeyNotFound` for what is neither."""
     key = parse_key(text)
     if key is not None:
         return key.id
@@ -69,7 +69,7 @@ def key_id(text: str) -> str:
 
 
 def moment_of(name: str, when: datetime | timedelta | None, now: int) -> int | None:
-    """A moment in microseconds, from an aware datetime or a span from now. Raises `ValueError` for anything else."""
+    """Return a moment in microseconds, from an aware datetime or a span from now. Raises `ValueError` otherwise."""
     if when is None:
         return None
     if isinstance(when, timedelta):
@@ -85,7 +85,7 @@ def moment_of(name: str, when: datetime | timedelta | None, now: int) -> int | N
 
 
 def span_of(overlap: timedelta | float) -> int:
-    """An overlap in microseconds. Raises `ValueError` for what is none."""
+    """Return an overlap in microseconds. Raises `ValueError` for what is none."""
     seconds = overlap.total_seconds() if isinstance(overlap, timedelta) else overlap
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 10**9:
         raise ValueError(f"overlap is a timedelta or seconds, 0 or more, not {overlap!r}")

@@ -49,7 +49,7 @@ def open_store(store: str | Store, clock: Clock | None = None) -> Store:
             problem = _ENCODE
     except ValueError:
         problem, cause = _ENCODE, None
-    # Raised here, where what went wrong is not its context: that may show what this does not.
+    # Raised here, so that what went wrong is not its context: that may show what this does not.
     raise ConfigurationError(problem) from (cause if isinstance(cause, ImportError) else None)
 
 
@@ -99,7 +99,7 @@ def _check_hosts(url: str) -> None:
 
 
 def _shows_secret(problem: str, url: str) -> bool:
-    """Whether a message holds a part of what stands before the last `@` of a URL, where user and password are meant."""
+    """Tell whether a message holds a part of what stands before the last `@` of a URL: user and password are meant."""
     private = url.partition("://")[2].rpartition("@")[0]
     user = re.split(r"[:/?#@]", private, maxsplit=1)[0]
     words = {word for text in (private, unquote(private)) for word in re.split(r"[:/?#&=@\[\],\s]+", text)}
