@@ -7,7 +7,7 @@ CUSTOMERS = {"s3cret-of-ada": Identity("ada", key_id="ada-1", plan="free", scope
 
 
 def lookup(key: str) -> Identity | None:
-    """Find a key where yours live today: a table, a service. A `def` runs in a thread under ASGI; or use `async def`."""
+    """Find a key where yours live today: a table, a service. Under ASGI a `def` runs in a thread; it may be async."""
     return CUSTOMERS.get(key)
 
 
