@@ -75,8 +75,11 @@ def _opened(url: str, clock: Clock | None) -> Store:
         if scheme != "unix":
             _check_hosts(url)
         return _redis(url, clock)
-    named = f"there is no store for the scheme {scheme!r}" if _SCHEME.fullmatch(scheme) and "://" in url else ""
-    raise ConfigurationError(f"{named or 'a store is named by a URL, with a scheme and ://'}; there are {_KNOWN}")
+    # What stands before a colon is a scheme only before "://": else it may be a user name, or a password.
+    named = (
+        repr(scheme) if _SCHEME.fullmatch(scheme) and url[len(scheme) :].startswith("://") else "that this begins with"
+    )
+    raise ConfigurationError(f"there is no store for the scheme {named}; there are {_KNOWN}")
 
 
 def _check_hosts(url: str) -> None:
