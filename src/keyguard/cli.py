@@ -13,14 +13,12 @@ Rules:
 - A mistake is one line, and no traceback; the exit code is 1, or 2 where the command line itself is wrong.
 - A key is printed once, when it is issued. Peppers come from the environment alone, and nothing that is secret has to
   be an argument: arguments show in process lists. See `cli_input.py`.
-- What stands in a store may have been written by anybody: it sends a terminal no commands.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import re
 import sys
@@ -28,12 +26,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from keyguard import __version__, cli_cache, cli_input, cli_store
+from keyguard import __version__, cli_cache, cli_store
 from keyguard.cli_input import FORMS, Parser, add_store, given, store_url
+from keyguard.cli_output import discard_output, members_of, print_json, print_table, show_issued, show_record
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
-from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
-from keyguard.keys.record import to_json
+from keyguard.keys import KeyRegistry
 from keyguard.logs import plain
 from keyguard.refusal import rfc3339
 
@@ -51,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # whoever read our output has gone, such as `head`
-        _discard_output()
+        discard_output()
         return 1
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        _discard_output()
+        discard_output()
         _complain(str(error))
         return 1
     except (KeyguardError, ValueError) as error:
@@ -66,11 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(text: str) -> None:
     print(f"keyguard: error: {plain(' '.join(text.split()))}", file=sys.stderr)
-
-
-def _discard_output() -> None:
-    """Point what is still to be written elsewhere, or the interpreter complains at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # -- the commands -----------------------------------------------------------------------------------------------
@@ -89,7 +82,7 @@ def _issue(options: argparse.Namespace) -> int:
         not_before=options.not_before,
         expires=options.expires,
     )
-    return _show_issued(issued, options)
+    return show_issued(issued, options)
 
 
 def _rotate(options: argparse.Namespace) -> int:
@@ -97,26 +90,26 @@ def _rotate(options: argparse.Namespace) -> int:
     if not options.json:
         ends = wall_clock() + round(options.overlap.total_seconds() * 1_000_000)
         print(f"The old key {issued.record.replaces} works until {rfc3339(ends)}.", file=sys.stderr)
-    return _show_issued(issued, options)
+    return show_issued(issued, options)
 
 
 def _list(options: argparse.Namespace) -> int:
     records = _registry(options).list(subject=options.subject, status=options.status)
     if options.json:
-        _print_json([_members(record) for record in records])
+        print_json([members_of(record) for record in records])
     elif records:
-        _print_table(records)
+        print_table(records)
     else:
         print("There are no keys.", file=sys.stderr)
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    return _show_record(_registry(options).get(_key(options)), options)
+    return show_record(_registry(options).get(_key(options)), options)
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    return _show_record(_registry(options).revoke(_key(options), options.reason), options)
+    return show_record(_registry(options).revoke(_key(options), options.reason), options)
 
 
 def _update(options: argparse.Namespace) -> int:
@@ -128,7 +121,7 @@ def _update(options: argparse.Namespace) -> int:
         changes[name] = ()
     registry, id = _registry(options), _key(options)
     _warn_of_plan(registry, options.plan, but_for=id)
-    return _show_record(registry.update(id, **changes), options)
+    return show_record(registry.update(id, **changes), options)
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
@@ -179,73 +172,6 @@ def _registry(options: argparse.Namespace, *, make: bool = False) -> KeyRegistry
 
 def _key(options: argparse.Namespace) -> str:
     return given(options.id, "a key or the id of one")
-
-
-# -- what is printed --------------------------------------------------------------------------------------------
-
-
-def _members(record: KeyRecord) -> dict[str, Any]:
-    """A record for scripts: moments as RFC 3339 text, and the status of now."""
-    members = to_json(record)
-    for name in ("created", "not_before", "expires", "revoked", "retires"):
-        if members[name] is not None:
-            members[name] = rfc3339(members[name])
-    return {**members, "status": record.status(wall_clock())}
-
-
-def _show_issued(issued: IssuedKey, options: argparse.Namespace) -> int:
-    try:
-        if options.json:
-            _print_json({"key": issued.key.reveal(), **_members(issued.record)})
-        else:
-            said = f"Key {issued.record.id} of {issued.record.owner}. It is shown this once: store it now."
-            print(plain(said), file=sys.stderr)
-            print(issued.key.reveal())
-        sys.stdout.flush()
-    except OSError as error:
-        _discard_output()
-        raise KeyguardError(
-            f"key {issued.record.id} was made, but could not be written ({error.strerror}): revoke it"
-        ) from error
-    return 0
-
-
-def _show_record(record: KeyRecord, options: argparse.Namespace) -> int:
-    members = _members(record)
-    if options.json:
-        _print_json(members)
-        return 0
-    for name, value in members.items():
-        if value not in (None, [], {}):
-            text = ", ".join(value) if isinstance(value, list) else value
-            print(f"{name:12} {plain(json.dumps(text) if isinstance(text, dict) else text)}")
-    return 0
-
-
-_COLUMNS: dict[str, Callable[[KeyRecord], str | None]] = {
-    "ID": lambda record: record.id,
-    "STATUS": lambda record: record.status(wall_clock()),
-    "OWNER": lambda record: record.owner,
-    "SUBJECT": lambda record: record.subject if record.subject != record.owner else None,
-    "PLAN": lambda record: record.plan,
-    "SCOPES": lambda record: " ".join(sorted(record.scopes)),
-    "CREATED (UTC)": lambda record: rfc3339(record.created),
-    "ENDS (UTC)": lambda record: rfc3339(record.not_after) if record.not_after < 2**62 else None,
-}
-
-
-def _print_table(records: list[KeyRecord]) -> None:
-    rows = [list(_COLUMNS)] + [[plain(column(record) or "") for column in _COLUMNS.values()] for record in records]
-    # Columns in which nothing stands are left out.
-    shown = [place for place in range(len(_COLUMNS)) if any(row[place] for row in rows[1:])]
-    widths = {place: max(len(row[place]) for row in rows) for place in shown}
-    for row in rows:
-        print("  ".join(row[place].ljust(widths[place]) for place in shown).rstrip())
-
-
-def _print_json(value: Any) -> None:
-    ascii_alone = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"  # JSON has escapes of its own
-    print(cli_input.json_text(value, ascii_alone=ascii_alone))
 
 
 # -- the command line -------------------------------------------------------------------------------------------
