@@ -17,11 +17,16 @@ from keyguard.ops import Op
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
 from tests.every_store import KINDS, SHARED, store_of, url_of
-from tests.harness import Ask, aask, asgi_app, ask_wsgi, wsgi_app
+from tests.harness import Answer, Ask, aask, asgi_app, ask_wsgi, wsgi_app
 
 
 def ask_of(key: str) -> Ask:
     return Ask(headers=(("X-API-Key", key),))
+
+
+def told_to_come_again(answer: Answer) -> bool:
+    """On a busy machine a store has no turn for everybody: nothing is said of the key then, and nothing charged."""
+    return answer.status == 503 and b'"overload"' in answer.body
 
 
 def in_threads(app: Any, keys: Sequence[str]) -> list[int]:
@@ -31,7 +36,10 @@ def in_threads(app: Any, keys: Sequence[str]) -> list[int]:
 
     def one(number: int, key: str) -> None:
         together.wait(30)
-        statuses[number] = ask_wsgi(app, ask_of(key)).status
+        answer = ask_wsgi(app, ask_of(key))
+        while told_to_come_again(answer):
+            answer = ask_wsgi(app, ask_of(key))
+        statuses[number] = answer.status
 
     threads = [threading.Thread(target=one, args=each) for each in enumerate(keys)]
     for thread in threads:
@@ -42,8 +50,13 @@ def in_threads(app: Any, keys: Sequence[str]) -> list[int]:
 
 
 async def in_tasks(app: Any, keys: Sequence[str]) -> list[int]:
-    answers = await asyncio.gather(*[aask(app, ask_of(key)) for key in keys])
-    return [answer.status for answer in answers]
+    async def one(key: str) -> int:
+        answer = await aask(app, ask_of(key))
+        while told_to_come_again(answer):
+            answer = await aask(app, ask_of(key))
+        return answer.status
+
+    return await asyncio.gather(*[one(key) for key in keys])
 
 
 def ended(store: Any) -> Callable[[], Any]:
@@ -290,7 +303,10 @@ def test_they_pass_in_several_processes_that_share_a_limit(
     statuses: list[int] = []
 
     def one(app: Any, key: str) -> None:
-        statuses.append(ask_wsgi(app, ask_of(key)).status)
+        answer = ask_wsgi(app, ask_of(key))
+        while told_to_come_again(answer):
+            answer = ask_wsgi(app, ask_of(key))
+        statuses.append(answer.status)
 
     for kind_of_key, expected in (("right", [200] * 9), ("wrong", [401] * 2 + [429] * 7)):
         statuses.clear()

