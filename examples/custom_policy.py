@@ -7,7 +7,7 @@ CUSTOMERS = {"s3cret-of-ada": Identity("ada", key_id="ada-1", plan="free", scope
 
 
 def lookup(key: str) -> Identity | None:
-    """Where your keys live today: a table, a service; `async def` under ASGI."""
+    """Find a key where yours live today: a table, a service. Under ASGI a `def` runs in a thread; it may be async."""
     return CUSTOMERS.get(key)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyguard import APIKeys, Identity, IPFilter, Keyguard, RateLimit, smooth
+from keyguard.keys import KeyRegistry
 from keyguard.ops import Commit
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
@@ -40,6 +41,11 @@ def lookup(key: str) -> Identity | None:
 
 STACKS: dict[str, Callable[..., Keyguard]] = {
     "keys": lambda **o: Keyguard(APIKeys(public=["/health", "/docs/*"], guesses="3/minute"), **o),
+    "guarded look-up": lambda **o: Keyguard(
+        APIKeys(lookup=lookup, guesses="2/minute", guess_exempt=["192.0.2.0/24"]), **o
+    ),
+    "uncounted": lambda **o: Keyguard(APIKeys(lookup=lookup, guesses=None), **o),
+    "every env": lambda **o: Keyguard(APIKeys(env=None), **o),
     "no preflights": lambda **o: Keyguard(APIKeys(preflights=False), **o),
     "optional": lambda **o: Keyguard(APIKeys(optional=True), RateLimit("2/minute", by="key"), **o),
     "scopes": lambda **o: Keyguard(
@@ -95,6 +101,8 @@ class Stacks:
             "other": registry.issue("other"),
             "revoked": registry.issue("gone"),
             "network": registry.issue("office", networks=["192.0.2.0/24"]),
+            "test": registry.issue("tester", env="test"),
+            "foreign": KeyRegistry(stack.store, prefix="acme", clock=self.clock).issue("elsewhere"),
         }
         registry.revoke(issued["revoked"].record.id)
         self.keys = {name: key.key.reveal() for name, key in issued.items()}
@@ -140,6 +148,7 @@ BAD = with_key("wrong")
 CHALLENGE = 'Bearer realm="api"'
 INVALID = CHALLENGE + ', error="invalid_token"'
 NOT_VALID = "The API key is not valid."
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
 
 
 def peer(address: str | None, forwarded: str | None = None, name: str = "X-Forwarded-For", **more: Any) -> Ask:
@@ -184,14 +193,43 @@ ROWS = [
     Row("a place that is not asked", "places", get("/", ("X-API-Key", "ada-key")), 401),
     # -- guessing
     Row("the fourth guess is not heard", "keys", BAD, 429, (BAD, BAD, BAD), cause="address", has={"retry-after": "60"}, says="Too many wrong"),
-    Row("not even if it is right", "keys", GOOD, 429, (BAD, BAD, BAD), cause="address"),
-    Row("but a key that was in use is", "keys", GOOD, 200, (GOOD, BAD, BAD, BAD)),
-    Row("from another address it is", "keys", with_key("good", client="198.51.100.2"), 200, (BAD, BAD, BAD)),
-    Row("a /64 is one address", "keys", with_key("good", client="2001:db8::9"), 429, tuple(with_key("wrong", client=f"2001:db8::{n}") for n in range(3))),
-    Row("mistyped keys are guesses too", "keys", GOOD, 429, (with_key("typo"),) * 3),
-    Row("revoked keys are guesses too", "keys", GOOD, 429, (with_key("revoked"),) * 3),
-    Row("right keys are no guesses", "keys", with_key("other"), 200, (GOOD, with_key("network", client="192.0.2.1")) * 5),
-    Row("after a minute guesses are heard again", "keys", GOOD, 200, (BAD, BAD, BAD), wait=60),
+    Row("nor a fifth one of another form", "keys", with_key("typo"), 429, (BAD, BAD, BAD, BAD), cause="address"),
+    Row("but a right key is, whatever its neighbours send", "keys", GOOD, 200, (BAD,) * 5),
+    Row("and a key that was in use", "keys", GOOD, 200, (GOOD, BAD, BAD, BAD)),
+    Row("from another address guesses are", "keys", with_key("wrong", client="198.51.100.2"), 401, (BAD, BAD, BAD)),
+    Row("a /64 is one address", "keys", with_key("wrong", client="2001:db8::9"), 429, tuple(with_key("wrong", client=f"2001:db8::{n}") for n in range(3))),
+    Row("mistyped keys are guesses too", "keys", BAD, 429, (with_key("typo"),) * 3),
+    Row("revoked keys are guesses too", "keys", BAD, 429, (with_key("revoked"),) * 3),
+    Row("right keys are no guesses", "keys", BAD, 401, (GOOD, with_key("other"), with_key("network", client="192.0.2.1")) * 5),
+    Row("after a minute guesses are heard again", "keys", BAD, 401, (BAD, BAD, BAD), wait=60),
+    Row("a look-up is not asked about more guesses", "guarded look-up", get("/", ("X-API-Key", "ada-key")), 429, (get("/", ("X-API-Key", "eve-key")),) * 2, cause="address"),
+    Row("an empty key is one", "guarded look-up", get("/", ("X-API-Key", "ada-key")), 429, (get("/", ("X-API-Key", "")),) * 2),
+    Row("in a network that is exempt nothing is counted", "guarded look-up", get("/", ("X-API-Key", "ada-key"), client="192.0.2.1"), 200, (get("/", ("X-API-Key", "eve-key"), client="192.0.2.1"),) * 5),
+    Row("nor where nothing is to be", "uncounted", get("/", ("X-API-Key", "eve-key")), 401, (get("/", ("X-API-Key", "eve-key")),) * 5),
+    # -- a token of the app's own, beside a key or alone
+    Row("a JWT beside a key", "keys", get("/", ("Authorization", f"Bearer {JWT}"), ("X-API-Key", "{good}")), 200),
+    Row("in the other order", "keys", get("/", ("X-API-Key", "{good}"), ("Authorization", f"Bearer {JWT}")), 200),
+    Row("two lines, a JWT and a key", "keys", get("/", ("Authorization", f"Bearer {JWT}"), ("Authorization", "Bearer {good}")), 200),
+    Row("one line, a key and a JWT", "keys", get("/", ("Authorization", f"Bearer {{good}}, Bearer {JWT}")), 200),
+    Row("two JWTs and a key", "keys", get("/", ("Authorization", f"Bearer {JWT}, Bearer x{JWT}"), ("X-API-Key", "{good}")), 200),
+    Row("nothing but the scheme, and a key", "keys", get("/", ("Authorization", "Bearer "), ("X-API-Key", "{good}")), 200),
+    Row("a JWT and two keys", "keys", get("/", ("Authorization", f"Bearer {JWT}, Bearer {{other}}"), ("X-API-Key", "{good}")), 400, cause="request"),
+    Row("a JWT and a wrong key", "keys", get("/", ("Authorization", f"Bearer {JWT}"), ("X-API-Key", "{wrong}")), 401, says=NOT_VALID),
+    Row("a mistyped key of ours is a second one", "keys", get("/", ("Authorization", "Bearer {typo}"), ("X-API-Key", "{good}")), 400),
+    Row("so is one that only begins like ours", "keys", get("/", ("Authorization", "Bearer kg_x"), ("X-API-Key", "{good}")), 400),
+    Row("in a place of ours a JWT is a second one", "keys", get("/", ("X-API-Key", f"{JWT}, {{good}}")), 400),
+    Row("a JWT alone", "keys", get("/", ("Authorization", f"Bearer {JWT}")), 401, says=NOT_VALID, has={"www-authenticate": INVALID}),
+    Row("it is no guess", "keys", BAD, 401, (get("/", ("Authorization", f"Bearer {JWT}")),) * 5),
+    Row("a JWT on a public path", "keys", get("/health", ("Authorization", f"Bearer {JWT}")), 200),
+    Row("a JWT where keys are optional", "optional", get("/", ("Authorization", f"Bearer {JWT}")), 200),
+    Row("a mistyped key where they are", "optional", get("/", ("Authorization", "Bearer kg_x")), 401),
+    Row("a JWT is a key where a look-up decides", "scopes", get("/", ("Authorization", f"Bearer {JWT}"), ("X-API-Key", "ada-key")), 400),
+    Row("and alone", "scopes", get("/", ("Authorization", f"Bearer {JWT}")), 401, says=NOT_VALID),
+    # -- how a key begins
+    Row("a key of another environment", "keys", with_key("test"), 401, says=NOT_VALID, has={"www-authenticate": INVALID}),
+    Row("of another prefix", "keys", with_key("foreign"), 401, says=NOT_VALID),
+    Row("where all environments are accepted", "every env", with_key("test"), 200),
+    Row("all prefixes are not", "every env", with_key("foreign"), 401),
     # -- public paths
     Row("a public path", "keys", get("/health"), 200),
     Row("with a query", "keys", get("/health?key=x"), 200),

@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "keyguard"
 
 # A module may import from earlier lines only. A package stands for all its modules.
 ARROW = [
-    "errors clock identity",
+    "errors clock heads identity logs",
     "flow response",
     "address paths rates",
     "request",
@@ -24,6 +24,8 @@ ARROW = [
     "single testing",
     "asgi wsgi",
     "demo",
+    "cli_input",
+    "cli_output",
     "cli_store",
     "cli_cache",
     "cli",

@@ -68,6 +68,74 @@ def test_the_life_of_a_key_in_json(store: str, capsys: pytest.CaptureFixture[str
     assert run_json(capsys, "keys", "list", "--subject", "nobody") == []
 
 
+def test_a_key_is_updated_in_part(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    issued = run_json(
+        capsys, "keys", "issue", "--owner", "acme", "--scope", "read", "--network", "10.0.0.0/8",
+        "--metadata", "team=blue", "--expires", "30d",
+    )  # fmt: skip
+    id = issued["id"]
+
+    def update(*words: str) -> dict[str, Any]:
+        """What has changed of the record."""
+        before = run_json(capsys, "keys", "show", id)
+        after = run_json(capsys, "keys", "update", id, *words)
+        assert run_json(capsys, "keys", "show", id) == after
+        return {name: value for name, value in after.items() if before[name] != value}
+
+    assert update("--plan", "pro") == {"plan": "pro"}
+    assert update("--scope", "a", "--scope", "b", "--owner", "Acme Ltd") == {"scopes": ["a", "b"], "owner": "Acme Ltd"}
+    assert update("--metadata", "x=1", "--metadata", "y=a=b") == {"metadata": {"x": "1", "y": "a=b"}}
+    assert update("--expires", "2030-01-01T00:00:00+00:00") == {"expires": "2030-01-01T00:00:00Z"}
+    assert update("--network", "192.0.2.0/24") == {"networks": ["192.0.2.0/24"]}
+    assert update("--no-plan", "--no-scopes", "--no-networks", "--no-metadata", "--no-expiry") == {
+        "plan": None, "scopes": [], "networks": [], "metadata": {}, "expires": None,
+    }  # fmt: skip
+    assert update("--expires", "0s")["status"] == "expired"
+    assert run_json(capsys, "keys", "update", issued["key"], "--no-expiry")["status"] == "active"
+    guard = Keyguard(APIKeys(), store=store)
+    assert play(guard, headers={"X-API-Key": issued["key"]}).status == 200
+
+
+def test_a_plan_that_is_not_known_is_warned_of(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(*words: str) -> str:
+        code, _, err = run(capsys, "keys", *words)
+        assert code == 0
+        return "".join(line for line in err.splitlines() if "warning" in line)
+
+    assert said("issue", "--owner", "a", "--plan", "pro") == ""  # the first one
+    assert said("issue", "--owner", "b", "--plan", "pro") == ""
+    assert said("issue", "--owner", "c") == ""
+    assert "no plan 'prro' is known; other keys have 'pro'" in said("issue", "--owner", "d", "--plan", "prro")
+    id = run_json(capsys, "keys", "list")[0]["id"]
+    assert "no plan 'free' is known; other keys have 'pro', 'prro'" in said("update", id, "--plan", "free")
+    assert said("update", id, "--owner", "e") == ""
+    monkeypatch.setenv("KEYGUARD_PLANS", "free, pro")
+    assert "KEYGUARD_PLANS has 'free', 'pro'" in said("update", id, "--plan", "prro")
+    assert said("update", id, "--plan", "free") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing is to be changed"),
+        (["--owner", ""], "owner is a printable text"),
+        (["--plan", "\n"], "plan is a printable text"),
+        (["--scope", "two words"], "a scope is printable"),
+        (["--network", "10.0.0.1/8"], "did you mean"),
+        (["--metadata", "x=" + "y" * 5000], "more than the 4096"),
+    ],
+)
+def test_an_update_that_cannot_be_changes_nothing(
+    words: list[str], message: str, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    issued = run_json(capsys, "keys", "issue", "--owner", "acme")
+    code, out, err = run(capsys, "keys", "update", issued["id"], *words)
+    assert (code, out, message in err) == (1, "", True)
+    assert run_json(capsys, "keys", "show", issued["id"])["owner"] == "acme"
+
+
 def test_the_table_is_aligned_and_leaves_empty_columns_out(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "store", "init", store)[0] == 0
     assert run(capsys, "keys", "list") == (0, "", "There are no keys.\n")
@@ -141,6 +209,9 @@ def test_without_a_store_it_says_how_to_name_one(
         ["keys", "issue", "--owner", "a", "--expires", "2030-01-01T00:00:00"],
         ["keys", "issue", "--owner", "a", "--metadata", "novalue"],
         ["keys", "rotate", "x", "--overlap", "1 day"],
+        ["keys", "update"],
+        ["keys", "update", "x", "--plan", "pro", "--no-plan"],
+        ["keys", "update", "x", "--expires", "soon"],
         ["keys", "issue", "--owner", "a", "--expires", "999999999w"],
         ["demo", "--port", "99999"],
         ["nonsense"],

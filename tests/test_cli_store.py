@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keyguard.cli import main
+from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.keys import KeyRegistry
-from keyguard.ops import Demand, Take
+from keyguard.ops import Demand, GiveBack, Put, Read, Take
 from keyguard.rates import smooth, window
 from keyguard.stores import open_store
+from keyguard.stores.sqlite import SQLiteStore
+from tests.every_store import SHARED, store_of
 from tests.servers import Postgres, RedisServer
 
 
@@ -121,6 +126,111 @@ def test_a_copy_replaces_no_key_unasked(tmp_path: Path, capsys: pytest.CaptureFi
     assert "2 were written" in said
     assert "There are 1 more there, and the rest is the same" in said
     assert (target.get(other).plan, target.get(leaked).revoked) == ("pro", None)
+
+
+class Raced:
+    """A target in which somebody else does something just before the copy writes, the `after`th time."""
+
+    def __init__(self, store: Any, race: Callable[[], object], after: int = 0) -> None:
+        self.store, self.race, self.after = store, race, after
+        self.dump = store.dump
+
+    def execute(self, ops: Any) -> list[Any]:
+        if self.after == 0:
+            self.race()
+        self.after -= 1
+        found: list[Any] = self.store.execute(ops)
+        return found
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("race", ["revoked", "updated", "deleted", "issued", "counted", "given back"])
+@pytest.mark.parametrize("kind", SHARED)
+def test_what_is_changed_in_the_target_meanwhile_stays(
+    kind: str,
+    race: str,
+    replace: bool,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A key that was revoked in the target between reading and writing worked again."""
+    from keyguard.cli_store import _copy_all
+
+    source, target = SQLiteStore(tmp_path / "source.db"), store_of(kind, request, tmp_path, "target")
+    here, there = KeyRegistry(source), KeyRegistry(target)
+    raced = here.issue("acme").record.id
+    limit = window(20, 3_600_000_000, "20/hour")
+    demand = Demand("", f"rl:k:{limit.code}|{raced}", limit, 2)
+    source.execute([Take([demand])])
+    if race != "issued":
+        assert _copy_all(source, target, replace=False) == 0
+        if replace:
+            here.update(raced, plan="pro")
+    newcomer = here.issue("newcomer").record.id  # so that there is something to write
+    taken = target.execute([Take([demand])])[0] if race == "given back" else None
+    if race in ("counted", "given back"):
+        source.execute([Take([demand])] * 2)
+    name = f"key|{raced}"
+    stand: list[bytes | None] = []
+
+    def do() -> None:
+        if race == "revoked":
+            there.revoke(raced)
+        elif race == "updated":
+            there.update(raced, owner="changed there")
+        elif race == "deleted":
+            target.execute([Put(name, None)])
+        elif race == "issued":
+            target.execute([Put(name, b"something else")])
+        elif race == "counted":
+            target.execute([Take([demand])])
+        else:
+            target.execute([GiveBack(taken)])
+        stand.extend(target.execute([Read(name if race not in ("counted", "given back") else demand.key)])[0])
+
+    with pytest.raises(KeyguardError, match="1 entries were changed in the target while they were copied"):
+        _copy_all(source, Raced(target, do), replace=replace)
+    assert target.execute([Read(name if race not in ("counted", "given back") else demand.key)])[0] == tuple(stand)
+    assert there.get(newcomer) == here.get(newcomer), "all the others were copied"
+    assert "entries here" in capsys.readouterr().err
+    source.close()
+
+
+def test_what_is_changed_in_the_target_later_stays_too(tmp_path: Path) -> None:
+    """In the second round of a copy, which follows what the source did during the first one."""
+    from keyguard.cli_store import _copy_all
+
+    source, target = SQLiteStore(tmp_path / "source.db"), SQLiteStore(tmp_path / "target.db")
+    here, there = KeyRegistry(source), KeyRegistry(target)
+    ids = [here.issue(f"customer {number}").record.id for number in range(3)]
+
+    def do() -> None:
+        there.revoke(ids[0])
+        here.update(ids[1], plan="pro")
+
+    # The first batch has been written when this happens: its notes, then the second round.
+    here_again = Raced(target, lambda: here.update(ids[0], plan="team"))
+    here_again.execute = lambda ops, write=here_again.execute: (write(ops), do() if len(ops) == 3 else None)[0]  # type: ignore[method-assign, misc]
+    with pytest.raises(KeyguardError, match=f"such as {ids[0]}"):
+        _copy_all(source, here_again, replace=True)
+    assert there.get(ids[0]).revoked is not None
+    assert there.get(ids[1]).plan == "pro"
+    for store in (source, target):
+        store.close()
+
+
+def test_a_copy_takes_along_that_there_are_peppers(tmp_path: Path) -> None:
+    from keyguard.cli_store import _copy_all
+
+    source, target = SQLiteStore(tmp_path / "source.db"), SQLiteStore(tmp_path / "target.db")
+    KeyRegistry(target).issue("without")
+    KeyRegistry(source, pepper="a pepper of some length").issue("with")
+    assert _copy_all(source, target, replace=False) == 0
+    with pytest.raises(ConfigurationError, match="none is set"):
+        KeyRegistry(target).issue("without")
+    for store in (source, target):
+        store.close()
 
 
 def test_a_misspelt_source_is_no_empty_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from keyguard.errors import KeyNotFound as KeyNotFound
 from keyguard.errors import NoResponse as NoResponse
 from keyguard.errors import StoreBusy as StoreBusy
 from keyguard.errors import StoreError as StoreError
+from keyguard.flow import blocking as blocking
 from keyguard.guard import Guard as Guard
 from keyguard.guards import APIKeys as APIKeys
 from keyguard.guards import IPFilter as IPFilter

@@ -1,6 +1,8 @@
 """The command `keyguard`: keys of a store and what it caches, from a terminal or a script.
 
     keyguard keys issue --owner acme --plan pro --store sqlite:///keyguard.db
+    keyguard keys update 4fK2mQ9xTzLb --plan team --expires 90d
+    keyguard keys revoke - --store @/run/secrets/store_url
     keyguard keys list --json
     keyguard store check redis://localhost
     keyguard cache purge --tag products
@@ -9,14 +11,14 @@
 Rules:
 - What a script wants goes to standard output, everything said to a person to standard error.
 - A mistake is one line, and no traceback; the exit code is 1, or 2 where the command line itself is wrong.
-- A key is printed once, when it is issued. Peppers come from the environment alone: arguments show in process lists.
+- A key is printed once, when it is issued. Peppers come from the environment alone, and nothing that is secret has to
+  be an argument: arguments show in process lists. See `cli_input.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import re
 import sys
@@ -25,10 +27,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from keyguard import __version__, cli_cache, cli_store
+from keyguard.cli_input import FORMS, Parser, add_store, given, store_url
+from keyguard.cli_output import discard_output, members_of, print_json, print_table, show_issued, show_record
 from keyguard.clock import wall_clock
-from keyguard.errors import ConfigurationError, KeyguardError
-from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
-from keyguard.keys.record import to_json
+from keyguard.errors import ConfigurationError, KeyguardError, StoreError
+from keyguard.keys import KeyRegistry
+from keyguard.logs import plain
 from keyguard.refusal import rfc3339
 
 
@@ -45,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # whoever read our output has gone, such as `head`
-        _discard_output()
+        discard_output()
         return 1
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        _discard_output()
+        discard_output()
         _complain(str(error))
         return 1
     except (KeyguardError, ValueError) as error:
@@ -59,19 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(text: str) -> None:
-    print(f"keyguard: error: {' '.join(text.split())}", file=sys.stderr)
-
-
-def _discard_output() -> None:
-    """Point what is still to be written elsewhere, or the interpreter complains at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(f"keyguard: error: {plain(' '.join(text.split()))}", file=sys.stderr)
 
 
 # -- the commands -----------------------------------------------------------------------------------------------
 
 
 def _issue(options: argparse.Namespace) -> int:
-    issued = _registry(options, make=True).issue(
+    registry = _registry(options, make=True)
+    _warn_of_plan(registry, options.plan)
+    issued = registry.issue(
         options.owner,
         subject=options.subject,
         plan=options.plan,
@@ -81,34 +82,78 @@ def _issue(options: argparse.Namespace) -> int:
         not_before=options.not_before,
         expires=options.expires,
     )
-    return _show_issued(issued, options)
+    return show_issued(issued, options)
 
 
 def _rotate(options: argparse.Namespace) -> int:
-    issued = _registry(options).rotate(options.id, overlap=options.overlap)
+    issued = _registry(options).rotate(_key(options), overlap=options.overlap)
     if not options.json:
         ends = wall_clock() + round(options.overlap.total_seconds() * 1_000_000)
         print(f"The old key {issued.record.replaces} works until {rfc3339(ends)}.", file=sys.stderr)
-    return _show_issued(issued, options)
+    return show_issued(issued, options)
 
 
 def _list(options: argparse.Namespace) -> int:
     records = _registry(options).list(subject=options.subject, status=options.status)
     if options.json:
-        _print_json([_members(record) for record in records])
+        print_json([members_of(record) for record in records])
     elif records:
-        _print_table(records)
+        print_table(records)
     else:
         print("There are no keys.", file=sys.stderr)
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    return _show_record(_registry(options).get(options.id), options)
+    return show_record(_registry(options).get(_key(options)), options)
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    return _show_record(_registry(options).revoke(options.id, options.reason), options)
+    return show_record(_registry(options).revoke(_key(options), options.reason), options)
+
+
+def _update(options: argparse.Namespace) -> int:
+    changes = {name: value for name, value in _changes(options).items() if value is not None}
+    changes |= dict.fromkeys(options.without)
+    if not changes:
+        raise ConfigurationError("nothing is to be changed: give --plan, --scope, --expires, --owner or the like")
+    for name in {"scopes", "networks"} & set(options.without):
+        changes[name] = ()
+    registry, id = _registry(options), _key(options)
+    _warn_of_plan(registry, options.plan, but_for=id)
+    return show_record(registry.update(id, **changes), options)
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `keys update` is given, with `None` for each thing that is not to be changed."""
+    return {
+        "plan": options.plan,
+        "scopes": options.scope,
+        "networks": options.network,
+        "metadata": None if options.metadata is None else dict(options.metadata),
+        "expires": options.expires,
+        "owner": options.owner,
+    }
+
+
+def _warn_of_plan(registry: KeyRegistry, plan: str | None, but_for: str = "") -> None:
+    """Warn if a plan is not among those in `KEYGUARD_PLANS` or, without these, among those that other keys have.
+
+    It is not an error: a plan has to have its first key.
+    """
+    if plan is None:
+        return
+    known = {name.strip() for name in os.environ.get("KEYGUARD_PLANS", "").split(",")} - {""}
+    whose = "KEYGUARD_PLANS has"
+    if not known:
+        whose = "other keys have"
+        try:
+            known = {record.plan for record in registry.list() if record.plan and record.id not in but_for}
+        except StoreError:
+            return  # what is wrong is told when the key is made
+    if known and plan not in known:
+        names = ", ".join(map(repr, sorted(known)))
+        print(f"keyguard: warning: no plan {plan!r} is known; {whose} {names}", file=sys.stderr)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -118,80 +163,15 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _registry(options: argparse.Namespace, *, make: bool = False) -> KeyRegistry:
-    url = options.store or os.environ.get("KEYGUARD_STORE")
-    if not url:
-        raise ConfigurationError("name the store: --store sqlite:///keyguard.db, or the environment's KEYGUARD_STORE")
+    url = store_url(options, "--store sqlite:///keyguard.db")
     if url.startswith("memory:"):
         raise ConfigurationError("memory:// ends with this command: name a store that lasts, such as sqlite:///file.db")
     words = {name: getattr(options, name) for name in ("prefix", "env") if getattr(options, name, None)}
     return KeyRegistry(cli_store.open_for_operators(url, make=make), **words)
 
 
-# -- what is printed --------------------------------------------------------------------------------------------
-
-
-def _members(record: KeyRecord) -> dict[str, Any]:
-    """A record for scripts: moments as RFC 3339 text, and the status of now."""
-    members = to_json(record)
-    for name in ("created", "not_before", "expires", "revoked", "retires"):
-        if members[name] is not None:
-            members[name] = rfc3339(members[name])
-    return {**members, "status": record.status(wall_clock())}
-
-
-def _show_issued(issued: IssuedKey, options: argparse.Namespace) -> int:
-    try:
-        if options.json:
-            _print_json({"key": issued.key.reveal(), **_members(issued.record)})
-        else:
-            said = f"Key {issued.record.id} of {issued.record.owner}. It is shown this once: store it now."
-            print(said, file=sys.stderr)
-            print(issued.key.reveal())
-        sys.stdout.flush()
-    except OSError as error:
-        _discard_output()
-        raise KeyguardError(
-            f"key {issued.record.id} was made, but could not be written ({error.strerror}): revoke it"
-        ) from error
-    return 0
-
-
-def _show_record(record: KeyRecord, options: argparse.Namespace) -> int:
-    members = _members(record)
-    if options.json:
-        _print_json(members)
-        return 0
-    for name, value in members.items():
-        if value not in (None, [], {}):
-            text = ", ".join(value) if isinstance(value, list) else value
-            print(f"{name:12} {json.dumps(text) if isinstance(text, dict) else text}")
-    return 0
-
-
-_COLUMNS: dict[str, Callable[[KeyRecord], str | None]] = {
-    "ID": lambda record: record.id,
-    "STATUS": lambda record: record.status(wall_clock()),
-    "OWNER": lambda record: record.owner,
-    "SUBJECT": lambda record: record.subject if record.subject != record.owner else None,
-    "PLAN": lambda record: record.plan,
-    "SCOPES": lambda record: " ".join(sorted(record.scopes)),
-    "CREATED (UTC)": lambda record: rfc3339(record.created),
-    "ENDS (UTC)": lambda record: rfc3339(record.not_after) if record.not_after < 2**62 else None,
-}
-
-
-def _print_table(records: list[KeyRecord]) -> None:
-    rows = [list(_COLUMNS)] + [[column(record) or "" for column in _COLUMNS.values()] for record in records]
-    # Columns in which nothing stands are left out.
-    shown = [place for place in range(len(_COLUMNS)) if any(row[place] for row in rows[1:])]
-    widths = {place: max(len(row[place]) for row in rows) for place in shown}
-    for row in rows:
-        print("  ".join(row[place].ljust(widths[place]) for place in shown).rstrip())
-
-
-def _print_json(value: Any) -> None:
-    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"  # JSON has escapes of its own
-    print(json.dumps(value, indent=2, ensure_ascii=plain))
+def _key(options: argparse.Namespace) -> str:
+    return given(options.id, "a key or the id of one")
 
 
 # -- the command line -------------------------------------------------------------------------------------------
@@ -233,16 +213,16 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="keyguard", description="API keys and limits for your own web app.")
+    parser = Parser(prog="keyguard", description="API keys and limits for your own web app.")
     parser.add_argument("--version", action="version", version=f"keyguard {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    keys = commands.add_parser("keys", help="issue, list, show, revoke and rotate API keys")
+    keys = commands.add_parser("keys", help="issue, list, show, update, revoke and rotate API keys")
     actions = keys.add_subparsers(required=True, metavar="ACTION")
 
     def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         command = actions.add_parser(name, help=help, description=help)
-        command.add_argument("--store", metavar="URL", help="such as sqlite:///keyguard.db; else KEYGUARD_STORE")
+        add_store(command, "sqlite:///keyguard.db")
         command.add_argument("--json", action="store_true", help="print one JSON document")
         command.set_defaults(run=run)
         return command
@@ -250,30 +230,54 @@ def _parser() -> argparse.ArgumentParser:
     issue = action("issue", _issue, "make a new key, and print it once")
     issue.add_argument("--owner", required=True, help="who answers for the key")
     issue.add_argument("--subject", help="whom its limits belong to; the owner, if not given")
-    issue.add_argument("--plan")
+    issue.add_argument("--plan", help="such as pro; KEYGUARD_PLANS=free,pro warns of any other")
     issue.add_argument("--scope", action="append", default=[], help="may be given several times")
     issue.add_argument("--network", action="append", default=[], help="where it may be used from; several times")
     issue.add_argument("--metadata", action="append", default=[], type=_pair, metavar="NAME=VALUE")
     issue.add_argument("--not-before", type=_moment, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
     issue.add_argument("--expires", type=_moment, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
     issue.add_argument("--prefix", help="how the key begins: kg, if not given")
-    issue.add_argument("--env", help="its second word: live, if not given")
+    issue.add_argument("--env", help="its second word: live, if not given; APIKeys accepts one alone, if not told to")
 
     listing = action("list", _list, "list the keys")
     listing.add_argument("--subject", help="only this one's")
     listing.add_argument(
-        "--status", choices=["active", "rotating", "pending", "expired", "replaced", "revoked"], help="only these"
+        "--status",
+        choices=["active", "rotating", "pending", "expired", "replaced", "revoked", "disabled"],
+        help="only these",
     )
 
+    named = f"the id of the key, or the key itself, {FORMS}"
     show = action("show", _show, "show one key's record; never the key")
-    show.add_argument("id", help="the id of the key, or the key itself")
+    show.add_argument("id", help=named)
+
+    update = action("update", _update, "change what is given of a key, within a second, and nothing else")
+    update.add_argument("id", help=named)
+    update.set_defaults(without=[])
+
+    def changeable(name: str, option: str, none: str, help: str, **how: Any) -> None:
+        either = update.add_mutually_exclusive_group()
+        either.add_argument(option, help=help, **how)
+        either.add_argument(none, dest="without", action="append_const", const=name, help=f"no {name} any more")
+
+    changeable("plan", "--plan", "--no-plan", "such as pro; KEYGUARD_PLANS=free,pro warns of any other")
+    several = "in the place of all; may be given several times"
+    changeable("scopes", "--scope", "--no-scopes", several, action="append")
+    changeable("networks", "--network", "--no-networks", several, action="append")
+    changeable(
+        "metadata", "--metadata", "--no-metadata", several, action="append", type=_pair, metavar="NAME=VALUE"
+    )  # fmt: skip
+    changeable(
+        "expires", "--expires", "--no-expiry", "30d from now, or an ISO 8601 moment", type=_moment, metavar="WHEN"
+    )
+    update.add_argument("--owner", help="who answers for the key; its subject stays the same")
 
     revoke = action("revoke", _revoke, "make a key invalid, for good, within a second")
-    revoke.add_argument("id", help="the id of the key, or the key itself")
+    revoke.add_argument("id", help=named)
     revoke.add_argument("--reason", help="noted in the record")
 
     rotate = action("rotate", _rotate, "issue a successor; the old key works on for a while")
-    rotate.add_argument("id", help="the id of the key, or the key itself")
+    rotate.add_argument("id", help=named)
     rotate.add_argument(
         "--overlap", type=_span, default=timedelta(hours=24), metavar="SPAN", help="how long the old one works: 24h"
     )

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from keyguard.cli_input import FORMS, add_store, given, given_lines, json_text, store_url
 from keyguard.cli_store import open_for_operators
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError
@@ -29,6 +29,7 @@ from keyguard.guards.cache.keys import everywhere, place, split_url
 from keyguard.guards.cache.policy import Asked, Settings, initial_age, lifetime_of, may_store, said, vary_of
 from keyguard.guards.cache.shared import Shared
 from keyguard.guards.cache.shared_ops import tag_mark
+from keyguard.logs import plain
 from keyguard.scripts import run_flow
 
 _TIMEOUT = 10  # seconds
@@ -47,14 +48,14 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     stats = action("stats", _stats, "count what a store holds of cached responses")
     purge = action("purge", _purge, "serve no more what is cached for a URL, under a tag, or at all")
     for command in (stats, purge):
-        command.add_argument("--store", metavar="URL", help="such as redis://localhost; else KEYGUARD_STORE")
+        add_store(command, "redis://localhost")
     purge.add_argument("url", nargs="?", help="a URL, or a path such as /items?page=2 for every host")
     purge.add_argument("--tag", help="what carries this tag")
     purge.add_argument("--all", action="store_true", help="everything")
 
     explain = action("explain", _explain, "ask for a URL, and tell why its response is cached or is not")
-    explain.add_argument("url", help="such as http://127.0.0.1:8000/products/1")
-    explain.add_argument("--header", action="append", default=[], type=_field, metavar="'NAME: VALUE'")
+    explain.add_argument("url", help=f"such as http://127.0.0.1:8000/products/1, {FORMS}")
+    explain.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help=FORMS.capitalize())
     explain.add_argument("--ttl", type=int, metavar="SECONDS", help="as in ResponseCache(ttl=...)")
     explain.add_argument("--heuristic", action="store_true", help="as in ResponseCache(heuristic=True)")
     explain.add_argument("--public", action="store_true", help="as in ResponseCache(public=True)")
@@ -64,9 +65,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _store(options: argparse.Namespace) -> Any:
-    url = options.store or os.environ.get("KEYGUARD_STORE")
-    if not url:
-        raise ConfigurationError("name the store: --store redis://localhost, or the environment's KEYGUARD_STORE")
+    url = store_url(options, "--store redis://localhost")
     if url.startswith("memory:"):
         raise ConfigurationError("memory:// is the app's own: ask it there, with guard.cache.stats() and purge()")
     return open_for_operators(url)
@@ -118,7 +117,7 @@ def _purge(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"purged": what}))
     else:
-        print(f"Purged {what}: what was stored before now is not served any more.", file=sys.stderr)
+        print(plain(f"Purged {what}: what was stored before now is not served any more."), file=sys.stderr)
     return 0
 
 
@@ -134,12 +133,14 @@ def _explain(options: argparse.Namespace) -> int:
         set_cookie=options.set_cookie,
         targeted=checks.field_names("--targeted", options.targeted),
     )
-    headers = dict(options.header)
+    url = given(options.url, "a URL")
+    pairs = [_field(line) for text in options.header for line in given_lines(text, "a header field")]
+    headers = dict(pairs)
     asked_at = wall_clock()
-    status, fields = _get(options.url, headers)
+    status, fields = _get(url, headers)
     received = wall_clock()
-    _, again = _get(options.url, headers)
-    sent = {name.lower(): value for name, value in options.header}
+    _, again = _get(url, headers)
+    sent = {name.lower(): value for name, value in pairs}
     asked = Asked(
         "GET",
         parse_cache_control([sent["cache-control"]] if "cache-control" in sent else []),
@@ -160,7 +161,7 @@ def _explain(options: argparse.Namespace) -> int:
         "asked again": ", ".join(lines(again, "cache-status")),
     }
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json_text(found, ascii_alone=True))
         return 0
     where = verdict.section or "a setting"
     print(f"may be stored ({where})" if verdict.stored else f"is not stored: {verdict.rule} ({where})")
@@ -168,7 +169,7 @@ def _explain(options: argparse.Namespace) -> int:
         if name in ("stored", "rule", "section") or value in ("", [], None):
             continue
         text = ", ".join(value) if isinstance(value, list) else str(value)
-        print(f"  {name:13} {text}{' s' if name in ('lifetime', 'age') else ''}")
+        print(f"  {name:13} {plain(text)}{' s' if name in ('lifetime', 'age') else ''}")
     if not lines(fields, "cache-status"):
         print("No ResponseCache has seen this response: it names none in Cache-Status.", file=sys.stderr)
     return 0
@@ -176,11 +177,17 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _get(url: str, headers: dict[str, str]) -> tuple[int, Fields]:
     """Status and header fields; a redirect is an answer like any other."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(f"{url!r} is no URL such as http://127.0.0.1:8000/products/1")
+    problem = ""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or parts.scheme not in ("http", "https"):
+        # Not shown: it may hold a key, or a password.
+        raise ConfigurationError("this is no URL such as http://127.0.0.1:8000/products/1")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT)
+    connection = kind(host, port, timeout=_TIMEOUT)
     try:
         connection.request("GET", (parts.path or "/") + ("?" + parts.query if parts.query else ""), headers=headers)
         response = connection.getresponse()
@@ -188,13 +195,18 @@ def _get(url: str, headers: dict[str, str]) -> tuple[int, Fields]:
             pass
         return response.status, tuple(response.getheaders())
     except (OSError, http.client.HTTPException) as error:
-        raise ConfigurationError(f"no answer from {parts.hostname}: {error}") from error
+        problem = (
+            f"no answer from {host}: {type(error).__name__ if isinstance(error, http.client.InvalidURL) else error}"
+        )
+    except ValueError:
+        problem = "the URL or a header field holds what cannot be sent: a line break, or what is not Latin-1"
     finally:
         connection.close()
+    raise ConfigurationError(problem)
 
 
 def _field(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is no header field: write 'Name: value'")
+        raise ConfigurationError("--header takes a field in one word: --header 'Name: value', in quotes")
     return name.strip(), value.strip()

@@ -14,7 +14,7 @@ from typing import Any
 
 from keyguard import ops
 from keyguard.clock import SECOND, Clock, ManualClock
-from keyguard.ops import RECORD, Authenticate, Commit, Demand, GiveBack, Op, Read, Store, Take, Taken
+from keyguard.ops import RECORD, SEALED, Authenticate, Commit, Demand, GiveBack, Op, Put, Read, Store, Take, Taken
 from keyguard.rates import Limit, smooth, window
 
 
@@ -48,6 +48,8 @@ def check_store(
     _check_random_steps(make_store, steps, _Steps(seed, _LIMITS, together=4, back=not compensates))
     _check_random_steps(make_store, steps // 3, _Steps(seed, _EDITED, together=1))
     _check_plain_values(make_store)
+    _check_records(make_store)
+    _check_puts(make_store)
     _check_expiry(make_store)
     _check_all_or_nothing(make_store)
     _check_threads(make_store)
@@ -171,12 +173,71 @@ def _check_plain_values(make_store: Callable[[Clock], Store]) -> None:
         head = RECORD.pack(1, 0, 0, clock() + SECOND, b"d" * 32)
         _one(store, Commit({"k|login": None}, {"k|login": head + b"{}"}))
         guess = [Demand("guesses", "guess:keys|a", window(1, 60 * SECOND, "1/minute"))]
-        for digest, valid in ((b"d", True), (b"d", True), (b"e", False), (b"d", False)):
+        for digest, valid, refused in (
+            (b"d", True, False),
+            (b"e", False, False),
+            (b"e", False, True),
+            (b"d", True, False),
+        ):
             found = _one(store, Authenticate("k|login", {0: digest * 32}, guess))
-            _same("right keys pass until a wrong one has used up the guesses", valid, found.valid)
+            _same("a right key passes when wrong ones have used up the guesses", valid, found.valid)
+            _same("and a wrong one is refused then", refused, found.guesses is not None)
         clock.advance(61)
         found = _one(store, Authenticate("k|login", {0: b"d" * 32}, guess))
         _same("a key is not valid from its not-after on", (False, None), (found.valid, found.guesses))
+
+
+def _check_records(make_store: Callable[[Clock], Store]) -> None:
+    """Records of every layout, kind, version and length: what cannot be compared is not valid, on any store."""
+    clock = ManualClock()
+    now, digest, nothing = clock(), b"d" * 32, bytes(32)
+    end = now + SECOND
+    records = {
+        "layout 1": RECORD.pack(1, 0, 0, end, digest),
+        "layout 1, another version": RECORD.pack(1, 7, 0, end, digest),
+        "layout 1, another version, a digest of zeros": RECORD.pack(1, 7, 0, end, nothing),
+        "layout 1, its end": RECORD.pack(1, 0, 0, now, digest),
+        "layout 1, before its time": RECORD.pack(1, 0, now + 1, end, digest),
+        "layout 2": SEALED.pack(2, 1, 0, 0, now, end, digest, nothing),
+        "layout 2, another kind": SEALED.pack(2, 2, 0, 0, 0, end, digest, nothing),
+        "layout 2, another version": SEALED.pack(2, 1, 0, 7, 0, end, nothing, nothing),
+        "layout 2, a flag": SEALED.pack(2, 1, 1, 0, 0, end, digest, nothing),
+        "layout 2, its end": SEALED.pack(2, 1, 0, 0, 0, now, digest, nothing),
+        "layout 3": b"\3" + SEALED.pack(2, 1, 0, 0, 0, end, digest, nothing)[1:],
+        "no layout": b"",
+    }
+    for name in ("layout 1", "layout 2"):
+        records[f"{name}, cut short"] = records[name][:-1]
+        records[name] += b"{}"
+    presented = [{0: digest, 1 << 16: digest}, {0: b"e" * 32, 1 << 16: b"e" * 32}, {0: nothing}, {}]
+    guess = [Demand("guesses", "guess:keys|records", window(10_000, 60 * SECOND, "10000/minute"))]
+    reference = Reference(clock)
+    with _opened(make_store, clock) as store:
+        for number, (name, record) in enumerate(records.items()):
+            written = Commit({f"k|record{number}": None}, {f"k|record{number}": record})
+            reference.execute([written])
+            _one(store, written)
+            for digests in presented:
+                for guesses in ((), guess):
+                    op = Authenticate(f"k|record{number}", digests, guesses)
+                    _same(f"a record of {name}", _plain(reference.execute([op])[0]), _plain(_one(store, op)))
+
+
+def _check_puts(make_store: Callable[[Clock], Store]) -> None:
+    """A `Put` writes if what it expects stands there, plain values and counters alike."""
+    clock = ManualClock()
+    reference = Reference(clock)
+    with _opened(make_store, clock) as store:
+        for key in ("k|put", "rl:win60000000|put"):
+            values = (
+                [b"one", b"other", None] if key[0] == "k" else [(clock() + n).to_bytes(8, "little") for n in (0, 1)]
+            )
+            for expected in (..., None, *values):
+                for value in values:
+                    op = Put(key, value, 60 * SECOND, expected=expected)
+                    what = f"a Put of {value!r} to {key} that expects {expected!r}"
+                    _same(what, reference.execute([op])[0], _one(store, op))
+                    _same(f"{what}, read", reference.execute([Read(key)])[0], _one(store, Read(key)))
 
 
 def _check_expiry(make_store: Callable[[Clock], Store]) -> None:

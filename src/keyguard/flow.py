@@ -15,6 +15,7 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
 from keyguard.errors import ConfigurationError
@@ -139,16 +140,70 @@ class Detach(Step[bool]):
         self.request = request
 
 
+class Blocking(Step[R]):
+    """Call a function that may hold up whoever calls it: in a thread if that is an event loop, else in place.
+
+    It sees the context variables of the request. It goes on if the request is stopped, and is not heard then.
+    """
+
+    __slots__ = ("args", "function", "kwargs")
+
+    def __init__(self, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+
+    def run(self) -> R:
+        """Call it in this thread."""
+        return self.function(*self.args, **self.kwargs)
+
+
+class _Blocks(Generic[P, R]):
+    """A function whose calls are `Blocking`."""
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        update_wrapper(self, function)
+        self._function = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Blocking[R]:
+        return Blocking(self._function, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"blocking({self._function!r})"
+
+
+def blocking(function: Callable[P, R]) -> Callable[P, Blocking[R]]:
+    """Have a plain function of yours called in a thread under ASGI, since it waits for something: a database, a file.
+
+    For the functions that guards take: `by=`, `cost=`, `when=`, `exempt=`, `scopes=`, and one that chooses a limit.
+    They run in place otherwise, and all other requests wait for them. Under WSGI it changes nothing. Raises
+    `ConfigurationError` for what is not a plain function.
+    """
+    if not callable(function):
+        raise ConfigurationError(f"blocking() takes a plain function, not {function!r}")
+    if is_async(function):
+        raise ConfigurationError(f"{function!r} is async: it needs no thread, pass it as it is")
+    if isinstance(function, _Blocks):
+        return _Blocks(function._function)
+    return _Blocks(function)
+
+
+def is_blocking(function: object) -> bool:
+    """Tell whether a function was made by `blocking`, so that its calls must be awaited."""
+    return isinstance(function, _Blocks)
+
+
 async def call(function: Callable[P, Awaitable[R] | R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a user's function, `def` or `async def`.
+    """Call a user's function, `def` or `async def`, or made by `blocking`.
 
     A `def` runs in place: it must not block for long under ASGI. An `async def` may await what the server's event
     loop offers; under WSGI there is none, and the driver says so.
     """
-    result = function(*args, **kwargs)
-    if inspect.isawaitable(result):
-        return await result
-    return result
+    result: Any = function(*args, **kwargs)
+    while inspect.isawaitable(result):  # what a thread returns may have to be awaited in its turn
+        result = await result
+    returned: R = result
+    return returned
 
 
 def is_async(function: object) -> bool:

@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from keyguard.errors import ConfigurationError
-from keyguard.flow import CallApp, Flow, is_async
+from keyguard.flow import CallApp, Flow, is_async, is_blocking
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 
@@ -129,6 +129,10 @@ def _is_plain(guard: object) -> bool:
     name = getattr(guard, "__name__", type(guard).__name__)
     if isinstance(guard, type) or not callable(guard):
         raise ConfigurationError(f"{name} is not a guard: pass an instance or a function, such as {name}(...)")
+    if is_blocking(guard):
+        raise ConfigurationError(
+            f"a plain guard runs in place: make {name} an `async def`, and await `blocking(function)(...)` in it"
+        )
     asynchronous = is_async(guard)
     try:
         inspect.signature(guard).bind(*range(2 if asynchronous else 1))

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from hmac import compare_digest
-from struct import Struct
+from types import EllipsisType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from keyguard.flow import Step
+from keyguard.heads import RECORD as RECORD
+from keyguard.heads import SEALED as SEALED
+from keyguard.heads import Head as Head
+from keyguard.heads import head_of as head_of
 from keyguard.rates.limit import NEVER, Limit, Taking
 
 R = TypeVar("R")
@@ -161,18 +165,23 @@ class Commit(Op[bool]):
 class Put(Op[bool]):
     """Write one value as it is, with its microseconds to live, `None` for ever; a value of `None` deletes.
 
-    Evaluates to whether it was another.
+    With `expected` it does so only if that value stands there, `None` for no value. Evaluates to whether it wrote: not
+    if the same value stood there.
     """
 
-    __slots__ = ("ttl", "value")
+    __slots__ = ("expected", "ttl", "value")
 
-    def __init__(self, key: str, value: bytes | None, ttl: int | None = None) -> None:
+    def __init__(
+        self, key: str, value: bytes | None, ttl: int | None = None, *, expected: bytes | EllipsisType | None = ...
+    ) -> None:
         self.keys = (key,)
         self.value = value
         self.ttl = ttl
+        self.expected = expected
+        """The value that must stand there; `...` for any."""
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[bool, Sequence[Change]]:
-        if old[0] == self.value:
+        if old[0] == self.value or (self.expected is not ... and old[0] != self.expected):
             return False, ()
         return True, [(self.keys[0], self.value, self.ttl, None)]
 
@@ -308,12 +317,6 @@ class Degraded(Step[None]):
 
 # -- API keys -------------------------------------------------------------------------------------------------
 
-RECORD = Struct("<BHqq32s")
-"""How a stored API key begins: layout version (1), pepper version, not-before and not-after in microseconds, digest.
-
-A key is valid from not-before until just before not-after; revoking it moves not-after. What follows is JSON.
-"""
-
 
 class Authenticated:
     """The outcome of `Authenticate`."""
@@ -323,38 +326,44 @@ class Authenticated:
     def __init__(self, valid: bool, record: bytes | None, guesses: Taken | None, at: int) -> None:
         self.valid = valid
         self.record = record
-        """The stored record, also where the key is not valid: for the log, never for the caller."""
+        """The stored record, also of a key that is not valid: for the log, never for the caller.
+
+        If the key is not valid, it is there if the digest was right (the key has expired, say), or if the record could
+        not be compared at all: a layout, a kind or a pepper version that is not among those presented."""
         self.guesses = guesses
-        """Set where the source has guessed too often: what refuses it, and for how long."""
+        """Set if the key is not valid and its source has guessed too often: what refuses it, and for how long."""
         self.at = at
 
 
 class Authenticate(Op[Authenticated]):
     """Check a presented key against its record, and charge the source a guess if it is wrong: one atomic decision.
 
-    A source over its guess limits is refused before the record counts, so neither a right guess nor a race of
-    guesses gets through. A right key charges nothing.
+    A right key is valid whatever the source has guessed before, and charges nothing: neighbours cannot lock it out. A
+    wrong one that would be a guess too many is refused as such.
     """
 
     __slots__ = ("digests", "guess")
 
-    def __init__(self, key: str, digests: Mapping[int, bytes], guess: Sequence[Demand]) -> None:
+    def __init__(self, key: str, digests: Mapping[int, bytes], guess: Sequence[Demand] = ()) -> None:
         self.keys = (key, *[demand.key for demand in guess])
         self.digests = digests
-        """The digest of the presented secret under each pepper version in use; 32 bytes each."""
+        """The digests of the presented key, 32 bytes each, by `Head.place`: for each kind and pepper version in use."""
         self.guess = guess
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Authenticated, Sequence[Change]]:
+        record = old[0]
+        head = None if record is None else head_of(record)
+        wanted = None if head is None else self.digests.get(head.place)
+        # The same work for a key that is not there, so that time tells nothing. What is not among the digests presented
+        # is never the same, whatever stands in the record.
+        same = compare_digest(_NOTHING if head is None else head.digest, wanted or _NOTHING) and wanted is not None
+        if same and head is not None and not head.flags and head.not_before <= now < head.not_after:
+            return Authenticated(True, record, None, now), ()
         taken, charges = Take(self.guess).apply(old[1:], now)
         if taken.refused:
             return Authenticated(False, None, taken, now), charges
-        record = old[0]
-        if record is None:
-            # The same work as for a known key, so that time tells nothing.
-            compare_digest(bytes(32), next(iter(self.digests.values()), bytes(32)))
-            return Authenticated(False, None, None, now), charges
-        _, pepper, not_before, not_after, digest = RECORD.unpack_from(record)
-        same = compare_digest(digest, self.digests.get(pepper, bytes(32)))
-        if same and not_before <= now < not_after:
-            return Authenticated(True, record, None, now), ()
-        return Authenticated(False, record if same else None, None, now), charges
+        told = record if same or wanted is None else None
+        return Authenticated(False, told or None, None, now), charges
+
+
+_NOTHING = bytes(32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
@@ -12,13 +11,14 @@ from keyguard.address import ClientAddress
 from keyguard.clock import Clock, wall_clock
 from keyguard.drivers.engine import Engine
 from keyguard.errors import ConfigurationError
-from keyguard.flow import check_takes, is_async
+from keyguard.flow import check_takes, is_async, is_blocking
 from keyguard.guard import Guard, chain
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
 from keyguard.guards.cache.instant import Instant, instant
 from keyguard.guards.ip_filter import IPFilter
 from keyguard.guards.rate_limit import RateLimit, Together
+from keyguard.logs import logger
 from keyguard.ops import Store
 from keyguard.refusal import Refusal
 from keyguard.stores import open_store
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from keyguard.keys import KeyRegistry
 
 
-log = logging.getLogger("keyguard")
+log = logger("keyguard")
 
 
 class Keyguard:
@@ -74,7 +74,7 @@ class Keyguard:
         for word, function in (("clock", clock), ("on_refusal", on_refusal), ("on_health", on_health)):
             if not callable(function) and (function is not None or word == "clock"):
                 raise ConfigurationError(f"{word} is a function, not {function!r}")
-            if is_async(function):
+            if is_async(function) or is_blocking(function):
                 raise ConfigurationError(f"{word} is a plain function, and nobody would await {function!r}")
         for word, told, what in (("on_refusal", on_refusal, "a Refusal"), ("on_health", on_health, "a StoreHealth")):
             if told is not None:
@@ -83,8 +83,10 @@ class Keyguard:
         self.store = open_store(store)
         self._watched: Watched | None = None
         among = _checked_workers(workers)
+        watched = Watched(self.store, workers=among, clock=clock, notify=on_health)
         if not isinstance(self.store, MemoryStore):  # which cannot fail
-            self._watched = Watched(self.store, workers=among, clock=clock, notify=on_health)
+            self._watched = watched
+        self._here = watched
         self._clock = clock
         self._aside: WatchedAside | None = None
         self._attach_caches()
@@ -99,6 +101,9 @@ class Keyguard:
             )
         _check_names(guards)
         _check_filters(guards)
+        for guard in guards:
+            if isinstance(guard, APIKeys):
+                renew_after_fork(guard)
         limitations = getattr(self.store, "limitations", None)
         if limitations is not None:
             limits = [rule.limit for guard in guards if isinstance(guard, RateLimit) for rule in guard.rules]
@@ -203,6 +208,7 @@ class Keyguard:
             sources=[guard.sources for guard in self.guards if isinstance(guard, APIKeys)],
             filters=any(isinstance(guard, IPFilter) for guard in self.guards),
             notify=self._notify,
+            here=self._here,
             aside=self._aside,
             instant=self._instant(),
             asynchronous=asynchronous,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from keyguard.drivers.asgi_detached import detach, end_detached, wait
+from keyguard.drivers.asgi_detached import call, detach, end_detached, wait
 from keyguard.drivers.asgi_exchange import ASGIApp as ASGIApp
 from keyguard.drivers.asgi_exchange import Exchange, Message, Receive, Send, start_settling
 from keyguard.drivers.asgi_handshake import Handshake
@@ -26,6 +26,7 @@ class ASGIDriver:
         engine.late = self._settle_late
         engine.wait = wait
         engine.detach = self._detach
+        engine.call = call
 
     def _settle_late(self, work: Deferred) -> None:
         start_settling(self.engine, [work])

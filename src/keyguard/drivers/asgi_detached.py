@@ -1,20 +1,21 @@
-"""What a guard does beside a request under ASGI: requests of nobody's, and waiting for a signal."""
+"""Work beside a request under ASGI: requests of nobody's, functions in threads, waiting for a signal."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from keyguard.drivers.asgi_exchange import ASGIApp, Exchange, Message, Receive, Send, hold
 from keyguard.drivers.asgi_request import ASGIRequest
 from keyguard.drivers.engine import Engine, Pending, inherit, without_findings
-from keyguard.flow import Detach, Flow, Wait
+from keyguard.drivers.threads import in_thread
+from keyguard.flow import Blocking, Detach, Flow, Wait
+from keyguard.logs import logger
 from keyguard.request import Request
 from keyguard.response import Response
 
-log = logging.getLogger("keyguard")
+log = logger("keyguard")
 
 _detached: set[asyncio.Task[Any]] = set()
 _MOST = 64  # at a time
@@ -97,6 +98,11 @@ async def end_detached() -> None:
 def wait(step: Wait) -> Pending:
     """Wait for a signal, in an event loop."""
     return Pending(_waited(step))
+
+
+def call(step: Blocking[Any]) -> Pending:
+    """Call a function that may block, in a thread."""
+    return Pending(in_thread(step))
 
 
 async def _waited(step: Wait) -> Sequence[bool]:

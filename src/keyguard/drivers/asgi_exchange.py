@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import sys
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, TypeAlias
@@ -32,10 +31,11 @@ from keyguard.drivers.asgi_request import ByteHeaders, Scope, encoded_name
 from keyguard.drivers.engine import Engine, Foreign, Pending, checked, feed, settle, sized_body
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import CallApp, Flow
+from keyguard.logs import logger
 from keyguard.request import Deferred, Request
 from keyguard.response import APP, Headers, Response, Tee
 
-log = logging.getLogger("keyguard")
+log = logger("keyguard")
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]

@@ -12,8 +12,6 @@ Everything else (an operation on a store that answers at once) is done on the sp
 
 from __future__ import annotations
 
-import logging
-import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -21,15 +19,16 @@ from typing import Any
 from keyguard.address import ClientAddress
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import GuardError, StoreBusy, StoreError
-from keyguard.flow import CallApp, Detach, Flow, Step, Wait
+from keyguard.flow import Blocking, CallApp, Detach, Flow, Step, Wait
 from keyguard.guard import Answer, Chain
+from keyguard.logs import logger, plain, story, word
 from keyguard.ops import Aside, Degraded, GiveBack, Op, Store, TakeHere
 from keyguard.refusal import Cause, Refusal, refuse, refuse_busy
 from keyguard.request import SHARED, Deferred, Request
 from keyguard.response import APP, Response, Tee
 from keyguard.stores.watched import Watched, WatchedAside
 
-log = logging.getLogger("keyguard")
+log = logger("keyguard")
 
 FAULT_RETRY = SECOND
 """What a caller is told to wait, in microseconds, when keyguard itself could not decide."""
@@ -71,10 +70,12 @@ class Engine:
         "_notify",
         "aexecute",
         "aside",
+        "call",
         "clock",
         "detach",
         "execute",
         "filters",
+        "here",
         "instant",
         "late",
         "leading",
@@ -98,6 +99,7 @@ class Engine:
         source: ClientAddress,
         clock: Clock,
         *,
+        here: Watched,
         provides: frozenset[str] = frozenset(),
         needs: frozenset[str] = frozenset(),
         sources: Sequence[Any] = (),
@@ -112,6 +114,8 @@ class Engine:
         self.store = store
         self.watched = watched
         """The store under watch; `None` for one that cannot fail."""
+        self.here = here
+        """Decides without the store. A store that cannot fail has this too, since a subclass of it may."""
         asked: Any = watched or store
         self.execute = asked.execute
         self.aexecute: Callable[..., Any] | None = getattr(asked, "aexecute", None) if asynchronous else None
@@ -139,6 +143,8 @@ class Engine:
         self.wait: Callable[[Wait], Any] = Wait.block
         """Waits for a signal: whether it came, or `Pending`. Set by the driver, like the next."""
         self.detach: Callable[[Detach], bool] = _cannot_detach
+        self.call: Callable[[Blocking[Any]], Any] = Blocking.run
+        """Calls a function that may block: in place, or as the driver sets it. Returns its result, or `Pending`."""
 
     def begin(self, request: Request) -> Response | CallApp | Flow[Response]:
         """Run the leading plain guards: one's answer, or the flow of the rest; `CallApp` where there is no rest."""
@@ -199,10 +205,17 @@ class Engine:
                         return value
                 elif step.__class__ is Detach:
                     value = self.detach(step)
-                elif step.__class__ is TakeHere and self.watched is not None:
-                    value = self.watched.take_here(step.demands)
-                elif step.__class__ is Degraded and self.watched is not None:
-                    self.watched.count(step.what)
+                elif step.__class__ is Blocking:
+                    try:
+                        value = self.call(step)
+                        if value.__class__ is Pending:
+                            return value
+                    except Exception as failure:
+                        error = failure
+                elif step.__class__ is TakeHere:
+                    value = self.here.take_here(step.demands)
+                elif step.__class__ is Degraded:
+                    self.here.count(step.what)
                     value = None
                 elif isinstance(step, Step):
                     error = GuardError(f"no driver knows the step {type(step).__name__}")
@@ -267,13 +280,13 @@ class Engine:
         log.info(
             "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s",
             refusal.cause,
-            refusal.reason,
+            word(refusal.reason),
             refusal.status,
-            refusal.request_id,
-            refusal.key_id or "-",
+            word(refusal.request_id),
+            word(refusal.key_id or "-"),
             refusal.subject,
-            refusal.client or "unknown",
-            ",".join(refusal.policies) or "-",
+            word(refusal.client or "unknown"),
+            word(",".join(refusal.policies) or "-"),
             refusal.retry_after,
         )
         if self._notify is not None:
@@ -284,7 +297,9 @@ class Engine:
 
     def _keys(self, request: Request) -> set[str]:
         """What the request carries and no log may hold."""
-        keys = {request.header("x-api-key") or "", (request.header("authorization") or "").rpartition(" ")[2]}
+        keys = {request.header("x-api-key") or ""}
+        for member in (request.header("authorization") or "").split(","):
+            keys.add(member.strip().partition(" ")[2].strip())
         for sources in (*self.sources, *request.findings.sources):
             with suppress(ValueError):  # it may be what failed
                 keys |= sources.read(request)
@@ -296,11 +311,11 @@ class Engine:
             return refuse_busy(request)
         if isinstance(failure, StoreError):
             if not failure.logged:
-                log.error("the store failed: %s", failure)
+                log.error("the store failed: %s", plain(failure))
         else:
-            story = "".join(traceback.format_exception(failure))
-            told = _without(story, self._keys(request))
-            if told == story:
+            whole = story(failure)
+            told = _without(whole, self._keys(request))
+            if told == whole:
                 log.error("a guard failed", exc_info=failure)
             else:  # a look-up that raised `KeyError: 'kg_live_...'`, say
                 log.error("a guard failed (a key was taken out of this):\n%s", told)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
@@ -14,10 +13,11 @@ from keyguard.drivers.wsgi_body import close
 from keyguard.drivers.wsgi_exchange import Exchange, ExcInfo, Write, WSGIApp
 from keyguard.drivers.wsgi_request import WSGIRequest
 from keyguard.flow import Detach, Flow
+from keyguard.logs import logger
 from keyguard.request import Request
 from keyguard.response import Response
 
-log = logging.getLogger("keyguard")
+log = logger("keyguard")
 
 _detached = threading.BoundedSemaphore(8)
 """How many may run at a time."""

@@ -19,7 +19,6 @@ Rules:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from types import TracebackType
@@ -30,6 +29,7 @@ from keyguard.drivers.wsgi_body import Body, Peeked, SizedBody, close
 from keyguard.drivers.wsgi_request import Environ
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import CallApp, Flow
+from keyguard.logs import logger
 from keyguard.request import Deferred, Request
 from keyguard.response import APP, Headers, Response, Tee
 
@@ -38,7 +38,7 @@ Write: TypeAlias = Callable[[bytes], object]
 StartResponse: TypeAlias = Callable[..., Write]
 WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-log = logging.getLogger("keyguard")
+log = logger("keyguard")
 
 IDLE, WAIT, STREAM, DISCARD, DEAD = range(5)
 

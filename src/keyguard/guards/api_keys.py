@@ -4,36 +4,37 @@ Rules:
 - It fails closed. Where the store or a look-up cannot answer, the request is refused with 503: never let through,
   and never told that its key is bad.
 - An unknown, malformed, expired or revoked key gets the same words; the log tells them apart.
-- A wrong key counts against the address it came from. A source that guesses too often is refused for a while, before
-  any key of its counts.
+- A wrong key counts against the address it came from. A source that guesses too often is told so for a while; a right
+  key of the registry passes all the same, whatever its neighbours send: nobody guesses 190 bits. So it is verified
+  first, and waits for no counter; what must be bounded is the work. Look-ups are another matter: see `look_ups.py`.
+- A record is trusted if its seal is right: who can write to the store, and no more, cannot give a key more rights.
 - Keys that were verified are trusted for half a second without asking the store again: see `known_keys.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias
 
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
-from keyguard.flow import Wait, call, check_takes, is_async
+from keyguard.flow import call, check_takes, is_async
+from keyguard.guards import key_settings as settings
 from keyguard.guards.credentials import Sources
-from keyguard.guards.guesses import PATIENCE, TRIES, Looking, guess_rules
-from keyguard.guards.known_keys import FOREVER, KEY_MAX, RECHECK, REMEMBERED, Known, fingerprint_of, remembered
+from keyguard.guards.guesses import Guesses, Refusals
+from keyguard.guards.known_keys import FOREVER, KEY_MAX, RECHECK, Known, KnownKeys, fingerprint_of, remembered
+from keyguard.guards.look_ups import Lookup, LookUps
 from keyguard.guards.preflight import is_preflight, pass_preflight
 from keyguard.identity import ANONYMOUS, Identity
-from keyguard.keys import KeyRegistry, Peppers, parse_key, record_key
+from keyguard.keys import KeyRegistry, Pepper, Peppers, parse_key, record_key
 from keyguard.keys.format import check_words
-from keyguard.keys.record import decode
-from keyguard.ops import Authenticate, Degraded, Demand, GiveBack, Store, Take, Taken
+from keyguard.keys.record import decode, trusted
+from keyguard.ops import Authenticate, Authenticated, Degraded, Demand, Store, Take, TakeHere, Taken, head_of
 from keyguard.paths import Paths
 from keyguard.rates import NEVER
 from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request, refuse_busy
 from keyguard.request import Forward, Request
 from keyguard.response import Response
-
-Lookup: TypeAlias = Callable[[str], "Identity | Awaitable[Identity | None] | None"]
-"""Finds the identity of a key, or `None` where the key is not valid. `def` or, under ASGI, `async def`."""
 
 Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]
 
@@ -42,17 +43,24 @@ class APIKeys:
     """Lets through who sends a valid API key, and finds out whose it is.
 
     - `lookup`: your own function from key text to `Identity` or `None`; without it, keys are those that
-      `Keyguard.keys` and `keyguard keys` issue.
+      `Keyguard.keys` and `keyguard keys` issue. An `async def` runs in the event loop; a `def` in a thread under ASGI,
+      with the context variables of the request, and in place under WSGI. It is not asked about an empty key.
     - `sources`: where a key may stand: names of header fields (`"authorization"` means its Bearer scheme, RFC 6750),
-      `"cookie:name"`, `"query:name"`. A key in the query ends in logs and browser histories: off by default.
+      `"cookie:name"`, `"query:name"`. A key in the query ends in logs and browser histories: off by default. A Bearer
+      text that does not begin with `prefix` is not a key, but an app's own: beside a key it is let be. With a `lookup`
+      every text is a key.
     - `public`: path patterns that need no key; exact (`"/health"`), whole subtrees (`"/docs/*"`).
     - `optional`: callers without a key pass as anonymous, where no scope is needed. One who sends a wrong key is still
       refused.
     - `scopes`: what a key must hold, or a function of the request that returns it; `None` where nothing is needed.
-    - `guesses`: how many wrong keys an address may send.
+    - `guesses`: how many wrong keys an address may send; `None` for any number. With a `lookup` one that has sent too
+      many is not heard at all; a right key of the registry always is.
+    - `guess_exempt`: networks whose wrong keys are not counted, such as a NAT behind which many callers are.
     - `pepper`: what digests are keyed with: text, or a mapping of version to text, the highest being used for new
-      keys. By default the environment's `KEYGUARD_PEPPER`.
-    - `prefix`, `env`: how new keys begin, such as `kg_live_`.
+      keys. By default the environment's `KEYGUARD_PEPPER`. Keys that were made without one are accepted if none is set,
+      or if version 0 is named: `{1: "...", 0: None}`.
+    - `prefix`, `env`: how keys begin, such as `kg_live_`: others are not accepted. With `env=None` those of every
+      environment are, and new ones are `live` if nothing else is said.
     - `if_store_fails`: while the store is out of order, `"local"` goes on accepting keys that this process has
       verified within the last `stale_if_error` seconds, `"refuse"` accepts none. All others get a 503, cause `fault`.
     - `realm`: named in the challenge of a 401.
@@ -73,10 +81,11 @@ class APIKeys:
         public: Iterable[str] = (),
         optional: bool = False,
         scopes: Scopes | None = None,
-        guesses: str = "20/minute; 200/hour",
-        pepper: str | bytes | Mapping[int, str | bytes] | None = None,
+        guesses: str | None = "20/minute; 200/hour",
+        guess_exempt: Iterable[str] = (),
+        pepper: Pepper = None,
         prefix: str = "kg",
-        env: str = "live",
+        env: str | None = "live",
         if_store_fails: Literal["local", "refuse"] = "local",
         stale_if_error: float = 300,
         realm: str = "api",
@@ -88,37 +97,35 @@ class APIKeys:
         if lookup is not None:
             check_takes("lookup", lookup, "the text of a key")
         self.lookup = lookup
-        self.sources = Sources(_listed("sources", sources))
-        patterns = _listed("public", public)
+        check_words(prefix, "live" if env is None else env)
+        self.prefix, self.env = prefix, env
+        self.sources = Sources(settings.listed("sources", sources), "" if lookup else f"{prefix}_")
+        patterns = settings.listed("public", public)
         self.public = Paths(patterns) if patterns else None
-        for word, switch in (("optional", optional), ("preflights", preflights)):
-            if not isinstance(switch, bool):
-                raise ConfigurationError(f"{word} is True or False, not {switch!r}")
-        self.optional, self.preflights = optional, preflights
+        self.optional = settings.switch("optional", optional)
+        self.preflights = settings.switch("preflights", preflights)
         if callable(scopes):
             check_takes("scopes", scopes, "the request")
-        self.scopes = scopes if callable(scopes) or scopes is None else _checked_scopes(_listed("scopes", scopes))
+        self.scopes = (
+            scopes if callable(scopes) or scopes is None else settings.checked_scopes(settings.listed("scopes", scopes))
+        )
         self.peppers = Peppers(pepper)
-        check_words(prefix, env)
-        self.prefix, self.env = prefix, env
-        if not (isinstance(name, str) and name and name.isascii() and name.isprintable() and "|" not in name):
-            raise ConfigurationError(f"a name is printable ASCII text without '|', not {name!r}")
-        self.name = name
-        self._guesses = guess_rules(name, guesses)
-        if not (isinstance(realm, str) and realm.isascii() and realm.isprintable() and not set(realm) & {'"', "\\"}):
-            raise ConfigurationError(f"realm is printable ASCII text without quotes, not {realm!r}")
-        if if_store_fails not in ("local", "refuse"):
-            raise ConfigurationError(
-                f"if_store_fails of APIKeys is 'local' or 'refuse', not {if_store_fails!r}: nobody is let in unknown"
-            )
-        if isinstance(stale_if_error, bool) or not isinstance(stale_if_error, (int, float)):
-            raise ConfigurationError(f"stale_if_error is a number of seconds, not {stale_if_error!r}")
-        if not 0 <= stale_if_error <= 86400:
-            raise ConfigurationError(f"stale_if_error is from 0 to 86400 seconds, not {stale_if_error!r}")
-        self._stale = round(stale_if_error * SECOND) if if_store_fails == "local" else 0
-        self._challenge = f'Bearer realm="{realm}"'
-        self._known: dict[bytes, Known] = {}
-        self._looking = Looking()
+        self.name = settings.checked_name(name)
+        self._guesses = Guesses(name, guesses)
+        self._guess_exempt = settings.checked_networks("guess_exempt", guess_exempt)
+        self._stale = settings.stale_for(if_store_fails, stale_if_error)
+        self._challenge = f'Bearer realm="{settings.checked_realm(realm)}"'
+        self._known = KnownKeys()
+        self._refusals = Refusals()
+        self._look_ups = None if lookup is None else LookUps(name, lookup, self._guesses)
+        self._registry: KeyRegistry | None = None
+
+    def after_fork(self) -> None:
+        """Called in a forked child."""
+        self._known.after_fork()
+        self._refusals.after_fork()
+        if self._look_ups is not None:
+            self._look_ups.after_fork()
 
     def __repr__(self) -> str:
         return f"<APIKeys {self.name}>"
@@ -132,7 +139,9 @@ class APIKeys:
         """The keys in `store` that this guard accepts."""
         if self.lookup is not None:
             raise ConfigurationError("this APIKeys has a lookup of its own: its keys are kept there")
-        return KeyRegistry(store, pepper=self.peppers, prefix=self.prefix, env=self.env)
+        if self._registry is None or self._registry.store is not store:
+            self._registry = KeyRegistry(store, pepper=self.peppers, prefix=self.prefix, env=self.env or "live")
+        return self._registry
 
     def admits(self, request: Request) -> bool:
         """Whether it is plain that the request may pass: one key, which was verified just now, and nothing to ask."""
@@ -163,10 +172,13 @@ class APIKeys:
             if sent:
                 detail = "The request carries two different API keys. Send one."
                 return refuse_bad_request(request, detail, reason="two-keys")
-            if self.preflights and is_preflight(request):
+            foreign = self.sources.foreign(request)
+            if self.preflights and not foreign and is_preflight(request):
                 findings.identity = findings.identity or ANONYMOUS
                 return await pass_preflight(request, forward)
             if not (self.optional and await self._needs_no_scopes(request)):
+                if foreign:  # no guess of ours: it cannot be a key
+                    return self._refuse(request, "malformed")
                 return self._refuse(request, "no-key", "Send an API key.", sent=False)
             findings.identity = findings.identity or ANONYMOUS
             return await forward(request)
@@ -199,18 +211,18 @@ class APIKeys:
 
     async def _verify(self, request: Request, text: str, fingerprint: bytes, known: Known | None) -> Known | Response:
         """Ask the store, or the look-up. A key that was verified before is no guess."""
-        guess = [] if known else self._guess_demands(request)
-        if self.lookup is not None:
-            verified = await self._look_up(request, text, known, guess)
+        guess = [] if known else self._guess_of(request)
+        if self._look_ups is not None:
+            verified = await self._look_up(self._look_ups, request, text, fingerprint, guess)
         else:
             verified = await self._check_record(request, text, known, guess)
         if not isinstance(verified, Known):
-            self._known.pop(fingerprint, None)
+            self._known.drop(fingerprint)
             return verified
+        if known is None and verified is self._known.get(fingerprint):
+            return verified  # by another request, which this one waited for
         verified.verified(request.now())
-        if known is None and len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known[fingerprint] = verified
+        self._known.keep(fingerprint, verified)
         return verified
 
     async def _without_store(self, request: Request, known: Known | None) -> Known | Response:
@@ -230,73 +242,80 @@ class APIKeys:
     ) -> Known | Response:
         key = parse_key(text)
         if key is None:
+            return await self._wrong(request, guess, "malformed")
+        if key.prefix != self.prefix or self.env not in (None, key.env):
+            return await self._wrong(request, guess, "environment", key.id)
+        # Without the guess, though it could be charged at once: a right key waits for nobody else's.
+        found = await Authenticate(record_key(key.id), self.peppers.digests(key))
+        record = found.record
+        if record is None:
+            return await self._wrong(request, guess, "unknown")
+        if not found.valid:
+            return await self._wrong(request, guess, self._reason(found, record), key.id)
+        if known is not None and known.record == record:
+            return known
+        verified = remembered(record) if trusted(record, self.peppers) else None
+        if verified is None or verified.identity.key_id != key.id:
+            return await self._wrong(request, guess, "tampered", key.id)
+        return verified
+
+    def _reason(self, found: Authenticated, record: bytes) -> str:
+        """Return why a record is not valid, in a word for the log."""
+        head = head_of(record)
+        if head is None:
+            return "layout"
+        if head.pepper not in self.peppers:
+            return "pepper"
+        try:
+            status = decode(record).status(found.at) if trusted(record, self.peppers) else ""
+        except StoreError:
+            status = ""
+        return status if status not in ("", "active", "rotating") else "tampered"
+
+    async def _look_up(
+        self, look_ups: LookUps, request: Request, text: str, fingerprint: bytes, guess: list[Demand]
+    ) -> Known | Response:
+        if not text.strip() or len(text) > KEY_MAX:
+            try:
+                return await self._wrong(request, guess, "malformed")
+            except StoreBusy:
+                raise
+            except StoreError:
+                taken = await TakeHere(guess)
+                return self._refuse_guessing(request, taken) if taken.refused else self._refuse(request, "malformed")
+
+        def settled() -> Known | None:
+            known = self._known.get(fingerprint)
+            return known if known is not None and known.trusted(request.now()) else None
+
+        found = await look_ups.ask(text, guess, settled)
+        if isinstance(found, Identity):
+            return Known(found, b"", None, FOREVER)
+        if isinstance(found, Taken):
+            return self._refuse_guessing(request, found)
+        return self._refuse(request, "unknown") if found is None else found
+
+    # -- guesses ------------------------------------------------------------------------------------------
+
+    def _guess_of(self, request: Request) -> list[Demand]:
+        """Return what a wrong key of this request takes: nothing if none are counted."""
+        client = request.client
+        if client is not None and client in self._guess_exempt:
+            return []
+        return self._guesses.of("unknown" if client is None else client.bucket)
+
+    async def _wrong(self, request: Request, guess: list[Demand], reason: str, key_id: str = "") -> Response:
+        """Charge the source of a wrong key, and refuse it: for its key, or for having guessed too often."""
+        if guess:
+            source, now = guess[0].key, request.now()
+            refused = self._refusals.get(source, now)
+            if refused is not None:
+                return self._refuse_guessing(request, refused)
             taken = await Take(guess)
             if taken.refused:
+                self._refusals.keep(source, taken, now)
                 return self._refuse_guessing(request, taken)
-            return self._refuse(request, "malformed")
-        found = await Authenticate(record_key(key.id), self.peppers.digests(key), guess)
-        if found.guesses is not None:
-            return self._refuse_guessing(request, found.guesses)
-        if not found.valid:
-            reason = "unknown" if found.record is None else decode(found.record).status(found.at)
-            return self._refuse(request, reason, key_id="" if found.record is None else key.id)
-        assert found.record is not None
-        if known is not None and known.record == found.record:
-            return known
-        return remembered(found.record)
-
-    async def _look_up(self, request: Request, text: str, known: Known | None, guess: list[Demand]) -> Known | Response:
-        # Reserve first, give back on success: guesses that race each other are all counted.
-        taken = await self._reserve(request, text, guess)
-        if isinstance(taken, Known):
-            return taken
-        if taken.refused:
-            return self._refuse_guessing(request, taken)
-        if len(text) > KEY_MAX:
-            return self._refuse(request, "malformed")
-        assert self.lookup is not None
-        wrong = False
-        if guess:
-            self._looking.begin(guess[0].key)
-        try:
-            identity = await call(self.lookup, text)
-            wrong = identity is None
-        finally:
-            try:
-                if guess and not wrong:  # a look-up that failed is no guess either
-                    await GiveBack(taken)
-            finally:
-                if guess:
-                    self._looking.end(guess[0].key, given_back=not wrong)
-        if identity is None:
-            return self._refuse(request, "unknown")
-        if not isinstance(identity, Identity):
-            raise TypeError(f"lookup returned {type(identity).__name__}, not an Identity or None")
-        return Known(identity, b"", None, FOREVER)
-
-    async def _reserve(self, request: Request, text: str, guess: list[Demand]) -> Taken | Known:
-        """Take a guess. Where look-ups on their way hold them all, wait for what they find: they may be no guesses."""
-        deadline = request.now() + PATIENCE
-        for _ in range(TRIES):
-            before = self._looking.signal(guess[0].key) if guess else None
-            seen = 0 if before is None else before.count
-            taken = await Take(guess)
-            left = deadline - request.now()
-            if not taken.refused or not guess or left <= 0:
-                break
-            if before is not None:
-                await Wait(before, seen, min(left, PATIENCE) / SECOND)
-            elif self._looking.signal(guess[0].key) is None:
-                break
-            known = self._known.get(fingerprint_of(text))
-            if known is not None and known.trusted(request.now()):
-                return known  # that was one of them
-        return taken
-
-    def _guess_demands(self, request: Request) -> list[Demand]:
-        client = request.client
-        bucket = "unknown" if client is None else client.bucket
-        return [Demand(name, prefix + bucket, limit) for name, prefix, limit in self._guesses]
+        return self._refuse(request, reason, key_id=key_id)
 
     # -- scopes -------------------------------------------------------------------------------------------
 
@@ -310,7 +329,7 @@ class APIKeys:
             needed = await call(needed, request)
             if needed is None:
                 return []
-            needed = _checked_scopes(needed)
+            needed = settings.checked_scopes(needed)
         assert isinstance(needed, frozenset)
         return sorted(needed - identity.scopes)
 
@@ -355,25 +374,3 @@ class APIKeys:
             at=taken.at,
             policies=[demand.name for demand in taken.refusing],
         )
-
-
-def _listed(word: str, texts: Any) -> list[Any]:
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise ConfigurationError(f"{word} is a list of texts, not {texts!r}")
-    return [texts] if isinstance(texts, str) else list(texts)
-
-
-def _checked_scopes(scopes: Any) -> frozenset[str]:
-    if isinstance(scopes, str):
-        scopes = scopes.split()
-    names = frozenset(scopes)
-    for name in names:
-        if (
-            not isinstance(name, str)
-            or not name
-            or not name.isascii()
-            or not name.isprintable()
-            or set(name) & set(' "\\')
-        ):
-            raise ConfigurationError(f"a scope is printable ASCII text without blanks or quotes, not {name!r}")
-    return names

@@ -2,6 +2,9 @@
 
 Every place is read, and every key that is found counts: two different ones are for the guard to refuse, whatever
 places they came in. Texts are compared as they are; nothing is normalised.
+
+The Bearer scheme is everybody's: an app may have tokens of its own there, beside a key in another place. If it is known
+how keys begin, a Bearer text that begins otherwise is not a key. In the other places stands what was put there for us.
 """
 
 from __future__ import annotations
@@ -20,25 +23,38 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 
 
 class Sources:
-    """The places in which a key is looked for."""
+    """The places in which a key is looked for. A Bearer text is a key if it begins with `beginning`."""
 
-    __slots__ = ("_readers", "names")
+    __slots__ = ("_bearer", "_beginning", "_readers", "names")
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], beginning: str = "") -> None:
         self.names = tuple([names] if isinstance(names, str) else names)
         if not self.names:
             raise ConfigurationError("sources is empty: name at least one place, such as 'x-api-key'")
-        self._readers = [_reader(name) for name in self.names]
+        self._beginning = beginning
+        readers = [_reader(name) for name in self.names]
+        self._bearer = None in readers
+        self._readers = [read for read in readers if read is not None]
 
     def read(self, request: Request) -> set[str]:
-        """The different keys that the request carries. An empty one is a key, and not a valid one."""
+        """Return the different keys that the request carries. An empty one is a key, and not a valid one."""
         found: set[str] = set()
+        if self._bearer and (value := request.header("authorization")) is not None:
+            for text in _bearer_texts(value):
+                if text.startswith(self._beginning):
+                    found.add(text)
         for read in self._readers:
             read(request, found)
         return found
 
+    def foreign(self, request: Request) -> bool:
+        """Tell whether the request carries a Bearer text that is not a key."""
+        value = request.header("authorization") if self._bearer else None
+        return value is not None and not all(text.startswith(self._beginning) for text in _bearer_texts(value))
 
-def _reader(name: str) -> Reader:
+
+def _reader(name: str) -> Reader | None:
+    """Return what reads keys from a place, or `None` for the Bearer scheme."""
     if not isinstance(name, str):
         raise ConfigurationError(f"a source is a text such as 'x-api-key', not {name!r}")
     kind, colon, rest = name.partition(":")
@@ -48,7 +64,16 @@ def _reader(name: str) -> Reader:
         return _cookie(rest)
     if kind == "query" and colon:
         return _query(rest)
-    return _bearer if name.lower() == "authorization" else _field(name.lower())
+    return None if name.lower() == "authorization" else _field(name.lower())
+
+
+def _bearer_texts(value: str) -> list[str]:
+    texts = []
+    for member in value.split(",") if "," in value else (value,):
+        scheme, _, token = member.strip().partition(" ")
+        if scheme.lower() == "bearer":  # schemes are case-insensitive (RFC 9110, section 11.1)
+            texts.append(token.strip())
+    return texts
 
 
 def _field(name: str) -> Reader:
@@ -59,16 +84,6 @@ def _field(name: str) -> Reader:
             found.update([value.strip()] if "," not in value else [part.strip() for part in value.split(",")])
 
     return read
-
-
-def _bearer(request: Request, found: set[str]) -> None:
-    value = request.header("authorization")
-    if value is None:
-        return
-    for member in value.split(",") if "," in value else (value,):
-        scheme, _, token = member.strip().partition(" ")
-        if scheme.lower() == "bearer":  # schemes are case-insensitive (RFC 9110, section 11.1)
-            found.add(token.strip())
 
 
 def _cookie(name: str) -> Reader:

@@ -1,5 +1,6 @@
 """API keys: their text, their record in the store, and how they are issued, rotated and revoked."""
 
+from keyguard.keys.format import Pepper as Pepper
 from keyguard.keys.format import Peppers as Peppers
 from keyguard.keys.format import PlainKey as PlainKey
 from keyguard.keys.format import new_key as new_key

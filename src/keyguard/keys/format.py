@@ -11,6 +11,9 @@ Rules:
 - The checksum refuses a mistyped key without a look-up. It is no secret and protects against nothing else.
 - A store sees a digest: HMAC-SHA-256 of the whole text, keyed with a pepper. A key carries far too many random bits
   to be found from its digest, so a fast digest is enough, and a slow one would stall the event loop.
+- Whoever can write to a store, and does not know the pepper, can neither add keys nor change what one may do: a record
+  is sealed with the pepper. The digest of a sealed record is made of that of an unsealed one, as earlier records have
+  it, and not the other way round: no record can be put back into the form that has no seal.
 - Nothing here shows a secret unless `reveal()` is called.
 """
 
@@ -22,6 +25,7 @@ import re
 import secrets
 import zlib
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from keyguard.errors import ConfigurationError
 
@@ -108,17 +112,20 @@ _NO_PEPPER = b"keyguard"
 
 
 class Peppers:
-    """The secrets that digests are keyed with, by version.
+    """The secrets that digests and seals are keyed with, by version.
 
     Given as one text (version 1) or as a mapping of version to text; the highest version makes new digests, the
     others still verify old ones. Without any, the environment's `KEYGUARD_PEPPER` counts, written as one secret or as
-    `2:newer,1:older`. With none at all, version 0 stands for a fixed label: digests can still not be reversed, but
-    somebody who can write to the store could add keys of their own.
+    `2:newer,1:older`.
+
+    Version 0 stands for keys that were made without a pepper, by a fixed label that everybody knows. It counts if there
+    is no other version, or if it is named: `{1: "...", 0: None}`, or `1:...,0:`. With it alone digests can still not be
+    reversed, but somebody who can write to the store could add keys of their own.
     """
 
     __slots__ = ("_peppers", "current")
 
-    def __init__(self, pepper: str | bytes | Mapping[int, str | bytes] | Peppers | None = None) -> None:
+    def __init__(self, pepper: Pepper = None) -> None:
         if isinstance(pepper, Peppers):
             self._peppers: dict[int, bytes] = pepper._peppers
             self.current: int = pepper.current
@@ -129,8 +136,7 @@ class Peppers:
             pepper = {1: pepper}
         if not isinstance(pepper, Mapping):
             raise ConfigurationError(f"pepper is a text, or a mapping of version to text, not {type(pepper).__name__}")
-        self._peppers = {version: _checked(version, secret) for version, secret in pepper.items()}
-        self._peppers.setdefault(0, _NO_PEPPER)
+        self._peppers = {version: _checked(version, secret) for version, secret in pepper.items()} or {0: _NO_PEPPER}
         self.current = max(self._peppers)
 
     def __repr__(self) -> str:
@@ -139,14 +145,42 @@ class Peppers:
     def __reduce__(self) -> str:
         raise TypeError("peppers are not pickled: they would leave the process in clear")
 
-    def digest(self, key: PlainKey) -> tuple[int, bytes]:
-        """`(version, digest)` under the current pepper; the digest has 32 bytes."""
-        return self.current, hmac.digest(self._peppers[self.current], key.reveal().encode("ascii"), "sha256")
+    def __contains__(self, version: int) -> bool:
+        return version in self._peppers
+
+    def digest(self, key: PlainKey) -> bytes:
+        """Return the digest of 32 bytes that stands in a new record, under the current pepper."""
+        pepper = self._peppers[self.current]
+        return _sealed(pepper, hmac.digest(pepper, key.reveal().encode("ascii"), "sha256"))
 
     def digests(self, key: PlainKey) -> dict[int, bytes]:
-        """The digest under every pepper, by version."""
+        """Return the digests under every pepper, for both layouts, as `keyguard.ops.Authenticate` takes them."""
         text = key.reveal().encode("ascii")
-        return {version: hmac.digest(pepper, text, "sha256") for version, pepper in self._peppers.items()}
+        found: dict[int, bytes] = {}
+        for version, pepper in self._peppers.items():
+            found[version] = digest = hmac.digest(pepper, text, "sha256")
+            found[KEYED << 16 | version] = _sealed(pepper, digest)
+        return found
+
+    def sealed_digest(self, version: int, digest: bytes) -> bytes:
+        """Make the digest for a sealed record of that of an unsealed one. Raises `KeyError` for an unknown version."""
+        return _sealed(self._peppers[version], digest)
+
+    def seal(self, version: int, data: bytes) -> bytes:
+        """Make 32 bytes of `data`, as only who knows the pepper can. Raises `KeyError` for an unknown version."""
+        return hmac.digest(self._peppers[version], b"\0record\0" + data, "sha256")
+
+
+Pepper: TypeAlias = "str | bytes | Mapping[int, str | bytes | None] | Peppers | None"
+"""The forms in which peppers may be given."""
+
+KEYED = 1
+"""The kind of digest, in a sealed record, that this module makes. Others are for hashes that were made elsewhere."""
+
+
+def _sealed(pepper: bytes, digest: bytes) -> bytes:
+    # The text of a key never begins so: none of these digests is that of some other text.
+    return hmac.digest(pepper, b"\0digest\0" + digest, "sha256")
 
 
 def _from_environment() -> str | dict[int, str]:
@@ -158,15 +192,19 @@ def _from_environment() -> str | dict[int, str]:
     found: dict[int, str] = {}
     for part in text.split(","):
         version, _, secret = part.partition(":")
-        if not version.isascii() or not version.isdigit():
-            raise ConfigurationError("KEYGUARD_PEPPER is one secret, or '2:newer,1:older'")
+        if not version.isascii() or not version.isdigit() or len(version) > 5 or int(version) in found:
+            raise ConfigurationError("KEYGUARD_PEPPER is one secret, or '2:newer,1:older', each version once")
         found[int(version)] = secret
     return found
 
 
-def _checked(version: object, secret: str | bytes) -> bytes:
-    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= 65535:
-        raise ConfigurationError(f"a pepper's version is a number from 1 to 65535, not {version!r}")
+def _checked(version: object, secret: object) -> bytes:
+    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version <= 65535:
+        raise ConfigurationError(f"a pepper's version is a number from 1 to 65535, or 0 for none, not {version!r:.20}")
+    if version == 0:
+        if secret:
+            raise ConfigurationError("version 0 stands for keys that were made without a pepper: write {0: None}")
+        return _NO_PEPPER
     data = secret.encode() if isinstance(secret, str) else secret
     if not isinstance(data, bytes) or len(data) < _LEAST:
         raise ConfigurationError(f"pepper {version} is shorter than {_LEAST} bytes; try secrets.token_hex(16)")

@@ -1,26 +1,32 @@
 """What a store keeps of a key: everything but the key.
 
-A record is a fixed head, which the store compares (`keyguard.ops.RECORD`: validity and digest), and JSON, which only
+A record is a fixed head, which the store compares (`keyguard.ops.SEALED`: validity and digest), and JSON, which only
 keyguard reads. Moments are microseconds since the Unix epoch.
+
+Rules:
+- A record is sealed: whoever changes it without knowing the pepper makes it invalid.
+- Records of layout 1 have no seal. They are read, and get one whenever they are written again.
+- What is not a record is an error that shows nothing of it.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hmac import compare_digest
 from typing import Any
 
-from keyguard.address import Networks
 from keyguard.errors import StoreError
-from keyguard.ops import RECORD
+from keyguard.keys.format import KEYED, Peppers, PlainKey
+from keyguard.keys.values import checked_networks
+from keyguard.ops import RECORD, SEALED, Head, head_of
 
 FOREVER = 2**63 - 1
-_VERSION = 1
-_METADATA_MAX = 4096  # bytes of JSON
-_TEXT_MAX = 256  # characters
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")  # scope-token, RFC 6749, section 3.3
+DISABLED = 1
+"""The flag of a record that is disabled."""
+_LAYOUT = 2
+_NO_SEAL = bytes(32)
 
 
 def record_key(id: str) -> str:
@@ -55,6 +61,8 @@ class KeyRecord:
     replaced_by: str | None = None
     retires: int | None = None
     """When a key that was rotated stops working."""
+    disabled: bool = False
+    """True for a key that is out of use for now."""
 
     @property
     def not_after(self) -> int:
@@ -63,13 +71,16 @@ class KeyRecord:
         return min(ends, default=FOREVER)
 
     def status(self, now: int) -> str:
-        """`active`, `rotating` (still valid, replaced by another), `pending`, `expired`, `replaced` or `revoked`."""
+        """`active`, `rotating` (still valid, replaced by another), `pending`, `expired`, `replaced`, `revoked` or
+        `disabled`."""
         if self.revoked is not None and self.revoked <= now:
             return "revoked"
         if self.retires is not None and self.retires <= now:
             return "replaced"
         if self.expires is not None and self.expires <= now:
             return "expired"
+        if self.disabled:
+            return "disabled"
         if self.not_before is not None and now < self.not_before:
             return "pending"
         return "rotating" if self.replaced_by is not None else "active"
@@ -87,71 +98,98 @@ def to_json(record: KeyRecord) -> dict[str, Any]:
     return {**members, "scopes": sorted(record.scopes), "networks": list(record.networks)}
 
 
-def encode(record: KeyRecord, pepper: int, digest: bytes) -> bytes:
-    """The bytes to store: the head, then JSON."""
-    head = RECORD.pack(_VERSION, pepper, record.not_before or 0, record.not_after, digest)
-    return head + json.dumps(to_json(record), separators=(",", ":"), sort_keys=True).encode()
+def encode(record: KeyRecord, peppers: Peppers, head: Head, *, sealed: bool = True) -> bytes:
+    """Make the bytes to store. Of `head` the kind, the pepper version and the digest count.
+
+    A record without a seal is not valid, whatever it says.
+    """
+    begins, flags = record.not_before or 0, DISABLED if record.disabled else 0
+    parts = SEALED.pack(_LAYOUT, head.kind, flags, head.pepper, begins, record.not_after, head.digest, _NO_SEAL)
+    start, text = parts[: -len(_NO_SEAL)], _text(record)
+    return start + (peppers.seal(head.pepper, start + text) if sealed else _NO_SEAL) + text
 
 
-def digest_of(data: bytes) -> tuple[int, bytes]:
-    """`(pepper version, digest)` of stored bytes."""
+def encode_new(record: KeyRecord, peppers: Peppers, key: PlainKey) -> bytes:
+    """Make the bytes to store of a new key."""
+    return encode(record, peppers, Head(_LAYOUT, KEYED, 0, peppers.current, 0, 0, peppers.digest(key)))
+
+
+def encode_again(record: KeyRecord, peppers: Peppers, stored: bytes) -> bytes:
+    """Make the bytes to store of a key that is changed, with the digest that stands in `stored`.
+
+    A record of layout 1 is sealed, if its pepper is known. One whose seal was broken does not get a new one.
+    """
+    head = read_head(stored)
+    if head.layout == _LAYOUT:
+        return encode(record, peppers, head, sealed=trusted(stored, peppers))
+    if head.pepper in peppers:
+        digest = peppers.sealed_digest(head.pepper, head.digest)
+        return encode(record, peppers, head._replace(kind=KEYED, digest=digest))
+    return RECORD.pack(1, head.pepper, record.not_before or 0, record.not_after, head.digest) + _text(record)
+
+
+def _text(record: KeyRecord) -> bytes:
+    return json.dumps(to_json(record), separators=(",", ":"), sort_keys=True).encode()
+
+
+def read_head(stored: bytes) -> Head:
+    """Read how stored bytes begin. Raises `StoreError` if they are not a record."""
+    head = head_of(stored)
+    if head is None:
+        raise StoreError("the record of a key is damaged")
+    return head
+
+
+def has_pepper(stored: bytes) -> bool:
+    """Tell whether stored bytes are the record of a key that was made with a pepper."""
+    head = head_of(stored)
+    return head is not None and head.pepper != 0
+
+
+def trusted(stored: bytes, peppers: Peppers) -> bool:
+    """Tell whether who wrote a record knew its pepper. A record of layout 1 has no seal, and is trusted."""
+    head = head_of(stored)
+    if head is None or head.pepper not in peppers:
+        return False
+    if head.layout == 1:
+        return True
+    start = SEALED.size - len(_NO_SEAL)
+    seal = peppers.seal(head.pepper, stored[:start] + stored[SEALED.size :])
+    return compare_digest(seal, stored[start : SEALED.size])
+
+
+def decode(stored: bytes) -> KeyRecord:
+    """Read the record in stored bytes, whoever wrote it. Raises `StoreError`, which shows nothing, if there is none."""
     try:
-        _, pepper, _, _, digest = RECORD.unpack_from(data)
-    except Exception as error:
-        raise StoreError("the record of a key is damaged") from error
-    return pepper, digest
-
-
-def decode(data: bytes) -> KeyRecord:
-    """The record in stored bytes. Raises `StoreError` where they are none, without showing them."""
-    try:
-        version = RECORD.unpack_from(data)[0]
-        members = json.loads(data[RECORD.size :])
-        if version != _VERSION:
-            raise ValueError(f"layout {version}")
+        head = read_head(stored)
+        members = json.loads(stored[RECORD.size if head.layout == 1 else SEALED.size :])
+        if head.flags & ~DISABLED:
+            raise ValueError("flags of a later keyguard")
         members["scopes"] = frozenset(members["scopes"])
         members["networks"] = tuple(members["networks"])
-        return KeyRecord(**members)
+        record = KeyRecord(**members, disabled=head.flags & DISABLED != 0)
+        _check_kinds(record)
+        return record
     except Exception:
         # Not chained: the error of the JSON parser carries what it read.
         raise StoreError("the record of a key is damaged") from None
 
 
-# -- what may stand in a record -------------------------------------------------------------------------------
+def _check_kinds(record: KeyRecord) -> None:
+    """Raise if a member is of a kind that it cannot be. Somebody may have written it by hand."""
+    for name, kinds in _KINDS.items():
+        value = getattr(record, name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(name)
+    if not record.subject or not all(isinstance(scope, str) for scope in record.scopes):
+        raise TypeError("subject, scopes")
+    checked_networks(record.networks)
 
 
-def checked_text(name: str, text: object) -> str:
-    """A text for people to read. Raises `ValueError` that says what would be right."""
-    if not isinstance(text, str) or not text.strip() or len(text) > _TEXT_MAX or not text.isprintable():
-        raise ValueError(f"{name} is a printable text of 1 to {_TEXT_MAX} characters, not {text!r:.80}")
-    return text
-
-
-def checked_scopes(scopes: Iterable[str]) -> frozenset[str]:
-    """Raises `ValueError` for what is no list of scope tokens."""
-    if isinstance(scopes, str):
-        raise ValueError(f"scopes are a list, such as [{scopes!r}], not one text")
-    names = frozenset(scopes)
-    for name in names:
-        if not isinstance(name, str) or not _SCOPE.fullmatch(name):
-            raise ValueError(f"a scope is printable ASCII without blanks, quotes and backslashes, not {name!r:.80}")
-    return names
-
-
-def checked_networks(networks: Iterable[str]) -> tuple[str, ...]:
-    """Raises `ConfigurationError`, which is a `ValueError`, for what is no list of networks."""
-    return Networks(networks).texts
-
-
-def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Raises `ValueError` for what cannot be written as JSON, or is too long."""
-    if metadata is None:
-        return {}
-    try:
-        text = json.dumps(dict(metadata), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"metadata is a mapping of names to JSON values: {error}") from None
-    if len(text.encode()) > _METADATA_MAX:
-        raise ValueError(f"metadata takes {len(text.encode())} bytes as JSON, more than the {_METADATA_MAX} there are")
-    found: dict[str, Any] = json.loads(text)
-    return found
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("id", "prefix", "env", "owner", "subject"), (str,)),
+    **dict.fromkeys(("plan", "revoked_for", "replaces", "replaced_by"), (str, type(None))),
+    **dict.fromkeys(("not_before", "expires", "revoked", "retires"), (int, type(None))),
+    "created": (int,),
+    "metadata": (dict,),
+}

@@ -5,6 +5,9 @@ again. Each action is written once, as a flow; the methods with an `a` before th
 
 What ends a key from now on ends it by the store's clock, which says whether keys are valid: an operator's machine
 whose clock is ahead would else revoke a key later than it says.
+
+A store that holds keys with a pepper gets none without: they would not be accepted. Whether it does is noted in it,
+since nobody wants to look through all keys each time.
 """
 
 from __future__ import annotations
@@ -12,27 +15,45 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from keyguard.clock import SECOND, Clock, wall_clock
-from keyguard.errors import KeyNotFound, StoreError
-from keyguard.keys.format import Peppers, PlainKey, check_words, new_key, parse_key
+from keyguard.clock import Clock, wall_clock
+from keyguard.errors import ConfigurationError, KeyNotFound, StoreError
+from keyguard.keys.format import Pepper, Peppers, PlainKey, check_words, new_key
 from keyguard.keys.record import (
     KeyRecord,
+    decode,
+    encode_again,
+    encode_new,
+    has_pepper,
+    read_head,
+    record_key,
+    trusted,
+)
+from keyguard.keys.values import (
     checked_metadata,
     checked_networks,
     checked_scopes,
     checked_text,
-    decode,
-    digest_of,
-    encode,
-    record_key,
+    key_id,
+    moment_of,
+    span_of,
 )
-from keyguard.ops import Commit, Look, Store
+from keyguard.logs import word
+from keyguard.ops import Commit, Look, Put, Read, Store, head_of
 from keyguard.scripts import arun_flow, run_flow
+
+R = TypeVar("R")
+
+PEPPERED = "keys|peppered"
+"""The store's key of the note whether it holds keys with a pepper: `1`, or `0`. It is missing if nobody has looked."""
 
 _TRIES = 20
 _UNCHANGED: Any = object()
+_NO_PEPPER = (
+    "this store holds keys that were made with a pepper, and none is set: a key that is made without would not be "
+    "accepted beside them. Set KEYGUARD_PEPPER to that of the app"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +69,15 @@ class KeyRegistry:
 
     Where a method takes an id it also takes the whole key, so that a leaked one can be revoked as it was found.
     Raises `KeyNotFound` for an id that is none, `ValueError` for a value that cannot be, `StoreError` where the store
-    fails.
+    fails; `ConfigurationError` if a key would be made without a pepper in a store that holds keys with one, and for a
+    change of a key whose pepper is not set. Revoking needs no pepper.
     """
 
     def __init__(
         self,
         store: Store,
         *,
-        pepper: str | bytes | Mapping[int, str | bytes] | Peppers | None = None,
+        pepper: Pepper = None,
         prefix: str = "kg",
         env: str = "live",
         clock: Clock = wall_clock,
@@ -80,20 +102,26 @@ class KeyRegistry:
         metadata: Mapping[str, Any] | None = None,
         not_before: datetime | timedelta | None = None,
         expires: datetime | timedelta | None = None,
+        env: str | None = None,
     ) -> IssuedKey:
         """Make a new key.
 
         `subject` is whom its limits belong to, by default the owner. `not_before` and `expires` are aware datetimes,
-        or spans from now. `scopes`, `networks` and `metadata` are what `KeyRecord` says.
+        or spans from now. `scopes`, `networks` and `metadata` are what `KeyRecord` says. `env` is the second word of
+        the key, by default the registry's.
         """
         record, key = self._draft(
-            owner, subject, plan, scopes, networks, metadata, not_before=not_before, expires=expires
+            owner, subject, plan, scopes, networks, metadata, not_before=not_before, expires=expires, env=env
         )
+        if not run_flow(self.store, self._noted()):
+            self._look()
         return run_flow(self.store, self._issue(record, key))
 
     async def aissue(self, owner: str, **options: Any) -> IssuedKey:
         """`issue` under an event loop; takes the same."""
         record, key = self._draft(owner, **{"subject": None, "plan": None, **options})
+        if not await arun_flow(self.store, self._noted()):
+            await _in_thread(self._look)
         return await arun_flow(self.store, self._issue(record, key))
 
     def get(self, id: str) -> KeyRecord:
@@ -117,9 +145,7 @@ class KeyRegistry:
 
     async def alist(self, *, subject: str | None = None, status: str | None = None) -> Sequence[KeyRecord]:
         """`list` under an event loop."""
-        import asyncio  # most users of this module have no event loop, and it is slow to load
-
-        return await asyncio.to_thread(self.list, subject=subject, status=status)
+        return await _in_thread(lambda: self.list(subject=subject, status=status))
 
     def revoke(self, id: str, reason: str | None = None) -> KeyRecord:
         """Make a key invalid, for good, in every process within a second. Again, it changes nothing."""
@@ -135,11 +161,11 @@ class KeyRegistry:
         The old key goes on working for `overlap`, a span or seconds; 0 ends it at once. Limits are the subject's, so
         nothing is reset. Raises `ValueError` for a key that is not valid any more or was rotated already.
         """
-        return run_flow(self.store, self._rotate(id, _span(overlap)))
+        return run_flow(self.store, self._rotate(id, span_of(overlap)))
 
     async def arotate(self, id: str, *, overlap: timedelta | float = timedelta(hours=24)) -> IssuedKey:
         """`rotate` under an event loop."""
-        return await arun_flow(self.store, self._rotate(id, _span(overlap)))
+        return await arun_flow(self.store, self._rotate(id, span_of(overlap)))
 
     def update(
         self,
@@ -150,27 +176,44 @@ class KeyRegistry:
         networks: Iterable[str] = _UNCHANGED,
         metadata: Mapping[str, Any] | None = _UNCHANGED,
         expires: datetime | timedelta | None = _UNCHANGED,
+        owner: str = _UNCHANGED,
     ) -> KeyRecord:
         """Change what is given of a key, and nothing else."""
-        changes = self._changes(plan, scopes, networks, metadata, expires)
+        changes = self._changes(plan, scopes, networks, metadata, expires, owner)
         return run_flow(self.store, self._change(id, lambda record, now: replace(record, **changes)))
 
     async def aupdate(self, id: str, **options: Any) -> KeyRecord:
         """`update` under an event loop; takes the same."""
-        given = dict.fromkeys(("plan", "scopes", "networks", "metadata", "expires"), _UNCHANGED) | options
+        given = dict.fromkeys(("plan", "scopes", "networks", "metadata", "expires", "owner"), _UNCHANGED) | options
         changes = self._changes(**given)
         return await arun_flow(self.store, self._change(id, lambda record, now: replace(record, **changes)))
+
+    def migrate(self) -> tuple[int, int]:
+        """Write the records of earlier layouts anew, sealed. Returns how many were, and how many could not be.
+
+        Those are the records whose pepper is not set, and damaged ones.
+        """
+        done = left = 0
+        for name, stored in self.store.scan(record_key("")):
+            if (head := head_of(stored)) is not None and head.layout > 1:
+                continue
+            if head is None or head.pepper not in self._peppers:
+                left += 1
+                continue
+            run_flow(self.store, self._change(name.removeprefix(record_key("")), lambda record, now: record))
+            done += 1
+        return done, left
 
     # -- the flows ----------------------------------------------------------------------------------------
 
     async def _issue(self, record: KeyRecord, key: PlainKey) -> IssuedKey:
         name = record_key(key.id)
-        if not await Commit({name: None}, {name: encode(record, *self._peppers.digest(key))}):
+        if not await Commit({name: None}, {name: encode_new(record, self._peppers, key)}):
             raise StoreError("a key of this id exists already")  # 71 random bits: it does not happen
         return IssuedKey(key, record)
 
     async def _get(self, id: str) -> KeyRecord:
-        stored, _ = await self._stored(_id(id))
+        stored, _ = await self._stored(key_id(id))
         return decode(stored)
 
     async def _revoke(self, id: str, reason: str | None) -> KeyRecord:
@@ -181,12 +224,14 @@ class KeyRegistry:
                 return record
             return replace(record, revoked=now, revoked_for=why)
 
-        return await self._change(id, revoked)
+        return await self._change(id, revoked, untrusted=True)
 
     async def _rotate(self, id: str, overlap: int) -> IssuedKey:
         for _ in range(_TRIES):
-            stored, now = await self._stored(_id(id))
-            old = decode(stored)
+            stored, now = await self._stored(key_id(id))
+            old = self._trusted(stored)
+            if read_head(stored).pepper and not self._peppers.current:
+                raise ConfigurationError(_NO_PEPPER)
             if old.replaced_by is not None:
                 raise ValueError(f"key {old.id} was rotated already, to {old.replaced_by}: rotate that one")
             if old.status(now) not in ("active", "pending"):
@@ -195,26 +240,43 @@ class KeyRegistry:
             successor = replace(old, id=key.id, created=now, replaces=old.id)
             retired = replace(old, replaced_by=key.id, retires=now + overlap)
             name, new_name = record_key(old.id), record_key(key.id)
+            await self._noted()
             done = await Commit(
                 {name: stored, new_name: None},
                 {
-                    name: encode(retired, *digest_of(stored)),
-                    new_name: encode(successor, *self._peppers.digest(key)),
+                    name: encode_again(retired, self._peppers, stored),
+                    new_name: encode_new(successor, self._peppers, key),
                 },
             )
             if done:
                 return IssuedKey(key, successor)
         raise StoreError("the key is being changed by others all the time")
 
-    async def _change(self, id: str, change: Callable[[KeyRecord, int], KeyRecord]) -> KeyRecord:
-        name = record_key(_id(id))
+    async def _change(
+        self, id: str, change: Callable[[KeyRecord, int], KeyRecord], *, untrusted: bool = False
+    ) -> KeyRecord:
+        """Change a record; with `untrusted` also one that is not valid, and will not be."""
+        name = record_key(key_id(id))
         for _ in range(_TRIES):
-            stored, now = await self._stored(_id(id))
-            record = change(decode(stored), now)
-            data = encode(record, *digest_of(stored))
+            stored, now = await self._stored(key_id(id))
+            record = change(decode(stored) if untrusted else self._trusted(stored), now)
+            data = encode_again(record, self._peppers, stored)
             if data == stored or await Commit({name: stored}, {name: data}):
                 return record
         raise StoreError("the key is being changed by others all the time")
+
+    async def _noted(self) -> bool:
+        """Note that the store holds keys with a pepper, if this registry makes such; else read the note.
+
+        Returns whether there is a note. Raises if it tells of keys with a pepper, and this registry makes keys without.
+        """
+        if self._peppers.current:
+            await Put(PEPPERED, b"1")
+            return True
+        (note,) = await Read(PEPPERED)
+        if note == b"1":
+            raise ConfigurationError(_NO_PEPPER)
+        return note is not None
 
     async def _stored(self, id: str) -> tuple[bytes, int]:
         """What is stored of a key, and the store's time."""
@@ -225,6 +287,28 @@ class KeyRegistry:
         return stored, now
 
     # -- checking -----------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Look through the keys of a store of which nothing is noted: made by an earlier keyguard, or copied."""
+        peppered = any(has_pepper(stored) for _, stored in self.store.scan(record_key("")))
+        self.store.execute([Put(PEPPERED, b"1" if peppered else b"0", expected=None)])
+        if peppered:
+            raise ConfigurationError(_NO_PEPPER)
+
+    def _trusted(self, stored: bytes) -> KeyRecord:
+        """Read the record in stored bytes. Raises if a change of it would seal what somebody else has changed."""
+        record = decode(stored)
+        version = read_head(stored).pepper
+        if version not in self._peppers:
+            what = f"pepper {version}, which is not set" if version else "no pepper, and version 0 is not named"
+            raise ConfigurationError(
+                f"key {word(record.id)} was made with {what}: set KEYGUARD_PEPPER as the app has it"
+            )
+        if not trusted(stored, self._peppers):
+            raise StoreError(
+                f"the record of key {word(record.id)} was changed by somebody who does not know the pepper: revoke it"
+            )
+        return record
 
     def _draft(
         self,
@@ -237,10 +321,11 @@ class KeyRegistry:
         *,
         not_before: datetime | timedelta | None = None,
         expires: datetime | timedelta | None = None,
+        env: str | None = None,
     ) -> tuple[KeyRecord, PlainKey]:
         now = self._clock()
-        key = new_key(self.prefix, self.env)
-        begins, ends = _moment("not_before", not_before, now), _moment("expires", expires, now)
+        key = new_key(self.prefix, self.env if env is None else env)
+        begins, ends = moment_of("not_before", not_before, now), moment_of("expires", expires, now)
         if ends is not None and ends <= max(now, begins or 0):
             raise ValueError("expires lies before the key would begin to work")
         record = KeyRecord(
@@ -259,8 +344,12 @@ class KeyRegistry:
         )
         return record, key
 
-    def _changes(self, plan: Any, scopes: Any, networks: Any, metadata: Any, expires: Any) -> dict[str, Any]:
+    def _changes(
+        self, plan: Any, scopes: Any, networks: Any, metadata: Any, expires: Any, owner: Any
+    ) -> dict[str, Any]:
         changes: dict[str, Any] = {}
+        if owner is not _UNCHANGED:
+            changes["owner"] = checked_text("owner", owner)
         if plan is not _UNCHANGED:
             changes["plan"] = None if plan is None else checked_text("plan", plan)
         if scopes is not _UNCHANGED:
@@ -270,44 +359,8 @@ class KeyRegistry:
         if metadata is not _UNCHANGED:
             changes["metadata"] = checked_metadata(metadata)
         if expires is not _UNCHANGED:
-            changes["expires"] = _moment("expires", expires, self._clock())
+            changes["expires"] = moment_of("expires", expires, self._clock())
         return changes
-
-
-def _id(text: str) -> str:
-    key = parse_key(text)
-    if key is not None:
-        return key.id
-    if not text.isascii() or not text.isalnum() or len(text) > 64:
-        # Not shown: it may be a key with a typo.
-        raise KeyNotFound("this is neither a key nor the id of one; an id is the third part of a key, 12 characters")
-    return text
-
-
-_LATEST = 253_402_300_800 * SECOND
-"""The end of the year 9999: what comes later can be written down nowhere."""
-
-
-def _moment(name: str, when: datetime | timedelta | None, now: int) -> int | None:
-    if when is None:
-        return None
-    if isinstance(when, timedelta):
-        if when < timedelta(0):
-            raise ValueError(f"{name} is a span from now, not one before it")
-        moment = now + round(when.total_seconds() * SECOND)
-        if moment >= _LATEST:
-            raise ValueError(f"{name} lies behind the year 9999")
-        return moment
-    if not isinstance(when, datetime) or when.tzinfo is None:
-        raise ValueError(f"{name} is a timedelta from now, or a datetime with a time zone, not {when!r}")
-    return int(when.timestamp()) * SECOND + when.microsecond
-
-
-def _span(overlap: timedelta | float) -> int:
-    seconds = overlap.total_seconds() if isinstance(overlap, timedelta) else overlap
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 10**9:
-        raise ValueError(f"overlap is a timedelta or seconds, 0 or more, not {overlap!r}")
-    return round(seconds * SECOND)
 
 
 def _named(key: str, value: bytes) -> KeyRecord:
@@ -315,4 +368,10 @@ def _named(key: str, value: bytes) -> KeyRecord:
     try:
         return decode(value)
     except StoreError as error:
-        raise StoreError(f"{error}: {key.removeprefix(record_key(''))}") from None
+        raise StoreError(f"{error}: {word(key.removeprefix(record_key('')))}") from None
+
+
+async def _in_thread(function: Callable[[], R]) -> R:
+    import asyncio  # most users of this module have no event loop, and it is slow to load
+
+    return await asyncio.to_thread(function)

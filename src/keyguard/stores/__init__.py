@@ -1,9 +1,14 @@
-"""Where keys and counters live. A store is chosen by its URL, or is an object with `execute` and `scan`."""
+"""Where keys and counters live. A store is chosen by its URL, or is an object with `execute` and `scan`.
+
+A URL may hold a password, wherever a reader of URLs finds it: one with a `?`, a `/` or a bracket that is not encoded
+ends up in what looks like an option, a path or an address. So what is wrong with a URL is told without showing it.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
-from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, unquote_plus, urlsplit
 
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
@@ -14,6 +19,13 @@ _KNOWN = (
     "redis+sentinel://, redis+cluster:// and postgresql://"
 )
 _REDIS = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+_POSTGRES = ("postgresql", "postgres")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_ENCODE = (
+    "this URL of a store cannot be read: special characters in a user name, a password or a path are percent-encoded, "
+    "such as %3A for ':', %40 for '@', %2F for '/', %3F for '?', %23 for '#', %5B for '['"
+)
 
 
 def open_store(store: str | Store, clock: Clock | None = None) -> Store:
@@ -29,25 +41,72 @@ def open_store(store: str | Store, clock: Clock | None = None) -> Store:
         if not callable(getattr(store, "execute", None)):
             raise ConfigurationError(f"a store is a URL or has execute() and scan(), unlike {type(store).__name__}")
         return store
-    parts = urlsplit(store)
-    if "#" in store and parts.scheme in ("memory", "sqlite", *_REDIS):
+    try:
+        return _opened(store, clock)
+    except ConfigurationError as error:
+        problem, cause = str(error), error.__cause__
+        if _shows_secret(problem, store):
+            problem = _ENCODE
+    except ValueError:
+        problem, cause = _ENCODE, None
+    # Raised here, so that what went wrong is not its context: that may show what this does not.
+    raise ConfigurationError(problem) from (cause if isinstance(cause, ImportError) else None)
+
+
+def _opened(url: str, clock: Clock | None) -> Store:
+    scheme = url.partition(":")[0].lower()
+    if _CONTROL.search(url):
+        raise ConfigurationError("the URL of a store holds a control character: such are percent-encoded, as in %0A")
+    if "#" in url and scheme in ("memory", "sqlite", *_REDIS):
         # What follows would be left out, of a file's name or of a password.
         raise ConfigurationError("a # in the URL of a store is written %23")
+    if scheme in _POSTGRES:
+        _check_hosts(url)
+        return _postgres(url, clock)
+    parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if parts.scheme == "memory":
+    if scheme == "memory":
         if parts.netloc or parts.path:
             raise ConfigurationError("memory:// takes no name; give the same store object to those who share it")
         return _memory(options, clock)
-    if parts.scheme == "sqlite":
-        if parts.netloc:
-            raise ConfigurationError("a sqlite URL has three slashes before a relative path: sqlite:///file.db")
-        return _sqlite(unquote(parts.path[1:]), options, clock)
-    if parts.scheme in _REDIS:
-        return _redis(store, clock)
-    if parts.scheme in ("postgresql", "postgres"):
-        return _postgres(store, clock)
-    # The URL is not shown: it may hold a password.
-    raise ConfigurationError(f"there is no store for the scheme {parts.scheme!r}; there are {_KNOWN}")
+    if scheme == "sqlite":
+        return _sqlite(parts, options, clock)
+    if scheme in _REDIS:
+        if scheme != "unix":
+            _check_hosts(url)
+        return _redis(url, clock)
+    # What stands before a colon is a scheme only before "://": else it may be a user name, or a password.
+    named = (
+        repr(scheme) if _SCHEME.fullmatch(scheme) and url[len(scheme) :].startswith("://") else "that this begins with"
+    )
+    raise ConfigurationError(f"there is no store for the scheme {named}; there are {_KNOWN}")
+
+
+def _check_hosts(url: str) -> None:
+    """Raise `ConfigurationError` for hosts that no name server could be asked about: that would show at a request."""
+    place = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    for host in place.rpartition("@")[2].split(","):
+        name = unquote(host if host.startswith("[") else host.partition(":")[0])
+        try:
+            if not name.startswith(("[", "/")):
+                name.rstrip(".").encode("idna")
+        except UnicodeError:
+            problem = True
+        else:
+            problem = _CONTROL.search(name) is not None
+        if problem:
+            raise ConfigurationError(
+                "the URL of a store names a host that cannot be one: a label of it is empty or too long, or a special "
+                "character in the user name or the password is not percent-encoded"
+            )
+
+
+def _shows_secret(problem: str, url: str) -> bool:
+    """Tell whether a message holds a part of what stands before the last `@` of a URL: user and password are meant."""
+    private = url.partition("://")[2].rpartition("@")[0]
+    user = re.split(r"[:/?#@]", private, maxsplit=1)[0]
+    words = {word for text in (private, unquote(private)) for word in re.split(r"[:/?#&=@\[\],\s]+", text)}
+    return any(len(word) >= 3 and word != user and word in problem for word in words)
 
 
 def _memory(options: dict[str, str], clock: Clock | None) -> Store:
@@ -58,7 +117,12 @@ def _memory(options: dict[str, str], clock: Clock | None) -> Store:
     return MemoryStore(**settings, clock=clock)
 
 
-def _sqlite(path: str, options: dict[str, str], clock: Clock | None) -> Store:
+def _sqlite(parts: SplitResult, options: dict[str, str], clock: Clock | None) -> Store:
+    if parts.netloc:
+        raise ConfigurationError("a sqlite URL has three slashes before a relative path: sqlite:///file.db")
+    path = unquote(parts.path[1:])
+    if "\0" in path:
+        raise ConfigurationError("the path in a sqlite URL holds %00, which no file's name does")
     from keyguard.stores.sqlite import SQLiteStore
 
     kinds: dict[str, type[int] | type[float]] = {"timeout": float, "cache_bytes": int}

@@ -15,7 +15,6 @@ Rules:
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ from typing import Any, TypeAlias
 
 from keyguard.clock import SECOND, Clock, steady_clock
 from keyguard.errors import ConfigurationError
+from keyguard.logs import logger
 from keyguard.ops import Op, Take, Taken
 from keyguard.rates import Limit
 from keyguard.stores.fork import renew_after_fork
 
-log = logging.getLogger("keyguard.stores")
+log = logger("keyguard.stores")
 
 Entry: TypeAlias = tuple[bytes, int, Limit | None]
 """`(value, expiry in microseconds, limit)`."""

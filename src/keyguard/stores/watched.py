@@ -12,7 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +19,13 @@ from typing import Any
 
 from keyguard.clock import Clock, monotonic, steady_clock
 from keyguard.errors import StoreBusy, StoreError
+from keyguard.logs import logger, plain
 from keyguard.ops import Demand, Op, Read, Store, Take, Taken
 from keyguard.rates import Limit
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.memory import MemoryStore
 
-log = logging.getLogger("keyguard.stores")
+log = logger("keyguard.stores")
 
 PROBE = 0.25
 """Seconds between two probes of a store that failed."""
@@ -194,7 +194,7 @@ class Watched:
             if not isinstance(error, StoreError) or isinstance(error, StoreBusy):
                 return  # cancelled, a mistake in an operation, a process too busy: it says nothing about the store
             self._failures += 1
-            self._failure = str(error)
+            self._failure = plain(error)
             if error.partial:
                 first = self._since is None and self._part_since is None
                 self._part_failed = monotonic()
@@ -209,7 +209,7 @@ class Watched:
             self._outages += first
         error.logged = True
         if first:
-            log.error("%s is out of order: %s", "a part of the store" if error.partial else "the store", error)
+            log.error("%s is out of order: %s", "a part of the store" if error.partial else "the store", plain(error))
             self._tell()
 
     def _part_answered(self) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from struct import Struct, pack, unpack_from
+from struct import Struct, pack
 from typing import Any
 
 from keyguard.clock import Clock
@@ -165,11 +165,11 @@ class Wire:
         return None
 
     def _authenticate(self, op: Authenticate) -> Plan:
-        ((verdict, record, outcome),) = yield [self._checking(op, op.guess)]
-        if verdict == 0:
-            taken = taken_of(op.guess, outcome)
+        ((valid, record, outcome),) = yield [self._checking(op, op.guess)]
+        taken = taken_of(() if valid else op.guess, outcome)
+        if taken.refused:
             return Authenticated(False, None, taken, taken.at)
-        return Authenticated(verdict == 1, record or None, None, unpack_from("<q", outcome)[0])
+        return Authenticated(valid == 1, record or None, None, taken.at)
 
     def _commit(self, op: Commit) -> Plan:
         if not op.keys:
@@ -189,7 +189,9 @@ class Wire:
 
     def _put(self, op: Put) -> Plan:
         # Not by `_swap`: what stood there may be large, and is not wanted.
-        (written,) = yield [Call("put", [self.value(op.keys[0])], [self.now(), _change(op.value, op.ttl)])]
+        expected = b"" if op.expected is ... else b"-" if op.expected is None else b"=" + op.expected
+        args = [self.now(), _change(op.value, op.ttl), expected]
+        (written,) = yield [Call("put", [self.value(op.keys[0])], args)]
         return written == 1
 
     def _swap(self, op: Op[Any]) -> Plan:
@@ -237,23 +239,15 @@ class Wire:
         return None
 
     def _authenticate_apart(self, op: Authenticate) -> Plan:
-        """Look at the guesses and at the record in one trip; a wrong key is charged in a second one.
-
-        Not reserved beforehand: right keys that come together would refuse each other. So a source may try as many
-        wrong keys too many as it has in flight at once.
-        """
-        free = [_free(demand) for demand in op.guess]
-        outcome, (verdict, record, seen) = yield [self._taking(free), self._checking(op, ())]
-        left = [taking[2] for taking in taken_of(free, outcome).takings]
-        room = all(count >= demand.cost for count, demand in zip(left, op.guess, strict=True))
-        if verdict != 1 or not room:
+        """Look at the record; a wrong key is charged in a second trip, to the node of its source."""
+        ((valid, record, outcome),) = yield [self._checking(op, ())]
+        at = taken_of((), outcome).at
+        if not valid:
             (outcome,) = yield [self._taking(op.guess)]
             taken = taken_of(op.guess, outcome)
             if taken.refused:
                 return Authenticated(False, None, taken, taken.at)
-            if verdict == 1:
-                yield [self._giving_back(taken)]
-        return Authenticated(verdict == 1, record or None, None, unpack_from("<q", seen)[0])
+        return Authenticated(valid == 1, record or None, None, at)
 
     # -- calls --------------------------------------------------------------------------------------------
 
@@ -270,7 +264,7 @@ class Wire:
     def _checking(self, op: Authenticate, guess: Sequence[Demand]) -> Call:
         hashes, blob, fields = self._demands(guess, 2)
         token = self.token()
-        digests = b"".join([pack("<H32s", version, digest) for version, digest in op.digests.items()])
+        digests = b"".join([pack("<I32s", place, digest) for place, digest in op.digests.items()])
         undo = None
         if guess:
             undo = Call("give_back", hashes, [self.now(), self._demands(guess, 1)[1], token, *fields])

@@ -1,0 +1,122 @@
+"""The words of a command line: no secret has to stand among them, and none is shown.
+
+A store's URL, a key or a header field may be written as it is, and then everybody on the machine can read it in the
+list of processes. So each may also be
+
+    @FILE       what stands in a file
+    -           a line of standard input
+    env:NAME    the environment variable NAME
+
+An error of the command line repeats none of its words but those that are plainly no secret: what was meant for one
+option may have ended up in the place of another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+from keyguard.errors import ConfigurationError
+
+FORMS = "or @FILE, - for a line of standard input, env:NAME"
+_PLAIN = re.compile(r"[a-z][a-z-]{0,19}|--?[a-z][a-z-]*")
+_OPTION = re.compile(r"--?[a-z][a-z-]*")
+
+
+def given(text: str, what: str) -> str:
+    """Return the text that an argument stands for. Raises a `ConfigurationError` that shows none of it."""
+    lines = given_lines(text, what)
+    if len(lines) != 1:
+        raise ConfigurationError(f"{_place(text)} holds {len(lines)} lines, and not {what} on one")
+    return lines[0]
+
+
+def given_lines(text: str, what: str) -> list[str]:
+    """Return the lines that an argument stands for, without those that are empty."""
+    if text == "-":
+        line = "" if sys.stdin is None else sys.stdin.readline()
+        if not line.strip():
+            raise ConfigurationError(f"{what} is expected on standard input, and there is no more")
+        return [line.strip()]
+    if text.startswith("@"):
+        try:
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"the file {text[1:]} is not UTF-8 text") from None
+        except OSError as error:
+            raise ConfigurationError(f"the file {text[1:]} cannot be read: {error.strerror}") from None
+        return [line.strip() for line in lines if line.strip()]
+    if text.startswith("env:"):
+        value = os.environ.get(text[4:], "").strip()
+        if not value:
+            raise ConfigurationError(f"{what} is expected in the environment variable {text[4:]}, which is not set")
+        return [value]
+    return [text]
+
+
+def _place(text: str) -> str:
+    return f"the file {text[1:]}" if text.startswith("@") else "this"
+
+
+def add_store(command: argparse.ArgumentParser, example: str) -> None:
+    """Add the options that name a store."""
+    either = command.add_mutually_exclusive_group()
+    either.add_argument("--store", metavar="URL", help=f"such as {example}, {FORMS}; else KEYGUARD_STORE")
+    either.add_argument("--store-file", metavar="FILE", help="a file that holds the URL")
+
+
+def store_url(options: argparse.Namespace, example: str) -> str:
+    """Return the URL of the store that is named by an option or the environment."""
+    text = options.store
+    if getattr(options, "store_file", None) is not None:
+        text = "@" + options.store_file
+    if text is None:
+        text = os.environ.get("KEYGUARD_STORE")
+    if not text:
+        raise ConfigurationError(f"name the store: {example}, or the environment's KEYGUARD_STORE")
+    return given(text, "the URL of a store")
+
+
+def json_text(value: Any, *, ascii_alone: bool) -> str:
+    """Write a value as JSON, of which no text sends a terminal commands."""
+    text = json.dumps(value, indent=2, ensure_ascii=ascii_alone)
+    # What is not printable stands within texts alone, but for the line breaks between members.
+    return "".join([one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text])
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors do not repeat what they were given."""
+
+    _words: ClassVar[Sequence[str]] = ()
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        Parser._words = sys.argv[1:] if args is None else list(args)
+        options, more = self.parse_known_args(args, namespace)
+        if more:
+            names = [found[0] for word in more if (found := _OPTION.match(word))]
+            told = f": {' '.join(names)}" if names else ""
+            self.error(f"{len(more)} words are more than this command takes{told} (a value with blanks is quoted)")
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        super().error(_without(message, self._words))
+
+
+def _without(message: str, words: Sequence[str]) -> str:
+    """Return a message without the words of a command line that may be secret, plain or as `repr` writes them."""
+    secrets = set()
+    for place, word in enumerate(words):
+        after_header = place > 0 and words[place - 1] == "--header"
+        for part in (word, word.partition("=")[2]):
+            if part and (after_header or not _PLAIN.fullmatch(part)):
+                secrets.add(part)
+    for secret in sorted(secrets, key=len, reverse=True):
+        for form in (secret, repr(secret)[1:-1]):
+            message = message.replace(form, "***")
+    return message

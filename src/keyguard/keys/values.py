@@ -1,0 +1,92 @@
+"""The values that may stand in a record, as they are given: texts, scopes, networks, metadata, moments, spans, ids."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from keyguard.address import Networks
+from keyguard.clock import SECOND
+from keyguard.errors import KeyNotFound
+from keyguard.keys.format import parse_key
+
+_METADATA_MAX = 4096  # bytes of JSON
+_TEXT_MAX = 256  # characters
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")  # scope-token, RFC 6749, section 3.3
+_LATEST = 253_402_300_800 * SECOND
+"""The end of the year 9999: what comes later can be written down nowhere."""
+
+
+def checked_text(name: str, text: object) -> str:
+    """A text for people to read. Raises `ValueError` that says what would be right."""
+    if not isinstance(text, str) or not text.strip() or len(text) > _TEXT_MAX or not text.isprintable():
+        raise ValueError(f"{name} is a printable text of 1 to {_TEXT_MAX} characters, not {text!r:.80}")
+    return text
+
+
+def checked_scopes(scopes: Iterable[str]) -> frozenset[str]:
+    """Raises `ValueError` for what is no list of scope tokens."""
+    if isinstance(scopes, str):
+        raise ValueError(f"scopes are a list, such as [{scopes!r}], not one text")
+    names = frozenset(scopes)
+    for name in names:
+        if not isinstance(name, str) or not _SCOPE.fullmatch(name):
+            raise ValueError(f"a scope is printable ASCII without blanks, quotes and backslashes, not {name!r:.80}")
+    return names
+
+
+def checked_networks(networks: Iterable[str]) -> tuple[str, ...]:
+    """Raises `ConfigurationError`, which is a `ValueError`, for what is no list of networks."""
+    return Networks(networks).texts
+
+
+def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Raises `ValueError` for what cannot be written as JSON, or is too long."""
+    if metadata is None:
+        return {}
+    try:
+        text = json.dumps(dict(metadata), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata is a mapping of names to JSON values: {error}") from None
+    if len(text.encode()) > _METADATA_MAX:
+        raise ValueError(f"metadata takes {len(text.encode())} bytes as JSON, more than the {_METADATA_MAX} there are")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def key_id(text: str) -> str:
+    """Return the id that is named, by itself or by its whole key. Raises `KeyNotFound` for what is neither."""
+    key = parse_key(text)
+    if key is not None:
+        return key.id
+    if not text.isascii() or not text.isalnum() or len(text) > 64:
+        # Not shown: it may be a key with a typo.
+        raise KeyNotFound("this is neither a key nor the id of one; an id is the third part of a key, 12 characters")
+    return text
+
+
+def moment_of(name: str, when: datetime | timedelta | None, now: int) -> int | None:
+    """Return a moment in microseconds, from an aware datetime or a span from now. Raises `ValueError` otherwise."""
+    if when is None:
+        return None
+    if isinstance(when, timedelta):
+        if when < timedelta(0):
+            raise ValueError(f"{name} is a span from now, not one before it")
+        moment = now + round(when.total_seconds() * SECOND)
+        if moment >= _LATEST:
+            raise ValueError(f"{name} lies behind the year 9999")
+        return moment
+    if not isinstance(when, datetime) or when.tzinfo is None:
+        raise ValueError(f"{name} is a timedelta from now, or a datetime with a time zone, not {when!r}")
+    return int(when.timestamp()) * SECOND + when.microsecond
+
+
+def span_of(overlap: timedelta | float) -> int:
+    """Return an overlap in microseconds. Raises `ValueError` for what is none."""
+    seconds = overlap.total_seconds() if isinstance(overlap, timedelta) else overlap
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 10**9:
+        raise ValueError(f"overlap is a timedelta or seconds, 0 or more, not {overlap!r}")
+    return round(seconds * SECOND)

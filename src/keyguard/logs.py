@@ -1,0 +1,56 @@
+"""Texts from outside, for logs and terminals.
+
+Rules:
+- What came from outside never ends a line, and never sends a terminal a command: a caller who could would write lines
+  of his own into the log, or erase others.
+- A word in a line of `name=value` is one word, or it is quoted.
+- The story of an exception has many lines: all but the first are indented, so that none passes for a line of the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+
+_WORD = re.compile(r"[!#-&(-<>-\[\]-~]{1,200}")  # printable ASCII but quotes, `=`, backslash and blank
+
+
+def plain(text: object) -> str:
+    """Put a text on one line, and escape what is not printable: line breaks, commands to terminals."""
+    line = str(text)
+    if line.isprintable():
+        return line
+    return "".join([one if one.isprintable() else one.encode("unicode_escape").decode() for one in line])
+
+
+def word(text: object) -> str:
+    """Make one word of a text: itself, or the text in quotes if it holds anything that could be taken for more."""
+    one = str(text)
+    return one if _WORD.fullmatch(one) else repr(one)
+
+
+def story(error: BaseException) -> str:
+    """Tell the traceback of an exception, each line but the first indented."""
+    return "\n  ".join(map(plain, "".join(traceback.format_exception(error)).splitlines()))
+
+
+class _Stories(logging.Filter):
+    """Formats the exceptions of records by `story`, before a handler does it in its own way."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and record.exc_text is None:
+            record.exc_text = story(error)
+        return True
+
+
+def logger(name: str) -> logging.Logger:
+    """Return the logger of that name, whose tracebacks keep to the rules."""
+    found = logging.getLogger(name)
+    if not any(isinstance(one, _Stories) for one in found.filters):
+        found.addFilter(_STORIES)
+    return found
+
+
+_STORIES = _Stories()
