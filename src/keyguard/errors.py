@@ -31,6 +31,14 @@ class StoreBusy(StoreError):
     logged = True
 
 
+class AmbiguousPath(KeyguardError):
+    """The path of a request can be read in more than one way, and something asked for it to decide by.
+
+    Raised by `Request.path` and by conditions such as `keyguard.path(...)`; a guard that lets it through refuses the
+    request with 400.
+    """
+
+
 class KeyNotFound(KeyguardError, LookupError):
     """No key has this id."""
 

@@ -137,7 +137,8 @@ class Exchange:
         try:
             # From HTTP/2 on, a body need not be announced by a header field.
             plain = carrier.get("http_version", "1.1")[:1] == "1"
-            await self.app(carrier, self.receive if plain else self._receive, self.send)
+            receive = self.receive if plain else self._receive
+            await self.app(carrier, without_body(receive) if self.request.findings.preflight else receive, self.send)
             if self.state in (STREAM, TEE, DISCARD):
                 return None
             error = NoResponse("the app returned without sending a response")
@@ -328,6 +329,22 @@ def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 async def _nothing() -> None:
     """What sending comes to once the app's response has been replaced."""
+
+
+def without_body(receive: Receive) -> Receive:
+    """What an app receives of a CORS preflight: no body, whatever comes."""
+    given = False
+
+    async def nothing() -> Message:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        while (message := await receive())["type"] == "http.request":
+            pass
+        return message
+
+    return nothing
 
 
 class _Relay:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any
 from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
+from weakref import WeakKeyDictionary
 
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
@@ -29,6 +31,24 @@ def open_store(store: str | Store, clock: Clock | None = None) -> Store:
         if not callable(getattr(store, "execute", None)):
             raise ConfigurationError(f"a store is a URL or has execute() and scan(), unlike {type(store).__name__}")
         return store
+    opened = _opened(store, clock)
+    if not store.startswith("memory:"):
+        _urls[opened] = blake2b(store.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return opened
+
+
+_urls: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
+
+
+def url_digest(store: Store) -> bytes | None:
+    """A digest of the URL by which a store was opened; `None` for one in memory, and for one that was not."""
+    try:
+        return _urls.get(store)
+    except TypeError:  # an object of the user's own that cannot be referred to weakly
+        return None
+
+
+def _opened(store: str, clock: Clock | None) -> Store:
     parts = urlsplit(store)
     if "#" in store and parts.scheme in ("memory", "sqlite", *_REDIS):
         # What follows would be left out, of a file's name or of a password.

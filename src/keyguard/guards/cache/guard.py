@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal, TypeAlias
 
+from keyguard.conditions import Condition
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Detach, Flow, call, is_async
 from keyguard.guards.cache import settings as checks
@@ -130,7 +131,7 @@ class ResponseCache(Holding):
             vary=checks.field_names("vary", vary),
             stale_on_error=checks.whole("stale_on_error", stale_on_error, 0, 7 * 86400, "seconds"),
         )
-        self.when = when
+        self.when = when.surely if isinstance(when, Condition) else when
         self.serve_exhausted = serve_exhausted
         self.coalesce = checks.number("coalesce", coalesce, 0, 300)
         self._max_entry_bytes = checks.whole("max_entry_bytes", max_entry_bytes, 1, 2**31, "bytes")

@@ -1,0 +1,92 @@
+"""How a request spells its path: what the app routes, and what else the path could be for it.
+
+Rules:
+- The path is the one after the prefix that the app is mounted under. Servers send that prefix inside of the path or
+  beside it, some frameworks ignore it, and what stands inside of a guard may cut off one of its own. So there are other
+  paths too: what closes a door holds for each of them.
+- What opens a door goes by the path. A prefix that some app inside goes by, nobody knows for which requests, must not
+  make another path of it.
+"""
+
+from __future__ import annotations
+
+from keyguard.paths import ambiguous, misplaced, readings, strip_root
+
+
+class Inside:
+    """What stands inside of a guard, as far as something hangs on it. This one is for nothing of note."""
+
+    cut: str = ""
+    """A prefix that the app cuts off paths by itself."""
+    root: str = ""
+    """The prefix that the app goes by, in the place of the server's."""
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Prefixes that some app inside goes by, nobody knows for which requests."""
+        return ()
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """These, and all others that something inside might cut off."""
+        return ()
+
+    @property
+    def answers_preflights(self) -> bool:
+        """Whether CORS preflights are answered before any view runs."""
+        return False
+
+
+NOTHING = Inside()
+
+
+class Spelling:
+    """The path of one request."""
+
+    __slots__ = ("_hidden", "_inside", "_others", "_root", "_tails", "ambiguous", "path", "raw_path")
+
+    def __init__(
+        self, path: str, raw_path: bytes | None, root: str = "", inside: Inside = NOTHING, tail: str | None = None
+    ) -> None:
+        """`path` is what follows the prefix `root`; `tail` what follows it if it stands elsewhere in the path."""
+        self._inside = inside
+        self._root = root
+        self._tails = [] if tail is None else [tail]
+        cut = inside.cut
+        if cut:
+            if misplaced(path, cut):
+                self._tails.append(path.partition(cut)[2])
+            path = strip_root(path, cut)
+            self._root = root + cut
+        self.path = path
+        """Decoded, after the prefix: what the app routes."""
+        self.raw_path = raw_path
+        self.ambiguous = bool(self._tails) or ambiguous(path, raw_path)
+        """Whether it could be read as another path than that."""
+        self._others: set[str] | None = None
+        self._hidden: set[str] | None = None
+
+    @property
+    def others(self) -> set[str]:
+        """What else the app may route the request as, apart from how it is spelled."""
+        if self._others is None:
+            plain = not self._inside.prefixes and not self._root
+            self._others = set() if plain else readings(self.path, self._root, self._inside.prefixes)
+        return self._others
+
+    @property
+    def hidden(self) -> set[str]:
+        """What an app inside that goes by a prefix routes it as; empty if no such prefix is there."""
+        if self._hidden is None:
+            self._hidden = readings(self.path, "", self._inside.hidden) if self._inside.hidden else set()
+        return self._hidden
+
+    @property
+    def texts(self) -> list[str]:
+        """All that the names of which it is made could stand in, for a path that is ambiguous."""
+        return [self.path, *("/" + tail.lstrip("/") for tail in self._tails)]
+
+    @property
+    def prefixed(self) -> bool:
+        """Whether some first segments may be a prefix."""
+        return bool(self._root or self._inside.prefixes)
