@@ -63,11 +63,12 @@ def readings(path: str, root: str, prefixes: Iterable[str]) -> set[str]:
     """What else a path may be for the app: with the prefix `root`, and without those that something may cut off.
 
     A prefix may hold variables, such as `/{tenant}/api`. Where it is no whole segment it is cut off all the same, for
-    many write `path.removeprefix("/api")`.
+    many write `path.removeprefix("/api")`. What is mounted further in may cut off `root` once more.
     """
-    found = {path, "/" + root.strip("/") + path} if root.strip("/") else {path}
+    root = root.strip("/")
+    found = {path, f"/{root}{path}"} if root else {path}
     waiting = list(found)
-    cuts = [_prefix(prefix) for prefix in prefixes]
+    cuts = [_prefix(prefix) for prefix in (*prefixes, root) if prefix]
     while waiting and len(found) < _READINGS:
         whole = waiting.pop()
         for cut in cuts:

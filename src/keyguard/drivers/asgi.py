@@ -21,8 +21,6 @@ class ASGIDriver:
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
         self.app = app
         self.engine = engine
-        self.prefix = engine.inside.root
-        """The prefix that the app puts in the place of the server's, further in than a driver that stands around it."""
         engine.late = self._settle_late
         engine.wait = wait
         engine.detach = self._detach
@@ -33,8 +31,6 @@ class ASGIDriver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         check_process()
         kind = scope["type"]
-        if self.prefix and kind != "lifespan":
-            scope["root_path"] = self.prefix
         if kind == "http":
             instant = self.engine.instant
             messages = None if instant is None else instant(scope)

@@ -122,7 +122,8 @@ class ASGIRequest(Request):
 
     @property
     def root(self) -> str:
-        return str(self.carrier.get("root_path") or "")
+        # FastAPI and Django may put one of their own in its place, further in.
+        return self.inside.root or str(self.carrier.get("root_path") or "")
 
     def sends(self, fields: FieldSet) -> bool:
         present = self._fields
