@@ -11,7 +11,7 @@ else are told apart by a name that they are given, and those of one process that
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -78,40 +78,49 @@ def _qualified(function: object) -> str:
 # -- sameness ---------------------------------------------------------------------------------------------------
 
 
-def same(one: object, other: object, depth: int = 0) -> bool:
+def same(one: object, other: object) -> bool:
     """Whether two settings mean the same: equal values, and functions that do the same with the same."""
-    if one is other:
+    return _same(one, other, {})
+
+
+def _same(one: object, other: object, seen: dict[tuple[int, int], object]) -> bool:
+    """`seen` are pairs that are the same if all the rest is: things may refer to each other."""
+    pair = (id(one), id(other))
+    if one is other or pair in seen:
         return True
-    if type(one) is not type(other) or depth > _DEEPEST:
+    if type(one) is not type(other) or len(seen) >= _MOST:
         return False
-    if isinstance(one, OnPaths) and isinstance(other, OnPaths):
-        return (one.texts, one.ignore_case) == (other.texts, other.ignore_case)
-    if isinstance(one, Limit) and isinstance(other, Limit):
-        return (one.code, one.quota, one.most) == (other.code, other.quota, other.most)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(value, other[key], depth + 1) for key, value in one.items())
+    seen[pair] = one, other  # which keeps their numbers from being given to others
     parts, others = _parts(one), _parts(other)
-    if parts is not None and others is not None:
-        pairs = zip(parts, others, strict=False)
-        return len(parts) == len(others) and all(same(part, twin, depth + 1) for part, twin in pairs)
-    try:
-        return bool(one == other)
-    except Exception:  # what it is compared by is the user's own
-        return False
+    if parts is None or others is None:
+        try:
+            return bool(one == other)
+        except Exception:  # what it is compared by is the user's own
+            return False
+    return len(parts) == len(others) and all(_same(*twins, seen) for twins in zip(parts, others, strict=True))
 
 
-_DEEPEST = 20  # a function may stand among its own values
+_MOST = 1000  # pairs that are compared; what is larger is another one
 
 
-def _parts(value: Any) -> tuple[object, ...] | list[object] | None:
+def _parts(value: Any) -> Sequence[object] | None:
     """What a setting is made of: all of it that counts; `None` where it is one piece."""
+    if isinstance(value, OnPaths):
+        return value.texts, value.ignore_case
+    if isinstance(value, Limit):
+        return value.code, value.quota, value.most
     if isinstance(value, FunctionType):
         return _made_of(value)
     if isinstance(value, MethodType):
         return value.__func__, value.__self__
     if isinstance(value, partial):
         return value.func, value.args, value.keywords
-    return value if isinstance(value, (tuple, list)) else None
+    if isinstance(value, (tuple, list)):
+        return value
+    if isinstance(value, dict):
+        return [part for pair in value.items() for part in pair]
+    by_itself = not any("__eq__" in vars(base) for base in type(value).__mro__[:-1])
+    return [value.__dict__] if by_itself and hasattr(value, "__dict__") and not isinstance(value, type) else None
 
 
 def _made_of(function: Any) -> tuple[object, ...]:

@@ -161,6 +161,10 @@ class ResponseCache(Holding):
         """How large a body may be: of a cache that is in this process alone, no larger than all of it."""
         return self._max_entry_bytes if self.shared is not None else min(self._max_entry_bytes, self.shelf.max_bytes)
 
+    def functions(self) -> dict[str, When]:
+        """The settings that are functions of the request."""
+        return {} if self.when is None else {"when": self.when}
+
     def asynchronous(self) -> dict[str, object]:
         """The settings that only an event loop can run."""
         return {"when": self.when} if is_async(self.when) else {}
