@@ -61,6 +61,9 @@ class OnPaths(Condition):
         return f"path({', '.join(map(repr, self.texts))})"
 
     def holds(self, request: Request, *, wide: bool) -> bool:
+        plain = request.plain_path
+        if plain is not None:
+            return self._wide.match(plain) if wide else self._exact.match(plain)
         spelling = request.spelling
         if spelling.ambiguous:
             return self._of_ambiguous(spelling)

@@ -20,9 +20,10 @@ from keyguard.errors import ConfigurationError
 
 # In the decoded path: backslashes, parameters, control characters, broken UTF-8; empty segments and dot segments;
 # escapes that are left, which whoever decodes once more (an app that forwards requests) reads as something else.
-_AMBIGUOUS = re.compile(
-    r"[\\;\x00-\x1f\x7f\ufffd\ud800-\udfff]|/(?:/|\.\.?(?:/|$))|%(?:[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4})"
-)
+_ODD = r"[\\;\x00-\x1f\x7f\ufffd\ud800-\udfff]|/(?:/|\.\.?(?:/|$))|%(?:[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4})"
+_AMBIGUOUS = re.compile(_ODD)
+# These, and what begins a query or a fragment.
+_TO_LOOK_AT = re.compile(r"[?#]|" + _ODD)
 # In the raw path: separators that decoding has made look like others.
 _AMBIGUOUS_RAW = re.compile(rb"%(?:2f|5c)", re.IGNORECASE)
 
@@ -37,6 +38,11 @@ def ambiguous(path: str, raw_path: bytes | None) -> bool:
         or path[:1] not in ("/", "")
         or (raw_path is not None and b"%" in raw_path and _AMBIGUOUS_RAW.search(raw_path) is not None)
     )
+
+
+def plain(path: str, raw_path: bytes | None) -> bool:
+    """Whether nothing about the spelling of a path needs a second look: what nearly all of them are."""
+    return _TO_LOOK_AT.search(path) is None and path[:1] == "/" and (raw_path is None or b"%" not in raw_path)
 
 
 def strip_root(path: str, root: str) -> str:

@@ -107,6 +107,7 @@ class Request:
 
     __slots__ = (
         "_path",
+        "_plain",
         "_spelling",
         "carrier",
         "clock",
@@ -146,6 +147,8 @@ class Request:
         self.read_body = False
         """Whether the app has got a body that no header field had announced."""
         self._path: str | None = None
+        """Where it was given and not found in the carrier."""
+        self._plain: str | None = None
         self._spelling: Spelling | None = None
         findings = carrier.get(SHARED)
         if findings is None:
@@ -218,13 +221,24 @@ class Request:
         Raises `AmbiguousPath` where it could be read as another path, until the app has been called: who decides by it
         would decide about something else. The request is refused with 400 then. `raw_path` can always be read.
         """
-        path = self._path
+        path = self._path or self.plain_path
         if path is None:
             spelling = self.spelling
             if (spelling.ambiguous or spelling.hidden) and not self.reached_app:
                 raise AmbiguousPath
-            path = self._path = spelling.path
+            path = spelling.path
         return path
+
+    @property
+    def plain_path(self) -> str | None:
+        """The path, if nothing about its spelling needs a second look; else `None`, and `spelling` tells of it."""
+        plain = self._plain
+        if plain is None:
+            plain = self._plain = self._find_plain()
+        return plain or None
+
+    def _find_plain(self) -> str:
+        return ""
 
     @property
     def spelling(self) -> Spelling:
@@ -240,7 +254,7 @@ class Request:
     @property
     def ambiguous(self) -> bool:
         """True where the path's spelling could be read as another path than the one the app routes."""
-        return self.spelling.ambiguous
+        return self.plain_path is None and self.spelling.ambiguous
 
     @property
     def identity(self) -> Identity:

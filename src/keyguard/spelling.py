@@ -32,6 +32,11 @@ class Inside:
         return ()
 
     @property
+    def prefixed(self) -> bool:
+        """Whether the path of a request may be anything else than what the server says of it."""
+        return bool(self.cut or self.root or self.prefixes)
+
+    @property
     def answers_preflights(self) -> bool:
         """Whether CORS preflights are answered before any view runs."""
         return False
@@ -51,27 +56,28 @@ class Spelling:
         """`path` is what follows the prefix `root`; `tail` what follows it if it stands elsewhere in the path."""
         self._inside = inside
         self._root = root
-        self._tails = [] if tail is None else [tail]
-        cut = inside.cut
-        if cut:
-            if misplaced(path, cut):
-                self._tails.append(path.partition(cut)[2])
-            path = strip_root(path, cut)
-            self._root = root + cut
+        self._tails: tuple[str, ...] = () if tail is None else (tail,)
+        self._others: set[str] | None = None
+        self._hidden: set[str] | None = None
+        if inside.cut:
+            path = self._cut_off(path, inside.cut)
         self.path = path
         """Decoded, after the prefix: what the app routes."""
         self.raw_path = raw_path
         self.ambiguous = bool(self._tails) or ambiguous(path, raw_path)
         """Whether it could be read as another path than that."""
-        self._others: set[str] | None = None
-        self._hidden: set[str] | None = None
+
+    def _cut_off(self, path: str, prefix: str) -> str:
+        if misplaced(path, prefix):
+            self._tails += (path.partition(prefix)[2],)
+        self._root += prefix
+        return strip_root(path, prefix)
 
     @property
     def others(self) -> set[str]:
         """What else the app may route the request as, apart from how it is spelled."""
         if self._others is None:
-            plain = not self._inside.prefixes and not self._root
-            self._others = set() if plain else readings(self.path, self._root, self._inside.prefixes)
+            self._others = readings(self.path, self._root, self._inside.prefixes)
         return self._others
 
     @property

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from keyguard.drivers.engine import Engine
-from keyguard.paths import misplaced, strip_root
+from keyguard.paths import misplaced, plain, strip_root
 from keyguard.request import FieldSet, Request
 from keyguard.response import Headers, field_value
 from keyguard.spelling import Spelling
@@ -161,6 +161,13 @@ class ASGIRequest(Request):
 
     def _forget_fields(self) -> None:
         self._fields = None
+
+    def _find_plain(self) -> str:
+        carrier = self.carrier
+        path: str = carrier["path"]
+        if carrier.get("root_path") or self.inside.prefixed or not plain(path, carrier.get("raw_path")):
+            return ""
+        return path
 
     def _spell(self) -> Spelling:
         whole, root = self.carrier["path"], self.root

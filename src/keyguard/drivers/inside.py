@@ -58,6 +58,10 @@ class AppInside(Inside):
         return tuple(sorted(self._found.own | self._found.prefixes))
 
     @cached_property
+    def prefixed(self) -> bool:
+        return super().prefixed
+
+    @cached_property
     def answers_preflights(self) -> bool:
         return any(map(_answers_preflights, _in_line(self._app)))
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from keyguard.drivers.engine import Engine
-from keyguard.paths import decode_wsgi_path
+from keyguard.paths import decode_wsgi_path, plain
 from keyguard.request import FieldSet, Request
 from keyguard.response import Headers
 from keyguard.spelling import Spelling
@@ -99,6 +99,13 @@ class WSGIRequest(Request):
 
     def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
         return replaced(self.carrier, fields) if fields else self.carrier
+
+    def _find_plain(self) -> str:
+        carrier = self.carrier
+        if carrier.get("SCRIPT_NAME") or self.inside.prefixed:
+            return ""
+        path = decode_wsgi_path(carrier.get("PATH_INFO", ""))
+        return path if plain(path, self.raw_path) else ""
 
     def _spell(self) -> Spelling:
         path = decode_wsgi_path(self.carrier.get("PATH_INFO", ""))
