@@ -91,7 +91,7 @@ def litestar_app() -> Litestar:
 
         return get(f"/{name}", name=name, media_type="text/plain")(answer)
 
-    return Litestar([handler(name) for name in NAMES], openapi_config=None)
+    return Litestar([handler(name) for name in NAMES], openapi_config=None, logging_config=None)
 
 
 def litestar_mount() -> Litestar:
@@ -100,7 +100,7 @@ def litestar_mount() -> Litestar:
         await inner(scope, receive, send)
 
     inner = starlette_app("/")  # what Litestar mounts sees a slash at each end
-    return Litestar([mounted], openapi_config=None)
+    return Litestar([mounted], openapi_config=None, logging_config=None)
 
 
 class Resource:

@@ -332,7 +332,7 @@ def test_each_plan_has_its_rates() -> None:
 
 def test_who_has_no_plan_or_one_that_nobody_knows_gets_the_default(caplog: pytest.LogCaptureFixture) -> None:
     assert planned(*["none"] * 3) == [200, 200, 429]
-    assert caplog.text == ""
+    assert "knows no plan" not in caplog.text
     assert planned(*["enterprise"] * 3) == [200, 200, 429]
     assert caplog.text.count("knows no plan 'enterprise': callers of it get the default") == 1
     assert planned(*["enterprise"] * 3, default="1/minute") == [200, 429, 429]

@@ -242,7 +242,7 @@ def litestar_with_cors(ran: list[str]) -> Litestar:
         return "done"
 
     assert isinstance(view, HTTPRouteHandler)
-    return Litestar([view], cors_config=CORSConfig(allow_origins=["https://a.test"]))
+    return Litestar([view], cors_config=CORSConfig(allow_origins=["https://a.test"]), logging_config=None)
 
 
 SEEN: dict[str, Any] = {
@@ -273,7 +273,7 @@ def test_it_passes_to_cors_middleware_that_is_seen_inside(where: str) -> None:
         asgi_app,
         FastAPI(),
         Starlette(routes=[Mount("/sub", app=cors(asgi_app))]),  # others than those below it get past
-        Litestar([]),
+        Litestar([], logging_config=None),
     ],
     ids=["none", "an app without", "one that is mounted", "litestar without"],
 )
