@@ -358,6 +358,10 @@ ROWS = [
     Row("other methods are free", "scope", get("/items/1"), 200, (get("/items/1", method="POST"),)),
     Row("other paths are free", "scope", get("/items/1/x", method="POST"), 200, (get("/items/1", method="POST"),)),
     Row("an unknown method falls under the rule", "scope", get("/items/1", method="post"), 429, (get("/items/1", method="POST"),)),
+    *[
+        Row(f"{name} may make it one that counts", "scope", get("/items/1", (name, "POST")), 429, (get("/items/1", method="POST"),))
+        for name in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-HTTP-Verb")
+    ],
     Row("an ambiguous path is refused", "scope", get("//items/1", method="POST"), 400, cause="request"),
     Row(
         "limits decide together", "two limits", get(), 429, (get(), get(), get()),

@@ -76,6 +76,11 @@ def plain_guard(request: Request) -> Response | None:
     return None if request.identity.plan else Response(403, [], b"")
 
 
+class PlainGuard:
+    def __call__(self, request: Request) -> Response | None:
+        return None if request.identity.plan else Response(403, [], b"")
+
+
 READERS: dict[str, Any] = {
     "by": lambda: RateLimit("2/minute", by=lambda r: r.identity.subject),
     "by a function": lambda: RateLimit("2/minute", by=by_subject),
@@ -88,6 +93,7 @@ READERS: dict[str, Any] = {
     "when, async": lambda: RateLimit("9/minute", when=is_staff_later),
     "exempt": lambda: RateLimit("9/minute", exempt=nested),
     "a plain guard": lambda: plain_guard,
+    "a plain guard of a class": lambda: PlainGuard(),
     "a cache's when": lambda: ResponseCache(when=lambda r: r.identity.plan == "free"),
     "plans": lambda: RateLimit(plans=PLANS, default="free"),
 }

@@ -12,12 +12,15 @@ from typing import Any
 import a2wsgi
 import falcon
 import falcon.asgi
+import flask
 import pytest
 import socketio
 from asgiref.wsgi import WsgiToAsgi
+from django.conf import LazySettings
 from django.http import HttpRequest, HttpResponse
 from django.test.utils import override_settings
 from django.urls import path as django_path
+from django.utils.functional import SimpleLazyObject
 from fastapi import APIRouter, FastAPI
 from flask import Flask
 from hypercorn.middleware.dispatcher import AsyncioDispatcherMiddleware
@@ -409,6 +412,56 @@ def test_format_suffixes_are_paths_of_their_own() -> None:
 
     assert closed("/users", "/users.json") == [403, 403]
     assert closed("/{users}") == [403, 403]
+
+
+# -- objects that must not be asked too much --------------------------------------------------------------------------
+
+
+class Explosive:
+    """A proxy without an object, as frameworks have them for the request of the moment."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"there is no request, and no {name}")
+
+    def __call__(self, *args: Any) -> Any: ...
+
+
+def test_proxies_lazy_objects_and_circles_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    inner = fastapi_app("/api")
+    proxies = (flask.request, flask.current_app, SimpleLazyObject(lambda: 1 // 0), LazySettings(), Explosive())
+
+    class Wrapper:
+        def __init__(self, app: Any) -> None:
+            self.app, self.again, self.proxies, self.missing = app, self, proxies, {"a": proxies}
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.app(scope, receive, send)
+
+    for app in (Wrapper(inner), closure(Wrapper(inner)), dispatching({"": inner, **dict(enumerate(proxies))})):
+        guarded = Keyguard(IPFilter(allow=["10.0.0.0/8"], paths=["/admin"])).asgi(app)
+        assert ask_asgi(guarded, Ask("/api/admin"), lint=False).status == 403
+    assert caplog.text.count("cannot look into") == 0
+
+
+def test_what_cannot_be_looked_into_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Starlette):
+        @property
+        def routes(self) -> Any:
+            raise OSError
+
+    guarded = Keyguard(IPFilter(allow=["10.0.0.0/8"], paths=["/admin"])).asgi(Broken())
+    assert ask_asgi(guarded, Ask("/admin"), lint=False).status == 403
+    assert "name it by Keyguard(root_path=...)" in caplog.text
+
+
+def test_an_app_of_any_size_is_looked_into_for_a_moment() -> None:
+    apps: list[Any] = [closure(starlette_app()) for _ in range(5000)]
+
+    async def one_of_many(scope: Any, receive: Any, send: Any) -> None:
+        await apps[0](scope, receive, send)
+
+    guarded = Keyguard(IPFilter(allow=["10.0.0.0/8"], paths=["/admin"])).asgi(one_of_many)
+    assert ask_asgi(guarded, Ask("/admin"), lint=False).status == 403
 
 
 # -- a prefix that is named -----------------------------------------------------------------------------------------

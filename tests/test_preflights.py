@@ -168,6 +168,17 @@ def test_a_thousand_of_them_run_the_app_no_more_often_than_the_limit_outside_say
     assert len(ran) <= 5
 
 
+def test_what_an_app_makes_of_one_is_counted() -> None:
+    """An app that dispatches a copied scope again, as a request of another method: it is no preflight any more."""
+    inner = Keyguard(RateLimit("1/minute")).asgi(asgi_app)
+
+    async def batch(scope: Any, receive: Any, send: Any) -> None:
+        await inner({**scope, "method": "DELETE"}, receive, send)
+
+    app = Keyguard(APIKeys(preflights=True)).asgi(batch)
+    assert [ask_asgi(app, PREFLIGHT, lint=False).status for _ in range(2)] == [200, 429]
+
+
 # -- no body ----------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ def needs_of(guard: Any) -> frozenset[str]:
     """
     needs = frozenset(getattr(guard, "needs", ()))
     functions: list[Callable[..., Any]] = [*getattr(guard, "functions", dict)().values()]
-    if isinstance(guard, (FunctionType, MethodType)) and not is_async(guard):
+    if callable(guard) and not is_async(guard):
         functions.append(guard)
     return needs | {"identity"} if any(map(reads_identity, functions)) else needs
 

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from keyguard.errors import AmbiguousPath, ConfigurationError
+from keyguard.fields import FieldSet as FieldSet
+from keyguard.fields import asks_for_another_method
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.spelling import NOTHING, Inside, Spelling
 
@@ -40,29 +42,7 @@ UNKNOWN_IDENTITY = (
     "Keyguard(APIKeys(), RateLimit(...)); stacked one by one, APIKeys is added last, so that it stands outside"
 )
 
-# X-HTTP-Method-Override, X-HTTP-Method, X-Method-Override and whatever else asks for another method: a field that
-# browsers do not send with a preflight is better taken for one too many.
-_OVERRIDE = re.compile("method|override|verb")
-_OF_PREFLIGHTS = frozenset({"access-control-request-method"})
-
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-
-class FieldSet:
-    """Names of header fields, to ask of a request at once whether it has any of them."""
-
-    __slots__ = ("names", "raw", "variables")
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.names = tuple(names)
-        """Lower case."""
-        self.raw = frozenset(name.encode("latin-1") for name in self.names)
-        """As ASGI has them."""
-        self.variables = frozenset(
-            variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
-            for variable in (name.upper().replace("-", "_") for name in self.names)
-        )
-        """As WSGI has them (RFC 3875, section 4.1.18)."""
 
 
 class Findings:
@@ -307,7 +287,7 @@ class Request:
             and self.header("access-control-request-method") is not None
             and self.header("content-length") in (None, "", "0")
             and self.header("transfer-encoding") is None
-            and not any(_OVERRIDE.search(name) for name in self.field_names() if name not in _OF_PREFLIGHTS)
+            and not any(map(asks_for_another_method, self.field_names()))
         )
 
     @contextmanager

@@ -48,14 +48,15 @@ NOTHING = Inside()
 class Spelling:
     """The path of one request."""
 
-    __slots__ = ("_hidden", "_inside", "_others", "_root", "_tails", "ambiguous", "path", "raw_path")
+    __slots__ = ("_hidden", "_inside", "_others", "_tails", "ambiguous", "path", "raw_path", "root")
 
     def __init__(
         self, path: str, raw_path: bytes | None, root: str = "", inside: Inside = NOTHING, tail: str | None = None
     ) -> None:
         """`path` is what follows the prefix `root`; `tail` what follows it if it stands elsewhere in the path."""
         self._inside = inside
-        self._root = root
+        self.root = root
+        """The prefix before it."""
         self._tails: tuple[str, ...] = () if tail is None else (tail,)
         self._others: set[str] | None = None
         self._hidden: set[str] | None = None
@@ -70,14 +71,14 @@ class Spelling:
     def _cut_off(self, path: str, prefix: str) -> str:
         if misplaced(path, prefix):
             self._tails += (path.partition(prefix)[2],)
-        self._root += prefix
+        self.root += prefix
         return strip_root(path, prefix)
 
     @property
     def others(self) -> set[str]:
         """What else the app may route the request as, apart from how it is spelled."""
         if self._others is None:
-            self._others = readings(self.path, self._root, self._inside.prefixes)
+            self._others = readings(self.path, self.root, self._inside.prefixes)
         return self._others
 
     @property
@@ -95,4 +96,4 @@ class Spelling:
     @property
     def prefixed(self) -> bool:
         """Whether some first segments may be a prefix."""
-        return bool(self._root or self._inside.prefixes)
+        return bool(self.root or self._inside.prefixes)

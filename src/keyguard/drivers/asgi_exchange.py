@@ -138,7 +138,9 @@ class Exchange:
             # From HTTP/2 on, a body need not be announced by a header field.
             plain = carrier.get("http_version", "1.1")[:1] == "1"
             receive = self.receive if plain else self._receive
-            await self.app(carrier, without_body(receive) if self.request.findings.preflight else receive, self.send)
+            if self.request.findings.preflight and self.request.method == "OPTIONS":
+                receive = without_body(receive)
+            await self.app(carrier, receive, self.send)
             if self.state in (STREAM, TEE, DISCARD):
                 return None
             error = NoResponse("the app returned without sending a response")

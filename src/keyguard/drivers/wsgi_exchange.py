@@ -133,7 +133,7 @@ class Exchange:
         error: Exception
         iterable: Iterable[bytes] | None = None
         try:
-            if self.request.findings.preflight:
+            if self.request.findings.preflight and environ["REQUEST_METHOD"] == "OPTIONS":
                 environ = {**environ, "wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}  # whatever comes, it has no body
             iterable = self.app(environ, self.start_response)
             if iterable is None:

@@ -33,7 +33,7 @@ class Limiting:
         raise NotImplementedError
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
-        if request.findings.preflight:
+        if request.findings.preflight and request.method == "OPTIONS":
             return await forward(request)  # nothing is known of its caller
         try:
             asked: Any = self.asked(request)

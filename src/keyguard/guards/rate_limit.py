@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from keyguard.conditions import Condition, OnPaths, on_paths
 from keyguard.errors import ConfigurationError
+from keyguard.fields import METHOD_OVERRIDES
 from keyguard.flow import call, check_takes, is_async
 from keyguard.guards import limit_names
 from keyguard.guards import limit_settings as settings
@@ -60,7 +61,8 @@ class RateLimit(Limiting):
     - `when`, `exempt`: functions of the request, or `path(...)`: the limit applies if `when` is true and `exempt` is
       not.
     - `methods`: exact method names it applies to; `GET` means `HEAD` as well, which apps answer with the same code. A
-      method that HTTP does not define always counts.
+      method that HTTP does not define always counts, and so does a request with a field such as
+      `X-HTTP-Method-Override`, of which something inside may make one of another method.
     - `paths`: patterns (`"/items/{id}"`, `"/docs/*"`) it applies to, or `path(...)`. All paths it applies to share one
       counter.
     - `ignore_case`: the app routes paths in any case, so `paths` are meant in any case.
@@ -209,7 +211,9 @@ class RateLimit(Limiting):
 
     def _counts(self, request: Request) -> bool:
         """Whether the request is one that this limit is about."""
-        return request.method not in self._uncounted and (self.paths is None or self.paths.closes(request))
+        if request.method in self._uncounted and not request.sends(METHOD_OVERRIDES):
+            return False
+        return self.paths is None or self.paths.closes(request)
 
     def _identity(self, request: Request) -> Identity:
         identity = request.findings.identity
