@@ -7,6 +7,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import a2wsgi
@@ -381,6 +382,30 @@ def test_routes_that_stand_together_are_the_app_s_own() -> None:
     guarded = Keyguard(IPFilter(allow=["10.0.0.0/8"], paths=["/admin"])).asgi(app)
     assert ask_asgi(guarded, Ask("/users/admin"), lint=False).status == 200
     assert ask_asgi(guarded, Ask("/admin"), lint=False).status == 403
+
+
+def test_mounts_of_an_app_that_is_built_like_blacksheep_s() -> None:
+    """Which keeps routes to mounted apps in a registry, and takes a prefix in any case."""
+
+    class Application:
+        def __init__(self, *mounts: tuple[str, Any]) -> None:
+            routes = [SimpleNamespace(pattern=prefix.encode() + b"/*", handler=app) for prefix, app in mounts]
+            self.mount_registry = SimpleNamespace(mounted_apps=routes)
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            for route in self.mount_registry.mounted_apps:
+                prefix = route.pattern.decode()[:-2]
+                if scope["path"].lower().startswith(prefix + "/"):
+                    await route.handler({**scope, "path": scope["path"][len(prefix) :]}, receive, send)
+                    return
+
+    Application.__module__ = "blacksheep.server.application"
+    app = Application(("/api", Application(("/v1", starlette_app()))))
+    guarded = Keyguard(IPFilter(allow=["10.0.0.0/8"], paths=["/admin"])).asgi(app)
+    statuses = [
+        ask_asgi(guarded, Ask(t), lint=False).status for t in ("/api/v1/admin", "/API/V1/admin", "/api/v1/other")
+    ]
+    assert statuses == [403, 403, 200]
 
 
 # -- Django, which has one set of settings ---------------------------------------------------------------------------

@@ -68,8 +68,9 @@ def decode_wsgi_path(path_info: str) -> str:
 def readings(path: str, root: str, prefixes: Iterable[str]) -> set[str]:
     """What else a path may be for the app: with the prefix `root`, and without those that something may cut off.
 
-    A prefix may hold variables, such as `/{tenant}/api`. Where it is no whole segment it is cut off all the same, for
-    many write `path.removeprefix("/api")`. What is mounted further in may cut off `root` once more.
+    A prefix may hold variables, such as `/{tenant}/api`, and stand there in any case. If it is no whole segment it is
+    cut off all the same, for many write `path.removeprefix("/api")`. What is mounted further in may cut off `root` once
+    more.
     """
     root = root.strip("/")
     found = {path, f"/{root}{path}"} if root else {path}
@@ -95,7 +96,7 @@ _READINGS = 64  # each is another way to read one path: a prefix that is repeate
 @lru_cache(maxsize=256)
 def _prefix(prefix: str) -> re.Pattern[str]:
     parts = ("[^/]+" if segment[:1] == "{" else re.escape(segment) for segment in prefix.strip("/").split("/"))
-    return re.compile("/" + "/".join(parts))
+    return re.compile("/" + "/".join(parts), re.IGNORECASE)
 
 
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f\ufffd\ud800-\udfff]|%u[0-9A-Fa-f]{4}")

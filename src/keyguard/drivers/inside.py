@@ -169,6 +169,10 @@ def _of_framework(app: Any, found: _Found) -> list[Any]:
     for prefix, mounted in _mounts(_routes(app)):
         found.prefixes.update(strings([prefix]))
         further.append(mounted)
+    if "blacksheep.server.application" in modules_of(app):
+        for route in app.mount_registry.mounted_apps:
+            found.prefixes.update(strings([route.pattern.decode("latin-1").removesuffix("/*")]))
+            further.append(route.handler)
     # Middleware that was put in the place of the app's own callable.
     further += [held[name] for name in ("wsgi_app", "asgi_app") if name in held]
     return [part for part in further if part is not None]
