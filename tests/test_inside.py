@@ -16,6 +16,7 @@ import falcon.asgi
 import flask
 import pytest
 import socketio
+import wrapt
 from asgiref.wsgi import WsgiToAsgi
 from django.conf import LazySettings
 from django.http import HttpRequest, HttpResponse
@@ -26,7 +27,9 @@ from fastapi import APIRouter, FastAPI
 from flask import Flask
 from hypercorn.middleware.dispatcher import AsyncioDispatcherMiddleware
 from litestar import Litestar, asgi, get
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from rest_framework.urlpatterns import format_suffix_patterns
+from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as StarletteRequest
@@ -205,6 +208,10 @@ async def with_app(app: Any, scope: Any, receive: Any, send: Any) -> None:
     await app(scope, receive, send)
 
 
+def pass_on(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    return wrapped(*args, **kwargs)
+
+
 def decorated(app: Any) -> Any:
     @functools.wraps(app.__call__)
     async def wrapper(*args: Any) -> None:
@@ -279,8 +286,16 @@ ASGI: dict[str, Callable[[], Any]] = {
     "flask over a2wsgi": lambda: a2wsgi.WSGIMiddleware(flask_app()),
     "flask over asgiref": lambda: WsgiToAsgi(flask_app()),
     "a dispatcher over a2wsgi": lambda: a2wsgi.WSGIMiddleware(DispatcherMiddleware(flask_app(), {"/api": flask_app()})),
+    "sentry": lambda: SentryAsgiMiddleware(fastapi_app("/api")),
+    "opentelemetry": lambda: OpenTelemetryMiddleware(fastapi_app("/api")),
+    "a proxy of an agent": lambda: wrapt.FunctionWrapper(fastapi_app("/api"), pass_on),
     "one of this project's layers": lambda: keyguard.asgi.RateLimit(fastapi_app("/api"), "9999/hour"),
 }
+KNOWN = (
+    *("an app with a prefix", "socketio", "middleware", "a closure", "closures", "a function and a global"),
+    *("a partial function", "a decorated function", "sentry", "opentelemetry", "a proxy of an agent"),
+)
+"""Those in which each request gets to the one app with a prefix of its own."""
 WSGI: dict[str, Callable[[], Any]] = {
     "the app itself": flask_app,
     "the app's callable": lambda: flask_app().wsgi_app,
@@ -360,7 +375,7 @@ def test_whatever_hides_the_app_an_opening_rule_opens_nothing_else(world: str, i
 
 @pytest.mark.filterwarnings("ignore")
 def test_an_app_with_a_prefix_of_its_own_opens_what_it_routes() -> None:
-    for name in ("an app with a prefix", "socketio", "middleware", "a closure", "closures", "a function and a global"):
+    for name in KNOWN:
         app = Keyguard(APIKeys(public=["/health"])).asgi(ASGI[name]())
         assert [ask_asgi(app, Ask(target), lint=False).status for target in ("/health", "/api/health")] == [200, 200]
     # Where nobody knows which app gets a request, a door stays shut until the prefix is named.
@@ -526,7 +541,7 @@ def test_a_function_reads_the_path_behind_the_app_s_own_prefix() -> None:
     def closed(request: Request) -> Response | None:
         return Response(403, [], b"") if request.path.startswith("/admin") else None
 
-    for name in ("an app with a prefix", "socketio", "closures"):
+    for name in KNOWN:
         with in_peace():
             app = Keyguard(closed).asgi(ASGI[name]())
             assert [ask_asgi(app, Ask(t), lint=False).status for t in ("/api/admin", "/admin", "/api/other")] == [

@@ -86,7 +86,9 @@ def is_app(thing: Any) -> bool:
     if not names:
         return bool(code.co_flags & inspect.CO_VARARGS)
     # ASGI's (scope, receive, send) and WSGI's (environ, start_response), as nearly everybody calls them.
-    return names[0] == "scope" or names[2:] == ("send",) or any("start" in name for name in names[1:2])
+    if len(names) == 3 and (names[0] == "scope" or names[2] == "send"):
+        return True
+    return len(names) >= 2 and "start" in names[1]
 
 
 def parts(thing: Any) -> Iterator[Any]:
@@ -95,6 +97,10 @@ def parts(thing: Any) -> Iterator[Any]:
         yield held_by(thing).get("app")  # the rest is keyguard's own
         return
     for part in _references(thing):
+        if is_a(part, MethodType) and part.__self__ is thing:
+            continue  # its own
+        if is_a(part, MethodType) and part.__name__ == "__call__":
+            part = part.__self__
         if is_a(part, Mapping):
             yield from [inner for value in part.values() for inner in _flat(value)]
         else:
@@ -158,6 +164,10 @@ def _attributes(thing: Any) -> dict[str, Any]:
         for name in (slots,) if isinstance(slots, str) else slots:
             with suppress(AttributeError):
                 held[name] = object.__getattribute__(thing, name)
+    with suppress(Exception):
+        held["__wrapped__"] = object.__getattribute__(thing, "__wrapped__")
+        if held_by(thing) is held_by(held["__wrapped__"]):  # a proxy, of agents that wrap apps say
+            return {"__wrapped__": held["__wrapped__"]}
     return held | held_by(thing)
 
 
