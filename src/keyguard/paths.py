@@ -75,7 +75,7 @@ def readings(path: str, root: str, prefixes: Iterable[str]) -> set[str]:
     root = root.strip("/")
     found = {path, f"/{root}{path}"} if root else {path}
     waiting = list(found)
-    cuts = [_prefix(prefix) for prefix in (*prefixes, root) if prefix]
+    cuts = [prefix_pattern(prefix) for prefix in (*prefixes, root) if prefix]
     while waiting and len(found) < _READINGS:
         whole = waiting.pop()
         for cut in cuts:
@@ -94,7 +94,8 @@ _READINGS = 64  # each is another way to read one path: a prefix that is repeate
 
 
 @lru_cache(maxsize=256)
-def _prefix(prefix: str) -> re.Pattern[str]:
+def prefix_pattern(prefix: str) -> re.Pattern[str]:
+    """What matches a prefix at the beginning of a path: `{...}` is any segment."""
     parts = ("[^/]+" if segment[:1] == "{" else re.escape(segment) for segment in prefix.strip("/").split("/"))
     return re.compile("/" + "/".join(parts), re.IGNORECASE)
 

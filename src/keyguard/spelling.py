@@ -31,10 +31,9 @@ class Inside:
         """These, and all others that something inside might cut off."""
         return ()
 
-    @property
-    def prefixed(self) -> bool:
-        """Whether the path of a request may be anything else than what the server says of it."""
-        return bool(self.cut or self.root or self.prefixes)
+    def may_cut(self, path: str) -> bool:
+        """Whether something inside may cut off a part of this path."""
+        return False
 
     @property
     def answers_preflights(self) -> bool:

@@ -165,7 +165,7 @@ class ASGIRequest(Request):
     def _find_plain(self) -> str:
         carrier = self.carrier
         path: str = carrier["path"]
-        if carrier.get("root_path") or self.inside.prefixed or not plain(path, carrier.get("raw_path")):
+        if carrier.get("root_path") or not plain(path, carrier.get("raw_path")) or self.inside.may_cut(path):
             return ""
         return path
 

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -29,6 +30,7 @@ from keyguard.drivers.objects import (
     strings,
     texts,
 )
+from keyguard.paths import prefix_pattern
 from keyguard.spelling import Inside
 
 T = TypeVar("T")
@@ -69,8 +71,15 @@ class AppInside(Inside):
         return tuple(sorted(self._found.own | self._found.prefixes))
 
     @cached_property
-    def prefixed(self) -> bool:
-        return super().prefixed
+    def _cuts(self) -> re.Pattern[str] | None:
+        # An own prefix is cut off by some wherever it stands.
+        anywhere = [".*" + re.escape(prefix) for prefix in (self.cut, self.root) if prefix]
+        found = [*anywhere, *(prefix_pattern(prefix).pattern for prefix in self.prefixes)]
+        return re.compile("|".join(found), re.IGNORECASE | re.DOTALL) if found else None
+
+    def may_cut(self, path: str) -> bool:
+        cuts = self._cuts
+        return cuts is not None and cuts.match(path) is not None
 
     @cached_property
     def answers_preflights(self) -> bool:

@@ -102,10 +102,10 @@ class WSGIRequest(Request):
 
     def _find_plain(self) -> str:
         carrier = self.carrier
-        if carrier.get("SCRIPT_NAME") or self.inside.prefixed:
+        if carrier.get("SCRIPT_NAME"):
             return ""
         path = decode_wsgi_path(carrier.get("PATH_INFO", ""))
-        return path if plain(path, self.raw_path) else ""
+        return path if plain(path, self.raw_path) and not self.inside.may_cut(path) else ""
 
     def _spell(self) -> Spelling:
         path = decode_wsgi_path(self.carrier.get("PATH_INFO", ""))
