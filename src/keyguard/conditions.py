@@ -1,9 +1,9 @@
-"""Conditions on requests: what a setting such as `when=`, `exempt=` or `public=` may be given in place of a function.
+"""Conditions on requests, for settings such as `when=`, `exempt=` or `public=`, in place of a function or a list.
 
 Rules:
 - A condition that opens a door is exact; one that closes a door is wide, and holds for everything that an app may route
   like what it names. The setting says which of the two is meant; called as a function, it closes.
-- Where it depends on a path that can be read in more than one way it raises `AmbiguousPath`, which refuses the request.
+- If it depends on a path that can be read in more than one way it raises `AmbiguousPath`, which refuses the request.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class Condition:
     __slots__ = ()
 
     def holds(self, request: Request, *, wide: bool) -> bool:
-        """Whether it holds. Raises `AmbiguousPath` where that depends on how the path is read."""
+        """Tell whether it holds. Raises `AmbiguousPath` if that depends on how the path is read."""
         raise NotImplementedError
 
     def closes(self, request: Request) -> bool:
-        """Whether it holds, for what closes a door: a limit, a filter, a scope that is needed."""
+        """Tell whether it holds, for something that closes a door: a limit, a filter, a scope that is needed."""
         return self.holds(request, wide=True)
 
     def opens(self, request: Request) -> bool:
-        """Whether it holds, for what opens a door: a public path, an exemption."""
+        """Tell whether it holds, for something that opens a door: a public path, an exemption."""
         return self.holds(request, wide=False)
 
     def surely(self, request: Request) -> bool:
-        """The same, and false where nobody can say: for what is a help and no decision, such as a cache."""
+        """Tell the same, and false if nobody can say: for a help that decides nothing, such as a cache."""
         try:
             return self.holds(request, wide=False)
         except AmbiguousPath:
@@ -97,19 +97,19 @@ def path(*patterns: str, ignore_case: bool = False) -> OnPaths:
     For `RateLimit(when=...)` and `exempt=...`, `APIKeys(public=...)`, `ResponseCache(when=...)` and wherever a list of
     `paths` is taken; and to be called in functions of your own: `path("/admin/*")(request)`.
 
-    - Where it opens a door (`public`, `exempt`, a cache's `when`) it is exact. Where it closes one (`when`, `paths`,
-      functions of your own) it holds for `/items/` as for `/items` and `/items/{id}`, and for what the app may route
-      like them behind a prefix.
+    - In settings that open a door (`public`, `exempt`, a cache's `when`) it is exact. In those that close one (`when`,
+      `paths`, functions of your own) it holds for `/items/` as for `/items` and `/items/{id}`, and for paths that the
+      app may route like them behind a prefix.
     - `ignore_case`: the app routes paths in any case, and what is closed is closed in any case.
     - A path that can be read in more than one way, one of which is meant, is refused with 400.
 
-    Raises `ConfigurationError` for what is no pattern.
+    Raises `ConfigurationError` for a text that is not a pattern.
     """
     return OnPaths(patterns, ignore_case=ignore_case)
 
 
 def on_paths(word: str, given: Iterable[str] | OnPaths | None, ignore_case: bool) -> OnPaths | None:
-    """What a setting of paths was given: patterns, or what `path(...)` returned; `None` where nothing was.
+    """Make a condition of a setting of paths: of patterns, or of another condition; `None` if nothing was given.
 
     Raises `ConfigurationError` for what is neither, and for an `ignore_case` that nothing is there for.
     """

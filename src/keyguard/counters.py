@@ -34,7 +34,7 @@ _lock = Lock()
 
 
 def claim(store: Any, guards: Iterable[Any]) -> None:
-    """Note that the limits among `guards` count in a store. Raises `ConfigurationError` where that is no good."""
+    """Note that the limits among `guards` count in a store. Raises `ConfigurationError` if some of them would clash."""
     limits = [guard for guard in guards if isinstance(guard, RateLimit)]
     _check_stack(limits)
     with _lock:

@@ -10,7 +10,7 @@ class KeyguardError(Exception):
 class ConfigurationError(KeyguardError, ValueError):
     """A setting is wrong. Raised while the app is being put together; on a request only by what could not be seen then.
 
-    That is a function that reads the caller's identity where no `APIKeys` stands outside of it: the request gets a 503.
+    That is a function that reads the caller's identity though no `APIKeys` stands outside of it; the answer is a 503.
     """
 
 

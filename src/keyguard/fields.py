@@ -35,7 +35,7 @@ METHOD_OVERRIDES = FieldSet(
 
 
 def asks_for_another_method(name: str) -> bool:
-    """Whether a field may be one by which middleware makes a request of another method of it.
+    """Tell whether a field may be one by which middleware makes a request of another method of it.
 
     Goes by the name, in lower case: one too many is better than one that is not known. It is for preflights, with which
     browsers send no such field but this one.

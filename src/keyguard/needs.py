@@ -1,4 +1,4 @@
-"""What guards need of those that stand outside of them, as far as it can be seen before any request."""
+"""Needs of guards: things that others outside of them must provide, as far as it can be seen before any request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keyguard.flow import is_async
 
 
 def needs_of(guard: Any) -> frozenset[str]:
-    """The words that a guard names itself, and `identity` where one of its functions reads that of the request.
+    """List the words that a guard names itself, and `identity` if one of its functions reads that of the request.
 
     An async guard is not looked into: it may read the identity after it has called those further in.
     """
@@ -25,7 +25,7 @@ def needs_of(guard: Any) -> frozenset[str]:
 
 
 def unmet_needs(guards: Iterable[Any]) -> frozenset[str]:
-    """What the guards need of layers further out. A need that only a later guard provides is an order gone wrong."""
+    """List what guards need of layers further out. A need that only a later guard provides is an order gone wrong."""
     guards = list(guards)
     unmet: set[str] = set()
     provided: set[str] = set()
@@ -41,7 +41,7 @@ def unmet_needs(guards: Iterable[Any]) -> frozenset[str]:
 
 
 def reads_identity(function: Callable[..., Any]) -> bool:
-    """Whether a function reads `.identity` of its argument, the request. What it calls is not looked into."""
+    """Tell whether a function reads `.identity` of its argument, the request. What it calls is not looked into."""
     given = 0
     while isinstance(function, partial):
         given += len(function.args)

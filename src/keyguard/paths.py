@@ -4,7 +4,7 @@ Rules:
 - A rule sees the decoded path, after the prefix that the app is mounted under, cut on whole segments.
 - Patterns match whole segments: `"/docs/*"` is `/docs` and all below it, and never `/docsx`.
 - A spelling that some server, framework, proxy or later client might read as another path is not interpreted: it is
-  ambiguous. Where a rule's patterns could be meant by it, the request is refused; a rule that it cannot concern,
+  ambiguous. If a rule's patterns could be meant by it, the request is refused; a rule that it cannot concern,
   however it is read, does not apply to it.
 """
 
@@ -41,7 +41,7 @@ def ambiguous(path: str, raw_path: bytes | None) -> bool:
 
 
 def plain(path: str, raw_path: bytes | None) -> bool:
-    """Whether nothing about the spelling of a path needs a second look: what nearly all of them are."""
+    """Tell whether nothing about the spelling of a path needs a second look, as with nearly all of them."""
     return _TO_LOOK_AT.search(path) is None and path[:1] == "/" and (raw_path is None or b"%" not in raw_path)
 
 
@@ -66,7 +66,7 @@ def decode_wsgi_path(path_info: str) -> str:
 
 
 def readings(path: str, root: str, prefixes: Iterable[str]) -> set[str]:
-    """What else a path may be for the app: with the prefix `root`, and without those that something may cut off.
+    """List what else a path may be for the app: with the prefix `root`, and without those that something may cut off.
 
     A prefix may hold variables, such as `/{tenant}/api`, and stand there in any case. If it is no whole segment it is
     cut off all the same, for many write `path.removeprefix("/api")`. What is mounted further in may cut off `root` once
@@ -95,7 +95,7 @@ _READINGS = 64  # each is another way to read one path: a prefix that is repeate
 
 @lru_cache(maxsize=256)
 def prefix_pattern(prefix: str) -> re.Pattern[str]:
-    """What matches a prefix at the beginning of a path: `{...}` is any segment."""
+    """Compile what matches a prefix at the beginning of a path: `{...}` is any segment."""
     parts = ("[^/]+" if segment[:1] == "{" else re.escape(segment) for segment in prefix.strip("/").split("/"))
     return re.compile("/" + "/".join(parts), re.IGNORECASE)
 
@@ -107,7 +107,7 @@ _LONGEST, _DEEPEST, _MOST_WORDS = 4096, 8, 256
 
 
 def words_of(path: str) -> list[str] | None:
-    """The names that a path is made of, in order, however it is read; `None` for what could be read as anything.
+    """List the names that a path is made of, in order, however it is read; `None` if it could be read as anything.
 
     Every reading of it is made of some of these and of nothing else: decoding it again, taking other signs for
     separators, dropping parameters, empty segments and dot segments or a prefix only leaves some of them out.
@@ -125,7 +125,7 @@ def words_of(path: str) -> list[str] | None:
 
 
 def _fewest_segments(path: str, raw_path: bytes | None) -> int:
-    """How many segments a path has at least, however it is read."""
+    """Count the segments that a path has at least, however it is read."""
     if path.startswith("//") or any(sign in path for sign in ("..", ";", "\\", "%", "?", "#")):
         return 0
     if raw_path is None:
@@ -134,7 +134,7 @@ def _fewest_segments(path: str, raw_path: bytes | None) -> int:
 
 
 def _fold(text: str) -> str:
-    """A text as routers see it that ignore case, such as those that match with `re.IGNORECASE`."""
+    """Make a text what it is for routers that ignore case, such as those that match with `re.IGNORECASE`."""
     return text.upper().casefold().replace("i\u0307", "i")
 
 
@@ -204,9 +204,9 @@ class Paths:
         return bool(self._root) and _walk(self._root, path.split("/")[1:], 0)
 
     def concerned(self, path: str, raw_path: bytes | None = None) -> bool:
-        """Whether an ambiguous path could be read as one that matches.
+        """Tell whether an ambiguous path could be read as one that matches.
 
-        It may say yes too often, and never says no where some reading matches.
+        It may say yes too often, and never says no if some reading matches.
         """
         words = words_of(path)
         if words is None or self.everything:

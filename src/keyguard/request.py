@@ -66,7 +66,7 @@ class Findings:
 
     def __init__(self) -> None:
         self.identity: Identity | None = None
-        """The caller; `None` where no `APIKeys` has looked for it."""
+        """The caller; `None` if no `APIKeys` has looked for it."""
         self.preflight = False
         """Whether it is a CORS preflight that `APIKeys` has let pass, which no limit further in counts."""
         self.client: Address | None = None
@@ -119,7 +119,7 @@ class Request:
         self.source = source
         self.clock = clock
         self.inside = inside
-        """What stands inside of the guards."""
+        """The app and all that stands in front of it, as far as it can be seen."""
         self.deferred: list[Deferred] | None = None
         self.late: Callable[[Deferred], None] | None = None
         self.reached_app = False
@@ -198,7 +198,7 @@ class Request:
     def path(self) -> str:
         """The decoded path that the app routes on: after `root_path` (ASGI) or `SCRIPT_NAME` (WSGI).
 
-        Raises `AmbiguousPath` where it could be read as another path, until the app has been called: who decides by it
+        Raises `AmbiguousPath` if it could be read as another path, until the app has been called: who decides by it
         would decide about something else. The request is refused with 400 then. `raw_path` can always be read.
         """
         path = self._path or self.plain_path
@@ -222,7 +222,7 @@ class Request:
 
     @property
     def spelling(self) -> Spelling:
-        """The path with all that it could be, for conditions; and for what decides nothing by it."""
+        """The path with all that it could be, for conditions; and for those who decide nothing by it."""
         spelling = self._spelling
         if spelling is None:
             spelling = self._spelling = self._spell()
@@ -238,9 +238,9 @@ class Request:
 
     @property
     def identity(self) -> Identity:
-        """The caller, as `APIKeys` found it: `ANONYMOUS` where no key was needed and none was sent.
+        """The caller, as `APIKeys` found it: `ANONYMOUS` if no key was needed and none was sent.
 
-        Raises `ConfigurationError` where nobody has looked for it yet: no `APIKeys` stands outside of who asks. Once
+        Raises `ConfigurationError` if nobody has looked for it yet: no `APIKeys` stands outside of who asks. Once
         the app was called, or the request refused, nothing is decided by it any more, and it is `ANONYMOUS`.
         """
         findings = self.findings
@@ -253,7 +253,7 @@ class Request:
 
     @property
     def caller(self) -> Identity:
-        """The same where it is known, else `ANONYMOUS`: for what tells of a request, and decides nothing by it."""
+        """The same if it is known, else `ANONYMOUS`: for those who tell of a request, and decide nothing by it."""
         return self.findings.identity or ANONYMOUS
 
     @property

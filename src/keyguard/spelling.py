@@ -14,7 +14,7 @@ from keyguard.paths import ambiguous, misplaced, readings, strip_root
 
 
 class Inside:
-    """What stands inside of a guard, as far as something hangs on it. This one is for nothing of note."""
+    """The app and all that stands in front of it, as far as something hangs on it. This one is for nothing of note."""
 
     cut: str = ""
     """A prefix that the app cuts off paths by itself."""
@@ -75,14 +75,14 @@ class Spelling:
 
     @property
     def others(self) -> set[str]:
-        """What else the app may route the request as, apart from how it is spelled."""
+        """Other paths that the app may route the request as, apart from how it is spelled."""
         if self._others is None:
             self._others = readings(self.path, self.root, self._inside.prefixes)
         return self._others
 
     @property
     def hidden(self) -> set[str]:
-        """What an app inside that goes by a prefix routes it as; empty if no such prefix is there."""
+        """Paths as which an app inside that goes by a prefix routes it; none if no such prefix is there."""
         if self._hidden is None:
             self._hidden = readings(self.path, "", self._inside.hidden) if self._inside.hidden else set()
         return self._hidden

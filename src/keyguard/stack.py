@@ -56,8 +56,8 @@ class Keyguard:
     - `on_refusal`: a plain function called with each `Refusal`; it must not block.
     - `on_health`: one called with a `StoreHealth` when the store goes out of order, and when it answers again; it runs
       on a request, so it must not block either.
-    - `root_path`: a prefix of paths that the app cuts off by itself, where that cannot be seen: rules are about what is
-      left. What servers and frameworks say of their prefixes need not be said again.
+    - `root_path`: a prefix of paths that the app cuts off by itself, if that cannot be seen: rules are about the rest.
+      Prefixes that servers and frameworks tell of need not be named again.
     - `workers`: how many processes serve the app. While the store is out of order each of them admits this part of the
       limits. By default the environment's `WEB_CONCURRENCY`, else 1.
     - `clock`: microseconds since the epoch; decisions use the store's own clock.

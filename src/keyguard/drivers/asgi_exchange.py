@@ -334,7 +334,7 @@ async def _nothing() -> None:
 
 
 def without_body(receive: Receive) -> Receive:
-    """What an app receives of a CORS preflight: no body, whatever comes."""
+    """Make the `receive` of an app that gets a CORS preflight: whatever comes, it has no body."""
     given = False
 
     async def nothing() -> Message:

@@ -134,7 +134,7 @@ class Engine:
         self.filters = filters
         """Whether one of them refuses callers by address, which no cache may stand outside of."""
         self.inside = inside
-        """What stands inside of the guards."""
+        """The app and all that stands in front of it, as far as it can be seen."""
         self._notify = notify
         self.instant = instant
         """Answers with ASGI messages what needs no request: the plain hits of a cache that stands outermost."""

@@ -1,4 +1,4 @@
-"""What stands inside of a driver, as far as an app can be looked into: prefixes that it cuts off, CORS middleware.
+"""Look into an app, as far as that is possible: for prefixes that it cuts off, and for CORS middleware.
 
 Rules:
 - A framework's app is taken for what its framework does; whatever stands in front of it (middleware, dispatchers,
@@ -39,7 +39,7 @@ log = logging.getLogger("keyguard")
 
 
 class AppInside(Inside):
-    """What an app shows of itself; it is looked at when it is first asked for, and its own prefix at once."""
+    """An app, looked into when something of it is first asked for; its own prefix is found at once."""
 
     def __init__(self, app: Any, cut: str = "") -> None:
         self._app = app
@@ -91,13 +91,13 @@ class _Found:
 
     def __init__(self) -> None:
         self.own: set[str] = set()
-        """Of apps that go by one of their own, whatever the server says."""
+        """The own ones of apps that go by these, whatever the server says."""
         self.prefixes: set[str] = set()
-        """Of mounts, and texts of what stands in front of apps."""
+        """Those of mounts, and texts of wrappers."""
 
 
 def own_prefix(app: Any) -> str:
-    """The prefix that an app goes by, where it puts one of its own in the place of the server's."""
+    """Find the prefix that an app goes by, if it puts one of its own in the place of the server's."""
     homes = modules_of(app)
     if "fastapi.applications" in homes:
         return str(app.root_path or "")
@@ -111,7 +111,7 @@ def own_prefix(app: Any) -> str:
 
 
 def _in_line(app: Any) -> Iterator[Any]:
-    """What every request passes, from the outside: each leads to one app alone."""
+    """List what every request passes, from the outside: each leads to one app alone."""
     seen: set[int] = set()
     while app is not None and id(app) not in seen and len(seen) < 100:
         seen.add(id(app))
@@ -127,7 +127,7 @@ def _innermost(app: Any) -> Any:
 
 
 def _answers_preflights(app: Any) -> bool:
-    """Whether it is CORS middleware, or an app with one, that lets no preflight through to a view."""
+    """Tell whether it is CORS middleware, or an app with one, that lets no preflight through to a view."""
     homes = modules_of(app)
     if "starlette.middleware.cors" in homes:
         return True
@@ -159,7 +159,7 @@ def _search(app: Any) -> _Found:
 
 
 def _of_wrapper(wrapper: Any, found: _Found) -> list[Any]:
-    """What stands in front of other apps: these, and its texts."""
+    """Note the texts of a wrapper; returns the apps that it leads to."""
     apps = [part for part in parts(wrapper) if is_app(part)]
     if apps and not is_ours(wrapper):
         found.prefixes.update(texts(wrapper))
@@ -167,7 +167,7 @@ def _of_wrapper(wrapper: Any, found: _Found) -> list[Any]:
 
 
 def _of_framework(app: Any, found: _Found) -> list[Any]:
-    """What is mounted inside of a framework's app."""
+    """Note the prefixes of an app; returns the apps that are mounted in it."""
     own = own_prefix(app)
     if own.strip("/"):
         found.own.add(own)
@@ -195,7 +195,7 @@ def _routes(app: Any) -> Iterable[Any]:
 
 
 def _mounts(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Apps that are mounted among routes. Routes that only stand together under a prefix are the app's own."""
+    """List the apps that are mounted among routes. Routes that only stand together under a prefix are the app's own."""
     for route in routes:
         whole = prefix + str(getattr(route, "path", ""))
         included = getattr(route, "original_router", None)  # of FastAPI

@@ -17,7 +17,7 @@ from typing import Any
 from keyguard.drivers.engine import Engine
 
 MOST = 2000
-"""What is looked at, of one app and of one list."""
+"""So many things are looked at, of one app and of one list."""
 _PREFIX = re.compile(r"/[^\s?#*<>|]{1,200}")
 _SPEAKING = re.compile("prefix|root|mount|script|base", re.IGNORECASE)
 """Names of settings that may hold a prefix without its slash."""
@@ -32,12 +32,12 @@ _FRAMEWORKS = frozenset(
 
 
 def is_a(thing: Any, *kinds: type) -> bool:
-    """Whether it is an instance, whatever it says itself."""
+    """Tell whether it is an instance, whatever it says itself."""
     return issubclass(type(thing), kinds)
 
 
 def held_by(thing: Any) -> dict[str, Any]:
-    """The attributes of an instance."""
+    """Return the attributes of an instance; none if it cannot be asked."""
     try:
         held: dict[str, Any] = object.__getattribute__(thing, "__dict__")
     except Exception:  # it has none, or a proxy has no object
@@ -46,29 +46,29 @@ def held_by(thing: Any) -> dict[str, Any]:
 
 
 def modules_of(thing: Any) -> frozenset[str]:
-    """The modules in which its class and the bases of that are at home."""
+    """Return the modules in which its class and the bases of that are at home."""
     return modules_of_class(type(thing))
 
 
 def modules_of_class(kind: Any) -> frozenset[str]:
-    """The same of a class."""
+    """Return the same of a class."""
     return frozenset(base.__module__ for base in getattr(kind, "__mro__", ()))
 
 
 def is_ours(thing: Any) -> bool:
-    """Whether it is a driver of this project."""
+    """Tell whether it is a driver of this project."""
     return is_a(held_by(thing).get("engine"), Engine)
 
 
 def is_framework(thing: Any) -> bool:
-    """Whether it is an app of a framework, or a mount of one, and not middleware that came with it."""
+    """Tell whether it is an app of a framework, or a mount of one, and not middleware that came with it."""
     homes = modules_of(thing)
     names = {home.partition(".")[0] for home in homes}
     return bool(names & _FRAMEWORKS) and not any(".middleware" in home for home in homes)
 
 
 def is_app(thing: Any) -> bool:
-    """Whether it can be called as an ASGI or a WSGI app is: by the names and number of what it takes."""
+    """Tell whether it can be called as an ASGI or a WSGI app is: by the names and number of what it takes."""
     if is_a(thing, *_ATOMS) or not callable(thing):
         return False
     if is_framework(thing) or is_ours(thing):
@@ -92,7 +92,7 @@ def is_app(thing: Any) -> bool:
 
 
 def parts(thing: Any) -> Iterator[Any]:
-    """What an object or a function refers to by itself; what stands in lists and mappings of it, too."""
+    """List what an object or a function refers to by itself, and the items of its lists and mappings."""
     if is_ours(thing):
         yield held_by(thing).get("app")  # the rest is keyguard's own
         return
@@ -154,7 +154,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _attributes(thing: Any) -> dict[str, Any]:
-    """What an instance holds, and the settings of its class."""
+    """Collect the attributes of an instance, and the texts of its class."""
     held: dict[str, Any] = {}
     for base in reversed(type(thing).__mro__):
         for name, value in vars(base).items():
@@ -172,7 +172,7 @@ def _attributes(thing: Any) -> dict[str, Any]:
 
 
 def texts(thing: Any) -> Iterator[str]:
-    """Texts of what stands in front of an app that could be a prefix."""
+    """List the texts of a wrapper that could be a prefix."""
     if not is_a(thing, partial, MethodType, FunctionType):
         for name, value in _attributes(thing).items():
             if isinstance(value, str) and _SPEAKING.search(name):
@@ -185,7 +185,7 @@ def texts(thing: Any) -> Iterator[str]:
 
 
 def strings(values: Iterable[Any]) -> Iterator[str]:
-    """Texts that could be a prefix, in a list of whatever, and in the mappings and lists there."""
+    """List the texts that could be a prefix, among any values, and in the mappings and lists there."""
     for value in values:
         if is_a(value, str):
             if _PREFIX.fullmatch(value) and value.strip("/"):
@@ -197,5 +197,5 @@ def strings(values: Iterable[Any]) -> Iterator[str]:
 
 
 def distinct(things: Iterable[Any]) -> list[Any]:
-    """Each thing once."""
+    """List each thing once."""
     return [*{id(thing): thing for thing in things}.values()]

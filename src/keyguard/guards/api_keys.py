@@ -62,9 +62,9 @@ class APIKeys:
       default they do if CORS middleware that answers them can be seen inside: that of Starlette and FastAPI, Litestar's
       `cors_config`, django-cors-headers for all paths. True is for apps that answer them elsewhere and route by method:
       the view of an app that runs it whatever the method, as Django's function views do, would run without a key. False
-      refuses them, for where CORS middleware stands outside. A request with a body or with a field that asks for
-      another method (`X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override` and any other whose name speaks of
-      a method, a verb or an override) is no preflight; `?_method=` in a URL cannot be known for one.
+      refuses them, which is right if CORS middleware stands outside. A request with a body, or with a field that asks
+      for another method (`X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override` and any other whose name speaks
+      of a method, a verb or an override), is not a preflight; `?_method=` in a URL cannot be known.
 
     Raises `ConfigurationError` for a setting that is wrong.
     """

@@ -17,7 +17,7 @@ class IPFilter:
 
     - `allow`: only these networks; `None` allows everybody, an empty list nobody.
     - `deny`: none of these; wins over `allow`.
-    - `paths`: patterns that the filter applies to, or `path(...)`; everywhere where it is not given.
+    - `paths`: patterns that the filter applies to, or `path(...)`; all paths if it is not given.
     - `ignore_case`: the app routes paths in any case, so the filter applies to them in any case.
 
     An address that cannot be known is on no list: it passes a deny list, and no allow list. Raises

@@ -1,4 +1,4 @@
-"""What limits are called, and when two of them are one.
+"""Names of limits, and whether two of them are one.
 
 A limit has two names. The public one stands in header fields, refusals and the log, and says by whom it counts and
 where it applies. The other one stands in the keys of its counters, and names all that it depends on, functions in full
@@ -23,14 +23,14 @@ _LONGEST = 80  # characters: a name stands in every response, a long list of pat
 
 
 def public_name(by: object, methods: Iterable[str], paths: Iterable[str]) -> str:
-    """By whom a limit counts, and where, for who is limited."""
+    """Name a limit for those whom it limits: by whom it counts, and where."""
     return _named([by if isinstance(by, str) else _short(by), *sorted(methods), *sorted(paths)])
 
 
 def counter_name(
     by: object, methods: Iterable[str], paths: Iterable[str], functions: Mapping[str, object], cost: object, plans: bool
 ) -> str:
-    """The same with all that a limit depends on: the same after a restart, and in every process."""
+    """Name its counters, by all that it depends on: the same after a restart, and in every process."""
     parts = [by if isinstance(by, str) else _qualified(by), *sorted(methods), *sorted(paths)]
     parts += ["plans"] if plans else []
     parts += [f"{word} {_qualified(function)}" for word, function in functions.items() if function is not None]
@@ -49,7 +49,7 @@ def _named(parts: Iterable[str]) -> str:
 
 
 def nameless(function: object) -> bool:
-    """Whether a function has no name that would tell it from another one."""
+    """Tell whether a function has no name that would tell it from another one."""
     if isinstance(function, OnPaths) or not callable(function):
         return False
     if isinstance(function, MethodType):
@@ -79,7 +79,7 @@ def _qualified(function: object) -> str:
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two settings mean the same: equal values, and functions that do the same with the same."""
+    """Tell whether two settings mean the same: equal values, and functions that do the same with the same."""
     return _same(one, other, {})
 
 
@@ -104,7 +104,7 @@ _MOST = 1000  # pairs that are compared; what is larger is another one
 
 
 def _parts(value: Any) -> Sequence[object] | None:
-    """What a setting is made of: all of it that counts; `None` where it is one piece."""
+    """Take a setting apart, all of it that counts; `None` if it is one piece."""
     if isinstance(value, OnPaths):
         return value.texts, value.ignore_case
     if isinstance(value, Limit):
@@ -124,7 +124,7 @@ def _parts(value: Any) -> Sequence[object] | None:
 
 
 def _made_of(function: Any) -> tuple[object, ...]:
-    """The code of a function, which equals that of another one of the same text at the same place, and its values."""
+    """Return the code of a function, which equals that of one with the same text at the same place, and its values."""
     cells = []
     for cell in function.__closure__ or ():
         try:

@@ -1,4 +1,4 @@
-"""What becomes of a request that limits have decided about, or could not: a refusal, a charge that is given back."""
+"""Answers of limits: the refusal, the charge that is given back, and the decision without a store."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def without_store(request: Request, asked: Take, forward: Forward) -> Resp
 _DONE = {"refuse": "refused", "local": "counted locally", "allow": "allowed"}
 
 _OUT_OF_ORDER_RETRY = SECOND
-"""What a caller is told to wait, in microseconds: the store is asked again more often than that."""
+"""A caller is told to wait so long, in microseconds: the store is asked again more often than that."""
 
 
 def _refuse_without_store(request: Request) -> Response:
@@ -70,7 +70,7 @@ def _refuse_without_store(request: Request) -> Response:
 
 
 def refuse_limited(request: Request, taken: Taken) -> Response:
-    """A 429: limits are used up. It says which, and when they work again."""
+    """Answer with a 429: limits are used up. It says which, and when they work again."""
     refusing: list[Demand] = taken.refusing
     policies = [demand.name for demand in refusing]
     names = " and ".join(f"'{name}'" for name in policies)

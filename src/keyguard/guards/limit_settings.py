@@ -19,7 +19,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS
 
 
 class Naming(NamedTuple):
-    """What all rules of one guard have in common."""
+    """All that the rules of one guard have in common."""
 
     name: str
     """The public name."""

@@ -1,4 +1,4 @@
-"""What limits do with a request: take, and refuse, or forward and tell. One guard's, or those that decide together."""
+"""Limits at work: they take, and refuse, or forward and tell. Those of one guard, or of several that join."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Limiting:
     """The whole of rate limiting: take, and refuse, or forward and tell."""
 
     def asked(self, request: Request) -> Take | Awaitable[Take | None] | None:
-        """What a request takes; `None` where nothing. Raises `AmbiguousPath` where that cannot be said."""
+        """Say what a request takes; `None` for nothing. Raises `AmbiguousPath` if that cannot be said."""
         raise NotImplementedError
 
     fixed: bool
     """Whether no function has a say in what it takes."""
 
     def take_at_once(self, request: Request) -> Take | None:
-        """The same where no function has a say in it."""
+        """Say the same, if no function has a say in it."""
         raise NotImplementedError
 
     async def __call__(self, request: Request, forward: Forward) -> Response:

@@ -4,8 +4,8 @@ Anybody can send what looks like one, so it must not be a way to have the app do
 
 - Only what browsers send is one: no body, and no field that asks for another method (see `Request.preflight`). All else
   is a request like others.
-- It passes `APIKeys` without a key only where something inside answers it before any view runs, which is CORS
-  middleware that can be seen, or where the app is said to route by method (`preflights=True`).
+- It passes `APIKeys` without a key only if something inside answers it before any view runs, which is CORS middleware
+  that can be seen, or if the app is said to route by method (`preflights=True`).
 - A limit outside of `APIKeys` counts it and refuses it, like any other request of its address; one further in does not,
   for it knows nothing of the caller.
 - The app gets no body with it, and what comes back are the status and the fields.
@@ -20,7 +20,7 @@ _OF_THE_BODY = ("content-", "transfer-encoding", "trailer", "etag", "last-modifi
 
 
 def may_pass(request: Request, preflights: bool | None) -> bool:
-    """Whether a request without a key is a preflight that needs none."""
+    """Tell whether a request without a key is a preflight that needs none."""
     if request.method != "OPTIONS" or preflights is False:
         return False
     return request.preflight and (preflights is True or request.inside.answers_preflights)

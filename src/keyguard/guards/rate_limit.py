@@ -56,7 +56,7 @@ class RateLimit(Limiting):
       rates, is for callers with no plan, or with one that is not listed, of which the log tells once.
     - `by`: who shares a counter. `"ip"` the client's address (IPv6 by /64), `"key"` the API key, `"subject"` whoever
       owns the key; callers without a key are counted by address. Or a function of the request that returns text, a
-      number, a tuple of these, or `None` where the limit does not apply. By default `"ip"`, with plans `"subject"`.
+      number, a tuple of these, or `None` if the limit does not apply. By default `"ip"`, with plans `"subject"`.
     - `cost`: units a request takes, a whole number or a function; 0 takes none, and is never refused.
     - `when`, `exempt`: functions of the request, or `path(...)`: the limit applies if `when` is true and `exempt` is
       not.
@@ -76,10 +76,10 @@ class RateLimit(Limiting):
       each process (see `Keyguard`), `"allow"` lets everybody through, `"refuse"` nobody. Who is refused then gets a 503
       with cause `fault`, never a 429.
 
-    What a guard further in refuses is given back. A refusal for credentials, for the address or for the request's form
-    stays charged to a limit by address: else that would limit no flood of such requests. A limit by function gives it
-    back, for whoever is refused may have named somebody else. A CORS preflight that `APIKeys` has let pass is not
-    counted further in.
+    The charge for a request that a guard further in refuses is given back. If it refuses for the credentials, the
+    address or the request's form, a limit by address keeps it: else it would limit no flood of such requests. A limit
+    by a function gives it back, for the caller may have named somebody else. A CORS preflight that `APIKeys` has let
+    pass is not counted further in.
 
     Raises `ConfigurationError` for a setting that is wrong.
     """
@@ -183,7 +183,7 @@ class RateLimit(Limiting):
     # -- whether two are one ------------------------------------------------------------------------------
 
     def shares_counters(self, other: RateLimit) -> bool:
-        """Whether some caller could be counted by both in one counter; or they would be named alike by chance."""
+        """Tell whether some caller could be counted by both in one counter; or they would be named alike by chance."""
         if self.counter != other.counter:
             return False
         if not self.named and any(map(limit_names.nameless, self.functions().values())):
@@ -193,7 +193,7 @@ class RateLimit(Limiting):
         return not {rule.prefix for rule in self.all_rules}.isdisjoint(rule.prefix for rule in other.all_rules)
 
     def differs_unseen_from(self, other: RateLimit) -> bool:
-        """Whether both share counters, and yet admit something else, of other callers or for other requests."""
+        """Tell whether both share counters, and yet admit something else, of other callers or for other requests."""
         if other is self or not self.shares_counters(other):
             return False
         return not limit_names.same(self._meaning(), other._meaning())

@@ -3,7 +3,7 @@
 A unit is due every `period / N`; `burst` says how many may come at once after a pause. In any window of one
 period at most N + burst units are admitted: use it to smooth, and the default algorithm to cap.
 
-State: the theoretical arrival time, eight bytes of microseconds, and two of 16384th parts of one where there are any.
+State: the theoretical arrival time, eight bytes of microseconds, and two of 16384th parts of one if there are any.
 
 Clocks tell whole microseconds. For a pace of 100 of them and more, rounding it up to whole ones costs less than 1 % of
 the rate. A faster pace is counted in 16384th parts (ticks here), and who comes within a microsecond after a unit was
@@ -47,7 +47,7 @@ def smooth(rate: str, burst: int = 1) -> Smooth:
 
 
 def _pace(quota: int, period: int) -> int:
-    """The ticks from one unit to the next: whole microseconds, if these are many."""
+    """Count the ticks from one unit to the next: whole microseconds, if these are many."""
     return -(-period // quota) * TICKS if period >= _COARSE * quota else -(-period * TICKS // quota)
 
 
@@ -91,7 +91,7 @@ class Smooth(Limit):
         return kept, max(0, -(-after // TICKS) + fine), left, reset, wait
 
     def _ahead(self, state: bytes, now: int, fine: bool) -> int:
-        """Ticks that the next unit is due from now; less than 0 where it was due within the last microsecond."""
+        """Count the ticks until the next unit is due; less than 0 if it was due within the last microsecond."""
         due = _due(state) - now * TICKS
         if fine:
             return due if due > -TICKS else 0
@@ -112,7 +112,7 @@ class Smooth(Limit):
 
 
 def _due(state: bytes) -> int:
-    """When the next unit is due, in ticks."""
+    """Read when the next unit is due, in ticks."""
     return int.from_bytes(state[:8], "little") * TICKS + int.from_bytes(state[8:], "little")
 
 

@@ -11,8 +11,8 @@ most 300 bytes a caller:
 Both count under the same name, and each reads the other's state, so a limit that is edited keeps its counters. They
 are told apart by their length: a log is a multiple of eight bytes, slices are one more than a multiple of four.
 
-A state of the other kind is asked as what it is: a refusal names the moment at which it, and not what would be made of
-it, admits. It is converted where units are taken from it, and written anyway: then all that it counts has room.
+A state of the other kind is asked as it is: a refusal names the moment at which it admits, and not that of a state that
+could be made of it. It is converted when units are taken and it is written anyway: then all that it counts has room.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _shifted(times: tuple[int, ...], now: int) -> tuple[int, ...]:
 
 
 def _log_of(state: bytes, now: int, period: int) -> bytes:
-    """Slices as a log: each unit at the latest moment that leaves its lapse where it was."""
+    """Make a log of slices: each unit at the latest moment that does not move its lapse."""
     width = -(-period // SLICES)
     _, newest, _, count = _HEAD.unpack_from(state)
     times: list[int] = []
@@ -179,7 +179,7 @@ class WindowSlices(_Window):
         return kept, until_lapse, remaining, reset, until_lapse - _younger(older, spent - self.quota) * width
 
     def _ask_log(self, state: bytes, now: int, cost: int) -> Taking:
-        """What a log makes of the request, without the units it would take if it has room for them."""
+        """Ask the state as the log it is, without taking the units if it has room for them."""
         log = WindowLog(self.quota, self.period, self.text)
         asked = log.take(state, now, 0)
         return log.take(state, now, cost) if cost > asked[2] else asked

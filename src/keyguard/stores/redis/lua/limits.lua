@@ -31,8 +31,8 @@ local function living(entry)
   return (expiry == 0 or expiry > now) and entry or nil
 end
 
--- An entry of the other kind of window: a log as slices, slices as a log. It happens when a limit is edited, and only
--- where units are taken: all that is counted has room then.
+-- An entry of the other kind of window: a log as slices, slices as a log. It happens after a limit was edited, and only
+-- when units are taken: all that is counted has room then.
 local function converted(entry, period)
   local width = -floor(-period / SLICES)
   if #entry % 2 == 1 then
@@ -66,8 +66,8 @@ local function converted(entry, period)
   return entry:sub(1, 8) .. pack('<c1I8I8I4', 'S', newest, total, counts[SLICES]) .. older
 end
 
--- Each returns the new entry (nil where nothing changed), its time to live, what remains, the reset and the wait. An entry
--- of the other kind of window is asked as what it is, and converted where units are taken.
+-- Each returns the new entry (nil if nothing changed), its time to live, what remains, the reset and the wait. An entry of
+-- the other kind of window is asked as it is, and converted when units are taken.
 
 local take_window
 
