@@ -1,6 +1,6 @@
 """Policies as functions: limits by plan, costs by route, keys from your own table."""
 
-from keyguard import APIKeys, Identity, Keyguard, RateLimit, Request, smooth
+from keyguard import APIKeys, Identity, Keyguard, RateLimit, Request, path, smooth
 
 PLANS = {"free": "2/second; 100/day", "pro": "50/second; 100000/day", "staff": None}
 CUSTOMERS = {"s3cret-of-ada": Identity("ada", key_id="ada-1", plan="free", scopes=frozenset({"read"}))}
@@ -11,13 +11,11 @@ def lookup(key: str) -> Identity | None:
     return CUSTOMERS.get(key)
 
 
-def plan(request: Request) -> str | None:
-    """`None`: no limit applies."""
-    return PLANS[request.identity.plan or "free"]
+exports = path("/export/*")
 
 
 def cost(request: Request) -> int:
-    return 10 if request.path.startswith("/export") else 1
+    return 10 if exports(request) else 1
 
 
 def needed_scopes(request: Request) -> list[str]:
@@ -25,9 +23,9 @@ def needed_scopes(request: Request) -> list[str]:
 
 
 guard = Keyguard(
-    RateLimit(smooth("20/second", burst=40), by="ip", exempt=lambda request: request.path == "/health"),
+    RateLimit(smooth("20/second", burst=40), by="ip", exempt=path("/health")),
     APIKeys(lookup=lookup, public=["/health"], scopes=needed_scopes),
-    RateLimit(plan, by="subject", cost=cost),
+    RateLimit(plans=PLANS, default="free", cost=cost),  # a key with a plan that is not listed gets the default
     # Writing is dear: all of /items counts together, whatever the item's id.
     RateLimit("30/minute", by="subject", methods=["POST", "PUT", "DELETE"], paths=["/items/{id}"]),
 )

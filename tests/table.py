@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keyguard import APIKeys, Identity, IPFilter, Keyguard, RateLimit, smooth
@@ -46,6 +46,13 @@ STACKS: dict[str, Callable[..., Keyguard]] = {
     ),
     "uncounted": lambda **o: Keyguard(APIKeys(lookup=lookup, guesses=None), **o),
     "every env": lambda **o: Keyguard(APIKeys(env=None), **o),
+    "preflights": lambda **o: Keyguard(
+        RateLimit("5/minute", by="ip"),
+        APIKeys(preflights=True, public=["/health"]),
+        RateLimit("2/minute", by="key"),
+        RateLimit("3/minute", by="ip", name="inside"),
+        **o,
+    ),
     "no preflights": lambda **o: Keyguard(APIKeys(preflights=False), **o),
     "optional": lambda **o: Keyguard(APIKeys(optional=True), RateLimit("2/minute", by="key"), **o),
     "scopes": lambda **o: Keyguard(
@@ -151,6 +158,15 @@ NOT_VALID = "The API key is not valid."
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
 
 
+def preflight(*headers: tuple[str | bytes, str | bytes], **more: Any) -> Ask:
+    asked = (("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT"))
+    return get("/", *asked, *headers, method="OPTIONS", **more)
+
+
+PREFLIGHT = preflight()
+LEFT_OF_5 = '"ip:5/minute";r=4;t=60'
+
+
 def peer(address: str | None, forwarded: str | None = None, name: str = "X-Forwarded-For", **more: Any) -> Ask:
     headers = () if forwarded is None else ((name, forwarded),)
     return Ask("/", headers, client=address, **more)
@@ -252,18 +268,29 @@ ROWS = [
     Row("the prefix is not part of the path", "keys", get("/health/x", root="/health"), 401),
     # -- preflight and methods
     Row(
-        "a preflight needs no key", "keys",
-        get("/", ("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"), 200,
-        has={"content-length": "0"},
+        "a preflight needs no key", "preflights", PREFLIGHT, 200, has={"content-length": "0", "set-cookie": None, "ratelimit": LEFT_OF_5},
     ),
+    Row("it does where nothing is seen to answer it before a view", "keys", PREFLIGHT, 401),
+    Row("and where it is told to", "no preflights", PREFLIGHT, 401),
+    Row("limits further in do not count it", "preflights", GOOD, 200, (PREFLIGHT,) * 4),
+    Row("one by address outside counts it, and refuses it", "preflights", PREFLIGHT, 429, (PREFLIGHT,) * 5, cause="usage"),
+    Row("together with other requests", "preflights", GOOD, 429, (PREFLIGHT,) * 5, cause="usage"),
     Row(
-        "but where it is told to", "no preflights",
-        get("/", ("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"), 401,
-    ),
-    Row(
-        "a wrong key makes it none", "keys",
+        "a wrong key makes it none", "preflights",
         with_key("wrong", "/", ("Origin", "a"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"), 401,
     ),
+    Row(
+        "a right one too", "preflights", GOOD, 429,
+        (with_key("good", "/", ("Origin", "a"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"),) * 2,
+    ),
+    Row("an empty body is none", "preflights", preflight(("Content-Length", "0")), 200),
+    Row("a body makes it none", "preflights", preflight(("Content-Length", "2"), body=b"{}"), 401),
+    Row("and so does one of which the length is not told", "preflights", preflight(("Transfer-Encoding", "chunked"), body=b"{}"), 401),
+    *[
+        Row(f"{name} makes it none", "preflights", preflight((name, "DELETE")), 401)
+        for name in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "x-method", "HTTP-Method-Override", "Method-Override", "X-HTTP-Verb", "X-Override-Method", "X-Original-Method", "X-Forwarded-Method")
+    ],
+    Row("on a public path it is a request like others, and counts", "preflights", replace(PREFLIGHT, target="/health"), 429, (replace(PREFLIGHT, target="/health"),) * 2),
     Row("OPTIONS is no preflight", "keys", get("/", method="OPTIONS"), 401),
     Row("nor is a GET with its headers", "keys", get("/", ("Origin", "a"), ("Access-Control-Request-Method", "PUT")), 401),
     Row("an unknown method", "keys", get("/", method="BREW"), 401),
@@ -346,10 +373,7 @@ ROWS = [
     Row("another /64", "ip", get(client="2001:db8:0:1::3"), 200, (get(client="2001:db8::1"), get(client="2001:db8::2"))),
     Row("whatever the path", "ip", get("/c?x"), 429, (get("/a"), get("/b"))),
     Row("whatever the method", "ip", get(method="BREW"), 429, (get(method="POST"), get(method="DELETE"))),
-    Row(
-        "a preflight is not counted", "ip", get(), 200,
-        (get("/", ("Origin", "a"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"),) * 5,
-    ),
+    Row("a preflight is a request like others", "ip", get(), 429, (PREFLIGHT,) * 2, cause="usage"),
     Row(
         "with a key it is", "by key", with_key("good"), 429,
         (with_key("good", "/", ("Origin", "a"), ("Access-Control-Request-Method", "PUT"), method="OPTIONS"),) * 2,
@@ -372,6 +396,10 @@ ROWS = [
     Row("other methods are free", "scope", get("/items/1"), 200, (get("/items/1", method="POST"),)),
     Row("other paths are free", "scope", get("/items/1/x", method="POST"), 200, (get("/items/1", method="POST"),)),
     Row("an unknown method falls under the rule", "scope", get("/items/1", method="post"), 429, (get("/items/1", method="POST"),)),
+    *[
+        Row(f"{name} may make it one that counts", "scope", get("/items/1", (name, "POST")), 429, (get("/items/1", method="POST"),))
+        for name in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-HTTP-Verb")
+    ],
     Row("an ambiguous path is refused", "scope", get("//items/1", method="POST"), 400, cause="request"),
     Row(
         "limits decide together", "two limits", get(), 429, (get(), get(), get()),

@@ -11,15 +11,16 @@ SOURCE = Path(__file__).parent.parent / "src" / "keyguard"
 
 # A module may import from earlier lines only. A package stands for all its modules.
 ARROW = [
-    "errors clock heads identity logs",
+    "errors clock fields heads identity logs",
     "flow response",
     "address paths rates",
+    "spelling",
     "request",
     "refusal ops",
-    "guard scripts",
+    "guard scripts conditions",
     "keys",
     "guards stores conformance",
-    "drivers",
+    "counters drivers needs",
     "stack",
     "single testing",
     "asgi wsgi",

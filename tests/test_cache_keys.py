@@ -22,6 +22,7 @@ from keyguard.guards.cache.keys import (
     target_of,
     variance_of,
 )
+from keyguard.spelling import NOTHING
 from tests.harness import Ask
 
 NOW = 1_800_000_000
@@ -29,7 +30,8 @@ TARGET = Target(("http", "example.test"), "example.test", "/a/b?x=1")
 
 
 def request_of(ask: Ask) -> ASGIRequest:
-    engine: Any = type("Engine", (), {"source": ClientAddress(()), "clock": staticmethod(lambda: NOW)})
+    parts = {"source": ClientAddress(()), "clock": staticmethod(lambda: NOW), "inside": NOTHING}
+    engine: Any = type("Engine", (), parts)
     return ASGIRequest(ask.scope(), engine)
 
 

@@ -27,6 +27,7 @@ from keyguard.guards.cache.keys import (
     target_of,
     variance_of,
 )
+from keyguard.spelling import NOTHING
 from tests.harness import Ask
 
 NOW = 1_800_000_000  # 15 January 2027
@@ -38,7 +39,8 @@ texts = st.one_of(anything, nasty)
 
 
 def request_of(ask: Ask) -> ASGIRequest:
-    engine: Any = type("Engine", (), {"source": ClientAddress(()), "clock": staticmethod(lambda: NOW)})
+    parts = {"source": ClientAddress(()), "clock": staticmethod(lambda: NOW), "inside": NOTHING}
+    engine: Any = type("Engine", (), parts)
     return ASGIRequest(ask.scope(), engine)
 
 

@@ -120,6 +120,9 @@ def guarded(guard: Keyguard, wsgi: Any, asgi: Any) -> None:
         assert (answer.status, b"acme" in answer.body) == (200, True)
         assert "key:10/second" in (answer.get("ratelimit") or "")
         assert ask(Ask("/items/7", (("X-API-Key", key),), client="203.0.113.1")).status == 403
+        # A preflight runs no view, also where views run whatever the method.
+        asked = (("Origin", "https://a.test"), ("Access-Control-Request-Method", "GET"))
+        assert ask(Ask("/items/7", asked, method="OPTIONS")).status == 401
 
 
 def test_stacked_middleware(folder: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette._utils import get_route_path
 
 from keyguard.errors import ConfigurationError
-from keyguard.paths import Paths, ambiguous, decode_wsgi_path, strip_root
+from keyguard.paths import Paths, ambiguous, decode_wsgi_path, readings, strip_root, words_of
 
 # -- patterns -------------------------------------------------------------------------------------------------
 
@@ -37,10 +37,11 @@ MATCHES: list[tuple[str, list[str], list[str], list[str]]] = [
     (
         "/items/{id}",
         ["/items/7", "/items/a b", "/items/{id}", "/items/*", "/items/é", "/items/%2F"],
-        ["/items/7/"],
-        ["/items", "/items/", "/items/7/8", "/items//", "/items/7//", "/item/7"],
+        # Some routers take nothing for the value of a variable.
+        ["/items/7/", "/items/"],
+        ["/items", "/items/7/8", "/items//", "/items/7//", "/item/7"],
     ),
-    ("/items/{id}/", ["/items/7/"], ["/items/7"], ["/items/", "/items", "/items//", "/items/7/8/"]),
+    ("/items/{id}/", ["/items/7/"], ["/items/7", "/items/"], ["/items", "/items//", "/items/7/8/"]),
     (
         "/{tenant}/users/{user}/keys",
         ["/a/users/b/keys"],
@@ -182,9 +183,11 @@ def test_paths_match_what_a_walk_through_them_finds(patterns: list[str], paths: 
     exact, loose = Paths(patterns), Paths(patterns, trailing_slash=True)
     for path in paths:
         assert exact.match(path) is any(naive(pattern, path) for pattern in patterns)
-        bare = path.removesuffix("/")
+        # Without the slash at its end; and with something for a variable there, which may be nothing.
+        alike = [path.removesuffix("/"), *([path + "nothing"] if path.endswith("/") else [])]
         assert loose.match(path) is any(
-            naive(pattern.removesuffix("/"), bare) or naive(pattern, path) for pattern in patterns
+            naive(pattern, path) or any(naive(pattern.removesuffix("/"), reading) for reading in alike)
+            for pattern in patterns
         )
 
 
@@ -245,8 +248,14 @@ PLAIN = [
     "/~me",
     "/ü/日本",
     "/100%",
-    "/%2F",
+    "/100% wool",
+    "/%",
+    "/%2",
+    "/%zz",
+    "/%u12",
     "/x|y",
+    "/what?",
+    "/c#",
     "/a\u2028b",
 ]
 AMBIGUOUS = [
@@ -280,6 +289,12 @@ AMBIGUOUS = [
     "/a\x7f",
     "/a\ufffd",
     "/a\udcff",
+    # Whoever decodes once more, an app that forwards requests say, reads another path.
+    "/%2F",
+    "/%2e%2e/a",
+    "/%61",
+    "/a%25b%20",
+    "/%u0061",
     "a",
     "a/b",
     ".",
@@ -327,9 +342,15 @@ def test_a_path_that_could_be_read_as_another(path: str) -> None:
         (b"/%c0%af", True),
         (b"/%ed%a0%80", True),
         (b"/a%c3", True),
-        # Decoded once these are plain text, and servers decode once.
-        (b"/a%252Fb", False),
-        (b"/a/%252e%252e/b", False),
+        # Decoded once, these hold escapes.
+        (b"/a%252Fb", True),
+        (b"/a/%252e%252e/b", True),
+        (b"/%2561", True),
+        (b"/%25252561", True),
+        (b"/%25%36%31", True),
+        (b"/%u0061", True),
+        (b"/100%25", False),
+        (b"/100%25%20wool", False),
         (b"/a%2", False),
         (b"/a%", False),
         (b"/a%20b", False),
@@ -346,7 +367,8 @@ def test_a_request_line_that_could_be_read_in_two_ways(raw: bytes, expected: boo
 def naive_ambiguous(path: str) -> bool:
     segments = path.split("/")
     return (
-        any(not c.isprintable() and ord(c) < 128 for c in path)
+        bool(re.search("%([0-9a-fA-F]{2}|u[0-9a-fA-F]{4})", path))
+        or any(not c.isprintable() and ord(c) < 128 for c in path)
         or bool(set(path) & set("\\;\ufffd"))
         or any(segment in (".", "..") for segment in segments[1:])
         or "" in segments[1:-1]
@@ -357,6 +379,129 @@ def naive_ambiguous(path: str) -> bool:
 @given(st.text(alphabet="/.ab\\;\0\x7f\ufffd\n %ü", max_size=12) | st.text())
 def test_ambiguous_is_what_its_rule_says(path: str) -> None:
     assert ambiguous(path, None) is naive_ambiguous(path)
+
+
+# -- what an ambiguous path could be read as ----------------------------------------------------------------------
+
+
+def cut_parameters(path: str) -> str:
+    return "/".join(segment.partition(";")[0] for segment in path.split("/"))
+
+
+def resolved(path: str) -> str:
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            kept = kept[:-1] or [""]
+        elif segment != ".":
+            kept.append(segment)
+    return "/".join(kept)
+
+
+READERS: list[Any] = [
+    unquote,
+    lambda path: path.replace("\\", "/"),
+    lambda path: re.sub("/+", "/", path),
+    lambda path: re.sub("^//[^/]*", "", path),  # a host, and its path
+    cut_parameters,
+    lambda path: path.partition(";")[0],
+    lambda path: path.partition("?")[0],
+    lambda path: path.partition("#")[0],
+    resolved,
+    lambda path: "/" + path.partition("/")[2].partition("/")[2],  # a prefix is cut off
+]
+SPELLED = st.lists(
+    st.sampled_from(["admin", "x", "pub", "%61dmin", "%2561dmin", "/", "/", "/", "%2f", "%252f", "\\", "%5c"])
+    | st.sampled_from(["..", "%2e", "%252e%2e", ".", ";", "%3b", "a=1", "?", "%", "%25", "#"]),
+    max_size=9,
+).map(lambda parts: "/" + "".join(parts))
+
+
+@settings(max_examples=2000, deadline=None)
+@given(
+    SPELLED, st.lists(st.sampled_from(READERS), max_size=6), st.sampled_from(["/admin", "/admin/*", "/pub/{x}/admin"])
+)
+def test_no_reading_of_a_path_is_missed(target: str, readers: list[Any], pattern: str) -> None:
+    """Whatever decodes, splits, resolves and cuts a path, in whatever order: a rule that it may mean knows it."""
+    path = unquote(target)
+    exact, closing = Paths([pattern]), Paths([pattern], trailing_slash=True)
+    reading = path
+    for read in readers:
+        reading = read(reading)
+        if closing.match(reading) or exact.match(reading):
+            assert closing.concerned(path)
+            assert exact.concerned(path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target", "expected"),
+    [
+        # A scoped package, a project in a group, a URL in a path: none of them is a log-in.
+        ("/login", "/pkg/@scope%2fname", False),
+        ("/login", "/projects/group%2Fproject/issues", False),
+        ("/login", "/proxy/https://example.com/a.png", False),
+        ("/login", "/files/C%23.pdf;v=1", False),
+        ("/", "/pkg/@scope%2fname", False),
+        ("/{id}", "/pkg/@scope%2fname", False),
+        ("/{a}/{b}", "/pkg/@scope%2fname", True),
+        ("/{a}/{b}/{c}", "/pkg/@scope%2fname", True),
+        ("/pkg/*", "/pkg/@scope%2fname", True),
+        ("/pkg/{name}", "/pkg/@scope%2fname", True),
+        ("/name", "/pkg/@scope%2fname", True),
+        ("/name/pkg", "/pkg/@scope%2fname", False),
+        ("/", "/a/%2e%2e", True),
+        ("/", "//", True),
+        ("/", "/;x", True),
+        ("/*", "/pkg/@scope%2fname", True),
+        # What could be anything.
+        ("/login", "/%ff", True),
+        ("/login", "/a%00", True),
+        ("/login", "/lo%09gin", True),
+        ("/login", "*", True),
+        ("/login", "http://host/x", True),
+        ("/login", "/%c0%ae%c0%ae/x", True),
+        ("/login", "/%u0061", True),
+        ("/login", "/%" + "25" * 9 + "61", True),
+        ("/login", "/" + "a;" * 3000, True),
+        ("/login", "/" + "a;" * 300, True),
+    ],
+)
+def test_what_an_ambiguous_path_concerns(pattern: str, target: str, expected: bool) -> None:
+    path = unquote(target)
+    assert Paths([pattern]).concerned(path, target.encode()) is expected
+
+
+def test_the_words_of_a_path_are_those_of_all_its_readings() -> None:
+    assert words_of("/a/%2e%2e/b%252fc;d=1\\e?f#g") == ["a", "b", "c", "d=1", "e", "f", "g"]
+    assert words_of("/") == words_of("") == []
+
+
+# -- in any case ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        ("/Admin/*", "/aDMIN/x", True),
+        ("/items/{Id}", "/ITEMS/7", True),
+        ("/straße", "/STRASSE", True),
+        ("/kelvin", "/\u212aELVIN", True),
+        ("/items", "/\u0131tems", True),
+        ("/items", "/\u0130tems", True),
+        ("/items", "/item", False),
+    ],
+)
+def test_a_router_that_ignores_case_is_followed(pattern: str, path: str, expected: bool) -> None:
+    assert Paths([pattern], ignore_case=True).match(path) is expected
+    assert Paths([pattern]).match(path) is False
+
+
+@given(st.text(max_size=6).filter(lambda text: not ambiguous("/" + text, None) and not set(text) & set("/{}<>*%?#")))
+def test_whatever_a_router_matches_in_any_case_is_matched(text: str) -> None:
+    paths = Paths(["/" + text + "x"], ignore_case=True)
+    for spelled in (text.lower(), text.upper(), text.swapcase(), text.title(), text.casefold()):
+        if re.fullmatch(re.escape("/" + text + "x"), "/" + spelled + "X", re.IGNORECASE):
+            assert paths.match("/" + spelled + "X")
 
 
 # -- the path that the app routes -----------------------------------------------------------------------------
@@ -387,6 +532,31 @@ def test_the_prefix_is_cut_on_whole_segments(path: str, root: str, expected: str
 def test_the_prefix_is_cut_where_starlette_cuts_it(path: str, root: str) -> None:
     assert strip_root(path, root) == get_route_path({"path": path, "root_path": root})
     assert strip_root(root + path, root) == get_route_path({"path": root + path, "root_path": root})
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "prefixes", "expected"),
+    [
+        ("/a", "", [], set()),
+        ("/a", "/api", [], {"/api/a"}),
+        ("/a", "api/", [], {"/api/a"}),
+        ("/a", "/", [], set()),
+        ("/api/a", "", ["/api"], {"/a"}),
+        ("/apia", "", ["/api"], {"/a"}),
+        ("/api", "", ["/api"], {""}),
+        ("/x/api/a", "", ["/api"], set()),
+        ("/api/v1/a", "", ["/api", "/v1"], {"/v1/a", "/a"}),
+        ("/v1/a", "/api", ["/api", "/v1"], {"/api/v1/a", "/a"}),
+        ("/t1/api/a", "", ["/{tenant}/api"], {"/a"}),
+        ("/api/api/api/a", "", ["/api"], {"/api/api/a", "/api/a", "/a"}),
+    ],
+)
+def test_other_paths_that_an_app_may_route(path: str, root: str, prefixes: list[str], expected: set[str]) -> None:
+    assert readings(path, root, prefixes) == expected
+
+
+def test_a_prefix_without_end_takes_no_time_without_end() -> None:
+    assert len(readings("/a" * 5000, "", ["/a", "/a/a"])) < 100
 
 
 @pytest.mark.parametrize(

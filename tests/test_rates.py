@@ -84,7 +84,9 @@ def test_an_edited_limit_keeps_its_counters(given: tuple[Limit, list[tuple[int, 
         kept, _, remaining, _, wait = limit.take(state, now, cost)
         state = kept if kept is not None else state
         used = sum(c for t, c in admitted if now - limit.period < t <= now)
-        if wait == 0:
+        if cost == 0:
+            assert wait == 0, "what costs nothing is never refused"
+        elif wait == 0:
             admitted.append((now, cost))
             assert used + cost <= limit.quota
         else:
@@ -366,6 +368,101 @@ def test_a_bad_rate_raises_at_once_and_says_what_is_right(text: object, words: s
 def test_a_bad_setting_raises_at_once(options: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         RateLimit("10/second", **options)  # type: ignore[arg-type]
+
+
+def saturated(limit: Limit, microseconds: int, patiently: bool) -> int:
+    """How many units are admitted of a caller that asks at every tick of the clock, or whenever it was told to."""
+    state, expiry, taken, now = None, 0, 0, START
+    end = START + microseconds
+    while now < end:
+        kept, ttl, _, _, wait = limit.take(state if expiry > now else None, now, 1)
+        if wait == 0:
+            state, expiry, taken = kept, now + ttl, taken + 1
+        else:
+            now += wait if patiently else 1
+    return taken
+
+
+@pytest.mark.parametrize("patiently", [True, False])
+@pytest.mark.parametrize("burst", [1, 2, 50])
+@pytest.mark.parametrize(
+    "rate",
+    [
+        *("700000/second", "999999/second", "1000000/second", "1000001/second", "1500000/second", "2000000/second"),
+        *(
+            "333333/second",
+            "500001/second",
+            "13/100 seconds",
+            "9901/second",
+            "10000/second",
+            "10001/second",
+            "99/second",
+        ),
+        *("3000000000/hour", "50000000/minute", "7654321/second", "100000000/second", "163840000/second"),
+    ],
+)
+def test_even_pacing_admits_nearly_all_of_every_rate_and_no_more(rate: str, burst: int, patiently: bool) -> None:
+    ((quota, period, _),) = parse_rates(rate)
+    limit = smooth(rate, burst)
+    span = min(period, 2000 * -(-period // quota))  # as long as it takes to tell
+    if not patiently and span > 20_000:
+        return
+    taken = saturated(limit, span, patiently) - burst  # which come at once
+    assert taken >= 0.99 * quota * span / period - 1
+    assert taken <= quota * span / period
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    rate=st.integers(1, 3_000_000),
+    burst=st.integers(1, 20),
+    steps=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 21)), max_size=80),
+)
+def test_a_pace_of_parts_of_microseconds_keeps_all_promises(
+    rate: int, burst: int, steps: list[tuple[int, int]]
+) -> None:
+    """Never more than N and a burst in any window, exact waits, and a state that lives as long as it counts."""
+    limit = smooth(f"{rate}/second", burst)
+    now, state, expiry = START, None, 0
+    admitted: list[tuple[int, int]] = []
+    for pause, cost in steps:
+        now += pause * max(1, SECOND // rate)
+        known = state if expiry > now else None
+        assert limit.take(known, now, cost) == limit.take(state, now, cost), "it lives too short"
+        kept, ttl, remaining, reset, wait = limit.take(known, now, cost)
+        assert 0 <= remaining <= burst
+        assert (wait == NEVER) == (cost > burst)
+        if wait > 0:
+            at = now + wait
+            assert limit.take(known if expiry > at else None, at, cost)[4] == 0
+            assert limit.take(known if expiry > at - 1 else None, at - 1, cost)[4] == 1
+        elif wait == 0 and cost:
+            assert kept is not None
+            state, expiry = kept, now + ttl
+            admitted.append((now, cost))
+            if reset and remaining < burst:
+                assert limit.take(state, now + reset, 0)[2] > remaining
+    for span in (1, 10, 1000, SECOND):
+        assert most_in_a_window(admitted, span) <= rate * span / SECOND + burst
+
+
+def test_a_pace_that_cannot_be_kept_does_not_start() -> None:
+    for rate in ("200000000/second", "170000000/second", "10000000000000/minute"):
+        with pytest.raises(ConfigurationError, match="faster than can be paced evenly"):
+            smooth(rate)
+    with pytest.raises(ConfigurationError, match="more than can be counted"):
+        smooth("700000/second", burst=10**12)
+    assert smooth("10000000000/day").pace > 0
+
+
+def test_states_that_were_stored_before_paces_had_parts_are_read() -> None:
+    """Eight bytes: the microsecond at which the next unit is due."""
+    limit = smooth("700000/second", burst=10)
+    assert limit.take((START + 5).to_bytes(8, "little"), START, 10)[4] == 5
+    coarse = smooth("5/second", burst=1)
+    assert coarse.take((START + 5).to_bytes(8, "little"), START, 1)[4] == 5
+    # And one of parts, by a limit that was edited to be slower.
+    assert coarse.take((START + 5).to_bytes(8, "little") + b"\1\0", START, 1)[4] == 6
 
 
 def test_two_even_rates_of_one_pace_are_two_limits() -> None:

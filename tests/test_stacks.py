@@ -40,6 +40,8 @@ from tests.test_asgi_driver import lifespan, lifespan_app
 
 
 def lookup(key: str) -> Identity | None:
+    if key == "fails":
+        raise OSError
     return Identity("ada", key_id="1") if key == "right" else None
 
 
@@ -164,19 +166,76 @@ def test_no_guards_at_all_change_nothing() -> None:
 # -- refusals charge nothing ------------------------------------------------------------------------------------
 
 
+# What a guard further in refuses, and what is left of three units a minute after it has done so three times.
+REFUSED: dict[str, tuple[dict[str, Any], Ask, int, int]] = {
+    "no key": ({}, Ask(), 401, 0),
+    "a wrong key": ({}, Ask("/", (("X-API-Key", "wrong"),)), 401, 0),
+    "two keys": ({}, Ask("/", (("X-API-Key", "right"), ("Authorization", "Bearer wrong"))), 400, 0),
+    "an ambiguous path": ({"public": ["/health"]}, Ask("//health"), 400, 0),
+    "a function that reads one": ({"scopes": lambda r: [r.path]}, Ask("//health", KEYED.headers), 400, 0),
+    "too many guesses": ({"guesses": "1/hour"}, Ask("/", (("X-API-Key", "wrong"),)), 429, 0),
+    "a scope that is missing": ({"scopes": ["write"]}, KEYED, 403, 3),
+    "a look-up that fails": ({}, Ask("/", (("X-API-Key", "fails"),)), 503, 3),
+}
+
+
 @pytest.mark.parametrize("stacked", ["one stack", "single classes"])
-def test_what_an_outer_limit_took_is_given_back_where_an_inner_guard_refuses(stacked: str) -> None:
-    clock = ManualClock()
-    store = MemoryStore(clock=clock)
-    outer, inner = RateLimit("3/minute", by="ip"), APIKeys(lookup=lookup, guesses="100/minute")
-    if stacked == "one stack":
-        app: Any = Keyguard(outer, inner, store=store, clock=clock).wsgi(wsgi_app)
-    else:
-        app = keyguard.wsgi.APIKeys(wsgi_app, lookup=lookup, guesses="100/minute", store=store)
-        app = keyguard.wsgi.RateLimit(app, "3/minute", by="ip", store=store)
-    for _ in range(10):
-        assert ask_wsgi(app, Ask()).status == 401
-    assert [ask_wsgi(app, KEYED).status for _ in range(4)] == [200, 200, 200, 429]
+@pytest.mark.parametrize("by", ["ip", "a function", "both", "both, together"])
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_further_in_stays_charged_to_limits_by_address_or_is_given_back(
+    case: str, by: str, stacked: str
+) -> None:
+    """A limit by address that gave back what strangers took would limit no flood of them (promise 5)."""
+    options, ask, status, left = REFUSED[case]
+    limits = {
+        "ip": [RateLimit("3/minute", by="ip")],
+        "a function": [RateLimit("3/minute", by=of_tenant)],
+        "both": [RateLimit("3/minute", by="ip"), IPFilter(deny=["10.0.0.1"]), RateLimit("9/minute", by=of_tenant)],
+        "both, together": [RateLimit("9/minute", by=of_tenant), RateLimit("3/minute", by="ip")],
+    }[by]
+    for world, app in (("asgi", asgi_app), ("wsgi", wsgi_app)):
+        clock = ManualClock()
+        store = MemoryStore(clock=clock)
+        keys = APIKeys(lookup=lookup, **{"guesses": "100/minute", **options})
+        if stacked == "one stack":
+            guarded = getattr(Keyguard(*limits, keys, store=store, clock=clock), world)(app)
+        else:
+            guarded = getattr(Keyguard(keys, store=store, clock=clock), world)(app)
+            guarded = getattr(Keyguard(*limits, store=store, clock=clock), world)(guarded)
+        ask_one = ask_asgi if world == "asgi" else ask_wsgi
+        statuses = [ask_one(guarded, ask).status for _ in range(3)]
+        assert statuses[-1] == status
+        if by == "a function":
+            left = 3
+        outside = Keyguard(*limits, store=store, clock=clock)  # who asks from there counts where the others did
+        after = [ask_one(getattr(outside, world)(app), Ask()).status for _ in range(4)]
+        assert after == [200] * left + [429] * (4 - left)
+
+
+def of_tenant(request: Request) -> str:
+    return "tenant"
+
+
+def test_a_flood_of_requests_without_a_key_is_limited_by_address() -> None:
+    """500 requests: three are told that they need a key, all others to wait; each asks the store once at most."""
+    for world, app in (("asgi", asgi_app), ("wsgi", wsgi_app)):
+        store = Counting()
+        guard = Keyguard(RateLimit("3/minute", by="ip"), APIKeys(), RateLimit("9/second", by="key"), store=store)
+        guarded, ask = getattr(guard, world)(app), ask_asgi if world == "asgi" else ask_wsgi
+        statuses = [ask(guarded, Ask(f"/{n}"), lint=False).status for n in range(500)]
+        assert statuses == [401] * 3 + [429] * 497
+        assert store.operations <= 500
+        assert ask(guarded, Ask(client="198.51.100.9"), lint=False).status == 401
+
+
+class Counting(MemoryStore):
+    """A store that counts its operations."""
+
+    operations = 0
+
+    def execute(self, ops: Any) -> list[Any]:
+        self.operations += len(ops)
+        return super().execute(ops)
 
 
 # -- single classes ---------------------------------------------------------------------------------------------
@@ -397,7 +456,7 @@ def test_a_cache_outside_of_api_keys_says_what_that_means(caplog: pytest.LogCapt
 
 
 def test_a_browser_s_preflight_is_answered_by_cors_middleware_inside() -> None:
-    guard = Keyguard(RateLimit("1/minute"), APIKeys())
+    guard = Keyguard(RateLimit("4/minute"), APIKeys())
     app: Any = guard.asgi(CORSMiddleware(asgi_app, allow_origins=["https://a.test"], allow_headers=["X-API-Key"]))
     asked = (("Origin", "https://a.test"), ("Access-Control-Request-Method", "GET"))
     preflight = Ask("/", (*asked, ("Access-Control-Request-Headers", "x-api-key")), method="OPTIONS")
@@ -407,3 +466,4 @@ def test_a_browser_s_preflight_is_answered_by_cors_middleware_inside() -> None:
         assert answer.get("access-control-allow-origin") == "https://a.test"
         assert "x-api-key" in (answer.get("access-control-allow-headers") or "").lower()
     assert ask_asgi(app, Ask()).status == 401
+    assert ask_asgi(app, preflight).status == 429

@@ -7,6 +7,8 @@
 Importing this package loads no web framework and no client of a store.
 """
 
+from keyguard.conditions import path as path
+from keyguard.errors import AmbiguousPath as AmbiguousPath
 from keyguard.errors import ConfigurationError as ConfigurationError
 from keyguard.errors import KeyguardError as KeyguardError
 from keyguard.errors import KeyNotFound as KeyNotFound
@@ -22,7 +24,6 @@ from keyguard.guards import ResponseCache as ResponseCache
 from keyguard.guards.cache import CacheStats as CacheStats
 from keyguard.guards.cache import Explanation as Explanation
 from keyguard.guards.cache import cache_control as cache_control
-from keyguard.guards.cache import path as path
 from keyguard.guards.cache import vary as vary
 from keyguard.identity import ANONYMOUS as ANONYMOUS
 from keyguard.identity import Identity as Identity

@@ -8,7 +8,10 @@ class KeyguardError(Exception):
 
 
 class ConfigurationError(KeyguardError, ValueError):
-    """A setting is wrong. Raised while the app is being put together, never on a request."""
+    """A setting is wrong. Raised while the app is being put together; on a request only by what could not be seen then.
+
+    That is a function that reads the caller's identity though no `APIKeys` stands outside of it; the answer is a 503.
+    """
 
 
 class StoreError(KeyguardError):
@@ -29,6 +32,14 @@ class StoreBusy(StoreError):
     """
 
     logged = True
+
+
+class AmbiguousPath(KeyguardError):
+    """The path of a request can be read in more than one way, and something asked for it to decide by.
+
+    Raised by `Request.path` and by conditions such as `keyguard.path(...)`; a guard that lets it through refuses the
+    request with 400.
+    """
 
 
 class KeyNotFound(KeyguardError, LookupError):

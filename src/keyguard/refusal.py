@@ -113,7 +113,7 @@ def refuse(
     if retry_after is not None:
         seconds = whole_seconds(retry_after)
         recovers_at = -(-((request.now() if at is None else at) + retry_after) // SECOND) * SECOND
-    identity = request.identity
+    identity = request.caller
     client = request.client
     refusal = Refusal(
         cause=cause,
@@ -153,8 +153,14 @@ def refuse_busy(request: Request) -> Response:
     )
 
 
-AMBIGUOUS_PATH = (
-    "The path can be read in more than one way. Send it without '//', dot segments, ';' or encoded slashes."
+def refuse_ambiguous(request: Request) -> Response:
+    """A 400: something depends on the path, and that can be read in more than one way."""
+    return refuse_bad_request(request, _AMBIGUOUS_PATH, reason="ambiguous-path")
+
+
+_AMBIGUOUS_PATH = (
+    "The path can be read in more than one way. Send it without '//', dot segments, ';', encoded slashes and what is "
+    "encoded twice."
 )
 
 

@@ -6,7 +6,8 @@ same in both. All of it is lazy: a request that no guard looks at costs one smal
 Rules kept here:
 - Text that came from the wire is decoded as ISO 8859-1, so any bytes are text and nothing raises.
 - Several lines of one header field are one list, joined by a comma (RFC 9110, section 5.3).
-- The path is the one the app routes: decoded, without the prefix the app is mounted under.
+- The path is the one the app routes: decoded, without the prefix the app is mounted under. Reading one that could be
+  read as another path raises, and so does reading the caller's identity before it was looked for.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Mu
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from keyguard.errors import AmbiguousPath, ConfigurationError
+from keyguard.fields import FieldSet as FieldSet
+from keyguard.fields import asks_for_another_method
 from keyguard.identity import ANONYMOUS, Identity
-from keyguard.paths import ambiguous
+from keyguard.spelling import NOTHING, Inside, Spelling
 
 if TYPE_CHECKING:
     from keyguard.address import Address, ClientAddress
@@ -33,24 +37,12 @@ Deferred: TypeAlias = "Step[Any] | Callable[[], Awaitable[None] | None]"
 SHARED = "keyguard"
 """The key under which findings stand in an ASGI scope and a WSGI environ."""
 
+UNKNOWN_IDENTITY = (
+    "request.identity was read before any APIKeys had looked for a key. Put APIKeys() before the guard that reads it: "
+    "Keyguard(APIKeys(), RateLimit(...)); stacked one by one, APIKeys is added last, so that it stands outside"
+)
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-
-class FieldSet:
-    """Names of header fields, to ask of a request at once whether it has any of them."""
-
-    __slots__ = ("names", "raw", "variables")
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.names = tuple(names)
-        """Lower case."""
-        self.raw = frozenset(name.encode("latin-1") for name in self.names)
-        """As ASGI has them."""
-        self.variables = frozenset(
-            variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
-            for variable in (name.upper().replace("-", "_") for name in self.names)
-        )
-        """As WSGI has them (RFC 3875, section 4.1.18)."""
 
 
 class Findings:
@@ -60,10 +52,23 @@ class Findings:
     `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.
     """
 
-    __slots__ = ("caches", "client", "client_known", "identity", "refusal", "request_id", "sources", "waited")
+    __slots__ = (
+        "caches",
+        "client",
+        "client_known",
+        "identity",
+        "preflight",
+        "refusal",
+        "request_id",
+        "sources",
+        "waited",
+    )
 
     def __init__(self) -> None:
         self.identity: Identity | None = None
+        """The caller; `None` if no `APIKeys` has looked for it."""
+        self.preflight = False
+        """Whether it is a CORS preflight that `APIKeys` has let pass, which no limit further in counts."""
         self.client: Address | None = None
         self.client_known = False
         self.request_id: str | None = None
@@ -82,10 +87,13 @@ class Request:
 
     __slots__ = (
         "_path",
+        "_plain",
+        "_spelling",
         "carrier",
         "clock",
         "deferred",
         "findings",
+        "inside",
         "late",
         "method",
         "reached_app",
@@ -96,13 +104,22 @@ class Request:
     websocket: ClassVar[bool] = False
     """True for a websocket handshake."""
 
-    def __init__(self, method: str, carrier: MutableMapping[str, Any], source: ClientAddress, clock: Clock) -> None:
+    def __init__(
+        self,
+        method: str,
+        carrier: MutableMapping[str, Any],
+        source: ClientAddress,
+        clock: Clock,
+        inside: Inside = NOTHING,
+    ) -> None:
         self.method = method
         """As sent: methods are case-sensitive (RFC 9110, section 9.1). A websocket handshake is a `GET`."""
         self.carrier = carrier
         """The ASGI scope or the WSGI environ."""
         self.source = source
         self.clock = clock
+        self.inside = inside
+        """The app and all that stands in front of it, as far as it can be seen."""
         self.deferred: list[Deferred] | None = None
         self.late: Callable[[Deferred], None] | None = None
         self.reached_app = False
@@ -110,6 +127,9 @@ class Request:
         self.read_body = False
         """Whether the app has got a body that no header field had announced."""
         self._path: str | None = None
+        """Where it was given and not found in the carrier."""
+        self._plain: str | None = None
+        self._spelling: Spelling | None = None
         findings = carrier.get(SHARED)
         if findings is None:
             findings = carrier[SHARED] = Findings()
@@ -150,7 +170,8 @@ class Request:
         """Whether the request has any of these header fields."""
         raise NotImplementedError
 
-    def _find_path(self) -> str:
+    def field_names(self) -> Iterable[str]:
+        """The names of all header fields, in lower case and with `-` for `_`, as some bridges hand them on."""
         raise NotImplementedError
 
     def address(self) -> tuple[object, ...]:
@@ -175,20 +196,64 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The decoded path that the app routes on: after `root_path` (ASGI) or `SCRIPT_NAME` (WSGI)."""
-        path = self._path
+        """The decoded path that the app routes on: after `root_path` (ASGI) or `SCRIPT_NAME` (WSGI).
+
+        Raises `AmbiguousPath` if it could be read as another path, until the app has been called: who decides by it
+        would decide about something else. The request is refused with 400 then. `raw_path` can always be read.
+        """
+        path = self._path or self.plain_path
         if path is None:
-            path = self._path = self._find_path()
+            spelling = self.spelling
+            if (spelling.ambiguous or spelling.hidden) and not self.reached_app:
+                raise AmbiguousPath
+            path = spelling.path
         return path
+
+    @property
+    def plain_path(self) -> str | None:
+        """The path, if nothing about its spelling needs a second look; else `None`, and `spelling` tells of it."""
+        plain = self._plain
+        if plain is None:
+            plain = self._plain = self._find_plain()
+        return plain or None
+
+    def _find_plain(self) -> str:
+        return ""
+
+    @property
+    def spelling(self) -> Spelling:
+        """The path with all that it could be, for conditions; and for those who decide nothing by it."""
+        spelling = self._spelling
+        if spelling is None:
+            spelling = self._spelling = self._spell()
+        return spelling
+
+    def _spell(self) -> Spelling:
+        return Spelling(self._path or "", self.raw_path)
 
     @property
     def ambiguous(self) -> bool:
         """True where the path's spelling could be read as another path than the one the app routes."""
-        return ambiguous(self.path, self.raw_path)
+        return self.plain_path is None and self.spelling.ambiguous
 
     @property
     def identity(self) -> Identity:
-        """The caller; `ANONYMOUS` where authentication has found nobody, or has not run."""
+        """The caller, as `APIKeys` found it: `ANONYMOUS` if no key was needed and none was sent.
+
+        Raises `ConfigurationError` if nobody has looked for it yet: no `APIKeys` stands outside of who asks. Once
+        the app was called, or the request refused, nothing is decided by it any more, and it is `ANONYMOUS`.
+        """
+        findings = self.findings
+        identity = findings.identity
+        if identity is None:
+            if self.reached_app or findings.refusal is not None:
+                return ANONYMOUS
+            raise ConfigurationError(UNKNOWN_IDENTITY)
+        return identity
+
+    @property
+    def caller(self) -> Identity:
+        """The same if it is known, else `ANONYMOUS`: for those who tell of a request, and decide nothing by it."""
         return self.findings.identity or ANONYMOUS
 
     @property
@@ -211,14 +276,18 @@ class Request:
 
     @property
     def preflight(self) -> bool:
-        """True for what looks like a CORS preflight request (Fetch standard, section 3.2.2).
+        """True for a CORS preflight request (Fetch standard, section 3.2.2), as browsers send it.
 
-        Browsers send those without credentials; anybody else can send them too, with whatever they like.
+        It has no body, and no field by which some middleware makes a request of another method of it. Anybody else can
+        send one too. That it carries no key is not looked at here.
         """
         return (
             self.method == "OPTIONS"
             and self.header("origin") is not None
             and self.header("access-control-request-method") is not None
+            and self.header("content-length") in (None, "", "0")
+            and self.header("transfer-encoding") is None
+            and not any(map(asks_for_another_method, self.field_names()))
         )
 
     @contextmanager

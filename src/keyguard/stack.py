@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from keyguard.address import ClientAddress
 from keyguard.clock import Clock, wall_clock
+from keyguard.counters import claim
 from keyguard.drivers.engine import Engine
+from keyguard.drivers.inside import AppInside
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes, is_async, is_blocking
 from keyguard.guard import Guard, chain
@@ -17,9 +20,12 @@ from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
 from keyguard.guards.cache.instant import Instant, instant
 from keyguard.guards.ip_filter import IPFilter
-from keyguard.guards.rate_limit import RateLimit, Together
+from keyguard.guards.limiting import Together
+from keyguard.guards.rate_limit import RateLimit
 from keyguard.logs import logger
+from keyguard.needs import unmet_needs
 from keyguard.ops import Store
+from keyguard.paths import Paths
 from keyguard.refusal import Refusal
 from keyguard.stores import open_store
 from keyguard.stores.fork import renew_after_fork
@@ -50,6 +56,8 @@ class Keyguard:
     - `on_refusal`: a plain function called with each `Refusal`; it must not block.
     - `on_health`: one called with a `StoreHealth` when the store goes out of order, and when it answers again; it runs
       on a request, so it must not block either.
+    - `root_path`: a prefix of paths that the app cuts off by itself, if that cannot be seen: rules are about the rest.
+      Prefixes that servers and frameworks tell of need not be named again.
     - `workers`: how many processes serve the app. While the store is out of order each of them admits this part of the
       limits. By default the environment's `WEB_CONCURRENCY`, else 1.
     - `clock`: microseconds since the epoch; decisions use the store's own clock.
@@ -69,6 +77,7 @@ class Keyguard:
         on_refusal: Callable[[Refusal], None] | None = None,
         on_health: Callable[[StoreHealth], None] | None = None,
         workers: int | None = None,
+        root_path: str = "",
         clock: Clock = wall_clock,
     ) -> None:
         for word, function in (("clock", clock), ("on_refusal", on_refusal), ("on_health", on_health)):
@@ -79,6 +88,7 @@ class Keyguard:
         for word, told, what in (("on_refusal", on_refusal, "a Refusal"), ("on_health", on_health, "a StoreHealth")):
             if told is not None:
                 check_takes(word, told, what)
+        self._root_path = _checked_prefix(root_path)
         self.guards = guards
         self.store = open_store(store)
         self._watched: Watched | None = None
@@ -94,19 +104,19 @@ class Keyguard:
         self._notify = on_refusal
         self._chain = chain(_with_exhausted(_together(guards)))
         self._provides = frozenset().union(*(getattr(guard, "provides", ()) for guard in guards))
-        self._needs = _unmet(guards)
+        self._needs = unmet_needs(guards)
         if self._needs and not self._is_layer:
             raise ConfigurationError(
                 f"these guards need the {', '.join(self._needs)} of the caller, and none finds it: put APIKeys() first"
             )
-        _check_names(guards)
+        claim(self.store, guards)
         _check_filters(guards)
         for guard in guards:
             if isinstance(guard, APIKeys):
                 renew_after_fork(guard)
         limitations = getattr(self.store, "limitations", None)
         if limitations is not None:
-            limits = [rule.limit for guard in guards if isinstance(guard, RateLimit) for rule in guard.rules]
+            limits = [rule.limit for guard in guards if isinstance(guard, RateLimit) for rule in guard.all_rules]
             notice = limitations(limits, keys=any(isinstance(guard, APIKeys) for guard in guards))
             if notice:
                 log.warning("%s", notice)
@@ -206,6 +216,7 @@ class Keyguard:
             provides=self._provides,
             needs=self._needs,
             sources=[guard.sources for guard in self.guards if isinstance(guard, APIKeys)],
+            inside=AppInside(app, self._root_path),
             filters=any(isinstance(guard, IPFilter) for guard in self.guards),
             notify=self._notify,
             here=self._here,
@@ -215,6 +226,15 @@ class Keyguard:
         )
 
 
+def _checked_prefix(prefix: str) -> str:
+    if prefix == "":
+        return ""
+    if isinstance(prefix, str) and prefix.strip("/") and "{" not in prefix and "*" not in prefix:
+        with suppress(ConfigurationError):
+            return Paths([prefix]).texts[0].rstrip("/")
+    raise ConfigurationError(f"root_path is a prefix of paths such as '/api', not {prefix!r}")
+
+
 def _checked_workers(workers: int | None) -> int:
     if workers is None:
         text = os.environ.get("WEB_CONCURRENCY", "").strip()
@@ -222,22 +242,6 @@ def _checked_workers(workers: int | None) -> int:
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ConfigurationError(f"workers is the number of processes that serve the app, at least 1, not {workers!r}")
     return workers
-
-
-def _unmet(guards: Iterable[Any]) -> frozenset[str]:
-    """What the guards need of layers further out. A need that only a later guard provides is an order gone wrong."""
-    guards = list(guards)
-    unmet: set[str] = set()
-    provided: set[str] = set()
-    for place, guard in enumerate(guards):
-        missing = set(getattr(guard, "needs", ())) - provided
-        for word in missing:
-            for later in guards[place + 1 :]:
-                if word in getattr(later, "provides", ()):
-                    raise ConfigurationError(f"{guard!r} needs the {word} that {later!r} finds: put it after that")
-        unmet |= missing
-        provided |= set(getattr(guard, "provides", ()))
-    return frozenset(unmet)
 
 
 def _layers_within(app: Any) -> Iterator[Engine]:
@@ -258,16 +262,6 @@ def _check_order(needs: frozenset[str], app: Any) -> None:
                 f"a guard needs the {', '.join(needs & engine.provides)} that a layer further in finds. Add APIKeys "
                 "after it (add_middleware puts the last one outermost), or wrap it later"
             )
-
-
-def _check_names(guards: Iterable[Any]) -> None:
-    seen: set[str] = set()
-    for guard in guards:
-        if isinstance(guard, RateLimit):
-            for prefix in [rule.prefix for rule in guard.rules] or [f"rl:{guard.name}:"]:
-                if prefix in seen:
-                    raise ConfigurationError(f"two limits would share a counter: give {guard!r} a name=...")
-                seen.add(prefix)
 
 
 def _check_filters(guards: Iterable[Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from keyguard.drivers.asgi_detached import call, detach, end_detached, wait
@@ -22,7 +21,6 @@ class ASGIDriver:
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
         self.app = app
         self.engine = engine
-        self.prefix = prefix_within(app)
         engine.late = self._settle_late
         engine.wait = wait
         engine.detach = self._detach
@@ -34,8 +32,6 @@ class ASGIDriver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         check_process()
         kind = scope["type"]
-        if self.prefix and kind != "lifespan":
-            scope["root_path"] = self.prefix
         if kind == "http":
             instant = self.engine.instant
             messages = None if instant is None else instant(scope)
@@ -79,25 +75,6 @@ class ASGIDriver:
             await send(message)
 
         await self.app(scope, ending, closing)
-
-
-def prefix_within(app: Any) -> str:
-    """The prefix that the app goes by, where it puts one of its own in the place of the server's.
-
-    It does so further in than a driver that stands around all of it, whose rules must see the path that is routed.
-    """
-    seen = 0
-    while app is not None and seen < 100:
-        homes = {base.__module__ for base in type(app).__mro__}
-        if "fastapi.applications" in homes:
-            return str(app.root_path or "")
-        if "django.core.handlers.asgi" in homes:
-            settings: Any = sys.modules["django.conf"].settings
-            return settings.FORCE_SCRIPT_NAME or ""
-        if hasattr(app, "routes"):
-            break  # what is further in is mounted, and has yet another prefix
-        app, seen = getattr(app, "app", None), seen + 1
-    return ""
 
 
 async def close_store(store: Any) -> None:

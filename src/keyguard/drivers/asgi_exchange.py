@@ -137,7 +137,10 @@ class Exchange:
         try:
             # From HTTP/2 on, a body need not be announced by a header field.
             plain = carrier.get("http_version", "1.1")[:1] == "1"
-            await self.app(carrier, self.receive if plain else self._receive, self.send)
+            receive = self.receive if plain else self._receive
+            if self.request.findings.preflight and self.request.method == "OPTIONS":
+                receive = without_body(receive)
+            await self.app(carrier, receive, self.send)
             if self.state in (STREAM, TEE, DISCARD):
                 return None
             error = NoResponse("the app returned without sending a response")
@@ -328,6 +331,22 @@ def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 async def _nothing() -> None:
     """What sending comes to once the app's response has been replaced."""
+
+
+def without_body(receive: Receive) -> Receive:
+    """Make the `receive` of an app that gets a CORS preflight: whatever comes, it has no body."""
+    given = False
+
+    async def nothing() -> Message:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        while (message := await receive())["type"] == "http.request":
+            pass
+        return message
+
+    return nothing
 
 
 class _Relay:

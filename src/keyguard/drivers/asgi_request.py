@@ -7,9 +7,10 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from keyguard.drivers.engine import Engine
-from keyguard.paths import misplaced, strip_root
+from keyguard.paths import misplaced, plain, strip_root
 from keyguard.request import FieldSet, Request
 from keyguard.response import Headers, field_value
+from keyguard.spelling import Spelling
 
 Scope: TypeAlias = MutableMapping[str, Any]
 
@@ -88,7 +89,9 @@ class ASGIRequest(Request):
     __slots__ = ("_fields",)
 
     def __init__(self, scope: Scope, engine: Engine) -> None:
-        super().__init__("GET" if self.websocket else scope["method"], scope, engine.source, engine.clock)
+        super().__init__(
+            "GET" if self.websocket else scope["method"], scope, engine.source, engine.clock, engine.inside
+        )
         self._fields: dict[bytes, bytes] | None = None
 
     @property
@@ -119,17 +122,17 @@ class ASGIRequest(Request):
 
     @property
     def root(self) -> str:
-        return str(self.carrier.get("root_path", ""))
-
-    @property
-    def ambiguous(self) -> bool:
-        return super().ambiguous or misplaced(self.carrier["path"], self.root)
+        # FastAPI and Django may put one of their own in its place, further in.
+        return self.inside.root or str(self.carrier.get("root_path") or "")
 
     def sends(self, fields: FieldSet) -> bool:
         present = self._fields
         if present is None:
             present = self._fields = collected(self.carrier["headers"])
         return not fields.raw.isdisjoint(present)
+
+    def field_names(self) -> Iterable[str]:
+        return [name.decode("latin-1").lower().replace("_", "-") for name, _ in self.carrier["headers"]]
 
     def address(self) -> tuple[object, ...]:
         fields = self._fields
@@ -159,8 +162,17 @@ class ASGIRequest(Request):
     def _forget_fields(self) -> None:
         self._fields = None
 
-    def _find_path(self) -> str:
-        return strip_root(self.carrier["path"], self.carrier.get("root_path", ""))
+    def _find_plain(self) -> str:
+        carrier = self.carrier
+        path: str = carrier["path"]
+        if carrier.get("root_path") or not plain(path, carrier.get("raw_path")) or self.inside.may_cut(path):
+            return ""
+        return path
+
+    def _spell(self) -> Spelling:
+        whole, root = self.carrier["path"], self.root
+        tail = whole.partition(root)[2] if misplaced(whole, root) else None
+        return Spelling(strip_root(whole, root), self.raw_path, root, self.inside, tail)
 
 
 _PAST_SEND = frozenset(

@@ -18,14 +18,15 @@ from typing import Any
 
 from keyguard.address import ClientAddress
 from keyguard.clock import SECOND, Clock, monotonic
-from keyguard.errors import GuardError, StoreBusy, StoreError
+from keyguard.errors import AmbiguousPath, GuardError, StoreBusy, StoreError
 from keyguard.flow import Blocking, CallApp, Detach, Flow, Step, Wait
 from keyguard.guard import Answer, Chain
 from keyguard.logs import logger, plain, story, word
 from keyguard.ops import Aside, Degraded, GiveBack, Op, Store, TakeHere
-from keyguard.refusal import Cause, Refusal, refuse, refuse_busy
+from keyguard.refusal import Cause, Refusal, refuse, refuse_ambiguous, refuse_busy
 from keyguard.request import SHARED, Deferred, Request
 from keyguard.response import APP, Response, Tee
+from keyguard.spelling import NOTHING, Inside
 from keyguard.stores.watched import Watched, WatchedAside
 
 log = logger("keyguard")
@@ -76,6 +77,7 @@ class Engine:
         "execute",
         "filters",
         "here",
+        "inside",
         "instant",
         "late",
         "leading",
@@ -104,6 +106,7 @@ class Engine:
         needs: frozenset[str] = frozenset(),
         sources: Sequence[Any] = (),
         filters: bool = False,
+        inside: Inside = NOTHING,
         notify: Callable[[Refusal], None] | None = None,
         aside: WatchedAside | None = None,
         instant: Callable[..., Any] | None = None,
@@ -134,6 +137,8 @@ class Engine:
         """Where these guards look for credentials."""
         self.filters = filters
         """Whether one of them refuses callers by address, which no cache may stand outside of."""
+        self.inside = inside
+        """The app and all that stands in front of it, as far as it can be seen."""
         self._notify = notify
         self.instant = instant
         """Answers with ASGI messages what needs no request: the plain hits of a cache that stands outermost."""
@@ -309,6 +314,8 @@ class Engine:
         """The refusal that stands for a failure of keyguard, its store or a guard: closed, and blaming nobody's key."""
         if isinstance(failure, StoreBusy):
             return refuse_busy(request)
+        if isinstance(failure, AmbiguousPath):  # a guard of the user's own asked for the path
+            return refuse_ambiguous(request)
         if isinstance(failure, StoreError):
             if not failure.logged:
                 log.error("the store failed: %s", plain(failure))

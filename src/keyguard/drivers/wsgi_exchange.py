@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from io import BytesIO
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -132,6 +133,8 @@ class Exchange:
         error: Exception
         iterable: Iterable[bytes] | None = None
         try:
+            if self.request.findings.preflight and environ["REQUEST_METHOD"] == "OPTIONS":
+                environ = {**environ, "wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}  # whatever comes, it has no body
             iterable = self.app(environ, self.start_response)
             if iterable is None:
                 raise TypeError("the WSGI app returned None, not an iterable of bytes")

@@ -7,9 +7,10 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from keyguard.drivers.engine import Engine
-from keyguard.paths import decode_wsgi_path
+from keyguard.paths import decode_wsgi_path, plain
 from keyguard.request import FieldSet, Request
 from keyguard.response import Headers
+from keyguard.spelling import Spelling
 
 Environ: TypeAlias = dict[str, Any]
 
@@ -51,7 +52,7 @@ class WSGIRequest(Request):
     __slots__ = ()
 
     def __init__(self, environ: Environ, engine: Engine) -> None:
-        super().__init__(environ["REQUEST_METHOD"], environ, engine.source, engine.clock)
+        super().__init__(environ["REQUEST_METHOD"], environ, engine.source, engine.clock, engine.inside)
 
     @property
     def scheme(self) -> str:
@@ -83,6 +84,10 @@ class WSGIRequest(Request):
     def sends(self, fields: FieldSet) -> bool:
         return not fields.variables.isdisjoint(self.carrier)
 
+    def field_names(self) -> Iterable[str]:
+        names = [name for name in self.carrier if name.startswith("HTTP_")]
+        return [name[5:].lower().replace("_", "-") for name in names]
+
     def address(self) -> tuple[object, ...]:
         return tuple([self.carrier.get(name) for name in _ADDRESS])
 
@@ -95,5 +100,13 @@ class WSGIRequest(Request):
     def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
         return replaced(self.carrier, fields) if fields else self.carrier
 
-    def _find_path(self) -> str:
-        return decode_wsgi_path(self.carrier.get("PATH_INFO", ""))
+    def _find_plain(self) -> str:
+        carrier = self.carrier
+        if carrier.get("SCRIPT_NAME"):
+            return ""
+        path = decode_wsgi_path(carrier.get("PATH_INFO", ""))
+        return path if plain(path, self.raw_path) and not self.inside.may_cut(path) else ""
+
+    def _spell(self) -> Spelling:
+        path = decode_wsgi_path(self.carrier.get("PATH_INFO", ""))
+        return Spelling(path, self.raw_path, self.root, self.inside)

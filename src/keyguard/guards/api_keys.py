@@ -17,22 +17,22 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias
 
 from keyguard.clock import SECOND, whole_seconds
-from keyguard.errors import ConfigurationError, StoreBusy, StoreError
+from keyguard.conditions import OnPaths, on_paths
+from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreError
 from keyguard.flow import call, check_takes, is_async
 from keyguard.guards import key_settings as settings
 from keyguard.guards.credentials import Sources
 from keyguard.guards.guesses import Guesses, Refusals
 from keyguard.guards.known_keys import FOREVER, KEY_MAX, RECHECK, Known, KnownKeys, fingerprint_of, remembered
 from keyguard.guards.look_ups import Lookup, LookUps
-from keyguard.guards.preflight import is_preflight, pass_preflight
+from keyguard.guards.preflight import may_pass, pass_preflight
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import KeyRegistry, Pepper, Peppers, parse_key, record_key
 from keyguard.keys.format import check_words
 from keyguard.keys.record import decode, trusted
 from keyguard.ops import Authenticate, Authenticated, Degraded, Demand, Store, Take, TakeHere, Taken, head_of
-from keyguard.paths import Paths
 from keyguard.rates import NEVER
-from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request, refuse_busy
+from keyguard.refusal import Cause, refuse, refuse_ambiguous, refuse_bad_request, refuse_busy
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 
@@ -49,7 +49,9 @@ class APIKeys:
       `"cookie:name"`, `"query:name"`. A key in the query ends in logs and browser histories: off by default. A Bearer
       text that does not begin with `prefix` is not a key, but an app's own: beside a key it is let be. With a `lookup`
       every text is a key.
-    - `public`: path patterns that need no key; exact (`"/health"`), whole subtrees (`"/docs/*"`).
+    - `public`: path patterns that need no key; exact (`"/health"`), whole subtrees (`"/docs/*"`); or `path(...)`.
+    - `paths`: only these need a key; by default all do. A path that is in both lists needs none.
+    - `ignore_case`: the app routes paths in any case, so `paths` are meant in any case.
     - `optional`: callers without a key pass as anonymous, where no scope is needed. One who sends a wrong key is still
       refused.
     - `scopes`: what a key must hold, or a function of the request that returns it; `None` where nothing is needed.
@@ -64,9 +66,13 @@ class APIKeys:
     - `if_store_fails`: while the store is out of order, `"local"` goes on accepting keys that this process has
       verified within the last `stale_if_error` seconds, `"refuse"` accepts none. All others get a 503, cause `fault`.
     - `realm`: named in the challenge of a 401.
-    - `preflights`: CORS preflights, which browsers send without a key, pass, and are answered without a body. False
-      refuses them: where no browser of another origin calls the app, where CORS middleware stands outside, or where
-      the app runs a view whatever the method.
+    - `preflights`: whether CORS preflights, which browsers send without a key, pass, answered without a body. By
+      default they do if CORS middleware that answers them can be seen inside: that of Starlette and FastAPI, Litestar's
+      `cors_config`, django-cors-headers for all paths. True is for apps that answer them elsewhere and route by method:
+      the view of an app that runs it whatever the method, as Django's function views do, would run without a key. False
+      refuses them, which is right if CORS middleware stands outside. A request with a body, or with a field that asks
+      for another method (`X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override` and any other whose name speaks
+      of a method, a verb or an override), is not a preflight; `?_method=` in a URL cannot be known.
 
     Raises `ConfigurationError` for a setting that is wrong.
     """
@@ -78,7 +84,9 @@ class APIKeys:
         *,
         lookup: Lookup | None = None,
         sources: Iterable[str] = ("authorization", "x-api-key"),
-        public: Iterable[str] = (),
+        public: Iterable[str] | OnPaths = (),
+        paths: Iterable[str] | OnPaths | None = None,
+        ignore_case: bool = False,
         optional: bool = False,
         scopes: Scopes | None = None,
         guesses: str | None = "20/minute; 200/hour",
@@ -89,7 +97,7 @@ class APIKeys:
         if_store_fails: Literal["local", "refuse"] = "local",
         stale_if_error: float = 300,
         realm: str = "api",
-        preflights: bool = True,
+        preflights: bool | None = None,
         name: str = "keys",
     ) -> None:
         if lookup is not None and not callable(lookup):
@@ -100,10 +108,14 @@ class APIKeys:
         check_words(prefix, "live" if env is None else env)
         self.prefix, self.env = prefix, env
         self.sources = Sources(settings.listed("sources", sources), "" if lookup else f"{prefix}_")
-        patterns = settings.listed("public", public)
-        self.public = Paths(patterns) if patterns else None
+        patterns = public if isinstance(public, OnPaths) else settings.listed("public", public)
+        self.public = on_paths("public", patterns or None, False)
+        self.paths = on_paths("paths", paths, ignore_case)
+        self._by_path = self.public is not None or self.paths is not None
         self.optional = settings.switch("optional", optional)
-        self.preflights = settings.switch("preflights", preflights)
+        if preflights is not None and not isinstance(preflights, bool):
+            raise ConfigurationError(f"preflights is True or False, or None for what can be seen, not {preflights!r}")
+        self.preflights = preflights
         if callable(scopes):
             check_takes("scopes", scopes, "the request")
         self.scopes = (
@@ -145,8 +157,12 @@ class APIKeys:
 
     def admits(self, request: Request) -> bool:
         """Whether it is plain that the request may pass: one key, which was verified just now, and nothing to ask."""
-        if self.public is not None and (request.ambiguous or self.public.match(request.path)):
-            return False
+        if self._by_path:
+            try:
+                if self._needs_no_key(request):
+                    return False
+            except AmbiguousPath:
+                return False
         sent = self.sources.read(request)
         known = self._known.get(fingerprint_of(sent.pop())) if len(sent) == 1 else None
         if known is None or known.networks is not None or not known.trusted(request.now()):
@@ -161,10 +177,12 @@ class APIKeys:
     async def __call__(self, request: Request, forward: Forward) -> Response:
         findings = request.findings
         findings.sources += (self.sources,)
-        if self.public is not None:
-            if request.ambiguous:
-                return refuse_bad_request(request, AMBIGUOUS_PATH, reason="ambiguous-path")
-            if self.public.match(request.path):
+        if self._by_path:
+            try:
+                no_key = self._needs_no_key(request)
+            except AmbiguousPath:
+                return refuse_ambiguous(request)
+            if no_key:
                 findings.identity = findings.identity or ANONYMOUS
                 return await forward(request)
         sent = self.sources.read(request)
@@ -173,15 +191,18 @@ class APIKeys:
                 detail = "The request carries two different API keys. Send one."
                 return refuse_bad_request(request, detail, reason="two-keys")
             foreign = self.sources.foreign(request)
-            if self.preflights and not foreign and is_preflight(request):
-                findings.identity = findings.identity or ANONYMOUS
-                return await pass_preflight(request, forward)
-            if not (self.optional and await self._needs_no_scopes(request)):
-                if foreign:  # no guess of ours: it cannot be a key
-                    return self._refuse(request, "malformed")
-                return self._refuse(request, "no-key", "Send an API key.", sent=False)
             findings.identity = findings.identity or ANONYMOUS
-            return await forward(request)
+            if not foreign and may_pass(request, self.preflights):
+                return await pass_preflight(request, forward)
+            try:
+                passes = self.optional and await self._needs_no_scopes(request)
+            except AmbiguousPath:
+                return refuse_ambiguous(request)
+            if passes:
+                return await forward(request)
+            if foreign:  # no guess of ours: it cannot be a key
+                return self._refuse(request, "malformed")
+            return self._refuse(request, "no-key", "Send an API key.", sent=False)
         (text,) = sent
         fingerprint = fingerprint_of(text)
         known = self._known.get(fingerprint)
@@ -202,10 +223,19 @@ class APIKeys:
             detail = "This API key cannot be used from this address."
             return refuse(request, Cause.ADDRESS, detail, reason="key-network")
         if self.scopes is not None:
-            missing = await self._missing_scopes(request, known.identity)
+            try:
+                missing = await self._missing_scopes(request, known.identity)
+            except AmbiguousPath:
+                return refuse_ambiguous(request)
             if missing:
                 return self._refuse_scopes(request, missing)
         return await forward(request)
+
+    def _needs_no_key(self, request: Request) -> bool:
+        """Whether the request needs no key, by its path."""
+        if self.paths is not None and not self.paths.closes(request):
+            return True
+        return self.public is not None and self.public.opens(request)
 
     # -- verifying ----------------------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from keyguard.address import Networks
-from keyguard.errors import ConfigurationError
-from keyguard.paths import Paths
-from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request
+from keyguard.conditions import OnPaths, on_paths
+from keyguard.errors import AmbiguousPath, ConfigurationError
+from keyguard.refusal import Cause, refuse, refuse_ambiguous
 from keyguard.request import Request
 from keyguard.response import Response
 
@@ -17,7 +17,8 @@ class IPFilter:
 
     - `allow`: only these networks; `None` allows everybody, an empty list nobody.
     - `deny`: none of these; wins over `allow`.
-    - `paths`: patterns that the filter applies to; everywhere where it is not given.
+    - `paths`: patterns that the filter applies to, or `path(...)`; all paths if it is not given.
+    - `ignore_case`: the app routes paths in any case, so the filter applies to them in any case.
 
     An address that cannot be known is on no list: it passes a deny list, and no allow list. Raises
     `ConfigurationError` for a network that is none, and for a filter that would filter nothing.
@@ -28,11 +29,12 @@ class IPFilter:
         allow: Iterable[str] | None = None,
         deny: Iterable[str] = (),
         *,
-        paths: Iterable[str] | None = None,
+        paths: Iterable[str] | OnPaths | None = None,
+        ignore_case: bool = False,
         name: str = "ip",
     ) -> None:
         self.name = name
-        self.paths = None if paths is None else Paths(paths, trailing_slash=True)
+        self.paths = on_paths("paths", paths, ignore_case)
         self._lists = allowed, denied = _networks(allow, deny)
         if allowed is None and not denied:
             raise ConfigurationError("IPFilter has neither allow nor deny: it would filter nothing")
@@ -49,10 +51,11 @@ class IPFilter:
 
     def __call__(self, request: Request) -> Response | None:
         if self.paths is not None:
-            if request.ambiguous:
-                return refuse_bad_request(request, AMBIGUOUS_PATH, reason="ambiguous-path")
-            if not self.paths.match(request.path):
-                return None
+            try:
+                if not self.paths.closes(request):
+                    return None
+            except AmbiguousPath:
+                return refuse_ambiguous(request)
         allow, deny = self._lists
         client = request.client
         if client is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from keyguard.clock import SECOND
 from keyguard.guards.limit_settings import RuleDemands
 from keyguard.ops import Taken
@@ -41,13 +43,21 @@ def _left(taking: Taking) -> tuple[int, int]:
 
 
 def _describe_legacy(headers: Headers, demands: RuleDemands, taken: Taken) -> None:
-    # These fields know one limit: that which refused, else the one with least left.
+    # These fields know one limit: that which refused, else the one with least left, of all layers and of the app's own;
+    # of several with as much left the one that is slowest to come back.
     found = []
     for rule, taking in zip(demands.rules, taken.takings, strict=True):
         if "x-ratelimit" in rule.profiles:
             remaining, reset = _left(taking)
-            found.append((not taking[4], remaining / rule.limit.quota, rule.limit.quota, remaining, reset))
-    _, _, quota, remaining, reset = min(found)
-    headers.set("X-RateLimit-Limit", str(quota))
-    headers.set("X-RateLimit-Remaining", str(remaining))
-    headers.set("X-RateLimit-Reset", str(reset))
+            found.append((not taking[4], remaining, -reset, rule.limit.quota))
+    passed, remaining, reset, quota = min(found)
+    if passed:
+        told = [headers.get(name) or "" for name in _LEGACY]
+        if all(map(_NUMBER.fullmatch, told)) and (int(told[1]), -int(told[2])) <= (remaining, reset):
+            return  # of a limit further in, or of the app itself
+    for name, number in zip(_LEGACY, (quota, remaining, -reset), strict=True):
+        headers.set(name, str(number))
+
+
+_LEGACY = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_NUMBER = re.compile("[0-9]{1,15}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from keyguard.clock import whole_seconds
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes
-from keyguard.ops import Demand
+from keyguard.ops import Demand, Take
 from keyguard.rates import Limit, parse_rates, window
 from keyguard.response import field_value
 
@@ -18,20 +18,34 @@ PROFILES = ("draft-11", "x-ratelimit")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
 
+class Naming(NamedTuple):
+    """All that the rules of one guard have in common."""
+
+    name: str
+    """The public name."""
+    counter: str
+    """The name in the keys of counters."""
+    profiles: tuple[str, ...]
+    if_store_fails: str
+    by_address: bool
+    """Whether they count by the client's address, whoever calls."""
+
+
 class Rule:
     """One limit of a guard, with everything about it that does not change from request to request."""
 
-    __slots__ = ("guard", "if_store_fails", "limit", "member", "name", "policy", "prefix", "profiles")
+    __slots__ = ("by_address", "guard", "if_store_fails", "limit", "member", "name", "policy", "prefix", "profiles")
 
-    def __init__(self, guard: str, limit: Limit, profiles: tuple[str, ...], if_store_fails: str) -> None:
-        self.guard = guard
+    def __init__(self, guard: Naming, limit: Limit) -> None:
+        self.guard = guard.name
         self.limit = limit
-        self.if_store_fails = if_store_fails
-        self.profiles = profiles
+        self.if_store_fails = guard.if_store_fails
+        self.profiles = guard.profiles
         """The families of header fields that tell about it."""
-        self.name = f"{guard}:{limit.text}"
+        self.by_address = guard.by_address
+        self.name = f"{guard.name}:{limit.text}"
         """The public name: in the header, the refusal, the log."""
-        self.prefix = f"rl:{guard}:{limit.code}|"
+        self.prefix = f"rl:{guard.counter}:{limit.code}|"
         """What a counter's key begins with. No quota stands in it: an edited limit keeps its counters, as long as its
         period stays the same."""
         quoted = self.name.replace("\\", "\\\\").replace('"', '\\"')
@@ -91,7 +105,7 @@ def _framed(who: Any) -> bytes:
 # -- checking settings ------------------------------------------------------------------------------------------
 
 
-def rules_of(name: str, rates: Sequence[Any], profiles: tuple[str, ...], if_store_fails: str) -> tuple[Rule, ...]:
+def rules_of(guard: Naming, rates: Sequence[Any]) -> tuple[Rule, ...]:
     """The rules of a guard, from texts and limits."""
     limits: list[Limit] = []
     for rate in rates:
@@ -107,7 +121,7 @@ def rules_of(name: str, rates: Sequence[Any], profiles: tuple[str, ...], if_stor
                     raise ConfigurationError(f"{text}: {error}") from None
     if not limits:
         raise ConfigurationError("RateLimit needs at least one rate, such as '10/second'")
-    rules = tuple(Rule(name, limit, profiles, if_store_fails) for limit in limits)
+    rules = tuple(Rule(guard, limit) for limit in limits)
     prefixes = [rule.prefix for rule in rules]
     for rule in rules:
         if prefixes.count(rule.prefix) > 1:
@@ -115,12 +129,48 @@ def rules_of(name: str, rates: Sequence[Any], profiles: tuple[str, ...], if_stor
     return rules
 
 
+def listed(rates: Any) -> tuple[Any, ...]:
+    """One rate, or several in a list."""
+    return tuple(rates) if isinstance(rates, (list, tuple)) else (rates,)
+
+
 @lru_cache(maxsize=1024)
-def known_rules_of(
-    name: str, rates: tuple[Any, ...], profiles: tuple[str, ...], if_store_fails: str
-) -> tuple[Rule, ...]:
+def known_rules_of(guard: Naming, rates: tuple[Any, ...]) -> tuple[Rule, ...]:
     """The same for rates that a function chose on a request."""
-    return rules_of(name, rates, profiles, if_store_fails)
+    return rules_of(guard, rates)
+
+
+class PlanRules(NamedTuple):
+    """The rules of one plan."""
+
+    rules: tuple[Rule, ...] | None
+    """`None`: no limit."""
+    ready: dict[str, Take]
+    """Operations that are ready for the next request of the same caller."""
+
+
+def plans_of(guard: Naming, plans: Any, default: Any) -> tuple[dict[str, PlanRules], PlanRules]:
+    """The rules of each plan, and of callers with none or one that is not known."""
+    if not isinstance(plans, Mapping) or not plans:
+        raise ConfigurationError(
+            f"plans are a mapping of names to rates, such as {{'free': '2/second'}}, not {plans!r}"
+        )
+    made = {}
+    for name, rates in plans.items():
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"the name of a plan is a text, not {name!r}")
+        made[name] = PlanRules(None if rates is None else rules_of(guard, listed(rates)), {})
+    if default in made:
+        return made, made[default]
+    if default is None:
+        raise ConfigurationError(
+            "plans need a default, for callers whose key has no plan or one that is not listed: default='free', say"
+        )
+    try:
+        return made, PlanRules(rules_of(guard, listed(default)), {})
+    except ConfigurationError as error:
+        names = ", ".join(map(repr, made))
+        raise ConfigurationError(f"default={default!r} is none of the plans {names}, and no rate: {error}") from None
 
 
 def checked_by(by: Any) -> Any:
@@ -148,17 +198,24 @@ def whole_cost(cost: Any) -> int:
 
 
 def checked_condition(word: str, condition: Any) -> Any:
-    if getattr(condition, "opens_only", False):
-        # It is false where a path is ambiguous, and a limit must not be passed by in that way.
-        raise ConfigurationError(f"{word}={condition!r} is for caches; a limit takes paths=[...]")
     if condition is None:
         return None
     if callable(condition):
         check_takes(word, condition, "the request")
         return condition
     if isinstance(condition, bool):
-        return lambda request: condition
+        return always if condition else never
     raise ConfigurationError(f"{word} is a function of the request, not {condition!r}")
+
+
+def always(request: Any) -> bool:
+    """A condition that always holds."""
+    return True
+
+
+def never(request: Any) -> bool:
+    """A condition that never holds."""
+    return False
 
 
 def checked_methods(methods: Any) -> frozenset[str] | None:
@@ -201,11 +258,3 @@ def checked_name(name: Any) -> str:
     if isinstance(name, str) and name and name.isascii() and name.isprintable() and "|" not in name:
         return name
     raise ConfigurationError(f"a name is printable ASCII text without '|', not {name!r}")
-
-
-def default_name(by: Any, methods: frozenset[str] | None, paths: Iterable[str]) -> str:
-    """By whom, and for what: the same after a restart and in every process."""
-    name = by if isinstance(by, str) else getattr(by, "__name__", type(by).__name__)
-    text = " ".join([name.strip("<>"), *sorted(methods or ()), *sorted(paths)])
-    # The name stands in every response: a long list of paths does not.
-    return text if len(text) <= 80 else f"{text[:60]} {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"

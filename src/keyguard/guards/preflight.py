@@ -1,8 +1,14 @@
 """CORS preflights: who may do what is asked for by browsers before the request itself, without a key.
 
-They are neither authenticated nor counted, and anybody can send what looks like one. So they are let through for the
-fields of their answer alone: an app that runs a view whatever the method, as Django's function views do, shows nobody
-the body that way.
+Anybody can send what looks like one, so it must not be a way to have the app do something without a key:
+
+- Only what browsers send is one: no body, and no field that asks for another method (see `Request.preflight`). All else
+  is a request like others.
+- It passes `APIKeys` without a key only if something inside answers it before any view runs, which is CORS middleware
+  that can be seen, or if the app is said to route by method (`preflights=True`).
+- A limit outside of `APIKeys` counts it and refuses it, like any other request of its address; one further in does not,
+  for it knows nothing of the caller.
+- The app gets no body with it, and what comes back are the status and the fields.
 """
 
 from __future__ import annotations
@@ -13,16 +19,16 @@ from keyguard.response import Headers, Response
 _OF_THE_BODY = ("content-", "transfer-encoding", "trailer", "etag", "last-modified", "set-cookie")
 
 
-def is_preflight(request: Request) -> bool:
-    """Whether a request is a CORS preflight, of which nothing is known of its caller: browsers send no key with it."""
-    if request.method != "OPTIONS" or not request.preflight:
+def may_pass(request: Request, preflights: bool | None) -> bool:
+    """Tell whether a request without a key is a preflight that needs none."""
+    if request.method != "OPTIONS" or preflights is False:
         return False
-    identity = request.findings.identity
-    return identity is None or identity.anonymous
+    return request.preflight and (preflights is True or request.inside.answers_preflights)
 
 
 async def pass_preflight(request: Request, forward: Forward) -> Response:
     """Let a preflight through. What comes back is the status and the fields, and no body."""
+    request.findings.preflight = True
     response = await forward(request)
     if request.findings.refusal is not None:
         return response  # of a guard further in

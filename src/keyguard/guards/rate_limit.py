@@ -6,26 +6,27 @@ refuses, what was taken here is given back.
 
     RateLimit("10/second; 5000/day", by="key")
     RateLimit("5/minute", by="ip", paths=["/login"], methods=["POST"])
-    RateLimit(lambda request: PLANS[request.identity.plan], by="subject", cost=lambda request: 5)
+    RateLimit(plans={"free": "2/second; 100/day", "pro": "50/second"}, default="free", by="subject")
+    RateLimit(limit_of_tenant, by=tenant, cost=lambda request: 5)
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from keyguard.clock import SECOND, whole_seconds
-from keyguard.errors import ConfigurationError, StoreBusy, StoreError
+from keyguard.conditions import Condition, OnPaths, on_paths
+from keyguard.errors import ConfigurationError
+from keyguard.fields import METHOD_OVERRIDES
 from keyguard.flow import call, check_takes, is_async
+from keyguard.guards import limit_names
 from keyguard.guards import limit_settings as settings
-from keyguard.guards.limit_headers import describe
-from keyguard.guards.preflight import is_preflight, pass_preflight
-from keyguard.ops import Degraded, Demand, GiveBack, Take, TakeHere, Taken
-from keyguard.paths import Paths
-from keyguard.rates import NEVER, Limit
-from keyguard.refusal import AMBIGUOUS_PATH, Cause, refuse, refuse_bad_request, refuse_busy, rfc3339
-from keyguard.request import Forward, Request
-from keyguard.response import Headers, Response
+from keyguard.guards.limiting import KEPT, Limiting, take_of
+from keyguard.identity import Identity
+from keyguard.ops import Take
+from keyguard.rates import Limit
+from keyguard.request import Request
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
@@ -39,65 +40,35 @@ By: TypeAlias = 'Literal["ip", "key", "subject"] | Callable[[Request], Any]'
 FailureMode: TypeAlias = Literal["local", "refuse", "allow"]
 Profile: TypeAlias = Literal["draft-11", "x-ratelimit"]
 
-_KEPT = 4096  # operations that are ready for the next request of the same caller
+_TOLD = 100  # plans that the log has been told of
+
+log = logging.getLogger("keyguard")
 
 
-class _Limiting:
-    """The whole of rate limiting: take, and refuse, or forward and tell."""
-
-    def _asked(self, request: Request) -> Take | Response | Awaitable[Take | Response | None] | None:
-        """What a request takes; `None` where nothing, a response where it is refused before anything is counted."""
-        raise NotImplementedError
-
-    async def __call__(self, request: Request, forward: Forward) -> Response:
-        if request.method == "OPTIONS" and is_preflight(request):
-            return await pass_preflight(request, forward)
-        asked: Any = self._asked(request)
-        if asked.__class__ is not Take:
-            if asked is not None and not isinstance(asked, Response):
-                asked = await asked
-            if asked is None:
-                return await forward(request)
-            if isinstance(asked, Response):
-                return asked
-        try:
-            taken: Taken = await asked
-        except StoreBusy:
-            return refuse_busy(request)
-        except StoreError:
-            return await _without_store(request, asked, forward)
-        if taken.refused:
-            return _refuse(request, taken)
-        try:
-            response = await forward(request)
-        except GeneratorExit:
-            raise  # nobody is left who could ask the store
-        except BaseException:
-            if not request.reached_app:
-                await _give_back(taken)  # a guard further in failed, or the client left: the app did nothing for it
-            raise
-        if request.findings.refusal is not None:
-            await _give_back(taken)  # a guard further in refused: nothing is charged for a refused request
-        else:
-            describe(response.headers, taken)
-        return response
-
-
-class RateLimit(_Limiting):
+class RateLimit(Limiting):
     """Refuses a caller who has used up a limit, and says when it works again.
 
     - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`, rate items of the
       `limits` library, or one function of the request that returns one of these, a list of them, or `None` where no
       limit applies.
+    - `plans`: instead of rates, a mapping from the plan of the caller's key to the rates of that plan, `None` for no
+      limit: `plans={"free": "2/second; 100/day", "pro": "50/second"}, default="free"`. `default`, a plan's name or
+      rates, is for callers with no plan, or with one that is not listed, of which the log tells once.
     - `by`: who shares a counter. `"ip"` the client's address (IPv6 by /64), `"key"` the API key, `"subject"` whoever
       owns the key; callers without a key are counted by address. Or a function of the request that returns text, a
-      number, a tuple of these, or `None` where the limit does not apply.
-    - `cost`: units a request takes, a whole number or a function; 0 takes none.
-    - `when`, `exempt`: functions of the request; the limit applies if `when` is true and `exempt` is not.
+      number, a tuple of these, or `None` if the limit does not apply. By default `"ip"`, with plans `"subject"`.
+    - `cost`: units a request takes, a whole number or a function; 0 takes none, and is never refused.
+    - `when`, `exempt`: functions of the request, or `path(...)`: the limit applies if `when` is true and `exempt` is
+      not.
     - `methods`: exact method names it applies to; `GET` means `HEAD` as well, which apps answer with the same code. A
-      method that HTTP does not define always counts.
-    - `paths`: patterns (`"/items/{id}"`, `"/docs/*"`) it applies to. All paths it applies to share one counter.
-    - `name`: stands in the counter's key and in the limit's public name, `name:rate`. By default `by` and the scope.
+      method that HTTP does not define always counts, and so does a request with a field such as
+      `X-HTTP-Method-Override`, of which something inside may make one of another method.
+    - `paths`: patterns (`"/items/{id}"`, `"/docs/*"`) it applies to, or `path(...)`. All paths it applies to share one
+      counter.
+    - `ignore_case`: the app routes paths in any case, so `paths` are meant in any case.
+    - `name`: stands in the counter's key and in the limit's public name, `name:rate`. By default it says by whom the
+      limit counts and where it applies. Limits that differ in how much they admit alone need names of their own on one
+      store, and so do those by a function that has no name: two of them do not start.
     - `headers`: which fields tell the caller what is left: `"draft-11"` emits the syntax of
       draft-ietf-httpapi-ratelimit-headers-11, `"x-ratelimit"` the older `X-RateLimit-*`; several, or `None`.
 
@@ -105,7 +76,10 @@ class RateLimit(_Limiting):
       each process (see `Keyguard`), `"allow"` lets everybody through, `"refuse"` nobody. Who is refused then gets a 503
       with cause `fault`, never a 429.
 
-    A CORS preflight without a key is not counted, and answered without a body.
+    The charge for a request that a guard further in refuses is given back. If it refuses for the credentials, the
+    address or the request's form, a limit by address keeps it: else it would limit no flood of such requests. A limit
+    by a function gives it back, for the caller may have named somebody else. A CORS preflight that `APIKeys` has let
+    pass is not counted further in.
 
     Raises `ConfigurationError` for a setting that is wrong.
     """
@@ -113,42 +87,58 @@ class RateLimit(_Limiting):
     def __init__(
         self,
         *rates: Rates | Callable[[Request], Any],
-        by: By = "ip",
+        by: By | None = None,
         cost: Setting[int] = 1,
         when: Setting[bool] | None = None,
         exempt: Setting[bool] | None = None,
         methods: Iterable[str] | None = None,
-        paths: Iterable[str] | None = None,
+        paths: Iterable[str] | OnPaths | None = None,
+        ignore_case: bool = False,
+        plans: Mapping[str, Rates | Sequence[Rates] | None] | None = None,
+        default: Rates | None = None,
         name: str | None = None,
         headers: Profile | Sequence[Profile] | None = "draft-11",
         if_store_fails: FailureMode = "local",
     ) -> None:
-        patterns = () if paths is None else Paths(paths, trailing_slash=True).texts
+        if by is None:
+            by = "ip" if plans is None else "subject"
         self.by = settings.checked_by(by)
         self.cost = settings.checked_cost(cost)
         self.when = settings.checked_condition("when", when)
         self.exempt = settings.checked_condition("exempt", exempt)
+        self._opens = self.exempt.opens if isinstance(self.exempt, Condition) else self.exempt
         self.methods = settings.checked_methods(methods)
         self._uncounted = settings.uncounted_methods(self.methods)
-        self.paths = None if paths is None else Paths(patterns, trailing_slash=True)
+        self.paths = on_paths("paths", paths, ignore_case)
         self.profiles = settings.checked_profiles(headers)
-        self.name = settings.checked_name(settings.default_name(by, self.methods, patterns) if name is None else name)
         self.if_store_fails = settings.checked_failure_mode(if_store_fails)
         self.choose: Callable[[Request], Any] | None = None
         self.rules: tuple[settings.Rule, ...] = ()
-        if len(rates) == 1 and callable(rates[0]):
+        self.plans: dict[str, settings.PlanRules] | None = None
+        if plans is None and len(rates) == 1 and callable(rates[0]):
             check_takes("a function that chooses the limit", rates[0], "the request")
             self.choose = rates[0]
-        else:
-            self.rules = settings.rules_of(self.name, rates, self.profiles, self.if_store_fails)
+        self.named = name is not None
+        """Whether it was given a name."""
+        self.name, self.counter = self._names(name, plans is not None)
+        self._naming = settings.Naming(self.name, self.counter, self.profiles, self.if_store_fails, by == "ip")
+        if plans is not None:
+            if rates:
+                raise ConfigurationError("a RateLimit has rates or plans, not both: make two of it")
+            self.plans, self._default = settings.plans_of(self._naming, plans, default)
+        elif default is not None:
+            raise ConfigurationError("default is about plans, and there are none")
+        elif self.choose is None:
+            self.rules = settings.rules_of(self._naming, rates)
         if isinstance(self.cost, int):
-            for rule in self.rules:
+            for rule in self.all_rules:
                 if self.cost > rule.limit.most:
                     raise ConfigurationError(
                         f"{rule.name}: a cost of {self.cost} is more than it ever admits, {rule.limit.most}"
                     )
-        self.needs = frozenset({"identity"}) if by in ("key", "subject") else frozenset()
-        self._fixed = (
+        needs = self.plans is not None or by in ("key", "subject")
+        self.needs = frozenset({"identity"}) if needs else frozenset()
+        self.fixed = (
             self.choose is None
             and isinstance(self.cost, int)
             and isinstance(self.by, str)
@@ -156,72 +146,141 @@ class RateLimit(_Limiting):
             and self.exempt is None
         )
         self._ready: dict[str, Take] = {}
+        self._unknown_plans: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<RateLimit {self.name}: {', '.join(rule.limit.text for rule in self.rules) or 'by function'}>"
+        rates = [rule.limit.text for rule in self.rules]
+        return f"<RateLimit {self.name}: {', '.join(rates) or ('by function' if self.plans is None else 'by plan')}>"
+
+    def _names(self, given: str | None, plans: bool) -> tuple[str, str]:
+        if given is not None:
+            name = settings.checked_name(given)
+            return name, name
+        methods = self.methods or ()
+        paths = () if self.paths is None else self.paths.texts
+        functions = {"rates": self.choose, "when": self.when, "exempt": self.exempt}
+        return (
+            limit_names.public_name(self.by, methods, paths),
+            limit_names.counter_name(self.by, methods, paths, functions, self.cost, plans),
+        )
+
+    @property
+    def all_rules(self) -> tuple[settings.Rule, ...]:
+        """The rules that it was made with, of all plans; none that a function chooses."""
+        if self.plans is None:
+            return self.rules
+        return tuple(rule for plan in (*self.plans.values(), self._default) for rule in plan.rules or ())
+
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """The settings that are functions of the request."""
+        given = {"by": self.by, "cost": self.cost, "when": self.when, "exempt": self.exempt, "rates": self.choose}
+        return {word: value for word, value in given.items() if callable(value)}
 
     def asynchronous(self) -> dict[str, object]:
         """The settings that only an event loop can run."""
-        functions = {"by": self.by, "cost": self.cost, "when": self.when, "exempt": self.exempt, "rates": self.choose}
-        return {word: value for word, value in functions.items() if is_async(value)}
+        return {word: function for word, function in self.functions().items() if is_async(function)}
+
+    # -- whether two are one ------------------------------------------------------------------------------
+
+    def shares_counters(self, other: RateLimit) -> bool:
+        """Tell whether some caller could be counted by both in one counter; or they would be named alike by chance."""
+        if self.counter != other.counter:
+            return False
+        if not self.named and any(map(limit_names.nameless, self.functions().values())):
+            return True
+        if self.choose is not None or other.choose is not None:
+            return True
+        return not {rule.prefix for rule in self.all_rules}.isdisjoint(rule.prefix for rule in other.all_rules)
+
+    def differs_unseen_from(self, other: RateLimit) -> bool:
+        """Tell whether both share counters, and yet admit something else, of other callers or for other requests."""
+        if other is self or not self.shares_counters(other):
+            return False
+        return not limit_names.same(self._meaning(), other._meaning())
+
+    def _meaning(self) -> tuple[object, ...]:
+        plans = None if self.plans is None else {name: _limits(plan) for name, plan in self.plans.items()}
+        default = None if self.plans is None else _limits(self._default)
+        limits = _limits(self.rules)
+        return limits, plans, default, self.choose, self.by, self.cost, self.when, self.exempt, self.methods, self.paths
 
     # -- whether, and what, a request takes ---------------------------------------------------------------
 
-    def _asked(self, request: Request) -> Take | Response | Awaitable[Take | Response | None] | None:
-        return self._fixed_take(request) if self._fixed else self._chosen_take(request)
+    def asked(self, request: Request) -> Take | Awaitable[Take | None] | None:
+        return self.take_at_once(request) if self.fixed else self._chosen_take(request)
 
-    def _scope(self, request: Request) -> bool | Response:
-        """Whether the request is one that this limit counts; a refusal where its path cannot be read in one way."""
-        if request.method in self._uncounted:
+    def _counts(self, request: Request) -> bool:
+        """Whether the request is one that this limit is about."""
+        if request.method in self._uncounted and not request.sends(METHOD_OVERRIDES):
             return False
-        if self.paths is None:
-            return True
-        if request.ambiguous:
-            return refuse_bad_request(request, AMBIGUOUS_PATH, reason="ambiguous-path")
-        return self.paths.match(request.path)
+        return self.paths is None or self.paths.closes(request)
+
+    def _identity(self, request: Request) -> Identity:
+        identity = request.findings.identity
+        if identity is None:
+            raise ConfigurationError(
+                f"{self!r} counts by {'plan' if self.plans is not None else self.by}, but no APIKeys stands outside it"
+            )
+        return identity
 
     def _bucket(self, request: Request) -> str:
         if self.by == "ip":
             client = request.client
             return "unknown" if client is None else client.bucket
-        identity = request.findings.identity
-        if identity is None:
-            raise ConfigurationError(f"{self!r} counts by {self.by}, but no APIKeys stands outside it")
+        identity = self._identity(request)
         if identity.anonymous:
             client = request.client
             return "@unknown" if client is None else "@" + client.bucket
         return settings.bucket_text(identity.key_id if self.by == "key" else identity.subject)
 
-    def _fixed_take(self, request: Request) -> Take | Response | None:
+    def _plan(self, request: Request) -> settings.PlanRules:
+        assert self.plans is not None
+        plan = self._identity(request).plan
+        if plan is None:
+            return self._default
+        found = self.plans.get(plan)
+        if found is None:
+            found = self._default
+            if plan not in self._unknown_plans and len(self._unknown_plans) < _TOLD:
+                self._unknown_plans.add(plan)
+                log.warning("%r knows no plan %r: callers of it get the default", self, plan)
+        return found
+
+    def take_at_once(self, request: Request) -> Take | None:
         """What the request takes, where no function has a say in it."""
-        if self.paths is not None or self._uncounted:
-            counts = self._scope(request)
-            if counts is not True:
-                return counts or None
+        if (self.paths is not None or self._uncounted) and not self._counts(request):
+            return None
+        rules: tuple[settings.Rule, ...] | None = self.rules
+        ready = self._ready
+        if self.plans is not None:
+            rules, ready = self._plan(request)
+            if rules is None:
+                return None
         bucket = self._bucket(request)
-        take = self._ready.get(bucket)
+        take = ready.get(bucket)
         if take is None:
-            if len(self._ready) >= _KEPT:
-                self._ready.clear()
-            take = self._ready[bucket] = _take(self.rules, bucket, self.cost)
+            assert rules is not None
+            if len(ready) >= KEPT:
+                ready.clear()
+            take = ready[bucket] = take_of(rules, bucket, self.cost)
         return take
 
-    async def _chosen_take(self, request: Request) -> Take | Response | None:
+    async def _chosen_take(self, request: Request) -> Take | None:
         """What the request takes, where functions decide."""
-        counts = self._scope(request)
-        if counts is not True:
-            return counts or None
+        if not self._counts(request):
+            return None
         if self.when is not None and not await call(self.when, request):
             return None
-        if self.exempt is not None and await call(self.exempt, request):
+        if self._opens is not None and await call(self._opens, request):
             return None
-        rules = self.rules
+        rules: tuple[settings.Rule, ...] | None = self.rules
         if self.choose is not None:
             chosen = await call(self.choose, request)
-            if chosen is None:
-                return None
-            rates = tuple(chosen) if isinstance(chosen, (list, tuple)) else (chosen,)
-            rules = settings.known_rules_of(self.name, rates, self.profiles, self.if_store_fails)
+            rules = None if chosen is None else settings.known_rules_of(self._naming, settings.listed(chosen))
+        elif self.plans is not None:
+            rules = self._plan(request).rules
+        if rules is None:
+            return None
         if isinstance(self.by, str):
             bucket = self._bucket(request)
         else:
@@ -230,127 +289,10 @@ class RateLimit(_Limiting):
                 return None
             bucket = settings.digest(who)
         cost = self.cost if isinstance(self.cost, int) else settings.whole_cost(await call(self.cost, request))
-        return _take(rules, bucket, cost)
+        return take_of(rules, bucket, cost)
 
 
-class Together(_Limiting):
-    """Rate limits that stand next to each other: one operation takes from all of them, or from none."""
-
-    def __init__(self, limits: Sequence[RateLimit]) -> None:
-        self.limits = tuple(limits)
-        self._fixed = all(limit._fixed for limit in limits)
-        self._ready: dict[tuple[Take, ...], Take] = {}
-
-    def _asked(self, request: Request) -> Take | Response | Awaitable[Take | Response | None] | None:
-        if not self._fixed:
-            return self._chosen_take(request)
-        takes = []
-        for limit in self.limits:
-            asked = limit._fixed_take(request)
-            if isinstance(asked, Response):
-                return asked
-            if asked is not None:
-                takes.append(asked)
-        if len(takes) < 2:
-            return takes[0] if takes else None
-        together = tuple(takes)
-        joined = self._ready.get(together)
-        if joined is None:
-            if len(self._ready) >= _KEPT:
-                self._ready.clear()
-            joined = self._ready[together] = _joined(together)
-        return joined
-
-    async def _chosen_take(self, request: Request) -> Take | Response | None:
-        takes = []
-        for limit in self.limits:
-            asked: Any = limit._asked(request)
-            if asked is not None and not isinstance(asked, (Take, Response)):
-                asked = await asked
-            if isinstance(asked, Response):
-                return asked
-            if asked is not None:
-                takes.append(asked)
-        return _joined(takes) if takes else None
-
-
-def _take(rules: Sequence[settings.Rule], bucket: str, cost: int) -> Take:
-    demands = [Demand(rule.name, rule.prefix + bucket, rule.limit, cost) for rule in rules]
-    return Take(settings.RuleDemands(rules, demands))
-
-
-def _joined(takes: Sequence[Take]) -> Take:
-    rules: list[settings.Rule] = []
-    demands: list[Demand] = []
-    for take in takes:
-        assert isinstance(take.demands, settings.RuleDemands)
-        rules += take.demands.rules
-        demands += take.demands
-    return Take(settings.RuleDemands(rules, demands))
-
-
-async def _give_back(taken: Taken) -> None:
-    try:
-        await GiveBack(taken)
-    except StoreError:
-        await Degraded("a charge kept")  # it lapses with its window; the request has its answer
-
-
-async def _without_store(request: Request, asked: Take, forward: Forward) -> Response:
-    """Decide while the store is out of order: each limit as it was told to."""
-    demands = asked.demands
-    assert isinstance(demands, settings.RuleDemands)
-    here: list[Demand] = []
-    for rule, demand in zip(demands.rules, demands, strict=True):
-        await Degraded(f"{rule.guard} {_DONE[rule.if_store_fails]}")
-        if rule.if_store_fails == "refuse":
-            return _refuse_without_store(request)
-        if rule.if_store_fails == "local":
-            here.append(demand)
-    if here and (await TakeHere(here)).refused:
-        await Degraded("limits refused locally")
-        return _refuse_without_store(request)
-    return await forward(request)  # what is left of the limits is not known, so nothing is told of it
-
-
-_DONE = {"refuse": "refused", "local": "counted locally", "allow": "allowed"}
-
-_OUT_OF_ORDER_RETRY = SECOND
-"""What a caller is told to wait, in microseconds: the store is asked again more often than that."""
-
-
-def _refuse_without_store(request: Request) -> Response:
-    return refuse(
-        request,
-        Cause.FAULT,
-        "The service cannot check its limits at the moment. Neither your key nor what you have used is the reason.",
-        reason="store-failed",
-        retry_after=_OUT_OF_ORDER_RETRY,
-    )
-
-
-def _refuse(request: Request, taken: Taken) -> Response:
-    refusing: list[Demand] = taken.refusing
-    policies = [demand.name for demand in refusing]
-    names = " and ".join(f"'{name}'" for name in policies)
-    headers = Headers()
-    describe(headers, taken)
-    wait = taken.wait
-    if wait == NEVER:
-        cost = max(demand.cost for demand in refusing)
-        detail = f"This request costs {cost} units, more than {names} ever allows. Waiting does not help."
-        return refuse(request, Cause.USAGE, detail, reason="cost-above-limit", policies=policies, headers=headers)
-    seconds = whole_seconds(wait)
-    subject = f"The limit {names} is" if len(refusing) == 1 else f"The limits {names} are"
-    span = "1 second" if seconds == 1 else f"{seconds} seconds"
-    detail = f"{subject} used up. It works again in {span}, at {rfc3339(taken.at + wait + 999_999)}."
-    return refuse(
-        request,
-        Cause.USAGE,
-        detail,
-        reason="limit-reached",
-        retry_after=wait,
-        at=taken.at,
-        policies=policies,
-        headers=headers,
-    )
+def _limits(rules: Sequence[settings.Rule] | settings.PlanRules | None) -> list[Limit] | None:
+    if isinstance(rules, settings.PlanRules):
+        rules = rules.rules
+    return None if rules is None else [rule.limit for rule in rules]

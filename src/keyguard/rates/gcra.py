@@ -3,7 +3,11 @@
 A unit is due every `period / N`; `burst` says how many may come at once after a pause. In any window of one
 period at most N + burst units are admitted: use it to smooth, and the default algorithm to cap.
 
-State: the theoretical arrival time, eight bytes.
+State: the theoretical arrival time, eight bytes of microseconds, and two of 16384th parts of one if there are any.
+
+Clocks tell whole microseconds. For a pace of 100 of them and more, rounding it up to whole ones costs less than 1 % of
+the rate. A faster pace is counted in 16384th parts (ticks here), and who comes within a microsecond after a unit was
+due has come in time: the clock could not tell. What is faster than can be counted so within 1 % does not start.
 """
 
 from __future__ import annotations
@@ -12,11 +16,17 @@ from keyguard.errors import ConfigurationError
 from keyguard.rates.limit import NEVER, Limit, Taking
 from keyguard.rates.notation import LONGEST, parse_rates
 
+TICKS = 16384
+"""In a microsecond. Stores take the longest period in ticks for a number of eight bytes."""
+_COARSE = 100  # microseconds, or ticks: what is rounded up to whole ones loses less than 1 %
+_EXACT = 2**52  # numbers up to twice this are exact in all stores; beyond that, multiples of TICKS are
+
 
 def smooth(rate: str, burst: int = 1) -> Smooth:
     """An evenly paced limit: `smooth("10/second", burst=5)`.
 
-    `burst` is the number of units that may come at once, at least 1. Raises `ConfigurationError` for a bad rate.
+    `burst` is the number of units that may come at once, at least 1. Raises `ConfigurationError` for a bad rate, and
+    for one that cannot be paced within 1 %.
     """
     rates = parse_rates(rate)
     if len(rates) != 1:
@@ -26,51 +36,86 @@ def smooth(rate: str, burst: int = 1) -> Smooth:
     quota, period, text = rates[0]
     if burst * -(-period // quota) > LONGEST:
         raise ConfigurationError(f"a burst of {burst} at {text} takes longer to come back than any limit may last")
-    return Smooth(quota, period, text, burst)
+    pace = _pace(quota, period)
+    if pace < _COARSE and period * TICKS % quota:
+        raise ConfigurationError(
+            f"{text} is faster than can be paced evenly, {TICKS // _COARSE} million a second at most; write {text!r}"
+        )
+    if pace % TICKS and burst * pace >= _EXACT:
+        raise ConfigurationError(f"a burst of {burst} at {text} is more than can be counted: {_EXACT // pace} at most")
+    return Smooth(quota, period, text, burst, pace)
+
+
+def _pace(quota: int, period: int) -> int:
+    """Count the ticks from one unit to the next: whole microseconds, if these are many."""
+    return -(-period // quota) * TICKS if period >= _COARSE * quota else -(-period * TICKS // quota)
 
 
 class Smooth(Limit):
-    """`quota` units a period, evenly; `burst` at once after a pause."""
+    """`quota` units a period, evenly; `burst` at once after a pause. Units are due `pace` ticks after each other."""
 
-    __slots__ = ("burst", "interval", "tolerance")
+    __slots__ = ("burst", "pace", "room")
 
-    def __init__(self, quota: int, period: int, text: str, burst: int) -> None:
-        self.interval = -(-period // quota)
+    def __init__(self, quota: int, period: int, text: str, burst: int, pace: int) -> None:
         super().__init__(quota, period, f"{text} smooth", f"gcra{period}")
         self.burst = burst
-        self.tolerance = burst * self.interval
+        self.pace = pace
+        self.room = burst * pace
+        """Ticks that what is taken may be ahead of the time."""
+
+    @property
+    def interval(self) -> int:
+        """The pace in whole microseconds, rounded up."""
+        return -(-self.pace // TICKS)
 
     @property
     def most(self) -> int:
         return self.burst
 
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
-        interval, tolerance = self.interval, self.tolerance
-        due = now if state is None else max(now, int.from_bytes(state, "little"))
-        moved = due > now + tolerance  # time was set back, or the burst was made smaller
+        pace, room = self.pace, self.room
+        fine = pace % TICKS != 0
+        ahead = 0 if state is None else self._ahead(state, now, fine)
+        moved = ahead > room  # time was set back, or the burst was made smaller
         if moved:
-            due = now + tolerance
-        after = due + cost * interval
-        wait = after - tolerance - now
-        if wait > 0:
-            kept = due.to_bytes(8, "little") if moved else None
-            reset = (due - now - 1) % interval + 1 if due > now else 0
-            return kept, due - now, (tolerance - (due - now)) // interval, reset, NEVER if cost > self.burst else wait
-        remaining = (tolerance - (after - now)) // interval
-        reset = (after - now - 1) % interval + 1 if after > now else 0
-        if cost == 0:
-            return due.to_bytes(8, "little") if moved else None, due - now, remaining, reset, 0
-        return after.to_bytes(8, "little"), after - now, remaining, reset, 0
+            ahead = room
+        after = ahead + cost * pace
+        wait = 0
+        if cost > self.burst:
+            after, wait = ahead, NEVER
+        elif cost and after > room:
+            after, wait = ahead, -(-(after - room) // TICKS)
+        kept = _state(now, after) if moved or after != ahead else None
+        left = min(self.burst, (room - after) // pace)
+        reset = -(-(after % pace or pace) // TICKS) if after > 0 else 0
+        return kept, max(0, -(-after // TICKS) + fine), left, reset, wait
+
+    def _ahead(self, state: bytes, now: int, fine: bool) -> int:
+        """Count the ticks until the next unit is due; less than 0 if it was due within the last microsecond."""
+        due = _due(state) - now * TICKS
+        if fine:
+            return due if due > -TICKS else 0
+        return max(0, -(-due // TICKS)) * TICKS  # a limit of this name was paced more finely: rounded up
 
     def share(self, among: int) -> Smooth:
-        part = Smooth(1, self.interval * among, self.text, max(1, self.burst // among))
-        part.period = self.period
+        # The rate that its name tells is the whole one's: no header says it.
+        part = Smooth(self.quota, self.period, "", max(1, self.burst // among), self.pace * among)
+        part.text = self.text
         return part
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         # The charge has not drained yet, so there was no pause since, and all later ones stand on top of it.
-        due = int.from_bytes(state, "little") - cost * self.interval
-        return max(due, 0).to_bytes(8, "little")
+        return _state(0, max(0, _due(state) - cost * self.pace))
 
     def merge(self, one: bytes, other: bytes) -> bytes:
-        return max(one, other, key=lambda state: int.from_bytes(state, "little"))
+        return max(one, other, key=_due)
+
+
+def _due(state: bytes) -> int:
+    """Read when the next unit is due, in ticks."""
+    return int.from_bytes(state[:8], "little") * TICKS + int.from_bytes(state[8:], "little")
+
+
+def _state(now: int, ahead: int) -> bytes:
+    due, ticks = divmod(now * TICKS + ahead, TICKS)
+    return due.to_bytes(8, "little") + (ticks.to_bytes(2, "little") if ticks else b"")

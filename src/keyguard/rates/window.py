@@ -10,6 +10,9 @@ most 300 bytes a caller:
 
 Both count under the same name, and each reads the other's state, so a limit that is edited keeps its counters. They
 are told apart by their length: a log is a multiple of eight bytes, slices are one more than a multiple of four.
+
+A state of the other kind is asked as it is: a refusal names the moment at which it admits, and not that of a state that
+could be made of it. It is converted when units are taken and it is written anyway: then all that it counts has room.
 """
 
 from __future__ import annotations
@@ -27,7 +30,6 @@ _TAG = b"S"
 _HEAD_SIZE = _HEAD.size
 _OLDER = 4 * SLICES  # bytes of counts of older slices that a window can touch
 _ZEROS = bytes(_OLDER)
-_MAX = 2**63 - 1
 _QUOTA_MAX = 2**32 - 1  # a count is four bytes
 
 
@@ -63,7 +65,7 @@ class WindowLog(_Window):
             state = b""
         else:
             if len(state) & 7:
-                state = _log_of(state, now, period)
+                return self._take_slices(state, now, cost)
             times = unpack(f"<{len(state) // 8}Q", state)
             if times and times[-1] > now:  # time was set back
                 times = _shifted(times, now)
@@ -71,19 +73,29 @@ class WindowLog(_Window):
                 moved = True
         lapsed = bisect_right(times, now - period)
         used = len(times) - lapsed
-        if used + cost > quota:
+        if cost and used + cost > quota:
             wait = NEVER if cost > quota else times[lapsed + used + cost - quota - 1] + period - now
             reset = times[lapsed] + period - now if used else 0
             return state if moved else None, period, max(0, quota - used), reset, wait
         oldest = times[lapsed] if used else now
         if cost == 0:
-            return state if moved else None, period, quota - used, oldest + period - now if used else 0, 0
+            left = max(0, quota - used)
+            return state if moved else None, period, left, oldest + period - now if used else 0, 0
         state = state[8 * lapsed :] + now.to_bytes(8, "little") * cost
         return state, period, quota - used - cost, oldest + period - now, 0
 
+    def _take_slices(self, state: bytes, now: int, cost: int) -> Taking:
+        taking = WindowSlices(self.quota, self.period, self.text).take(state, now, cost)
+        kept, _, remaining, _, wait = taking
+        if wait or not cost:
+            return taking
+        assert kept is not None
+        log = _log_of(kept, now, self.period)
+        return log, self.period, remaining, int.from_bytes(log[:8], "little") + self.period - now, 0
+
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         if len(state) & 7:
-            state = _log_of(state, now, self.period)
+            return WindowSlices(self.quota, self.period, self.text).give_back(state, now, taken_at, cost)
         times = list(unpack(f"<{len(state) // 8}Q", state))
         found = min(cost, times.count(taken_at))
         if not found:
@@ -93,7 +105,8 @@ class WindowLog(_Window):
         return pack(f"<{len(times)}Q", *times)
 
     def merge(self, one: bytes, other: bytes) -> bytes:
-        one, other = [_log_of(state, _MAX, self.period) if len(state) & 7 else state for state in (one, other)]
+        if (len(one) | len(other)) & 7:
+            return WindowSlices(self.quota, self.period, self.text).merge(one, other)
         # The i-th newest of the result is the newer of both i-th newest: no window holds fewer than in either.
         longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
         times = list(unpack(f"<{len(longer) // 8}Q", longer))
@@ -109,16 +122,13 @@ def _shifted(times: tuple[int, ...], now: int) -> tuple[int, ...]:
 
 
 def _log_of(state: bytes, now: int, period: int) -> bytes:
-    """Slices as a log: each unit at the latest moment that leaves its lapse where it was.
-
-    One unit more than a log may hold is enough to tell that it is over.
-    """
+    """Make a log of slices: each unit at the latest moment that does not move its lapse."""
     width = -(-period // SLICES)
     _, newest, _, count = _HEAD.unpack_from(state)
     times: list[int] = []
     slice = newest
     for count in (count, *reversed(_counts(state[_HEAD_SIZE:]))):  # noqa: B020 - the head's count comes first
-        times += [min(now, (slice + SLICES + 1) * width - period)] * min(count, LOG_MAX + 1 - len(times))
+        times += [min(now, (slice + SLICES + 1) * width - period)] * count
         slice -= 1
     return pack(f"<{len(times)}Q", *reversed(times))
 
@@ -145,7 +155,10 @@ class WindowSlices(_Window):
             older = b""
         else:
             if not len(state) & 1:
-                state = _slices_of(state, now, self.period)
+                taking = self._ask_log(state, now, cost)
+                if taking[4] or not cost:
+                    return taking
+                state = _slices_of(taking[0] or state, now, self.period)
             _, newest, total, count = _HEAD.unpack_from(state)
             older = state[_HEAD_SIZE:]
             if newest != here:
@@ -159,15 +172,21 @@ class WindowSlices(_Window):
         kept = _HEAD.pack(_TAG, here, total, count) + older if moved else None
         reset = until_lapse - (len(older) >> 2) * width if total else 0
         remaining = max(0, self.quota - total)
-        if spent <= self.quota:
+        if spent <= self.quota or not cost:
             return kept, until_lapse, remaining, reset, 0
         if cost > self.quota:
             return kept, until_lapse, remaining, reset, NEVER
         return kept, until_lapse, remaining, reset, until_lapse - _younger(older, spent - self.quota) * width
 
+    def _ask_log(self, state: bytes, now: int, cost: int) -> Taking:
+        """Ask the state as the log it is, without taking the units if it has room for them."""
+        log = WindowLog(self.quota, self.period, self.text)
+        asked = log.take(state, now, 0)
+        return log.take(state, now, cost) if cost > asked[2] else asked
+
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         if not len(state) & 1:
-            state = _slices_of(state, now, self.period)
+            return WindowLog(self.quota, self.period, self.text).give_back(state, now, taken_at, cost)
         _, newest, total, count = _HEAD.unpack_from(state)
         counts = [*_counts(state[_HEAD_SIZE:]), count]
         place = len(counts) - 1 - (newest - taken_at // self.width)

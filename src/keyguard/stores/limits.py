@@ -139,7 +139,8 @@ class LimitsStore:
     def _take(self, op: Take) -> Taken:
         asked = [(demand, _item(demand.limit)) for demand in op.demands]
         fits = [
-            demand.cost <= demand.limit.quota and self._limiter.test(item, demand.key, cost=demand.cost)
+            demand.cost == 0
+            or (demand.cost <= demand.limit.quota and self._limiter.test(item, demand.key, cost=demand.cost))
             for demand, item in asked
         ]
         if all(fits):

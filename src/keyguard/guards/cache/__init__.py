@@ -1,6 +1,6 @@
 """The response cache (RFC 9111): one guard, its rules as pure functions, and what a route may say of its caching."""
 
-from keyguard.guards.cache.conditions import path as path
+from keyguard.conditions import path as path
 from keyguard.guards.cache.exhausted import Exhausted as Exhausted
 from keyguard.guards.cache.guard import ResponseCache as ResponseCache
 from keyguard.guards.cache.markers import cache_control as cache_control

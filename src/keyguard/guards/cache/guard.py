@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal, TypeAlias
 
+from keyguard.conditions import Condition
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Detach, Flow, call, is_async
 from keyguard.guards.cache import settings as checks
@@ -130,7 +131,7 @@ class ResponseCache(Holding):
             vary=checks.field_names("vary", vary),
             stale_on_error=checks.whole("stale_on_error", stale_on_error, 0, 7 * 86400, "seconds"),
         )
-        self.when = when
+        self.when = when.surely if isinstance(when, Condition) else when
         self.serve_exhausted = serve_exhausted
         self.coalesce = checks.number("coalesce", coalesce, 0, 300)
         self._max_entry_bytes = checks.whole("max_entry_bytes", max_entry_bytes, 1, 2**31, "bytes")
@@ -159,6 +160,10 @@ class ResponseCache(Holding):
     def max_entry_bytes(self) -> int:
         """How large a body may be: of a cache that is in this process alone, no larger than all of it."""
         return self._max_entry_bytes if self.shared is not None else min(self._max_entry_bytes, self.shelf.max_bytes)
+
+    def functions(self) -> dict[str, When]:
+        """The settings that are functions of the request."""
+        return {} if self.when is None else {"when": self.when}
 
     def asynchronous(self) -> dict[str, object]:
         """The settings that only an event loop can run."""

@@ -95,8 +95,8 @@ class Query:
 def target_of(request: Request, query: Query, partition: str) -> Target | None:
     """What the request asks for; `None` where that cannot be read in one way."""
     raw = request.raw_path
-    path = request.path
-    root = request.root
+    path = request.spelling.path
+    root = request.spelling.root
     if raw is None:
         raw = _quoted(root + path)
     if raw[:1] != b"/" or "\ufffd" in path:
@@ -127,7 +127,7 @@ def changed_by(request: Request, query: Query) -> Target:
     found = target_of(request, query, "")
     if found is not None:
         return found
-    uri = _quoted(request.root + request.path)
+    uri = _quoted(request.spelling.root + request.spelling.path)
     asked = query.kept(request.query) if query.changes else request.query
     return Target((), request.header("host") or "", (uri + b"?" + asked if asked else uri).decode("latin-1"))
 

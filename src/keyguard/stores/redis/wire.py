@@ -330,7 +330,7 @@ def _form(limit: Limit) -> tuple[int, int, int, int] | None:
     if isinstance(limit, WindowSlices) and kind is WindowSlices:
         return 2, limit.quota, limit.width, limit.period
     if isinstance(limit, Smooth) and kind is Smooth:
-        return 3, limit.interval, limit.tolerance, limit.burst
+        return 3, limit.pace, limit.room, limit.burst
     return None
 
 

@@ -4,11 +4,14 @@ read(4, 1)
 
 local function give_back(kind, entry, at, cost, a, b, c)
   if kind == SMOOTH then
-    local due = max(0, unpack_('<I8', entry, 9) - cost * a)
-    return pack('<I8I8', due, due)
+    local micros, ticks = due_of(entry)
+    local whole = floor(cost * a / TICKS)
+    micros, ticks = micros - whole, ticks - (cost * a - whole * TICKS)
+    if ticks < 0 then micros, ticks = micros - 1, ticks + TICKS end
+    if micros < 0 then micros, ticks = 0, 0 end
+    return pack('<I8I8', 0, micros) .. (ticks > 0 and pack('<I2', ticks) or '')
   end
-  if kind == LOG then
-    if #entry % 8 ~= 0 then entry = converted(entry, b) end
+  if #entry % 2 == 0 then
     local wanted, kept, found = pack('<I8', at), {}, 0
     for place = 9, #entry, 8 do
       local time = entry:sub(place, place + 7)
@@ -16,7 +19,7 @@ local function give_back(kind, entry, at, cost, a, b, c)
     end
     return found > 0 and entry:sub(1, 8) .. table.concat(kept) or nil
   end
-  if #entry % 2 == 0 then entry = converted(entry, c) end
+  local b = kind == LOG and -floor(-b / SLICES) or b
   local expiry, _, newest, total, count = unpack_('<I8c1I8I8I4', entry)
   local older, back = entry:sub(30), newest - floor(at / b)
   local found
@@ -61,7 +64,7 @@ local from = 1
 for i = 4, #ARGV do
   local kind, hash, a, b, c, cost
   kind, hash, a, b, c, cost, from = unpack_('<I1I1I8I8I8I8', ARGV[2], from)
-  local entry, lapses = living(entries[i - 2]), at + cost * a  -- of a smooth limit: before that it has not drained
+  local entry, lapses = living(entries[i - 2]), at + cost * a / TICKS  -- of a smooth limit: before that it has not drained
   if not token then
     lapses = at + unpack_('<i8', ARGV[3], 17 + 32 * (i - 4))
   elseif kind == LOG then

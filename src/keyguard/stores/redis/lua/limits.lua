@@ -8,7 +8,7 @@
 -- the last decisions of that caller that charged something, each in 16 bytes: token, and time (and CALLED_OFF: it may
 -- not happen any more).
 
-local SLICES, LOG_MAX = 32, 32
+local SLICES, TICKS = 32, 16384
 local LOG, WINDOW, SMOOTH = 1, 2, 3
 local REMEMBERED, MOST = 10000000, 32  -- microseconds and number of decisions that are known by their tokens
 local CALLED_OFF = 2 ^ 52
@@ -31,22 +31,19 @@ local function living(entry)
   return (expiry == 0 or expiry > now) and entry or nil
 end
 
--- An entry of the other kind of window: a log as slices, slices as a log. It happens when a limit is edited.
+-- An entry of the other kind of window: a log as slices, slices as a log. It happens after a limit was edited, and only
+-- when units are taken: all that is counted has room then.
 local function converted(entry, period)
   local width = -floor(-period / SLICES)
   if #entry % 2 == 1 then
     local expiry, _, slice, _, count = unpack_('<I8c1I8I8I4', entry)
-    local counts, times, many = { count }, {}, 0
+    local counts, times = { count }, {}
     for at = #entry - 3, 30, -4 do counts[#counts + 1] = unpack_('<I4', entry, at) end
-    for i = 1, #counts do
-      local time = pack('<I8', min(now, (slice + SLICES + 1) * width - period))
-      for _ = 1, min(counts[i], LOG_MAX + 1 - many) do
-        many = many + 1
-        times[LOG_MAX + 2 - many] = time
-      end
-      slice = slice - 1
+    for i = #counts, 1, -1 do
+      local time = min(now, (slice - i + 2 + SLICES) * width - period)
+      times[#times + 1] = pack('<I8', time):rep(counts[i])
     end
-    return pack('<I8', expiry) .. table.concat(times, '', LOG_MAX + 2 - many, LOG_MAX + 1)
+    return pack('<I8', expiry) .. table.concat(times)
   end
   local newest, total, counts, older = 0, 0, {}, {}
   for at = 9, #entry, 8 do
@@ -69,12 +66,20 @@ local function converted(entry, period)
   return entry:sub(1, 8) .. pack('<c1I8I8I4', 'S', newest, total, counts[SLICES]) .. older
 end
 
--- Each returns the new entry (nil where nothing changed), its time to live, what remains, the reset and the wait.
+-- Each returns the new entry (nil if nothing changed), its time to live, what remains, the reset and the wait. An entry of
+-- the other kind of window is asked as it is, and converted when units are taken.
+
+local take_window
 
 local function take_log(entry, cost, quota, period)
   local length, moved = 0, false
   if entry then
-    if #entry % 8 ~= 0 then entry = converted(entry, period) end
+    if #entry % 8 ~= 0 then
+      local new, ttl, remaining, reset, wait = take_window(entry, cost, quota, -floor(-period / SLICES), period)
+      if wait ~= 0 or cost == 0 then return new, ttl, remaining, reset, wait end
+      new = pack('<I8', now + period) .. converted(new, period):sub(9)
+      return new, period, remaining, unpack_('<I8', new, 9) + period - now, 0
+    end
     length = #entry / 8 - 1
     local newest = length > 0 and unpack_('<I8', entry, #entry - 7) or 0
     if newest > now then
@@ -91,24 +96,29 @@ local function take_log(entry, cost, quota, period)
   end
   local used = length - lapsed
   local reset = used > 0 and oldest + period - now or 0
+  if cost == 0 then return moved and entry or nil, period, max(0, quota - used), reset, 0 end
   if used + cost > quota then
     local wait = -1
     if cost <= quota then wait = unpack_('<I8', entry, 8 * (length + cost - quota) + 1) + period - now end
     return moved and entry or nil, period, max(0, quota - used), reset, wait
   end
-  if cost == 0 then return moved and entry or nil, period, quota - used, reset, 0 end
   local taken = pack('<I8', now)
   if cost > 1 then taken = taken:rep(cost) end
   if used == 0 then return pack('<I8', now + period) .. taken, period, quota - cost, period, 0 end
   return pack('<I8', now + period) .. entry:sub(8 * lapsed + 9) .. taken, period, quota - used - cost, reset, 0
 end
 
-local function take_window(entry, cost, quota, width, period)
+take_window = function(entry, cost, quota, width, period)
   local here = floor(now / width)
   local until_lapse = (here + SLICES + 1) * width - now
   local moved, total, count, older = false, 0, 0, ''
   if entry then
-    if #entry % 2 == 0 then entry = converted(entry, period) end
+    if #entry % 2 == 0 then
+      local new, ttl, remaining, reset = take_log(entry, 0, quota, period)
+      if cost == 0 then return new, ttl, remaining, reset, 0 end
+      if cost > remaining then return take_log(entry, cost, quota, period) end
+      entry = converted(new or entry, period)
+    end
     local _, _, newest, all, latest = unpack_('<I8c1I8I8I4', entry)
     if newest >= here then
       moved, total, count, older = newest > here, all, latest, entry:sub(30)
@@ -132,7 +142,7 @@ local function take_window(entry, cost, quota, width, period)
   local wait = 0
   if cost > quota then
     wait = -1
-  elseif spent > quota then
+  elseif spent > quota and cost > 0 then
     -- how many slices are younger than the one with which the oldest units over the quota have all lapsed
     local over, younger = spent - quota, #older / 4
     for at = 1, #older, 4 do
@@ -145,20 +155,48 @@ local function take_window(entry, cost, quota, width, period)
   return kept, until_lapse, max(0, quota - total), reset, wait
 end
 
-local function take_smooth(entry, cost, interval, tolerance, burst)
-  local due = entry and max(now, (unpack_('<I8', entry, 9))) or now
-  local moved = due > now + tolerance
-  if moved then due = now + tolerance end
-  local kept = moved and pack('<I8I8', due, due) or nil
-  local after = due + cost * interval
-  local wait = after - tolerance - now
-  if wait > 0 then
-    local reset = due > now and (due - now - 1) % interval + 1 or 0
-    return kept, due - now, floor((tolerance - (due - now)) / interval), reset, cost > burst and -1 or wait
+-- A smooth limit's entry: when the next unit is due, microseconds in eight bytes, and ticks in two more, if there are any.
+
+local function due_of(entry)
+  if #entry > 16 then return unpack_('<I8I2', entry, 9) end
+  return unpack_('<I8', entry, 9), 0
+end
+
+local function smooth_entry(life, ahead)
+  local micros = floor(ahead / TICKS)
+  local ticks = ahead - micros * TICKS
+  local entry = pack('<I8I8', now + life, now + micros)
+  return ticks > 0 and entry .. pack('<I2', ticks) or entry
+end
+
+-- Its numbers are in ticks, and exact: those above 2^53 are whole microseconds.
+local function take_smooth(entry, cost, pace, room, burst)
+  local fine, ahead, wait = pace % TICKS ~= 0, 0, 0
+  if entry then
+    local micros, ticks = due_of(entry)
+    if fine then
+      ahead = (micros - now) * TICKS + ticks
+      if ahead <= -TICKS then ahead = 0 end
+    else
+      ahead = max(0, micros - now + (ticks > 0 and 1 or 0)) * TICKS
+    end
   end
-  local reset = after > now and (after - now - 1) % interval + 1 or 0
-  if cost > 0 then kept = pack('<I8I8', after, after) end
-  return kept, after - now, floor((tolerance - (after - now)) / interval), reset, 0
+  local moved = ahead > room
+  if moved then ahead = room end
+  local after = ahead
+  if cost > burst then
+    wait = -1
+  elseif cost > 0 then
+    after = ahead + cost * pace
+    if after > room then
+      after, wait = ahead, -floor(-(after - room) / TICKS)
+    end
+  end
+  local life = max(0, -floor(-after / TICKS) + (fine and 1 or 0))
+  local kept = (moved or after ~= ahead) and smooth_entry(life, after) or nil
+  local reset = after % pace
+  if reset == 0 then reset = pace end
+  return kept, life, min(burst, floor((room - after) / pace)), after > 0 and -floor(-reset / TICKS) or 0, wait
 end
 
 -- The demands: ARGV[2] holds for each its kind, the place of its hash in KEYS, three numbers of its limit and its cost;

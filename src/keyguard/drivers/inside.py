@@ -1,0 +1,211 @@
+"""Look into an app, as far as that is possible: for prefixes that it cuts off, and for CORS middleware.
+
+Rules:
+- A framework's app is taken for what its framework does; whatever stands in front of it (middleware, dispatchers,
+  functions and their closures) is searched for the apps that it leads to, and for texts that could be a prefix.
+- A prefix that the one app inside surely goes by counts for all rules. All others only close: one too many closes what
+  need not be closed, one that is not found would leave it open. `Keyguard(root_path=...)` names what cannot be seen.
+- Nothing is called: only what objects and functions hold is looked at, and a bounded part of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import Any, TypeVar
+
+from keyguard.drivers.objects import (
+    MOST,
+    distinct,
+    held_by,
+    is_app,
+    is_framework,
+    is_ours,
+    modules_of,
+    modules_of_class,
+    parts,
+    strings,
+    texts,
+)
+from keyguard.paths import prefix_pattern
+from keyguard.spelling import Inside
+
+T = TypeVar("T")
+
+log = logging.getLogger("keyguard")
+
+
+class AppInside(Inside):
+    """An app, looked into when something of it is first asked for; its own prefix is found at once."""
+
+    def __init__(self, app: Any, cut: str = "") -> None:
+        self._app = app
+        self.cut = cut
+        self.root = self._looked(lambda: own_prefix(_innermost(app)), "")
+        """The prefix that the one app inside goes by, in the place of the server's."""
+
+    def _looked(self, look: Callable[[], T], else_: T) -> T:
+        try:
+            return look()
+        except Exception:
+            log.warning(
+                "cannot look into %s: if it cuts off a prefix of paths, name it by Keyguard(root_path=...)",
+                type(self._app).__name__,
+                exc_info=True,
+            )
+            return else_
+
+    @cached_property
+    def _found(self) -> _Found:
+        return self._looked(lambda: _search(self._app), _Found())
+
+    @cached_property
+    def hidden(self) -> tuple[str, ...]:
+        return tuple(sorted(self._found.own - {self.root, self.cut}))
+
+    @cached_property
+    def prefixes(self) -> tuple[str, ...]:
+        return tuple(sorted(self._found.own | self._found.prefixes))
+
+    @cached_property
+    def _cuts(self) -> re.Pattern[str] | None:
+        # An own prefix is cut off by some wherever it stands.
+        anywhere = [".*" + re.escape(prefix) for prefix in (self.cut, self.root) if prefix]
+        found = [*anywhere, *(prefix_pattern(prefix).pattern for prefix in self.prefixes)]
+        return re.compile("|".join(found), re.IGNORECASE | re.DOTALL) if found else None
+
+    def may_cut(self, path: str) -> bool:
+        cuts = self._cuts
+        return cuts is not None and cuts.match(path) is not None
+
+    @cached_property
+    def answers_preflights(self) -> bool:
+        return self._looked(lambda: any(map(_answers_preflights, _in_line(self._app))), False)
+
+
+class _Found:
+    """The prefixes that were found."""
+
+    def __init__(self) -> None:
+        self.own: set[str] = set()
+        """The own ones of apps that go by these, whatever the server says."""
+        self.prefixes: set[str] = set()
+        """Those of mounts, and texts of wrappers."""
+
+
+def own_prefix(app: Any) -> str:
+    """Find the prefix that an app goes by, if it puts one of its own in the place of the server's."""
+    homes = modules_of(app)
+    if "fastapi.applications" in homes:
+        return str(app.root_path or "")
+    if "django.core.handlers.asgi" in homes:
+        settings: Any = sys.modules["django.conf"].settings
+        return str(settings.FORCE_SCRIPT_NAME or "")
+    return ""
+
+
+# -- the line of what each request passes -----------------------------------------------------------------------
+
+
+def _in_line(app: Any) -> Iterator[Any]:
+    """List what every request passes, from the outside: each leads to one app alone."""
+    seen: set[int] = set()
+    while app is not None and id(app) not in seen and len(seen) < 100:
+        seen.add(id(app))
+        yield app
+        if is_framework(app):
+            return
+        further = [part for part in distinct(parts(app)) if is_app(part)]
+        app = further[0] if len(further) == 1 else None
+
+
+def _innermost(app: Any) -> Any:
+    return [*_in_line(app)][-1]
+
+
+def _answers_preflights(app: Any) -> bool:
+    """Tell whether it is CORS middleware, or an app with one, that lets no preflight through to a view."""
+    homes = modules_of(app)
+    if "starlette.middleware.cors" in homes:
+        return True
+    if "starlette.applications" in homes:
+        return any("starlette.middleware.cors" in modules_of_class(layer.cls) for layer in app.user_middleware)
+    if "litestar.app" in homes:
+        return app.cors_config is not None
+    if homes & {"django.core.handlers.asgi", "django.core.handlers.wsgi"}:
+        settings: Any = sys.modules["django.conf"].settings
+        everywhere = getattr(settings, "CORS_URLS_REGEX", r"^.*$") == r"^.*$"
+        return everywhere and "corsheaders.middleware.CorsMiddleware" in settings.MIDDLEWARE
+    return False
+
+
+# -- all that can be reached ------------------------------------------------------------------------------------
+
+
+def _search(app: Any) -> _Found:
+    found = _Found()
+    waiting, seen = [app], {id(app)}
+    while waiting and len(seen) < MOST:
+        at = waiting.pop()
+        further = _of_framework(at, found) if is_framework(at) else _of_wrapper(at, found)
+        for part in further:
+            if id(part) not in seen:
+                seen.add(id(part))
+                waiting.append(part)
+    return found
+
+
+def _of_wrapper(wrapper: Any, found: _Found) -> list[Any]:
+    """Note the texts of a wrapper; returns the apps that it leads to."""
+    apps = [part for part in parts(wrapper) if is_app(part)]
+    if apps and not is_ours(wrapper):
+        found.prefixes.update(texts(wrapper))
+    return apps
+
+
+def _of_framework(app: Any, found: _Found) -> list[Any]:
+    """Note the prefixes of an app; returns the apps that are mounted in it."""
+    own = own_prefix(app)
+    if own.strip("/"):
+        found.own.add(own)
+    further: list[Any] = []
+    held = held_by(app)
+    for layer in held.get("user_middleware", ()):  # of Starlette
+        found.prefixes.update(strings([*getattr(layer, "args", ()), *getattr(layer, "kwargs", {}).items()]))
+    for prefix, mounted in _mounts(_routes(app)):
+        found.prefixes.update(strings([prefix]))
+        further.append(mounted)
+    if "blacksheep.server.application" in modules_of(app):
+        for route in app.mount_registry.mounted_apps:
+            found.prefixes.update(strings([route.pattern.decode("latin-1").removesuffix("/*")]))
+            further.append(route.handler)
+    # Middleware that was put in the place of the app's own callable.
+    further += [held[name] for name in ("wsgi_app", "asgi_app") if name in held]
+    return [part for part in further if part is not None]
+
+
+def _routes(app: Any) -> Iterable[Any]:
+    if modules_of(app) & {"starlette.applications", "starlette.routing", "litestar.app"}:
+        routes = app.routes
+        return routes if isinstance(routes, list) else ()
+    return ()
+
+
+def _mounts(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List the apps that are mounted among routes. Routes that only stand together under a prefix are the app's own."""
+    for route in routes:
+        whole = prefix + str(getattr(route, "path", ""))
+        included = getattr(route, "original_router", None)  # of FastAPI
+        if included is not None:
+            yield from _mounts(included.routes, prefix + str(route.include_context.prefix))
+        elif getattr(getattr(route, "route_handler", None), "is_mount", False):  # of Litestar
+            yield whole, route.route_handler.fn
+        elif hasattr(route, "routes"):  # Starlette's Mount and Host
+            mounted = getattr(route, "_base_app", route.app)
+            if "starlette.routing" in modules_of(mounted):
+                yield from _mounts(mounted.routes, whole)
+            else:
+                yield whole, route.app

@@ -1,0 +1,46 @@
+"""Names of request header fields, and what some of them mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+
+class FieldSet:
+    """Names of header fields, to ask of a request at once whether it has any of them."""
+
+    __slots__ = ("names", "raw", "variables")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        """Lower case."""
+        self.raw = frozenset(name.encode("latin-1") for name in self.names)
+        """As ASGI has them."""
+        self.variables = frozenset(
+            variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
+            for variable in (name.upper().replace("-", "_") for name in self.names)
+        )
+        """As WSGI has them (RFC 3875, section 4.1.18)."""
+
+
+METHOD_OVERRIDES = FieldSet(
+    name
+    for known in (
+        *("x-http-method-override", "x-http-method", "x-method-override", "x-method", "x-http-verb"),
+        *("http-method-override", "method-override", "x-override-method"),
+    )
+    for name in (known, known.replace("-", "_"))  # bridges make one variable of both
+)
+"""Fields by which middleware makes a request of another method of one."""
+
+
+def asks_for_another_method(name: str) -> bool:
+    """Tell whether a field may be one by which middleware makes a request of another method of it.
+
+    Goes by the name, in lower case: one too many is better than one that is not known. It is for preflights, with which
+    browsers send no such field but this one.
+    """
+    return _OVERRIDE.search(name) is not None and name != "access-control-request-method"
+
+
+_OVERRIDE = re.compile("method|override|verb")

@@ -1,0 +1,134 @@
+"""Names of limits, and whether two of them are one.
+
+A limit has two names. The public one stands in header fields, refusals and the log, and says by whom it counts and
+where it applies. The other one stands in the keys of its counters, and names all that it depends on, functions in full
+with their module: so limits that differ have counters of their own, on one store and in all processes.
+
+How much is admitted stands in neither: a quota that is edited keeps its counters. So two limits that differ in nothing
+else are told apart by a name that they are given, and those of one process that were not do not start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+from keyguard.conditions import OnPaths
+from keyguard.rates import Limit
+
+_LONGEST = 80  # characters: a name stands in every response, a long list of paths does not
+
+
+def public_name(by: object, methods: Iterable[str], paths: Iterable[str]) -> str:
+    """Name a limit for those whom it limits: by whom it counts, and where."""
+    return _named([by if isinstance(by, str) else _short(by), *sorted(methods), *sorted(paths)])
+
+
+def counter_name(
+    by: object, methods: Iterable[str], paths: Iterable[str], functions: Mapping[str, object], cost: object, plans: bool
+) -> str:
+    """Name its counters, by all that it depends on: the same after a restart, and in every process."""
+    parts = [by if isinstance(by, str) else _qualified(by), *sorted(methods), *sorted(paths)]
+    parts += ["plans"] if plans else []
+    parts += [f"{word} {_qualified(function)}" for word, function in functions.items() if function is not None]
+    if cost != 1:
+        parts.append(f"cost {cost if isinstance(cost, int) else _qualified(cost)}")
+    return _named(parts)
+
+
+def _named(parts: Iterable[str]) -> str:
+    text = " ".join(parts)
+    plain = "".join(char if char.isascii() and char.isprintable() and char != "|" else "-" for char in text)
+    if plain == text and len(text) <= _LONGEST:
+        return text
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return f"{plain[:60]} {digest}"
+
+
+def nameless(function: object) -> bool:
+    """Tell whether a function has no name that would tell it from another one."""
+    if isinstance(function, OnPaths) or not callable(function):
+        return False
+    if isinstance(function, MethodType):
+        function = function.__func__
+    return getattr(function, "__name__", "<>").startswith("<")
+
+
+def _short(function: object) -> str:
+    if isinstance(function, OnPaths):
+        return " ".join(function.texts)
+    if isinstance(function, partial):
+        return _short(function.func)
+    return str(getattr(function, "__name__", type(function).__name__)).strip("<>")
+
+
+def _qualified(function: object) -> str:
+    if isinstance(function, OnPaths):
+        return " ".join(function.texts)
+    if isinstance(function, partial):
+        return f"partial {_qualified(function.func)}"
+    named = function if hasattr(function, "__qualname__") else type(function)
+    # Without the brackets of "<lambda>" and "<locals>": they are no part of a name that is quoted elsewhere.
+    return f"{named.__module__}.{named.__qualname__}".replace("<", "").replace(">", "")
+
+
+# -- sameness ---------------------------------------------------------------------------------------------------
+
+
+def same(one: object, other: object) -> bool:
+    """Tell whether two settings mean the same: equal values, and functions that do the same with the same."""
+    return _same(one, other, {})
+
+
+def _same(one: object, other: object, seen: dict[tuple[int, int], object]) -> bool:
+    """`seen` are pairs that are the same if all the rest is: things may refer to each other."""
+    pair = (id(one), id(other))
+    if one is other or pair in seen:
+        return True
+    if type(one) is not type(other) or len(seen) >= _MOST:
+        return False
+    seen[pair] = one, other  # which keeps their numbers from being given to others
+    parts, others = _parts(one), _parts(other)
+    if parts is None or others is None:
+        try:
+            return bool(one == other)
+        except Exception:  # what it is compared by is the user's own
+            return False
+    return len(parts) == len(others) and all(_same(*twins, seen) for twins in zip(parts, others, strict=True))
+
+
+_MOST = 1000  # pairs that are compared; what is larger is another one
+
+
+def _parts(value: Any) -> Sequence[object] | None:
+    """Take a setting apart, all of it that counts; `None` if it is one piece."""
+    if isinstance(value, OnPaths):
+        return value.texts, value.ignore_case
+    if isinstance(value, Limit):
+        return value.code, value.quota, value.most
+    if isinstance(value, FunctionType):
+        return _made_of(value)
+    if isinstance(value, MethodType):
+        return value.__func__, value.__self__
+    if isinstance(value, partial):
+        return value.func, value.args, value.keywords
+    if isinstance(value, (tuple, list)):
+        return value
+    if isinstance(value, dict):
+        return [part for pair in value.items() for part in pair]
+    by_itself = not any("__eq__" in vars(base) for base in type(value).__mro__[:-1])
+    return [value.__dict__] if by_itself and hasattr(value, "__dict__") and not isinstance(value, type) else None
+
+
+def _made_of(function: Any) -> tuple[object, ...]:
+    """Return the code of a function, which equals that of one with the same text at the same place, and its values."""
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append(cell.cell_contents)
+        except ValueError:  # not filled yet
+            cells.append(cell)
+    return function.__module__, function.__code__, function.__defaults__, function.__kwdefaults__, cells
