@@ -22,7 +22,7 @@ def health(request: HttpRequest) -> JsonResponse:
 
 def item(request: HttpRequest, item: str) -> JsonResponse:
     # Under WSGI request.META is the environ; under ASGI the scope stands on the request.
-    found = request.META.get("keyguard") or request.scope["keyguard"]
+    found = request.META.get("keyguard.request") or request.scope["keyguard"]
     return JsonResponse({"item": item, "caller": found.identity.subject})
 
 

@@ -27,4 +27,4 @@ def health() -> dict[str, bool]:
 
 @app.get("/items/<item>")
 def item(item: str) -> dict[str, str]:
-    return {"item": item, "caller": request.environ["keyguard"].identity.subject}
+    return {"item": item, "caller": request.environ["keyguard.request"].identity.subject}

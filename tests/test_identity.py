@@ -97,7 +97,7 @@ def test_one_request_leaves_nothing_for_another(lookup: Any) -> None:
     seen = []
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
-        notes = environ["keyguard"].identity.metadata
+        notes = environ["keyguard.request"].identity.metadata
         with pytest.raises(TypeError, match="copy it"):
             notes["team"]["tags"].append("seen")
         mine = copy.deepcopy(notes)

@@ -299,6 +299,8 @@ def test_single_classes_that_would_find_different_clients_do_not_start(module: A
 def test_a_layer_that_is_missing_stops_the_start_or_fails_closed(caplog: pytest.LogCaptureFixture) -> None:
     app = keyguard.asgi.RateLimit(lifespan_app, "1/second", by="key")
     assert lifespan(app) == ["lifespan.startup.failed"]
+    with pytest.raises(ConfigurationError, match="put APIKeys outside it"), TestClient(app):
+        pass
     complete = keyguard.asgi.APIKeys(app, lookup=lookup)
     assert lifespan(complete) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     # With no lifespan there is nobody to tell before a request comes.

@@ -23,7 +23,7 @@ class APIKeys(ASGIDriver):
 
     def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.APIKeys, args, options)
-        super().__init__(app, stack.asgi(app).engine)
+        super().__init__(app, stack.engine(app, asynchronous=True))
 
 
 class IPFilter(ASGIDriver):
@@ -31,7 +31,7 @@ class IPFilter(ASGIDriver):
 
     def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.IPFilter, args, options)
-        super().__init__(app, stack.asgi(app).engine)
+        super().__init__(app, stack.engine(app, asynchronous=True))
 
 
 class RateLimit(ASGIDriver):
@@ -39,7 +39,7 @@ class RateLimit(ASGIDriver):
 
     def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.RateLimit, args, options)
-        super().__init__(app, stack.asgi(app).engine)
+        super().__init__(app, stack.engine(app, asynchronous=True))
 
 
 class ResponseCache(ASGIDriver):
@@ -47,4 +47,4 @@ class ResponseCache(ASGIDriver):
 
     def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.ResponseCache, args, options)
-        super().__init__(app, stack.asgi(app).engine)
+        super().__init__(app, stack.engine(app, asynchronous=True))

@@ -63,7 +63,7 @@ def flask_app(store: str) -> tuple[Any, Keyguard]:
 
     @app.get("/hello")
     def hello() -> dict[str, str]:
-        return {"hello": request.environ["keyguard"].identity.subject, "from": "Flask"}
+        return {"hello": request.environ["keyguard.request"].identity.subject, "from": "Flask"}
 
     @app.get("/health")
     def health() -> dict[str, bool]:

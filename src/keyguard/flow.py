@@ -19,6 +19,7 @@ from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
 from keyguard.errors import ConfigurationError
+from keyguard.loops import in_trio
 
 if TYPE_CHECKING:
     from keyguard.request import Request
@@ -104,7 +105,9 @@ class Wait(Step[bool]):
         return False
 
     async def in_loop(self) -> bool:
-        """Wait in an event loop."""
+        """Wait in an event loop, of asyncio or of trio."""
+        if in_trio():
+            return await self._in_trio()
         import asyncio  # threads need none
 
         loop = asyncio.get_running_loop()
@@ -124,6 +127,24 @@ class Wait(Step[bool]):
         finally:
             self.signal.forget(wake)
         return True
+
+    async def _in_trio(self) -> bool:
+        import trio
+
+        token, moved = trio.lowlevel.current_trio_token(), trio.Event()
+
+        def wake() -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(moved.set)
+
+        if not self.signal.call_when_moved(self.seen, wake):
+            return True
+        try:
+            with trio.move_on_after(self.timeout):
+                await moved.wait()
+        finally:
+            self.signal.forget(wake)
+        return moved.is_set()
 
 
 class Detach(Step[bool]):

@@ -109,5 +109,12 @@ def _thawed(value: Any) -> Any:
     return tuple([_thawed(one) for one in value]) if type(value) is tuple else value
 
 
+UNKNOWN = (
+    "no APIKeys stands outside it, as far as it can see: put APIKeys() first in the stack, or in a layer further out. "
+    "A bridge between ASGI and WSGI that runs the app in another context hides what is outside of it: put APIKeys() "
+    "on this side then"
+)
+"""A developer is told this whose guard needs the caller's identity, and has none."""
+
 ANONYMOUS = Identity(subject="")
 """The caller of a public path, or of an app with `optional=True`, who sent no key."""

@@ -130,7 +130,8 @@ def refuse(
     )
     request.findings.refusal = refusal
     media_type, body = _render(refusal, request.header("accept"))
-    fields = [("Content-Type", media_type), ("Cache-Control", "no-store"), ("X-Request-ID", refusal.request_id)]
+    # No X-Request-ID: if some middleware or proxy sets it, it stands once. The id stands in the body.
+    fields = [("Content-Type", media_type), ("Cache-Control", "no-store")]
     if seconds is not None and status in (429, 503):
         fields.append(("Retry-After", str(seconds)))
     fields.extend(headers)

@@ -16,7 +16,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from keyguard.errors import AmbiguousPath, ConfigurationError
 from keyguard.fields import FieldSet as FieldSet
@@ -34,22 +34,26 @@ if TYPE_CHECKING:
 Deferred: TypeAlias = "Step[Any] | Callable[[], Awaitable[None] | None]"
 """Work for the end of a request: a step, or a function (plain, or returning a coroutine that awaits steps)."""
 
-SHARED = "keyguard"
-"""The key under which findings stand in an ASGI scope and a WSGI environ."""
+SHARED_ASGI = "keyguard"
+"""The key under which findings stand in an ASGI scope."""
+SHARED_WSGI = "keyguard.request"
+"""The same in a WSGI environ: keys of others than the server's have a dot (PEP 3333, "environ Variables")."""
 
 UNKNOWN_IDENTITY = (
     "request.identity was read before any APIKeys had looked for a key. Put APIKeys() before the guard that reads it: "
-    "Keyguard(APIKeys(), RateLimit(...)); stacked one by one, APIKeys is added last, so that it stands outside"
+    "Keyguard(APIKeys(), RateLimit(...)); stacked one by one, APIKeys is added last, so that it stands outside. A "
+    "bridge between ASGI and WSGI that runs the app in another context hides what is outside: put APIKeys() on this "
+    "side"
 )
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:@=+/-]{1,128}")
 
 
 class Findings:
     """What the guards around one request found out, shared by all keyguard layers it passes.
 
-    It stands in the ASGI scope and in the WSGI environ under `"keyguard"`, so an app reads
-    `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.
+    It stands in the ASGI scope as `scope["keyguard"]` and in the WSGI environ as `environ["keyguard.request"]`, so an
+    app reads `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.
     """
 
     __slots__ = (
@@ -82,6 +86,13 @@ class Findings:
         """The response caches it is passing: one that is mounted twice acts once."""
 
 
+class KeepsFields(Protocol):
+    """Something that knows which fields are kept though their name has an underscore."""
+
+    underscores: frozenset[bytes]
+    """Their names, in lower case."""
+
+
 class Request:
     """A request head. Guards read it; `forward` hands it on."""
 
@@ -98,11 +109,14 @@ class Request:
         "method",
         "reached_app",
         "read_body",
+        "settings",
         "source",
     )
 
     websocket: ClassVar[bool] = False
     """True for a websocket handshake."""
+    shared: ClassVar[str] = SHARED_ASGI
+    """The key under which findings stand in the carrier."""
 
     def __init__(
         self,
@@ -120,6 +134,8 @@ class Request:
         self.clock = clock
         self.inside = inside
         """The app and all that stands in front of it, as far as it can be seen."""
+        self.settings: KeepsFields
+        """Which fields with an underscore in their name reach guards and app."""
         self.deferred: list[Deferred] | None = None
         self.late: Callable[[Deferred], None] | None = None
         self.reached_app = False
@@ -130,9 +146,9 @@ class Request:
         """Where it was given and not found in the carrier."""
         self._plain: str | None = None
         self._spelling: Spelling | None = None
-        findings = carrier.get(SHARED)
+        findings = carrier.get(self.shared)
         if findings is None:
-            findings = carrier[SHARED] = Findings()
+            findings = carrier[self.shared] = self._carried_over() or Findings()
         self.findings: Findings = findings
 
     # -- what the drivers supply ------------------------------------------------------------------------
@@ -163,8 +179,20 @@ class Request:
         raise NotImplementedError
 
     def header(self, name: str) -> str | None:
-        """The value of a header field, or `None`. `name` is lower case; several lines are joined by `,`."""
+        """The value of a header field, or `None`. `name` is lower case; several lines are joined by `,`.
+
+        Raises `ConfigurationError` for a name with an underscore, unless `Keyguard(underscores=[...])` keeps that
+        field: it would never be there.
+        """
         raise NotImplementedError
+
+    def takes_off(self, name: str) -> bool:
+        """Tell whether fields of this name are taken off every request: it has an underscore, and nobody wants it."""
+        return "_" in name and name.lower().encode("latin-1") not in self.settings.underscores
+
+    def folded(self, name: str) -> str | None:
+        """Return what an app reads as a field of a name that is taken off: under WSGI, the field with hyphens."""
+        return None
 
     def sends(self, fields: FieldSet) -> bool:
         """Whether the request has any of these header fields."""
@@ -191,6 +219,10 @@ class Request:
 
     def _forget_fields(self) -> None:
         """Drop what was read from the carrier's header fields."""
+
+    def _carried_over(self) -> Findings | None:
+        """Return the findings of layers in the other world, if this request came over a bridge from there."""
+        return None
 
     # -- what guards use --------------------------------------------------------------------------------
 

@@ -5,10 +5,12 @@ A flow is written once; here it is driven by plain calls, or by an event loop.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, TypeVar
 
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
+from keyguard.loops import in_thread, in_trio
 from keyguard.ops import Aside, Op, Store
 
 R = TypeVar("R")
@@ -36,7 +38,10 @@ def run_flow(store: Store, flow: Flow[R]) -> R:
 
 async def arun_flow(store: Store, flow: Flow[R]) -> R:
     """The same without holding up the event loop, where the store can do that."""
-    aexecute = getattr(store, "aexecute", store.execute)
+    execute: Any = store.execute
+    aexecute: Any = getattr(store, "aexecute", execute)
+    if in_trio():  # what stores have for event loops is asyncio's, as a rule
+        aexecute = partial(in_thread, execute)
     op = _next(flow, None, None)
     while not isinstance(op, _Done):
         try:

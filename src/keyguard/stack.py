@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from keyguard.clock import Clock, wall_clock
 from keyguard.counters import claim
 from keyguard.drivers.engine import Engine
 from keyguard.drivers.inside import AppInside
+from keyguard.drivers.layers import layers_within
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes, is_async, is_blocking
 from keyguard.guard import Guard, chain
@@ -33,12 +36,14 @@ from keyguard.stores.memory import MemoryStore
 from keyguard.stores.watched import StoreHealth, Watched, WatchedAside
 
 if TYPE_CHECKING:
-    from keyguard.drivers.asgi import ASGIApp, ASGIDriver
+    from keyguard.drivers.asgi import ASGILayer
     from keyguard.drivers.wsgi import WSGIApp, WSGIDriver
     from keyguard.keys import KeyRegistry
 
 
 log = logger("keyguard")
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Keyguard:
@@ -53,6 +58,12 @@ class Keyguard:
     - `trusted_proxies`: networks of the proxies whose `forwarded_header` counts (`"unix"` for unix sockets). By default
       no forwarding header counts.
     - `forwarded_header`: `"x-forwarded-for"`, `"forwarded"` (RFC 7239), or a header of one address.
+    - `underscores`: names of request fields with an underscore that the app reads, such as `["tenant_id"]`. All others
+      are taken off before guards and app see them (under WSGI most servers do that), since bridges and apps read
+      `X_API_Key` as `X-API-Key`.
+    - `request_id_header`: the response field in which refusals tell the request's id, such as `"X-Request-ID"`. None by
+      default: if middleware or a proxy sets that field, there would be two. The id is the `X-Request-ID` that came
+      with the request, else a random one, and stands in the refusal's body and the log.
     - `on_refusal`: a plain function called with each `Refusal`; it must not block.
     - `on_health`: one called with a `StoreHealth` when the store goes out of order, and when it answers again; it runs
       on a request, so it must not block either.
@@ -74,6 +85,8 @@ class Keyguard:
         store: str | Store = "memory://",
         trusted_proxies: Iterable[str] = (),
         forwarded_header: str = "x-forwarded-for",
+        underscores: Iterable[str] = (),
+        request_id_header: str | None = None,
         on_refusal: Callable[[Refusal], None] | None = None,
         on_health: Callable[[StoreHealth], None] | None = None,
         workers: int | None = None,
@@ -101,6 +114,12 @@ class Keyguard:
         self._aside: WatchedAside | None = None
         self._attach_caches()
         self._source = ClientAddress(trusted_proxies, header=forwarded_header)
+        self.underscores = _checked_underscores(underscores, guards, forwarded_header)
+        if request_id_header is not None and not (
+            isinstance(request_id_header, str) and _FIELD_NAME.fullmatch(request_id_header)
+        ):
+            raise ConfigurationError(f"request_id_header is the name of a header field, not {request_id_header!r}")
+        self._request_id_header = request_id_header
         self._notify = on_refusal
         self._chain = chain(_with_exhausted(_together(guards)))
         self._provides = frozenset().union(*(getattr(guard, "provides", ()) for guard in guards))
@@ -168,23 +187,21 @@ class Keyguard:
         """How the store does, as this process sees it: since when it has been out of order, and what was done so."""
         return StoreHealth(True, None, "", 0, 0) if self._watched is None else self._watched.health
 
-    def asgi(self, app: ASGIApp) -> ASGIDriver:
-        """Put the guards around an ASGI app. Pass it to `add_middleware`, or call it."""
-        from keyguard.drivers.asgi import ASGIDriver
+    @cached_property
+    def asgi(self) -> type[ASGILayer]:
+        """Puts the guards around an ASGI app: `guard.asgi(app)`. Pass it to `add_middleware`, or call it.
 
-        return ASGIDriver(app, self._engine(app, asynchronous=True))
+        It is a class: what frameworks call a middleware class, and what agents patch.
+        """
+        from keyguard.drivers.asgi import ASGILayer
+
+        return type("Keyguard", (ASGILayer,), {"stack": self})
 
     def wsgi(self, app: WSGIApp) -> WSGIDriver:
         """Put the guards around a WSGI app."""
         from keyguard.drivers.wsgi import WSGIDriver
 
-        for guard in self.guards:
-            for word, function in getattr(guard, "asynchronous", dict)().items():
-                raise ConfigurationError(
-                    f"{word}={getattr(function, '__name__', function)!r} of {guard!r} is async, and there is no event "
-                    "loop under WSGI: use a plain function"
-                )
-        return WSGIDriver(app, self._engine(app, asynchronous=False))
+        return WSGIDriver(app, self.engine(app, asynchronous=False))
 
     def _instant(self) -> Instant | None:
         outermost = self.guards[0] if self.guards else None
@@ -192,15 +209,30 @@ class Keyguard:
             return instant(outermost, self._clock)
         return None
 
-    def _engine(self, app: Any, *, asynchronous: bool) -> Engine:
+    def engine(self, app: Any, *, asynchronous: bool) -> Engine:
+        """Return all that a driver around `app` needs.
+
+        Raises `ConfigurationError` for layers in an order that cannot work.
+        """
+        for guard in () if asynchronous else self.guards:
+            for word, function in getattr(guard, "asynchronous", dict)().items():
+                raise ConfigurationError(
+                    f"{word}={getattr(function, '__name__', function)!r} of {guard!r} is async, and there is no event "
+                    "loop under WSGI: use a plain function"
+                )
         _check_order(self._needs, app)
-        if any(layer.source != self._source for layer in _layers_within(app)):
+        if any(layer.source != self._source for layer in layers_within(app)):
             raise ConfigurationError(
                 "two layers of keyguard around one app differ in trusted_proxies or forwarded_header, and a request "
                 "has one client: give both the same"
             )
+        if any(layer.underscores != self.underscores for layer in layers_within(app)):
+            raise ConfigurationError(
+                "two layers of keyguard around one app differ in underscores, and what the one keeps the other takes "
+                "off: give both the same"
+            )
         for cache in [guard for guard in self.guards if isinstance(guard, ResponseCache)]:
-            for layer in _layers_within(app):
+            for layer in layers_within(app):
                 cache.add_sources(layer.sources)
                 if layer.filters:
                     raise ConfigurationError(
@@ -222,6 +254,8 @@ class Keyguard:
             here=self._here,
             aside=self._aside,
             instant=self._instant(),
+            underscores=self.underscores,
+            request_id_header=self._request_id_header,
             asynchronous=asynchronous,
         )
 
@@ -244,19 +278,33 @@ def _checked_workers(workers: int | None) -> int:
     return workers
 
 
-def _layers_within(app: Any) -> Iterator[Engine]:
-    """The keyguard layers further in, as far as the app's middleware shows what it is around."""
-    seen = 0
-    while app is not None and seen < 100:
-        engine = getattr(app, "engine", None)
-        if isinstance(engine, Engine):
-            yield engine
-        app, seen = getattr(app, "app", None), seen + 1
+def _checked_underscores(names: Iterable[str], guards: Iterable[Any], forwarded: str) -> frozenset[bytes]:
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise ConfigurationError(
+            f"underscores is a list of names of header fields, such as ['tenant_id'], not {names!r}"
+        )
+    kept = set()
+    ours = {name.lower() for guard in guards if isinstance(guard, APIKeys) for name in guard.sources.names}
+    for name in names:
+        if not isinstance(name, str) or "_" not in name or not _FIELD_NAME.fullmatch(name):
+            raise ConfigurationError(f"underscores names header fields with an underscore in them, not {name!r}")
+        name = name.lower()
+        for read in (*ours, forwarded.lower()):
+            if name != read and name.replace("_", "-") == read.replace("_", "-"):
+                raise ConfigurationError(f"underscores cannot keep {name!r}: others would read it as {read!r}")
+        kept.add(name)
+    for name in ours:
+        if "_" in name and ":" not in name and name not in kept:
+            raise ConfigurationError(
+                f"APIKeys reads {name!r}, but fields with an underscore in their name are taken off: write it with "
+                f"hyphens, or name it in underscores=[{name!r}] as well"
+            )
+    return frozenset(name.encode() for name in kept)
 
 
 def _check_order(needs: frozenset[str], app: Any) -> None:
     """Raise where the app inside already holds the layer that should stand outside."""
-    for engine in _layers_within(app):
+    for engine in layers_within(app):
         if needs & engine.provides:
             raise ConfigurationError(
                 f"a guard needs the {', '.join(needs & engine.provides)} that a layer further in finds. Add APIKeys "

@@ -65,6 +65,8 @@ def play(
         "wsgi.url_scheme": "http",
     }
     for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+        if "_" in name and name.lower().encode("latin-1") not in stack.underscores:
+            continue  # as most servers do
         variable = name.upper().replace("-", "_")
         if variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             variable = "HTTP_" + variable

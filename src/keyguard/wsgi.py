@@ -23,7 +23,7 @@ class APIKeys(WSGIDriver):
 
     def __init__(self, app: WSGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.APIKeys, args, options)
-        super().__init__(app, stack.wsgi(app).engine)
+        super().__init__(app, stack.engine(app, asynchronous=False))
 
 
 class IPFilter(WSGIDriver):
@@ -31,7 +31,7 @@ class IPFilter(WSGIDriver):
 
     def __init__(self, app: WSGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.IPFilter, args, options)
-        super().__init__(app, stack.wsgi(app).engine)
+        super().__init__(app, stack.engine(app, asynchronous=False))
 
 
 class RateLimit(WSGIDriver):
@@ -39,7 +39,7 @@ class RateLimit(WSGIDriver):
 
     def __init__(self, app: WSGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.RateLimit, args, options)
-        super().__init__(app, stack.wsgi(app).engine)
+        super().__init__(app, stack.engine(app, asynchronous=False))
 
 
 class ResponseCache(WSGIDriver):
@@ -47,4 +47,4 @@ class ResponseCache(WSGIDriver):
 
     def __init__(self, app: WSGIApp, *args: Any, **options: Any) -> None:
         self.guard, stack = stack_of(guards.ResponseCache, args, options)
-        super().__init__(app, stack.wsgi(app).engine)
+        super().__init__(app, stack.engine(app, asynchronous=False))

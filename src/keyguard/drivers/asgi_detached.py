@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keyguard.drivers.asgi_exchange import ASGIApp, Exchange, Message, Receive, Send, hold
+from keyguard.drivers.asgi_exchange import ASGIApp, Exchange, Message, Receive, Send
 from keyguard.drivers.asgi_request import ASGIRequest
-from keyguard.drivers.engine import Engine, Pending, inherit, without_findings
+from keyguard.drivers.engine import Engine, Pending, of_the_same_caller
+from keyguard.drivers.tasks import Task, end, hold, is_lost
 from keyguard.drivers.threads import in_thread
-from keyguard.flow import Blocking, Detach, Flow, Wait
+from keyguard.flow import Blocking, Detach, Flow, Signal, Wait
 from keyguard.logs import logger
 from keyguard.request import Request
 from keyguard.response import Response
+from keyguard.stores.fork import renew_after_fork
 
 log = logger("keyguard")
 
-_detached: set[asyncio.Task[Any]] = set()
+_detached: set[Task] = set()
+_inherited: list[set[Task]] = []
+"""Those of this process's parents. They never end here, and if they were dropped their `finally` would run here too."""
 _MOST = 64  # at a time
 _PATIENCE = 5.0  # seconds
+_LONG = 86400.0  # seconds
+
+
+class _Renewal:
+    def after_fork(self) -> None:
+        global _detached
+        _inherited.append(_detached)
+        _detached = set()
+
+
+_renewal = _Renewal()
+renew_after_fork(_renewal)
 
 
 def detach(app: ASGIApp, engine: Engine, step: Detach) -> bool:
     """Start a request of nobody's, as a task of its own. Whether there was room for it."""
     if len(_detached) >= _MOST:
-        # An event loop that was closed with work in it leaves tasks that never end.
-        _detached.difference_update([task for task in list(_detached) if task.get_loop().is_closed()])
+        _detached.difference_update([task for task in list(_detached) if is_lost(task)])
         if len(_detached) >= _MOST:
             return False
-    request = ASGIRequest(without_findings(step.request.carrier), engine)
-    inherit(request, step.request)
+    request = ASGIRequest(of_the_same_caller(step.request), engine)
     task = hold(_run(_Detached(app, engine, request, _Silence(), _swallow, step.guard)))
-    _detached.add(task)
-    task.add_done_callback(_detached.discard)
+    detached = _detached
+    detached.add(task)
+    task.add_done_callback(detached.discard)
     return True
 
 
@@ -67,8 +81,8 @@ class _Silence:
         self.asked = False
 
     async def __call__(self) -> Message:
-        if self.asked:
-            await asyncio.Event().wait()
+        while self.asked:
+            await Wait(Signal(), 0, _LONG).in_loop()
         self.asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
@@ -86,13 +100,7 @@ async def _run(exchange: _Detached) -> None:
 
 async def end_detached() -> None:
     """Let requests in the background come to their end, for a moment; then stop them."""
-    loop = asyncio.get_running_loop()
-    tasks = [task for task in _detached if task.get_loop() is loop]
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=_PATIENCE)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+    await end(list(_detached), _PATIENCE)
 
 
 def wait(step: Wait) -> Pending:

@@ -24,14 +24,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
+from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, TypeAlias
 
 from keyguard.drivers.asgi_request import ByteHeaders, Scope, encoded_name
+from keyguard.drivers.crossing import pass_on
 from keyguard.drivers.engine import Engine, Foreign, Pending, checked, feed, settle, sized_body
+from keyguard.drivers.tasks import Task, ended, hold
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import CallApp, Flow
 from keyguard.logs import logger
+from keyguard.loops import in_trio
 from keyguard.request import Deferred, Request
 from keyguard.response import APP, Headers, Response, Tee
 
@@ -47,9 +51,6 @@ IDLE, WAIT, DRIVING, STREAM, TEE, DISCARD, DEAD = range(7)
 _WAITS = (Pending, Foreign)
 _STOPS = (CallApp, *_WAITS)
 """What guards may stop at before the app has answered, besides a response."""
-
-_held: set[asyncio.Task[Any]] = set()
-"""Tasks that outlive the request they belong to; the event loop itself holds tasks only weakly."""
 
 
 class Exchange:
@@ -133,6 +134,7 @@ class Exchange:
         """Run the app. Returns the next stop, or `None` where the response has gone."""
         self.state = WAIT
         self.request.reached_app = True
+        passing = pass_on(self.request, carrier, "scheme")
         error: Exception
         try:
             # From HTTP/2 on, a body need not be announced by a header field.
@@ -146,6 +148,8 @@ class Exchange:
             error = NoResponse("the app returned without sending a response")
         except Exception as failure:
             error = failure
+        finally:
+            passing.clear()
         if self.state == DEAD:
             assert self.failure is not None
             self._let_go(self.failure)  # only the app's `send` may have been cancelled, and the guards still wait
@@ -179,7 +183,12 @@ class Exchange:
             return self.send_on(message)
         if state == WAIT:
             response = self._head(message)
-            return self.send_on(message) if response is None else self._drive(message, response)
+            if response is None:
+                return self.send_on(message)
+            # asgiref calls this in a worker thread, and awaits what it returns in the event loop: guards belong there.
+            if _get_running_loop() is not None or in_trio():
+                return self._drive(message, response)
+            return self._drive_there(message, response)
         if state == TEE:
             return self._send_teed(message)
         if state == DISCARD:
@@ -211,6 +220,9 @@ class Exchange:
             self.state, self.failure = DEAD, failure
             raise
         return self._drive_on(message, stop)
+
+    async def _drive_there(self, message: Message, head: Response) -> None:
+        await self._drive(message, head)
 
     async def _drive_on(self, message: Message, stop: Any) -> None:
         try:
@@ -268,7 +280,7 @@ class Exchange:
     async def _answer(self, response: Response) -> None:
         """Send a response of our own."""
         if response.refusal is not None:
-            self.engine.refused(self.request, response.refusal)
+            self.engine.refused(response.refusal, response)
         body = sized_body(response, self.request.method)
         headers = response.headers
         raw = headers.raw if isinstance(headers, ByteHeaders) else _raw(headers)
@@ -297,7 +309,8 @@ class Exchange:
             stop = self.engine.advance(flow, error=failure)
         except BaseException:
             return  # the failure itself, most of all; it is raised by the caller
-        if stop.__class__ in _WAITS:
+        # A wait of trio's is bound to the task that began it: no other one can go on from there.
+        if stop.__class__ is Pending or (stop.__class__ is Foreign and not in_trio()):
             hold(finished(self.engine, flow, stop))
         else:
             flow.close()
@@ -308,7 +321,7 @@ class Exchange:
             task = start_settling(self.engine, deferred)
             if task is not None:
                 # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
-                await asyncio.shield(task)
+                await ended(task)
 
 
 # What calls `send` may ask whether it is a coroutine function, as asgiref does where a WSGI app stands inside.
@@ -379,20 +392,7 @@ async def finished(engine: Engine, flow: Flow[Any], stop: Any) -> None:
     flow.close()
 
 
-def start_settling(engine: Engine, deferred: list[Deferred]) -> asyncio.Task[Any] | None:
+def start_settling(engine: Engine, deferred: list[Deferred]) -> Task | None:
     flow = settle(deferred)
     stop = engine.advance(flow)
     return None if stop is None else hold(finished(engine, flow, stop))
-
-
-def hold(work: Any) -> asyncio.Task[Any]:
-    task = asyncio.get_running_loop().create_task(work)
-    _held.add(task)
-    task.add_done_callback(_release)
-    return task
-
-
-def _release(task: asyncio.Task[Any]) -> None:
-    _held.discard(task)
-    if not task.cancelled():
-        task.exception()  # nobody waits for it any more: a guard raises again what it was told

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from keyguard.drivers.crossing import carried_over
 from keyguard.drivers.engine import Engine
+from keyguard.drivers.field_names import clean_scope, taken_off
 from keyguard.paths import misplaced, plain, strip_root
-from keyguard.request import FieldSet, Request
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Findings, Request
 from keyguard.response import Headers, field_value
 from keyguard.spelling import Spelling
 
@@ -88,11 +90,14 @@ class ASGIRequest(Request):
 
     __slots__ = ("_fields",)
 
+    shared = SHARED_ASGI
+
     def __init__(self, scope: Scope, engine: Engine) -> None:
+        self._fields: dict[bytes, bytes] | None = clean_scope(scope, engine)
+        self.settings = engine
         super().__init__(
             "GET" if self.websocket else scope["method"], scope, engine.source, engine.clock, engine.inside
         )
-        self._fields: dict[bytes, bytes] | None = None
 
     @property
     def scheme(self) -> str:
@@ -118,7 +123,11 @@ class ASGIRequest(Request):
         if fields is None:
             fields = self._fields = collected(self.carrier["headers"])
         value = fields.get(encoded_name(name))
-        return None if value is None else value.decode("latin-1")
+        if value is not None:
+            return value.decode("latin-1")
+        if self.takes_off(name):
+            raise taken_off(name)
+        return None
 
     @property
     def root(self) -> str:
@@ -161,6 +170,9 @@ class ASGIRequest(Request):
 
     def _forget_fields(self) -> None:
         self._fields = None
+
+    def _carried_over(self) -> Findings | None:
+        return carried_over(self, "scheme", "wsgi_environ", SHARED_WSGI)
 
     def _find_plain(self) -> str:
         carrier = self.carrier

@@ -12,7 +12,7 @@ Everything else (an operation on a store that answers at once) is done on the sp
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,7 +24,7 @@ from keyguard.guard import Answer, Chain
 from keyguard.logs import logger, plain, story, word
 from keyguard.ops import Aside, Degraded, GiveBack, Op, Store, TakeHere
 from keyguard.refusal import Cause, Refusal, refuse, refuse_ambiguous, refuse_busy
-from keyguard.request import SHARED, Deferred, Request
+from keyguard.request import Deferred, Findings, Request
 from keyguard.response import APP, Response, Tee
 from keyguard.spelling import NOTHING, Inside
 from keyguard.stores.watched import Watched, WatchedAside
@@ -84,11 +84,13 @@ class Engine:
         "needs",
         "patience",
         "provides",
+        "request_id_header",
         "source",
         "sources",
         "start",
         "store",
         "timeout",
+        "underscores",
         "wait",
         "watched",
     )
@@ -110,6 +112,8 @@ class Engine:
         notify: Callable[[Refusal], None] | None = None,
         aside: WatchedAside | None = None,
         instant: Callable[..., Any] | None = None,
+        underscores: frozenset[bytes] = frozenset(),
+        request_id_header: str | None = None,
         asynchronous: bool,
     ) -> None:
         self.leading = chain.leading
@@ -142,6 +146,10 @@ class Engine:
         self._notify = notify
         self.instant = instant
         """Answers with ASGI messages what needs no request: the plain hits of a cache that stands outermost."""
+        self.underscores = underscores
+        """Names of request fields with an underscore that reach guards and app."""
+        self.request_id_header = request_id_header
+        """The response field in which refusals tell the request's id."""
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""
@@ -280,8 +288,10 @@ class Engine:
         results = store.aexecute(step.ops)
         return results if isinstance(results, list) else Pending(_whole(results), began)
 
-    def refused(self, request: Request, refusal: Refusal) -> None:
-        """Tell of a refusal: the log, and whoever listens."""
+    def refused(self, refusal: Refusal, response: Response) -> None:
+        """Tell of a refusal: the log, whoever listens, and the caller its id in a header field."""
+        if self.request_id_header is not None:
+            response.headers.set(self.request_id_header, refusal.request_id)
         log.info(
             "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s",
             refusal.cause,
@@ -362,15 +372,11 @@ def feed(tees: Iterable[Tee], part: bytes, *, last: bool) -> list[Flow[None]]:
     return flows
 
 
-def without_findings(carrier: MutableMapping[str, Any]) -> dict[str, Any]:
-    """A scope or environ for another request with the same head."""
-    return {key: value for key, value in carrier.items() if key != SHARED}
-
-
-def inherit(request: Request, other: Request) -> None:
-    """Let `request` be of the same caller as `other`."""
-    found, findings = other.findings, request.findings
+def of_the_same_caller(request: Request) -> dict[str, Any]:
+    """A scope or environ for another request of the same caller, with the same head."""
+    found, findings = request.findings, Findings()
     findings.identity, findings.client, findings.client_known = found.identity, found.client, found.client_known
+    return {**request.carrier, request.shared: findings}
 
 
 def checked(answer: object) -> Response:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from keyguard.drivers.crossing import opened
 from keyguard.drivers.engine import Engine
+from keyguard.drivers.field_names import clean_environ, tell_of_folding
 from keyguard.drivers.wsgi_detached import detach
 from keyguard.drivers.wsgi_exchange import Exchange, StartResponse, settle_all
 from keyguard.drivers.wsgi_exchange import WSGIApp as WSGIApp
@@ -18,8 +20,11 @@ class WSGIDriver:
     """A WSGI app: guards around another WSGI app."""
 
     def __init__(self, app: WSGIApp, engine: Engine) -> None:
-        self.app = app
+        self.app = opened(app)
         self.engine = engine
+        self._unseen = True
+        """Whether no request has shown yet which server this is."""
+        tell_of_folding()
         engine.late = self._settle_late
         engine.detach = self._detach
 
@@ -31,4 +36,9 @@ class WSGIDriver:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         check_process()
+        if self._unseen:
+            self._unseen = False
+            tell_of_folding(environ)
+        if "asgi.scope" in environ:
+            clean_environ(environ, self.engine.underscores)
         return Exchange(self.app, self.engine, WSGIRequest(environ, self.engine), start_response).run()

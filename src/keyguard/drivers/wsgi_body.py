@@ -27,9 +27,10 @@ class Watcher(Protocol):
 class Body:
     """The app's iterable, with deferred work at its end."""
 
-    __slots__ = ("iterable", "iterator", "lone", "watcher")
+    __slots__ = ("closed", "iterable", "iterator", "lone", "watcher")
 
     def __init__(self, iterable: Iterable[bytes], watcher: Watcher) -> None:
+        self.closed = False
         self.iterable = iterable
         self.watcher = watcher
         self.lone = False
@@ -57,10 +58,16 @@ class Body:
             raise
 
     def close(self) -> None:
+        self.closed = True
         try:
             close(self.iterable)
         finally:
             self.watcher.end()
+
+    def __del__(self) -> None:
+        """Some bridges do not close a body: asgiref leaves it once it has what `Content-Length` says."""
+        if not self.closed:
+            self.close()
 
 
 class SizedBody(Body):

@@ -8,7 +8,7 @@ from contextvars import copy_context
 from io import BytesIO
 from typing import Any
 
-from keyguard.drivers.engine import Engine, inherit, without_findings
+from keyguard.drivers.engine import Engine, of_the_same_caller
 from keyguard.drivers.wsgi_body import close
 from keyguard.drivers.wsgi_exchange import Exchange, ExcInfo, Write, WSGIApp
 from keyguard.drivers.wsgi_request import WSGIRequest
@@ -16,27 +16,41 @@ from keyguard.flow import Detach, Flow
 from keyguard.logs import logger
 from keyguard.request import Request
 from keyguard.response import Response
+from keyguard.stores.fork import renew_after_fork
 
 log = logger("keyguard")
 
-_detached = threading.BoundedSemaphore(8)
-"""How many may run at a time."""
+_MOST = 8  # at a time
+
+
+class _Room:
+    """Places for requests of nobody's, in one process."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        self.places = threading.BoundedSemaphore(_MOST)
+
+
+_room = _Room()
 
 
 def detach(app: WSGIApp, engine: Engine, step: Detach) -> bool:
     """Start a request of nobody's, in a thread of its own."""
-    if not _detached.acquire(blocking=False):
+    places = _room.places
+    if not places.acquire(blocking=False):
         return False
-    environ = without_findings(step.request.carrier)
+    environ = of_the_same_caller(step.request)
     environ["wsgi.input"] = BytesIO()
     for name in ("CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING", "wsgi.input_terminated"):
         environ.pop(name, None)
     request = WSGIRequest(environ, engine)
-    inherit(request, step.request)
     exchange = _Detached(app, engine, request, step.guard)
     # A daemon: a process that is told to stop does not wait for what nobody waits for.
     run = copy_context().run
-    threading.Thread(target=run, args=(_run, exchange), name="keyguard-detached", daemon=True).start()
+    threading.Thread(target=run, args=(_run, exchange, places), name="keyguard-detached", daemon=True).start()
     return True
 
 
@@ -59,7 +73,7 @@ def _ignore_head(status: str, headers: list[tuple[str, str]], exc_info: ExcInfo 
     return lambda data: None
 
 
-def _run(exchange: _Detached) -> None:
+def _run(exchange: _Detached, places: threading.BoundedSemaphore) -> None:
     try:
         body = exchange.run()
         try:
@@ -70,4 +84,4 @@ def _run(exchange: _Detached) -> None:
     except Exception:
         log.warning("a request in the background failed", exc_info=True)
     finally:
-        _detached.release()
+        places.release()

@@ -25,6 +25,7 @@ from io import BytesIO
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from keyguard.drivers.crossing import pass_on
 from keyguard.drivers.engine import Engine, Foreign, checked, feed, settle, sized_body
 from keyguard.drivers.wsgi_body import Body, Peeked, SizedBody, close
 from keyguard.drivers.wsgi_request import Environ
@@ -130,6 +131,7 @@ class Exchange:
         self.state = WAIT
         self.request.reached_app = True
         self.head = None
+        passing = pass_on(self.request, environ, "wsgi.url_scheme")
         error: Exception
         iterable: Iterable[bytes] | None = None
         try:
@@ -151,6 +153,8 @@ class Exchange:
             error = NoResponse("the app returned without calling start_response")
         except Exception as failure:
             error = failure
+        finally:
+            passing.clear()
         if iterable is not None:
             close(iterable)
         if self.state == DEAD:
@@ -245,7 +249,7 @@ class Exchange:
 
     def _answer(self, response: Response) -> Iterable[bytes]:
         if response.refusal is not None:
-            self.engine.refused(self.request, response.refusal)
+            self.engine.refused(response.refusal, response)
         body = sized_body(response, self.request.method)
         self.server_start(_status_line(response.status), list(response.headers))
         return [body] if body else []

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping
-from functools import lru_cache
 from typing import Any, TypeAlias
 
+from keyguard.drivers.crossing import carried_over
 from keyguard.drivers.engine import Engine
+from keyguard.drivers.field_names import taken_off, variable_of
 from keyguard.paths import decode_wsgi_path, plain
-from keyguard.request import FieldSet, Request
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Findings, Request
 from keyguard.response import Headers
 from keyguard.spelling import Spelling
 
 Environ: TypeAlias = dict[str, Any]
-
-
-@lru_cache(maxsize=256)
-def _variable(name: str) -> str:
-    """The environ variable of a header field (RFC 3875, section 4.1.18)."""
-    variable = name.upper().replace("-", "_")
-    return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
 
 
 _ADDRESS = (
@@ -40,9 +34,9 @@ def replaced(environ: Mapping[str, Any], fields: Mapping[str, str | None]) -> En
     """An environ with other header fields in their place."""
     changed = dict(environ)
     for name, value in fields.items():
-        changed.pop(_variable(name), None)
+        changed.pop(variable_of(name), None)
         if value is not None:
-            changed[_variable(name)] = value
+            changed[variable_of(name)] = value
     return changed
 
 
@@ -51,7 +45,10 @@ class WSGIRequest(Request):
 
     __slots__ = ()
 
+    shared = SHARED_WSGI
+
     def __init__(self, environ: Environ, engine: Engine) -> None:
+        self.settings = engine
         super().__init__(environ["REQUEST_METHOD"], environ, engine.source, engine.clock, engine.inside)
 
     @property
@@ -74,7 +71,13 @@ class WSGIRequest(Request):
         return None if peer in _UNIX_SOCKETS else peer
 
     def header(self, name: str) -> str | None:
-        value: str | None = self.carrier.get(_variable(name))
+        if "_" in name and self.takes_off(name):
+            raise taken_off(name)
+        value: str | None = self.carrier.get(variable_of(name))
+        return value
+
+    def folded(self, name: str) -> str | None:
+        value: str | None = self.carrier.get(variable_of(name))
         return value
 
     @property
@@ -99,6 +102,9 @@ class WSGIRequest(Request):
 
     def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
         return replaced(self.carrier, fields) if fields else self.carrier
+
+    def _carried_over(self) -> Findings | None:
+        return carried_over(self, "wsgi.url_scheme", "asgi.scope", SHARED_ASGI)
 
     def _find_plain(self) -> str:
         carrier = self.carrier

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from keyguard.clock import Clock, wall_clock
 from keyguard.errors import ConfigurationError, KeyNotFound, StoreError
@@ -40,10 +40,9 @@ from keyguard.keys.values import (
     span_of,
 )
 from keyguard.logs import word
+from keyguard.loops import in_thread
 from keyguard.ops import Commit, Look, Put, Read, Store, head_of
 from keyguard.scripts import arun_flow, run_flow
-
-R = TypeVar("R")
 
 PEPPERED = "keys|peppered"
 """The store's key of the note whether it holds keys with a pepper: `1`, or `0`. It is missing if nobody has looked."""
@@ -121,7 +120,7 @@ class KeyRegistry:
         """`issue` under an event loop; takes the same."""
         record, key = self._draft(owner, **{"subject": None, "plan": None, **options})
         if not await arun_flow(self.store, self._noted()):
-            await _in_thread(self._look)
+            await in_thread(self._look)
         return await arun_flow(self.store, self._issue(record, key))
 
     def get(self, id: str) -> KeyRecord:
@@ -145,7 +144,7 @@ class KeyRegistry:
 
     async def alist(self, *, subject: str | None = None, status: str | None = None) -> Sequence[KeyRecord]:
         """`list` under an event loop."""
-        return await _in_thread(lambda: self.list(subject=subject, status=status))
+        return await in_thread(self.list, subject=subject, status=status)
 
     def revoke(self, id: str, reason: str | None = None) -> KeyRecord:
         """Make a key invalid, for good, in every process within a second. Again, it changes nothing."""
@@ -369,9 +368,3 @@ def _named(key: str, value: bytes) -> KeyRecord:
         return decode(value)
     except StoreError as error:
         raise StoreError(f"{error}: {word(key.removeprefix(record_key('')))}") from None
-
-
-async def _in_thread(function: Callable[[], R]) -> R:
-    import asyncio  # most users of this module have no event loop, and it is slow to load
-
-    return await asyncio.to_thread(function)

@@ -25,6 +25,7 @@ from typing import Any
 
 from keyguard.clock import Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
+from keyguard.loops import in_thread, in_trio
 from keyguard.ops import GiveBack, Op, Read, Take, Taken
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.sqlite_cache import PREFIX, Cached
@@ -60,6 +61,9 @@ class SQLiteStore:
     made where there are none; a file that vanishes later is a fault, until one is there again. Raises
     `ConfigurationError` where the file cannot be used.
     """
+
+    needs_asyncio = False
+    """`aexecute` works in event loops of all kinds."""
 
     def __init__(
         self,
@@ -160,6 +164,8 @@ class SQLiteStore:
         return self._in_thread(ops, asked)
 
     async def _in_thread(self, ops: Sequence[Op[Any]], asked: float) -> list[Any]:
+        if in_trio():
+            return await in_thread(self._execute_since, ops, asked)
         work = asyncio.get_running_loop().run_in_executor(None, self._execute_since, ops, asked)
         try:
             return await asyncio.shield(work)

@@ -18,6 +18,7 @@ from keyguard.guards.cache.policy import (
     make_entry,
     may_serve_on_error,
     may_store,
+    names_request,
     part_of,
     vary_of,
 )
@@ -214,7 +215,8 @@ class Errand(Joining):
         assert answered is not None
         for name, value in update:  # these are of this answer, not of the entry
             name = name.lower()
-            if name.startswith(_OURS) or (name == "set-cookie" and not cache.settings.set_cookie):
+            cookie = name == "set-cookie" and not cache.settings.set_cookie
+            if cookie or name.startswith(_OURS) or names_request(name):
                 answered.headers.add(name, value)
         return answered
 

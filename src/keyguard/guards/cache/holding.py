@@ -29,6 +29,7 @@ from keyguard.guards.cache.shared import Found, Shared
 from keyguard.guards.cache.shared_ops import tag_mark
 from keyguard.guards.cache.shelf import Shelf
 from keyguard.guards.credentials import Sources
+from keyguard.identity import UNKNOWN
 from keyguard.ops import Op, Store
 from keyguard.request import FieldSet, Request
 from keyguard.response import Room
@@ -137,7 +138,7 @@ class Holding:
         if self.by is not None:
             identity = request.findings.identity
             if identity is None:
-                raise ConfigurationError(f"{self!r} is by {self.by}, but no APIKeys stands outside it")
+                raise ConfigurationError(f"{self!r} is by {self.by}, but {UNKNOWN}")
             caller, keys = "", set()
             if not identity.anonymous:
                 # It says more than the text of the key that it was found by; what else is sent counts beside it.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from keyguard.clock import Clock
 from keyguard.guards.cache.answers import whole_fields
 from keyguard.guards.cache.entry import Ready
-from keyguard.request import SHARED
+from keyguard.request import SHARED_ASGI
 
 if TYPE_CHECKING:
     from keyguard.guards.cache.entry import Entry
@@ -56,7 +56,7 @@ def instant(cache: ResponseCache, clock: Clock) -> Instant:
             or scope["method"] != "GET"
             or len(fields) != len(headers)  # some field came twice
             or not cache.special.raw.isdisjoint(fields)
-            or SHARED in scope  # layers outside may know who asks
+            or SHARED_ASGI in scope  # layers outside may know who asks
         ):
             return None
         now = clock()

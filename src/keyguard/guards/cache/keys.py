@@ -251,7 +251,11 @@ _WEIGHTED = frozenset({"accept-encoding", "accept-language"})
 
 def variance_of(request: Request, names: Sequence[str]) -> Variance:
     """The request's values of the fields that `Vary` names (RFC 9111, section 4.1)."""
-    return tuple([(name, _normal(name, request.header(name))) for name in names])
+    return tuple([(name, _normal(name, _value(request, name))) for name in names])
+
+
+def _value(request: Request, name: str) -> str | None:
+    return request.folded(name) if request.takes_off(name) else request.header(name)
 
 
 class Chosen:

@@ -48,6 +48,12 @@ _NEVER_STORED = frozenset(f"{_HOP_BY_HOP}, {_OURS}".split(", "))
 _KEPT_ON_UPDATE = frozenset({"content-length", "content-encoding", "content-range"})
 _COOKIES = frozenset({"set-cookie", "set-cookie2"})
 _TAG_FIELDS = frozenset({"cache-tag", "surrogate-key"})
+# Fields that name one request: a hit is another one, and gets the name of that one from the middleware that gives it.
+_OF_ONE_REQUEST = re.compile(
+    r"(?:[a-z0-9]+-)*(?:request|correlation|trace|span)-?(?:id|uuid|guid)|b3|x-b3-[a-z]+|baggage|cf-ray|sentry-trace|"
+    r"(?:[a-z0-9]+-)*trace(?:parent|state|response)|x-cloud-trace-context",
+    re.IGNORECASE,
+)
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(\*|[0-9]{1,18})")
 _BREAKS = re.compile(r"[\r\n\0]")
 _EVENTS = re.compile(r"\s*text/event-stream\s*(;|$)", re.IGNORECASE)
@@ -243,7 +249,13 @@ def kept_fields(fields: Fields, says: Said, settings: Settings) -> Fields:
         argument = says.directives.get(name)
         if argument and not (name == "private" and settings.private):
             dropped |= field_names(argument)
-    return tuple(without(fields, frozenset(dropped) | _TAG_FIELDS))
+    kept = without(fields, frozenset(dropped) | _TAG_FIELDS)
+    return tuple([pair for pair in kept if not names_request(pair[0])])
+
+
+def names_request(name: str) -> bool:
+    """Tell whether a response field is the id of the request that was answered, or of its trace."""
+    return _OF_ONE_REQUEST.fullmatch(name) is not None
 
 
 def tags_of(fields: Fields) -> tuple[str, ...]:

@@ -1,0 +1,128 @@
+"""Bridges between an ASGI app and a WSGI app: the findings of layers on one side reach those on the other.
+
+A bridge (a2wsgi, asgiref, Starlette's) makes an environ of a scope, or a scope of an environ, and leaves out what it
+does not know. So the findings cross in one of three ways:
+
+- a2wsgi keeps the scope in the environ, and the environ in the scope: they are read there.
+- Else a driver leaves them in a context variable, which bridges carry into their threads. A context goes on to other
+  requests as well: to what an app sends to itself, to a background task, to the next request of a thread. So findings
+  are taken from it only by a request that came out of the same scope or environ, while that one's app runs. It shows
+  in the text of the scheme: the driver has put a text of its own there, and a bridge hands on the object. And the keys
+  that the caller was known by have to stand in that request too: an app may have made another one of the old parts.
+- A bridge that a driver stands directly around is taken apart and put together again, so that an app without a driver
+  of its own inside finds them as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from copy import copy
+from typing import Any, TypeAlias
+
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, Findings, Request
+
+_BRIDGES = {
+    ("a2wsgi.wsgi", "WSGIMiddleware"): ("app", SHARED_WSGI),
+    ("asgiref.wsgi", "WsgiToAsgi"): ("wsgi_application", SHARED_WSGI),
+    ("starlette.middleware.wsgi", "WSGIMiddleware"): ("app", SHARED_WSGI),
+    ("a2wsgi.asgi", "ASGIMiddleware"): ("app", SHARED_ASGI),
+}
+"""Bridges by module and name: the attribute that holds the app inside, and the key under which that app looks."""
+
+Passing: TypeAlias = "list[Any]"
+"""A request that a driver has passed on to its app, and its mark. Empty once the app has returned: contexts may be kept
+for long. It is a list, since each request makes one.
+
+The mark is the scheme: a text that is no other request's, for equal ones are different objects.
+"""
+
+_passing: ContextVar[Passing] = ContextVar("keyguard_passing")
+_NOTHING: Passing = []
+
+
+def pass_on(request: Request, carrier: MutableMapping[str, Any], scheme: str) -> Passing:
+    """Mark a scope or an environ that is about to go to the app. `scheme` is the key under which its scheme stands."""
+    text: str = carrier.get(scheme) or ""
+    passing: Passing = [request, text[:1] + text[1:]]  # equal, and a new object
+    if len(text) > 1:
+        carrier[scheme] = passing[1]
+    else:
+        passing.clear()
+    _passing.set(passing)
+    return passing
+
+
+def passed(carrier: MutableMapping[str, Any], scheme: str) -> Request | None:
+    """Return the request of another layer that this scope or environ was made of, if it came over a bridge."""
+    passing = _passing.get(_NOTHING)[:]  # it may be emptied by another thread at any moment
+    if not passing or passing[1] is not carrier.get(scheme):
+        return None
+    request: Request = passing[0]
+    return request
+
+
+def carried_over(request: Request, scheme: str, kept: str, shared: str) -> Findings | None:
+    """Return the findings of layers on the other side of a bridge, if `request` came over one from there.
+
+    `kept` is the key under which a2wsgi keeps the scope or environ of that side, and `shared` that of findings there.
+    """
+    carrier = request.carrier
+    if kept not in carrier:
+        if not _passing.get(_NOTHING):
+            return None  # so it is nearly always
+    else:
+        before = carrier[kept]
+        found = before.get(shared) if isinstance(before, MutableMapping) else None
+        if isinstance(found, Findings):
+            return found
+    outer = passed(carrier, scheme)
+    if outer is None:
+        return None
+    same = all(sources.read(request) == sources.read(outer) for sources in outer.findings.sources)
+    return outer.findings if same else None
+
+
+# -- bridges that a driver stands directly around -------------------------------------------------------------------
+
+
+def opened(app: Any) -> Any:
+    """Return the app itself or, if it is a bridge, one like it that shows the findings to the app inside."""
+    known = next(
+        (known for base in type(app).__mro__ if (known := _BRIDGES.get((base.__module__, base.__name__)))), None
+    )
+    if known is None:
+        return app
+    attribute, shared = known
+    bridge = copy(app)
+    carrying = _CarryingWSGI if shared == SHARED_WSGI else _CarryingASGI
+    setattr(bridge, attribute, carrying(getattr(app, attribute)))
+    return bridge
+
+
+class _CarryingWSGI:
+    """A WSGI app inside a bridge."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        _show(environ, SHARED_WSGI, "wsgi.url_scheme")
+        return self.app(environ, start_response)
+
+
+class _CarryingASGI:
+    """An ASGI app inside a bridge."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        _show(scope, SHARED_ASGI, "scheme")
+        await self.app(scope, receive, send)
+
+
+def _show(carrier: dict[str, Any], shared: str, scheme: str) -> None:
+    outer = passed(carrier, scheme)
+    if outer is not None:
+        carrier.setdefault(shared, outer.findings)

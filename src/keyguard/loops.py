@@ -1,0 +1,41 @@
+"""The event loop that code runs in: asyncio's, or trio's.
+
+Neither is imported here before it runs: an app that is served by threads needs none. Code that awaits asks each time
+which one it runs in, for a process may have several, and of both kinds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_trio() -> bool:
+    """Tell whether trio's event loop runs in this thread, also as a guest of another."""
+    lowlevel: Any = sys.modules.get("trio.lowlevel")
+    if lowlevel is None:
+        return False
+    if hasattr(lowlevel, "in_trio_run"):
+        return bool(lowlevel.in_trio_run())
+    try:  # before 0.26
+        lowlevel.current_trio_token()
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
+async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function in a thread, in the caller's context. It runs to its end, even if nobody waits for it."""
+    if in_trio():
+        import trio
+
+        # Its result is not lost if the caller is cancelled meanwhile: the caller's next `await` is.
+        with trio.CancelScope(shield=True):
+            return await trio.to_thread.run_sync(lambda: function(*args, **kwargs))
+    import asyncio
+
+    return await asyncio.to_thread(function, *args, **kwargs)

@@ -1,0 +1,112 @@
+"""Apps for real servers, each started in a process of its own. KEYGUARD_STORE names the store."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from keyguard import APIKeys, Forward, Identity, Keyguard, RateLimit, Request, Response, ResponseCache
+
+logging.basicConfig(level=logging.WARNING)
+STORE = os.environ.get("KEYGUARD_STORE", "memory://")
+
+# -- what the app sees of the request's fields ---------------------------------------------------------------------
+
+plain = Keyguard(RateLimit("1000000/hour"), store=STORE)
+
+
+def _echo_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    body = json.dumps({name: str(value) for name, value in environ.items() if name.startswith("HTTP_")}).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+async def _echo_asgi(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    body = json.dumps([[name.decode(), value.decode()] for name, value in scope["headers"]]).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _bridged() -> Any:
+    from a2wsgi import WSGIMiddleware
+
+    return WSGIMiddleware(_echo_wsgi)
+
+
+echo_wsgi = plain.wsgi(_echo_wsgi)
+echo_asgi = plain.asgi(_echo_asgi)
+echo_bridged = plain.asgi(_bridged())
+
+# -- a hundred for each address --------------------------------------------------------------------------------------
+
+limited = Keyguard(RateLimit("100/hour", by="ip"), store=STORE)
+limited_asgi = limited.asgi(_echo_asgi)
+limited_wsgi = limited.wsgi(_echo_wsgi)
+
+# -- everything that a driver has to bring to an end -----------------------------------------------------------------
+
+
+async def _settling(request: Request, forward: Forward) -> Response:
+    request.at_end(lambda: None)
+    return await forward(request)
+
+
+whole = Keyguard(
+    _settling,
+    APIKeys(lookup=lambda key: Identity(key), optional=True),
+    RateLimit("1000000/hour", by="ip"),
+    ResponseCache(),
+    store=STORE,
+)
+_FIELDS = {"Content-Type": "text/plain", "Cache-Control": "public, max-age=1, stale-while-revalidate=600"}
+
+
+async def _cached_asgi(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        await _echo_asgi(scope, receive, send)
+        return
+    head = [(name.lower().encode(), value.encode()) for name, value in _FIELDS.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": b"x"})
+
+
+def _cached_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", list(_FIELDS.items()))
+    return [b"x"]
+
+
+whole_asgi = whole.asgi(_cached_asgi)
+whole_wsgi = whole.wsgi(_cached_wsgi)
+
+# -- one asks, the others wait -----------------------------------------------------------------------------------------
+
+calls = 0
+waiting = Keyguard(RateLimit("150/hour", by="ip", paths=["/counted"]), ResponseCache(coalesce=60), store=STORE)
+
+
+def _slow_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    global calls
+    path = environ["PATH_INFO"]
+    if path.startswith("/slow"):
+        calls += 1
+        time.sleep(1.0)
+    elif path == "/counted":
+        time.sleep(0.001)
+    cached = path.startswith("/slow")
+    fields = [("Cache-Control", "max-age=600, stale-while-revalidate=600" if cached else "no-store")]
+    body = json.dumps({"calls": calls, "pid": os.getpid()}).encode()
+    start_response("200 OK", [*fields, ("Content-Length", str(len(body)))])
+    return [body]
+
+
+waiting_wsgi = waiting.wsgi(_slow_wsgi)

@@ -1,0 +1,72 @@
+"""With monitoring agents around, inside and in between: apps start, and everything is decided as without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.agents import APPS, WSGI
+
+pytestmark = pytest.mark.slow  # each in a process of its own: agents patch whatever they find
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(agent: str, app: str, moment: str) -> dict[str, Any]:
+    words = [sys.executable, "-m", "tests.agents", agent, app, moment]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+ASGI = [name for name in APPS if name not in WSGI]
+CASES = [
+    *[("sentry", app, moment) for app in APPS for moment in ("before", "after")],
+    *[("sentry-spans", app, "before") for app in ASGI if app.startswith(("fastapi", "starlette"))],
+    *[("newrelic", app, "before") for app in APPS],
+    *[("elastic", app, "before") for app in APPS if app not in ("litestar", "bare wsgi", "django asgi")],
+    *[("opentelemetry", app, "before") for app in APPS],
+]
+
+
+@pytest.mark.parametrize(("agent", "app", "moment"), CASES)
+def test_an_app_with_an_agent_starts_and_decides_as_without_one(agent: str, app: str, moment: str) -> None:
+    told = run(agent, app, moment)
+    assert told.pop("lifespan", None) in (None, ["lifespan.startup.complete", "lifespan.shutdown.complete"])
+    assert told == {"no key": 401, "who": [[200, "ada"]] * 3, "fails": 500, "limited": 429}
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_the_first_lines_of_the_readme_start_with_sentry(moment: str, tmp_path: Path) -> None:
+    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:3]
+    sentry = (
+        "import sentry_sdk\n"
+        "class Nowhere(sentry_sdk.Transport):\n"
+        "    def capture_envelope(self, envelope): pass\n"
+        "sentry_sdk.init(dsn='http://public@127.0.0.1:9/1', transport=Nowhere, traces_sample_rate=1.0)\n"
+    )
+    for block in blocks:
+        code = block.partition("```")[0]
+        code = sentry + code if moment == "before" else code + sentry
+        code += (
+            "import sys\nfrom tests.harness import Ask, ask_asgi, ask_wsgi\n"
+            "wsgi = 'flask' in str(type(app))\n"
+            "ask = ask_wsgi if wsgi else ask_asgi\n"
+            "key = guard.keys.issue('ada').key.reveal()\n"
+            "print(ask(app, Ask('/'), lint=False).status)\n"
+            "print(ask(app, Ask('/', (('X-API-Key', key),)), lint=False).status)\n"
+            "sys.stdout.flush()\n"
+        )
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, text=True,
+            capture_output=True, timeout=110, check=False,
+        )  # fmt: skip
+        assert done.stdout.split() == ["401", "404"], done.stderr

@@ -1,0 +1,195 @@
+"""uWSGI forks in C and tells Python nothing: what belongs to one process is made anew all the same.
+
+The app, and its store, have been used before the fork: connections, loops, threads, locks and random names are there.
+Stores have a second here, so that a busy machine is no outage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyguard import Keyguard, ResponseCache
+from keyguard.drivers import asgi_detached, wsgi_detached
+from keyguard.stores.postgres import PostgresStore
+from keyguard.testing import ManualClock
+from tests.harness import Ask, aask, ask_wsgi
+from tests.neighbours import UWSGI_THREADS, UWSGI_WORKERS, Served, served
+from tests.servers import Postgres, RedisServer, wait_until
+
+slow = pytest.mark.slow
+
+MODES = {
+    "workers": UWSGI_WORKERS,
+    "threads": UWSGI_THREADS,
+    "lazy apps": [*UWSGI_WORKERS, "--lazy-apps"],
+    "with Python's hook": [*UWSGI_WORKERS, "--py-call-osafterfork"],
+}
+
+
+def ask(server: Served, path: str, keys: dict[str, str], count: int) -> list[tuple[str, int, Any]]:
+    """Many requests at once, of all callers in turn: who asked, the status, and the body."""
+    callers = sorted(keys)
+
+    def one(number: int) -> tuple[str, int, Any]:
+        name = callers[number % len(callers)]
+        status, body, _ = server.get(path, timeout=60, X_API_Key=keys[name])
+        return name, status, json.loads(body)
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def check(command: list[str], store: str, folder: Path, *, shared: bool = True) -> None:
+    words = {"KEYGUARD_STORE": store, "KEYGUARD_KEYS": str(folder / "keys.json")}
+    with served(command, "tests.forked:wsgi", folder, **words) as server:
+        wait_until((folder / "keys.json").exists, "the app to be loaded")
+        keys = json.loads((folder / "keys.json").read_text())
+        limited = ask(server, "/limited", keys, 72)
+        statuses = Counter(status for _, status, _ in limited)
+        if shared:
+            assert statuses == {200: 20, 429: 52}, (statuses, server.log[-3000:])
+        assert all(body[0] == name for name, status, body in limited if status == 200)
+        told = ask(server, "/who", keys, 240)
+        assert {status for _, status, _ in told} == {200}, server.log[-3000:]
+        assert [name for name, _, body in told if body[0] != name] == []
+        assert len({body[1] for _, _, body in told}) > 1, "one worker took all"
+        # An entry of before the fork, a new one, and a stale one that is refreshed in the background.
+        for pause in (1.1, 0):
+            cached = ask(server, "/cached", keys, 48)
+            assert {status for _, status, _ in cached} == {200}, server.log[-3000:]
+            time.sleep(pause)  # the server's own clock: it is stale then
+        assert "Traceback" not in server.stop()
+
+
+@slow
+@pytest.mark.parametrize("mode", list(MODES))
+def test_with_sqlite_exactly_as_many_are_admitted_and_nobody_is_taken_for_another(mode: str, tmp_path: Path) -> None:
+    check(MODES[mode], f"sqlite:///{tmp_path}/k.db?timeout=5", tmp_path)
+
+
+@slow
+@pytest.mark.parametrize("mode", list(MODES))
+def test_the_same_with_redis(mode: str, valkey: RedisServer, tmp_path: Path) -> None:
+    check(MODES[mode], f"{valkey.url}?namespace={mode.replace(' ', '-')}&timeout=1", tmp_path)
+
+
+@slow
+@pytest.mark.parametrize("mode", list(MODES))
+def test_the_same_with_postgresql(mode: str, postgres: Postgres, tmp_path: Path) -> None:
+    schema = "uwsgi_" + "".join(filter(str.isalpha, mode)).lower()
+    store = PostgresStore(f"{postgres.url}", schema=schema)
+    store.migrate()
+    store.close()
+    check(MODES[mode], f"{postgres.url}?schema={schema}&timeout=1", tmp_path)
+
+
+@slow
+@pytest.mark.parametrize("mode", ["workers", "threads", "with Python's hook"])
+def test_in_memory_each_worker_counts_for_itself_and_nobody_waits(mode: str, tmp_path: Path) -> None:
+    check(MODES[mode], "memory://", tmp_path, shared=False)
+
+
+# -- a fork without a word, with things in progress --------------------------------------------------------------------
+
+
+def fork_in_c(child: Callable[[], bool]) -> bool:
+    """What `child` returns in a process that was forked as a server written in C does it."""
+    pid = ctypes.PyDLL(None).fork()
+    if pid == 0:
+        ok = False
+        try:
+            ok = child()
+        finally:
+            os._exit(0 if ok else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_places_for_work_in_the_background_are_free_in_a_child() -> None:
+    """All of the parent's are taken, by threads that the child does not have."""
+    clock, release = ManualClock(), threading.Event()
+    parent, made, refreshed = os.getpid(), [0], threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        made[0] += 1
+        if made[0] > 10:
+            if os.getpid() == parent:
+                release.wait(30)
+            else:
+                refreshed.set()
+        start_response("200 OK", [("Cache-Control", "max-age=1, stale-while-revalidate=600")])
+        return [b"x"]
+
+    guarded = Keyguard(ResponseCache(), clock=clock).wsgi(app)
+    for number in range(10):
+        ask_wsgi(guarded, Ask(f"/{number}"), lint=False)
+    clock.advance(5)
+    for number in range(9):
+        ask_wsgi(guarded, Ask(f"/{number}"), lint=False)
+    assert wsgi_detached._room.places.acquire(blocking=False) is False
+
+    def child() -> bool:
+        return ask_wsgi(guarded, Ask("/9"), lint=False).status == 200 and refreshed.wait(20)
+
+    try:
+        assert fork_in_c(child)
+    finally:
+        release.set()
+        for thread in threading.enumerate():
+            if thread.name == "keyguard-detached":
+                thread.join(20)
+
+
+def test_tasks_of_a_parent_s_event_loop_take_no_places_in_a_child() -> None:
+    """Nor do they go on there: what they have still to do is the parent's."""
+    clock, notes, release = ManualClock(), [], asyncio.Event()
+    parent = os.getpid()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            if clock.now > ManualClock().now and os.getpid() == parent:
+                await release.wait()
+            head = [(b"cache-control", b"max-age=1, stale-while-revalidate=600")]
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            notes.append(os.getpid())
+
+    guarded = Keyguard(ResponseCache(), clock=clock).asgi(app)
+    loop = asyncio.new_event_loop()
+    for number in range(65):
+        loop.run_until_complete(aask(guarded, Ask(f"/{number}"), lint=False))
+    clock.advance(5)
+    for number in range(64):
+        loop.run_until_complete(aask(guarded, Ask(f"/{number}"), lint=False))
+    assert len(asgi_detached._detached) == 64
+    notes.clear()
+
+    def child() -> bool:
+        async def story() -> None:
+            assert (await aask(guarded, Ask("/64"), lint=False)).status == 200
+            await asgi_detached.end_detached()
+
+        asyncio.run(story())
+        gc.collect()
+        return notes == [os.getpid()]
+
+    try:
+        assert fork_in_c(child)
+    finally:
+        release.set()
+        loop.run_until_complete(asgi_detached.end_detached())
+        loop.close()
+    assert notes == [parent] * 64
