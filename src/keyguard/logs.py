@@ -35,6 +35,19 @@ def story(error: BaseException) -> str:
     return "\n  ".join(map(plain, "".join(traceback.format_exception(error)).splitlines()))
 
 
+def frames(error: BaseException) -> str:
+    """Tell where an exception and those it came from were raised, each by its class; their texts may hold secrets."""
+    lines: list[str] = []
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        told = [line for frame in traceback.format_tb(one.__traceback__) for line in frame.splitlines()]
+        lines = [*told, type(one).__name__, *lines]
+        one = one.__cause__ or one.__context__
+    return "\n  ".join(map(plain, lines))
+
+
 class _Stories(logging.Filter):
     """Formats the exceptions of records by `story`, before a handler does it in its own way."""
 

@@ -31,9 +31,10 @@ from keyguard.ops import Store
 from keyguard.paths import Paths
 from keyguard.refusal import Refusal
 from keyguard.stores import open_store
+from keyguard.stores.aside import WatchedAside
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.memory import MemoryStore
-from keyguard.stores.watched import StoreHealth, Watched, WatchedAside
+from keyguard.stores.watched import StoreHealth, Watched
 
 if TYPE_CHECKING:
     from keyguard.drivers.asgi import ASGILayer
@@ -107,7 +108,7 @@ class Keyguard:
         self._watched: Watched | None = None
         among = _checked_workers(workers)
         watched = Watched(self.store, workers=among, clock=clock, notify=on_health)
-        if not isinstance(self.store, MemoryStore):  # which cannot fail
+        if type(self.store) is not MemoryStore:  # which cannot fail; a subclass may
             self._watched = watched
         self._here = watched
         self._clock = clock

@@ -17,7 +17,7 @@ from keyguard.loops import in_thread
 from keyguard.ops import Op
 from keyguard.request import Request
 from keyguard.response import Response
-from keyguard.stores.watched import WatchedAside
+from keyguard.stores.aside import WatchedAside
 
 
 def for_trio(engine: Engine) -> Engine:

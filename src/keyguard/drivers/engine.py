@@ -27,7 +27,8 @@ from keyguard.refusal import Cause, Refusal, refuse, refuse_ambiguous, refuse_bu
 from keyguard.request import Deferred, Findings, Request
 from keyguard.response import APP, Response, Tee
 from keyguard.spelling import NOTHING, Inside
-from keyguard.stores.watched import Watched, WatchedAside
+from keyguard.stores.aside import WatchedAside
+from keyguard.stores.watched import Watched
 
 log = logger("keyguard")
 

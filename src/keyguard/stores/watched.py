@@ -2,68 +2,262 @@
 
 Rules:
 - A failure opens the circuit: until the store has answered again, calls fail at once instead of waiting.
-- Every `PROBE` seconds one call, and one at a time, goes through as a probe. If one of a kind that failed is answered,
-  all is as before. So the store is back in use within `PROBE` and a request of its return, without a restart.
+- Every `PROBE` seconds one call goes through as a probe, whatever has become of the one before. It is in the way of no
+  other: one that was given up, or failed for a reason of its own, makes room at once.
+- One answer is enough. If it is that of a kind of operation that failed, all is as before. If it is of another kind,
+  all the others go on; those of the kind that failed are probes, for a full server and a replica still read. When
+  nothing has failed for `SETTLED`, all is as before as well: it may be long until somebody asks for that kind again.
+- What counts is when an operation began. An answer that was on its way when the store failed proves nothing; no more
+  does a failure of what began before an answer came.
+- All stacks of a process that use one store object share its circuit, and what they count without it.
 - What a store decides without a trip (a lease) goes on, and says nothing about whether it answers.
 - What concerns some keys only (one node of a cluster) does not open the circuit for the others. It is told about all
   the same, and over when nothing of the kind has been seen for `QUIET`.
+- An exception that is no `StoreError` becomes one here, and nowhere else, so that guards do without the store as they
+  were told to. Its traceback is logged, without its text, which may show what was being stored.
 - Each change is logged once, and told to whoever listens; requests are counted, not logged.
 """
 
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
-from keyguard.clock import Clock, monotonic, steady_clock
-from keyguard.errors import StoreBusy, StoreError
-from keyguard.logs import logger, plain
-from keyguard.ops import Demand, Op, Read, Store, Take, Taken
-from keyguard.rates import Limit
+from keyguard.clock import Clock, monotonic
+from keyguard.errors import KeyguardError, StoreBusy, StoreError
+from keyguard.logs import frames, logger, plain
+from keyguard.ops import Demand, Op, Store, Take, Taken
 from keyguard.stores.fork import renew_after_fork
-from keyguard.stores.memory import MemoryStore
+from keyguard.stores.health import StoreHealth as StoreHealth
+from keyguard.stores.shares import Shares
 
 log = logger("keyguard.stores")
 
 PROBE = 0.25
 """Seconds between two probes of a store that failed."""
 
+SETTLED = 0.5
+"""Seconds without a failure, after an answer to another kind of operation, after which the store is in order."""
+
 QUIET = 5.0
 """Seconds without a failure after which a part of the store counts as answering again."""
 
-_PROBE_LASTS = 1.0
-"""Seconds after which a probe is given up: whoever sent it may have ended, and its event loop too."""
 
-_LOCAL_BYTES = 16 * 1024 * 1024
-_KEPT = 4096
+class Circuit:
+    """Whether a store answers, as this process has seen it.
+
+    `alike`: any operation that is answered shows that the others would be.
+    """
+
+    def __init__(self, clock: Clock, *, alike: bool = False) -> None:
+        self._clock = clock
+        self._alike = alike
+        self.since: int | None = None
+        """Since when it has been open, in microseconds since the Unix epoch; `None` if it is closed."""
+        self.part_since: int | None = None
+        self.failure = ""
+        self.failures = self.outages = 0
+        self.begin: Callable[[], int] = count(1).__next__
+        """The number of an operation that begins now. One that began later has a higher one."""
+        self._opened_at = 0
+        """Operations with a number up to this one say nothing by being answered."""
+        self._closed_at = 0
+        """Operations with a number up to this one say nothing by failing."""
+        self._broken: set[type] = set()
+        """The kinds of operation that failed and have not been answered since."""
+        self._settles: float | None = None
+        """When all is as before, if nothing fails until then; `None` if nothing was answered since the failure."""
+        self._next_probe = 0.0
+        self._probe = 0
+        self._part_failed = 0.0
+        """When a part of the store failed last."""
+        self._told: dict[tuple[str, str, int], float] = {}
+        """When the traceback of an unexpected exception was logged last, by its class and the line that raised it."""
+        self.shares = Shares()
+        self.listeners: WeakSet[Watched] = WeakSet()
+        self._lock = threading.Lock()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._next_probe = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the store is in order, though nobody has noted it yet."""
+        settles = self._settles
+        return settles is not None and monotonic() >= settles
+
+    @property
+    def part_quiet(self) -> bool:
+        """Whether no part of the store has failed for a while."""
+        return monotonic() >= self._part_failed + QUIET
+
+    def enter(self, ops: Sequence[Op[Any]]) -> int:
+        """Begin an operation though the circuit is open; or raise, if it is not the time to try."""
+        with self._lock:
+            if self.since is None:
+                return self.begin()
+            settled = self.settled
+            since = self._close() if settled else None
+            now = monotonic()
+            if not settled and (self._settles is None or not self._broken.isdisjoint(map(type, ops))):
+                if now < self._next_probe:
+                    error = StoreError(f"the store is out of order: {self.failure}")
+                    error.logged = True
+                    raise error
+                self._next_probe = now + PROBE
+                self._probe = self.begin()
+                return self._probe
+        if since is not None:
+            self._tell_closed(since)
+        return self.begin()
+
+    def gave_up(self, number: int) -> None:
+        """Note that an operation ended, and says nothing about the store: who asked has gone, say."""
+        if number == self._probe:
+            self._next_probe = 0.0
+
+    def answered(self, ops: Sequence[Op[Any]], number: int) -> None:
+        """Note an answer, while something is out of order."""
+        with self._lock:
+            if self.since is None:
+                if self.part_since is None or not self.part_quiet:
+                    return
+                part, since, self.part_since = True, self.part_since, None
+            else:
+                if number <= self._opened_at:
+                    return
+                kinds = {type(op) for op in ops}
+                # One that takes both reads and writes.
+                known = self._alike or Take in kinds or not self._broken.isdisjoint(kinds)
+                if not known and not self.settled:
+                    if self._settles is None:
+                        self._settles = monotonic() + SETTLED
+                        self._next_probe = 0.0
+                    return
+                part, since = False, self._close()
+        if part:  # it may have been another part that answered
+            passed = (self._clock() - since) / 1_000_000
+            log.warning("a part of the store has not failed for %d s, after %.1f s", QUIET, passed)
+            self._tell()
+        else:
+            self._tell_closed(since)
+
+    def failed(self, ops: Sequence[Op[Any]], error: Exception, number: int) -> Exception:
+        """Note a failure. Returns what to raise."""
+        if isinstance(error, StoreBusy) or (isinstance(error, KeyguardError) and not isinstance(error, StoreError)):
+            self.gave_up(number)
+            return error
+        failure = error if isinstance(error, StoreError) else self._unexpected(error)
+        with self._lock:
+            self.failures += 1
+            self.failure = plain(failure)
+            if failure.partial:
+                self.gave_up(number)
+                first = self.since is None and self.part_since is None
+                self._part_failed = monotonic()
+                if first:
+                    self.part_since = self._clock()
+            else:
+                first = self._open({type(op) for op in ops}, number)
+            self.outages += first
+        failure.logged = True
+        if first:
+            what = "a part of the store" if failure.partial else "the store"
+            log.error("%s is out of order: %s", what, plain(failure))
+            self._tell()
+        return failure
+
+    def _unexpected(self, error: Exception) -> StoreError:
+        """What stands for an exception that no store should raise. Its text may hold what was being stored."""
+        kind = type(error).__name__
+        failure = StoreError(f"the store raised {kind}")
+        # A library that fails to connect fails for everybody; one that stumbles over a value, for that one.
+        failure.partial = not isinstance(error, OSError)
+        *_, (last, line) = traceback.walk_tb(error.__traceback__)
+        place = kind, last.f_code.co_filename, line
+        with self._lock:
+            known = self._told.get(place)
+            tell = known is None or monotonic() >= known + QUIET
+            if tell:
+                if len(self._told) >= 100:
+                    self._told.clear()
+                self._told[place] = monotonic()
+        if tell:
+            log.error("the store raised %s\n  %s", kind, frames(error))
+        return failure
+
+    def _open(self, kinds: set[type], number: int) -> bool:
+        """Note under the lock that the store has failed. Returns whether it was in order before."""
+        now = monotonic()
+        if number <= self._closed_at:
+            return False
+        if self.since is None:
+            self.since, self.part_since = self._clock(), None
+            self._opened_at = self.begin()
+            self._broken, self._settles = kinds, None
+            self._next_probe = now + PROBE
+            return True
+        if number <= self._opened_at:
+            return False
+        if self._settles is None:
+            self._opened_at = number
+        elif kinds <= self._broken:
+            self._settles = now + SETTLED
+        else:  # what went on until now fails as well
+            self._opened_at = self.begin()
+            self._settles = None
+            self._next_probe = now + PROBE
+        self._broken |= kinds
+        if number == self._probe:
+            self._next_probe = now + PROBE
+        return False
+
+    def _close(self) -> int:
+        """Note under the lock that all is as before. Returns since when it was not."""
+        since = self.since
+        assert since is not None
+        self.since = self._settles = None
+        self._broken = set()
+        self._closed_at = self.begin()
+        return since
+
+    def _tell_closed(self, since: int) -> None:
+        log.warning("the store answers again, after %.1f s", (self._clock() - since) / 1_000_000)
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in [*self.listeners]:
+            listener.tell()
 
 
-@dataclass(frozen=True, slots=True)
-class StoreHealth:
-    """How a stack's store does, as this process sees it."""
+_circuits: WeakKeyDictionary[Any, dict[str, Circuit]] = WeakKeyDictionary()
+_making = threading.Lock()
 
-    ok: bool
-    since: int | None
-    """Since when it has been out of order, in microseconds since the Unix epoch; `None` where it is not."""
-    failure: str
-    """What failed last, in words for the operator."""
-    failures: int
-    """Operations that failed since the start; those that were not tried because it was known do not count."""
-    outages: int
-    """How often it went out of order since the start."""
-    degraded: dict[str, int] = field(default_factory=dict)
-    """What guards did without it since the start, by guard and action: `{"key refused": 3, "keys cached": 20}`."""
-    partial: bool = False
-    """Whether it is out of order for some keys only, such as those of one node of a cluster."""
+
+def _circuit_of(store: Store, of: str, clock: Clock, alike: bool) -> Circuit:
+    """The circuit of a store object, for one kind of use."""
+    with _making:
+        try:
+            known = _circuits.setdefault(store, {})
+        except TypeError:  # an object of the user's own that cannot be referred to weakly, or has no hash
+            known = {}
+        if of not in known:
+            known[of] = Circuit(clock, alike=alike)
+        return known[of]
 
 
 class Watched:
     """A store with a circuit breaker, and what a process can decide without it.
 
-    `workers` is the number of processes among which limits are shared out while the store is out of order. `alike`:
-    any operation that is answered shows that the others would be.
+    `workers` is the number of processes among which limits are shared out while the store is out of order. Those who
+    watch a store for the same use, `of`, share its circuit. `alike`: any operation that is answered shows that the
+    others would be.
     """
 
     def __init__(
@@ -73,169 +267,106 @@ class Watched:
         workers: int,
         clock: Clock,
         notify: Callable[[StoreHealth], None] | None = None,
+        of: str = "decisions",
         alike: bool = False,
     ) -> None:
         self.store = store
         self._aexecute = getattr(store, "aexecute", None)
         self._here: Callable[[Sequence[Op[Any]]], list[Any] | None] | None = getattr(store, "here", None)
         self._workers = workers
-        self._clock = clock
         self._notify = notify
-        self._alike = alike
-        self._since: int | None = None
-        self._part_since: int | None = None
-        self._part_failed = 0.0
-        """When a part of the store failed last."""
-        self._failure = ""
-        self._failures = self._outages = 0
-        self._next_probe = 0.0
-        self._probe_ends = 0.0
-        self._broken: set[type] = set()
         self._degraded: dict[str, int] = {}
-        self._local: MemoryStore | None = None
-        self._shares: dict[Limit, Limit] = {}
         self._lock = threading.Lock()
+        self._circuit = _circuit_of(store, of, clock, alike)
+        self._circuit.listeners.add(self)
         self.timeout: float | None = getattr(store, "timeout", None)
         """Seconds that one operation may take; `None` for a store that never waits."""
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
-        self._probe_ends = 0.0
 
     @property
     def health(self) -> StoreHealth:
         """How the store does now."""
-        since, part_since, degraded = self._since, self._part_since, dict(self._degraded)
-        if part_since is not None and monotonic() >= self._part_failed + QUIET:
-            part_since = None
+        circuit, degraded = self._circuit, dict(self._degraded)
+        since = None if circuit.settled else circuit.since
+        part_since = None if circuit.part_quiet else circuit.part_since
         partial = since is None and part_since is not None
         since = part_since if since is None else since
-        return StoreHealth(since is None, since, self._failure, self._failures, self._outages, degraded, partial)
+        return StoreHealth(
+            since is None, since, circuit.failure, circuit.failures, circuit.outages, degraded, partial
+        )  # fmt: skip
 
     @property
     def failing(self) -> bool:
         """Whether the store, or a part of it, is out of order as far as is known."""
-        return self._since is not None or self._part_since is not None
+        circuit = self._circuit
+        return (circuit.since is not None and not circuit.settled) or circuit.part_since is not None
 
     # -- operations ---------------------------------------------------------------------------------------
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations, or raise `StoreError`: at once, where it is known that the store is out of order."""
-        probe = False
-        if self._since is not None:
+        circuit = self._circuit
+        if circuit.since is None:
+            number = circuit.begin()
+        else:
             if self._here is not None and (found := self._here(ops)) is not None:
                 return found
-            probe = self._enter()
+            number = circuit.enter(ops)
         try:
             results = self.store.execute(ops)
         except BaseException as error:
-            self._failed(ops, error, probe)
+            self._failed(ops, error, number)
             raise
-        if probe:
-            self._answered(ops)
-        elif self._part_since is not None:
-            self._part_answered()
+        if circuit.since is not None or circuit.part_since is not None:
+            circuit.answered(ops, number)
         return results
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
         """The same for an event loop."""
         if self._aexecute is None:
             return self.execute(ops)
-        probe = False
-        if self._since is not None:
+        circuit = self._circuit
+        if circuit.since is None:
+            number = circuit.begin()
+        else:
             if self._here is not None and (found := self._here(ops)) is not None:
                 return found
-            probe = self._enter()
+            number = circuit.enter(ops)
         try:
             results: list[Any] | Awaitable[list[Any]] = self._aexecute(ops)
         except BaseException as error:
-            self._failed(ops, error, probe)
+            self._failed(ops, error, number)
             raise
         if not isinstance(results, list):
-            return self._awaited(ops, results, probe)
-        if probe:
-            self._answered(ops)
-        elif self._part_since is not None:
-            self._part_answered()
+            return self._awaited(ops, results, number)
+        if circuit.since is not None or circuit.part_since is not None:
+            circuit.answered(ops, number)
         return results
 
-    async def _awaited(self, ops: Sequence[Op[Any]], results: Awaitable[list[Any]], probe: bool) -> list[Any]:
+    async def _awaited(self, ops: Sequence[Op[Any]], results: Awaitable[list[Any]], number: int) -> list[Any]:
+        circuit = self._circuit
         try:
             found = await results
         except BaseException as error:
-            self._failed(ops, error, probe)
+            self._failed(ops, error, number)
             raise
-        if probe:
-            self._answered(ops)
-        elif self._part_since is not None:
-            self._part_answered()
+        if circuit.since is not None or circuit.part_since is not None:
+            circuit.answered(ops, number)
         return found
 
-    # -- the circuit --------------------------------------------------------------------------------------
+    def _failed(self, ops: Sequence[Op[Any]], error: BaseException, number: int) -> None:
+        if not isinstance(error, Exception):  # cancelled, or the process ends: it says nothing about the store
+            self._circuit.gave_up(number)
+            return
+        failure = self._circuit.failed(ops, error, number)
+        if failure is not error:
+            raise failure from error
 
-    def _enter(self) -> bool:
-        """Go on as the probe, or raise."""
-        with self._lock:
-            if self._since is None:
-                return False
-            now = monotonic()
-            if now >= self._next_probe and now >= self._probe_ends:
-                self._probe_ends = now + _PROBE_LASTS
-                return True
-        error = StoreError(f"the store is out of order: {self._failure}")
-        error.logged = True
-        raise error
-
-    def _failed(self, ops: Sequence[Op[Any]], error: BaseException, probe: bool) -> None:
-        with self._lock:
-            if probe:
-                self._probe_ends = 0.0
-            if not isinstance(error, StoreError) or isinstance(error, StoreBusy):
-                return  # cancelled, a mistake in an operation, a process too busy: it says nothing about the store
-            self._failures += 1
-            self._failure = plain(error)
-            if error.partial:
-                first = self._since is None and self._part_since is None
-                self._part_failed = monotonic()
-                if first:
-                    self._part_since = self._clock()
-            else:
-                self._broken |= {type(op) for op in ops}
-                self._next_probe = monotonic() + PROBE
-                first = self._since is None
-                if first:
-                    self._since, self._part_since = self._clock(), None
-            self._outages += first
-        error.logged = True
-        if first:
-            log.error("%s is out of order: %s", "a part of the store" if error.partial else "the store", plain(error))
-            self._tell()
-
-    def _part_answered(self) -> None:
-        """Something was answered: it may have been another part."""
-        with self._lock:
-            since = self._part_since
-            if since is None or monotonic() < self._part_failed + QUIET:
-                return
-            self._part_since = None
-        log.warning("a part of the store has not failed for %d s, after %.1f s", QUIET, (self._clock() - since) / 1e6)
-        self._tell()
-
-    def _answered(self, ops: Sequence[Op[Any]]) -> None:
-        """A probe came back. A store that only reads is still out of order for who writes; one that takes does both."""
-        with self._lock:
-            self._probe_ends = 0.0
-            kinds = {type(op) for op in ops}
-            known = self._alike or Take in kinds or not self._broken.isdisjoint(kinds)
-            if self._since is None or not known:
-                return
-            since, self._since = self._since, None
-            self._broken.clear()
-        log.warning("the store answers again, after %.1f s", (self._clock() - since) / 1_000_000)
-        self._tell()
-
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Tell whoever listens how the store does."""
         if self._notify is not None:
             try:
                 self._notify(self.health)
@@ -250,46 +381,5 @@ class Watched:
             self._degraded[what] = self._degraded.get(what, 0) + 1
 
     def take_here(self, demands: Sequence[Demand]) -> Taken:
-        """Take this process's share of the limits, counted in this process alone.
-
-        The counts outlive the outage: a store that comes and goes would have them begin anew each time.
-        """
-        with self._lock:
-            store = self._local = self._local or MemoryStore(_LOCAL_BYTES, clock=steady_clock())
-        shared = []
-        for demand in demands:
-            limit = self._share(demand.limit)
-            shared.append(Demand(demand.name, demand.key, limit, min(demand.cost, limit.most)))
-        taken: Taken = store.execute([Take(shared)])[0]
-        return taken
-
-    def _share(self, limit: Limit) -> Limit:
-        share = self._shares.get(limit)
-        if share is None:
-            if len(self._shares) > _KEPT:
-                self._shares.clear()
-            share = self._shares[limit] = limit.share(self._workers)
-        return share
-
-
-class WatchedAside:
-    """A store under watch for what no decision hangs on: reading and writing under a circuit breaker each.
-
-    A server that is full, or a replica, still reads. And what is written comes in turns, such as a lease before the
-    entry: if each had to wait for one of its own kind, the first of them would use up all probes.
-    """
-
-    def __init__(self, store: Store, *, clock: Clock) -> None:
-        self.reading = Watched(store, workers=1, clock=clock, alike=True)
-        self.writing = Watched(store, workers=1, clock=clock, alike=True)
-
-    def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
-        """Run the operations, or raise `StoreError`."""
-        return self._for(ops).execute(ops)
-
-    def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
-        """The same for an event loop."""
-        return self._for(ops).aexecute(ops)
-
-    def _for(self, ops: Sequence[Op[Any]]) -> Watched:
-        return self.reading if all(isinstance(op, Read) for op in ops) else self.writing
+        """Take this process's share of the limits, counted in this process alone."""
+        return self._circuit.shares.take(demands, self._workers)
