@@ -11,8 +11,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "keyguard"
 
 # A module may import from earlier lines only. A package stands for all its modules.
 ARROW = [
-    "errors clock fields heads identity logs loops",
-    "flow response",
+    "errors clock fields heads identity logs loops workers",
+    "flow given response",
     "address paths rates",
     "spelling",
     "request",
@@ -20,7 +20,7 @@ ARROW = [
     "guard scripts conditions",
     "keys",
     "guards stores conformance",
-    "counters drivers needs",
+    "counters deployment drivers needs",
     "stack",
     "single testing",
     "asgi wsgi",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from keyguard.address import ClientAddress
 from keyguard.clock import Clock, wall_clock
 from keyguard.counters import claim
+from keyguard.deployment import checked_workers, named_store, warn_of_workers
 from keyguard.drivers.engine import Engine
 from keyguard.drivers.inside import AppInside
 from keyguard.drivers.layers import layers_within
@@ -54,8 +54,8 @@ class Keyguard:
         app.add_middleware(guard.asgi)                  # Starlette, FastAPI, Litestar, Quart, ...
         app.wsgi_app = guard.wsgi(app.wsgi_app)         # Flask, Django, Falcon, Pyramid, ...
 
-    - `store`: where keys and counters live: a URL (`memory://`, `sqlite:///file.db`) or a store object. A memory store
-      belongs to one process.
+    - `store`: where keys and counters live: a URL (`memory://`, `sqlite:///file.db`) or a store object; by default the
+      URL in the environment's `KEYGUARD_STORE`, else `memory://`. A memory store belongs to one process.
     - `trusted_proxies`: networks of the proxies whose `forwarded_header` counts (`"unix"` for unix sockets). By default
       no forwarding header counts.
     - `forwarded_header`: `"x-forwarded-for"`, `"forwarded"` (RFC 7239), or a header of one address.
@@ -71,7 +71,7 @@ class Keyguard:
     - `root_path`: a prefix of paths that the app cuts off by itself, if that cannot be seen: rules are about the rest.
       Prefixes that servers and frameworks tell of need not be named again.
     - `workers`: how many processes serve the app. While the store is out of order each of them admits this part of the
-      limits. By default the environment's `WEB_CONCURRENCY`, else 1.
+      limits. By default what the environment's `WEB_CONCURRENCY` or the server tells, else 1.
     - `clock`: microseconds since the epoch; decisions use the store's own clock.
 
     Raises `ConfigurationError` for a setting that is wrong, and for guards in an order that cannot work.
@@ -83,7 +83,7 @@ class Keyguard:
     def __init__(
         self,
         *guards: Guard,
-        store: str | Store = "memory://",
+        store: str | Store | None = None,
         trusted_proxies: Iterable[str] = (),
         forwarded_header: str = "x-forwarded-for",
         underscores: Iterable[str] = (),
@@ -104,9 +104,9 @@ class Keyguard:
                 check_takes(word, told, what)
         self._root_path = _checked_prefix(root_path)
         self.guards = guards
-        self.store = open_store(store)
+        self.store = open_store(named_store() if store is None else store)
         self._watched: Watched | None = None
-        among = _checked_workers(workers)
+        among = checked_workers(workers)
         watched = Watched(self.store, workers=among, clock=clock, notify=on_health)
         if type(self.store) is not MemoryStore:  # which cannot fail; a subclass may
             self._watched = watched
@@ -131,6 +131,8 @@ class Keyguard:
             )
         claim(self.store, guards)
         _check_filters(guards)
+        if among > 1:
+            warn_of_workers(self.store, guards, among)
         for guard in guards:
             if isinstance(guard, APIKeys):
                 renew_after_fork(guard)
@@ -268,15 +270,6 @@ def _checked_prefix(prefix: str) -> str:
         with suppress(ConfigurationError):
             return Paths([prefix]).texts[0].rstrip("/")
     raise ConfigurationError(f"root_path is a prefix of paths such as '/api', not {prefix!r}")
-
-
-def _checked_workers(workers: int | None) -> int:
-    if workers is None:
-        text = os.environ.get("WEB_CONCURRENCY", "").strip()
-        return max(1, int(text)) if text.isascii() and text.isdigit() else 1
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ConfigurationError(f"workers is the number of processes that serve the app, at least 1, not {workers!r}")
-    return workers
 
 
 def _checked_underscores(names: Iterable[str], guards: Iterable[Any], forwarded: str) -> frozenset[bytes]:

@@ -43,9 +43,10 @@ def play(
 ) -> Played:
     """Send one request through a guard, or a whole stack, around an app that answers 200 with `ok`.
 
-    `options` are those of `Keyguard`. To send several requests to one stack, build it once and pass it.
+    `options` are those of `Keyguard`; the store is one in memory, if none is given. To send several requests to one
+    stack, build it once and pass it.
     """
-    stack = guard if isinstance(guard, Keyguard) else Keyguard(guard, **options)
+    stack = guard if isinstance(guard, Keyguard) else Keyguard(guard, **{"store": "memory://", **options})
     heads: list[tuple[int, list[tuple[str, str]]]] = []
 
     def app(environ: Any, start_response: Any) -> Iterable[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import StoreError
 from keyguard.guards.limit_headers import describe
@@ -37,9 +39,15 @@ async def give_back(taken: Taken, cause: Cause | None = None) -> None:
 
 
 async def without_store(request: Request, asked: Take, forward: Forward) -> Response:
-    """Decide while the store is out of order: each limit as it was told to."""
+    """Decide while the store is out of order: each limit as it was told to.
+
+    A cost that is above a limit is refused whatever it was told: that needs no store.
+    """
     demands = asked.demands
     assert isinstance(demands, RuleDemands)
+    above = [demand for demand in demands if demand.cost > demand.limit.most]
+    if above:
+        return _refuse_cost(request, above, Headers())
     here: list[Demand] = []
     for rule, demand in zip(demands.rules, demands, strict=True):
         await Degraded(f"{rule.guard} {_DONE[rule.if_store_fails]}")
@@ -78,9 +86,7 @@ def refuse_limited(request: Request, taken: Taken) -> Response:
     describe(headers, taken)
     wait = taken.wait
     if wait == NEVER:
-        cost = max(demand.cost for demand in refusing)
-        detail = f"This request costs {cost} units, more than {names} ever allows. Waiting does not help."
-        return refuse(request, Cause.USAGE, detail, reason="cost-above-limit", policies=policies, headers=headers)
+        return _refuse_cost(request, refusing, headers)
     seconds = whole_seconds(wait)
     subject = f"The limit {names} is" if len(refusing) == 1 else f"The limits {names} are"
     span = "1 second" if seconds == 1 else f"{seconds} seconds"
@@ -95,3 +101,11 @@ def refuse_limited(request: Request, taken: Taken) -> Response:
         policies=policies,
         headers=headers,
     )
+
+
+def _refuse_cost(request: Request, refusing: Sequence[Demand], headers: Headers) -> Response:
+    policies = [demand.name for demand in refusing]
+    names = " and ".join(f"'{name}'" for name in policies)
+    cost = max(demand.cost for demand in refusing)
+    detail = f"This request costs {cost} units, more than {names} ever allows. Waiting does not help."
+    return refuse(request, Cause.USAGE, detail, reason="cost-above-limit", policies=policies, headers=headers)

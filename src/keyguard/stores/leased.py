@@ -17,7 +17,6 @@ What a caller is told is left is what the shared store said last, less what this
 from __future__ import annotations
 
 import atexit
-import os
 import weakref
 from collections.abc import Awaitable, Sequence
 from typing import Any
@@ -29,19 +28,20 @@ from keyguard.ops import Op, Store
 from keyguard.stores import open_store
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.leases import Leases
+from keyguard.workers import seen_workers
 
 
 class Leased:
     """`store`, a URL or a store, with leases in front of it.
 
-    `workers` is the number of processes that share it, by default the environment's `WEB_CONCURRENCY`, else 4. Raises
-    `ConfigurationError` for a setting that is wrong, and for a store that takes nothing back.
+    `workers` is the number of processes that share it; by default what the environment's `WEB_CONCURRENCY` or the
+    server tells, else 4. Raises `ConfigurationError` for a setting that is wrong, and for a store that takes nothing
+    back.
     """
 
     def __init__(self, store: str | Store, *, workers: int | None = None, clock: Clock | None = None) -> None:
         if workers is None:
-            text = os.environ.get("WEB_CONCURRENCY", "")
-            workers = int(text) if text.isascii() and text.isdigit() and int(text) else 4
+            workers = seen_workers() or 4
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ConfigurationError(f"workers is the number of processes that share the store, not {workers!r}")
         self.store: Any = open_store(store)

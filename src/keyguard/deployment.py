@@ -1,0 +1,57 @@
+"""Where an app runs: the store that its environment names, and the processes that serve it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from keyguard.errors import ConfigurationError
+from keyguard.given import given
+from keyguard.guards.api_keys import APIKeys
+from keyguard.guards.rate_limit import RateLimit
+from keyguard.logs import logger
+from keyguard.stores.memory import MemoryStore
+from keyguard.workers import seen_workers
+
+log = logger("keyguard")
+
+
+def named_store() -> str:
+    """Return the URL of the store of a stack that was given none. Raises `ConfigurationError` for what names none."""
+    text = os.environ.get("KEYGUARD_STORE", "").strip()
+    if text == "-":
+        raise ConfigurationError("KEYGUARD_STORE is '-', and an app reads no standard input: write the store's URL")
+    return given(text, "the URL of a store") if text else "memory://"
+
+
+def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
+    """Log that the processes of an app do not share what they count, if that is so."""
+    while store is not None and not isinstance(store, MemoryStore):
+        store = getattr(store, "store", None)  # of a tier in front of it
+    if store is None:
+        return
+    apart = []
+    if any(isinstance(guard, RateLimit) for guard in guards):
+        apart.append(f"each of them admits the whole of a limit, so {among} times as much together")
+    keys = [guard for guard in guards if isinstance(guard, APIKeys)]
+    if any(guard.lookup is None for guard in keys):
+        apart.append("a key that is issued or revoked in one of them is not in the others")
+    elif keys:
+        apart.append("each of them counts wrong keys by itself")
+    if apart:
+        log.warning(
+            "%d processes serve this app, and memory:// belongs to one: %s. Use sqlite:///file.db, redis:// or "
+            "postgresql://, or say workers=1 if there is one process",
+            among,
+            ", and ".join(apart),
+        )
+
+
+def checked_workers(workers: int | None) -> int:
+    """Return how many processes serve the app: as told, or as far as it can be seen."""
+    if workers is None:
+        return seen_workers() or 1
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ConfigurationError(f"workers is the number of processes that serve the app, at least 1, not {workers!r}")
+    return workers
