@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cached_property
 from itertools import groupby
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from keyguard.address import ClientAddress
@@ -83,7 +84,7 @@ class Keyguard:
     def __init__(
         self,
         *guards: Guard,
-        store: str | Store | None = None,
+        store: str | Store | EllipsisType = ...,
         trusted_proxies: Iterable[str] = (),
         forwarded_header: str = "x-forwarded-for",
         underscores: Iterable[str] = (),
@@ -104,7 +105,7 @@ class Keyguard:
                 check_takes(word, told, what)
         self._root_path = _checked_prefix(root_path)
         self.guards = guards
-        self.store = open_store(named_store() if store is None else store)
+        self.store = open_store(named_store() if store is ... else store)
         self._watched: Watched | None = None
         among = checked_workers(workers)
         watched = Watched(self.store, workers=among, clock=clock, notify=on_health)
