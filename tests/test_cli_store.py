@@ -233,10 +233,40 @@ def test_a_copy_takes_along_that_there_are_peppers(tmp_path: Path) -> None:
         store.close()
 
 
+def test_that_there_are_peppers_is_noted_before_the_keys_are_there(tmp_path: Path) -> None:
+    """A copy may be stopped at any moment, and finds nothing to write when it goes on."""
+    from keyguard.cli_store import _copy_all
+
+    class Stopped(Exception):
+        pass
+
+    source, target = SQLiteStore(tmp_path / "source.db"), SQLiteStore(tmp_path / "target.db")
+    KeyRegistry(source, pepper="a pepper of some length").issue("with")
+    KeyRegistry(target).issue("without")
+    write = target.execute
+
+    def stopped(ops: Any) -> Any:
+        results = write(ops)
+        if any(op.keys[0].startswith("key|") for op in ops):
+            raise Stopped
+        return results
+
+    target.execute = stopped  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        _copy_all(source, target, replace=False)
+    target.execute = write  # type: ignore[method-assign]
+    assert _copy_all(source, target, replace=False) == 0
+    with pytest.raises(ConfigurationError, match="none is set"):
+        KeyRegistry(target).issue("without")
+    for store in (source, target):
+        store.close()
+
+
 def test_a_misspelt_source_is_no_empty_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = f"sqlite:///{tmp_path}/new.db"
     assert main(["store", "copy", f"sqlite:///{tmp_path}/misspelt.db", target]) == 1
     assert "there is no file" in capsys.readouterr().err
+    assert main(["store", "copy", f"SQLite:///{tmp_path}/misspelt.db", target]) == 1
     assert not (tmp_path / "misspelt.db").exists()
     open_store(f"sqlite:///{tmp_path}/empty.db")
     assert main(["store", "copy", f"sqlite:///{tmp_path}/empty.db", target]) == 1

@@ -435,6 +435,20 @@ def test_migrating_says_what_it_could_not_do(clock: ManualClock) -> None:
     assert status(store, KEYS["plain"]) == 200
 
 
+def test_migrating_with_a_pepper_that_is_another_one_loses_no_key(clock: ManualClock) -> None:
+    """A seal tells which pepper is right; an old record, which has none, would be sealed with any."""
+    store = with_old_records(MemoryStore(clock=clock))
+    KeyRegistry(store, pepper={1: OLD}).issue("acme")
+    before = dict(store.scan("key|"))
+    for wrong in ({1: NEW}, {0: None, 1: OLD + " misspelt", 2: NEW}):
+        with pytest.raises(ConfigurationError, match="pepper 1 is not the one") as caught:
+            KeyRegistry(store, pepper=wrong).migrate()
+        assert NEW not in str(caught.value)
+    assert dict(store.scan("key|")) == before
+    assert KeyRegistry(store, pepper={1: OLD}).migrate()[0] == 5
+    assert status(store, KEYS["peppered"], pepper=OLD) == 200
+
+
 def test_an_old_record_can_be_revoked_without_its_pepper(store: Any) -> None:
     with_old_records(store)
     KeyRegistry(store).revoke(KEYS["peppered"], "leaked")

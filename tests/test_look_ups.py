@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import struct
 import threading
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from django.core.exceptions import ObjectDoesNotExist
+from itsdangerous import BadSignature
+from rest_framework.exceptions import AuthenticationFailed
+from starlette.exceptions import HTTPException
+from werkzeug.exceptions import NotFound, Unauthorized
 
 from keyguard import APIKeys, ConfigurationError, Identity, Keyguard, RateLimit, Request, StoreError, blocking
 from keyguard.drivers import threads
@@ -335,13 +343,41 @@ class BrokenPipeOfSomeLibrary(ConnectionError, ValueError):
     """Both, as some libraries have it."""
 
 
+def of_library(name: str, *bases: type[Exception], **members: Any) -> Exception:
+    """An error as libraries have it that are not installed here."""
+    return type(name, bases or (Exception,), members)()
+
+
+def http_error(status: int, *bases: type[Exception]) -> Exception:
+    """As httpx, requests and aiohttp raise it for what a server has answered."""
+    return of_library("HTTPStatusError", *bases, response=type("Response", (), {"status_code": status}))
+
+
+ERRORS_OF_LIBRARIES = [
+    ObjectDoesNotExist("no row"), BadSignature("no"), of_library("InvalidToken"), struct.error("4 bytes"),
+    re.error("nothing to repeat"), zlib.error(), HTTPException(401), HTTPException(403), HTTPException(404),
+    NotFound(), Unauthorized(), AuthenticationFailed("no"),
+    of_library("DecodeError", type("InvalidTokenError", (Exception,), {})), of_library("ExpiredSignatureError"),
+    of_library("NoResultFound"), of_library("UserDoesNotExist"), of_library("JWTError"),
+    http_error(404), http_error(400), http_error(404, OSError), of_library("ClientResponseError", status=404),
+]  # fmt: skip
+FAILURES_OF_LIBRARIES = [
+    HTTPException(500), HTTPException(503), HTTPException(429), http_error(401), http_error(403), http_error(502),
+    http_error(500, OSError), of_library("ClientResponseError", status=500), of_library("PoolTimeout"),
+    of_library("ConnectionDoesNotExistError"), of_library("ConnectError"), of_library("InterfaceError"),
+    of_library("PyJWKClientConnectionError", type("JWTError", (Exception,), {})), of_library("InvalidPassword"),
+    of_library("InvalidRequestError"), of_library("BrokenReply", ConnectionError, status_code=503),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "error",
     [
         ValueError("a key is 20 digits"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), KeyError("k"),
         IndexError(), LookupError(), TypeError("'NoneType' object is not subscriptable"), OverflowError(),
-        ZeroDivisionError(), DataError("invalid byte sequence"),
+        ZeroDivisionError(), DataError("invalid byte sequence"), *ERRORS_OF_LIBRARIES,
     ],
+    ids=ascii,
 )  # fmt: skip
 def test_one_that_raises_on_its_input_counts_as_a_guess(error: Exception) -> None:
     def lookup(key: str) -> Identity | None:
@@ -365,7 +401,9 @@ def test_one_that_raises_on_its_input_counts_as_a_guess(error: Exception) -> Non
         ConnectionError("no route"), TimeoutError(), OSError(5, "disk"), OperationalError("server closed"),
         BrokenPipeOfSomeLibrary(), StoreError("its store is out of order"), RuntimeError("pool is closed"),
         AttributeError("'NoneType' object has no attribute 'execute'"), MemoryError(), Exception("of a library"),
+        *FAILURES_OF_LIBRARIES,
     ],
+    ids=ascii,
 )  # fmt: skip
 def test_one_whose_world_has_failed_blames_nobody(error: Exception) -> None:
     broken = True

@@ -164,7 +164,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _registry(options: argparse.Namespace, *, make: bool = False) -> KeyRegistry:
     url = store_url(options, "--store sqlite:///keyguard.db")
-    if url.startswith("memory:"):
+    if url.lower().startswith("memory:"):
         raise ConfigurationError("memory:// ends with this command: name a store that lasts, such as sqlite:///file.db")
     words = {name: getattr(options, name) for name in ("prefix", "env") if getattr(options, name, None)}
     return KeyRegistry(cli_store.open_for_operators(url, make=make), **words)

@@ -37,7 +37,7 @@ _PASSES = 5
 
 def open_for_operators(url: str, *, make: bool = True) -> Store:
     """A store with the patience that a person has, and a request has not; `make` also where there is no file yet."""
-    scheme, query = url.partition(":")[0], url.partition("?")[2]
+    scheme, query = url.partition(":")[0].lower(), url.partition("?")[2]
     if scheme == "sqlite" and not make:
         path = Path(unquote(url.partition("?")[0].partition("://")[2].partition("/")[2]).replace("\0", "?"))
         if not path.exists():
@@ -219,13 +219,13 @@ class _Copying:
         """Write each entry, if what is known still stands in its place."""
         for start in range(0, len(entries), _BATCH):
             batch = entries[start : start + _BATCH]
+            if any(key.startswith(_KEYS) and has_pepper(value) for key, value, _ in batch):
+                self._target.execute([Put(PEPPERED, b"1")])  # first: a copy may be stopped at any moment
             puts = [Put(*entry, expected=self._known.get(entry[0])) for entry in batch]
             for (key, value, _), done in zip(batch, self._target.execute(puts), strict=True):
                 if done:
                     self._known[key] = value
                     self.written += 1
-            if any(key.startswith(_KEYS) and has_pepper(value) for key, value, _ in batch):
-                self._target.execute([Put(PEPPERED, b"1")])
             _show_progress(min(start + _BATCH, len(entries)), len(entries))
 
     def changed(self) -> list[str]:

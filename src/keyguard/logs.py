@@ -5,13 +5,17 @@ Rules:
   of his own into the log, or erase others.
 - A word in a line of `name=value` is one word, or it is quoted.
 - The story of an exception has many lines: all but the first are indented, so that none passes for a line of the log.
+- A caller's key stands in no line, in whatever form an exception tells it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import traceback
+from collections.abc import Iterable
+from urllib.parse import quote, quote_plus
 
 _WORD = re.compile(r"[!#-&(-<>-\[\]-~]{1,200}")  # printable ASCII but quotes, `=`, backslash and blank
 
@@ -46,6 +50,26 @@ def frames(error: BaseException) -> str:
         lines = [*told, type(one).__name__, *lines]
         one = one.__cause__ or one.__context__
     return "\n  ".join(map(plain, lines))
+
+
+_SECRET_LEAST = 6  # characters
+
+
+def secret(text: str) -> bool:
+    """Tell whether a text may be a secret: shorter ones are none."""
+    return len(text) >= _SECRET_LEAST
+
+
+def without(secrets: Iterable[str], text: str) -> str:
+    """Take secrets out of a text: as they are, as `repr` writes them, and as they stand in URLs and in JSON."""
+    forms = set()
+    for one in filter(secret, secrets):
+        data = one.encode("latin-1", "replace")
+        forms |= {one, repr(one)[1:-1], repr(data)[2:-1], json.dumps(one)[1:-1]}
+        forms |= {quote(form, safe=safe) for form in (one, data) for safe in ("/", "")} | {quote_plus(one)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "***")
+    return text
 
 
 class _Stories(logging.Filter):

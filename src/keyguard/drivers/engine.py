@@ -21,7 +21,7 @@ from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import AmbiguousPath, GuardError, StoreBusy, StoreError
 from keyguard.flow import Blocking, CallApp, Detach, Flow, Step, Wait
 from keyguard.guard import Answer, Chain
-from keyguard.logs import logger, plain, story, word
+from keyguard.logs import logger, plain, secret, story, without, word
 from keyguard.ops import Aside, Degraded, GiveBack, Op, Store, TakeHere
 from keyguard.refusal import Cause, Refusal, refuse, refuse_ambiguous, refuse_busy
 from keyguard.request import Deferred, Findings, Request
@@ -40,9 +40,6 @@ _WAITED = "the request has waited long enough for the store"
 
 BUDGET = 0.15
 """Seconds that one request may wait for its store, all operations together."""
-
-
-_KEY_LEAST = 6  # characters
 
 
 class Pending:
@@ -331,12 +328,13 @@ class Engine:
             if not failure.logged:
                 log.error("the store failed: %s", plain(failure))
         else:
-            whole = story(failure)
-            told = _without(whole, self._keys(request))
-            if told == whole:
+            keys = self._keys(request)
+            if not any(map(secret, keys)):
                 log.error("a guard failed", exc_info=failure)
-            else:  # a look-up that raised `KeyError: 'kg_live_...'`, say
-                log.error("a guard failed (a key was taken out of this):\n%s", told)
+            else:
+                # As text: a traceback has the variables of a look-up, which error trackers show. And the text may hold
+                # the key too, such as `KeyError: 'kg_live_...'`.
+                log.error("a guard failed (any key is taken out of this):\n%s", without(keys, story(failure)))
         return refuse(
             request,
             Cause.FAULT,
@@ -344,14 +342,6 @@ class Engine:
             reason="store-failed" if isinstance(failure, StoreError) else "guard-failed",
             retry_after=FAULT_RETRY,
         )
-
-
-def _without(text: str, keys: Iterable[str]) -> str:
-    """A text with keys taken out of it, as they are or as `repr` writes them; shorter ones are no secrets."""
-    for key in sorted(keys, key=len, reverse=True):
-        if len(key) >= _KEY_LEAST:
-            text = text.replace(key, "***").replace(repr(key)[1:-1], "***")
-    return text
 
 
 async def _whole(results: Awaitable[Sequence[Any]]) -> Sequence[Any]:

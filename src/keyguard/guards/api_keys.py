@@ -203,7 +203,7 @@ class APIKeys:
             if foreign:  # no guess of ours: it cannot be a key
                 return self._refuse(request, "malformed")
             return self._refuse(request, "no-key", "Send an API key.", sent=False)
-        (text,) = sent
+        text = sent.pop()
         fingerprint = fingerprint_of(text)
         known = self._known.get(fingerprint)
         if known is None or not known.trusted(request.now()):
@@ -218,6 +218,7 @@ class APIKeys:
             if isinstance(answer, Response):
                 return answer
             known = answer
+        del text  # error trackers show the variables of whatever an error of the app passes through
         findings.identity = known.identity
         if known.networks is not None and (request.client is None or request.client not in known.networks):
             detail = "This API key cannot be used from this address."

@@ -18,6 +18,7 @@ from keyguard.errors import StoreBusy, StoreError
 from keyguard.flow import Wait, blocking, call, is_async
 from keyguard.guards.guesses import Guesses, Lines
 from keyguard.guards.known_keys import Known
+from keyguard.guards.look_up_errors import NoIdentity, is_of_input
 from keyguard.identity import Identity
 from keyguard.ops import Degraded, Demand, GiveBack, Take, TakeHere, Taken
 
@@ -84,7 +85,7 @@ class LookUps:
         identity = await call(self._function, text)
         if identity is None or isinstance(identity, Identity):
             return identity
-        raise _NoIdentity(f"lookup returned {type(identity).__name__}, not an Identity or None")
+        raise NoIdentity(f"lookup returned {type(identity).__name__}, not an Identity or None")
 
     async def _settle(self, taken: Taken, guess: list[Demand], wrong: bool) -> None:
         """Give back what was taken; of a wrong key not the guess."""
@@ -137,23 +138,6 @@ class LookUps:
             if wrong:
                 await TakeHere(guess)
         return identity
-
-
-class _NoIdentity(TypeError):
-    """A look-up returned what it must not: a mistake in it, whatever the key."""
-
-
-def is_of_input(error: Exception) -> bool:
-    """Tell whether an error of a look-up is about the text of the key, so that the key is wrong.
-
-    An error in a value is: text of another encoding, a name that is not there, a number that is too large, an error in
-    data as databases call it (PEP 249). A failure of the world (a connection, a time-out, a disk) says nothing about
-    the key, nor does an error of which it is not known: nobody is blamed for those.
-    """
-    if isinstance(error, (OSError, StoreError, _NoIdentity)):
-        return False
-    named = any(base.__name__ == "DataError" for base in type(error).__mro__)
-    return named or isinstance(error, (ValueError, LookupError, TypeError, ArithmeticError))
 
 
 def _under_way(taken: Taken) -> bool:

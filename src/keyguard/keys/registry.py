@@ -190,10 +190,13 @@ class KeyRegistry:
     def migrate(self) -> tuple[int, int]:
         """Write the records of earlier layouts anew, sealed. Returns how many were, and how many could not be.
 
-        Those are the records whose pepper is not set, and damaged ones.
+        Those are the records whose pepper is not set, and damaged ones. Raises `ConfigurationError`, and changes
+        nothing, if a pepper is not the one that sealed records of its version were made with: keys would be lost.
         """
         done = left = 0
-        for name, stored in self.store.scan(record_key("")):
+        found = list(self.store.scan(record_key("")))
+        self._check_peppers([stored for _, stored in found])
+        for name, stored in found:
             if (head := head_of(stored)) is not None and head.layout > 1:
                 continue
             if head is None or head.pepper not in self._peppers:
@@ -293,6 +296,18 @@ class KeyRegistry:
         self.store.execute([Put(PEPPERED, b"1" if peppered else b"0", expected=None)])
         if peppered:
             raise ConfigurationError(_NO_PEPPER)
+
+    def _check_peppers(self, records: Sequence[bytes]) -> None:
+        """Raise if there are sealed records of a version, and this registry's pepper of that version fits none."""
+        sealed = [
+            (head.pepper, stored) for stored in records if (head := head_of(stored)) is not None and head.layout > 1
+        ]
+        for version in {version for version, _ in sealed if version in self._peppers}:
+            if not any(trusted(stored, self._peppers) for place, stored in sealed if place == version):
+                raise ConfigurationError(
+                    f"pepper {version} is not the one that the keys of this store were made with: set KEYGUARD_PEPPER "
+                    "as the app has it. Nothing was changed"
+                )
 
     def _trusted(self, stored: bytes) -> KeyRecord:
         """Read the record in stored bytes. Raises if a change of it would seal what somebody else has changed."""

@@ -89,7 +89,9 @@ def _opened(url: str, clock: Clock | None) -> Store:
     if scheme == "sqlite":
         return _sqlite(parts, options, clock)
     if scheme in _REDIS:
-        if scheme != "unix":
+        if scheme == "unix":
+            _check_no_host(parts)
+        else:
             _check_hosts(url)
         return _redis(url, clock)
     # What stands before a colon is a scheme only before "://": else it may be a user name, or a password.
@@ -101,7 +103,7 @@ def _opened(url: str, clock: Clock | None) -> Store:
 
 def _check_hosts(url: str) -> None:
     """Raise `ConfigurationError` for hosts that no name server could be asked about: that would show at a request."""
-    place = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    place = re.split(r"[/?]", url.partition("://")[2], maxsplit=1)[0]  # to PostgreSQL # is a character like others
     for host in place.rpartition("@")[2].split(","):
         name = unquote(host if host.startswith("[") else host.partition(":")[0])
         try:
@@ -116,6 +118,18 @@ def _check_hosts(url: str) -> None:
                 "the URL of a store names a host that cannot be one: a label of it is empty or too long, or a special "
                 "character in the user name or the password is not percent-encoded"
             )
+
+
+def _check_no_host(parts: SplitResult) -> None:
+    """Raise `ConfigurationError` for a host before the path of a socket: it would be left out.
+
+    It may be the beginning of a password that holds a slash, and the path the rest of it, which errors show.
+    """
+    if parts.netloc.rpartition("@")[2]:
+        raise ConfigurationError(
+            "the URL of a socket is unix:///path/of.sock, or unix://user:password@/path/of.sock, with %2F for a '/' in "
+            "the password"
+        )
 
 
 def _shows_secret(problem: str, url: str) -> bool:
