@@ -27,7 +27,7 @@ def named_store() -> str:
 
 def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
     """Log that the processes of an app do not share what they count, if that is so."""
-    while store is not None and not isinstance(store, MemoryStore):
+    while store is not None and not isinstance(store, MemoryStore) and not getattr(store, "of_one_process", False):
         store = getattr(store, "store", None)  # of a tier in front of it
     if store is None:
         return
@@ -41,9 +41,10 @@ def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
         apart.append("each of them counts wrong keys by itself")
     if apart:
         log.warning(
-            "%d processes serve this app, and memory:// belongs to one: %s. Use sqlite:///file.db, redis:// or "
-            "postgresql://, or say workers=1 if there is one process",
+            "%d processes serve this app, and %s belongs to one: %s. Use sqlite:///file.db, redis:// or postgresql://, "
+            "or say workers=1 if there is one process",
             among,
+            "memory://" if isinstance(store, MemoryStore) else repr(store),
             ", and ".join(apart),
         )
 

@@ -4,9 +4,14 @@ What a `limits` storage cannot do, this store cannot:
 - Several limits are asked one after the other, and then charged one after the other. Between that, others may come: a
   request may be refused by one limit and still be charged by another, and nothing is ever given back.
 - It keeps no keys: authentication needs another store, in a layer of its own.
-- It cannot be called off: what takes longer than `timeout` is given up, and may still be charged.
+- It cannot be called off: what takes longer than `timeout` is given up, and may still be charged. What has got no
+  thread by then is not asked for at all.
+- It may forget: memcached drops counters when it is full, and keeps none for more than 30 days. What a storage can be
+  known not to keep stops the start.
 - How exact a limit is depends on the storage: a moving window where it has one, else two fixed windows weighed (up to
   twice the limit in bad cases), else a fixed window (twice the limit).
+
+Storages differ in what the name of a counter may hold, and how long it may be: it is always a digest.
 
 A stack on it says so in the log when it starts. Use one of keyguard's own stores where that matters.
 """
@@ -16,12 +21,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from hashlib import blake2b
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
-from limits import RateLimitItemPerSecond
-from limits.storage import MovingWindowSupport, SlidingWindowCounterSupport, Storage
+from limits.errors import StorageError
+from limits.storage import (
+    MemcachedStorage,
+    MemoryStorage,
+    MongoDBStorage,
+    MovingWindowSupport,
+    SlidingWindowCounterSupport,
+    Storage,
+)
 from limits.strategies import (
     FixedWindowRateLimiter,
     MovingWindowRateLimiter,
@@ -29,21 +43,28 @@ from limits.strategies import (
     SlidingWindowCounterRateLimiter,
 )
 
-from keyguard.clock import SECOND, Clock, wall_clock
-from keyguard.errors import ConfigurationError, StoreError
+from keyguard.clock import SECOND, Clock, monotonic, wall_clock
+from keyguard.errors import ConfigurationError, KeyguardError, StoreBusy, StoreError
 from keyguard.ops import Demand, GiveBack, Op, Take, Taken
 from keyguard.rates import NEVER, Limit, Taking
 from keyguard.rates.gcra import Smooth
+from keyguard.rates.window import WindowLog, WindowSlices
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.patience import check_patience
 
 _THREADS = 16
+_DAY = 86400 * SECOND
+_MEMCACHED_KEEPS = 30 * _DAY
+"""For how long memcached keeps a counter at most: a longer life is taken for a date, which has long passed."""
+_MONGODB_HOLDS = 1_000_000
+"""The most units of which MongoDB can keep the moments: a document holds 16 MB."""
 
 
 class LimitsStore:
     """Counters in `storage`, an object such as `limits.storage.MemcachedStorage("memcached://localhost:11211")`.
 
-    `timeout` is how many seconds a request waits for it, whatever time-outs the storage has of its own; 0.01 to 1.
+    `timeout` is how many seconds an operation waits for a thread, and then for the storage, whatever time-outs that has
+    of its own; 0.01 to 1.
     Raises `ConfigurationError` for a setting that is wrong.
     """
 
@@ -60,6 +81,7 @@ class LimitsStore:
         failures = storage.base_exceptions
         self._failures: tuple[type[Exception], ...] = (
             OSError,
+            StorageError,  # if it was told to wrap its own
             *(failures if isinstance(failures, tuple) else (failures,)),
         )
         self._limiter: RateLimiter
@@ -69,6 +91,8 @@ class LimitsStore:
             self._limiter = SlidingWindowCounterRateLimiter(storage)
         else:
             self._limiter = FixedWindowRateLimiter(storage)
+        self.of_one_process = isinstance(storage, MemoryStorage)
+        """Whether each process has counters of its own."""
         self.after_fork()
         renew_after_fork(self)
 
@@ -85,8 +109,7 @@ class LimitsStore:
                 f"{self!r} keeps no keys: add APIKeys as a layer of its own, with another store=, outside of this one"
             )
         for limit in limits:
-            if isinstance(limit, Smooth):
-                raise ConfigurationError(f"{self!r} cannot pace evenly: write {limit.text.split(' ')[0]!r} instead")
+            self._check(limit)
         if len(limits) < 2:
             return ""
         return (
@@ -94,35 +117,84 @@ class LimitsStore:
             "still be charged by some of them. Use memory://, sqlite://, redis:// or postgresql:// to have it exact"
         )
 
+    def _check(self, limit: Limit) -> None:
+        """Raise `ConfigurationError` for a limit that the storage cannot keep."""
+        if isinstance(limit, Smooth):
+            raise ConfigurationError(f"{self!r} cannot pace evenly: write {limit.text.split(' ')[0]!r} instead")
+        if type(limit) not in (WindowLog, WindowSlices):
+            raise ConfigurationError(f"{self!r} has limits of its own, and does not know what {limit!r} means")
+        if limit.period % SECOND:
+            raise ConfigurationError(f"{self!r} counts in whole seconds, unlike {limit.text}")
+        if isinstance(self.storage, MemcachedStorage):
+            # Two windows are weighed, so each is kept for as long as two of them.
+            longest = _MEMCACHED_KEEPS // (2 if isinstance(self._limiter, SlidingWindowCounterRateLimiter) else 1)
+            if limit.period > longest:
+                raise ConfigurationError(
+                    f"{self!r} would admit everything: memcached keeps what {limit.text} counts for no more than "
+                    f"{longest // _DAY} days"
+                )
+        if isinstance(self.storage, MongoDBStorage) and limit.quota > _MONGODB_HOLDS:
+            raise ConfigurationError(
+                f"{self!r} keeps the moments of no more than {_MONGODB_HOLDS} units, unlike {limit.text}"
+            )
+
     def after_fork(self) -> None:
-        self._pool = _Threads()
+        self._pool = _Threads(self._hang_up)
+
+    def _hang_up(self) -> None:
+        """Close this thread's connection, if the storage has one for each thread: memcached's has."""
+        connection = getattr(getattr(self.storage, "local_storage", None), "storage", None)
+        close = getattr(connection, "close", None)
+        if close is not None:
+            with suppress(Exception):
+                close()
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Take from limits, one after the other; giving back does nothing. Raises `StoreError` for other operations."""
-        work = self._pool.submit(lambda: self._execute(ops))
-        try:
-            return work.result(self.timeout)
-        except TimeoutError as error:
-            work.cancel()  # where it has not begun
-            raise StoreError(f"{type(self.storage).__name__} did not answer in time") from error
+        pool = self._pool
+        done, work = pool.done, pool.submit(lambda: self._execute(ops))
+        with suppress(TimeoutError):
+            return work.future.result(self.timeout)
+        if not work.future.cancel():  # it has its turn, or is over by now
+            with suppress(TimeoutError):
+                return work.future.result(work.left(self.timeout))
+        raise self._late(work.future.cancelled() and pool.done > done)
 
     async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """The same for an event loop."""
-        work = asyncio.wrap_future(self._pool.submit(lambda: self._execute(ops)))
+        pool = self._pool
+        done, work = pool.done, pool.submit(lambda: self._execute(ops))
+        answer = asyncio.wrap_future(work.future)
+        answer.add_done_callback(_seen)
         try:
-            return await asyncio.wait_for(work, self.timeout)
-        except TimeoutError as error:
-            raise StoreError(f"{type(self.storage).__name__} did not answer in time") from error
+            await asyncio.wait({answer}, timeout=self.timeout)
+            if not answer.done() and not work.future.cancel():
+                await asyncio.wait({answer}, timeout=work.left(self.timeout))
+        except asyncio.CancelledError:
+            work.future.cancel()  # if it has not begun
+            raise
+        if answer.done() and not answer.cancelled():
+            return answer.result()
+        raise self._late(work.future.cancelled() and pool.done > done)
+
+    def _late(self, queued: bool) -> StoreError:
+        """What to raise if there is no answer in time; `queued` if others were answered, and this was never asked."""
+        name = type(self.storage).__name__
+        return (
+            StoreBusy(f"{name}: other requests were first") if queued else StoreError(f"{name} did not answer in time")
+        )
 
     def _execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         try:
             return [self._run(op) for op in ops]
+        except KeyguardError:  # our own; some storages name `ValueError` for theirs
+            raise
         except self._failures as error:
             raise StoreError(f"{type(self.storage).__name__}: {error}") from error
 
     def close(self) -> None:
         """End the threads. The next operation starts new ones."""
-        pool, self._pool = self._pool, _Threads()
+        pool, self._pool = self._pool, _Threads(self._hang_up)
         pool.end()
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
@@ -137,7 +209,9 @@ class LimitsStore:
         raise StoreError(f"{self!r} cannot do {type(op).__name__}")
 
     def _take(self, op: Take) -> Taken:
-        asked = [(demand, _item(demand.limit)) for demand in op.demands]
+        for demand in op.demands:  # one that a function chose was not seen at the start
+            self._check(demand.limit)
+        asked: list[tuple[Demand, Any]] = [(demand, _Item(demand)) for demand in op.demands]
         fits = [
             demand.cost == 0
             or (demand.cost <= demand.limit.quota and self._limiter.test(item, demand.key, cost=demand.cost))
@@ -151,11 +225,46 @@ class LimitsStore:
         takings = [self._taking(demand, item, fit, now) for (demand, item), fit in zip(asked, fits, strict=True)]
         return Taken(op.demands, takings, now, not all(fits))
 
-    def _taking(self, demand: Demand, item: RateLimitItemPerSecond, fits: bool, now: int) -> Taking:
-        stats = self._limiter.get_window_stats(item, demand.key)
-        reset = max(0, round(stats.reset_time * SECOND) - now)
-        wait = 0 if fits else NEVER if demand.cost > demand.limit.quota else max(1, reset)
-        return None, demand.limit.period, max(0, int(stats.remaining)), reset, wait
+    def _taking(self, demand: Demand, item: Any, fits: bool, now: int) -> Taking:
+        limit = demand.limit
+        try:
+            stats = self._limiter.get_window_stats(item, demand.key)
+            remaining, reset = max(0, int(stats.remaining)), max(0, round(stats.reset_time * SECOND) - now)
+        except TypeError:  # MongoDB has no oldest of the moments that have all lapsed, and `limits` adds to it
+            remaining, reset = limit.quota, 0
+        wait = 0 if fits else NEVER if demand.cost > limit.quota else max(1, reset)
+        return None, limit.period, remaining, reset, wait
+
+
+class _Work:
+    """Something to be done in a thread, and what becomes of it."""
+
+    __slots__ = ("_began", "_call", "future")
+
+    def __init__(self, call: Callable[[], list[Any]]) -> None:
+        self._call = call
+        self._began = 0.0
+        self.future: Future[list[Any]] = Future()
+
+    def left(self, timeout: float) -> float:
+        """Seconds until it has taken longer than it may, since it has had its turn."""
+        return max(0.0, self._began + timeout - monotonic())
+
+    def run(self) -> bool:
+        """Do it, and tell whether it was still wanted."""
+        self._began = monotonic()
+        if not self.future.set_running_or_notify_cancel():
+            return False
+        try:
+            self.future.set_result(self._call())
+        except BaseException as error:
+            self.future.set_exception(error)
+        return True
+
+
+def _seen(answer: asyncio.Future[list[Any]]) -> None:
+    if not answer.cancelled():
+        answer.exception()  # whoever still waits for it is told; else nobody needs to be
 
 
 class _Threads:
@@ -164,35 +273,35 @@ class _Threads:
     Those of `concurrent.futures` are waited for when the process ends: with a storage that hangs, it never would.
     """
 
-    def __init__(self) -> None:
-        self._work: SimpleQueue[tuple[Future[list[Any]], Callable[[], list[Any]]] | None] = SimpleQueue()
+    def __init__(self, at_end: Callable[[], None]) -> None:
+        self._at_end = at_end
+        self._work: SimpleQueue[_Work | None] = SimpleQueue()
         self._lock = Lock()
         self._started = 0
         self._asked = 0
         """What is under way, or waits for a thread."""
+        self.done = 0
+        """What has ended, well or not."""
 
-    def submit(self, work: Callable[[], list[Any]]) -> Future[list[Any]]:
-        """What `work()` returns or raises, in time."""
-        future: Future[list[Any]] = Future()
+    def submit(self, call: Callable[[], list[Any]]) -> _Work:
+        """Have `call()` done, in its turn."""
+        work = _Work(call)
         with self._lock:
             self._asked += 1
             if self._started < min(self._asked, _THREADS):
                 self._started += 1
                 Thread(target=self._run, name="keyguard-limits", daemon=True).start()
-        self._work.put((future, work))
-        return future
+        self._work.put(work)
+        return work
 
     def _run(self) -> None:
-        while (asked := self._work.get()) is not None:
-            future, work = asked
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(work())
-                except BaseException as error:
-                    future.set_exception(error)
-            del asked, future, work
+        while (work := self._work.get()) is not None:
+            ran = work.run()
+            del work
             with self._lock:
                 self._asked -= 1
+                self.done += ran
+        self._at_end()
 
     def end(self) -> None:
         """End the threads, each when it has done what it does."""
@@ -202,5 +311,22 @@ class _Threads:
             self._work.put(None)
 
 
-def _item(limit: Limit) -> RateLimitItemPerSecond:
-    return RateLimitItemPerSecond(limit.quota, limit.period // SECOND, "keyguard")
+class _Item:
+    """A limit of one counter, as the library's limiters ask for it.
+
+    No `RateLimitItem`: the library makes each subclass of that its own, and `limits.parse` would return it.
+    """
+
+    def __init__(self, demand: Demand) -> None:
+        self.amount = demand.limit.quota
+        self._period = demand.limit.period // SECOND
+        name = demand.key.encode("utf-8", "surrogatepass")
+        self._name = "keyguard/" + blake2b(name, digest_size=20).hexdigest()
+
+    def get_expiry(self) -> int:
+        """The period in seconds."""
+        return self._period
+
+    def key_for(self, *identifiers: object) -> str:
+        """The name of the counter. No quota stands in it: an edited limit keeps its counters."""
+        return self._name
