@@ -136,7 +136,7 @@ class Service:
         for seen in answers:
             assert seen.status in (200, 503), seen
             if seen.status == 503:
-                assert seen.cause == "fault", seen
+                assert seen.cause in ("fault", "overload"), seen
                 assert seen.retry_after == "1", seen
             assert seen.seconds < PATIENCE + noise, seen
         return answers

@@ -16,7 +16,7 @@ STORE = os.environ.get("KEYGUARD_STORE", "memory://")
 
 # -- what the app sees of the request's fields ---------------------------------------------------------------------
 
-plain = Keyguard(RateLimit("1000000/hour"), store=STORE)
+plain = Keyguard(RateLimit("1000000/hour", name="plain"), store=STORE)
 
 
 def _echo_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -49,7 +49,7 @@ echo_bridged = plain.asgi(_bridged())
 
 # -- a hundred for each address --------------------------------------------------------------------------------------
 
-limited = Keyguard(RateLimit("100/hour", by="ip"), store=STORE)
+limited = Keyguard(RateLimit("100/hour", by="ip", name="limited"), store=STORE)
 limited_asgi = limited.asgi(_echo_asgi)
 limited_wsgi = limited.wsgi(_echo_wsgi)
 
@@ -64,7 +64,7 @@ async def _settling(request: Request, forward: Forward) -> Response:
 whole = Keyguard(
     _settling,
     APIKeys(lookup=lambda key: Identity(key), optional=True),
-    RateLimit("1000000/hour", by="ip"),
+    RateLimit("1000000/hour", by="ip", name="whole"),
     ResponseCache(),
     store=STORE,
 )
@@ -91,7 +91,9 @@ whole_wsgi = whole.wsgi(_cached_wsgi)
 # -- one asks, the others wait -----------------------------------------------------------------------------------------
 
 calls = 0
-waiting = Keyguard(RateLimit("150/hour", by="ip", paths=["/counted"]), ResponseCache(coalesce=60), store=STORE)
+waiting = Keyguard(
+    RateLimit("150/hour", by="ip", name="counted", paths=["/counted"]), ResponseCache(coalesce=60), store=STORE
+)
 
 
 def _slow_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

@@ -21,6 +21,7 @@ from keyguard.errors import StoreBusy, StoreError
 from keyguard.ops import Demand, Read, Take
 from keyguard.rates import window
 from keyguard.stores import sqlite as sqlite_module
+from keyguard.stores import sqlite_turns
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore, links
@@ -28,7 +29,7 @@ from keyguard.stores.sqlite import SQLiteStore
 from keyguard.stores.watched import Watched
 from keyguard.testing import ManualClock
 from tests.harness import Ask, ask_wsgi, wsgi_app
-from tests.servers import Postgres, RedisServer
+from tests.servers import Postgres, RedisServer, wait_until
 
 TAKE = Take([Demand("d", "rl:busy|x", window(1000, 3_600_000_000, "1000/hour"))])
 
@@ -152,15 +153,16 @@ def test_what_was_taken_is_given_back_though_the_request_has_no_time_left(slow: 
 def test_threads_wait_for_each_other_as_long_as_there_is_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_module, "_STUCK", 0.01)
+    monkeypatch.setattr(sqlite_module, "_QUEUE", 30.0)
+    monkeypatch.setattr(sqlite_turns, "_LOOK", 0.001)
     store = SQLiteStore(tmp_path / "k.db", timeout=0.01)
     lefts: list[int] = []
-    with store._lock:
+    with store._turns.lock:
         thread = threading.Thread(target=lambda: lefts.append(left(store)))
         thread.start()
         began = time.monotonic()
         while time.monotonic() - began < 0.1:  # ten times as long as the file may keep anybody waiting
-            store._done += 1  # others of this process are served
+            store._turns.done += 1  # others of this process are served
         assert lefts == []
     thread.join()
     assert lefts == [999]
@@ -168,18 +170,30 @@ def test_threads_wait_for_each_other_as_long_as_there_is_progress(
 
 
 def test_where_there_is_none_the_disk_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_module, "_STUCK", 0.01)
-    store = SQLiteStore(tmp_path / "k.db")
-    with store._lock, pytest.raises(StoreError, match="has not answered") as failure:
-        left(store)
-    assert not isinstance(failure.value, StoreBusy)
+    """Who comes first is told that there was no turn; then it is known, and nobody waits for it any more."""
+    monkeypatch.setattr(sqlite_module, "_QUEUE", 0.01)
+    monkeypatch.setattr(sqlite_turns, "_LOOK", 0.001)
+    store = SQLiteStore(tmp_path / "k.db", timeout=0.01)
+    watched = Watched(store, workers=1, clock=ManualClock())
+
+    def ask() -> StoreError:
+        with pytest.raises(StoreError) as failure:
+            watched.execute([TAKE])
+        return failure.value
+
+    with store._turns.lock:
+        assert isinstance(ask(), StoreBusy)
+        wait_until(lambda: not isinstance(ask(), StoreBusy), "it to be known")
+        assert "has not answered" in watched.health.failure
+        assert not watched.health.ok
+    assert left(store) == 999
     store.close()
 
 
 def test_a_queue_that_is_too_long_says_nothing_about_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_module, "_STUCK", 0.01)
     monkeypatch.setattr(sqlite_module, "_QUEUE", 0.05)
-    store = SQLiteStore(tmp_path / "k.db")
+    monkeypatch.setattr(sqlite_turns, "_LOOK", 0.001)
+    store = SQLiteStore(tmp_path / "k.db", timeout=0.05)
     watched = Watched(store, workers=1, clock=ManualClock())
     raised: list[StoreError] = []
 
@@ -188,11 +202,11 @@ def test_a_queue_that_is_too_long_says_nothing_about_the_file(tmp_path: Path, mo
             watched.execute([TAKE])
         raised.append(failure.value)
 
-    with store._lock:
+    with store._turns.lock:
         thread = threading.Thread(target=ask)
         thread.start()
         while thread.is_alive():
-            store._done += 1
+            store._turns.done += 1
     assert isinstance(raised[0], StoreBusy)
     assert watched.health.ok
     assert watched.execute([Read("key|x")]) == [(None,)]

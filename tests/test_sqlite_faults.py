@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,17 +19,7 @@ from keyguard.ops import Demand, Put, Take
 from keyguard.rates import window
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import play
-from tests.faulty import Service, admitted_by_processes, flood
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Another connection holds the file."""
-    with sqlite3.connect(path, isolation_level=None) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        yield
-        other.execute("ROLLBACK")
-    other.close()
+from tests.faulty import Service, admitted_by_processes
 
 
 @contextmanager
@@ -59,7 +48,6 @@ def gone(path: Path) -> Iterator[None]:
 
 
 FAULTS: dict[str, Callable[[Path], AbstractContextManager[None]]] = {
-    "locked by another process": locked,
     "corrupt": corrupt,
     "gone": gone,
 }
@@ -111,7 +99,7 @@ def test_a_long_list_keeps_no_decision_waiting(path: Path) -> None:
     for start in range(0, 20_000, 1000):
         store.execute([Put(f"key|{number}", b"x" * 100, None) for number in range(start, start + 1000)])
     listed: list[int] = []
-    with store._lock:  # a decision is under way
+    with store._turns.lock:  # a decision is under way
         thread = threading.Thread(target=lambda: listed.append(len(store.scan("key|"))))
         thread.start()
         thread.join(30)
@@ -142,23 +130,6 @@ def test_a_store_may_be_closed_while_threads_use_it(path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_an_event_loop_does_not_wait_for_another_process(path: Path) -> None:
-    import asyncio
-
-    service = Service(SQLiteStore(path))
-    service.warm()
-
-    async def story() -> None:
-        with locked(path):
-            answers, lag = await flood(service, 32, 5)
-            service.check(answers)
-            assert lag < 0.09
-
-    asyncio.run(story())
-    assert service.recovers() < 1.0
-    service.store.close()
 
 
 def test_four_processes_admit_exactly_the_limit(path: Path) -> None:

@@ -404,5 +404,8 @@ async def settle(deferred: list[Deferred]) -> None:
                 result = work()
                 if result is not None:
                     await result
+        except StoreError as failure:
+            if not failure.logged:
+                log.error("deferred work failed: %s", plain(failure))
         except Exception:
             log.exception("deferred work failed")

@@ -3,11 +3,10 @@
 Rules:
 - Every decision is one `BEGIN IMMEDIATE` transaction, so it is exact across threads and processes. What was committed
   survives the death of any process (WAL, `synchronous=NORMAL`; a power failure may take the last moments).
-- One connection a process, behind a lock: SQLite admits one writer anyway, and threads that wait for a lock of ours
-  are woken in turn, those that wait for SQLite's are not.
-- Time in that queue is not the store's: many threads with much to do wait long for each other. What is waited for
-  other processes is, and who is next in the queue does not wait for them once more in vain.
-- An event loop never waits for another process: what cannot be had at once is waited for in a thread.
+- One connection a process, behind a lock: SQLite admits one writer anyway. Who waits for whom, and how long:
+  `sqlite_turns.py`. An event loop never waits for another process.
+- A file that another process keeps locked is busy, and not out of order: who got no turn is told that, and charged
+  nothing.
 - Workers that start together on a new file wait for each other, longer than a decision would.
 - The connection, and what becomes of the file: `sqlite_file.py`. Cached responses live in a table of their own, within
   bounds: `sqlite_cache.py`.
@@ -15,31 +14,28 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
-import threading
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
 from keyguard.clock import Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
-from keyguard.loops import in_thread, in_trio
-from keyguard.ops import GiveBack, Op, Read, Take, Taken
-from keyguard.stores.fork import renew_after_fork
+from keyguard.ops import Authenticate, GiveBack, Op, Read, Take, Taken
+from keyguard.stores.fork import check_process, renew_after_fork
 from keyguard.stores.sqlite_cache import PREFIX, Cached
 from keyguard.stores.sqlite_file import File, busy, insist
+from keyguard.stores.sqlite_turns import Job, Kind, Turns
 
 _PURGE_EVERY = 100  # transactions
 _PURGE_ROWS = 250  # looked at each time: more than so many transactions usually add
 _NEVER = 2**63 - 1
 _LEAST_CACHE = 1024 * 1024
-_STUCK = 0.5
-"""Seconds after which a transaction of this process that has not ended shows that the disk does not answer."""
-_QUEUE = 2.0
+_QUEUE = 0.15
 """Seconds that a request waits at most for the others of its process."""
 _START = 10.0  # seconds, for what is done at the start or by operators
+_GIVE_BACK = 60.0  # seconds, for what nobody waits for
 
 _GET = "SELECT value FROM entries WHERE key = ? AND expires > ?"
 _PUT = "REPLACE INTO entries VALUES (?, ?, ?)"
@@ -50,13 +46,11 @@ _RANGE = (
 )
 _NEXT = "SELECT key, expires FROM entries WHERE key > ? ORDER BY key LIMIT ?"
 
-_BUSY = "SQLite: other processes kept the file locked"
-
 
 class SQLiteStore:
     """Keys and counters in the file `path`.
 
-    `timeout` is how long, in seconds, a decision waits for other processes before it raises `StoreError`;
+    `timeout` is how long, in seconds, a decision waits for other processes before it raises `StoreBusy`;
     `cache_bytes`, how many bytes of the file cached responses may fill, at least 1 MiB. The file and its tables are
     made where there are none; a file that vanishes later is a fault, until one is there again. Raises
     `ConfigurationError` where the file cannot be used.
@@ -91,9 +85,7 @@ class SQLiteStore:
         self._until_purge = _PURGE_EVERY
         self._purged_to = ""
         self._cached = Cached(cache_bytes)
-        self._lock = threading.Lock()
-        self._done = 0  # transactions, ended well or not
-        self._gave_up = 0.0  # when other processes were last waited for in vain
+        self._turns = Turns(self._serve, "keyguard-sqlite")
         try:
             # Not kept: the connection would be inherited by workers that are forked later.
             self._file.connect(monotonic() + _START, make=True).close()
@@ -109,77 +101,72 @@ class SQLiteStore:
             self._file.forget()
 
     def after_fork(self) -> None:
-        self._lock = threading.Lock()
         self._file.abandon()
+        self._turns.renew()
+        self._cached.wrote = False
 
     def close(self) -> None:
         """Close this process's connection, when what is under way has ended. The next operation opens it again."""
-        with self._lock:
+        check_process()
+        self._turns.stop()
+        with self._turns.lock:
             self._file.close()
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations in one transaction, waiting for other processes up to the time-out."""
-        return self._execute_since(ops, monotonic())
-
-    def _execute_since(self, ops: Sequence[Op[Any]], asked: float) -> list[Any]:
-        self._queue_up(asked)
+        check_process()
+        kind = _kind(ops)
+        found = self._at_once(ops, kind)
+        if found is not None:
+            return found
+        if kind is Kind.GIVING_BACK:
+            return self._give_back(ops)
+        turns, now = self._turns, monotonic()
+        job = Job(ops, kind, now + self.timeout)
+        turns.add(job)
         try:
-            if self._gave_up > asked:
-                raise StoreError(_BUSY)
-            return self._execute(ops, monotonic() + self.timeout)
-        except sqlite3.Error as error:
-            if not busy(error):
-                raise StoreError(f"SQLite: {error}") from error
-            self._gave_up = monotonic()
-            raise StoreError(_BUSY) from error
-        finally:
-            self._done += 1
-            self._lock.release()
-
-    def _queue_up(self, asked: float) -> None:
-        """Get the lock, as long as there is progress."""
-        done = self._done
-        while not self._lock.acquire(timeout=_STUCK):
-            if self._done == done:
-                raise StoreError(f"SQLite has not answered for {_STUCK} s")
-            if monotonic() - asked > _QUEUE:
-                raise StoreBusy(f"SQLite: other requests of this process were first for {_QUEUE} s")
-            done = self._done
+            got = turns.get_lock(max(_QUEUE, self.timeout))
+        except BaseException:
+            turns.leave(job, self._came_late)
+            raise
+        if got:
+            try:
+                if not job.over:
+                    self._serve(kind)
+            finally:
+                turns.free()
+        elif turns.withdraw(job):
+            raise StoreBusy(f"SQLite: other requests of this process were first for {_QUEUE} s")
+        return job.result() if job.over else turns.wait(job, self._came_late)
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
         """The results, where nobody is in the way; else an awaitable of them, waited for in a thread."""
-        asked = monotonic()
-        if not self._lock.acquire(blocking=False):
-            return self._in_thread(ops, asked)
-        try:
-            return self._execute(ops, None)
-        except sqlite3.OperationalError as error:
-            if not busy(error):
-                raise StoreError(f"SQLite: {error}") from error
-        except sqlite3.Error as error:
-            raise StoreError(f"SQLite: {error}") from error
-        finally:
-            self._done += 1
-            self._lock.release()
-        return self._in_thread(ops, asked)
+        check_process()
+        kind = _kind(ops)
+        found = self._at_once(ops, kind)
+        if found is not None:
+            return found
+        return self._give_back(ops) if kind is Kind.GIVING_BACK else self._later(ops, kind)
 
-    async def _in_thread(self, ops: Sequence[Op[Any]], asked: float) -> list[Any]:
-        if in_trio():
-            return await in_thread(self._execute_since, ops, asked)
-        work = asyncio.get_running_loop().run_in_executor(None, self._execute_since, ops, asked)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            work.add_done_callback(self._came_late)
-            raise
+    async def _later(self, ops: Sequence[Op[Any]], kind: Kind) -> list[Any]:
+        job = Job(ops, kind, monotonic() + self.timeout)
+        self._turns.add(job)
+        return await self._turns.wait_in_loop(job, self._came_late)
 
-    def _came_late(self, work: asyncio.Future[list[Any]]) -> None:
+    def _give_back(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """Leave it to the thread: nobody has to wait for it, and it is not lost for want of a turn.
+
+        Whatever this process decides next comes after it.
+        """
+        self._turns.add(Job(ops, Kind.DECIDING, monotonic() + _GIVE_BACK))
+        self._turns.wake()
+        return [None] * len(ops)
+
+    def _came_late(self, results: list[Any]) -> None:
         """Who asked has gone: what was charged is given back."""
-        if work.cancelled() or work.exception() is not None:
-            return
-        charges = [GiveBack(taken) for taken in work.result() if isinstance(taken, Taken) and not taken.refused]
+        charges = [GiveBack(taken) for taken in results if isinstance(taken, Taken) and not taken.refused]
         if charges:
-            work.get_loop().run_in_executor(None, self._execute_since, charges, monotonic())
+            self._give_back(charges)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Every living key that starts with `prefix`, in order."""
@@ -206,32 +193,130 @@ class SQLiteStore:
         path = self._file.path
         return _Scratch(path.with_name(f".{path.name}.check-{os.urandom(6).hex()}"), 5.0, clock=clock)
 
-    # -- all of this runs under the lock ------------------------------------------------------------------
-
-    def _execute(self, ops: Sequence[Op[Any]], deadline: float | None) -> list[Any]:
-        file, connection = self._file, None
+    def _at_once(self, ops: Sequence[Op[Any]], kind: Kind) -> list[Any] | None:
+        """The results, or `None` where somebody is in the way or was there before."""
+        turns = self._turns
+        if not turns.lock.acquire(blocking=False):
+            return None
         try:
-            connection = file.opened(deadline, self._clock())
+            if turns.waited_for(kind):
+                return None
+            found = self._run_all(self._begin(kind), kind, [ops])[0]
+            if found is None:  # it was no mere reading
+                kind = _writing(ops)
+                found = self._run_all(self._begin(kind), kind, [ops])[0]
+            return found
+        except sqlite3.Error as error:
+            if busy(error):
+                return None
+            raise StoreError(f"SQLite: {error}") from error
+        finally:
+            turns.free()
+
+    # -- all of this runs under the lock, and waits for nobody --------------------------------------------
+
+    def _serve(self, kind: Kind) -> bool:
+        """Do what waits for a turn, in one transaction. Returns whether the file could be had."""
+        turns = self._turns
+        try:
+            connection = self._begin(kind)
+        except sqlite3.Error as error:
+            if busy(error):
+                return False
+            self._fail(turns.take(kind), error)
+        except Exception as error:
+            self._fail(turns.take(kind), error)
+        else:
+            return self._serve_all(connection, kind, turns.take(kind))
+        return True
+
+    def _serve_all(self, connection: sqlite3.Connection, kind: Kind, jobs: list[Job]) -> bool:
+        turns = self._turns
+        try:
+            found = self._run_all(connection, kind, [job.ops for job in jobs])
+        except sqlite3.Error as error:
+            if busy(error):
+                for job in jobs:
+                    turns.add(job)
+                return False
+            self._fail(jobs, error)
+        except Exception as error:
+            if len(jobs) == 1:
+                self._fail(jobs, error)
+            else:  # one of them is wrong, and it concerns nobody else
+                served = [self._serve_alone(kind, job) for job in jobs]
+                return all(served)
+        except BaseException:
+            self._fail(jobs, StoreBusy("SQLite: interrupted"))
+            raise
+        else:
+            for job, results in zip(jobs, found, strict=True):
+                if results is None:
+                    job.kind = _writing(job.ops)
+                    turns.add(job)
+                else:
+                    turns.ended(job, results)
+        return True
+
+    def _serve_alone(self, kind: Kind, job: Job) -> bool:
+        try:
+            connection = self._begin(kind)
+        except sqlite3.Error as error:
+            if busy(error):
+                self._turns.add(job)
+                return False
+            self._fail([job], error)
+            return True
+        return self._serve_all(connection, kind, [job])
+
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
+        for job in jobs:
+            failure = error
+            if isinstance(error, sqlite3.Error):
+                failure = StoreError(f"SQLite: {error}")
+                failure.__cause__ = error
+            self._turns.ended(job, None, failure)
+
+    def _begin(self, kind: Kind) -> sqlite3.Connection:
+        """The connection, in a transaction of that kind."""
+        try:
+            connection = self._file.opened(self._clock())
             # Reading alone needs no lock that others would wait for.
-            reading = all(isinstance(op, Read) for op in ops)
-            insist(connection, deadline, "BEGIN" if reading else "BEGIN IMMEDIATE")
+            connection.execute("BEGIN" if kind is Kind.READING else "BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            if not busy(error):
+                self._file.forget()
+            raise
+        return connection
+
+    def _run_all(
+        self, connection: sqlite3.Connection, kind: Kind, batch: Sequence[Sequence[Op[Any]]]
+    ) -> list[list[Any] | None]:
+        """End the transaction with these operations in it, all or none. `None` for what reads no longer, but writes."""
+        try:
             now = self._clock()
-            results = [self._run(connection, op, now) for op in ops]
-            self._until_purge -= 1
-            if not self._until_purge:
-                self._purge(connection, now)
-            if self._cached.wrote:
-                self._cached.tidy(connection, now)
+            results: list[list[Any] | None] = []
+            for ops in batch:
+                try:
+                    results.append([self._run(connection, op, now, kind) for op in ops])
+                except _Writes:
+                    results.append(None)
+            if kind is not Kind.READING:
+                self._until_purge -= 1
+                if self._until_purge <= 0:
+                    self._purge(connection, now)
+                if self._cached.wrote:
+                    self._cached.tidy(connection, now)
             connection.execute("COMMIT")
-            if reading and self._cached.due(now):
+            if kind is Kind.READING and self._cached.due(now):
                 self._cached.note_use(connection, now)
             return results
         except BaseException as error:
-            if isinstance(error, sqlite3.Error) and not busy(error):
-                file.forget()
-            elif connection is not None and connection.in_transaction:
-                connection.execute("ROLLBACK")
             self._cached.wrote = False
+            if isinstance(error, sqlite3.Error) and not busy(error):
+                self._file.forget()
+            elif connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise
 
     def _purge(self, connection: sqlite3.Connection, now: int) -> None:
@@ -241,14 +326,17 @@ class SQLiteStore:
         connection.executemany(_DELETE, [(key,) for key, expires in rows if expires <= now])
         self._purged_to = rows[-1][0] if len(rows) == _PURGE_ROWS else ""
 
-    def _run(self, connection: sqlite3.Connection, op: Op[Any], now: int) -> Any:
-        if op.__class__ is not Take and any(key.startswith(PREFIX) for key in op.keys):
+    def _run(self, connection: sqlite3.Connection, op: Op[Any], now: int, kind: Kind) -> Any:
+        self._turns.done += 1
+        if kind is not Kind.DECIDING and any(key.startswith(PREFIX) for key in op.keys):
             return self._run_on_cached(connection, op, now)
         values: list[bytes | None] = []
         for key in op.keys:
             row = connection.execute(_GET, (key, now)).fetchone()
             values.append(None if row is None else row[0])
         result, changes = op.apply(values, now)
+        if changes and kind is Kind.READING:
+            raise _Writes
         for key, value, ttl, _ in changes:
             if value is None:
                 connection.execute(_DELETE, (key,))
@@ -284,3 +372,23 @@ class _Scratch(SQLiteStore):
         super().close()
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self._file.path}{suffix}").unlink(missing_ok=True)
+
+
+class _Writes(Exception):
+    """What was expected to read alone has something to write."""
+
+
+def _kind(ops: Sequence[Op[Any]]) -> Kind:
+    if len(ops) == 1 and ops[0].__class__ is Take:
+        return Kind.DECIDING
+    # Only a wrong key is charged. So who has a right one does not wait for those who write.
+    if all(isinstance(op, (Read, Authenticate)) for op in ops):
+        return Kind.READING
+    if all(isinstance(op, GiveBack) for op in ops):
+        return Kind.GIVING_BACK
+    return _writing(ops)
+
+
+def _writing(ops: Sequence[Op[Any]]) -> Kind:
+    cached = any(key.startswith(PREFIX) for op in ops for key in op.keys)
+    return Kind.CACHING if cached else Kind.DECIDING

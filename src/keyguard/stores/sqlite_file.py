@@ -69,12 +69,12 @@ class File:
             raise
         return connection
 
-    def opened(self, deadline: float | None, now: int) -> sqlite3.Connection:
-        """This process's connection, to the file that is there now."""
+    def opened(self, now: int) -> sqlite3.Connection:
+        """This process's connection, to the file that is there now. Nobody is waited for."""
         if self.connection is not None and self._replaced(now):
             self.forget()  # what this connection writes would be lost with the old file
         if self.connection is None:
-            self.connection, self._inode = self.connect(deadline), self._identify()
+            self.connection, self._inode = self.connect(None), self._identify()
         return self.connection
 
     def close(self) -> None:
@@ -149,4 +149,4 @@ def insist(
 def busy(error: sqlite3.Error) -> bool:
     """Whether another process is in the way."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
