@@ -375,6 +375,7 @@ class Proxy:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._sockets: set[socket.socket] = set()
+        self._forgotten: set[socket.socket] = set()
         self._open = True
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -415,6 +416,8 @@ class Proxy:
 
     def _pass(self, data: bytes, source: socket.socket, target: socket.socket, replies: bool) -> bool:
         mode = self.mode
+        if source in self._forgotten:
+            return True
         if not replies:
             if mode == "half-close":
                 source.shutdown(socket.SHUT_RD)
@@ -437,6 +440,10 @@ class Proxy:
         if mode != "drop":
             target.sendall(data)
         return True
+
+    def forget(self) -> None:
+        """Pass nothing on any more of the connections that there are, and tell neither side: as a NAT does."""
+        self._forgotten |= self._sockets
 
     def close(self) -> None:
         self._open = False

@@ -54,7 +54,7 @@ def test_a_name_that_is_looked_up_for_long_keeps_no_request_waiting(valkey: Redi
         store.execute([take("x")])
     assert time.monotonic() - began < 1
     opening.through.set()
-    for late in opening.link._late:
+    for late in list(opening.link._openings):
         late.join()
     assert store.execute([take("x")])[0].takings[0][2] == 999
     assert opening.begun == 1, "the connection that came late is the one that is used"
@@ -67,9 +67,9 @@ def test_no_more_than_a_few_connections_are_on_their_way_for_nobody(valkey: Redi
     for _ in range(20):
         with pytest.raises(StoreError, match="no connection in time"):
             store.execute([take("x")])
-    assert opening.begun == 4
+    assert opening.begun <= 4
     opening.through.set()
-    for late in opening.link._late:
+    for late in list(opening.link._openings):
         late.join()
     store.close()
 

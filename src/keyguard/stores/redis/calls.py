@@ -117,12 +117,13 @@ def script_text(name: str) -> tuple[bytes, bytes]:
 class Rounds:
     """Some operations under way: `calls` are to be sent in one trip, `feed` takes their replies."""
 
-    __slots__ = ("_plans", "_sizes", "_waiting", "calls", "results")
+    __slots__ = ("_plans", "_sizes", "_waiting", "calls", "results", "trips")
 
     def __init__(self, plans: Iterable[Plan]) -> None:
         self._plans = list(plans)
         self.results: list[Any] = [None] * len(self._plans)
         self._waiting = list(range(len(self._plans)))
+        self.trips = 0
         self._advance([None] * len(self._plans))
 
     def _advance(self, replies: Sequence[list[Reply] | None]) -> None:
@@ -142,6 +143,7 @@ class Rounds:
 
     def feed(self, replies: list[Reply]) -> bool:
         """Go on with the replies, one for each call. Whether all operations are done. Raises `StoreError`."""
+        self.trips += 1
         for reply in replies:
             checked(reply)
         answered, at = [], 0

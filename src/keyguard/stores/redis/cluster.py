@@ -15,10 +15,11 @@ from typing import Any, TypeAlias
 from redis.crc import key_slot
 
 from keyguard.clock import monotonic, pause
-from keyguard.errors import StoreError
+from keyguard.errors import StoreBusy, StoreError
 from keyguard.stores.redis.calls import Call
 from keyguard.stores.redis.line import Line
-from keyguard.stores.redis.links import Lost, Reply, TimedOut
+from keyguard.stores.redis.links import Reply
+from keyguard.stores.redis.pulse import Lost, TimedOut
 from keyguard.stores.redis.servers import Servers
 
 Address: TypeAlias = tuple[str, int]
@@ -72,18 +73,26 @@ class Cluster:
             try:
                 if self._understand(self._at(address).command(deadline, b"CLUSTER", b"SLOTS"), address):
                     return
+            except StoreBusy:
+                self._learned = -_REST  # it may be asked again at once
+                raise
             except StoreError as error:
                 self._resting[address] = monotonic() + _REST
                 self._why = str(error).removeprefix("Redis: ")
 
-    async def _alearn(self) -> None:
+    async def _alearn(self, deadline: float) -> None:
         for address in self._to_ask():
             try:
                 if self._understand(await self._at(address).acommand(b"CLUSTER", b"SLOTS"), address):
                     return
+            except StoreBusy:
+                self._learned = -_REST
+                raise
             except StoreError as error:
                 self._resting[address] = monotonic() + _REST
                 self._why = str(error).removeprefix("Redis: ")
+            if monotonic() >= deadline:
+                return
 
     def _understand(self, reply: Reply, asked: Address) -> bool:
         if not isinstance(reply, list) or not reply:
@@ -123,6 +132,8 @@ class Cluster:
         return routes
 
     def _failed(self, address: Address, error: StoreError) -> StoreError:
+        if isinstance(error, StoreBusy):
+            return error  # it says nothing about the node
         self._resting[address] = monotonic() + _REST
         self._stale = True
         self._at(address).drop_idle()
@@ -182,16 +193,9 @@ class Cluster:
 
     async def aask(self, calls: Sequence[Call]) -> list[Reply]:
         """The same for an event loop; the nodes are asked side by side."""
-        try:
-            async with asyncio.timeout(self._servers.timeout):
-                return await self._aask(calls)
-        except TimeoutError as error:
-            late = TimedOut("Redis: the cluster did not answer in time")
-            late.partial = bool(self._slots) and not self._all_rest()
-            raise late from error
-
-    async def _aask(self, calls: Sequence[Call]) -> list[Reply]:
-        await self._alearn()
+        # No time-out around it all: a loop that is busy would cut off replies that are there. Each connection has one.
+        deadline = monotonic() + self._servers.timeout
+        await self._alearn(deadline)
         routes = self._route(calls)
         replies: list[Reply] = [None] * len(calls)
 
@@ -210,7 +214,7 @@ class Cluster:
             _raise_first(await asyncio.gather(*[one(*route) for route in routes.items()], return_exceptions=True))
         for _ in range(_HOPS):
             redirected = self._redirected(calls, replies)
-            if not redirected:
+            if not redirected or monotonic() >= deadline:
                 break
             for place, new, on_the_way in redirected:
                 if new is None:

@@ -12,6 +12,7 @@ from hiredis import pack_command
 from keyguard.stores.redis.calls import Call, unknown_script
 from keyguard.stores.redis.links import Packed, Reply, ThreadLink
 from keyguard.stores.redis.pipes import LoopLink
+from keyguard.stores.redis.pulse import Pulse
 from keyguard.stores.redis.servers import Servers
 
 _VALUES = frozenset({"read", "put", "swap"})
@@ -22,15 +23,16 @@ class Line:
     """The connections to one server. A script that the server does not know is sent along, in a second trip."""
 
     def __init__(self, servers: Servers, most: int) -> None:
-        self._timeout = servers.timeout
         self._servers = servers
-        self._threads = ThreadLink(servers.connector(), most, servers.patience)
+        self._pulse = Pulse(servers.timeout)
+        self._threads = ThreadLink(servers.connector(), most, self._pulse)
         self._latest: tuple[LoopLink, LoopLink] | None = None
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[LoopLink, LoopLink]] = WeakKeyDictionary()
 
     def ask(self, calls: Sequence[Call], deadline: float, *, asking: bool = False) -> list[Reply]:
         """The replies to the calls, error replies among them. `asking`: the slot is on its way to this node."""
-        replies = self._threads.ask(packed(calls, asking), len(calls), deadline, skip=asking)
+        alone = calls[0].script in _VALUES
+        replies = self._threads.ask(packed(calls, asking), len(calls), deadline, skip=asking, alone=alone)
         unknown = [place for place, reply in enumerate(replies) if unknown_script(reply)]
         if unknown:
             again = packed([calls[place] for place in unknown], asking, whole=True)
@@ -75,12 +77,14 @@ class Line:
                 # Links hold their loop, so it would never leave the dictionary by itself.
                 for ended in [other for other in self._loops if other.is_closed()]:
                     del self._loops[ended]
-                links = self._loops[loop] = (self._new_link(), self._new_link())
+                links = self._loops[loop] = self._new_links()
             self._latest = links
         return links[script in _VALUES]
 
-    def _new_link(self) -> LoopLink:
-        return LoopLink(*self._servers.aconnector(), self._timeout)
+    def _new_links(self) -> tuple[LoopLink, LoopLink]:
+        links = [LoopLink(*self._servers.aconnector(), self._pulse) for _ in range(2)]
+        links[0].beside, links[1].beside = links[1], links[0]
+        return links[0], links[1]
 
     def drop_idle(self) -> None:
         """Close the connections that nobody uses: of threads, and of the event loop that runs here."""
@@ -93,8 +97,8 @@ class Line:
             link.drop_idle()
 
     def close(self) -> None:
-        """Close the idle connections of threads."""
-        self._threads.drop_idle()
+        """Close the connections of threads; those in use, when they are not any more."""
+        self._threads.close()
 
     async def aclose(self) -> None:
         """Close the connections of the event loop that runs here."""

@@ -7,10 +7,12 @@ Rules, besides those of `links.py`:
 - A call that finds the connection at rest is written at once. What is asked for while replies are awaited leaves as
   one write in the next turn of the loop.
 - Replies come in the order of the calls. When the oldest call has waited too long, the connection is cut and whatever
-  is on it fails: a server that does not answer one does not answer those behind it.
+  is on it fails: a server that does not answer one does not answer those behind it. While it is busy with what was
+  asked at once, only those fail whose time is over.
 - One timer a connection, set again only when it goes off: a call that is answered in time has never touched it.
 - A connection may take longer to open than a call may wait for it: names, TLS and passwords take turns of the loop,
-  which may have much else to do. Those who waited are told in time, and the next ones find it open.
+  which may have much else to do. Those who waited are told in time, and the next ones find it open. One that takes long
+  is not waited for alone: others are begun beside it, and the first that is there is used.
 - What lives while a call is on its way is little: it is what the garbage collector walks over when many wait.
 - A call that nobody waits for any more keeps its place, so that its reply is not taken for another's.
 """
@@ -26,21 +28,26 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from keyguard.clock import monotonic
 from keyguard.errors import StoreError
-from keyguard.stores.redis.links import Lost, NotSent, Reply, TimedOut
+from keyguard.stores.redis import opening
+from keyguard.stores.redis.links import Reply
+from keyguard.stores.redis.pulse import Lost, NotSent, Pulse, Slow, TimedOut
 
 _PARTIAL = object()
 
-OPENING = 0.5
-"""Seconds that a connection may take to open; where the server comes back meanwhile, it is asked that much later."""
+_ONE_MORE_TURN = 0.002  # seconds
+_TICK = 0.05
+_TOO_LATE = "no connection in time"
 
 
 class _Asked:
     """Some calls that one task waits for."""
 
-    __slots__ = ("count", "deadline", "future", "packed", "replies")
+    __slots__ = ("count", "deadline", "extended", "future", "packed", "replies")
 
     def __init__(self, packed: bytes, count: int, future: asyncio.Future[list[Reply]]) -> None:
         self.packed = packed
@@ -48,6 +55,8 @@ class _Asked:
         self.future = future
         self.deadline = inf
         """By the event loop's clock; set when it leaves, or begins to wait for a connection."""
+        self.extended = False
+        """Whether it was given more time to wait for a connection."""
         self.replies: Any = [] if count > 1 else None
 
     def fail(self, error: StoreError) -> None:
@@ -72,6 +81,8 @@ class _Pipe(asyncio.Protocol):
         self._unsent: list[_Asked] = []
         self._timer: asyncio.TimerHandle | None = None
         self._retired = False
+        self._warned = False
+        """Whether the oldest call had no answer when its time was over."""
         self._transport.set_protocol(self)
 
     def put(self, asked: _Asked) -> None:
@@ -92,7 +103,7 @@ class _Pipe(asyncio.Protocol):
 
     def _send(self, batch: list[_Asked]) -> None:
         # The time that a busy event loop let them lie here is not the server's.
-        deadline = self._link.loop.time() + self._link.timeout
+        deadline = self._link.loop.time() + self._link.pulse.timeout
         for asked in batch:
             if asked.deadline > deadline:
                 asked.deadline = deadline
@@ -122,6 +133,8 @@ class _Pipe(asyncio.Protocol):
         except (RedisConnectionError, IndexError) as error:
             self.cut(Lost(f"Redis: {error}"))
             return
+        self._link.pulse.beat()
+        self._warned = False
         if self._retired and not waiting:
             self.cut(Lost("Redis: the connection is retired"))
 
@@ -130,14 +143,33 @@ class _Pipe(asyncio.Protocol):
 
     def _look_at_clock(self) -> None:
         self._timer = None
-        if not self._asked:
+        asked = next((one for one in self._asked if not one.future.done()), None)
+        if asked is None:
             return
-        now = self._link.loop.time()
-        deadline = min(self._asked[0].deadline, now + self._link.timeout)  # it may not have left yet
+        loop, pulse = self._link.loop, self._link.pulse
+        now = loop.time()
+        deadline = min(asked.deadline, now + pulse.timeout)  # it may not have left yet
         if now < deadline:
-            self._timer = self._link.loop.call_at(deadline, self._look_at_clock)
+            self._timer = loop.call_at(deadline, self._look_at_clock)
+        elif not self._warned:
+            # A loop that comes late has perhaps not read yet what is there: some look at their timers first.
+            self._warned = True
+            self._timer = loop.call_later(_ONE_MORE_TURN, self._look_at_clock)
         else:
-            self.cut(TimedOut("Redis did not answer in time"))
+            failure = pulse.timed_out(monotonic() - (now - asked.deadline) - pulse.timeout, len(self._asked))
+            if failure.__class__ is TimedOut:
+                self._link.condemn(self)
+                self.cut(failure)
+                return
+            for one in self._asked:
+                if one.deadline <= now:
+                    one.fail(Slow(str(failure)))  # its place is kept: the reply may come yet
+            self._timer = loop.call_later(_ONE_MORE_TURN, self._look_at_clock)
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is under way on it."""
+        return not self._asked
 
     def retire(self) -> None:
         """Close the connection once nothing is under way on it."""
@@ -161,19 +193,23 @@ class LoopLink:
     """A connection to one server for the tasks of one event loop."""
 
     def __init__(
-        self, connect: Callable[[], AbstractConnection], end: Callable[[], Awaitable[None]], timeout: float
+        self, connect: Callable[[], AbstractConnection], end: Callable[[], Awaitable[None]], pulse: Pulse
     ) -> None:
         self._connect = connect
         self._end = end
-        self.timeout = timeout
+        self.pulse = pulse
         self.loop = asyncio.get_running_loop()
         self._pipe: _Pipe | None = None
         self._pipes: set[_Pipe] = set()
-        self._opening: asyncio.Task[None] | None = None
+        self._openings: dict[asyncio.Task[None], float] = {}
+        """What is being opened, and the seconds that it has had, but for those in which the loop did other things."""
+        self._ticking: asyncio.TimerHandle | None = None
         self._waiting: deque[_Asked] = deque()
         """What is asked for while there is no connection, the oldest first."""
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self.beside: LoopLink | None = None
+        """Another one to the same server."""
 
     def ask(self, packed: bytes, count: int) -> asyncio.Future[list[Reply]]:
         """The replies to so many calls, error replies among them. Nothing is sent twice."""
@@ -184,55 +220,105 @@ class LoopLink:
         elif self._closed:
             asked.fail(NotSent("Redis: the connections are closed"))
         else:
-            asked.deadline = loop.time() + self.timeout
+            asked.deadline = loop.time() + self.pulse.timeout
             self._waiting.append(asked)
             if self._timer is None:
                 self._timer = loop.call_at(asked.deadline, self._look_at_clock)
-            if self._opening is None:
-                self._opening = loop.create_task(self._open())
+            self._open_more()
         return asked.future
 
     def _look_at_clock(self) -> None:
         self._timer = None
-        waiting, now = self._waiting, self.loop.time()
-        while waiting and waiting[0].deadline <= now:
-            waiting.popleft().fail(NotSent("Redis: no connection in time"))
-        if waiting:
-            self._timer = self.loop.call_at(waiting[0].deadline, self._look_at_clock)
+        waiting, now, timeout = self._waiting, self.loop.time(), self.pulse.timeout
+        if waiting and now > waiting[0].deadline + timeout / 2:
+            # The loop had other things to do, and no time for the connection: they have their time from now on, once.
+            for asked in waiting:
+                if not asked.extended:
+                    asked.deadline, asked.extended = now + timeout, True
+        waited = max(self._openings.values(), default=0.0)
+        self._waiting = deque([asked for asked in waiting if asked.deadline > now])
+        for asked in waiting:
+            if asked.deadline <= now:
+                asked.fail(self.pulse.not_opened(waited))
+        if self._waiting:
+            self._timer = self.loop.call_at(min([asked.deadline for asked in self._waiting]), self._look_at_clock)
+
+    def _open_more(self) -> None:
+        if self._openings and (min(self._openings.values()) < opening.AGAIN or len(self._openings) >= opening.MOST):
+            return
+        self._openings[self.loop.create_task(self._open())] = 0.0
+        if self._ticking is None:
+            self._ticking = self.loop.call_later(_TICK, self._tick)
+
+    def _tick(self) -> None:
+        """Let time pass for what is being opened; one that has had its time is given up."""
+        self._ticking = None
+        for task in self._openings:
+            self._openings[task] += _TICK
+            if self._openings[task] >= opening.OPENING:
+                task.cancel(_TOO_LATE)
+        if self._openings:
+            self._ticking = self.loop.call_later(_TICK, self._tick)
 
     async def _open(self) -> None:
         connection = None
         try:
-            async with asyncio.timeout(max(OPENING, self.timeout)):
-                connection = self._connect()
-                await connection.connect()
-            pipe = self._pipe = _Pipe(self, connection)
+            connection = self._connect()
+            await connection.connect()
+            await _greet(connection)
+            pipe = _Pipe(self, connection)
         except BaseException as error:
             if connection is not None:
                 cut(connection)
-            late = isinstance(error, (TimeoutError, RedisTimeoutError))
-            why = "no connection in time" if late else str(error) or "the connections are being closed"
-            for asked in self._waiting:
-                asked.fail(NotSent(f"Redis: {why}"))
-            if not isinstance(error, Exception):
+            self._openings.pop(_this_task(), None)
+            self._failed_to_open(error)
+            if not isinstance(error, Exception) and error.args != (_TOO_LATE,):
                 raise
-        else:
-            self._pipes.add(pipe)
-            for asked in self._waiting:
-                if not asked.future.done():
-                    pipe.put(asked)
-        finally:
-            self._waiting.clear()
-            self._opening = None
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            return
+        self._openings.pop(_this_task(), None)
+        self._pipes.add(pipe)
+        if self._closed or self._pipe is not None:
+            pipe.retire()
+            return
+        self._pipe = pipe
+        for late in self._openings:
+            late.cancel()
+        for asked in self._waiting:
+            if not asked.future.done():
+                pipe.put(asked)
+        self._nobody_waits()
+
+    def _failed_to_open(self, error: BaseException) -> None:
+        if self._pipe is not None or self._openings:
+            return
+        self.pulse.failed = self.pulse.failed or not self._closed
+        late = isinstance(error, (TimeoutError, RedisTimeoutError)) or error.args == (_TOO_LATE,)
+        why = "no connection in time" if late else str(error) or "the connections are being closed"
+        for asked in self._waiting:
+            asked.fail(NotSent(f"Redis: {why}"))
+        self._nobody_waits()
+
+    def _nobody_waits(self) -> None:
+        self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def forget(self, pipe: _Pipe) -> None:
         """Ask for nothing more on a connection."""
         self._pipes.discard(pipe)
         if self._pipe is pipe:
             self._pipe = None
+
+    def condemn(self, pipe: _Pipe) -> None:
+        """Drop the connection beside one that died silently, if nothing is under way on it."""
+        if self.beside is not None:
+            self.beside.drop_resting()
+
+    def drop_resting(self) -> None:
+        """Close the connection if nothing is under way on it: else it shows by itself whether it lives."""
+        if self._pipe is not None and self._pipe.rests:
+            self.drop_idle()
 
     def drop_idle(self) -> None:
         """Open another connection for what is asked for next; the one that there is answers what it has."""
@@ -243,13 +329,29 @@ class LoopLink:
     async def aclose(self) -> None:
         """Close the connections. What is under way is cut off."""
         self._closed = True
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+        openings = list(self._openings)
+        for one in openings:
+            one.cancel()
+        await asyncio.gather(*openings, return_exceptions=True)
         for pipe in list(self._pipes):
             pipe.cut(TimedOut("Redis: the connections are being closed"))
         await self._end()
         await asyncio.sleep(0)  # a transport closes in the next turn of the loop
+
+
+async def _greet(connection: Any) -> None:
+    """Make one trip. Raises what redis-py does where the server has no place for us."""
+    await connection.send_command("PING", check_health=False)
+    try:
+        await connection.read_response(disable_decoding=True)
+    except ResponseError as error:
+        opening.check_greeting(error)
+
+
+def _this_task() -> asyncio.Task[None]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def cut(connection: Any) -> None:

@@ -29,12 +29,14 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from keyguard.errors import ConfigurationError
+from keyguard.stores.redis.opening import OPENING
 
 if int(redis.__version__.partition(".")[0]) < 8:  # another library may have brought it along
     raise ImportError(f"redis-py {redis.__version__} is older than 8")
 
 _PORTS = {"redis+sentinel": 26379, "redis+cluster": 6379}
 _PATIENCE = 5.0  # seconds, for operators
+_SENTINEL = OPENING / 10
 _NEVER_FULL = 2**31
 """A pool of redis-py counts the connections that it has ever made, and makes no more than 100 by itself. How many there
 are at a time is bounded elsewhere."""
@@ -55,8 +57,6 @@ class Servers:
     def __init__(self, url: str, timeout: float, login: dict[str, Any] | None = None) -> None:
         self.scheme = urlsplit(url).scheme
         self.timeout = timeout
-        self.patience = timeout * 0.6
-        """Seconds that a thread waits for one thing, so that there is time for a second one."""
         self.login = login or {}
         try:
             if self.scheme in ("redis", "rediss", "unix"):
@@ -142,10 +142,10 @@ class Servers:
 
     def connector(self) -> Callable[[], AbstractConnection]:
         """Makes connections for threads; not for a cluster."""
-        settings = self._settings(self.patience, Retry(NoBackoff(), 0))
+        settings = self._settings(OPENING, Retry(NoBackoff(), 0))
         if self.scheme == "redis+sentinel":
             # A sentinel that is down must leave time for the next.
-            brief = {**settings, "socket_timeout": self.timeout / 4, "socket_connect_timeout": self.timeout / 4}
+            brief = {**settings, "socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL}
             sentinel: Any = _sentinel(self.seeds, sentinel_kwargs=brief | self._sentinel_login, **settings)
             pool: Any = SentinelConnectionPool(
                 self.service, sentinel, max_connections=_NEVER_FULL, **settings, **self.login
@@ -163,7 +163,7 @@ class Servers:
         """
         settings = self._settings(None, AsyncRetry(NoBackoff(), 0))
         if self.scheme == "redis+sentinel":
-            brief = {**settings, "socket_timeout": self.timeout, "socket_connect_timeout": self.timeout}
+            brief = {**settings, "socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL}
             sentinel = _async_sentinel(self.seeds, sentinel_kwargs=brief | self._sentinel_login, **settings)
             pool: Any = AsyncSentinelPool(self.service, sentinel, **settings, **self.login)
 

@@ -20,14 +20,14 @@ from typing import Any
 from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
 
 from keyguard.clock import SECOND, Clock, monotonic
-from keyguard.errors import ConfigurationError, StoreError
+from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.ops import Op, is_counter
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.patience import check_patience
 from keyguard.stores.redis.calls import Call, Reply, Rounds, TakeCall, TakeForm, checked, unknown_script
 from keyguard.stores.redis.cluster import Cluster
 from keyguard.stores.redis.line import Line
-from keyguard.stores.redis.links import Lost, TimedOut
+from keyguard.stores.redis.pulse import Lost, TimedOut
 from keyguard.stores.redis.servers import Servers
 from keyguard.stores.redis.wire import Wire, taken_of
 
@@ -113,6 +113,7 @@ class RedisStore:
         deadline = monotonic() + self.timeout
         while rounds.calls:
             rounds.feed(self._ask(rounds.calls, deadline))
+            _check_time(rounds, deadline)
         if self._doubts:
             self._settle_doubts(deadline)
         return rounds.results
@@ -146,23 +147,29 @@ class RedisStore:
         if self._servers.cluster and len(ops) > 1:
             return [(await self._aexecute([op]))[0] for op in ops]
         rounds = Rounds([self._wire.plan(op) for op in ops])
+        deadline = monotonic() + self.timeout
         while rounds.calls:
             rounds.feed(await self._aask(rounds.calls))
+            _check_time(rounds, deadline)
         if self._doubts:
             self._asettle_doubts()
         return rounds.results
 
     def _ask(self, calls: list[Call], deadline: float) -> list[Reply]:
+        sent = False
         try:
             try:
                 replies = self._line.ask(calls, deadline)
             except Lost:
+                sent = True
                 self._line.drop_idle()  # they were opened to a server that has gone
                 if not _repeatable(calls) or monotonic() > deadline - self.timeout / 2:
                     raise  # or there is not enough time for it to be answered
                 replies = self._line.ask(calls, deadline)
-        except (Lost, TimedOut):
-            self._doubt(calls)
+        except BaseException as error:
+            # A greenlet that is killed may have sent it too.
+            if sent or isinstance(error, (Lost, TimedOut)) or not isinstance(error, Exception):
+                self._doubt(calls)
             raise
         return self._seen(replies)
 
@@ -175,19 +182,17 @@ class RedisStore:
         return self._seen(replies)
 
     async def _after(self, error: BaseException, calls: list[Call], began: float) -> list[Reply]:
-        """Ask once more, where that may help."""
+        """Ask once more what was sent, where that may help."""
         try:
             if isinstance(error, Lost):
                 self._line.drop_idle()
                 if _repeatable(calls) and monotonic() <= began + self.timeout / 2:
                     return await self._line.aask(calls)
             raise error
-        except (Lost, TimedOut):
+        except BaseException as failure:
             self._doubt(calls)
-            raise
-        except asyncio.CancelledError:
-            self._doubt(calls)
-            self._asettle_doubts()
+            if isinstance(failure, asyncio.CancelledError):
+                self._asettle_doubts()
             raise
 
     def _seen(self, replies: list[Reply]) -> list[Reply]:
@@ -306,3 +311,9 @@ _abandoned: list[Any] = []
 
 def _repeatable(calls: list[Call]) -> bool:
     return all(call.repeatable for call in calls)
+
+
+def _check_time(rounds: Rounds, deadline: float) -> None:
+    """Raise `StoreBusy` where there is no time for what is still to be sent, though all was answered so far."""
+    if rounds.trips > 1 and rounds.calls and monotonic() > deadline:
+        raise StoreBusy("Redis: a key is being changed by others all the time")

@@ -20,7 +20,7 @@ from struct import Struct, pack
 from typing import Any
 
 from keyguard.clock import Clock
-from keyguard.errors import StoreError
+from keyguard.errors import StoreBusy, StoreError
 from keyguard.ops import (
     Authenticate,
     Authenticated,
@@ -205,7 +205,7 @@ class Wire:
             result, changes = op.apply(values, int(now))
             if not changes or (yield [self._swapping(op.keys, values, changes)]) == [1]:
                 return result
-        raise StoreError("Redis: a key is being changed by others all the time")
+        raise StoreBusy("Redis: a key is being changed by others all the time")
 
     # -- on a cluster: what lies in several slots is not one transaction, and is compensated ----------------
 

@@ -1,0 +1,98 @@
+"""Opening connections for threads: each in a thread of its own, beside the requests that wait for it.
+
+Rules:
+- Opening has seconds, for names, TLS and passwords take their time; a request waits no longer than it may. Whoever
+  waited in vain leaves the connection to those who come later.
+- One that takes long is not waited for alone: others are begun beside it, for the server may be back meanwhile.
+- A connection has made one trip before it counts as open: a server that has no room for it says so only then.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from keyguard.clock import monotonic
+
+OPENING = 5.0
+"""Seconds that each step of opening a connection may take."""
+
+AGAIN = 0.5
+"""Seconds after which another one is begun beside one that is still on its way."""
+
+MOST = 10
+"""Connections that may be on their way at once."""
+
+AT_ONCE = 4
+"""Those that are begun for callers that wait at the same time."""
+
+RESTS = 0.5
+"""Seconds for which no further connection is tried where there are some, and the server has refused the last one."""
+
+Connect = Callable[[], Any]
+"""Makes a connection of redis-py that is not open yet."""
+
+
+class Connection:
+    """An open connection."""
+
+    __slots__ = ("answered", "era", "socket")
+
+    def __init__(self, socket: Any, era: int) -> None:
+        self.socket = socket
+        self.era = era
+        """Which of the link's times it was opened in: each `close` ends one."""
+        self.answered = monotonic()
+        """When the server last answered on it."""
+
+
+class Opening(threading.Thread):
+    """Opens one connection, and hands it over."""
+
+    def __init__(self, connect: Connect, patience: float, done: Callable[[Opening], None]) -> None:
+        super().__init__(name="keyguard-redis-opening", daemon=True)
+        self._connect = connect
+        self._patience = patience
+        self._done = done
+        self.began = monotonic()
+        self.opened: Any = None
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        made = None
+        try:
+            made = self._connect()
+            made.connect()
+            greet(made)
+            _be_quick(made, self._patience)
+            self.opened = made
+        except Exception as error:
+            self.error = error
+            if made is not None:
+                made.disconnect()
+        self._done(self)
+
+
+def greet(connection: Any) -> None:
+    """Make one trip. Raises what redis-py does where the server has no place for us."""
+    connection.send_command("PING", check_health=False)
+    try:
+        connection.read_response(True)
+    except ResponseError as error:
+        check_greeting(error)
+
+
+def check_greeting(error: Exception) -> None:
+    """Raise what the server said to a `PING` unless it only denies this user the command."""
+    if isinstance(error, RedisError) and not str(error).startswith(("NOPERM", "User ", "this user")):
+        raise error
+
+
+def _be_quick(connection: Any, patience: float) -> None:
+    """From now on, nothing on the connection waits longer than that."""
+    connection.socket_timeout = patience
+    connection._sock.settimeout(patience)
+    connection._parser._socket_timeout = patience
