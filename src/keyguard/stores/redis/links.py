@@ -80,6 +80,8 @@ class ThreadLink:
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._used = 0
+        self._sent = 0
+        """Jobs that are under way on those that are used."""
         self._waiting: deque[_Job] = deque()
         self._openings: set[Opening] = set()
         self._refused = -inf
@@ -100,6 +102,7 @@ class ThreadLink:
             if self._idle:
                 job.connection = self._idle.pop()
                 self._used += 1
+                self._sent += 1
             else:
                 job.woken = threading.Event()
                 self._waiting.append(job)
@@ -127,7 +130,7 @@ class ThreadLink:
         except BaseException as error:
             if not isinstance(error, Slow) and not self._leave(job) and job.connection is not None:
                 self._fail(job.batch, error)  # a greenlet is killed, say
-                self._put_back(job.connection)
+                self._put_back(job.connection, len(job.batch))
             raise
         if self._used and not self._pulse.failed:
             raise NoTurn("Redis: all connections are busy")
@@ -159,12 +162,12 @@ class ThreadLink:
         try:
             self._exchange(connection, batch, deadline)
         except BaseException as error:
-            self._discard(connection)
+            self._discard(connection, len(batch))
             self._fail(batch, error)
             if not isinstance(error, Exception):
                 raise
         else:
-            self._put_back(connection)
+            self._put_back(connection, len(batch))
             for job in batch:
                 job.end()
 
@@ -196,7 +199,7 @@ class ThreadLink:
                         got.append(error)
                 job.got = got
         except RedisTimeoutError as error:
-            failure = self._pulse.timed_out(sent, self._on_the_way())
+            failure = self._pulse.timed_out(sent, self._sent + len(self._waiting))
             if failure.__class__ is TimedOut:
                 self._condemn(sent)
             raise failure from error
@@ -205,25 +208,24 @@ class ThreadLink:
         connection.answered = monotonic()
         self._pulse.beat()
 
-    def _on_the_way(self) -> int:
-        return self._used + len(self._waiting)
-
     # -- who has which connection -------------------------------------------------------------------------------
 
-    def _put_back(self, connection: Connection) -> None:
+    def _put_back(self, connection: Connection, jobs: int) -> None:
         with self._lock:
             self._used -= 1
+            self._sent -= jobs
             if connection.era == self._era:
                 self._give(connection)
                 return
         connection.socket.disconnect()
 
-    def _discard(self, connection: Connection) -> None:
+    def _discard(self, connection: Connection, jobs: int) -> None:
         try:
             connection.socket.disconnect()
         finally:
             with self._lock:
                 self._used -= 1
+                self._sent -= jobs
                 self._open_more()
 
     def _give(self, connection: Connection) -> None:
@@ -237,6 +239,7 @@ class ThreadLink:
             self._take_along(first.batch)
         first.connection = connection
         self._used += 1
+        self._sent += len(first.batch)
         first.end()
 
     def _take_along(self, batch: list[_Job]) -> None:
