@@ -6,144 +6,95 @@ Public as `keyguard.testing.check_store`.
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from keyguard import ops
 from keyguard.clock import SECOND, Clock, ManualClock
-from keyguard.ops import RECORD, SEALED, Authenticate, Commit, Demand, GiveBack, Op, Put, Read, Store, Take, Taken
-from keyguard.rates import Limit, smooth, window
-
-
-class Reference:
-    """A store in a dict: what every other one is compared with."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.table: dict[str, tuple[bytes, int | None]] = {}
-
-    def execute(self, batch: Sequence[Op[Any]]) -> list[Any]:
-        return [ops.run(op, self.table, self.clock()) for op in batch]
-
-    def scan(self, prefix: str) -> list[tuple[str, bytes]]:
-        now = self.clock()
-        living = [(key, value) for key, (value, end) in self.table.items() if end is None or end > now]
-        return sorted(pair for pair in living if pair[0].startswith(prefix))
+from keyguard.conformance.drawing import EDITED, LIMITS, Draw, Steps
+from keyguard.conformance.reference import Reference as Reference
+from keyguard.ops import (
+    RECORD,
+    SEALED,
+    Authenticate,
+    Authenticated,
+    Commit,
+    Demand,
+    Op,
+    Put,
+    Read,
+    Store,
+    Take,
+    Taken,
+)
+from keyguard.rates import Limit, window
 
 
 def check_store(
-    make_store: Callable[[Clock], Store], *, steps: int = 3000, seed: int = 1, compensates: bool = False
+    make_store: Callable[[Clock], Store],
+    *,
+    steps: int = 3000,
+    seed: int = 1,
+    compensates: bool = False,
+    ops: Sequence[Op[Any] | Draw] = (),
+    limits: Sequence[Limit] = (),
 ) -> None:
     """Hold a store to the meaning of every operation. Raises `AssertionError` that says what went wrong.
 
-    `make_store` opens an empty store that takes its time from the clock it is given. `steps` random operations run on
-    it and on a reference, and every answer is compared; then come values and keys of odd kinds, all-or-nothing,
-    expiry, `scan`, threads, and `aexecute` where there is one. `compensates` is for a store that takes from several
-    callers' counters one after the other, and gives back where one refuses (a cluster): it is then not asked what a
-    clock that is set back does to states in which a charge came and went.
+    `make_store` opens an empty store that takes its time from the clock it is given. `steps` random operations of every
+    kind, on limits of every kind, run on it and on a reference, and every answer is compared, and what they left; then
+    come values and keys of odd kinds, all-or-nothing, expiry, `scan`, threads, and `aexecute` where there is one.
+
+    `ops` are operations of your own, or functions that make one from a `random.Random`, and `limits` are limits of your
+    own: they are drawn among the others. `compensates` is for a store that takes from several callers' counters one
+    after the other, and gives back where one refuses (a cluster): it is then not asked what a clock that is set back
+    does to states in which a charge came and went.
     """
-    _check_random_steps(make_store, steps, _Steps(seed, _LIMITS, together=4, back=not compensates))
-    _check_random_steps(make_store, steps // 3, _Steps(seed, _EDITED, together=1))
+    back = not compensates
+    _check_random_steps(make_store, steps, Steps(seed, (*LIMITS, *limits), together=4, back=back, ops=ops))
+    for edited in EDITED:
+        _check_random_steps(make_store, steps // 4, Steps(seed, edited, together=1, edited=True))
     _check_plain_values(make_store)
     _check_records(make_store)
     _check_puts(make_store)
     _check_expiry(make_store)
     _check_all_or_nothing(make_store)
     _check_threads(make_store)
-    _check_async(make_store, back=not compensates)
+    _check_async(make_store, back=back)
 
 
-_LIMITS = [
-    window(3, 10 * SECOND, "3/10 seconds"),
-    window(40, 60 * SECOND, "40/minute"),
-    window(100_000, 86400 * SECOND, "100000/day"),
-    smooth("5/second", burst=4),
-]
-_EDITED = [window(quota, 60 * SECOND, f"{quota}/minute") for quota in (40, 30, 3, 100)]
-"""Different limits under one name, as if one were edited all the time."""
-
-
-def _check_random_steps(make_store: Callable[[Clock], Store], steps: int, source: _Steps) -> None:
+def _check_random_steps(make_store: Callable[[Clock], Store], steps: int, source: Steps) -> None:
     clock = ManualClock()
     reference, seed = Reference(clock), source.seed
     with _opened(make_store, clock) as store:
         for step in range(steps):
             source.pass_time(clock, reference)
             batch = source.batch()
-            expected, got = reference.execute(batch), _executed(store, batch, f"step {step} of seed {seed}")
-            for op, one, other in zip(batch, expected, got, strict=True):
-                _same(f"step {step} of seed {seed}, {_described(op)}", _plain(one), _plain(other))
-                source.saw(op, one)
-            if step % 100 == 0:
-                _same(f"step {step} of seed {seed}, scan", reference.scan("k|"), [*store.scan("k|")])
+            what = f"step {step} of seed {seed}"
+            _compare(source, reference, batch, _executed(store, batch, what), what)
+            if step % 50 == 0:
+                for prefix in ("k|", "rc:"):
+                    _same(f"{what}, scan", reference.scan(prefix), [*store.scan(prefix)])
+                    if hasattr(store, "dump"):
+                        _same(f"{what}, dump", reference.dump(prefix), [*store.dump(prefix)])
 
 
-class _Steps:
-    """Random operations over few keys, so that they meet."""
-
-    def __init__(self, seed: int, limits: Sequence[Limit], together: int, back: bool = True) -> None:
-        self.seed = seed
-        self.random = random.Random(seed)
-        self.limits = limits
-        self.together = together
-        self.set_back = back
-        self.latest = 0
-        self.taken: list[Taken] = []
-        self.values: dict[str, bytes | None] = {}
-
-    def pass_time(self, clock: ManualClock, reference: Reference) -> None:
-        """Mostly a little, sometimes much; now and then time is set back."""
-        kind = self.random.random()
-        span = self.random.randrange(SECOND if kind < 0.95 else 90 * SECOND)
-        if kind < 0.05 and self.set_back:
-            # Not to before a moment at which some value lapsed: a store may have deleted it, or may still have it.
-            earliest = max(
-                [end for _, end in reference.table.values() if end is not None and end <= self.latest], default=0
-            )
-            span = max(-20 * span, earliest - clock())
-        clock.advance(microseconds=span)
-        self.latest = max(self.latest, clock())
-
-    def batch(self) -> list[Op[Any]]:
-        # Two operations of a batch are independent here: what one read is what the other expected.
-        return [self.op()] if self.random.random() < 0.8 else [self.take(), self.op()]
-
-    def op(self) -> Op[Any]:
-        return self.random.choice([self.take, self.take, self.take, self.back, self.read, self.commit, self.login])()
-
-    def take(self) -> Op[Any]:
-        limits = self.random.sample(self.limits, self.random.randint(1, self.together))
-        return Take([self.demand(limit) for limit in limits])
-
-    def demand(self, limit: Limit) -> Demand:
-        cost = self.random.choice([0, 1, 1, 1, 2, 5])
-        return Demand(limit.text, f"rl:{limit.code}|{self.random.choice('abc')}", limit, cost)
-
-    def back(self) -> Op[Any]:
-        return GiveBack(self.random.choice(self.taken)) if self.taken else self.take()
-
-    def read(self) -> Op[Any]:
-        return Read(*self.random.sample(["k|1", "k|2", "k|é", "missing|"], self.random.randint(1, 3)))
-
-    def commit(self) -> Op[Any]:
-        names = self.random.sample(["k|1", "k|2", "k|é"], self.random.randint(1, 3))
-        right = self.random.random() < 0.7
-        expected = {name: self.values.get(name) if right else b"something else" for name in names}
-        values = [None, b"", b"\0\xff", self.random.randbytes(20)]
-        return Commit(expected, {name: self.random.choice(values) for name in names})
-
-    def login(self) -> Op[Any]:
-        digest = self.random.choice([b"d" * 32, b"e" * 32])
-        return Authenticate("k|login", {0: digest}, [self.demand(self.limits[0])])
-
-    def saw(self, op: Op[Any], result: Any) -> None:
-        if isinstance(op, Take):
-            self.taken = [*self.taken[-20:], result]
-        elif isinstance(op, Commit) and result:
-            self.values.update(op.values)
+def _compare(source: Steps, reference: Reference, batch: Sequence[Op[Any]], got: list[Any], what: str) -> None:
+    """Hold the answers to a batch to what the reference answers."""
+    _same(f"{what}, the number of results", len(batch), len(got))
+    for op, other in zip(batch, got, strict=True):
+        old = [reference.value(key) for key in op.keys]
+        (result,) = reference.execute([op])
+        told = f"{what}, {_described(op)}"
+        if op.likely is not None:
+            now = reference.clock()
+            writes, later = op.apply(op.likely, 0)[1], op.apply(op.likely, now)[1]
+            _same(f"{told}: what it makes of what is likely, now and at any time", writes, later)
+            if old == [*op.likely] and _plain(other) == _plain(op.apply(op.likely, 0)[0]):
+                other = result  # it was done without looking first
+        _same(told, _plain(result), _plain(other))
+        source.saw(op, result, reference)
 
 
 def _check_plain_values(make_store: Callable[[Clock], Store]) -> None:
@@ -293,7 +244,7 @@ def _check_async(make_store: Callable[[Clock], Store], *, back: bool) -> None:
 
 
 async def _check_loop(store: Any, clock: ManualClock, back: bool) -> None:
-    reference, source = Reference(clock), _Steps(2, _LIMITS, together=4, back=back)
+    reference, source = Reference(clock), Steps(2, LIMITS, together=4, back=back)
 
     async def ask(batch: list[Op[Any]]) -> list[Any]:
         results = store.aexecute(batch)
@@ -303,10 +254,7 @@ async def _check_loop(store: Any, clock: ManualClock, back: bool) -> None:
         for step in range(200):
             source.pass_time(clock, reference)
             batch = source.batch()
-            expected = reference.execute(batch)
-            for op, one, other in zip(batch, expected, await ask(batch), strict=True):
-                _same(f"aexecute, step {step}, {_described(op)}", _plain(one), _plain(other))
-                source.saw(op, one)
+            _compare(source, reference, batch, await ask(batch), f"aexecute, step {step}")
         take = Take([Demand("limit", "rl:limit|tasks", window(100, 60 * SECOND, "100/minute"))])
         together = await asyncio.gather(*[ask([take]) for _ in range(150)])
         _same("150 tasks that ask at once for 100", 100, sum(not results[0].refused for results in together))
@@ -338,7 +286,7 @@ def _plain(result: Any) -> Any:
     if isinstance(result, Taken):
         # The state itself is how a store may represent it; what it means shows in the next answers.
         return result.at, result.refused, [taking[1:] for taking in result.takings]
-    if isinstance(result, ops.Authenticated):
+    if isinstance(result, Authenticated):
         return result.valid, result.record, _plain(result.guesses), result.at
     return result
 
