@@ -339,6 +339,19 @@ def test_who_has_no_plan_or_one_that_nobody_knows_gets_the_default(caplog: pytes
     assert planned(*["enterprise"] * 3, default="staff") == [200] * 3
 
 
+@pytest.mark.parametrize("plan", [["pro"], {"name": "pro"}, {"pro"}, ("pro",), 5, True, b"pro", "", "pro ", "Pro", 1.5])
+def test_a_plan_of_any_kind_that_is_not_listed_gets_the_default(plan: Any, caplog: pytest.LogCaptureFixture) -> None:
+    limit = RateLimit(plans=PLANS, default="free")
+    guard = Keyguard(APIKeys(lookup=lambda key: Identity("ada", plan=plan)), limit, clock=ManualClock())
+    assert [play(guard, headers={"X-API-Key": "k"}).status for _ in range(3)] == [200, 200, 429]
+    assert caplog.text.count(f"knows no plan {plan!r}: callers of it get the default") == 1
+
+
+def test_the_default_may_be_several_rates() -> None:
+    for default in (["1/second", "2/day"], ("1/second", "2/day"), "1/second; 2/day", [smooth("1/second")]):
+        assert planned(*["none"] * 2, default=default) == [200, 429]
+
+
 def test_plans_count_by_subject_and_the_anonymous_by_address() -> None:
     guard = Keyguard(APIKeys(lookup=of_plan, public=["/health"]), RateLimit(plans=PLANS, default="free"))
     assert [play(guard, "/health").status for _ in range(3)] == [200, 200, 429]
@@ -370,6 +383,10 @@ def test_plans_go_with_functions() -> None:
         ({"plans": {}}, "plans are a mapping"),
         ({"plans": ["free"]}, "plans are a mapping"),
         ({"plans": {"free": "1/minute"}}, "plans need a default"),
+        *[
+            ({"plans": {"free": "1/minute"}, "default": default}, "is none of the plans 'free', and no rate")
+            for default in ([], {}, {"free": 1}, {"1/minute"}, 5, True, "", ["free"])
+        ],
         ({"plans": {"free": "1/minute"}, "default": "fre"}, "'fre' is none of the plans 'free', and no rate"),
         ({"plans": {"free": "1/mnute"}, "default": "free"}, "cannot read the rate"),
         ({"plans": {"free": "0/minute"}, "default": "free"}, "admits nothing"),

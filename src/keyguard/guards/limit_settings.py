@@ -160,7 +160,7 @@ def plans_of(guard: Naming, plans: Any, default: Any) -> tuple[dict[str, PlanRul
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"the name of a plan is a text, not {name!r}")
         made[name] = PlanRules(None if rates is None else rules_of(guard, listed(rates)), {})
-    if default in made:
+    if isinstance(default, str) and default in made:
         return made, made[default]
     if default is None:
         raise ConfigurationError(

@@ -23,7 +23,7 @@ from keyguard.flow import call, check_takes, is_async
 from keyguard.guards import limit_names
 from keyguard.guards import limit_settings as settings
 from keyguard.guards.limiting import KEPT, Limiting, take_of
-from keyguard.identity import Identity
+from keyguard.identity import UNKNOWN, Identity
 from keyguard.ops import Take
 from keyguard.rates import Limit
 from keyguard.request import Request
@@ -95,7 +95,7 @@ class RateLimit(Limiting):
         paths: Iterable[str] | OnPaths | None = None,
         ignore_case: bool = False,
         plans: Mapping[str, Rates | Sequence[Rates] | None] | None = None,
-        default: Rates | None = None,
+        default: Rates | Sequence[Rates] | None = None,
         name: str | None = None,
         headers: Profile | Sequence[Profile] | None = "draft-11",
         if_store_fails: FailureMode = "local",
@@ -219,7 +219,7 @@ class RateLimit(Limiting):
         identity = request.findings.identity
         if identity is None:
             raise ConfigurationError(
-                f"{self!r} counts by {'plan' if self.plans is not None else self.by}, but no APIKeys stands outside it"
+                f"{self!r} counts by {'plan' if self.plans is not None else self.by}, but {UNKNOWN}"
             )
         return identity
 
@@ -235,15 +235,17 @@ class RateLimit(Limiting):
 
     def _plan(self, request: Request) -> settings.PlanRules:
         assert self.plans is not None
-        plan = self._identity(request).plan
+        plan: Any = self._identity(request).plan
         if plan is None:
             return self._default
-        found = self.plans.get(plan)
+        # A look-up may have taken anything from its database, a list say.
+        found = self.plans.get(plan) if isinstance(plan, str) else None
         if found is None:
             found = self._default
-            if plan not in self._unknown_plans and len(self._unknown_plans) < _TOLD:
-                self._unknown_plans.add(plan)
-                log.warning("%r knows no plan %r: callers of it get the default", self, plan)
+            told = repr(plan)
+            if told not in self._unknown_plans and len(self._unknown_plans) < _TOLD:
+                self._unknown_plans.add(told)
+                log.warning("%r knows no plan %.200s: callers of it get the default", self, told)
         return found
 
     def take_at_once(self, request: Request) -> Take | None:
