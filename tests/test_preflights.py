@@ -15,7 +15,7 @@ from django.urls import re_path
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from flask import Flask, request
-from litestar import Litestar, route
+from litestar import Litestar, asgi, route
 from litestar.config.cors import CORSConfig
 from litestar.handlers import HTTPRouteHandler
 from starlette.applications import Starlette
@@ -177,6 +177,41 @@ def test_what_an_app_makes_of_one_is_counted() -> None:
 
     app = Keyguard(APIKeys(preflights=True)).asgi(batch)
     assert [ask_asgi(app, PREFLIGHT, lint=False).status for _ in range(2)] == [200, 429]
+
+
+def litestar_with_a_mount(ran: list[str]) -> Litestar:
+    @asgi("/mounted", is_mount=True, copy_scope=True)
+    async def mounted(scope: Any, receive: Any, send: Any) -> None:
+        ran.append(scope["method"])
+        await asgi_app(scope, receive, send)
+
+    return Litestar([mounted], cors_config=CORSConfig(allow_origins=["*"]), logging_config=None, openapi_config=None)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (("Origin", ""), ASKED[1]),
+        (("Origin", ""), *ASKED),
+        (("Origin", " "), ASKED[1]),
+        (("Origin", "https://a.test https://b.test"), ASKED[1]),
+        (*ASKED, ("Origin", "https://b.test")),
+        (ASKED[0], ("Access-Control-Request-Method", "")),
+        (*ASKED, ("Access-Control-Request-Method", "GET")),
+        (ASKED[0],),
+        (ASKED[1],),
+    ],
+    ids=str,
+)
+def test_a_preflight_says_one_thing_in_each_of_its_fields(headers: Any) -> None:
+    """Litestar's CORS middleware, for one, lets a request pass to the app if its `Origin` is empty."""
+    ran: list[str] = []
+    ask = Ask("/mounted", headers, method="OPTIONS")
+    for preflights in (None, True):
+        guard = Keyguard(APIKeys(preflights=preflights))
+        assert ask_asgi(guard.asgi(litestar_with_a_mount(ran)), ask, lint=False).status == 401
+        assert ask_wsgi(guard.wsgi(wsgi_app), ask).status == 401
+    assert ran == []
 
 
 # -- no body ----------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ UNKNOWN_IDENTITY = (
     "side"
 )
 
+_ONE_WORD = re.compile(r"[^\s,]+")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~:@=+/-]{1,128}")
 
 
@@ -310,13 +311,14 @@ class Request:
     def preflight(self) -> bool:
         """True for a CORS preflight request (Fetch standard, section 3.2.2), as browsers send it.
 
-        It has no body, and no field by which some middleware makes a request of another method of it. Anybody else can
-        send one too. That it carries no key is not looked at here.
+        It has no body, and no field by which some middleware makes a request of another method of it. Its two fields
+        say one thing each: some CORS middleware takes a request whose `Origin` is empty for one like others. Anybody
+        else can send a preflight too. That it carries no key is not looked at here.
         """
         return (
             self.method == "OPTIONS"
-            and self.header("origin") is not None
-            and self.header("access-control-request-method") is not None
+            and _ONE_WORD.fullmatch(self.header("origin") or "") is not None
+            and _ONE_WORD.fullmatch(self.header("access-control-request-method") or "") is not None
             and self.header("content-length") in (None, "", "0")
             and self.header("transfer-encoding") is None
             and not any(map(asks_for_another_method, self.field_names()))

@@ -88,11 +88,12 @@ class ByteHeaders(Headers):
 class ASGIRequest(Request):
     """A request head from an ASGI scope (ASGI specification, "HTTP & WebSocket")."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_sent")
 
     shared = SHARED_ASGI
 
     def __init__(self, scope: Scope, engine: Engine) -> None:
+        self._sent: Iterable[tuple[bytes, bytes]] = scope["headers"]
         self._fields: dict[bytes, bytes] | None = clean_scope(scope, engine)
         self.settings = engine
         super().__init__(
@@ -141,7 +142,9 @@ class ASGIRequest(Request):
         return not fields.raw.isdisjoint(present)
 
     def field_names(self) -> Iterable[str]:
-        return [name.decode("latin-1").lower().replace("_", "-") for name, _ in self.carrier["headers"]]
+        # With those that were taken off: who sends one means something by it.
+        sent = (*self._sent, *self.carrier["headers"])
+        return {name.decode("latin-1").lower().replace("_", "-") for name, _ in sent}
 
     def address(self) -> tuple[object, ...]:
         fields = self._fields
