@@ -90,6 +90,13 @@ def readings(path: str, root: str, prefixes: Iterable[str]) -> set[str]:
     return found
 
 
+def rests(path: str) -> list[str]:
+    """List what is left of a path without its first segments, be they one or several."""
+    segments = path.split("/")
+    return ["/" + "/".join(segments[place:]) for place in range(2, min(len(segments), _DEEPEST_PREFIX + 2))]
+
+
+_DEEPEST_PREFIX = 16  # segments
 _READINGS = 64  # each is another way to read one path: a prefix that is repeated for ever is cut off so often
 
 

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from keyguard.paths import ambiguous, misplaced, readings, strip_root
+from keyguard.paths import ambiguous, misplaced, readings, rests, strip_root
 
 
 class Inside:
@@ -30,6 +30,11 @@ class Inside:
     def prefixes(self) -> tuple[str, ...]:
         """These, and all others that something inside might cut off."""
         return ()
+
+    @property
+    def cuts_unseen(self) -> bool:
+        """Whether something inside may cut off a prefix that is not among these."""
+        return False
 
     def may_cut(self, path: str) -> bool:
         """Whether something inside may cut off a part of this path."""
@@ -78,6 +83,8 @@ class Spelling:
         """Other paths that the app may route the request as, apart from how it is spelled."""
         if self._others is None:
             self._others = readings(self.path, self.root, self._inside.prefixes)
+            if self._inside.cuts_unseen:
+                self._others.update(rests(self.path))
         return self._others
 
     @property
@@ -95,4 +102,4 @@ class Spelling:
     @property
     def prefixed(self) -> bool:
         """Whether some first segments may be a prefix."""
-        return bool(self.root or self._inside.prefixes)
+        return bool(self.root or self._inside.prefixes or self._inside.cuts_unseen)

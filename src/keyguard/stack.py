@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import groupby
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from keyguard.address import ClientAddress
 from keyguard.clock import Clock, wall_clock
@@ -70,7 +70,9 @@ class Keyguard:
     - `on_health`: one called with a `StoreHealth` when the store goes out of order, and when it answers again; it runs
       on a request, so it must not block either.
     - `root_path`: a prefix of paths that the app cuts off by itself, if that cannot be seen: rules are about the rest.
-      Prefixes that servers and frameworks tell of need not be named again.
+      Prefixes that servers and frameworks tell of need not be named again. By default code of your own that may give
+      the app another path is taken to cut off any prefix, so `paths=["/admin"]` closes `/x/admin` as well; `False` says
+      that none is cut off.
     - `workers`: how many processes serve the app. While the store is out of order each of them admits this part of the
       limits. By default what the environment's `WEB_CONCURRENCY` or the server tells, else 1.
     - `clock`: microseconds since the epoch; decisions use the store's own clock.
@@ -92,7 +94,7 @@ class Keyguard:
         on_refusal: Callable[[Refusal], None] | None = None,
         on_health: Callable[[StoreHealth], None] | None = None,
         workers: int | None = None,
-        root_path: str = "",
+        root_path: str | Literal[False] = "",
         clock: Clock = wall_clock,
     ) -> None:
         for word, function in (("clock", clock), ("on_refusal", on_refusal), ("on_health", on_health)):
@@ -264,9 +266,9 @@ class Keyguard:
         )
 
 
-def _checked_prefix(prefix: str) -> str:
-    if prefix == "":
-        return ""
+def _checked_prefix(prefix: str | Literal[False]) -> str | Literal[False]:
+    if prefix is False or prefix == "":
+        return prefix
     if isinstance(prefix, str) and prefix.strip("/") and "{" not in prefix and "*" not in prefix:
         with suppress(ConfigurationError):
             return Paths([prefix]).texts[0].rstrip("/")

@@ -4,22 +4,29 @@ Rules:
 - A framework's app is taken for what its framework does; whatever stands in front of it (middleware, dispatchers,
   functions and their closures) is searched for the apps that it leads to, and for texts that could be a prefix.
 - A prefix that the one app inside surely goes by counts for all rules. All others only close: one too many closes what
-  need not be closed, one that is not found would leave it open. `Keyguard(root_path=...)` names what cannot be seen.
+  need not be closed, one that is not found would leave it open.
+- Code of the app's own that may give the app another path, or hands a request on to what cannot be seen, may cut off
+  any prefix: then each rest of a path is what may be routed. `Keyguard(root_path=...)` says which prefix it is.
 - Nothing is called: only what objects and functions hold is looked at, and a bounded part of it.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import Any, TypeVar
+from types import FunctionType, MethodType
+from typing import Any, Literal, TypeVar
 
+from keyguard.drivers.code import functions_of, gives_another_path, inside_of, is_a, is_known, methods_of, passes_on
 from keyguard.drivers.objects import (
     MOST,
     distinct,
+    early_middleware,
+    further_parts,
     held_by,
     is_app,
     is_framework,
@@ -41,9 +48,11 @@ log = logging.getLogger("keyguard")
 class AppInside(Inside):
     """An app, looked into when something of it is first asked for; its own prefix is found at once."""
 
-    def __init__(self, app: Any, cut: str = "") -> None:
+    def __init__(self, app: Any, cut: str | Literal[False] = "") -> None:
+        """`cut` is the prefix that the app is said to cut off by itself; false if it is said to cut off none."""
         self._app = app
-        self.cut = cut
+        self._told = cut != ""
+        self.cut = cut or ""
         self.root = self._looked(lambda: own_prefix(_innermost(app)), "")
         """The prefix that the one app inside goes by, in the place of the server's."""
 
@@ -71,6 +80,10 @@ class AppInside(Inside):
         return tuple(sorted(self._found.own | self._found.prefixes))
 
     @cached_property
+    def cuts_unseen(self) -> bool:
+        return self._found.unseen and not self._told
+
+    @cached_property
     def _cuts(self) -> re.Pattern[str] | None:
         # An own prefix is cut off by some wherever it stands.
         anywhere = [".*" + re.escape(prefix) for prefix in (self.cut, self.root) if prefix]
@@ -78,6 +91,8 @@ class AppInside(Inside):
         return re.compile("|".join(found), re.IGNORECASE | re.DOTALL) if found else None
 
     def may_cut(self, path: str) -> bool:
+        if self.cuts_unseen and "/" in path[1:]:
+            return True
         cuts = self._cuts
         return cuts is not None and cuts.match(path) is not None
 
@@ -94,6 +109,8 @@ class _Found:
         """The own ones of apps that go by these, whatever the server says."""
         self.prefixes: set[str] = set()
         """Those of mounts, and texts of wrappers."""
+        self.unseen = False
+        """Whether something may cut off prefixes that are not among these."""
 
 
 def own_prefix(app: Any) -> str:
@@ -129,16 +146,35 @@ def _innermost(app: Any) -> Any:
 def _answers_preflights(app: Any) -> bool:
     """Tell whether it is CORS middleware, or an app with one, that lets no preflight through to a view."""
     homes = modules_of(app)
+    if _calls_otherwise(type(app)):
+        return False
     if "starlette.middleware.cors" in homes:
         return True
     if "starlette.applications" in homes:
-        return any("starlette.middleware.cors" in modules_of_class(layer.cls) for layer in app.user_middleware)
+        return _cors_first(app.user_middleware)
     if "litestar.app" in homes:
         return app.cors_config is not None
     if homes & {"django.core.handlers.asgi", "django.core.handlers.wsgi"}:
         settings: Any = sys.modules["django.conf"].settings
         everywhere = getattr(settings, "CORS_URLS_REGEX", r"^.*$") == r"^.*$"
         return everywhere and "corsheaders.middleware.CorsMiddleware" in settings.MIDDLEWARE
+    return False
+
+
+def _calls_otherwise(kind: Any) -> bool:
+    """Tell whether a subclass has a `__call__` of its own, which may answer some requests in another way."""
+    call = inspect.getattr_static(kind, "__call__", None)  # which agents put something of theirs in the place of
+    return is_a(call, FunctionType) and not is_known(call)
+
+
+def _cors_first(layers: Iterable[Any]) -> bool:
+    """Tell whether one of some middleware is for CORS, and none further out leads to another app."""
+    for layer in layers:
+        if "starlette.middleware.cors" in modules_of_class(layer.cls):
+            return not _calls_otherwise(layer.cls)
+        settings = [*getattr(layer, "args", ()), *getattr(layer, "kwargs", {}).values()]
+        if any(is_app(part) for setting in settings for part in inside_of(setting)):
+            return False
     return False
 
 
@@ -159,10 +195,15 @@ def _search(app: Any) -> _Found:
 
 
 def _of_wrapper(wrapper: Any, found: _Found) -> list[Any]:
-    """Note the texts of a wrapper; returns the apps that it leads to."""
+    """Note the texts of a wrapper, and what its code does; returns the apps that it leads to."""
     apps = [part for part in parts(wrapper) if is_app(part)]
-    if apps and not is_ours(wrapper):
+    if is_ours(wrapper):
+        return apps
+    apps += [part for part in (*parts(wrapper), *further_parts(wrapper)) if is_app(part, loosely=True)]
+    if apps:
         found.prefixes.update(texts(wrapper))
+    functions = functions_of(wrapper)
+    found.unseen = found.unseen or gives_another_path(functions) or (not apps and passes_on(functions))
     return apps
 
 
@@ -174,7 +215,12 @@ def _of_framework(app: Any, found: _Found) -> list[Any]:
     further: list[Any] = []
     held = held_by(app)
     for layer in held.get("user_middleware", ()):  # of Starlette
-        found.prefixes.update(strings([*getattr(layer, "args", ()), *getattr(layer, "kwargs", {}).items()]))
+        settings = [*getattr(layer, "args", ()), *getattr(layer, "kwargs", {}).values()]
+        found.prefixes.update(strings(settings))
+        further += [part for setting in settings for part in inside_of(setting) if is_app(part)]
+        for code in (layer.cls, *settings):
+            _read(code, found)
+    _read_own_calls(app, found)
     for prefix, mounted in _mounts(_routes(app)):
         found.prefixes.update(strings([prefix]))
         further.append(mounted)
@@ -182,9 +228,32 @@ def _of_framework(app: Any, found: _Found) -> list[Any]:
         for route in app.mount_registry.mounted_apps:
             found.prefixes.update(strings([route.pattern.decode("latin-1").removesuffix("/*")]))
             further.append(route.handler)
-    # Middleware that was put in the place of the app's own callable.
+    for component in early_middleware(app):
+        _read(component, found)
+    # Middleware that was put in the place of the app's own callable, and what answers if no route does.
     further += [held[name] for name in ("wsgi_app", "asgi_app") if name in held]
+    further += [part for part in (held_by(held.get("router")).get("default"),) if not is_a(part, MethodType)]
     return [part for part in further if part is not None]
+
+
+def _read(code: Any, found: _Found) -> None:
+    """Note what a class or a function of middleware does that the app has not called yet."""
+    functions = functions_of(code)
+    if functions:
+        found.prefixes.update(texts(code))
+        found.unseen = found.unseen or gives_another_path(functions)
+
+
+def _read_own_calls(app: Any, found: _Found) -> None:
+    """Note what the methods do by which a subclass of a framework's app puts itself in front of it."""
+    for function in methods_of(type(app)):
+        if function.__name__ in _CALLS:
+            _read(function, found)
+
+
+_CALLS = frozenset(
+    {"__call__", "wsgi_app", "asgi_app", "full_dispatch_request", "get_response", "build_middleware_stack"}
+)
 
 
 def _routes(app: Any) -> Iterable[Any]:
@@ -209,3 +278,5 @@ def _mounts(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, Any]
                 yield from _mounts(mounted.routes, whole)
             else:
                 yield whole, route.app
+        elif is_framework(getattr(route, "endpoint", None)):  # an app in the place of a view
+            yield whole, route.endpoint

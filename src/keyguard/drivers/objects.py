@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from keyguard.drivers.code import FRAMEWORKS, codes, functions_of, inside_of, is_a, named_in
 from keyguard.drivers.engine import Engine
 
 MOST = 2000
@@ -22,18 +24,6 @@ _PREFIX = re.compile(r"/[^\s?#*<>|]{1,200}")
 _SPEAKING = re.compile("prefix|root|mount|script|base", re.IGNORECASE)
 """Names of settings that may hold a prefix without its slash."""
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, CodeType, re.Pattern)
-_FRAMEWORKS = frozenset(
-    {
-        *("fastapi", "starlette", "flask", "quart", "django", "litestar", "falcon", "blacksheep"),
-        *("bottle", "pyramid", "sanic", "aiohttp", "cherrypy"),
-    }
-)
-"""Packages whose apps are no wrappers."""
-
-
-def is_a(thing: Any, *kinds: type) -> bool:
-    """Tell whether it is an instance, whatever it says itself."""
-    return issubclass(type(thing), kinds)
 
 
 def held_by(thing: Any) -> dict[str, Any]:
@@ -64,17 +54,20 @@ def is_framework(thing: Any) -> bool:
     """Tell whether it is an app of a framework, or a mount of one, and not middleware that came with it."""
     homes = modules_of(thing)
     names = {home.partition(".")[0] for home in homes}
-    return bool(names & _FRAMEWORKS) and not any(".middleware" in home for home in homes)
+    return bool(names & FRAMEWORKS) and not any(".middleware" in home for home in homes)
 
 
-def is_app(thing: Any) -> bool:
-    """Tell whether it can be called as an ASGI or a WSGI app is: by the names and number of what it takes."""
+def is_app(thing: Any, *, loosely: bool = False) -> bool:
+    """Tell whether it can be called as an ASGI or a WSGI app is: by the names and number of what it takes.
+
+    `loosely`: by the number alone, for who would rather take a helper for an app than miss one.
+    """
     if is_a(thing, *_ATOMS) or not callable(thing):
         return False
     if is_framework(thing) or is_ours(thing):
         return True
     if is_a(thing, partial):
-        return any(map(is_app, (thing.func, *thing.args, *thing.keywords.values())))
+        return any(is_app(part, loosely=loosely) for part in (thing.func, *thing.args, *thing.keywords.values()))
     function = thing if is_a(thing, FunctionType, MethodType) else _call_of(thing)
     bound = not is_a(thing, FunctionType)
     if is_a(function, MethodType):
@@ -88,6 +81,8 @@ def is_app(thing: Any) -> bool:
     # ASGI's (scope, receive, send) and WSGI's (environ, start_response), as nearly everybody calls them.
     if len(names) == 3 and (names[0] == "scope" or names[2] == "send"):
         return True
+    if loosely:
+        return len(names) == 2 or (len(names) == 3 and bool(code.co_flags & inspect.CO_COROUTINE))
     return len(names) >= 2 and "start" in names[1]
 
 
@@ -101,16 +96,15 @@ def parts(thing: Any) -> Iterator[Any]:
             continue  # its own
         if is_a(part, MethodType) and part.__name__ == "__call__":
             part = part.__self__
-        if is_a(part, Mapping):
-            yield from [inner for value in part.values() for inner in _flat(value)]
-        else:
-            yield from _flat(part)
+        yield from inside_of(part)
 
 
-def _flat(part: Any) -> list[Any]:
-    if is_a(part, list, tuple, set, frozenset):
-        return [inner for item in [*part][:MOST] for inner in (item if is_a(item, tuple) else (item,))]
-    return [part]
+def further_parts(thing: Any) -> Iterator[Any]:
+    """List what the functions refer to that it may run, and the items of lists and mappings there."""
+    if not is_ours(thing):
+        for function in functions_of(thing):
+            for part in _of_function(function):
+                yield from inside_of(part)
 
 
 def _references(thing: Any) -> Iterator[Any]:
@@ -138,19 +132,11 @@ def _of_function(function: FunctionType) -> Iterator[Any]:
     wrapped = held_by(function).get("__wrapped__")
     if wrapped is not None:
         yield wrapped
-    for code in _codes(function.__code__):
-        yield from [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+    yield from named_in(function)
 
 
 def _call_of(thing: Any) -> Any:
     return inspect.getattr_static(type(thing), "__call__", None)
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
 
 
 def _attributes(thing: Any) -> dict[str, Any]:
@@ -172,28 +158,37 @@ def _attributes(thing: Any) -> dict[str, Any]:
 
 
 def texts(thing: Any) -> Iterator[str]:
-    """List the texts of a wrapper that could be a prefix."""
-    if not is_a(thing, partial, MethodType, FunctionType):
+    """List the texts of a wrapper that could be a prefix, and those in the functions that it runs."""
+    if not is_a(thing, partial, MethodType, FunctionType, type):
         for name, value in _attributes(thing).items():
             if isinstance(value, str) and _SPEAKING.search(name):
                 yield from strings(["/" + value.strip("/")])
-    yield from strings(_references(thing))
-    function = thing if is_a(thing, FunctionType) else _call_of(thing)
-    if is_a(function, FunctionType):
-        for code in _codes(function.__code__):
+    if not is_a(thing, type):
+        yield from strings(_references(thing))
+    for function in functions_of(thing):
+        yield from strings(_of_function(function))
+        for code in codes(function.__code__):
             yield from strings(code.co_consts)
 
 
 def strings(values: Iterable[Any]) -> Iterator[str]:
-    """List the texts that could be a prefix, among any values, and in the mappings and lists there."""
+    """List the texts that could be a prefix, among any values, and in the mappings, lists and objects there."""
     for value in values:
-        if is_a(value, str):
-            if _PREFIX.fullmatch(value) and value.strip("/"):
-                yield "/" + value.strip("/")
-        elif is_a(value, Mapping):
-            yield from strings([*value.keys(), *(text for text in value.values() if is_a(text, str))])
-        elif is_a(value, list, tuple, set, frozenset):
-            yield from strings([text for text in [*value][:MOST] if is_a(text, str)])
+        for text in inside_of(value):
+            if is_a(text, str) and _PREFIX.fullmatch(text) and text.strip("/"):
+                yield "/" + text.strip("/")
+
+
+def early_middleware(app: Any) -> list[Any]:
+    """List middleware of an app's own kind that runs before it looks for a route: that of Falcon and of Django."""
+    homes = modules_of(app)
+    if "falcon.app" in homes or "falcon.asgi.app" in homes:
+        return [type(component) for component in getattr(app, "_unprepared_middleware", ())]
+    if homes & {"django.core.handlers.asgi", "django.core.handlers.wsgi"}:
+        settings: Any = sys.modules["django.conf"].settings
+        places = [name.rpartition(".") for name in settings.MIDDLEWARE]
+        return [getattr(sys.modules.get(module), name, None) for module, _, name in places]
+    return []
 
 
 def distinct(things: Iterable[Any]) -> list[Any]:
