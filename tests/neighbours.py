@@ -112,11 +112,12 @@ def served(command: list[str], app: str, folder: Path, **environment: str) -> It
     try:
 
         def up() -> bool:
-            assert process.poll() is None, server.log
-            socket.create_connection(("127.0.0.1", port), 5).close()
+            if process.poll() is None:
+                socket.create_connection(("127.0.0.1", port), 5).close()
             return True
 
         wait_until(up, f"{command[:4]} to be up", 60)
+        assert process.poll() is None, server.log
         yield server
     finally:
         try:

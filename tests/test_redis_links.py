@@ -95,7 +95,7 @@ async def ask(store: RedisStore) -> None:
 
 
 def test_keys_are_listed_without_a_walk_through_all_callers(valkey: RedisServer) -> None:
-    store = RedisStore(valkey.url, namespace="walk")
+    store = RedisStore(valkey.url, namespace="walk", timeout=10)
     registry = KeyRegistry(store)
     registry.issue("acme")
     store.execute([take(f"caller-{number}") for number in range(500)])
