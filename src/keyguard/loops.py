@@ -7,7 +7,8 @@ which one it runs in, for a process may have several, and of both kinds.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -39,3 +40,22 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
     import asyncio
 
     return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def keep(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+    """Have `close` awaited before asyncio's event loop, which runs here, ends; or once what is returned is closed.
+
+    Not every server tells an app that it ends, and a test, a script or a command tells nobody. But who ends a loop
+    ends its asynchronous generators first (`loop.shutdown_asyncgens`), as `asyncio.run` does.
+    """
+    keeper = _closing(close)
+    with suppress(StopIteration):
+        keeper.__anext__().send(None)  # to its `yield`: from now on the loop knows of it
+    return keeper
+
+
+async def _closing(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await close()

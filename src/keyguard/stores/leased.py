@@ -25,6 +25,7 @@ from keyguard.clock import Clock, steady_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Wait
 from keyguard.ops import Op, Store
+from keyguard.stores import exits as exits  # before what is registered below: stores are closed after it has run
 from keyguard.stores import open_store
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.leases import Leases

@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.ops import Op
+from keyguard.stores.exits import close_at_exit
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.patience import check_patience
 from keyguard.stores.postgres.decisions import NEVER, Decisions, name_of, words_of
@@ -113,6 +114,7 @@ class PostgresStore:
         # A store that is dropped leaves no thread and no connection behind.
         self._ending = weakref.finalize(self, _end, loop, self._decisions)
         self._ending.atexit = False
+        close_at_exit(self)
         return loop
 
     # -- for operators ------------------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from hiredis import pack_command
 
+from keyguard.loops import keep
 from keyguard.stores.redis.calls import Call, unknown_script
 from keyguard.stores.redis.links import Packed, Reply, ThreadLink
 from keyguard.stores.redis.pipes import LoopLink
@@ -28,6 +29,8 @@ class Line:
         self._threads = ThreadLink(servers.connector(), most, self._pulse)
         self._latest: tuple[LoopLink, LoopLink] | None = None
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[LoopLink, LoopLink]] = WeakKeyDictionary()
+        self._keepers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = WeakKeyDictionary()
+        """Close the connections of a loop that ends."""
 
     def ask(self, calls: Sequence[Call], deadline: float, *, asking: bool = False) -> list[Reply]:
         """The replies to the calls, error replies among them. `asking`: the slot is on its way to this node."""
@@ -76,8 +79,9 @@ class Line:
             if links is None:
                 # Links hold their loop, so it would never leave the dictionary by itself.
                 for ended in [other for other in self._loops if other.is_closed()]:
-                    del self._loops[ended]
+                    del self._loops[ended], self._keepers[ended]
                 links = self._loops[loop] = self._new_links()
+                self._keepers[loop] = keep(self._end)
             self._latest = links
         return links[script in _VALUES]
 
@@ -102,8 +106,15 @@ class Line:
 
     async def aclose(self) -> None:
         """Close the connections of the event loop that runs here."""
+        keeper = self._keepers.get(asyncio.get_running_loop())
+        if keeper is not None:
+            await keeper.aclose()
+
+    async def _end(self) -> None:
         self._latest = None
-        for link in self._loops.pop(asyncio.get_running_loop(), ()):
+        loop = asyncio.get_running_loop()
+        self._keepers.pop(loop, None)
+        for link in self._loops.pop(loop, ()):
             await link.aclose()
 
 

@@ -1,0 +1,113 @@
+"""A process that ends, however it has used its stores, leaves nothing unclosed: warnings are errors in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keyguard.stores.postgres import PostgresStore
+from tests.servers import Postgres, RedisCluster, RedisServer
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+
+BEGIN = """
+import asyncio, os, signal, sys, threading, warnings
+from keyguard import APIKeys, Keyguard, RateLimit, ResponseCache, open_store
+from tests.harness import Ask, aask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
+url = sys.argv[1]
+def guard(store=None):
+    return Keyguard(APIKeys(public=["/*"]), RateLimit("1000/minute"), ResponseCache(), store=store or url)
+"""
+WAYS = {
+    "opened and never used": "store = open_store(url); guard(store).asgi(asgi_app); guard().wsgi(wsgi_app)",
+    "in event loops": """
+import gc
+left = guard().asgi(asgi_app)
+assert ask_asgi(left, Ask()).status == 200
+del left
+gc.collect()
+one = guard()
+apps = one.asgi(asgi_app), one.wsgi(wsgi_app)
+for _ in range(2):
+    assert ask_asgi(apps[0], Ask()).status == ask_wsgi(apps[1], Ask()).status == 200
+async def story():
+    issued = await one.keys.aissue("acme")
+    await one.keys.arotate(issued.record.id)
+    await one.keys.alist()
+asyncio.run(story())
+""",
+    "in threads": """
+app = guard().wsgi(wsgi_app)
+threads = [threading.Thread(target=ask_wsgi, args=(app, Ask())) for _ in range(6)]
+[one.start() for one in threads], [one.join() for one in threads]
+assert ask_wsgi(app, Ask()).status == 200
+""",
+    "before a fork, and in the child": """
+app, awaited = guard().wsgi(wsgi_app), guard().asgi(asgi_app)
+ask_wsgi(app, Ask()), ask_asgi(awaited, Ask())
+if os.fork() == 0:
+    assert ask_wsgi(app, Ask()).status == ask_asgi(awaited, Ask()).status == 200
+    sys.exit(0)
+assert os.wait()[1] == 0
+""",
+    "interrupted in a loop": """
+app = guard().asgi(asgi_app)
+async def serve():
+    assert (await aask(app, Ask())).status == 200
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(50):
+        await aask(app, Ask())
+        await asyncio.sleep(0.01)
+try:
+    asyncio.run(serve())
+except KeyboardInterrupt:
+    pass
+else:
+    raise SystemExit("not interrupted")
+""",
+    "interrupted in a thread": """
+def once(environ, start_response):
+    os.kill(os.getpid(), signal.SIGINT)
+    return wsgi_app(environ, start_response)
+app = guard().wsgi(once)
+try:
+    for _ in range(20):
+        ask_wsgi(app, Ask("/x"))
+except KeyboardInterrupt:
+    pass
+else:
+    raise SystemExit("not interrupted")
+""",
+}
+CASES = [
+    *[(way, kind) for way in WAYS for kind in ("sqlite", "redis", "postgresql")],
+    ("in event loops", "memory"),
+    ("in event loops", "cluster"),
+    ("interrupted in a loop", "cluster"),
+]
+
+
+@pytest.mark.parametrize(("way", "kind"), CASES)
+def test_nothing_is_left_unclosed(way: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if kind == "memory":
+        url = "memory://"
+    elif kind == "sqlite":
+        url = f"sqlite:///{tmp_path}/exit.db?timeout=1"
+    elif kind == "postgresql":
+        postgres: Postgres = request.getfixturevalue("postgres")
+        store = PostgresStore(postgres.url)
+        store.migrate()
+        store.close()
+        url = f"{postgres.url}?timeout=1"
+    else:
+        server: RedisServer | RedisCluster = request.getfixturevalue("valkey" if kind == "redis" else "cluster")
+        url = f"{server.url}?timeout=1"
+    words = [sys.executable, "-W", "error", "-W", "default::DeprecationWarning", "-c", BEGIN + WAYS[way], url]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=110, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
