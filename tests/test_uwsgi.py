@@ -26,7 +26,10 @@ import pytest
 
 from keyguard import Keyguard, ResponseCache
 from keyguard.drivers import asgi_detached, wsgi_detached
+from keyguard.ops import Demand, Take
+from keyguard.rates import window
 from keyguard.stores.postgres import PostgresStore
+from keyguard.stores.redis import RedisStore
 from keyguard.testing import ManualClock
 from tests.harness import Ask, aask, ask_wsgi
 from tests.neighbours import ROOT, UWSGI_THREADS, UWSGI_WORKERS, Served, served
@@ -219,3 +222,34 @@ def test_tasks_of_a_parent_s_event_loop_take_no_places_in_a_child() -> None:
         loop.run_until_complete(asgi_detached.end_detached())
         loop.close()
     assert notes == [parent] * 64
+
+
+@pytest.mark.parametrize("world", ["threads", "loop"])
+def test_a_redis_store_that_is_used_by_itself_belongs_to_one_process_too(world: str, valkey: RedisServer) -> None:
+    """Not by way of a stack, which would look: each has connections of its own, and decisions of its own."""
+    store = RedisStore(valkey.url, namespace=f"forked-{world}", timeout=1)
+    take = Take([Demand("d", "rl:forked|x", window(1000, 3_600_000_000, "1000/hour"))])
+
+    async def tell(times: int) -> list[int]:
+        taken = [(await store.aexecute([take]))[0].takings[0][2] for _ in range(times)]
+        await store.aclose()
+        return taken
+
+    def told(times: int) -> list[int]:
+        if world == "loop":
+            return asyncio.run(tell(times))
+        return [store.execute([take])[0].takings[0][2] for _ in range(times)]
+
+    told(3)
+    taken: list[int] = []
+
+    def child() -> bool:
+        mine = told(20)
+        return mine == sorted(set(mine), reverse=True)
+
+    for _ in range(4):
+        assert fork_in_c(child)
+        taken += told(5)
+    assert taken[-1] == 1000 - 3 - 4 * 25
+    assert len(set(taken)) == 20
+    store.close()

@@ -22,7 +22,7 @@ from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.ops import Op, is_counter
-from keyguard.stores.fork import renew_after_fork
+from keyguard.stores.fork import check_process, renew_after_fork
 from keyguard.stores.patience import check_patience
 from keyguard.stores.redis.calls import Call, Reply, Rounds, TakeCall, TakeForm, checked, unknown_script
 from keyguard.stores.redis.cluster import Cluster
@@ -100,6 +100,7 @@ class RedisStore:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations, in one trip where they go to one server."""
+        check_process()
         if len(ops) == 1 and self._wire.simple(ops[0]) is not None:
             op: Any = ops[0]
             deadline = monotonic() + self.timeout
@@ -120,6 +121,7 @@ class RedisStore:
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
         """The same for an event loop."""
+        check_process()
         if len(ops) == 1:
             form = self._wire.simple(ops[0])
             if form is not None:
@@ -284,11 +286,13 @@ class RedisStore:
             client.close()
 
     def close(self) -> None:
-        """Close the idle connections of threads. The next operation opens new ones."""
+        """Close the connections of threads. The next operation opens new ones."""
+        check_process()
         self._line.close()
 
     async def aclose(self) -> None:
         """Close the connections of this event loop, and those of threads."""
+        check_process()
         loop = asyncio.get_running_loop()
         await asyncio.gather(*[task for task in self._held if task.get_loop() is loop])
         await self._line.aclose()
