@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keyguard.errors import ConfigurationError
 from keyguard.given import given
 from keyguard.guards.api_keys import APIKeys
+from keyguard.guards.cache import ResponseCache
+from keyguard.guards.ip_filter import IPFilter
 from keyguard.guards.rate_limit import RateLimit
 from keyguard.logs import logger
+from keyguard.ops import Store
+from keyguard.stores import open_store
 from keyguard.stores.memory import MemoryStore
 from keyguard.workers import seen_workers
 
@@ -23,6 +27,32 @@ def named_store() -> str:
     if text == "-":
         raise ConfigurationError("KEYGUARD_STORE is '-', and an app reads no standard input: write the store's URL")
     return given(text, "the URL of a store") if text else "memory://"
+
+
+def store_of_caches(store: Store, caches: Sequence[ResponseCache]) -> Store:
+    """Return where the caches of one stack share their entries: the stack's store, if they name none.
+
+    Raises `ConfigurationError` if they name different ones, or one that holds limits alone.
+    """
+    for cache in caches:
+        if cache.store is not None:
+            cache.store = open_store(cache.store)
+            if not getattr(cache.store, "holds_values", True):
+                raise ConfigurationError(f"{cache!r} cannot be kept in {cache.store!r}, which holds limits alone")
+    stores = [store if cache.store is None else open_store(cache.store) for cache in caches]
+    if any(other is not stores[0] for other in stores):
+        raise ConfigurationError("the caches of one stack share one store: give all of them the same store object")
+    return stores[0]
+
+
+def tell_of_decisions(store: Any, guards: Iterable[Any]) -> None:
+    """Tell a store that keys and counters are kept there, which nothing may push out."""
+    if all(isinstance(guard, (ResponseCache, IPFilter)) for guard in guards):
+        return
+    while store is not None:
+        if hasattr(store, "keeps_decisions"):
+            store.keeps_decisions = True
+        store = getattr(store, "store", None)  # of a tier in front of it
 
 
 def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:

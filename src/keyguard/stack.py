@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from keyguard.address import ClientAddress
 from keyguard.clock import Clock, wall_clock
 from keyguard.counters import claim
-from keyguard.deployment import checked_workers, named_store, warn_of_workers
+from keyguard.deployment import checked_workers, named_store, store_of_caches, tell_of_decisions, warn_of_workers
 from keyguard.drivers.engine import Engine
 from keyguard.drivers.inside import AppInside
 from keyguard.drivers.layers import layers_within
@@ -117,6 +117,7 @@ class Keyguard:
         self._clock = clock
         self._aside: WatchedAside | None = None
         self._attach_caches()
+        tell_of_decisions(self.store, guards)
         self._source = ClientAddress(trusted_proxies, header=forwarded_header)
         self.underscores = _checked_underscores(underscores, guards, forwarded_header)
         if request_id_header is not None and not (
@@ -173,13 +174,14 @@ class Keyguard:
         caches = [guard for guard in self.guards if isinstance(guard, ResponseCache)]
         if not caches:
             return
+        store = store_of_caches(self.store, caches)
         # A store that is this process's own needs no second level, and one that holds limits alone cannot be one.
-        shared = not isinstance(self.store, MemoryStore) and getattr(self.store, "holds_values", True)
+        shared = not isinstance(store, MemoryStore) and getattr(store, "holds_values", True)
         if shared:
-            self._aside = WatchedAside(self.store, clock=self._clock)
+            self._aside = WatchedAside(store, clock=self._clock)
         sources = [guard.sources for guard in self.guards if isinstance(guard, APIKeys)]
         for cache in caches:
-            cache.attach(self.store, shared=shared, sources=sources)
+            cache.attach(store, shared=shared, sources=sources)
             renew_after_fork(cache)
         order = [type(guard) for guard in self.guards if isinstance(guard, (APIKeys, ResponseCache))]
         if APIKeys in order and order.index(ResponseCache) < order.index(APIKeys):

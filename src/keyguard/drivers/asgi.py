@@ -97,6 +97,8 @@ class ASGIDriver:
         async def closing(message: Message) -> None:
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 await close_store(engine.store)
+                if engine.aside is not None and engine.aside.store is not engine.store:
+                    await close_store(engine.aside.store)
             await send(message)
 
         await self.app(scope, ending, closing)

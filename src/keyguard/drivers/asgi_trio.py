@@ -29,7 +29,7 @@ def for_trio(engine: Engine) -> Engine:
         twin.instant = None
     if engine.aexecute is not None and not _is_at_home(engine.store):
         twin.aexecute = partial(in_thread, engine.execute)
-    if engine.aside is not None and not _is_at_home(engine.aside.reading.store):
+    if engine.aside is not None and not _is_at_home(engine.aside.store):
         twin.aside = _Aside(engine.aside)
     return twin
 
@@ -42,7 +42,7 @@ def needs_asyncio(engine: Engine) -> str:
     """Tell why the app cannot run under trio; the text is empty if it can."""
     waiting: list[Any] = [engine.store]
     if engine.aside is not None:
-        waiting += [engine.aside.reading.store, engine.aside.writing.store]
+        waiting.append(engine.aside.store)
     while waiting:
         store = waiting.pop()
         if getattr(store, "needs_asyncio", False):
@@ -64,6 +64,7 @@ class _Aside(WatchedAside):
     """The store for what no decision hangs on."""
 
     def __init__(self, aside: WatchedAside) -> None:
+        self.store, self.timeout = aside.store, aside.timeout
         self.reading, self.writing = aside.reading, aside.writing
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:

@@ -69,6 +69,8 @@ class Engine:
         "_notify",
         "aexecute",
         "aside",
+        "aside_patience",
+        "asynchronous",
         "call",
         "clock",
         "detach",
@@ -79,6 +81,7 @@ class Engine:
         "instant",
         "late",
         "leading",
+        "longest",
         "needs",
         "patience",
         "provides",
@@ -128,8 +131,15 @@ class Engine:
         self.timeout = timeout or 0.0
         self.patience = 0.0 if timeout is None else max(BUDGET, 2 * timeout) - timeout
         """Seconds after which a request's next operation could end beyond its budget; 0 where none ever waits."""
+        self.asynchronous = asynchronous
+        """Whether an event loop runs the guards."""
         self.aside = aside
         """The store for what no decision hangs on, by circuit breakers of its own; `None` where nothing is shared."""
+        aside_timeout = (None if aside is None else aside.timeout) or 0.0
+        self.aside_patience = max(BUDGET, 2 * aside_timeout) - aside_timeout
+        """`patience` for that store, which may be another one."""
+        self.longest = max(self.timeout, aside_timeout)
+        """Seconds that one operation may take, of either store."""
         self.source = source
         self.clock = clock
         self.provides = provides
@@ -265,7 +275,7 @@ class Engine:
         That is no more than an operation may take: the rest, this process was busy with something else. So the first
         two are always asked for.
         """
-        request.findings.waited += min(monotonic() - began, self.timeout)
+        request.findings.waited += min(monotonic() - began, self.longest)
 
     def _ask_aside(self, step: Aside, request: Request | None) -> Any:
         """The results, or `Pending`. Who waits for them is a request with a time budget, or nobody."""
@@ -274,10 +284,10 @@ class Engine:
             raise StoreError("nothing is shared by this store")
         began = 0.0
         if request is not None:
-            if request.findings.waited > self.patience:
+            if request.findings.waited > self.aside_patience:
                 raise self._out_of_time()
             began = monotonic()
-        if self.aexecute is None:
+        if not self.asynchronous:
             try:
                 return store.execute(step.ops)
             finally:

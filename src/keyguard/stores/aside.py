@@ -18,6 +18,9 @@ class WatchedAside:
     """
 
     def __init__(self, store: Store, *, clock: Clock) -> None:
+        self.store = store
+        self.timeout: float | None = getattr(store, "timeout", None)
+        """Seconds that one operation may take; `None` for a store that never waits."""
         self.reading = Watched(store, workers=1, clock=clock, of="reading", alike=True)
         self.writing = Watched(store, workers=1, clock=clock, of="writing", alike=True)
 

@@ -30,6 +30,7 @@ from keyguard.guards.cache.holding import CONDITIONS, LONG_WAY, Bounds, Holding
 from keyguard.guards.cache.keys import UNCACHED, Chosen, Query, Target, changed_by, place, places_of, resolve
 from keyguard.guards.cache.policy import Asked, Settings, Use, use
 from keyguard.guards.cache.reports import Explanation
+from keyguard.ops import Store
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 
@@ -71,6 +72,8 @@ class ResponseCache(Holding):
       Bodies that are on their way, in parts, may take `max_bytes` once more; what goes beyond that is not stored.
     - `local_bytes`, `local_ttl`: of a shared store, how much this process holds itself, and for how many seconds it
       uses that without asking the store.
+    - `store`: where entries are shared, a URL or a store object, if not in the stack's own store. What is cached on a
+      server of its own takes no room there from keys and limits.
     - `name`: what `Cache-Status` calls it. Caches of one name and of the same settings share what stands in one store:
       give those of different apps different names, or what one app answers to a forged `Host` is served by another.
 
@@ -105,6 +108,7 @@ class ResponseCache(Holding):
         max_entry_bytes: int = 1024 * 1024,
         local_bytes: int = 16 * 1024 * 1024,
         local_ttl: float = 1.0,
+        store: str | Store | None = None,
         name: str = "keyguard",
     ) -> None:
         flags = {
@@ -131,6 +135,10 @@ class ResponseCache(Holding):
             vary=checks.field_names("vary", vary),
             stale_on_error=checks.whole("stale_on_error", stale_on_error, 0, 7 * 86400, "seconds"),
         )
+        if store is not None and not isinstance(store, str) and not callable(getattr(store, "execute", None)):
+            raise ConfigurationError(f"store is a URL or a store, not {store!r}")
+        self.store = store
+        """Where entries are shared, if not in the stack's store. Opened by the stack."""
         self.when = when.surely if isinstance(when, Condition) else when
         self.serve_exhausted = serve_exhausted
         self.coalesce = checks.number("coalesce", coalesce, 0, 300)

@@ -11,6 +11,7 @@ from hiredis import pack_command
 
 from keyguard.loops import keep
 from keyguard.stores.redis.calls import Call, unknown_script
+from keyguard.stores.redis.eviction import Eviction
 from keyguard.stores.redis.links import Packed, Reply, ThreadLink
 from keyguard.stores.redis.pipes import LoopLink
 from keyguard.stores.redis.pulse import Pulse
@@ -23,10 +24,11 @@ _VALUES = frozenset({"read", "put", "swap"})
 class Line:
     """The connections to one server. A script that the server does not know is sent along, in a second trip."""
 
-    def __init__(self, servers: Servers, most: int) -> None:
+    def __init__(self, servers: Servers, most: int, eviction: Eviction) -> None:
         self._servers = servers
         self._pulse = Pulse(servers.timeout)
-        self._threads = ThreadLink(servers.connector(), most, self._pulse)
+        self._eviction = eviction
+        self._threads = ThreadLink(servers.connector(), most, self._pulse, eviction)
         self._latest: tuple[LoopLink, LoopLink] | None = None
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[LoopLink, LoopLink]] = WeakKeyDictionary()
         self._keepers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = WeakKeyDictionary()
@@ -86,7 +88,7 @@ class Line:
         return links[script in _VALUES]
 
     def _new_links(self) -> tuple[LoopLink, LoopLink]:
-        links = [LoopLink(*self._servers.aconnector(), self._pulse) for _ in range(2)]
+        links = [LoopLink(*self._servers.aconnector(), self._pulse, self._eviction) for _ in range(2)]
         links[0].beside, links[1].beside = links[1], links[0]
         return links[0], links[1]
 

@@ -25,6 +25,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from keyguard.clock import monotonic
 from keyguard.errors import StoreError
 from keyguard.stores.redis import opening
+from keyguard.stores.redis.eviction import Eviction
 from keyguard.stores.redis.opening import Connect, Connection, Opening
 from keyguard.stores.redis.pulse import Lost, NotSent, NoTurn, Pulse, Slow, TimedOut
 
@@ -72,10 +73,11 @@ class _Job:
 class ThreadLink:
     """Connections to one server for any number of threads, each used by one at a time; at most `most`."""
 
-    def __init__(self, connect: Connect, most: int, pulse: Pulse) -> None:
+    def __init__(self, connect: Connect, most: int, pulse: Pulse, eviction: Eviction) -> None:
         self._connect = connect
         self._most = most
         self._pulse = pulse
+        self._eviction = eviction
         self._patience = pulse.timeout * 0.6  # seconds that a server has at least, so that there is time for a second
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -269,7 +271,7 @@ class ThreadLink:
                 youngest = max(one.began for one in self._openings)
                 if now < youngest + opening.AGAIN or on_their_way >= opening.MOST:
                     return
-            begun = Opening(self._connect, self._patience, self._opened)
+            begun = Opening(self._connect, self._patience, self._eviction, self._opened)
             self._openings.add(begun)
             try:
                 begun.start()

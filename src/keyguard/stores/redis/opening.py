@@ -10,12 +10,13 @@ Rules:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from keyguard.clock import monotonic
+from keyguard.stores.redis.eviction import Eviction
 
 OPENING = 5.0
 """Seconds that each step of opening a connection may take."""
@@ -52,10 +53,11 @@ class Connection:
 class Opening(threading.Thread):
     """Opens one connection, and hands it over."""
 
-    def __init__(self, connect: Connect, patience: float, done: Callable[[Opening], None]) -> None:
+    def __init__(self, connect: Connect, patience: float, eviction: Eviction, done: Callable[[Opening], None]) -> None:
         super().__init__(name="keyguard-redis-opening", daemon=True)
         self._connect = connect
         self._patience = patience
+        self._eviction = eviction
         self._done = done
         self.began = monotonic()
         self.opened: Any = None
@@ -66,7 +68,7 @@ class Opening(threading.Thread):
         try:
             made = self._connect()
             made.connect()
-            greet(made)
+            _greet(made, self._eviction)
             _be_quick(made, self._patience)
             self.opened = made
         except Exception as error:
@@ -76,19 +78,36 @@ class Opening(threading.Thread):
         self._done(self)
 
 
-def greet(connection: Any) -> None:
-    """Make one trip. Raises what redis-py does where the server has no place for us."""
-    connection.send_command("PING", check_health=False)
+def greeting(eviction: Eviction) -> Generator[tuple[str, ...], Any, None]:
+    """Commands to send on a new connection, in turn; each is sent its reply, or the error that came.
+
+    Raises what redis-py does if the server has no place for us.
+    """
+    reply = yield ("PING",)
+    # A user who may not do that has a place all the same.
+    if isinstance(reply, Exception) and not str(reply).startswith(("NOPERM", "User ", "this user")):
+        raise reply
+    yield from eviction.questions()
+
+
+def _greet(connection: Any, eviction: Eviction) -> None:
+    talk = greeting(eviction)
+    command = next(talk, None)
+    while command is not None:
+        connection.send_command(*command, check_health=False)
+        try:
+            reply = connection.read_response(True)
+        except ResponseError as error:
+            reply = error
+        command = answer(talk, reply)
+
+
+def answer(talk: Generator[tuple[str, ...], Any, None], reply: Any) -> tuple[str, ...] | None:
+    """Go on with a reply. Returns the next command, if there is one."""
     try:
-        connection.read_response(True)
-    except ResponseError as error:
-        check_greeting(error)
-
-
-def check_greeting(error: Exception) -> None:
-    """Raise what the server said to a `PING` unless it only denies this user the command."""
-    if isinstance(error, RedisError) and not str(error).startswith(("NOPERM", "User ", "this user")):
-        raise error
+        return talk.send(reply)
+    except StopIteration:
+        return None
 
 
 def _be_quick(connection: Any, patience: float) -> None:

@@ -34,6 +34,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from keyguard.clock import monotonic
 from keyguard.errors import StoreError
 from keyguard.stores.redis import opening
+from keyguard.stores.redis.eviction import Eviction
 from keyguard.stores.redis.links import Reply
 from keyguard.stores.redis.pulse import Lost, NotSent, Pulse, Slow, TimedOut
 
@@ -193,11 +194,16 @@ class LoopLink:
     """A connection to one server for the tasks of one event loop."""
 
     def __init__(
-        self, connect: Callable[[], AbstractConnection], end: Callable[[], Awaitable[None]], pulse: Pulse
+        self,
+        connect: Callable[[], AbstractConnection],
+        end: Callable[[], Awaitable[None]],
+        pulse: Pulse,
+        eviction: Eviction,
     ) -> None:
         self._connect = connect
         self._end = end
         self.pulse = pulse
+        self._eviction = eviction
         self.loop = asyncio.get_running_loop()
         self._pipe: _Pipe | None = None
         self._pipes: set[_Pipe] = set()
@@ -265,7 +271,7 @@ class LoopLink:
         try:
             connection = self._connect()
             await connection.connect()
-            await _greet(connection)
+            await _greet(connection, self._eviction)
             pipe = _Pipe(self, connection)
         except BaseException as error:
             if connection is not None:
@@ -339,13 +345,16 @@ class LoopLink:
         await asyncio.sleep(0)  # a transport closes in the next turn of the loop
 
 
-async def _greet(connection: Any) -> None:
-    """Make one trip. Raises what redis-py does where the server has no place for us."""
-    await connection.send_command("PING", check_health=False)
-    try:
-        await connection.read_response(disable_decoding=True)
-    except ResponseError as error:
-        opening.check_greeting(error)
+async def _greet(connection: Any, eviction: Eviction) -> None:
+    talk = opening.greeting(eviction)
+    command = next(talk, None)
+    while command is not None:
+        await connection.send_command(*command, check_health=False)
+        try:
+            reply = await connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            reply = error
+        command = opening.answer(talk, reply)
 
 
 def _this_task() -> asyncio.Task[None]:

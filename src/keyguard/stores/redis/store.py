@@ -26,6 +26,7 @@ from keyguard.stores.fork import check_process, renew_after_fork
 from keyguard.stores.patience import check_patience
 from keyguard.stores.redis.calls import Call, Reply, Rounds, TakeCall, TakeForm, checked, unknown_script
 from keyguard.stores.redis.cluster import Cluster
+from keyguard.stores.redis.eviction import Eviction
 from keyguard.stores.redis.line import Line
 from keyguard.stores.redis.pulse import Lost, TimedOut
 from keyguard.stores.redis.servers import Servers
@@ -42,10 +43,11 @@ class RedisStore:
     - `timeout`: seconds that one operation may take, with everything; 0.01 to 1.
     - `max_connections`: of the threads of this process; an event loop uses two.
 
-    Counters and cached responses have a time to live; API keys have none. How much memory cached responses may take is
-    the server's to bound: `maxmemory`, with `maxmemory-policy volatile-lru` or `volatile-ttl`, which never evict keys.
-    Where what was purged is evicted, all that is older counts as purged. Under `noeviction` a full server stores no
-    response any more, and counts no request either: cached responses are better kept on a server of their own.
+    Counters and cached responses have a time to live; API keys have none. A server whose memory is full evicts what its
+    `maxmemory-policy` says: only `noeviction` keeps counters and keys, and any other is warned of in the log when a
+    stack that keeps some there first connects. Cached responses are kept on a server of their own,
+    `ResponseCache(store=...)`, whose `maxmemory` bounds them, with `allkeys-lru`, say. If the note of a purge is
+    evicted, all that is older counts as purged.
 
     Raises `ConfigurationError` for a setting that is wrong; whether the server is there shows at the first operation.
     """
@@ -75,6 +77,7 @@ class RedisStore:
         self._servers = Servers(url, self.timeout)
         self._wire = Wire(namespace, clock, cluster=self._servers.cluster)
         self._doubts: deque[Call] = deque(maxlen=10_000)
+        self._eviction = Eviction()
         self._held: set[asyncio.Task[None]] = set()
         self._open()
         renew_after_fork(self)
@@ -82,12 +85,21 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"<RedisStore {self._servers.scheme}, {self.namespace}>"
 
+    @property
+    def keeps_decisions(self) -> bool:
+        """Whether keys and counters are kept here, and not cached responses alone: set by the stack that uses it."""
+        return self._eviction.matters
+
+    @keeps_decisions.setter
+    def keeps_decisions(self, matters: bool) -> None:
+        self._eviction.matters = matters
+
     def _open(self) -> None:
         self._line: Line | Cluster
         if self._servers.cluster:
-            self._line = Cluster(self._servers, lambda servers: Line(servers, self._most))
+            self._line = Cluster(self._servers, lambda servers: Line(servers, self._most, self._eviction))
         else:
-            self._line = Line(self._servers, self._most)
+            self._line = Line(self._servers, self._most, self._eviction)
 
     def after_fork(self) -> None:
         # The parent's connections are left alone: closing one would say goodbye in the parent's name.
