@@ -22,9 +22,9 @@ from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow
 from keyguard.guards.cache import settings as checks
+from keyguard.guards.cache.asking import is_credential
 from keyguard.guards.cache.directives import parse_cache_control
 from keyguard.guards.cache.entry import Fields, decode, lines
-from keyguard.guards.cache.holding import credential_fields
 from keyguard.guards.cache.keys import everywhere, place, split_url
 from keyguard.guards.cache.policy import Asked, Settings, initial_age, lifetime_of, may_store, said, vary_of
 from keyguard.guards.cache.shared import Shared
@@ -144,7 +144,7 @@ def _explain(options: argparse.Namespace) -> int:
     asked = Asked(
         "GET",
         parse_cache_control([sent["cache-control"]] if "cache-control" in sent else []),
-        any(name in sent for name in credential_fields(settings)),
+        any(is_credential(name, settings) for name in sent),
         sent.get("range"),
     )
     verdict = may_store(asked, status, fields, settings, received)

@@ -34,6 +34,12 @@ METHOD_OVERRIDES = FieldSet(
 """Fields by which middleware makes a request of another method of one."""
 
 
+LIMIT_FIELDS = frozenset(
+    {"ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"}
+)
+"""Response fields that tell of limits: apps set them as well as guards."""
+
+
 def asks_for_another_method(name: str) -> bool:
     """Tell whether a field may be one by which middleware makes a request of another method of it.
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
+from keyguard.callers import Told
 from keyguard.errors import AmbiguousPath, ConfigurationError
 from keyguard.fields import FieldSet as FieldSet
 from keyguard.fields import asks_for_another_method
@@ -62,6 +63,7 @@ class Findings:
         "client",
         "client_known",
         "identity",
+        "own_limits",
         "preflight",
         "refusal",
         "request_id",
@@ -83,6 +85,8 @@ class Findings:
         """Seconds that the request has waited for stores."""
         self.sources: tuple[Any, ...] = ()
         """Where the guards that found the identity look for credentials."""
+        self.own_limits: tuple[tuple[str, str], ...] | None = None
+        """The fields about limits that the app itself set, if a guard has changed them and a cache stands outside."""
         self.caches: tuple[object, ...] = ()
         """The response caches it is passing: one that is mounted twice acts once."""
 
@@ -197,6 +201,22 @@ class Request:
 
     def sends(self, fields: FieldSet) -> bool:
         """Whether the request has any of these header fields."""
+        raise NotImplementedError
+
+    def names(self) -> Collection[Any]:
+        """The names of header fields as the server gives them; under WSGI those of all variables."""
+        raise NotImplementedError
+
+    def field_name(self, raw: Any) -> str | None:
+        """The name, in lower case, of what `names` lists; `None` for a variable that is no header field."""
+        raise NotImplementedError
+
+    def field_value(self, raw: Any) -> str:
+        """The value of what `names` lists."""
+        raise NotImplementedError
+
+    def told(self) -> Told:
+        """What the server, or who stands outside, says of the caller, besides header fields."""
         raise NotImplementedError
 
     def field_names(self) -> Iterable[str]:

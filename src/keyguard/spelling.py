@@ -10,6 +10,8 @@ Rules:
 
 from __future__ import annotations
 
+from typing import Any
+
 from keyguard.paths import ambiguous, misplaced, readings, rests, strip_root
 
 
@@ -44,6 +46,10 @@ class Inside:
     def answers_preflights(self) -> bool:
         """Whether CORS preflights are answered before any view runs."""
         return False
+
+    def seen(self) -> tuple[bool, tuple[Any, ...]]:
+        """Whether an app of the other world stands inside, and where the guards inside look for credentials."""
+        return False, ()
 
 
 NOTHING = Inside()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from keyguard.callers import Told, told_by_scope
 from keyguard.drivers.crossing import carried_over
 from keyguard.drivers.engine import Engine
 from keyguard.drivers.field_names import clean_scope, taken_off
@@ -136,10 +137,25 @@ class ASGIRequest(Request):
         return self.inside.root or str(self.carrier.get("root_path") or "")
 
     def sends(self, fields: FieldSet) -> bool:
-        present = self._fields
-        if present is None:
-            present = self._fields = collected(self.carrier["headers"])
-        return not fields.raw.isdisjoint(present)
+        return not fields.raw.isdisjoint(self._fields or self._collected())
+
+    def _collected(self) -> dict[bytes, bytes]:
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = collected(self.carrier["headers"])
+        return fields
+
+    def names(self) -> Collection[Any]:
+        return self._collected().keys()
+
+    def field_name(self, raw: Any) -> str | None:
+        return str(raw.decode("latin-1"))
+
+    def field_value(self, raw: Any) -> str:
+        return self._collected()[raw].decode("latin-1")
+
+    def told(self) -> Told:
+        return told_by_scope(self.carrier)
 
     def field_names(self) -> Iterable[str]:
         # With those that were taken off: who sends one means something by it.

@@ -37,6 +37,7 @@ from keyguard.drivers.objects import (
     strings,
     texts,
 )
+from keyguard.drivers.sources import seen_within
 from keyguard.paths import prefix_pattern
 from keyguard.spelling import Inside
 
@@ -95,6 +96,11 @@ class AppInside(Inside):
             return True
         cuts = self._cuts
         return cuts is not None and cuts.match(path) is not None
+
+    def seen(self) -> tuple[bool, tuple[Any, ...]]:
+        """Look anew: what an app puts together with its first request is not there before."""
+        nothing: tuple[bool, tuple[Any, ...]] = (True, ())
+        return self._looked(lambda: seen_within(self._app, lambda inner: _of_framework(inner, _Found())), nothing)
 
     @cached_property
     def answers_preflights(self) -> bool:

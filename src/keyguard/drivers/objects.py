@@ -68,14 +68,9 @@ def is_app(thing: Any, *, loosely: bool = False) -> bool:
         return True
     if is_a(thing, partial):
         return any(is_app(part, loosely=loosely) for part in (thing.func, *thing.args, *thing.keywords.values()))
-    function = thing if is_a(thing, FunctionType, MethodType) else _call_of(thing)
-    bound = not is_a(thing, FunctionType)
-    if is_a(function, MethodType):
-        function = function.__func__
-    if not is_a(function, FunctionType):
+    code, names = _signature(thing)
+    if code is None:
         return False
-    code = function.__code__
-    names = code.co_varnames[: code.co_argcount][1 if bound else 0 :]
     if not names:
         return bool(code.co_flags & inspect.CO_VARARGS)
     # ASGI's (scope, receive, send) and WSGI's (environ, start_response), as nearly everybody calls them.
@@ -84,6 +79,26 @@ def is_app(thing: Any, *, loosely: bool = False) -> bool:
     if loosely:
         return len(names) == 2 or (len(names) == 3 and bool(code.co_flags & inspect.CO_COROUTINE))
     return len(names) >= 2 and "start" in names[1]
+
+
+def _signature(thing: Any) -> tuple[CodeType | None, tuple[str, ...]]:
+    """Return the code that runs when it is called, and the names of what that takes."""
+    function = thing if is_a(thing, FunctionType, MethodType) else _call_of(thing)
+    bound = not is_a(thing, FunctionType)
+    if is_a(function, MethodType):
+        function = function.__func__
+    if not is_a(function, FunctionType):
+        return None, ()
+    code = function.__code__
+    return code, code.co_varnames[: code.co_argcount][1 if bound else 0 :]
+
+
+def world_of(thing: Any) -> str | None:
+    """Tell whether it is called as an `"asgi"` or a `"wsgi"` app is; `None` if that cannot be seen."""
+    _, names = _signature(thing)
+    if len(names) == 3 and (names[0] == "scope" or names[2] == "send"):
+        return "asgi"
+    return "wsgi" if len(names) == 2 and "start" in names[1] else None
 
 
 def parts(thing: Any) -> Iterator[Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
+from keyguard.callers import Told, told_by_environ
 from keyguard.drivers.crossing import carried_over
 from keyguard.drivers.engine import Engine
 from keyguard.drivers.field_names import taken_off, variable_of
@@ -86,6 +87,20 @@ class WSGIRequest(Request):
 
     def sends(self, fields: FieldSet) -> bool:
         return not fields.variables.isdisjoint(self.carrier)
+
+    def names(self) -> Collection[Any]:
+        return self.carrier.keys()
+
+    def field_name(self, raw: Any) -> str | None:
+        if raw.startswith("HTTP_"):
+            return str(raw[5:]).lower().replace("_", "-")
+        return "content-" + raw[8:].lower() if raw in ("CONTENT_TYPE", "CONTENT_LENGTH") else None
+
+    def field_value(self, raw: Any) -> str:
+        return str(self.carrier[raw])
+
+    def told(self) -> Told:
+        return told_by_environ(self.carrier)
 
     def field_names(self) -> Iterable[str]:
         names = [name for name in self.carrier if name.startswith("HTTP_")]

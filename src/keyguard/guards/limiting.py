@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
+from keyguard.fields import LIMIT_FIELDS
 from keyguard.guards import limit_settings as settings
 from keyguard.guards.limit_headers import describe
 from keyguard.guards.limit_outcomes import give_back, refuse_limited, without_store
@@ -63,6 +64,9 @@ class Limiting:
         if refusal is not None:
             await give_back(taken, refusal.cause)
         elif response.status != 429:  # of which the app tells itself: a limit that has passed is not the reason
+            findings = request.findings
+            if findings.caches and findings.own_limits is None:
+                findings.own_limits = tuple([pair for pair in response.headers if pair[0].lower() in LIMIT_FIELDS])
             describe(response.headers, taken)
         return response
 

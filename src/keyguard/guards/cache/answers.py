@@ -15,8 +15,11 @@ SECOND = 1_000_000
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"[^"]*"')
 _NO_LENGTH = frozenset({204, 205, 304})
+_DIGESTS = frozenset({"content-digest", "content-md5", "digest"})
+"""Fields about the very bytes that are sent. `Repr-Digest` is about the whole, of which these are a part or nothing
+(RFC 9530, section 3). `Digest`, which went before the two, has been taken for either."""
 # What describes content that a 304 does not have (RFC 9110, section 15.4.5).
-_OF_CONTENT = frozenset({"content-length", "content-type", "content-encoding", "content-language", "content-range"})
+_OF_CONTENT = _DIGESTS | {"content-length", "content-type", "content-encoding", "content-language", "content-range"}
 
 
 class Conditions(NamedTuple):
@@ -69,6 +72,10 @@ def answer(request: Request, entry: Entry, conditions: Conditions, now: int, sta
         entry.ready = None  # of two heads that are ready for the same entry the memory would be counted once
     response = Response(entry.status, request.headers_of(built[3]), entry.body)
     response.sized = True
+    if request.method == "HEAD":  # its content is empty (RFC 9530, appendix B.2)
+        for name in _DIGESTS:
+            if name in response.headers:
+                response.headers.remove(name)
     return response
 
 
@@ -187,7 +194,8 @@ def _of_part(request: Request, entry: Entry, text: str | None, now: int, status:
 
 
 def _partial(request: Request, entry: Entry, body: bytes, start: int, total: str, now: int, status: str) -> Response:
-    fields = without(entry.fields, frozenset({"content-length", "content-range"}))
+    same = entry.part is not None and len(body) == len(entry.body)
+    fields = without(entry.fields, frozenset({"content-length", "content-range"}) | (frozenset() if same else _DIGESTS))
     fields += [
         ("Content-Range", f"bytes {start}-{start + len(body) - 1}/{total}"),
         ("Content-Length", str(len(body))),

@@ -73,3 +73,10 @@ def _seconds(year: int, month: int, day: int, hour: int, minute: int, second: in
     except ValueError:
         return None
     return calendar.timegm(moment.timetuple())
+
+
+def format_date(moment: int) -> str:
+    """An IMF-fixdate. `moment` is in seconds."""
+    at = datetime.fromtimestamp(moment, UTC)
+    day, month = _DAYS.split("|")[at.weekday()].title(), [*_MONTHS][at.month - 1].title()
+    return f"{day}, {at.day:02} {month} {at.year:04} {at.hour:02}:{at.minute:02}:{at.second:02} GMT"

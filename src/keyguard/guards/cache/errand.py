@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from keyguard.errors import StoreError
+from keyguard.fields import LIMIT_FIELDS
 from keyguard.guards.cache.answers import NO_CONDITIONS, answer
 from keyguard.guards.cache.entry import Entry, Fields, first, lines, without
 from keyguard.guards.cache.flights import APART, LANDED, LEFT
@@ -14,13 +15,16 @@ from keyguard.guards.cache.keys import places_of, variance_of
 from keyguard.guards.cache.markers import marking
 from keyguard.guards.cache.policy import (
     Verdict,
+    flows,
     freshened,
+    is_about_request,
     make_entry,
     may_serve_on_error,
     may_store,
     names_request,
     part_of,
     vary_of,
+    wants_events,
 )
 from keyguard.guards.cache.reports import Explanation
 from keyguard.request import Forward, Request
@@ -34,7 +38,6 @@ _APART_FOR = 60 * SECOND
 _ERRORS = frozenset({500, 502, 503, 504})
 _NO_NUMBER = -1
 _BODILESS = frozenset({204, 205})
-_OURS = ("ratelimit", "x-ratelimit", "retry-after")
 _NOTHING: dict[str, None] = {}
 _NO_CLIENT = dict.fromkeys(("if-none-match", "if-modified-since", "range", "if-range"))
 """What a client says of its own copy: the background asks for nobody's."""
@@ -51,6 +54,16 @@ async def asked_app(request: Request, forward: Forward) -> Response:
 class Errand(Joining):
     """A miss or a validation, for one request."""
 
+    def _fields(self, response: Response) -> Fields:
+        """The fields as the app set them: those of guards further in are about this caller, and set afresh each time.
+
+        Over a bridge it cannot be seen who set which.
+        """
+        own = self.request.findings.own_limits
+        if own is None:
+            return tuple(without(response.headers, LIMIT_FIELDS) if self.cache.crosses else response.headers)
+        return (*without(response.headers, LIMIT_FIELDS), *own)
+
     # -- who asks -------------------------------------------------------------------------------------------
 
     async def run(self) -> Response:
@@ -61,6 +74,7 @@ class Errand(Joining):
             and self.asked.method == "GET"
             and self.asked.range is None
             and self.reason != "request"
+            and not wants_events(self.request.header("accept"))
             and (bool(validates) or self.conditions is NO_CONDITIONS)
         )
         if waits:
@@ -190,7 +204,7 @@ class Errand(Joining):
         cache, request, entry = self.cache, self.request, self.entry
         assert entry is not None
         now = request.now()
-        update: Fields = tuple(response.headers)
+        update: Fields = self._fields(response)
         status = f"{cache.name}; fwd={self.reason}; fwd-status=304"
         tag = first(update, "etag")
         settings = cache.settings_for(request)
@@ -213,10 +227,15 @@ class Errand(Joining):
         if answered is None:
             answered = answer(request, fresh, NO_CONDITIONS, now, status)
         assert answered is not None
+        told = [pair for pair in response.headers if pair[0].lower() in LIMIT_FIELDS]
+        for name in {name for name, _ in told}:
+            answered.headers.remove(name)
+        for name, value in told:
+            answered.headers.add(name, value)
         for name, value in update:  # these are of this answer, not of the entry
             name = name.lower()
             cookie = name == "set-cookie" and not cache.settings.set_cookie
-            if cookie or name.startswith(_OURS) or names_request(name):
+            if cookie or names_request(name):
                 answered.headers.add(name, value)
         return answered
 
@@ -224,7 +243,7 @@ class Errand(Joining):
         """A HEAD that reached the app freshens what a GET has stored, or drops it (RFC 9111, section 4.3.5)."""
         cache, request, entry = self.cache, self.request, self.entry
         now = request.now()
-        fields: Fields = tuple(response.headers)
+        fields: Fields = self._fields(response)
         if entry is not None and entry.status == 200 and entry.part is None and response.status == 200:
             length = first(fields, "content-length")
             same = (
@@ -237,7 +256,7 @@ class Errand(Joining):
             same = same and may_store(self.asked._replace(method="GET"), 200, fresh.fields, settings, now).stored
             if not (same and await self._keep_freshened(fresh, entry, fields, now)):
                 await cache.let_go(self.target, entry)
-        elif entry is not None and response.status in (404, 410):
+        elif entry is not None and 400 <= response.status < 500 and not is_about_request(response.status):
             await cache.let_go(self.target, entry)
         self.end(LEFT)
         strip_tags(response)
@@ -269,7 +288,7 @@ class Errand(Joining):
         """Store the app's response, if that is allowed, while it goes on to the client."""
         cache, request = self.cache, self.request
         now = request.now()
-        fields: Fields = tuple(response.headers)
+        fields: Fields = self._fields(response)
         asked = self.asked
         cache.learn(request)
         if not asked.credentials and cache.has_credentials(request):
@@ -279,6 +298,8 @@ class Errand(Joining):
         length = _content_length(fields)
         if verdict.stored and length == _NO_NUMBER:
             verdict = Verdict(False, "its Content-Length is not one number", "RFC 9112, section 6.3")
+        elif verdict.stored and is_about_request(response.status) and await self._in_place_of_fresh(now):
+            verdict = Verdict(False, f"a {response.status} is about this request; what is stored is fresh", "")
         elif verdict.stored and request.read_body and asked.method == "GET":
             verdict = Verdict(False, "the request had a body, which tells no entries apart", "RFC 9110, section 9.3.1")
         elif verdict.stored and length is not None and length > cache.max_entry_bytes:
@@ -294,7 +315,11 @@ class Errand(Joining):
         entry.variance = variance_of(request, names)
         entry.since = self.since
         entry.range_text = asked.range
-        shareable = not entry.must_validate and (entry.lifetime > entry.age or entry.stale_while_revalidate > 0)
+        shareable = (
+            not flows(fields)
+            and not entry.must_validate
+            and (entry.lifetime > entry.age or entry.stale_while_revalidate > 0)
+        )
         if not shareable:
             await self._apart(lasting=True)
         strip_tags(response)
@@ -346,12 +371,35 @@ class Errand(Joining):
         await self.release(apart=True)
         self.request.not_at_end(self._over)
 
+    async def _in_place_of_fresh(self, now: int) -> bool:
+        """Whether an answer would take the place of a fresh one, which is about the resource."""
+        found = [self.entry]
+        if self.entry is None and self.asked.credentials:  # there may be one that is not for who carries any
+            found.append(
+                (await self.cache.find(self.request, self.target, self.asked._replace(credentials=False))).whole
+            )
+        return any(
+            entry is not None and not is_about_request(entry.status) and entry.ttl(now) > 0 and not entry.must_validate
+            for entry in found
+        )
+
     async def _not_stored(self, response: Response, verdict: Verdict) -> None:
         cache = self.cache
         cache.reports.counts.not_stored += 1
-        if self.entry is not None and response.status < 500 and response.status != 304 and self.asked.range is None:
+        of_request = is_about_request(response.status)
+        if (
+            self.entry is not None
+            and response.status < 500
+            and response.status != 304
+            and self.asked.range is None
+            and not of_request
+        ):
             await cache.let_go(self.target, self.entry)  # it has been superseded
-        await self._apart(lasting=response.status < 500)
+        if of_request:  # so it may be another's who waits
+            self.end(LEFT)
+            await self.release(apart=False)
+        else:
+            await self._apart(lasting=response.status < 500)
         self._note(_explained(verdict, None, response.status))
         strip_tags(response)
         response.headers.add("Cache-Status", f"{cache.name}; fwd={self.reason}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from keyguard.fields import LIMIT_FIELDS
 from keyguard.flow import call
 from keyguard.guards.cache.answers import NO_CONDITIONS, answer
 from keyguard.guards.cache.guard import ResponseCache
-from keyguard.guards.cache.holding import LONG_WAY
 from keyguard.guards.cache.policy import Use, use
 from keyguard.refusal import Cause
 from keyguard.request import Forward, Request
@@ -27,7 +27,7 @@ class Exhausted:
         if refusal is None or refusal.cause is not Cause.USAGE or request.reached_app:
             return response
         cache = self.cache
-        if request.method not in ("GET", "HEAD") or request.sends(LONG_WAY):
+        if request.method not in ("GET", "HEAD") or cache.takes_long_way(request):
             return response
         if cache.when is not None and not await call(cache.when, request):
             return response
@@ -43,9 +43,11 @@ class Exhausted:
         served = answer(request, entry, NO_CONDITIONS, now, status)
         if served is None:
             return response
-        for name, value in response.headers:  # how the caller's limits stand is still true
-            if name.lower().startswith(("ratelimit", "x-ratelimit")):
-                served.headers.add(name, value)
+        told = [pair for pair in response.headers if pair[0].lower() in LIMIT_FIELDS]
+        for name in {name for name, _ in told}:
+            served.headers.remove(name)  # what the app said to somebody else
+        for name, value in told:  # how the caller's limits stand is still true
+            served.headers.add(name, value)
         request.findings.refusal = None
         cache.reports.counts.hits += 1
         return served

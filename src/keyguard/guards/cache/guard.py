@@ -26,8 +26,8 @@ from keyguard.guards.cache import settings as checks
 from keyguard.guards.cache.answers import NO_CONDITIONS, Conditions, answer, gateway_timeout
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.errand import Errand, asked_app, strip_tags
-from keyguard.guards.cache.holding import CONDITIONS, LONG_WAY, Bounds, Holding
-from keyguard.guards.cache.keys import UNCACHED, Chosen, Query, Target, changed_by, place, places_of, resolve
+from keyguard.guards.cache.holding import CONDITIONS, Bounds, Holding
+from keyguard.guards.cache.keys import Chosen, Query, Target, changed_by, place, places_of, resolve
 from keyguard.guards.cache.policy import Asked, Settings, Use, use
 from keyguard.guards.cache.reports import Explanation
 from keyguard.ops import Store
@@ -46,10 +46,12 @@ class ResponseCache(Holding):
 
     Out of the box only responses with explicit freshness or a validator are stored, none that set a cookie, and none to
     requests with credentials unless the app says `public`, `must-revalidate` or `s-maxage` (section 3.5). Credentials
-    are `Authorization`, `X-API-Key` and every place from which an `APIKeys` of the stack reads keys.
+    are `Authorization`, every place from which an `APIKeys` of the stack reads keys, and whatever else names a caller:
+    fields like `X-API-Key` or `X-Forwarded-User`, `REMOTE_USER`, a user in the scope, the certificate of a client.
 
     - `ttl`: seconds that a response is fresh for which the app sets no lifetime. For status 200, 203, 300, 301, 308,
-      404 and 410. A `Cookie` counts as credentials then.
+      404 and 410. Whatever may name a caller counts as credentials then, such as `Cookie` and `X-Tenant`.
+    - `credentials`: names of request fields that count as credentials besides; of keys of the environ or scope too.
     - `when`: a function of the request, such as `path("/products/*")`: whether it goes through the cache.
     - `by`: `"key"` or `"subject"` makes entries each caller's own: then what is `private` may be stored too
       (section 5.2.2.7), and nothing is shared between callers.
@@ -91,6 +93,7 @@ class ResponseCache(Holding):
         ttl: int | None = None,
         when: When | None = None,
         by: Literal["key", "subject"] | None = None,
+        credentials: Iterable[str] = (),
         public: bool = False,
         heuristic: bool = False,
         set_cookie: bool = False,
@@ -133,6 +136,7 @@ class ResponseCache(Holding):
             ignore_client=ignore_client_directives,
             targeted=checks.field_names("targeted", targeted),
             vary=checks.field_names("vary", vary),
+            credentials=checks.field_names("credentials", credentials, lower=False),
             stale_on_error=checks.whole("stale_on_error", stale_on_error, 0, 7 * 86400, "seconds"),
         )
         if store is not None and not isinstance(store, str) and not callable(getattr(store, "execute", None)):
@@ -158,7 +162,7 @@ class ResponseCache(Holding):
             local_ttl=round(checks.number("local_ttl", local_ttl, 0, 60) * SECOND),
         )
         self._glances = not is_async(when)
-        self.instant = when is None and by is None
+        self.instant = when is None and by is None and not settings.credentials
         """Whether a plain hit needs no more than the request's address."""
 
     def __repr__(self) -> str:
@@ -185,7 +189,7 @@ class ResponseCache(Holding):
             return None
         if self.when is not None and not self.when(request):
             return None
-        if self.by is None and not request.sends(self.special):
+        if self.by is None and self.plainly(request):
             entry = self.shelf.plain.get(request.address())
             if entry is not None:
                 identity = request.findings.identity
@@ -193,7 +197,7 @@ class ResponseCache(Holding):
                 return None if known and not entry.open_to_credentials else self._fresh(request, entry)
             if not self.shelf.varied:
                 return None
-        if request.websocket or request.sends(LONG_WAY):
+        if request.websocket or self.takes_long_way(request):
             return None
         target = self.target_of(request)
         slot = None if target is None else self.shelf.get(target.key)
@@ -231,11 +235,12 @@ class ResponseCache(Holding):
         if request.websocket or self in findings.caches:  # mounted twice: the outer one acts
             return await forward(request)
         findings.caches += (self,)
+        self.look_inside(request.inside, 1)
         bypassed = self.when is not None and not await call(self.when, request)
         target = None if bypassed else self.target_of(request)
         if request.method not in ("GET", "HEAD"):
             return await self._changing(request, forward, target)
-        if target is None or request.sends(UNCACHED) or request.header("content-length") not in (None, "", "0"):
+        if target is None or self.bypasses(request) or request.header("content-length") not in (None, "", "0"):
             if bypassed:
                 why = Explanation(False, "the function `when` says that it does not go through the cache", "")
             elif target is None:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.guards.cache.directives import parse_cache_control
+from keyguard.guards.cache.asking import CONDITIONS as CONDITIONS
+from keyguard.guards.cache.asking import Asking
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.flights import Flights
 from keyguard.guards.cache.keys import (
-    REWRITING,
-    UNCACHED,
     Chosen,
     Query,
     Target,
-    digest,
     everywhere,
+    holds_keys,
     place,
     places_of,
     split_url,
-    target_of,
 )
 from keyguard.guards.cache.policy import Asked, Settings
 from keyguard.guards.cache.reports import CacheStats, Explanation, Reports
@@ -29,26 +26,12 @@ from keyguard.guards.cache.shared import Found, Shared
 from keyguard.guards.cache.shared_ops import tag_mark
 from keyguard.guards.cache.shelf import Shelf
 from keyguard.guards.credentials import Sources
-from keyguard.identity import UNKNOWN
 from keyguard.ops import Op, Store
-from keyguard.request import FieldSet, Request
+from keyguard.request import Request
 from keyguard.response import Room
 from keyguard.scripts import arun_flow, run_flow
 
 SECOND = 1_000_000
-
-CREDENTIALS = ("authorization", "x-api-key", "proxy-authorization")
-"""Fields that hold credentials whatever the stack; where its `APIKeys` look comes on top."""
-CONDITIONS = FieldSet(("if-none-match", "if-modified-since", "range"))
-LONG_WAY = FieldSet((*CONDITIONS.names, *UNCACHED.names, "if-range", "cache-control", "pragma", "content-length"))
-"""What makes a request more than a plain GET of a URL."""
-
-
-def credential_fields(settings: Settings) -> tuple[str, ...]:
-    """The fields that hold credentials whatever the stack."""
-    if (settings.ttl is not None and not settings.public) or settings.private:
-        return (*CREDENTIALS, "cookie")  # the app has said nothing of who its answers are for, or that it is one caller
-    return CREDENTIALS
 
 
 class Bounds(NamedTuple):
@@ -72,20 +55,13 @@ class Candidates(NamedTuple):
     """Whether only variants are stored that do not match."""
 
 
-class Holding:
+class Holding(Asking):
     """The stored half of a response cache."""
 
     def __init__(
         self, *, name: str, settings: Settings, by: str | None, query: Query, bounds: Bounds, local_ttl: int
     ) -> None:
-        self.name = name
-        self.settings = settings
-        self._for_anybody = replace(settings, private=False)
-        self.by = by
-        self.query = query
-        # What was stored by other rules, of another process or before the last change of them, is not this cache's.
-        rules = repr((replace(settings, ignore_client=False), query.rules))
-        self._partition = f"{name} {digest((rules,))[:12]}"
+        super().__init__(name, settings, by, query)
         self.bounds = bounds
         self.local_ttl = local_ttl
         """Microseconds for which what this process holds of a shared store is used without asking."""
@@ -96,8 +72,6 @@ class Holding:
         self.shared: Shared | None = None
         self.shelf = Shelf(bounds.bytes, bounds.entries, bounds.variants)
         self._store: Any = None
-        self._sources: list[Sources] = []
-        self._read_credentials([])
 
     # -- put together by the stack --------------------------------------------------------------------------
 
@@ -120,80 +94,6 @@ class Holding:
         self.shelf.renew()
         self.flights.renew()
         self.reports.renew()
-
-    def _read_credentials(self, sources: Sequence[Sources]) -> None:
-        self._sources += sources
-        names = [name for source in self._sources for name in source.names]
-        fields = {name.lower() for name in names if ":" not in name}
-        always = credential_fields(self.settings)
-        self._credential_fields = FieldSet((*always, *sorted(fields - set(always))))
-        self.special = FieldSet((*LONG_WAY.names, *REWRITING.names, *self._credential_fields.names))
-        self._elsewhere = [source for source in self._sources if any(":" in name for name in source.names)]
-
-    # -- who asks for what ----------------------------------------------------------------------------------
-
-    def target_of(self, request: Request) -> Target | None:
-        """What a request is filed under; `None` where it is not cached."""
-        partition = self._partition
-        if self.by is not None:
-            identity = request.findings.identity
-            if identity is None:
-                raise ConfigurationError(f"{self!r} is by {self.by}, but {UNKNOWN}")
-            caller, keys = "", set()
-            if not identity.anonymous:
-                # It says more than the text of the key that it was found by; what else is sent counts beside it.
-                caller = identity.key_id if self.by == "key" else identity.subject
-                keys = {key for source in self._sources for key in source.read(request)}
-            partition = digest((partition, self.by, caller, *self.credentials_of(request, keys)))
-        return target_of(request, self.query, partition)
-
-    def learn(self, request: Request) -> None:
-        """Note where the guards that the request has passed look for credentials: some may stand in other layers."""
-        self.add_sources(request.findings.sources)
-
-    def add_sources(self, sources: Sequence[Sources]) -> None:
-        """Take what stands in more places for credentials."""
-        for source in sources:
-            if source not in self._sources:
-                self._read_credentials([source])
-
-    def credentials_of(self, request: Request, less: Collection[str] = ()) -> list[str]:
-        """All that the request carries of credentials, less the keys named, for a digest."""
-        found = []
-        for name in self._credential_fields.names:
-            value = request.header(name)
-            if value and value not in less and value.partition(" ")[2].strip() not in less:
-                found.append(f"{name}={value}")
-        for source in self._elsewhere:
-            found += sorted(source.read(request).difference(less))
-        return found
-
-    def has_credentials(self, request: Request) -> bool:
-        """Whether the request carries credentials, or was found to be of somebody."""
-        identity = request.findings.identity
-        return (
-            request.sends(self._credential_fields)
-            or (identity is not None and not identity.anonymous)
-            or any(source.read(request) for source in self._elsewhere)
-        )
-
-    def settings_for(self, request: Request) -> Settings:
-        """The settings that count for a request's caller: nothing is an anonymous caller's own."""
-        identity = request.findings.identity
-        return self._for_anybody if identity is None or identity.anonymous else self.settings
-
-    def asked_of(self, request: Request, target: Target) -> Asked:
-        """What the policy needs to know of a request."""
-        text = request.header("cache-control")
-        if text is not None:
-            directives = parse_cache_control((text,))
-        elif "no-cache" in (request.header("pragma") or "").lower():
-            directives = {"no-cache": None}  # RFC 9111, section 5.4: where there is no Cache-Control
-        else:
-            directives = {}
-        method = request.method
-        ranged = request.header("range") if method == "GET" else None
-        return Asked(method, directives, self.has_credentials(request), ranged, target.uri)
 
     # -- what is stored -------------------------------------------------------------------------------------
 
@@ -233,8 +133,8 @@ class Holding:
     def hold(self, request: Request, target: Target, entry: Entry, now: int) -> None:
         """Hold an entry in this process."""
         entry.checked = now
-        special = self.by is not None or self._elsewhere or entry.part is not None or entry.must_validate
-        if not special and entry.variance == () and not request.sends(REWRITING):
+        special = self.by is not None or self.elsewhere or entry.part is not None or entry.must_validate
+        if not special and entry.variance == () and not self.is_keyed(request) and not holds_keys(request.query):
             entry.address = request.address()
         self.shelf.put(target.key, places_of(target), entry)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from keyguard.callers import told_by_scope
 from keyguard.clock import Clock
 from keyguard.guards.cache.answers import whole_fields
 from keyguard.guards.cache.entry import Ready
@@ -55,8 +56,9 @@ def instant(cache: ResponseCache, clock: Clock) -> Instant:
             entry is None
             or scope["method"] != "GET"
             or len(fields) != len(headers)  # some field came twice
-            or not cache.special.raw.isdisjoint(fields)
+            or not cache.plain.issuperset(fields)
             or SHARED_ASGI in scope  # layers outside may know who asks
+            or told_by_scope(scope)
         ):
             return None
         now = clock()

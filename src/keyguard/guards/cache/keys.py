@@ -4,8 +4,9 @@ Rules:
 - A key is a tuple of parts, and its digest is over parts with their lengths: no two requests share one by accident.
 - The URI counts as it came over the wire, together with the path that the app routes: where the two disagree, because
   something in between rewrote one, each pair is a key of its own.
-- Fields by which frameworks let a proxy change the host or the scheme are parts of the key: whoever sends them poisons
-  an entry that only those see who send the same.
+- Fields by which frameworks let a proxy change the host, the scheme or the path are parts of the key: whoever sends
+  them poisons an entry that only those see who send the same.
+- The query, in which keys are sent too, and the values of fields stand in a key as digests.
 - Who asks, where entries are each caller's own, the cache's name and the rules that it stores by are parts too.
 - What cannot be read in one way has no key, and is not cached.
 """
@@ -20,30 +21,16 @@ from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
+from keyguard.callers import SURELY, named_by
 from keyguard.guards.cache.entry import Variance
-from keyguard.request import FieldSet, Request
+from keyguard.guards.cache.meanings import KEYED, meaning
+from keyguard.request import Request
 
 Key: TypeAlias = "tuple[str | bytes, ...]"
 
 _ASCII = "".join(map(chr, range(33, 127)))
 _HOST = re.compile(r"[a-z0-9._~!$&'()*+;=%-]+(?::[0-9]{0,5})?|\[[0-9a-f:.]+\](?::[0-9]{0,5})?|", re.IGNORECASE)
 
-REWRITING = FieldSet(
-    (
-        *("x-forwarded-host", "x-forwarded-proto", "x-forwarded-scheme", "x-forwarded-protocol", "x-forwarded-ssl"),
-        *("x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server", "x-host", "x-original-host"),
-        *("x-script-name", "front-end-https", "forwarded"),
-    )
-)
-UNCACHED = FieldSet(
-    (
-        # A body on a GET, another method or another path than the request line's: the answer may be another.
-        *("transfer-encoding", "x-http-method-override", "x-http-method", "x-method-override"),
-        *("x-original-url", "x-rewrite-url"),
-        # These are for the resource itself, not for a copy of it (RFC 9111, section 4.3.2); this switches protocols.
-        *("if-match", "if-unmodified-since", "upgrade"),
-    )
-)
 # Pairs that only say who asks; not what looks like one inside another pair's value.
 _QUOTED = r'"(?:[^"\\]|\\.)*'
 _FORWARDED_FOR = re.compile(
@@ -84,12 +71,25 @@ class Query:
             pairs.sort(key=itemgetter(0))
         return b"&".join([pair for _, pair in pairs])
 
+    def ignores_credentials(self, query: bytes) -> bool:
+        """Tell whether a parameter that makes no difference may name a caller."""
+        kept = self.kept(query).split(b"&")
+        return any(pair not in kept and holds_keys(pair) for pair in query.split(b"&"))
+
     def filed(self, uri: str) -> str:
         """A path and query with the query to file under."""
         path, mark, query = uri.partition("?")
         if mark and self.changes:
             query = self.kept(query.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
         return path + "?" + query if query else path
+
+
+def holds_keys(query: bytes) -> bool:
+    """Tell whether a parameter of a query may be a key, by its name."""
+    return bool(query) and any(
+        named_by(unquote_to_bytes(pair.partition(b"=")[0].replace(b"+", b" ")).decode("latin-1").lower()) == SURELY
+        for pair in query.split(b"&")
+    )
 
 
 def target_of(request: Request, query: Query, partition: str) -> Target | None:
@@ -108,15 +108,23 @@ def target_of(request: Request, query: Query, partition: str) -> Target | None:
     asked = request.query
     if query.changes:
         asked = query.kept(asked)
-    key: Key = (request.scheme, host, raw, root, path, asked, partition)
-    if request.sends(REWRITING):
-        key += tuple(
-            f"{name}={_FORWARDED_FOR.sub(_kept, value) if name == 'forwarded' else value}"
-            for name in REWRITING.names
-            if (value := request.header(name)) is not None
-        )
+    key: Key = (request.scheme, host, raw, root, path, digest((asked,)) if asked else "", partition)
+    key += tuple(_rewriting(request))
     uri = raw + b"?" + asked if asked else raw
     return Target(key, host, uri.decode("latin-1"))
+
+
+def _rewriting(request: Request) -> list[str]:
+    """The fields that may change what the app is asked for, in order, each with a digest of what it says."""
+    found = []
+    for raw in request.names():
+        name = request.field_name(raw)
+        if name is not None and meaning(name) & KEYED:
+            value = request.field_value(raw)
+            if name == "forwarded":
+                value = _FORWARDED_FOR.sub(_kept, value)
+            found.append(f"{name}={digest((value,))}")
+    return sorted(found)
 
 
 def changed_by(request: Request, query: Query) -> Target:
@@ -188,6 +196,8 @@ def _wire(text: str) -> bytes:
 
 def places_of(target: Target) -> tuple[str, str]:
     """What invalidation and purging call a target by: on its host, and on any."""
+    if "?" in target.uri:  # it may hold a key, and is not remembered
+        return place(target.host, target.uri), everywhere(target.uri)
     return _places(target.host, target.uri)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from keyguard.guards.cache.dates import parse_date
+from keyguard.guards.cache.dates import format_date, parse_date
 from keyguard.guards.cache.directives import (
     MOST_SECONDS,
     Directives,
@@ -28,24 +28,29 @@ SECOND = 1_000_000
 HEURISTIC = frozenset({200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501})
 """Heuristically cacheable (RFC 9110, section 15.1)."""
 
-UNDERSTOOD = HEURISTIC | {302, 303, 307, 400, 401, 403, 409, 412, 416, 421, 422, 429, 451, 500, 502, 503, 504}
+UNDERSTOOD = HEURISTIC | {302, 303, 307, 400, 401, 403, 409, 412, 416, 421, 422, 451, 500, 502, 503, 504}
 """Statuses whose caching behaviour this cache knows: what `must-understand` asks for (RFC 9111, section 5.2.2.3)."""
 
 HEURISTIC_MOST = 86400
 """Seconds that a heuristic lifetime has at most: a guess of ten per cent is not carried on for weeks."""
 
+UNSTORABLE = frozenset({428, 429, 431, 511})
+"""Statuses whose responses "MUST NOT be stored by a cache" (RFC 6585, sections 3 to 6)."""
+
+_OF_THE_RESOURCE = frozenset({404, 410, 451})
+"""Client errors that tell something of the resource, and not of the request."""
+
 _TTL = frozenset({200, 203, 300, 301, 308, 404, 410})
 """Statuses that `ttl` applies to: answers about the resource, not about the request or the app's state."""
 
-# RFC 9111, section 3.1, with the older Keep-Alive and the fields that keyguard sets afresh on every answer.
+# RFC 9111, section 3.1, with the older Keep-Alive, and Age, which every answer gets afresh.
 _HOP_BY_HOP = (
     "connection, keep-alive, te, trailer, transfer-encoding, upgrade, proxy-connection, proxy-authenticate, "
     "proxy-authentication-info, proxy-authorization"
 )
-_OURS = "ratelimit, ratelimit-policy, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, retry-after, age"
-_NEVER_STORED = frozenset(f"{_HOP_BY_HOP}, {_OURS}".split(", "))
+_NEVER_STORED = frozenset(f"{_HOP_BY_HOP}, age".split(", "))
 # RFC 9111, section 3.2: what a 304 does not change, since it has no content.
-_KEPT_ON_UPDATE = frozenset({"content-length", "content-encoding", "content-range"})
+_KEPT_ON_UPDATE = frozenset({"content-length", "content-encoding", "content-range", "content-digest", "content-md5"})
 _COOKIES = frozenset({"set-cookie", "set-cookie2"})
 _TAG_FIELDS = frozenset({"cache-tag", "surrogate-key"})
 # Fields that name one request: a hit is another one, and gets the name of that one from the middleware that gives it.
@@ -56,7 +61,12 @@ _OF_ONE_REQUEST = re.compile(
 )
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(\*|[0-9]{1,18})")
 _BREAKS = re.compile(r"[\r\n\0]")
-_EVENTS = re.compile(r"\s*text/event-stream\s*(;|$)", re.IGNORECASE)
+_EVENTS = re.compile(r"\s*(?:text/event-stream|multipart/x-mixed-replace)\s*(?:;|$)", re.IGNORECASE)
+_FLOWING = re.compile(
+    r"\s*(?:application/(?:x-)?(?:ndjson|jsonl|json-?lines|stream\+json|json-seq|grpc[a-z+-]*)|application/json-seq|"
+    r"text/x-server-sent-events)\s*(?:;|$)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,7 @@ class Settings:
     ignore_client: bool = False
     targeted: tuple[str, ...] = ()
     vary: tuple[str, ...] = ()
+    credentials: tuple[str, ...] = ()
     stale_on_error: int = 0
     longest: int = 365 * 86400
     """Seconds: no entry is kept for longer."""
@@ -140,7 +151,7 @@ def lifetime_of(status: int, fields: Fields, says: Said, received: int, settings
             moment = parse_date(expires[0], now) if len(expires) == 1 else None
             date = parse_date(first(fields, "date"), now)
             return 0 if moment is None else min(max(0, moment - (now if date is None else date)), MOST_SECONDS)
-    if settings.ttl is not None and not _EVENTS.match(first(fields, "content-type") or ""):
+    if settings.ttl is not None:
         return settings.ttl if status in _TTL else None
     if settings.heuristic and (status in HEURISTIC or "public" in says.directives):
         modified = parse_date(first(fields, "last-modified"), now)
@@ -184,6 +195,10 @@ def may_store(asked: Asked, status: int, fields: Fields, settings: Settings, rec
         return _no("it is an interim response", "RFC 9111, section 3")
     if status == 304 or (status == 206 and part_of(fields, b"") is None):
         return _no(f"a {status} like this one is no response to store", "RFC 9111, section 3")
+    if status in UNSTORABLE:
+        return _no(f"a {status} is never stored", "RFC 6585, sections 3 to 6")
+    if _EVENTS.match(first(fields, "content-type") or ""):
+        return _no("a stream of events is for who listens to it", "RFC 9111, section 3")
     if status == 416:  # it is about this request's Range, and the key holds none
         return _no("a 416 answers one request's range, and no other request", "RFC 9110, section 15.5.17")
     if "no-store" in asked.directives and not settings.ignore_client:
@@ -205,6 +220,8 @@ def may_store(asked: Asked, status: int, fields: Fields, settings: Settings, rec
             "the request carries credentials, and the response says neither public nor must-revalidate nor s-maxage",
             "RFC 9111, section 3.5",
         )
+    if asked.credentials and status in (401, 403, 407) and not settings.private:
+        return _no("it answers one caller's credentials", "RFC 9110, section 15.5.2")
     if not settings.set_cookie and sets_cookie(kept_fields(fields, says, settings)):
         return _no("the response sets a cookie", "RFC 9111, section 7.3")
     lifetime = lifetime_of(status, fields, says, received, settings)
@@ -224,6 +241,33 @@ def may_store(asked: Asked, status: int, fields: Fields, settings: Settings, rec
     elif lifetime == 0 and not validator and not _stale_uses(directives):
         return _no("it is stale at once, and has no validator", "RFC 9111, section 4.2")
     return Verdict(True, "it may be stored", "RFC 9111, section 3")
+
+
+def is_about_request(status: int) -> bool:
+    """Tell whether an answer is about the request or its sender: what is stored of the resource is right as before."""
+    return 400 <= status < 500 and status not in _OF_THE_RESOURCE
+
+
+def flows(fields: Fields) -> bool:
+    """Tell whether a body may come as slowly as things happen: nobody waits for the end of it."""
+    kind = first(fields, "content-type") or ""
+    return (
+        _EVENTS.match(kind) is not None
+        or _FLOWING.match(kind) is not None
+        or (first(fields, "x-accel-buffering") or "").strip().lower() == "no"
+    )
+
+
+def wants_events(accept: str | None) -> bool:
+    """Tell whether a request asks for a stream of events."""
+    return accept is not None and ("event-stream" in accept.lower() or "x-mixed-replace" in accept.lower())
+
+
+def dated(fields: Fields, received: int) -> Fields:
+    """The fields with a `Date`: "A recipient with a clock that receives a response message without a Date header field
+    MUST record the time it was received and append a corresponding Date header field to the message's header section if
+    it is cached or forwarded downstream" (RFC 9110, section 6.6.1)."""
+    return fields if first(fields, "date") is not None else (*fields, ("Date", format_date(received // SECOND)))
 
 
 def opens_to_credentials(directives: Directives, settings: Settings) -> bool:
@@ -297,7 +341,7 @@ def make_entry(status: int, fields: Fields, settings: Settings, *, asked_at: int
     says = said(fields, settings.targeted)
     entry = Entry(
         status,
-        kept_fields(fields, says, settings),
+        dated(kept_fields(fields, says, settings), received),
         received=received,
         age=initial_age(fields, asked_at, received),
         lifetime=min(lifetime_of(status, fields, says, received, settings) or 0, settings.longest),

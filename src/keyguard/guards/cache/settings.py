@@ -50,10 +50,10 @@ def texts(name: str, values: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
-def field_names(name: str, values: Iterable[str]) -> tuple[str, ...]:
-    """A list of header field names, as lower case."""
+def field_names(name: str, values: Iterable[str], *, lower: bool = True) -> tuple[str, ...]:
+    """A list of header field names, as lower case unless they may name something else as well."""
     found = texts(name, values)
     for value in found:
         if not _FIELD.fullmatch(value) or value == "*":
             raise ConfigurationError(f"{name} is a list of header field names, not {value!r}")
-    return tuple(dict.fromkeys(value.lower() for value in found))
+    return tuple(dict.fromkeys(value.lower() if lower else value for value in found))

@@ -1,0 +1,211 @@
+"""What may name the caller of a request: header fields by their names, and what servers and middleware say besides.
+
+For who must not mix callers up, and cannot know how the app tells them apart. One field too many that is taken for a
+name costs a hit of the cache; one that is missed shows one caller's page to another. So names are read by the words in
+them, and there is a list only of what looks like a name and is none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+NOTHING, PERHAPS, SURELY = 0, 1, 2
+"""Whether a field names a caller: `PERHAPS` if it names a group of callers, or a browser, or if it only may."""
+
+Told: TypeAlias = "list[tuple[str, int, str]]"
+"""What was said of the caller: by what name, how surely that names one, and a text that stands for the value."""
+
+_SURELY = re.compile(
+    # Words that stand for somebody wherever they are.
+    r"user|usr|auth(?!or(?:-|$))|jwt|jws|oidc|openid|saml|(?:^|-)sso|principal|identi(?:ty|ties|fier)|credential|creds|"
+    r"passw|passphrase|secret|token|api-?key|assertion|impersonat|log(?:in|on|name)|e-?mail|cert|"
+    r"claim|consumer|session|sess(?:-|$)|csrf|xsrf|signature|hmac|"
+    r"account|acct|customer|subscri|member|person|employee|staff|student|patient|whoami|msisdn|calling-line|"
+    r"(?:first|last|full|given|family|sur|nick|display|real|common|preferred|screen)-?name|"
+    # Clients, where that does not mean an address, a version or a hint.
+    r"client-?(?:id|uid|name|key|dn|cn|s-dn|i-dn|subject|issuer|verify|serial|fingerprint|peer)|(?:ssl|tls)-?client|"
+    r"(?:^|-)(?:ssl|tls|mtls|https)-?(?:cn|dn|s-dn|i-dn|subject|issuer|verify|verified|serial|peer|id)|"
+    # Products that put their own name in front of all they say.
+    r"(?:^|-)(?:tailscale|cf-access|pomerium|vouch|keycloak|okta|cognito|kanidm|teleport|shib|spiffe|kerberos|krb5?|"
+    r"spnego|gss|gssapi|ntlm|negotiate|mellon|cas|sm|iv|ct-remote|oam|webseal|eppn|eduperson[a-z]*|persistent-id|"
+    r"targeted-id|linkerd|l5d-client)(?:-|$)|"
+    # Whole words.
+    r"(?:^|-)(?:remote|subject|sub|dn|cn|upn|uid|euid|sid|guid|pid|ident|key|sign|otp|totp|pin|dpop|ticket|"
+    r"fingerprint|groups?|roles?|caller|actor|owner|operator|profile|player|guest|peer|sudo|su|act-as|run-as|on-behalf-of|"
+    r"access)(?:-|$)"
+)
+_PERHAPS = re.compile(
+    r"cookie|tenant|organi[sz]ation|(?:^|-)(?:org|orgs|scope|scopes|permissions?|privileges?|"
+    r"entitlements?|plan|tier|team|company|workspace|department|device|visitor|viewer|browser|installation|phone|"
+    r"mobile|context|name|from|who|client)(?:-|$)|^id$"
+)
+_OF_REQUESTS = re.compile(
+    r"(?:^|-)(?:request|correlation|trace|span|transaction|message|event|log|amz-cf|amzn-trace|connection)-?"
+    r"(?:id|uuid|guid|key)(?:-|$)|(?:^|-)(?:ray|traceparent|tracestate|trace-context|baggage)(?:-|$)"
+)
+_ADDRESS = re.compile(r"(?:^|-)(?:ip|ips|addr|address|host|port|protocol|proto|version|country|region)$")
+_CLIENT_HINTS = re.compile(r"sec-|access-control-|accept|if-|content-|cloudfront-viewer-(?!ja)|cloudfront-is-")
+_NAMELESS = frozenset(
+    {
+        *("idempotency-key", "surrogate-key", "cache-key", "early-data", "author", "from-cache"),
+        *("client-data", "client-version", "client-hints", "client-protocol", "client-trace-id", "viewer-country"),
+        *("cf-visitor", "front-end-https", "host", "te", "via", "dnt", "via-proxy", "mobile-version"),
+        "sentry-trace",
+    }
+)
+"""Names that look like one of a caller and are not, less the "x-" in front."""
+
+
+@lru_cache(maxsize=4096)
+def named_by(name: str) -> int:
+    """Tell whether a request field may name a caller, by its name in lower case: `NOTHING`, `PERHAPS` or `SURELY`."""
+    name = name.replace("_", "-").replace(".", "-").removeprefix("x-").replace("user-agent", "agent")
+    if name in _NAMELESS or _CLIENT_HINTS.match(name):
+        return NOTHING
+    name = _OF_REQUESTS.sub("-", name)
+    if _ADDRESS.search(name) and "mail" not in name and "user" not in name:
+        return NOTHING
+    if _SURELY.search(name):
+        return SURELY
+    return PERHAPS if _PERHAPS.search(name) else NOTHING
+
+
+# -- what a server says of the caller ---------------------------------------------------------------------------
+
+_OF_SERVERS = re.compile(
+    r"(?:wsgi|uwsgi|mod_wsgi|asgi|a2wsgi|waitress|keyguard|server|request|script|path|document|context|gateway|"
+    r"query|content|http2?)(?:[._]|$)|ssl_(?!client)|remote_(?:addr|host|port)$"
+)
+_ALWAYS = re.compile(r"(?:redirect_)*(?:remote_user|remote_ident|auth_type|ssl_client_.*|https_dn)")
+"""Variables that are about the caller whatever the process's own environment holds."""
+_NOBODY = frozenset({"", "NONE", "(null)", "-"})
+"""What servers write in the variables of a client certificate if there was none."""
+
+_nameless_variables: set[str] = set()
+_MOST = 4096
+
+_SCOPE = frozenset(
+    {
+        *("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path"),
+        *("headers", "client", "server", "extensions", "state", "subprotocols", "app", "router", "endpoint"),
+        *("path_params", "route", "keyguard", "wsgi_environ", "app_root_path", "starlette.exception_handlers"),
+    }
+)
+"""Keys of a scope that are not about the caller."""
+
+
+def told_by_environ(environ: Mapping[str, Any]) -> Told:
+    """Return what a WSGI environ says of the caller, besides header fields: `REMOTE_USER`, a certificate, a session."""
+    if _nameless_variables.issuperset(environ):
+        return []
+    found: Told = []
+    for key, value in environ.items():
+        if key in _nameless_variables or not isinstance(key, str):
+            continue
+        if key.startswith("HTTP_"):
+            surely = NOTHING
+        else:
+            name = key.lower()
+            always = _ALWAYS.fullmatch(name) is not None
+            surely = SURELY if always else NOTHING if _OF_SERVERS.match(name) else named_by(name)
+            if surely:
+                # Some servers copy the environment of the process, which is the same for all callers.
+                if _speaks(value) and (always or os.environ.get(key) != value):
+                    found.append((key, surely, _text(value)))
+                continue
+        if key.endswith("socket") or key == "asgi.scope":
+            found += _by_socket(key, value) if key.endswith("socket") else told_by_scope(value)
+        elif len(_nameless_variables) < _MOST:
+            _nameless_variables.add(key)
+    return found
+
+
+def told_by_scope(scope: Mapping[str, Any]) -> Told:
+    """Return what an ASGI scope says of the caller, besides header fields: a user, a session, a client certificate."""
+    found: Told = []
+    if not _SCOPE.issuperset(scope):
+        for key in scope.keys() - _SCOPE:
+            surely = named_by(key.lower()) if isinstance(key, str) else NOTHING
+            if key == "session":
+                surely = PERHAPS  # it is there for everybody, and says as much as a cookie
+            if surely and _speaks(scope[key]):
+                found.append((key, surely, _text(scope[key])))
+    extensions = scope.get("extensions")
+    if extensions:
+        found += _by_extensions(extensions)
+    state = scope.get("state")
+    if state:
+        found += _by_state(state)
+    if "wsgi_environ" in scope:
+        found += told_by_environ(scope["wsgi_environ"])
+    return found
+
+
+def _by_extensions(extensions: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
+    for key, value in extensions.items():
+        if "tls" in key.lower() or "ssl" in key.lower():
+            if isinstance(value, Mapping):  # ASGI's TLS extension
+                parts = [value[part] for part in value if "client" in str(part) or "peer" in str(part)]
+                if any(parts):
+                    yield key, SURELY, _text(parts)
+        elif not key.startswith(("http.", "websocket.", "lifespan")) and named_by(key.lower()) and _speaks(value):
+            yield key, SURELY, _text(value)
+
+
+_STATE = re.compile(
+    r"(?:^|_)(?:user|username|identity|principal|account|subject|sub|claims|token|jwt|email|login|customer|member|"
+    r"tenant|uid|session_id|auth|authenticated|api_key|apikey|credentials|caller|viewer)"
+    r"(?:_?(?:id|name|email|info|data|claims|key))?$"
+)
+
+
+def _by_state(state: Any) -> Iterator[tuple[str, int, str]]:
+    """What middleware left in `request.state`. Objects that an app keeps there for all requests have other names."""
+    held = getattr(state, "_state", state)
+    if isinstance(held, Mapping):
+        for key, value in [*held.items()]:
+            if isinstance(key, str) and _STATE.search(key.lower()) and _speaks(value) and not callable(value):
+                yield key, SURELY, _text(value)
+
+
+def _by_socket(key: str, socket: Any) -> Told:
+    """The certificate that a client showed, of servers that hand on the connection."""
+    ask = getattr(socket, "getpeercert", None)
+    if ask is None:
+        return []
+    try:
+        certificate = ask(True)
+    except Exception:  # of a connection that is not one any more
+        return []
+    return [(key, SURELY, _text(certificate))] if certificate else []
+
+
+def _speaks(value: Any) -> bool:
+    """Whether a value is somebody's: not empty, and not an object that says of itself that it is nobody's."""
+    if value is None or value is False:
+        return False
+    if isinstance(value, (str, bytes)):
+        return (value if isinstance(value, str) else value.decode("latin-1")).strip() not in _NOBODY
+    try:
+        if getattr(value, "is_authenticated", True) is False or getattr(value, "is_anonymous", False) is True:
+            return False
+        scopes = getattr(value, "scopes", None)  # Starlette's AuthCredentials
+        return bool(value) and not (type(value).__name__ == "AuthCredentials" and not scopes)
+    except Exception:
+        return True
+
+
+def _text(value: Any) -> str:
+    """A text that stands for a value: different for what cannot be compared."""
+    if isinstance(value, (str, bytes, int, float)):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return repr(sorted((repr(key), _text(one)) for key, one in value.items()))
+    if isinstance(value, (list, tuple)):
+        return repr([_text(one) for one in value])
+    return secrets.token_hex(16)
