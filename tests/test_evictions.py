@@ -135,7 +135,7 @@ def test_a_cache_may_have_a_store_of_its_own(
     world: str, opened: bool, cached: str, valkey: RedisServer, tmp_path: Path
 ) -> None:
     for number, decisions in enumerate(
-        ["memory://", f"sqlite:///{tmp_path}/k.db", f"{valkey.url}?namespace=own-{cached[:4]}"]
+        ["memory://", f"sqlite:///{tmp_path}/k.db", f"{valkey.url}?namespace=own-{cached[:4]}&timeout=1"]
     ):
         cache = ResponseCache(store=open_store(cached) if opened else cached, name=f"n{number}{world}{opened}")
         guard = Keyguard(RateLimit("5/hour", by="ip", name=f"{world}{opened}"), cache, store=decisions)

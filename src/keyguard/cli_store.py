@@ -25,6 +25,7 @@ from keyguard.keys.registry import PEPPERED
 from keyguard.logs import plain, word
 from keyguard.ops import Put, Store, is_counter
 from keyguard.stores import open_store
+from keyguard.stores.schemes import scheme_of
 
 Entry: TypeAlias = tuple[str, bytes, "int | None"]
 """Key, value, and microseconds to live."""
@@ -126,7 +127,7 @@ def _check(options: argparse.Namespace) -> int:
     with _opened(url) as store:
         if not hasattr(store, "scratch"):
             raise ConfigurationError("this store cannot make an empty one beside it: run keyguard.testing.check_store")
-        compensates = url.startswith("redis+cluster:")
+        compensates = scheme_of(url).endswith("+cluster")
         try:
             check_store(store.scratch, steps=options.steps, seed=options.seed, compensates=compensates)
         except AssertionError as error:

@@ -15,12 +15,13 @@ from weakref import WeakKeyDictionary
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
 from keyguard.ops import Store
+from keyguard.stores.schemes import ANSWERED, READ, scheme_of
 
 _KNOWN = (
     "memory://, sqlite:///file.db (relative), sqlite:////path/file.db (absolute), redis://, rediss://, unix://, "
-    "redis+sentinel://, redis+cluster:// and postgresql://"
+    "redis+sentinel://, redis+cluster:// (rediss+... with TLS) and postgresql://"
 )
-_REDIS = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+_REDIS = READ | ANSWERED
 _POSTGRES = ("postgresql", "postgres")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -89,7 +90,7 @@ def _opened(url: str, clock: Clock | None) -> Store:
     if scheme == "sqlite":
         return _sqlite(parts, options, clock)
     if scheme in _REDIS:
-        if scheme == "unix":
+        if scheme_of(url) == "unix":
             _check_no_host(parts)
         else:
             _check_hosts(url)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, TypeAlias
 
 from hiredis import pack_command
 
-from keyguard.errors import StoreError
+from keyguard.errors import ConfigurationError, StoreError
 
 Reply: TypeAlias = Any
 """What the server answered, or the exception that an error reply means."""
@@ -106,12 +105,29 @@ Plan: TypeAlias = Generator[list[Call], Any, Any]
 """What an operation sends in one trip, and what it makes of the replies."""
 
 
-@cache
+def _scripts() -> dict[str, tuple[bytes, bytes]]:
+    """Read all scripts: what a packager has left out shows at the start, not at a request."""
+    folder = files("keyguard.stores.redis") / "lua"
+    found = {}
+    try:
+        shared = (folder / "limits.lua").read_bytes()
+        for name in ("authenticate", "give_back", "put", "read", "swap", "take"):
+            text = shared + (folder / f"{name}.lua").read_bytes()
+            found[name] = text, sha1(text, usedforsecurity=False).hexdigest().encode()
+    except OSError as error:
+        raise ConfigurationError(
+            f"keyguard's Lua scripts were left out where it was packaged ({error}): include the data files of "
+            "keyguard.stores.redis, lua/*.lua (PyInstaller: --collect-data keyguard)"
+        ) from error
+    return found
+
+
+_SCRIPTS = _scripts()
+
+
 def script_text(name: str) -> tuple[bytes, bytes]:
     """A script and its digest."""
-    folder = files("keyguard.stores.redis") / "lua"
-    text = (folder / "limits.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
-    return text, sha1(text, usedforsecurity=False).hexdigest().encode()
+    return _SCRIPTS[name]
 
 
 class Rounds:

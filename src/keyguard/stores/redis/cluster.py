@@ -134,7 +134,8 @@ class Cluster:
     def _failed(self, address: Address, error: StoreError) -> StoreError:
         if isinstance(error, StoreBusy):
             return error  # it says nothing about the node
-        self._resting[address] = monotonic() + _REST
+        if not isinstance(error, Lost):  # a connection that breaks may be an old one: the next one tells
+            self._resting[address] = monotonic() + _REST
         self._stale = True
         self._at(address).drop_idle()
         partial = not self._all_rest()

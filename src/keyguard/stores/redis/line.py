@@ -28,7 +28,8 @@ class Line:
         self._servers = servers
         self._pulse = Pulse(servers.timeout)
         self._eviction = eviction
-        self._threads = ThreadLink(servers.connector(), most, self._pulse, eviction)
+        connect, self._forget_sentinels = servers.connector()
+        self._threads = ThreadLink(connect, most, self._pulse, eviction)
         self._latest: tuple[LoopLink, LoopLink] | None = None
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[LoopLink, LoopLink]] = WeakKeyDictionary()
         self._keepers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = WeakKeyDictionary()
@@ -105,6 +106,7 @@ class Line:
     def close(self) -> None:
         """Close the connections of threads; those in use, when they are not any more."""
         self._threads.close()
+        self._forget_sentinels()
 
     async def aclose(self) -> None:
         """Close the connections of the event loop that runs here."""

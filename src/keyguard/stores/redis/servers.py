@@ -1,8 +1,8 @@
 """Where the servers are: URLs, and how a connection is made, with redis-py's own connections.
 
     redis://user:password@host:6379/0        rediss:// with TLS        unix:///run/redis.sock
-    redis+sentinel://host:26379,host:26379/service/0
-    redis+cluster://host:6379,host:6379
+    redis+sentinel://host:26379,host:26379/service/0                    rediss+sentinel:// with TLS
+    redis+cluster://host:6379,host:6379                                 rediss+cluster:// with TLS
 
 Retries are off: a decision has a budget of milliseconds, and what was sent may have happened. What else redis-py takes
 from a URL (time-outs, retries, how replies are read) would break rules of ours: few options are let through.
@@ -10,10 +10,10 @@ from a URL (time-outs, retries, how replies are read) would break rules of ours:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import redis
 import redis.asyncio
@@ -29,12 +29,14 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from keyguard.errors import ConfigurationError
+from keyguard.stores.redis.credentials import Asked, Credentials, check_credentials
 from keyguard.stores.redis.opening import OPENING
+from keyguard.stores.schemes import SCHEMES, ours
 
 if int(redis.__version__.partition(".")[0]) < 8:  # another library may have brought it along
     raise ImportError(f"redis-py {redis.__version__} is older than 8")
 
-_PORTS = {"redis+sentinel": 26379, "redis+cluster": 6379}
+_PORTS = {"sentinel": 26379, "cluster": 6379}
 _PATIENCE = 5.0  # seconds, for operators
 _SENTINEL = OPENING / 10
 _NEVER_FULL = 2**31
@@ -42,11 +44,9 @@ _NEVER_FULL = 2**31
 are at a time is bounded elsewhere."""
 _OURS = ("namespace", "timeout", "max_connections")  # whoever opens a store has taken them from the URL
 _OPTIONS = {
-    "redis": ("client_name", "db", "username", "password"),
-    "rediss": ("client_name", "db", "username", "password", "ssl_*"),
-    "unix": ("client_name", "db", "username", "password"),
-    "redis+sentinel": ("sentinel_username", "sentinel_password"),
-    "redis+cluster": (),
+    "": ("client_name", "db", "username", "password"),
+    "sentinel": ("sentinel_username", "sentinel_password"),
+    "cluster": (),
 }
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
@@ -54,33 +54,51 @@ _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 class Servers:
     """The servers that a URL names. Raises `ConfigurationError` for one that cannot be; connects to nothing."""
 
-    def __init__(self, url: str, timeout: float, login: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, url: str, timeout: float, login: dict[str, Any] | None = None, credentials: Credentials | None = None
+    ) -> None:
+        url = ours(url)
         self.scheme = urlsplit(url).scheme
+        self.kind = self.scheme.partition("+")[2]
+        """`sentinel`, `cluster`, or nothing for one server."""
+        self.secure = self.scheme.startswith("rediss")
         self.timeout = timeout
         self.login = login or {}
+        if credentials is not None:
+            check_credentials(credentials)
+        if urlsplit(url).netloc.count("@") > 1:
+            raise ConfigurationError(
+                "an @ in a user name or a password of a Redis URL is percent-encoded, as %40 (the URL is not shown, it "
+                "may hold a password)"
+            )
         try:
-            if self.scheme in ("redis", "rediss", "unix"):
-                self._url = url
-                self._check(url)
-            elif self.scheme in _PORTS:
+            if self.scheme not in SCHEMES:
+                raise ValueError(f"no scheme {self.scheme!r}")
+            if self.kind:
                 self._parse(url)
             else:
-                raise ValueError(f"no scheme {self.scheme!r}")
+                self._url = url
+                self._check(url)
         except ConfigurationError:
             raise
         except ValueError as error:
             # The URL is not shown, nor is what redis-py says of it: it may hold a password.
             raise ConfigurationError(
                 "not a Redis URL: write redis://host:6379/0, rediss://..., unix:///path, "
-                "redis+sentinel://host:26379,host/service or redis+cluster://host:6379,host"
+                "redis+sentinel://host:26379,host/service or redis+cluster://host:6379,host, or with rediss+ for TLS"
             ) from (error if "no scheme" in str(error) else None)
-        if self.scheme in ("redis", "rediss", "unix"):
+        if credentials is not None:
+            options = dict(parse_qsl(urlsplit(url).query))
+            if "@" in urlsplit(url).netloc or {"username", "password"} & options.keys():
+                raise ConfigurationError("credentials are in the URL or come from a function, not both")
+            self.login["credential_provider"] = Asked(credentials)
+        if not self.kind:
             self._check_settings(url)
 
     @property
     def cluster(self) -> bool:
         """Whether they are the seeds of a cluster."""
-        return self.scheme == "redis+cluster"
+        return self.kind == "cluster"
 
     def _check(self, url: str) -> None:
         """Raise `ValueError` for what redis-py would read in a way of its own."""
@@ -93,18 +111,21 @@ class Servers:
     def _check_settings(self, url: str) -> None:
         options = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
         self._check_names(options)
-        for name in _FILES:
-            if name in options and not Path(options[name]).is_file():
-                raise ConfigurationError(f"{name}: there is no file {options[name]}")
+        self._check_files(options)
         try:
-            self.connector()()
+            self.connector()[0]()
         except (TypeError, ValueError, RedisError) as error:
             raise ConfigurationError(f"{self.scheme}:// cannot be used so: {error}") from None
 
+    def _check_files(self, options: Mapping[str, str]) -> None:
+        for name in _FILES:
+            if name in options and not Path(options[name]).is_file():
+                raise ConfigurationError(f"{name}: there is no file {options[name]}")
+
     def _check_names(self, names: Iterable[str]) -> None:
-        known = _OPTIONS[self.scheme]
+        known = [*_OPTIONS[self.kind], *(["ssl_*"] if self.secure else [])]
         for name in names:
-            if name not in known and not ("ssl_*" in known and name.startswith("ssl_")):
+            if name not in known and not (self.secure and name.startswith("ssl_")):
                 listed = ", ".join([*_OURS, *known])
                 raise ConfigurationError(f"{self.scheme}:// has no option {name!r}; it has {listed}")
 
@@ -114,10 +135,10 @@ class Servers:
         user, _, password = login.partition(":")
         if login:
             self.login = {"username": unquote(user) or None, "password": unquote(password) or None}
-        default = _PORTS[self.scheme]
+        default = _PORTS[self.kind]
         self.seeds = [_host_port(place, default) for place in places.split(",")]
         words = [word for word in parts.path.split("/") if word]
-        if self.scheme == "redis+sentinel":
+        if self.kind == "sentinel":
             self.service, database, *more = [*words, *("mymaster", "0")[len(words) :]]
             if more or not (database.isascii() and database.isdigit()):
                 raise ValueError("no service and number of a database")
@@ -126,8 +147,14 @@ class Servers:
             raise ValueError("a cluster has no databases")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         self._check_names(options)
-        self._sentinel_login = {name.removeprefix("sentinel_"): value for name, value in options.items()}
+        self._check_files(options)
+        self._sentinel_login = {
+            name.removeprefix("sentinel_"): value for name, value in options.items() if name.startswith("sentinel_")
+        }
         """Sentinels have passwords of their own."""
+        self._tls = urlencode([(name, value) for name, value in options.items() if name.startswith("ssl_")])
+        """The options of TLS, as a URL has them."""
+        self.node("localhost", default)  # raises for options that redis-py does not know
 
     # -- how a connection is made -------------------------------------------------------------------------
 
@@ -140,21 +167,28 @@ class Servers:
             "driver_info": None,
         }
 
-    def connector(self) -> Callable[[], AbstractConnection]:
-        """Makes connections for threads; not for a cluster."""
+    def _secured(self) -> dict[str, Any]:
+        """The settings of TLS for what is not made from a URL."""
+        if not self.secure:
+            return {}
+        read: dict[str, Any] = dict(redis.connection.parse_url(f"rediss://localhost/?{self._tls}"))
+        return {"ssl": True} | {name: value for name, value in read.items() if name.startswith("ssl_")}
+
+    def connector(self) -> tuple[Callable[[], AbstractConnection], Callable[[], None]]:
+        """For threads: what makes connections, and what ends it; not for a cluster."""
         settings = self._settings(OPENING, Retry(NoBackoff(), 0))
-        if self.scheme == "redis+sentinel":
+        if self.kind == "sentinel":
             # A sentinel that is down must leave time for the next.
-            brief = {**settings, "socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL}
+            brief = {**settings, "socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL, **self._secured()}
+            del brief["driver_info"]  # see `client`
             sentinel: Any = _sentinel(self.seeds, sentinel_kwargs=brief | self._sentinel_login, **settings)
             pool: Any = SentinelConnectionPool(
-                self.service, sentinel, max_connections=_NEVER_FULL, **settings, **self.login
+                self.service, sentinel, max_connections=_NEVER_FULL, **settings, **self._secured(), **self.login
             )
             # The pool is known to its connections by a weak reference only.
-            return lambda: _kept(pool.make_connection(), pool)
+            return lambda: _kept(pool.make_connection(), pool), sentinel.close
         pool = self._pool(redis.ConnectionPool, {**settings, "max_connections": _NEVER_FULL})
-        make: Callable[[], AbstractConnection] = pool.make_connection
-        return make
+        return pool.make_connection, _none
 
     def aconnector(self) -> tuple[Callable[[], AsyncConnection], Callable[[], Awaitable[None]]]:
         """For one event loop: what makes connections, and what ends it. Not for a cluster.
@@ -162,10 +196,10 @@ class Servers:
         The time-outs of the connections are the caller's.
         """
         settings = self._settings(None, AsyncRetry(NoBackoff(), 0))
-        if self.scheme == "redis+sentinel":
-            brief = {**settings, "socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL}
+        if self.kind == "sentinel":
+            brief = {**settings, "socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL, **self._secured()}
             sentinel = _async_sentinel(self.seeds, sentinel_kwargs=brief | self._sentinel_login, **settings)
-            pool: Any = AsyncSentinelPool(self.service, sentinel, **settings, **self.login)
+            pool: Any = AsyncSentinelPool(self.service, sentinel, **settings, **self._secured(), **self.login)
 
             async def end() -> None:
                 for client in sentinel.sentinels:
@@ -179,7 +213,9 @@ class Servers:
 
     def node(self, host: str, port: int) -> Servers:
         """One node of a cluster."""
-        return Servers(f"redis://{f'[{host}]' if ':' in host else host}:{port}/0", self.timeout, self.login)
+        place = f"{f'[{host}]' if ':' in host else host}:{port}/0"
+        url = f"rediss://{place}?{self._tls}" if self.secure else f"redis://{place}"
+        return Servers(url, self.timeout, self.login)
 
     def client(self) -> Any:
         """A client for what operators do, with time-outs of seconds."""
@@ -193,13 +229,14 @@ class Servers:
             nodes = [ClusterNode(host, port) for host, port in self.seeds]
             settings.pop("retry")
             try:
-                return RedisCluster(startup_nodes=nodes, **settings, **self.login)
+                return RedisCluster(startup_nodes=nodes, **settings, **self._secured(), **self.login)
             except RedisClusterException as error:  # which is none of the others
                 raise RedisError(str(error)) from error
-        if self.scheme == "redis+sentinel":
+        if self.kind == "sentinel":
+            settings |= self._secured()
             sentinel: Any = _sentinel(self.seeds, sentinel_kwargs=settings | self._sentinel_login, **settings)
             return sentinel.master_for(self.service, **self.login)
-        return redis.Redis.from_url(self._url, **settings)
+        return redis.Redis.from_url(self._url, **settings, **self.login)
 
 
 class _Sentinel(Sentinel):
@@ -232,6 +269,10 @@ def _in_words(service: str, error: Exception) -> str:
     return f"no sentinel names a primary for {service!r}{f' ({why})' if dash else ''}"
 
 
+def _none() -> None:
+    """There is nothing to end."""
+
+
 async def _nothing() -> None:
     """There is nothing to end."""
 
@@ -243,6 +284,6 @@ def _kept(connection: Any, owner: Any) -> Any:
 
 def _host_port(text: str, default: int) -> tuple[str, int]:
     parts = urlsplit("//" + text)
-    if not parts.hostname:
+    if not parts.hostname or "@" in text:
         raise ValueError("no host")
     return parts.hostname, parts.port or default

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
-from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import ClusterCrossSlotError, MovedError, ReadOnlyError, RedisClusterException, RedisError
 
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
@@ -26,6 +26,7 @@ from keyguard.stores.fork import check_process, renew_after_fork
 from keyguard.stores.patience import check_patience
 from keyguard.stores.redis.calls import Call, Reply, Rounds, TakeCall, TakeForm, checked, unknown_script
 from keyguard.stores.redis.cluster import Cluster
+from keyguard.stores.redis.credentials import Credentials
 from keyguard.stores.redis.eviction import Eviction
 from keyguard.stores.redis.line import Line
 from keyguard.stores.redis.pulse import Lost, TimedOut
@@ -38,10 +39,13 @@ _UNDONE_AT_ONCE = 100
 class RedisStore:
     """Keys and counters on a Redis or Valkey server.
 
-    - `url`: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`.
+    - `url`: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`, or with `rediss+` for TLS;
+      `valkey` means the same everywhere.
     - `namespace`: what the names of all keys begin with.
     - `timeout`: seconds that one operation may take, with everything; 0.01 to 1.
     - `max_connections`: of the threads of this process; an event loop uses two.
+    - `credentials`: a plain function that returns a password, or a user name and a password; asked, in a thread, each
+      time a connection is opened, for tokens that expire (IAM). What was opened with one stays open.
 
     Counters and cached responses have a time to live; API keys have none. A server whose memory is full evicts what its
     `maxmemory-policy` says: only `noeviction` keeps counters and keys, and any other is warned of in the log when a
@@ -62,6 +66,7 @@ class RedisStore:
         namespace: str = "keyguard",
         timeout: float = 0.075,
         max_connections: int = 64,
+        credentials: Credentials | None = None,
         clock: Clock | None = None,
     ) -> None:
         if not (isinstance(namespace, str) and namespace.isascii() and namespace.isprintable()) or not namespace:
@@ -74,7 +79,8 @@ class RedisStore:
         self._url = url
         self._clock = clock
         self._most = max_connections
-        self._servers = Servers(url, self.timeout)
+        self._servers = Servers(url, self.timeout, credentials=credentials)
+        self._credentials = credentials
         self._wire = Wire(namespace, clock, cluster=self._servers.cluster)
         self._doubts: deque[Call] = deque(maxlen=10_000)
         self._eviction = Eviction()
@@ -211,6 +217,10 @@ class RedisStore:
 
     def _seen(self, replies: list[Reply]) -> list[Reply]:
         for reply in replies:
+            if reply.__class__ is bytes:
+                continue
+            if isinstance(reply, (MovedError, ClusterCrossSlotError)) and not self._servers.cluster:
+                raise StoreError(_node_of_a_cluster(self._servers.secure))
             if reply.__class__ is ReadOnlyError:
                 self._line.drop_idle()  # a replica now: the next connection may find the new primary
         return replies
@@ -254,6 +264,8 @@ class RedisStore:
                 return sorted(self._walk(client, prefix))
             finally:
                 client.close()
+        except (MovedError, ClusterCrossSlotError) as error:
+            raise StoreError(_node_of_a_cluster(self._servers.secure)) from error
         except (RedisError, RedisClusterException, OSError) as error:
             raise StoreError(f"Redis: {error}") from error
 
@@ -285,7 +297,8 @@ class RedisStore:
     def scratch(self, clock: Clock) -> RedisStore:
         """An empty store on the same server, for checks. Closing it removes what it holds."""
         return _Scratch(
-            self._url, namespace=f"keyguard-check-{os.urandom(6).hex()}", timeout=10.0, clock=clock
+            self._url, namespace=f"keyguard-check-{os.urandom(6).hex()}", timeout=10.0, clock=clock,
+            credentials=self._credentials,
         )  # fmt: skip
 
     def clear(self) -> None:
@@ -333,3 +346,8 @@ def _check_time(rounds: Rounds, deadline: float) -> None:
     """Raise `StoreBusy` where there is no time for what is still to be sent, though all was answered so far."""
     if rounds.trips > 1 and rounds.calls and monotonic() > deadline:
         raise StoreBusy("Redis: a key is being changed by others all the time")
+
+
+def _node_of_a_cluster(secure: bool) -> str:
+    scheme = "rediss+cluster" if secure else "redis+cluster"
+    return f"Redis: this server is a node of a cluster: write {scheme}:// in the store's URL"
