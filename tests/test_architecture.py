@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "keyguard"
 
 # A module may import from earlier lines only. A package stands for all its modules.
 ARROW = [
-    "callers errors clock fields heads identity logs loops workers",
+    "callers errors clock fields fork heads identity logs loops workers",
     "flow given response",
     "address paths rates",
     "spelling",

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable
-from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from keyguard.errors import ConfigurationError
+from keyguard.fork import ProcessLock
 from keyguard.guards.rate_limit import RateLimit
 from keyguard.stores import url_digest
 
@@ -30,7 +30,7 @@ class _Place:
 
 _places: WeakKeyDictionary[Any, _Place] = WeakKeyDictionary()
 _by_url: WeakValueDictionary[bytes, _Place] = WeakValueDictionary()
-_lock = Lock()
+_lock = ProcessLock()
 
 
 def claim(store: Any, guards: Iterable[Any]) -> None:

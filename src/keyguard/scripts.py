@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
+from keyguard.fork import check_process
 from keyguard.loops import in_thread, in_trio
 from keyguard.ops import Aside, Op, Store
 
@@ -25,6 +26,7 @@ class _Done:
 
 def run_flow(store: Store, flow: Flow[R]) -> R:
     """Drive a flow that awaits operations, and nothing else."""
+    check_process()
     op = _next(flow, None, None)
     while not isinstance(op, _Done):
         try:
@@ -38,9 +40,10 @@ def run_flow(store: Store, flow: Flow[R]) -> R:
 
 async def arun_flow(store: Store, flow: Flow[R]) -> R:
     """The same without holding up the event loop, where the store can do that."""
+    check_process()
     execute: Any = store.execute
     aexecute: Any = getattr(store, "aexecute", execute)
-    if in_trio():  # what stores have for event loops is asyncio's, as a rule
+    if in_trio() and getattr(store, "needs_asyncio", True):
         aexecute = partial(in_thread, execute)
     op = _next(flow, None, None)
     while not isinstance(op, _Done):

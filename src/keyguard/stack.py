@@ -19,6 +19,7 @@ from keyguard.drivers.inside import AppInside
 from keyguard.drivers.layers import layers_within
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes, is_async, is_blocking
+from keyguard.fork import renew_after_fork
 from keyguard.guard import Guard, chain
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
@@ -33,7 +34,6 @@ from keyguard.paths import Paths
 from keyguard.refusal import Refusal
 from keyguard.stores import open_store
 from keyguard.stores.aside import WatchedAside
-from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.watched import StoreHealth, Watched
 

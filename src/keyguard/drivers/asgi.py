@@ -17,9 +17,9 @@ from keyguard.drivers.field_names import tell_of_folding
 from keyguard.drivers.layers import lacking_within
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Detach
+from keyguard.fork import check_process
 from keyguard.loops import in_thread, in_trio
 from keyguard.request import SHARED_ASGI, Deferred
-from keyguard.stores.fork import check_process
 
 
 class ASGIDriver:

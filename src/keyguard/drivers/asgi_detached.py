@@ -11,10 +11,10 @@ from keyguard.drivers.engine import Engine, Pending, of_the_same_caller
 from keyguard.drivers.tasks import Task, end, hold, is_lost
 from keyguard.drivers.threads import in_thread
 from keyguard.flow import Blocking, Detach, Flow, Signal, Wait
+from keyguard.fork import renew_after_fork
 from keyguard.logs import logger
 from keyguard.request import Request
 from keyguard.response import Response
-from keyguard.stores.fork import renew_after_fork
 
 log = logger("keyguard")
 

@@ -12,8 +12,8 @@ from keyguard.drivers.wsgi_exchange import Exchange, StartResponse, settle_all
 from keyguard.drivers.wsgi_exchange import WSGIApp as WSGIApp
 from keyguard.drivers.wsgi_request import Environ, WSGIRequest
 from keyguard.flow import Detach
+from keyguard.fork import check_process
 from keyguard.request import Deferred
-from keyguard.stores.fork import check_process
 
 
 class WSGIDriver:

@@ -13,10 +13,10 @@ from keyguard.drivers.wsgi_body import close
 from keyguard.drivers.wsgi_exchange import Exchange, ExcInfo, Write, WSGIApp
 from keyguard.drivers.wsgi_request import WSGIRequest
 from keyguard.flow import Detach, Flow
+from keyguard.fork import renew_after_fork
 from keyguard.logs import logger
 from keyguard.request import Request
 from keyguard.response import Response
-from keyguard.stores.fork import renew_after_fork
 
 log = logger("keyguard")
 

@@ -24,10 +24,10 @@ from typing import Any
 from keyguard.clock import Clock, steady_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Wait
+from keyguard.fork import check_process, renew_after_fork
 from keyguard.ops import Op, Store
 from keyguard.stores import exits as exits  # before what is registered below: stores are closed after it has run
 from keyguard.stores import open_store
-from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.leases import Leases
 from keyguard.workers import seen_workers
 
@@ -69,6 +69,7 @@ class Leased:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations: here where leases cover them, else in the shared store."""
+        check_process()
         results = []
         for op in ops:
             found = self._leases.here(op)
@@ -108,6 +109,7 @@ class Leased:
 
     def here(self, ops: Sequence[Op[Any]]) -> list[Any] | None:
         """The results, where they need no trip: also while the shared store is out of order."""
+        check_process()
         return self._leases.here(ops[0]) if len(ops) == 1 else None
 
     # -- the rest is the shared store's -------------------------------------------------------------------
@@ -125,12 +127,14 @@ class Leased:
 
     def close(self) -> None:
         """Give back what is not spent, and close the shared store."""
+        check_process()
         self._give_back_all()
         if hasattr(self.store, "close"):
             self.store.close()
 
     async def aclose(self) -> None:
         """The same under an event loop."""
+        check_process()
         for ops in self._leases.all_unspent():
             try:
                 answer = getattr(self.store, "aexecute", self.store.execute)(ops)
@@ -149,6 +153,7 @@ _tiers: weakref.WeakSet[Leased] = weakref.WeakSet()
 
 @atexit.register
 def _give_back_at_exit() -> None:
-    # Under WSGI nobody says when a worker stops.
+    # Under WSGI nobody says when a worker stops. What a child has not asked for itself is its parent's.
+    check_process()
     for tier in list(_tiers):
         tier._give_back_all()

@@ -22,10 +22,10 @@ from typing import Any, TypeAlias
 
 from keyguard.clock import SECOND, Clock, steady_clock
 from keyguard.errors import ConfigurationError
+from keyguard.fork import check_process, renew_after_fork
 from keyguard.logs import logger
 from keyguard.ops import Op, Take, Taken
 from keyguard.rates import Limit
-from keyguard.stores.fork import renew_after_fork
 
 log = logger("keyguard.stores")
 
@@ -101,6 +101,7 @@ class MemoryStore:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run each operation under the lock."""
+        check_process()
         results = []
         with self._lock:
             now = self._clock()
@@ -163,6 +164,7 @@ class MemoryStore:
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Every living key that starts with `prefix`, in order."""
+        check_process()
         with self._lock:
             now = self._clock()
             entries = {**self._old, **self._young}

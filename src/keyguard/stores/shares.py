@@ -6,9 +6,9 @@ import threading
 from collections.abc import Sequence
 
 from keyguard.clock import steady_clock
+from keyguard.fork import renew_after_fork
 from keyguard.ops import Demand, Take, Taken
 from keyguard.rates import Limit
-from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.memory import MemoryStore
 
 _BYTES = 16 * 1024 * 1024

@@ -19,32 +19,27 @@ import sqlite3
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from keyguard.clock import Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
+from keyguard.fork import check_process, renew_after_fork
 from keyguard.ops import Authenticate, GiveBack, Op, Read, Take, Taken
-from keyguard.stores.fork import check_process, renew_after_fork
 from keyguard.stores.sqlite_cache import PREFIX, Cached
 from keyguard.stores.sqlite_file import File, busy, insist
+from keyguard.stores.sqlite_rows import NEVER, Rows, Writes
 from keyguard.stores.sqlite_turns import Job, Kind, Turns
 
-_PURGE_EVERY = 100  # transactions
-_PURGE_ROWS = 250  # looked at each time: more than so many transactions usually add
-_NEVER = 2**63 - 1
 _LEAST_CACHE = 1024 * 1024
 _QUEUE = 0.15
 """Seconds that a request waits at most for the others of its process."""
 _START = 10.0  # seconds, for what is done at the start or by operators
 _GIVE_BACK = 60.0  # seconds, for what nobody waits for
 
-_GET = "SELECT value FROM entries WHERE key = ? AND expires > ?"
-_PUT = "REPLACE INTO entries VALUES (?, ?, ?)"
-_DELETE = "DELETE FROM entries WHERE key = ?"
 _RANGE = (
     "SELECT key, value, expires FROM (SELECT key, value, expires FROM entries UNION ALL "
     "SELECT key, value, expires FROM cached) WHERE key >= ? AND key < ? AND expires > ? ORDER BY key"
 )
-_NEXT = "SELECT key, expires FROM entries WHERE key > ? ORDER BY key LIMIT ?"
 
 
 class SQLiteStore:
@@ -82,9 +77,8 @@ class SQLiteStore:
         self._file = File(Path(name).absolute())
         self.timeout = float(timeout)
         self._clock = clock or wall_clock
-        self._until_purge = _PURGE_EVERY
-        self._purged_to = ""
         self._cached = Cached(cache_bytes)
+        self._rows = Rows(self._cached)
         self._turns = Turns(self._serve, "keyguard-sqlite")
         try:
             # Not kept: the connection would be inherited by workers that are forked later.
@@ -92,6 +86,7 @@ class SQLiteStore:
         except sqlite3.Error as error:
             raise ConfigurationError(f"cannot use {self._file.path} as a store: {error}") from error
         renew_after_fork(self)
+        _stores.add(self)
 
     def __repr__(self) -> str:
         return f"<SQLiteStore {self._file.path}>"
@@ -99,6 +94,13 @@ class SQLiteStore:
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             self._file.forget()
+
+    def before_fork(self) -> bool:
+        """Let what is under way end first, and nothing begin. Returns whether that could be had soon."""
+        return self._turns.lock.acquire(timeout=1.0)
+
+    def after_fork_in_parent(self) -> None:
+        self._turns.lock.release()
 
     def after_fork(self) -> None:
         self._file.abandon()
@@ -110,7 +112,9 @@ class SQLiteStore:
         check_process()
         self._turns.stop()
         with self._turns.lock:
+            self._file.in_use = True
             self._file.close()
+            self._file.in_use = False
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations in one transaction, waiting for other processes up to the time-out."""
@@ -174,6 +178,7 @@ class SQLiteStore:
 
     def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
         """Every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
+        check_process()
         now = self._clock()
         deadline = monotonic() + _START
         try:
@@ -182,7 +187,7 @@ class SQLiteStore:
             try:
                 # The code point after the last that text can hold ends the range of the prefix.
                 rows = insist(connection, deadline, _RANGE, (prefix, prefix + "\U0010ffff", now))
-                return [(key, value, None if ends == _NEVER else ends - now) for key, value, ends in rows]
+                return [(key, value, None if ends == NEVER else ends - now) for key, value, ends in rows]
             finally:
                 connection.close()
         except sqlite3.Error as error:
@@ -279,13 +284,15 @@ class SQLiteStore:
 
     def _begin(self, kind: Kind) -> sqlite3.Connection:
         """The connection, in a transaction of that kind."""
+        self._file.in_use = True
         try:
             connection = self._file.opened(self._clock())
             # Reading alone needs no lock that others would wait for.
             connection.execute("BEGIN" if kind is Kind.READING else "BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            if not busy(error):
+        except BaseException as error:
+            if isinstance(error, sqlite3.Error) and not busy(error):
                 self._file.forget()
+            self._file.in_use = False
             raise
         return connection
 
@@ -299,14 +306,10 @@ class SQLiteStore:
             for ops in batch:
                 try:
                     results.append([self._run(connection, op, now, kind) for op in ops])
-                except _Writes:
+                except Writes:
                     results.append(None)
             if kind is not Kind.READING:
-                self._until_purge -= 1
-                if self._until_purge <= 0:
-                    self._purge(connection, now)
-                if self._cached.wrote:
-                    self._cached.tidy(connection, now)
+                self._rows.tidy(connection, now)
             connection.execute("COMMIT")
             if kind is Kind.READING and self._cached.due(now):
                 self._cached.note_use(connection, now)
@@ -318,51 +321,12 @@ class SQLiteStore:
             elif connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-
-    def _purge(self, connection: sqlite3.Connection, now: int) -> None:
-        """Delete what has lapsed, a stretch of the table at a time: an index on the expiry would slow every write."""
-        self._until_purge = _PURGE_EVERY
-        rows = connection.execute(_NEXT, (self._purged_to, _PURGE_ROWS)).fetchall()
-        connection.executemany(_DELETE, [(key,) for key, expires in rows if expires <= now])
-        self._purged_to = rows[-1][0] if len(rows) == _PURGE_ROWS else ""
+        finally:
+            self._file.in_use = False
 
     def _run(self, connection: sqlite3.Connection, op: Op[Any], now: int, kind: Kind) -> Any:
         self._turns.done += 1
-        if kind is not Kind.DECIDING and any(key.startswith(PREFIX) for key in op.keys):
-            return self._run_on_cached(connection, op, now)
-        values: list[bytes | None] = []
-        for key in op.keys:
-            row = connection.execute(_GET, (key, now)).fetchone()
-            values.append(None if row is None else row[0])
-        result, changes = op.apply(values, now)
-        if changes and kind is Kind.READING:
-            raise _Writes
-        for key, value, ttl, _ in changes:
-            if value is None:
-                connection.execute(_DELETE, (key,))
-            else:
-                connection.execute(_PUT, (key, value, _NEVER if ttl is None else now + ttl))
-        return result
-
-    def _run_on_cached(self, connection: sqlite3.Connection, op: Op[Any], now: int) -> Any:
-        """The same, where some of the keys are those of cached responses."""
-        values: list[bytes | None] = []
-        for key in op.keys:
-            if key.startswith(PREFIX):
-                values.append(self._cached.get(connection, key, now))
-            else:
-                row = connection.execute(_GET, (key, now)).fetchone()
-                values.append(None if row is None else row[0])
-        result, changes = op.apply(values, now)
-        for key, value, ttl, _ in changes:
-            expires = _NEVER if ttl is None else now + ttl
-            if key.startswith(PREFIX):
-                self._cached.put(connection, key, value, expires, now)
-            elif value is None:
-                connection.execute(_DELETE, (key,))
-            else:
-                connection.execute(_PUT, (key, value, expires))
-        return result
+        return self._rows.run(connection, op, now, kind)
 
 
 class _Scratch(SQLiteStore):
@@ -374,8 +338,22 @@ class _Scratch(SQLiteStore):
             Path(f"{self._file.path}{suffix}").unlink(missing_ok=True)
 
 
-class _Writes(Exception):
-    """What was expected to read alone has something to write."""
+_stores: WeakSet[SQLiteStore] = WeakSet()
+_held: list[SQLiteStore] = []
+
+
+def _before_fork() -> None:
+    # Only Python's own forks tell: those of a server written in C may come at any moment.
+    _held.extend(store for store in list(_stores) if store.before_fork())
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().after_fork_in_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_held.clear)
 
 
 def _kind(ops: Sequence[Op[Any]]) -> Kind:

@@ -1,7 +1,11 @@
 """The file of an SQLite store: a process's connection to it.
 
 Rules:
-- A connection does not cross a fork: the child leaves the inherited one alone, not even closing it, and opens its own.
+- A connection does not cross a fork. SQLite keeps one table of locks for all connections of a process, and in a child
+  it holds the parent's, which the child does not have: a connection opened beside the inherited one would trust in
+  them, and write into a journal that the parent has deleted, or wait for ever for a transaction that is the parent's.
+  So the child closes the inherited one before it opens its own: its locks stay the parent's. If the parent was in the
+  midst of something there, that would undo the parent's work, and the child cannot use the file any more.
 - After any error the connection is closed and opened again: the file may have been replaced. It is made at the start
   alone: a store that is gone is a fault, and an empty one in its place would tell every caller that its key is bad.
 - Other processes are waited for by asking often: see `insist`.
@@ -11,6 +15,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +37,7 @@ CREATE TABLE IF NOT EXISTS entries (
 """
 
 _abandoned: list[sqlite3.Connection] = []
-"""Connections inherited by a fork. Closing one would touch files and locks that the parent still uses."""
+"""Connections inherited by a fork in the midst of something. Closing one would undo what the parent still does."""
 
 
 class File:
@@ -41,6 +46,9 @@ class File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.connection: sqlite3.Connection | None = None
+        self.in_use = False
+        """Whether something is under way on the connection."""
+        self._unusable = False
         self._inode: tuple[int, int] | None = None
         self._next_check = 0
 
@@ -71,6 +79,11 @@ class File:
 
     def opened(self, now: int) -> sqlite3.Connection:
         """This process's connection, to the file that is there now. Nobody is waited for."""
+        if self._unusable:
+            raise sqlite3.ProgrammingError(
+                "this process was forked while another thread was using the file, and has to be restarted: let no "
+                "thread use it before the fork, or load the app in each worker"
+            )
         if self.connection is not None and self._replaced(now):
             self.forget()  # what this connection writes would be lost with the old file
         if self.connection is None:
@@ -92,9 +105,15 @@ class File:
 
     def abandon(self) -> None:
         """Leave the connection to the parent that this process was forked from."""
-        if self.connection is not None:
-            _abandoned.append(self.connection)
-            self.connection = None
+        connection, self.connection = self.connection, None
+        if self.in_use:
+            self._unusable = True
+            if connection is not None:
+                _abandoned.append(connection)
+        elif connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+        self.in_use = False
 
     def _prepare(self, connection: sqlite3.Connection, deadline: float | None) -> None:
         (mode,) = insist(connection, deadline, "PRAGMA journal_mode").fetchone()

@@ -29,9 +29,9 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from keyguard.clock import Clock, monotonic
 from keyguard.errors import KeyguardError, StoreBusy, StoreError
+from keyguard.fork import ProcessLock, renew_after_fork
 from keyguard.logs import frames, logger, plain
 from keyguard.ops import Demand, Op, Store, Take, Taken
-from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.health import StoreHealth as StoreHealth
 from keyguard.stores.shares import Shares
 
@@ -237,7 +237,7 @@ class Circuit:
 
 
 _circuits: WeakKeyDictionary[Any, dict[str, Circuit]] = WeakKeyDictionary()
-_making = threading.Lock()
+_making = ProcessLock()
 
 
 def _circuit_of(store: Store, of: str, clock: Clock, alike: bool) -> Circuit:

@@ -1,0 +1,70 @@
+"""What belongs to one process, and is made anew in its children.
+
+Locks that another thread held in the parent are held for ever in a child; connections, event loops, threads and random
+names would be shared with the parent. Python tells of a fork that it makes itself. A server written in C, such as
+uWSGI, forks without a word: so each way into keyguard calls `check_process` before it uses anything of the kind.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Protocol
+
+
+class Renewable(Protocol):
+    """Something with a state that does not survive a fork."""
+
+    def after_fork(self) -> None:
+        """Called in the child, before any other code of it runs."""
+        ...
+
+
+_renewables: weakref.WeakSet[Renewable] = weakref.WeakSet()
+_process = os.getpid()
+_renewing: dict[int, threading.Lock] = {}
+"""A lock for each process: no child waits for one that a thread of its parent held."""
+
+
+def renew_after_fork(renewable: Renewable) -> None:
+    """Have `renewable.after_fork()` called in every child of this process, as long as the object lives."""
+    _renewables.add(renewable)
+
+
+def check_process() -> None:
+    """Renew all that belongs to one process, if this is another one than before."""
+    if os.getpid() != _process:
+        _renew()
+
+
+def _renew() -> None:
+    global _process
+    process = os.getpid()
+    with _renewing.setdefault(process, threading.Lock()):  # the first thread to come; the others wait for it
+        if process != _process:
+            for renewable in list(_renewables):
+                renewable.after_fork()
+            _process = process
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
+class ProcessLock:
+    """A lock of a module's own, which is free in a child even if a thread of its parent's held it."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        check_process()
+        self._lock.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
