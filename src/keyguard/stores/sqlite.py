@@ -27,6 +27,7 @@ from keyguard.fork import check_process, renew_after_fork
 from keyguard.ops import Authenticate, GiveBack, Op, Read, Take, Taken
 from keyguard.stores.sqlite_cache import PREFIX, Cached
 from keyguard.stores.sqlite_file import File, busy, insist
+from keyguard.stores.sqlite_place import JOURNALS, why_unusable
 from keyguard.stores.sqlite_rows import NEVER, Rows, Writes
 from keyguard.stores.sqlite_turns import Job, Kind, Turns
 
@@ -83,8 +84,8 @@ class SQLiteStore:
         try:
             # Not kept: the connection would be inherited by workers that are forked later.
             self._file.connect(monotonic() + _START, make=True).close()
-        except sqlite3.Error as error:
-            raise ConfigurationError(f"cannot use {self._file.path} as a store: {error}") from error
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigurationError(why_unusable(self._file.path, error)) from error
         renew_after_fork(self)
         _stores.add(self)
 
@@ -334,7 +335,7 @@ class _Scratch(SQLiteStore):
 
     def close(self) -> None:
         super().close()
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", *JOURNALS):
             Path(f"{self._file.path}{suffix}").unlink(missing_ok=True)
 
 

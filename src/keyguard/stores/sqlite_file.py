@@ -8,6 +8,7 @@ Rules:
   midst of something there, that would undo the parent's work, and the child cannot use the file any more.
 - After any error the connection is closed and opened again: the file may have been replaced. It is made at the start
   alone: a store that is gone is a fault, and an empty one in its place would tell every caller that its key is bad.
+- Who may read the file, and what its file system can do: `sqlite_place.py`.
 - Other processes are waited for by asking often: see `insist`.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 from keyguard.clock import SECOND, monotonic, pause
 from keyguard.stores.sqlite_cache import SCHEMA
+from keyguard.stores.sqlite_place import check_writable, make_private, warn_of_journal, warn_of_readers
 
 _LAYOUT = 2  # PRAGMA user_version
 _CHECK_EVERY = SECOND
@@ -55,9 +57,13 @@ class File:
     def connect(self, deadline: float | None, *, make: bool = False) -> sqlite3.Connection:
         """Another connection, and with `make` the file and its tables where there are none.
 
+        What is made is its user's alone.
+
         `deadline`: until when other processes are waited for, as `keyguard.clock.monotonic`; `None` for not at all.
         """
         try:
+            if make:
+                make_private(self.path)
             connection = sqlite3.connect(
                 f"{self.path.as_uri()}?mode={'rwc' if make else 'rw'}",
                 uri=True,
@@ -72,6 +78,9 @@ class File:
             raise sqlite3.OperationalError(f"{self.path} is not there any more") from error
         try:
             self._prepare(connection, deadline)
+            if make:
+                check_writable(connection, busy)
+                warn_of_readers(self.path)
         except BaseException:
             connection.close()
             raise
@@ -119,8 +128,15 @@ class File:
         (mode,) = insist(connection, deadline, "PRAGMA journal_mode").fetchone()
         if mode != "wal":
             # Whoever else has the file open, or recovers or closes it, makes this fail, whatever the busy time-out.
-            insist(connection, deadline, "PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+            try:
+                (mode,) = insist(connection, deadline, "PRAGMA journal_mode = WAL").fetchone()
+            except sqlite3.OperationalError as error:
+                if _code(error) != sqlite3.SQLITE_IOERR:
+                    raise
+            if mode != "wal":
+                warn_of_journal(self.path, mode)
+        # A log that is written ahead is whole whatever happens; another journal is so only if the disk is waited for.
+        connection.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
         (layout,) = insist(connection, deadline, "PRAGMA user_version").fetchone()
         if layout > _LAYOUT:
             raise sqlite3.DatabaseError(f"its layout {layout} is of a newer keyguard; this one knows {_LAYOUT}")
@@ -167,5 +183,8 @@ def insist(
 
 def busy(error: sqlite3.Error) -> bool:
     """Whether another process is in the way."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+
+
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
