@@ -25,6 +25,7 @@ from keyguard.clock import Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.fork import check_process, renew_after_fork
 from keyguard.ops import Authenticate, GiveBack, Op, Read, Take, Taken
+from keyguard.stores.exits import close_at_exit
 from keyguard.stores.sqlite_cache import PREFIX, Cached
 from keyguard.stores.sqlite_file import File, busy, insist
 from keyguard.stores.sqlite_place import JOURNALS, why_unusable
@@ -87,6 +88,7 @@ class SQLiteStore:
         except (sqlite3.Error, OSError) as error:
             raise ConfigurationError(why_unusable(self._file.path, error)) from error
         renew_after_fork(self)
+        close_at_exit(self)
         _stores.add(self)
 
     def __repr__(self) -> str:
