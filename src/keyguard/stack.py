@@ -181,7 +181,7 @@ class Keyguard:
             self._aside = WatchedAside(store, clock=self._clock)
         sources = [guard.sources for guard in self.guards if isinstance(guard, APIKeys)]
         for cache in caches:
-            cache.attach(store, shared=shared, sources=sources)
+            cache.attach(store, shared=shared, sources=sources, clock=self._clock)
             renew_after_fork(cache)
         order = [type(guard) for guard in self.guards if isinstance(guard, (APIKeys, ResponseCache))]
         if APIKeys in order and order.index(ResponseCache) < order.index(APIKeys):

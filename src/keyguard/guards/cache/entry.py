@@ -31,6 +31,10 @@ OVERHEAD, FIELD, TEXT = 1900, 320, 64
 the high side. What is in use has its head made ready besides: so each field says what it says twice."""
 
 
+SKEW = 2_000_000
+"""Microseconds by which the clocks of those who share entries may differ."""
+
+
 class Part:
     """Which bytes of a representation a 206 brought (RFC 9110, section 14.4)."""
 
@@ -147,8 +151,12 @@ class Entry:
         self.size = size + sum(len(name) + len(value or "") + 3 * TEXT for name, value in self.variance)
 
     def current_age(self, now: int) -> int:
-        """Age in seconds (RFC 9111, section 4.2.3). A clock that was set back makes nothing younger than it came."""
-        return self.age + max(0, now - self.received) // 1_000_000
+        """Age in seconds (RFC 9111, section 4.2.3). What came in the time to come, by a clock that was set back, has
+        run out: nobody knows how old it is."""
+        passed = now - self.received
+        if passed < -SKEW:
+            return max(self.age, self.lifetime)
+        return self.age + max(0, passed) // 1_000_000
 
     def ttl(self, now: int) -> int:
         """Seconds it stays fresh; negative where it is stale."""

@@ -224,11 +224,12 @@ class ResponseCache(Holding):
 
     def fresh_for(self, entry: Entry, now: int) -> int:
         """Seconds for which an entry answers plain requests; 0 or less where it does not."""
+        self.note_time(now)
         if entry.part is not None or entry.must_validate:
             return 0
         if self.shared is not None and self.old(entry, now):
             return 0
-        return entry.lifetime - entry.age - max(0, now - entry.received) // SECOND
+        return entry.ttl(now)
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         findings = request.findings

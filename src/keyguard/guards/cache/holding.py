@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from keyguard.clock import Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.guards.cache.asking import CONDITIONS as CONDITIONS
 from keyguard.guards.cache.asking import Asking
@@ -72,10 +73,13 @@ class Holding(Asking):
         self.shared: Shared | None = None
         self.shelf = Shelf(bounds.bytes, bounds.entries, bounds.variants)
         self._store: Any = None
+        self._time = 0, 0.0
+        """A moment by the stack's clock, and the same by one that is never set back."""
+        self._on_the_wall = False
 
     # -- put together by the stack --------------------------------------------------------------------------
 
-    def attach(self, store: Store, *, shared: bool, sources: Sequence[Sources]) -> None:
+    def attach(self, store: Store, *, shared: bool, sources: Sequence[Sources], clock: Clock) -> None:
         """Called when a stack is built: where entries are kept, and where its `APIKeys` read keys from.
 
         Raises `ConfigurationError` for a cache that already belongs to a stack with another store.
@@ -83,6 +87,7 @@ class Holding(Asking):
         if self._store is not None and self._store is not store:
             raise ConfigurationError(f"{self!r} belongs to a stack with another store already; make a second one")
         self._store = store
+        self._on_the_wall = clock is wall_clock
         if shared and self.shared is None:
             self.shared = Shared(self.bounds.variants)
             self.shelf = Shelf(self.bounds.local_bytes, self.bounds.entries, self.bounds.variants)
@@ -97,9 +102,25 @@ class Holding(Asking):
 
     # -- what is stored -------------------------------------------------------------------------------------
 
+    def note_time(self, now: int) -> None:
+        """Have what is held in this process run out if the clock was set back: how old it is cannot be known then."""
+        before, steady = self._time
+        passed, really = now - before, 0
+        if self._on_the_wall:
+            really = round((monotonic() - steady) * SECOND)
+        if passed < -SECOND or (before and passed < really - SECOND):
+            if self.shared is not None:  # which knows when an entry came by the store's clock
+                self.shelf.drop_where(lambda entry: True)
+            else:
+                self.shelf.run_out(now)
+        elif passed < SECOND:
+            return
+        self._time = now, monotonic()
+
     async def find(self, request: Request, target: Target, asked: Asked) -> Candidates:
         """What is stored for a request and may be used for its caller: in this process, else in the shared store."""
         now = since = request.now()
+        self.note_time(now)
         slot = self.shelf.get(target.key)
         held = [] if slot is None else slot.entries
         chosen = Chosen(request)

@@ -132,6 +132,15 @@ class Shelf:
             self.drop(key, entry)
         return len(found)
 
+    def run_out(self, now: int) -> None:
+        """Make everything stale, as of now."""
+        with self._lock:
+            entries = [entry for slot in self._slots.values() for entry in slot.entries]
+        for entry in entries:
+            entry.age = max(entry.age, entry.lifetime)
+            entry.received = now
+            entry.built = entry.ready = None
+
     def touch(self, key: Key) -> None:
         """Make a key the most recently used."""
         with self._lock, suppress(KeyError):
