@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import keyguard.asgi
 import keyguard.wsgi
 from keyguard import APIKeys, ConfigurationError, Identity, Keyguard, RateLimit, Request, open_store, path, smooth
 from keyguard.ops import Read
+from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore
+from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, play
 from tests.harness import Ask, asgi_app, ask_wsgi, wsgi_app
 
@@ -262,6 +265,108 @@ def test_different_limits_under_one_name_do_not_start(clash: str, tmp_path: Path
     assert Keyguard(keys, other, store=MemoryStore()) is not None
     assert Keyguard(keys, other) is not None
     del first, second
+
+
+ONE_STORE: list[tuple[Any, Any]] = [
+    ("sqlite:///k.db", "sqlite:///./k.db"),
+    ("sqlite:///k.db", "sqlite:///k.db?timeout=0.05"),
+    ("sqlite:///k.db", lambda: f"sqlite:///{Path.cwd()}/k.db"),
+    ("sqlite:///k.db", lambda: f"sqlite:///{Path.cwd()}/x/../k.db"),
+    ("sqlite:///k.db", lambda: f"sqlite:///{linked()}/k.db"),
+    ("sqlite:///k.db", lambda: SQLiteStore("k.db")),
+    (lambda: SQLiteStore("k.db"), lambda: SQLiteStore("k.db")),
+    (lambda: Leased("sqlite:///k.db", workers=2), "sqlite:///k.db"),
+    (lambda: Leased("sqlite:///k.db", workers=2), lambda: Leased("sqlite:///k.db", workers=2)),
+    ("redis://localhost", "redis://localhost:6379/0"),
+    ("redis://localhost", "redis://user:secret@127.0.0.1/?timeout=0.05"),
+    ("redis://localhost/3", "rediss://localhost:6379/3"),
+    ("redis://localhost", "valkey://localhost"),
+    ("unix:///run/r.sock", "redis+unix:///run/r.sock"),
+    ("redis+sentinel://a,b/s/1", "redis+sentinel://b:26379,a/s/1"),
+    ("redis+cluster://a,b", "redis+cluster://b,a:6379"),
+    ("unix:///run/r.sock", "unix:///run/r.sock?timeout=0.05"),
+    ("postgresql://h/db", "postgres://h:5432/db?max_connections=3"),
+    ("postgresql://me@h/db", "postgresql://you:secret@H/db"),
+]
+TWO_STORES = [
+    ("sqlite:///k.db", "sqlite:///l.db"),
+    ("redis://localhost", "redis://localhost/1"),
+    ("redis://localhost", "redis://localhost:6380"),
+    ("redis://localhost", "redis://localhost?namespace=other"),
+    ("postgresql://h/db", "postgresql://h/other"),
+    ("postgresql://h/db", "postgresql://h/db?schema=other"),
+    ("memory://", "memory://"),
+]
+
+
+def linked() -> Path:
+    link = Path.cwd() / "linked"
+    if not link.exists():
+        link.symlink_to(Path.cwd())
+    return link
+
+
+def opened(store: Any) -> Any:
+    return open_store(store() if callable(store) else store)
+
+
+@pytest.mark.parametrize(("one", "other"), ONE_STORE, ids=str)
+def test_one_store_is_known_however_it_is_spelled(
+    one: Any, other: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = Keyguard(RateLimit("100/minute"), store=opened(one))
+    with pytest.raises(ConfigurationError, match="share a counter"):
+        Keyguard(RateLimit("50/minute"), store=opened(other))
+    second = Keyguard(RateLimit("100/minute"), store=opened(other))
+    assert first is not second
+
+
+@pytest.mark.parametrize(("one", "other"), TWO_STORES, ids=str)
+def test_two_stores_are_two(one: Any, other: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = Keyguard(RateLimit("100/minute"), store=opened(one))
+    assert Keyguard(RateLimit("50/minute"), store=opened(other)) is not first
+
+
+@dataclass
+class Compared:
+    """A store of a user's own, which has no hash."""
+
+    inner: MemoryStore
+
+    def execute(self, ops: Any) -> Any:
+        return self.inner.execute(ops)
+
+    def scan(self, prefix: str) -> Any:
+        return self.inner.scan(prefix)
+
+
+class Slotted(Compared):
+    __slots__ = ()
+
+
+class Bare:
+    """Another one, which cannot be referred to weakly."""
+
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: MemoryStore) -> None:
+        self.inner = inner
+
+    execute, scan = Compared.execute, Compared.scan
+
+
+@pytest.mark.parametrize("kind", [Compared, Slotted, Bare])
+def test_a_store_of_any_kind_of_object_is_known(kind: Any) -> None:
+    store = kind(MemoryStore())
+    first = Keyguard(RateLimit("9/minute"), store=store)
+    with pytest.raises(ConfigurationError, match="share a counter"):
+        Keyguard(RateLimit("8/minute"), store=store)
+    assert Keyguard(RateLimit("8/minute"), store=kind(MemoryStore())) is not first
+    del first
+    gc.collect()
+    Keyguard(RateLimit("8/minute"), store=store)
 
 
 def test_layers_of_one_app_that_would_share_do_not_start() -> None:

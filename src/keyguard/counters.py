@@ -3,7 +3,7 @@
 Rules:
 - Limits that mean the same share their counters, wherever they are made: a factory that is called twice, several apps.
 - A limit is remembered as long as it is used and no longer, so a stack may take the place of another.
-- Two stores are one if they were opened by the same URL; one in memory is only itself.
+- Two stores are one if they keep what they are told in one place, however it is spelled. One in memory is only itself.
 """
 
 from __future__ import annotations
@@ -11,25 +11,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 from keyguard.errors import ConfigurationError
 from keyguard.fork import ProcessLock
 from keyguard.guards.rate_limit import RateLimit
-from keyguard.stores import url_digest
+from keyguard.stores.places import place_of
 
-
-class _Place:
-    """One store, by whatever objects it is reached."""
-
-    __slots__ = ("__weakref__", "limits")
-
-    def __init__(self) -> None:
-        self.limits: WeakSet[RateLimit] = WeakSet()
-
-
-_places: WeakKeyDictionary[Any, _Place] = WeakKeyDictionary()
-_by_url: WeakValueDictionary[bytes, _Place] = WeakValueDictionary()
+_claims: WeakKeyDictionary[RateLimit, list[object]] = WeakKeyDictionary()
+"""The places of the stores in which a limit counts."""
 _lock = ProcessLock()
 
 
@@ -37,29 +27,22 @@ def claim(store: Any, guards: Iterable[Any]) -> None:
     """Note that the limits among `guards` count in a store. Raises `ConfigurationError` if some of them would clash."""
     limits = [guard for guard in guards if isinstance(guard, RateLimit)]
     _check_stack(limits)
+    place = place_of(store)
     with _lock:
-        place = _place_of(store)
-        if place is None:
-            return
         for limit in limits:
-            if any(map(limit.differs_unseen_from, place.limits)):
+            if any(map(limit.differs_unseen_from, _limits_at(place))):
                 gc.collect()  # of what is used no more, circles may be left
-            for other in place.limits:
+            for other in _limits_at(place):
                 if limit.differs_unseen_from(other):
                     raise _shared(limit, other)
-        place.limits.update(limits)
+        for limit in limits:
+            places = _claims.setdefault(limit, [])
+            if place not in places:
+                places.append(place)
 
 
-def _place_of(store: Any) -> _Place | None:
-    try:
-        place = _places.get(store)
-        if place is None:
-            url = url_digest(store)
-            place = _Place() if url is None else _by_url.setdefault(url, _Place())
-            _places[store] = place
-    except TypeError:  # an object that cannot be referred to weakly
-        return None
-    return place
+def _limits_at(place: object) -> list[RateLimit]:
+    return [limit for limit, places in list(_claims.items()) if place in places]
 
 
 def _check_stack(limits: list[RateLimit]) -> None:

@@ -7,10 +7,8 @@ ends up in what looks like an option, a path or an address. So what is wrong wit
 from __future__ import annotations
 
 import re
-from hashlib import blake2b
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, unquote_plus, urlsplit
-from weakref import WeakKeyDictionary
 
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
@@ -53,22 +51,9 @@ def open_store(store: str | Store, clock: Clock | None = None) -> Store:
     except ValueError:
         problem, cause = _ENCODE, None
     else:
-        if not store.lower().startswith("memory:"):
-            _urls[opened] = blake2b(store.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         return opened
     # Raised here, so that what went wrong is not its context: that may show what this does not.
     raise ConfigurationError(problem) from (cause if isinstance(cause, ImportError) else None)
-
-
-_urls: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
-
-
-def url_digest(store: Store) -> bytes | None:
-    """A digest of the URL by which a store was opened; `None` for one in memory, and for one that was not."""
-    try:
-        return _urls.get(store)
-    except TypeError:  # an object of the user's own that cannot be referred to weakly
-        return None
 
 
 def _opened(url: str, clock: Clock | None) -> Store:

@@ -29,6 +29,7 @@ from keyguard.ops import Op, Store
 from keyguard.stores import exits as exits  # before what is registered below: stores are closed after it has run
 from keyguard.stores import open_store
 from keyguard.stores.leases import Leases
+from keyguard.stores.places import place_of
 from keyguard.workers import seen_workers
 
 
@@ -53,6 +54,11 @@ class Leased:
         self._leases = Leases(workers, clock or steady_clock())
         renew_after_fork(self)
         _tiers.add(self)
+
+    @property
+    def place(self) -> object:
+        """Where what it leases is counted: stores with equal places are one."""
+        return place_of(self.store)
 
     def __repr__(self) -> str:
         return f"<Leased {self.store!r}>"

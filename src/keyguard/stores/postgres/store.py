@@ -20,6 +20,7 @@ from keyguard.ops import Op
 from keyguard.stores.exits import close_at_exit
 from keyguard.stores.fork import renew_after_fork
 from keyguard.stores.patience import check_patience
+from keyguard.stores.places import one_host
 from keyguard.stores.postgres.decisions import NEVER, Decisions, name_of, words_of
 from keyguard.stores.postgres.schema import VERSION, create, other_layout, statements
 
@@ -68,6 +69,14 @@ class PostgresStore:
         }
         self._forget()
         renew_after_fork(self)
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Where it keeps what it is told: stores with equal places are one."""
+        get = self._settings.get
+        hosts = tuple(map(one_host, str(get("hostaddr") or get("host") or "localhost").split(",")))
+        user = get("user")
+        return "postgresql", hosts, str(get("port") or 5432), get("dbname") or user, self._schema
 
     def __repr__(self) -> str:
         return f"<PostgresStore {self._settings.get('host', '')}, {self._schema}>"

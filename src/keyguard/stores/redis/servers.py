@@ -29,6 +29,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from keyguard.errors import ConfigurationError
+from keyguard.stores.places import one_host
 from keyguard.stores.redis.credentials import Asked, Credentials, check_credentials
 from keyguard.stores.redis.opening import OPENING
 from keyguard.stores.schemes import SCHEMES, ours
@@ -99,6 +100,16 @@ class Servers:
     def cluster(self) -> bool:
         """Whether they are the seeds of a cluster."""
         return self.kind == "cluster"
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Which servers and which of their databases, however the URL says it."""
+        if self.kind:
+            seeds = tuple(sorted((one_host(host), port) for host, port in self.seeds))
+            return "redis", seeds, getattr(self, "service", ""), self.login.get("db", 0)
+        found: Any = redis.connection.parse_url(self._url)
+        where = found.get("path") or (one_host(found.get("host", "localhost")), found.get("port", 6379))
+        return "redis", where, found.get("db", 0)
 
     def _check(self, url: str) -> None:
         """Raise `ValueError` for what redis-py would read in a way of its own."""

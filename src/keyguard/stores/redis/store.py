@@ -88,6 +88,11 @@ class RedisStore:
         self._open()
         renew_after_fork(self)
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Where it keeps what it is told: stores with equal places are one."""
+        return *self._servers.place, self.namespace
+
     def __repr__(self) -> str:
         return f"<RedisStore {self._servers.scheme}, {self.namespace}>"
 
