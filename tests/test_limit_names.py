@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,16 @@ def test_an_edited_quota_keeps_its_counters(edit: str) -> None:
 # -- equal limits share --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [*DIFFERENT, lambda: made(1), lambda: RateLimit(smooth("5/minute", burst=3))])
+EQUAL: list[Any] = [
+    lambda: made(1),
+    lambda: RateLimit(smooth("5/minute", burst=3)),
+    lambda: RateLimit("9/minute", by=operator.methodcaller("header", "x-tenant")),
+    lambda: RateLimit("9/minute", by=operator.attrgetter("method")),
+    lambda: RateLimit("9/minute", by=functools.lru_cache(tenant)),
+]
+
+
+@pytest.mark.parametrize("make", [*DIFFERENT, *EQUAL])
 def test_equal_limits_share_wherever_they_are_made(make: Any) -> None:
     """A factory that is called twice, several workers, several layers of several apps of the same code."""
     store = MemoryStore()
@@ -224,6 +234,14 @@ CLASHING: dict[str, Any] = {
     "partial functions": lambda: (
         RateLimit("9/minute", by=functools.partial(tenant_of, "a")),
         RateLimit("9/minute", by=functools.partial(tenant_of, "b")),
+    ),
+    "getters": lambda: (
+        RateLimit("9/minute", by=operator.methodcaller("header", "x-tenant")),
+        RateLimit("9/minute", by=operator.methodcaller("header", "x-region")),
+    ),
+    "attributes": lambda: (
+        RateLimit("9/minute", by=operator.attrgetter("method")),
+        RateLimit("9/minute", by=operator.attrgetter("scheme")),
     ),
     "instances": lambda: (RateLimit("9/minute", cost=Weigher(1)), RateLimit("9/minute", cost=Weigher(2))),
     "methods of instances": lambda: (

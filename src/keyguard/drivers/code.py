@@ -12,8 +12,9 @@ from __future__ import annotations
 import dis
 import inspect
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -38,7 +39,7 @@ _READ_BY_US = FRAMEWORKS | {
     ),
     *("anyio", "pydantic", "limits", "asgi_correlation_id", "structlog", "prometheus_client"),
 }
-_MOST = 500
+_MOST = 200
 """So many functions are read, of one wrapper."""
 _HELD = 3
 """So deep in lists, mappings and plain objects things are looked for."""
@@ -73,17 +74,30 @@ def codes(code: CodeType) -> Iterator[CodeType]:
 
 def named_in(function: FunctionType) -> Iterator[Any]:
     """List what the global names in a function stand for, and what it takes from modules, classes and objects."""
-    for code in codes(function.__code__):
-        value: Any = None
+    for name, *attributes in _names(function.__code__):
+        value: Any = function.__globals__.get(name)
+        for attribute in attributes:
+            value = None if value is None else _namespace(value).get(attribute)
+        if value is not None:
+            yield value
+
+
+@lru_cache(maxsize=4096)
+def _names(whole: CodeType) -> tuple[tuple[str, ...], ...]:
+    """List the global names in a code, each also with the attributes that are taken of it."""
+    found: dict[tuple[str, ...], None] = {}
+    for code in codes(whole):
+        chain: tuple[str, ...] = ()
         for one in dis.get_instructions(code):
             if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                value = function.__globals__.get(one.argval)
+                chain = (one.argval,)
             elif one.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-                value = None if value is None else _namespace(value).get(one.argval)
+                chain = chain and (*chain, one.argval)
             elif one.opname not in _NOTHING:
-                value = None
-            if value is not None:
-                yield value
+                chain = ()
+            if chain:
+                found[chain] = None
+    return tuple(found)
 
 
 def _namespace(value: Any) -> Mapping[str, Any]:
@@ -133,9 +147,9 @@ def inside_of(value: Any, depth: int = _HELD) -> Iterator[Any]:
 def functions_of(thing: Any) -> list[FunctionType]:
     """List the functions that a wrapper may run for a request, as far as they are the app's own."""
     found: dict[int, FunctionType] = {}
-    waiting = [*_of(thing)]
+    waiting = deque(_of(thing))
     while waiting and len(found) < _MOST:
-        function = waiting.pop()
+        function = waiting.popleft()  # the nearest first
         if id(function) in found or is_known(function):
             continue
         found[id(function)] = function
@@ -193,6 +207,7 @@ def gives_another_path(functions: Iterable[FunctionType]) -> bool:
     return False
 
 
+@lru_cache(maxsize=4096)
 def _sets_path(code: CodeType, by_name: bool) -> bool:
     """`by_name`: a global name stands for the key of a path."""
     shown = False  # as a key that a mapping is made with
@@ -241,6 +256,7 @@ def _is_response(thing: Any) -> bool:
     return is_a(thing, type) and is_known(thing) and thing.__name__.endswith("Response")
 
 
+@lru_cache(maxsize=4096)
 def _hands_on(code: CodeType, answers: bool) -> bool:
     """`answers`: it makes a response, to which an app may hand a request on that answers by itself."""
     names = [*code.co_varnames[: code.co_argcount]]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter, itemgetter, methodcaller
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -115,6 +116,8 @@ def _parts(value: Any) -> Sequence[object] | None:
         return value.__func__, value.__self__
     if isinstance(value, partial):
         return value.func, value.args, value.keywords
+    if isinstance(value, (attrgetter, itemgetter, methodcaller)):
+        return value.__reduce__()[1:]  # what it was made of
     if isinstance(value, (tuple, list)):
         return value
     if isinstance(value, dict):
