@@ -356,6 +356,63 @@ class Postgres:
         self.stop()
 
 
+class PgBouncer:
+    """A pooler in front of a PostgreSQL server; `settings` are lines of its file."""
+
+    def __init__(self, server: Postgres, *settings: str, mode: str = "transaction") -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="keyguard-pgbouncer-"))
+        self.port = free_port()
+        self.user: dict[str, Any] = {}
+        lines = [
+            "[databases]",
+            f"postgres = host=127.0.0.1 port={server.port} user=keyguard",
+            "[pgbouncer]",
+            f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nauth_type = any\npool_mode = {mode}",
+            f"unix_socket_dir = {self.folder}\nadmin_users = keyguard\nserver_reset_query =",
+            *settings,
+        ]
+        (self.folder / "pgbouncer.ini").write_text("\n".join(lines))
+        if os.getuid() == 0:  # nor does it run as root
+            os.chown(self.folder, 65534, 65534)
+            self.user = _NOBODY
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [debian("pgbouncer", "pgbouncer"), str(self.folder / "pgbouncer.ini")],
+                cwd=self.folder, stdout=log, stderr=log, **self.user,
+            )  # fmt: skip
+        try:
+            wait_until(lambda: self.admin("SHOW VERSION"), "PgBouncer", 30)
+        except BaseException:
+            print((self.folder / "log").read_text())
+            self.stop()
+            raise
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://keyguard@127.0.0.1:{self.port}/postgres"
+
+    def admin(self, text: str) -> list[Any]:
+        import psycopg
+
+        url = self.url.removesuffix("postgres") + "pgbouncer"
+        connection = psycopg.connect(url, autocommit=True, connect_timeout=2, cursor_factory=psycopg.ClientCursor)
+        with connection:
+            cursor = connection.execute(text)
+            return cursor.fetchall() if cursor.description else []
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(15)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> PgBouncer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
 class Proxy:
     """A TCP proxy in front of a server, which does to connections what `mode` says:
 

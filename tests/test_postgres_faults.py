@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,7 +22,7 @@ from keyguard.ops import Demand, Take
 from keyguard.rates import window
 from keyguard.stores import open_store
 from keyguard.stores.postgres import PostgresStore
-from keyguard.stores.postgres.decisions import lock_of
+from keyguard.stores.postgres.names import lock_of
 from tests.faulty import Service, admitted_by_processes, flood, keeps_the_loop_going
 from tests.servers import Postgres, Proxy, wait_until
 
@@ -447,26 +448,28 @@ def test_a_connection_asks_for_nothing_when_it_starts_that_a_pooler_refuses() ->
     assert {*words[::2]} <= {b"user", b"database", b"application_name", b"client_encoding", b""}
 
 
-def test_a_connection_ends_by_itself_what_nobody_waits_for_any_more(store: PostgresStore) -> None:
-    store.execute([ASK])
-    settings = "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"
-    found: dict[str, str] = {}
+def test_a_transaction_ends_by_itself_and_leaves_no_setting_behind(server: Postgres, store: PostgresStore) -> None:
+    """The server ends what nobody waits for any more. Whoever uses the session next finds it as it was."""
+    names = "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"
+    store.execute([TAKE])
+    told = ", ".join(f"current_setting('{name}')" for name in names)
+    for text in (
+        "CREATE TABLE keyguard.told (statement text, lock text, idle text)",
+        f"CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO keyguard.told VALUES ({told}); "
+        "RETURN NEW; END $$",
+        "CREATE TRIGGER tell BEFORE UPDATE ON keyguard.counters FOR EACH ROW EXECUTE FUNCTION tell()",
+    ):
+        server.query(text)
+    store.execute([TAKE])
+    assert server.query("SELECT * FROM keyguard.told") == [("2s", "200ms", "2s")]
 
-    async def look() -> None:
+    async def look() -> set[Any]:
         assert store._decisions is not None
-        connection = await store._decisions._connect()
-        for name in settings:
-            row = await (await connection.execute(f"SHOW {name}")).fetchone()
-            found[name] = row[0] if row else ""
-        await connection.close()
+        line = store._decisions._idle[0]
+        return {await (await line.connection.execute(f"SHOW {name}")).fetchone() for name in names}
 
     assert store._loop is not None
-    asyncio.run_coroutine_threadsafe(look(), store._loop).result(10)
-    assert found == {
-        "statement_timeout": "1s",
-        "lock_timeout": "1s",
-        "idle_in_transaction_session_timeout": "2s",
-    }
+    assert asyncio.run_coroutine_threadsafe(look(), store._loop).result(30) == {("0",)}
 
 
 def test_options_reach_the_client_library_as_they_were_written(server: Postgres) -> None:

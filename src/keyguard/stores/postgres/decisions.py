@@ -1,63 +1,67 @@
-"""Decisions in PostgreSQL: transactions, on one event loop.
+"""Decisions in PostgreSQL: what waits, the transactions under way, and the connections, on one event loop.
 
 Rules:
-- A decision is one short transaction: advisory locks on its keys, in one order for everybody, so that a key that is not
-  there yet is locked too and nobody deadlocks; then the values, in the same trip; then what `Op.apply` made of them,
-  and the commit, in a second one. The database's clock decides.
+- Decisions of this process travel together: whoever comes while all turns are taken goes with the next transaction. A
+  thousand callers at once need no more connections than ten. The database's clock decides.
 - API keys, and the counters of an hour or more, survive a crash of the database; shorter counters are in an unlogged
   table: losing them costs a caller nothing but a fresh start.
-- Where the connection breaks before the commit was sent, nothing has happened, and the decision is made again. Where
-  its fate is unknown, a token tells later, and what was charged is given back.
-- A connection that takes longer to be made than a decision may take is made all the same: the next one finds it.
-- All connections live on one event loop in a thread of their own: an app's loop never waits, and nobody waits longer
-  than `timeout`.
+- If the connection breaks before the commit was sent, nothing has happened, and the decision is made again. If its fate
+  is unknown, a token tells later, and what was charged is given back.
+- A server that does not answer is out of order. One that answers others, a key that somebody holds, and a connection
+  that takes long to be opened are not: whoever got no turn for that is told so (`StoreBusy`), and was charged nothing.
+- The first connection that falls silent condemns those that lie idle. If the server takes no further connection, those
+  that are open go on to serve.
+- Time is counted in ticks, one in a turn of the event loop at most: among threads that compute this one comes late, and
+  that is not the store's time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import socket
-from collections import deque
-from collections.abc import Sequence
-from hashlib import blake2b
-from itertools import count
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import psycopg
 
-from keyguard.clock import SECOND, Clock
+from keyguard.clock import Clock
 from keyguard.errors import StoreBusy, StoreError
-from keyguard.ops import Change, GiveBack, Op, Read, Taken, is_counter
-from keyguard.stores.postgres.schema import VERSION, Statements, other_layout
+from keyguard.ops import GiveBack, Taken
+from keyguard.stores.postgres.connections import Line, Opener
+from keyguard.stores.postgres.names import words_of
+from keyguard.stores.postgres.queue import Queue
+from keyguard.stores.postgres.schema import Statements
+from keyguard.stores.postgres.transaction import Asked, Patience, Transaction, charges
+from keyguard.stores.postgres.upkeep import Upkeep
 
-NEVER = 2**63 - 1
-"""The expiry of what has none."""
-
-_DURABLE = 3600 * SECOND
-_REMEMBERED = 60 * SECOND
+SLICES = 15
+"""Ticks of a time-out."""
 _TRIES = 3
-_PURGE_EVERY = 200  # transactions
-_SLICES = 15  # of the time-out
-_IDLE = 0.5
-"""Seconds after which the server ends a transaction of a process that has stopped, or is very busy."""
-_HANGING = 10  # connections that nobody waits for any more; each gives up after two seconds
-
+_TURNS = 4
+"""Transactions at a time that wait for nobody: the server's cores and its disk have something to do meanwhile."""
+_HANGING = 10
+"""Connections that are being opened for longer than a decision may take; libpq gives each up after two seconds."""
+_SLOW = 1.0
+"""Seconds for which a connection may be on its way without the server being taken for one that does not answer."""
+_FIRST = 0.075
+"""Seconds that the first requests of a process may wait longer: names, TLS and a password take trips before theirs."""
+_LATER = 1.0
+"""Seconds until a server that takes no further connection is asked again."""
+_BACK = 1.0
+"""Seconds in which what nobody was told of is given back."""
 
 _NO_ANSWER = "PostgreSQL did not answer in time"
+_NO_TURN = "PostgreSQL: too much is asked for at once, or of one key"
+_NO_CONNECTION = "PostgreSQL: no connection in time"
 
-
-class _Unknown(StoreError):
-    """The connection broke while the commit was under way."""
+Errors = psycopg.errors
 
 
 class Decisions:
-    """The connections of one process, and what is done on them. All of it runs on one event loop."""
+    """What one process asks of its database. All of it runs on one event loop."""
 
     def __init__(
         self,
-        settings: dict[str, Any],
+        opener: Opener,
         statements: Statements,
         missing: str,
         *,
@@ -65,325 +69,324 @@ class Decisions:
         most: int,
         clock: Clock | None,
     ) -> None:
-        self._settings = settings
+        self._opener = opener
         self._sql = statements
         self._missing = missing
-        """What to tell where there are no tables."""
         self._timeout = timeout
         self._most = most
         self._clock = clock
-        self._room = asyncio.Semaphore(most)
-        self._idle: list[psycopg.AsyncConnection[Any]] = []
-        self._using: dict[asyncio.Task[Any], psycopg.AsyncConnection[Any] | None] = {}
-        self._asking: set[asyncio.Task[Any]] = set()
-        """Those who wait for a decision."""
-        self._held: set[asyncio.Task[Any]] = set()
-        self._opening: set[asyncio.Task[Any]] = set()
-        self._doubts: deque[tuple[bytes, list[Taken]]] = deque(maxlen=10_000)
+        self._slow_most = most // 2
+        self._turns = max(1, min(_TURNS, most - self._slow_most))
+        self._queue = Queue()
+        self._expiring: dict[int, list[Asked]] = {}
+        self._idle: list[Line] = []
+        self._open = 0
+        """Connections that are open: idle and in use."""
+        self._opening: dict[asyncio.Task[Line], int] = {}
+        """Connections on their way, with the tick at which they were begun."""
+        self._asked_again = 0
+        """The tick from which a server that takes no further connection is asked for one."""
+        self._under_way: set[Transaction] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._upkeep = Upkeep(statements)
+        self._keeping = False
+        self._ticks = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._done = 0
-        """Decisions that the server has answered."""
-        self._until_purge = _PURGE_EVERY
-        self._purged_to = {"entries": b"", "counters": b""}
+        """Transactions that the server has answered."""
+        self._trouble = False
+        """Whether the server has not answered since it was last found not to."""
+        self._closed = False
 
-    async def run(self, ops: Sequence[Op[Any]]) -> list[Any]:
-        """The results of the operations, all in one transaction; or `StoreError`, within the time-out."""
-        asker = asyncio.current_task()
-        assert asker is not None
-        self._asking.add(asker)
-        asker.add_done_callback(self._asking.discard)
-        done = self._done
+    # -- asking -------------------------------------------------------------------------------------------
+
+    def ask(self, asked: Iterable[Asked]) -> None:
+        """Make decisions; each is answered within the time-out."""
+        ticks = SLICES if self._done or self._trouble else SLICES + self._in_ticks(_FIRST)
+        for one in asked:
+            self._expect(one, ticks)
+        self._go_on()
+
+    def _expect(self, asked: Asked, ticks: int) -> None:
+        asked.due, asked.done = self._ticks + ticks, self._done
+        self._expiring.setdefault(asked.due, []).append(asked)
+        self._queue.put(asked)
+
+    def _give_back(self, late: list[Taken]) -> None:
+        for taken in late:  # if that fails, it lapses with its window
+            self._expect(Asked([GiveBack(taken)]), SLICES + self._in_ticks(_BACK))
+
+    def _in_ticks(self, seconds: float) -> int:
+        return round(seconds / self._timeout * SLICES)
+
+    # -- time ---------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._ticks += 1
+        for asked in self._expiring.pop(self._ticks, ()):
+            if not asked.future.done():
+                self._late(asked)
+        for transaction in [*self._under_way]:
+            if self._ticks - transaction.began >= SLICES + 2 * bool(transaction.held) and not transaction.cut:
+                transaction.cut = True
+                transaction.line.cut()
+        if self._opening and self._ticks - min(self._opening.values()) > self._in_ticks(_SLOW):
+            self._trouble = True
+        if self._queue.holding and not self._may_wait():
+            self._queue.retry_held()
+        self._go_on()
+
+    def _late(self, asked: Asked) -> None:
+        """Nobody waits for it any longer. Why there was no answer depends on what the server did meanwhile."""
+        on = asked.transaction
+        if on is None:
+            others = self._done > asked.done or any(other.held for other in self._under_way)
+            busy = others or (not self._trouble and bool(self._opening or asked.held or self._queue.holding))
+            why = _NO_CONNECTION if not self._open else _NO_ANSWER
+        else:
+            busy = bool(on.held) or self._done > on.done or (self._ticks - on.began < SLICES // 2 and not self._trouble)
+            why = _NO_ANSWER
+        if not busy:
+            self._trouble = True
+        asked.fail(StoreBusy(_NO_TURN if self._open else why) if busy else StoreError(why))
+
+    # -- turns --------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Begin what can be begun."""
+        while self._idle:
+            work = self._next()
+            if work is None:
+                break
+            line = self._idle.pop()
+            if isinstance(work, list):
+                self._begin(work, line)
+            else:
+                self._keeping = True
+                self._hold(self._keep(work, line))
+        if self._queue and (not self._idle or self._queue.holding):
+            self._open_another()
+        if self._timer is None and (self._queue or self._under_way or self._opening or self._expiring):
+            self._timer = asyncio.get_running_loop().call_later(self._timeout / SLICES, self._tick)
+
+    def _next(self) -> list[Asked] | Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]] | None:
+        if self._upkeep.due and not self._keeping and self._open > self._slow:
+            return self._upkeep.next()
+        if self._may_wait() and (asked := self._queue.next_held()):
+            return asked
+        if len(self._under_way) - self._slow < self._turns:
+            return self._queue.next() or None
+        return None
+
+    @property
+    def _slow(self) -> int:
+        return sum(bool(one.held) for one in self._under_way)
+
+    def _may_wait(self) -> bool:
+        """Whether a transaction may wait for a key: another connection must be left for those who wait for nobody."""
+        slow = self._slow
+        return slow < self._slow_most and self._open >= slow + 2
+
+    def _begin(self, asked: list[Asked], line: Line) -> None:
+        transaction = Transaction(asked, line, began=self._ticks, done=self._done)
+        for one in asked:
+            one.transaction = transaction
+        self._under_way.add(transaction)
+        if not transaction.reading:
+            self._queue.busy |= transaction.keys
+        self._hold(self._run(transaction))
+
+    async def _run(self, transaction: Transaction) -> None:
+        line = transaction.line
+        lock = self._timeout
+        if transaction.held:
+            left = max(one.due for one in transaction.asked) - self._ticks
+            lock = self._timeout / SLICES * max(1, left)
         try:
-            await asyncio.wait_for(self._room.acquire(), self._timeout)
-        except TimeoutError:
-            if self._done == done:
-                raise StoreError(_NO_ANSWER) from None
-            raise StoreBusy("PostgreSQL: all connections are busy") from None
+            await transaction.run(self._sql, Patience(self._timeout, lock), self._clock)
+        except Exception as error:
+            self._end(transaction)
+            self._failed(transaction, error)
+        else:
+            self._end(transaction)
+            line.proven = True
+            self._done += 1
+            self._trouble = False
+            self._give_back(transaction.tell())
+            self._queue.put_back(transaction.left)
+            self._upkeep.saw(transaction.now, transaction.written)
+        if transaction.cut or not await line.free():
+            await self._drop(line)
+        else:
+            self._idle.append(line)
+        self._go_on()
+
+    def _end(self, transaction: Transaction) -> None:
+        self._under_way.discard(transaction)
+        if not transaction.reading:
+            self._queue.busy -= transaction.keys
+        for one in transaction.asked:
+            one.transaction = None
+
+    # -- failures -----------------------------------------------------------------------------------------
+
+    def _failed(self, transaction: Transaction, error: Exception) -> None:
+        waiting = transaction.waiting()
+        if transaction.unknown:
+            charged = [taken for _, results in transaction.results for taken in charges(results)]
+            self._upkeep.doubt(transaction.token, charged)
+        others = self._done > transaction.done
+        if transaction.cut:
+            self._condemn()
+            self._tell(waiting, StoreBusy(_NO_TURN) if transaction.held or others else StoreError(_NO_ANSWER))
+        elif transaction.unknown:
+            self._condemn()
+            self._tell(waiting, _store_error(error))
+        elif transaction.line.connection.broken or isinstance(error, Errors.IdleInTransactionSessionTimeout):
+            self._condemn()
+            if transaction.line.proven:  # it was opened to a server that has gone
+                self._again(waiting, error)
+            else:
+                self._tell(waiting, _store_error(error))
+        elif isinstance(error, (Errors.SerializationFailure, Errors.DeadlockDetected)):
+            self._again(waiting, error)
+        elif isinstance(error, Errors.LockNotAvailable) and transaction.writing and not transaction.held:
+            self._apart(waiting, held=True)  # somebody writes one of these keys by hand
+        elif isinstance(error, (Errors.LockNotAvailable, Errors.QueryCanceled)) and (transaction.held or others):
+            self._tell(waiting, StoreBusy(_NO_TURN))
+        elif isinstance(error, Errors.UndefinedTable):
+            self._tell(waiting, StoreError(self._missing))
+        elif isinstance(error, psycopg.Error) and (_of_all(error) or len(transaction.asked) == 1):
+            self._tell(waiting, _store_error(error))
+        elif isinstance(error, psycopg.Error):
+            self._apart(waiting, held=False)
+        else:
+            self._tell(waiting, error)
+
+    def _tell(self, waiting: Iterable[Asked], error: Exception) -> None:
+        if isinstance(error, StoreError) and not isinstance(error, StoreBusy):
+            self._trouble = True
+        for asked in waiting:
+            own = error
+            if isinstance(error, StoreError):  # who raises it writes its own traceback into it
+                own = type(error)(*error.args)
+                own.__cause__ = error.__cause__
+            asked.fail(own)
+
+    def _again(self, waiting: Iterable[Asked], error: Exception) -> None:
+        again = []
+        for asked in waiting:
+            asked.tries += 1
+            if asked.tries > _TRIES:
+                self._tell([asked], _store_error(error))
+            else:
+                again.append(asked)
+        self._queue.put_back(again)
+
+    def _apart(self, waiting: Iterable[Asked], *, held: bool) -> None:
+        apart = []
+        for asked in waiting:
+            asked.alone = True
+            if held:
+                asked.held = asked.keys
+            apart.append(asked)
+        self._queue.put_back(apart)
+
+    # -- connections --------------------------------------------------------------------------------------
+
+    def _open_another(self) -> None:
+        """Open a connection, if it is worth it; nobody waits for it alone."""
+        fresh = sum(self._ticks - began < 2 * SLICES for began in self._opening.values())
+        if self._closed or fresh or self._open >= self._most or len(self._opening) >= _HANGING:
+            return
+        if self._open and (self._ticks < self._asked_again or self._open >= self._turns + self._slow_most):
+            return
+        opening = self._hold(self._opener.open())
+        self._opening[opening] = self._ticks
+        opening.add_done_callback(self._opened)
+
+    def _opened(self, opening: asyncio.Task[Line]) -> None:
+        del self._opening[opening]
+        if opening.cancelled():
+            return
+        error = opening.exception()
+        if error is None:
+            if self._closed or self._open >= self._most:
+                self._hold(opening.result().close())
+                return
+            self._open += 1
+            self._idle.append(opening.result())
+        elif self._open:  # the server takes no more, say; those that there are go on
+            self._asked_again = self._ticks + self._in_ticks(_LATER)
+        else:
+            self._tell(self._queue.empty(), error if isinstance(error, StoreError) else _store_error(error))
+        self._go_on()
+
+    async def _drop(self, line: Line) -> None:
+        self._open -= 1
+        await line.close()
+
+    def _condemn(self) -> None:
+        """A connection broke, or fell silent: those that lie idle were opened to the same server."""
+        idle, self._idle = self._idle, []
+        for line in idle:
+            self._hold(self._drop(line))
+
+    # -- what else there is to do -------------------------------------------------------------------------
+
+    async def _keep(self, work: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]], line: Line) -> None:
+        """Do something that nobody waits for."""
         try:
-            task = self._hold(self._decide(ops, os.urandom(16)))
-            try:
-                in_time = await self._patiently(task)
-            except asyncio.CancelledError:
-                task.add_done_callback(self._came_late)
-                raise
-        finally:
-            self._room.release()  # also where nobody waits for it any more: it must not stand in the way
-        if not in_time:
-            self._cut_off(task)
-            raise StoreError(_NO_ANSWER)
-        results: list[Any] = task.result()
-        return results
-
-    async def _patiently(self, task: asyncio.Task[Any]) -> bool:
-        """Whether it is done within the time-out, in slices that count the same however late this thread is woken.
-
-        Among threads that compute, each of a transaction's trips may have been answered long before it is looked at.
-        """
-        for _ in range(_SLICES):
-            done, _ = await asyncio.wait({task}, timeout=self._timeout / _SLICES)
-            if done:
-                return True
-        return False
-
-    def _cut_off(self, task: asyncio.Task[Any]) -> None:
-        """End a transaction that took too long, or the server would keep its locks. Its fate shows in `_decide`."""
-        connection = self._using.get(task)
-        if connection is None:
-            task.cancel()  # it has no connection yet
-            return
-        self._using[task] = None
-        # Cancelling the task would have psycopg wait for the server; the other side hanging up it understands.
-        with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
-            line.shutdown(socket.SHUT_RDWR)
-
-    def _came_late(self, task: asyncio.Task[list[Any]]) -> None:
-        """Who asked has gone: what was charged is given back."""
-        if task.cancelled() or task.exception() is not None:
-            return
-        self._hold(self._give_back(_charges(task.result())))
+            async with asyncio.timeout(max(1.0, 2 * self._timeout)):
+                await self._opener.begin(line)
+                await work(line.connection)
+                await line.connection.execute("COMMIT")
+        except (psycopg.Error, TimeoutError):
+            line.cut()
+            await self._drop(line)
+        else:
+            self._give_back(self._upkeep.take_back())
+            self._idle.append(line)
+        self._keeping = False
+        self._go_on()
 
     def _hold(self, work: Any) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._held.add(task)
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._held.discard(task)
+        self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever still waits for it is told; else nobody needs to be
-
-    async def _give_back(self, charges: list[Taken]) -> None:
-        try:
-            for taken in charges:
-                await self._decide([GiveBack(taken)], os.urandom(16))
-        except StoreError:
-            pass  # it lapses with its window
-
-    async def _decide(self, ops: Sequence[Op[Any]], token: bytes) -> list[Any]:
-        """One transaction; again on another connection, where nothing can have happened on the first."""
-        task = asyncio.current_task()
-        assert task is not None
-        for attempt in count():
-            fresh = not self._idle
-            connection = await self._opened() if fresh else self._idle.pop()
-            results: list[Any] = []
-            self._using[task] = connection
-            try:
-                await self._transact(connection, ops, token, results)
-            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
-                await _close(connection)
-                if attempt >= _TRIES:
-                    raise StoreError(f"PostgreSQL: {words_of(error)}") from error
-                continue
-            except _Unknown:
-                await _close(connection)
-                self._doubts.append((token, _charges(results)))
-                raise
-            except psycopg.OperationalError as error:
-                again = connection.broken and not fresh and self._using[task] is not None
-                await _close(connection)
-                if not again:
-                    raise StoreError(f"PostgreSQL: {words_of(error)}") from error
-                await self._drop_idle()
-                continue  # it was opened to a server that has gone
-            except psycopg.errors.UndefinedTable as error:
-                await _close(connection)
-                raise StoreError(self._missing) from error
-            except psycopg.Error as error:
-                await _close(connection)
-                raise StoreError(f"PostgreSQL: {words_of(error)}") from error
-            except BaseException:
-                await _close(connection)
-                raise
-            finally:
-                del self._using[task]
-            self._put_back(connection)
-            self._done += 1
-            break
-        if self._doubts:
-            self._hold(self._settle_doubts())
-        return results
-
-    async def _transact(
-        self, connection: psycopg.AsyncConnection[Any], ops: Sequence[Op[Any]], token: bytes, results: list[Any]
-    ) -> None:
-        keys = sorted({key for op in ops for key in op.keys})
-        names = [name_of(key) for key in keys]
-        reading = all(isinstance(op, Read) for op in ops)
-        async with connection.pipeline():
-            if not reading:
-                # At a stricter level it would see the rows as they were before it waited for the locks.
-                await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-                await connection.execute(self._sql.lock, [sorted(map(lock_of, names))])
-            cursor = await connection.execute(self._sql.read, {"keys": names})
-        rows = await cursor.fetchall()
-        now = int(rows[0][0]) if self._clock is None else self._clock()
-        found = {bytes(key): bytes(value) for _, key, value, expires in rows if key is not None and expires > now}
-        values = {key: found.get(name) for key, name in zip(keys, names, strict=True)}
-        written: dict[str, Change] = {}
-        for op in ops:
-            result, changes = op.apply([values[key] for key in op.keys], now)
-            results.append(result)
-            for change in changes:
-                written[change[0]] = change
-                values[change[0]] = change[1]
-        if reading:
-            return
-        self._until_purge -= 1
-        if not self._until_purge:
-            self._until_purge = _PURGE_EVERY
-            self._hold(self._purge(now))
-        charged = bool(_charges(results))
-        try:
-            async with connection.pipeline():
-                if charged:  # first: where the decision was called off, this fails
-                    await connection.execute(self._sql.remember, [token, now + _REMEMBERED])
-                await self._write(connection, written.values(), now)
-                await connection.execute("COMMIT")
-        except psycopg.OperationalError as error:
-            if written and connection.pgconn.status == psycopg.pq.ConnStatus.BAD:
-                raise _Unknown(f"PostgreSQL: {words_of(error)}") from error
-            raise
-
-    async def _write(self, connection: psycopg.AsyncConnection[Any], changes: Any, now: int) -> None:
-        for table in ("entries", "counters"):
-            mine = [change for change in changes if _table(change[0]) == table]
-            new = [
-                (name_of(key), value, NEVER if ttl is None else now + ttl)
-                for key, value, ttl, _ in mine
-                if value is not None
-            ]
-            gone = [name_of(key) for key, value, _, _ in mine if value is None]
-            if new:
-                await connection.execute(self._sql.write[table], [list(column) for column in zip(*new, strict=True)])
-            if gone:
-                await connection.execute(self._sql.delete[table], [gone])
-
-    async def _purge(self, now: int) -> None:
-        """Delete what has lapsed, a stretch of a table at a time: an index on the expiry would slow every write."""
-        with contextlib.suppress(StoreError, psycopg.Error):
-            connection = await self._connect()
-            try:
-                await connection.execute(self._sql.forget, [now])
-                for table, start in self._purged_to.items():
-                    await connection.execute(self._sql.purge[table], {"start": start, "now": now})
-                    cursor = await connection.execute(self._sql.next[table], {"start": start})
-                    row = await cursor.fetchone()
-                    self._purged_to[table] = bytes(row[0]) if row else b""
-            finally:
-                await _close(connection)
-
-    async def _settle_doubts(self) -> None:
-        for _ in range(min(100, len(self._doubts))):
-            token, charges = self._doubts.popleft()
-            try:
-                if not await self._called_off(token):
-                    await self._give_back(charges)
-            except (StoreError, psycopg.Error):
-                self._doubts.append((token, charges))
-                return
-
-    async def _called_off(self, token: bytes) -> bool:
-        """Whether a decision has not happened; then it never will, because its token is taken."""
-        connection = await self._connect()
-        try:
-            cursor = await connection.execute(self._sql.call_off, [token])
-            return await cursor.fetchone() is not None
-        finally:
-            await connection.close()
-
-    async def _opened(self) -> psycopg.AsyncConnection[Any]:
-        """A new connection. Where who waits for it gives up, it is kept for the next."""
-        if len(self._opening) >= self._most + _HANGING:
-            raise StoreError("PostgreSQL: no connection in time")
-        opening = self._hold(self._connect())
-        self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(self._keep)
-            raise
-
-    def _keep(self, opening: asyncio.Task[psycopg.AsyncConnection[Any]]) -> None:
-        if not opening.cancelled() and opening.exception() is None:
-            self._put_back(opening.result())
-
-    def _put_back(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        if len(self._idle) < self._most:
-            self._idle.append(connection)
-        else:
-            self._hold(_close(connection))
-
-    async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        try:
-            connection = await psycopg.AsyncConnection.connect(**self._settings, autocommit=True)
-        except (psycopg.Error, OSError) as error:
-            raise StoreError(f"PostgreSQL: {words_of(error)}") from error
-        try:
-            wait, idle = round(self._timeout * 1000), round(max(_IDLE, 2 * self._timeout) * 1000)
-            cursor = await connection.execute(self._sql.version, {"wait": str(wait), "idle": str(idle)})
-            version, *_ = await cursor.fetchone() or (0,)
-        except psycopg.errors.UndefinedTable as error:
-            await connection.close()
-            raise StoreError(self._missing) from error
-        except psycopg.Error as error:
-            await connection.close()
-            raise StoreError(f"PostgreSQL: {words_of(error)}") from error
-        except BaseException:  # cancelled: nobody else knows of it
-            await _close(connection)
-            raise
-        if version != VERSION:
-            await connection.close()
-            raise StoreError(f"PostgreSQL: {other_layout(version)}")
-        return connection
-
-    async def _drop_idle(self) -> None:
-        while self._idle:
-            await _close(self._idle.pop())
+            task.exception()  # whoever waits for it has been told
 
     async def finish(self) -> None:
-        """Close the connections, once nobody waits for a decision any more. What else is under way is cut off."""
-        await asyncio.gather(*self._asking, return_exceptions=True)  # no longer than the time-out
-        await self._drop_idle()
-        mine = [task for task in self._held if task is not asyncio.current_task()]
-        for task in mine:
-            task.cancel()
-        await asyncio.gather(*mine, return_exceptions=True)
-        await asyncio.sleep(0)  # what was just opened, for somebody who gave up, is put back in a turn of its own
-        await self._drop_idle()
-        await asyncio.gather(*self._held - {asyncio.current_task()}, return_exceptions=True)
+        """Close the connections, once everybody has been answered. What is under way after that is cut off."""
+        while self._queue or self._under_way or self._keeping:
+            self._go_on()
+            await asyncio.sleep(self._timeout / SLICES)
+        self._closed = True
+        for opening in self._opening:
+            opening.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
+        self._condemn()
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._tasks - {asyncio.current_task()}:
+            await asyncio.gather(*self._tasks - {asyncio.current_task()}, return_exceptions=True)
 
 
-async def _close(connection: psycopg.AsyncConnection[Any]) -> None:
-    with contextlib.suppress(psycopg.Error):
-        await connection.close()
+_OF_ALL = ("08", "25", "28", "3D", "3F", "42", "53", "55", "57", "58", "XX")
+"""Classes of errors that concern a database, and no single key: it only reads, is full, is being shut down."""
 
 
-def _charges(results: Sequence[Any]) -> list[Taken]:
-    """What the decisions charged. A wrong key's guess stays charged: it was one."""
-    return [result for result in results if isinstance(result, Taken) and not result.refused and result.demands]
+def _of_all(error: psycopg.Error) -> bool:
+    return error.sqlstate is None or error.sqlstate[:2] in _OF_ALL
 
 
-def name_of(key: str) -> bytes:
-    """A key as it stands in the tables."""
-    return key.encode("utf-8", "surrogatepass")
-
-
-def lock_of(name: bytes) -> int:
-    """The advisory lock of a key."""
-    return int.from_bytes(blake2b(name, digest_size=8).digest(), "big", signed=True)
-
-
-def _table(key: str) -> str:
-    """Short counters buy nothing by surviving a crash."""
-    if not is_counter(key):
-        return "entries"
-    pool = key.partition("|")[0]
-    period = pool[len(pool.rstrip("0123456789")) :]
-    return "entries" if period and int(period) >= _DURABLE else "counters"
-
-
-def words_of(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+def _store_error(error: BaseException) -> StoreError:
+    found = StoreError(f"PostgreSQL: {words_of(error)}")
+    found.__cause__ = error
+    return found

@@ -1,6 +1,12 @@
 """The tables in PostgreSQL, how they came to be, and the statements on them.
 
-A migration is one step from a layout to the next; steps are added, never changed.
+Rules:
+- A migration is one step from a layout to the next; steps are added, never changed.
+- Every name says where it is from: functions, operators and types of `pg_catalog`, tables of our schema. What a name
+  alone means is decided by the `search_path` of the role, and whoever may create something in a schema of it could have
+  his own function, operator or type run with our rights (CVE-2018-1058).
+- Nothing is set for longer than a transaction, and no statement is prepared: behind a pooler, the next transaction on
+  this connection may be somebody else's.
 """
 
 from __future__ import annotations
@@ -15,29 +21,34 @@ _MIGRATIONS = [
     # 1: values and counters. Room is left in the pages, so that a counter is updated in place (HOT).
     """
     CREATE TABLE {schema}.entries (
-        key bytea PRIMARY KEY, value bytea NOT NULL, expires bigint NOT NULL
+        key pg_catalog.bytea PRIMARY KEY, value pg_catalog.bytea NOT NULL, expires pg_catalog.int8 NOT NULL
     ) WITH (fillfactor = 70);
     CREATE UNLOGGED TABLE {schema}.counters (
-        key bytea PRIMARY KEY, value bytea NOT NULL, expires bigint NOT NULL
+        key pg_catalog.bytea PRIMARY KEY, value pg_catalog.bytea NOT NULL, expires pg_catalog.int8 NOT NULL
     ) WITH (fillfactor = 70);
-    CREATE UNLOGGED TABLE {schema}.decisions (token bytea PRIMARY KEY, expires bigint NOT NULL);
+    CREATE UNLOGGED TABLE {schema}.decisions (token pg_catalog.bytea PRIMARY KEY, expires pg_catalog.int8 NOT NULL);
     """,
 ]
 VERSION = len(_MIGRATIONS)
 
 _LOCK = 0x6B657967  # "keyg"
 _CALLED_OFF = 60_000_000  # microseconds for which it is known
-_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_NOW = (
+    "(extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
+)  # fmt: skip
 
 
 def create(connection: psycopg.Connection[Any], schema: str) -> tuple[int, int]:
     """Bring the tables to this layout, in one transaction. Returns the layouts before and after; 0 is none."""
     name = sql.Identifier(schema)
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-    if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema]).fetchone() is None:
+    connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_LOCK])
+    there = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) %s::pg_catalog.name"
+    if connection.execute(there, [schema]).fetchone() is None:
         # Else not even IF NOT EXISTS: it asks for the right to make schemas, which the app's own role may lack.
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
-    connection.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {}.version (version integer NOT NULL)").format(name))
+    connection.execute(
+        sql.SQL("CREATE TABLE IF NOT EXISTS {}.version (version pg_catalog.int4 NOT NULL)").format(name)
+    )  # fmt: skip
     row = connection.execute(sql.SQL("SELECT version FROM {}.version").format(name)).fetchone()
     before = 0 if row is None else int(row[0])
     for migration in _MIGRATIONS[before:]:
@@ -61,8 +72,11 @@ class Statements:
     """What a store says to its tables."""
 
     version: sql.Composed
-    lock: sql.Composed
+    begin: sql.Composed
+    wait: sql.Composed
+    wait_for_rows: dict[str, sql.Composed]
     read: sql.Composed
+    hold: sql.Composed
     write: dict[str, sql.Composed]
     delete: dict[str, sql.Composed]
     purge: dict[str, sql.Composed]
@@ -78,45 +92,70 @@ def statements(schema: str) -> Statements:
     name = sql.Identifier(schema)
 
     def one(text: str) -> sql.Composed:
-        return sql.SQL(text).format(s=name)
+        return sql.SQL(text.replace(" = ", " OPERATOR(pg_catalog.=) ")).format(s=name)
 
     def each(text: str) -> dict[str, sql.Composed]:
         return {table: one(text.replace("TABLE", f"{{s}}.{table}")) for table in ("entries", "counters")}
 
-    stretch = "SELECT key FROM TABLE WHERE key > %(start)s ORDER BY key LIMIT 500"
+    keys = "::pg_catalog.bytea[]"
+    after = "WHERE key OPERATOR(pg_catalog.>) %(start)s::pg_catalog.bytea ORDER BY key"
     # What somebody is writing is left alone.
-    lapsed = f"SELECT key FROM TABLE AS mine JOIN ({stretch}) AS stretch USING (key) WHERE expires <= %(now)s"
+    lapsed = (
+        f"SELECT mine.key FROM TABLE AS mine JOIN (SELECT key FROM TABLE {after} LIMIT 500) AS stretch "
+        "ON stretch.key = mine.key WHERE mine.expires OPERATOR(pg_catalog.<=) %(now)s FOR UPDATE OF mine SKIP LOCKED"
+    )
     return Statements(
-        # What a connection is told first. Not when it starts: poolers take no options then.
-        version=one(
-            "SELECT version, set_config('statement_timeout', %(wait)s, false), "
-            "set_config('lock_timeout', %(wait)s, false), "
+        version=one("SELECT version FROM {s}.version"),
+        # What a transaction begins with: how long it may take, and the locks of keys that it gets without waiting.
+        # Returns those that somebody else holds.
+        begin=one(
+            "SELECT pg_catalog.set_config('statement_timeout', %(wait)s, true), "
+            "pg_catalog.set_config('lock_timeout', %(lock)s, true), "
             # Or a process that vanishes in the middle of a decision would keep its locks.
-            "set_config('idle_in_transaction_session_timeout', %(idle)s, false) FROM {s}.version"
+            "pg_catalog.set_config('idle_in_transaction_session_timeout', %(idle)s, true), "
+            "ARRAY(SELECT place FROM pg_catalog.unnest(%(places)s::pg_catalog.int8[]) AS place "
+            "WHERE NOT pg_catalog.pg_try_advisory_xact_lock(place))"
         ),
-        lock=one("SELECT pg_advisory_xact_lock(place) FROM unnest(%s::bigint[]) AS place"),
-        # A row comes back in any case, with the time.
+        wait=one(
+            "SELECT pg_catalog.pg_advisory_xact_lock(place) FROM pg_catalog.unnest(%s::pg_catalog.int8[]) AS place"
+        ),
+        wait_for_rows=each(f"SELECT 1 FROM TABLE WHERE key = ANY (%s{keys}) ORDER BY key FOR UPDATE"),
+        # The time comes first, as the expiry of no key.
         read=one(
-            f"SELECT {_NOW}, found.* FROM (SELECT 1) AS one LEFT JOIN ("
-            "SELECT key, value, expires FROM {s}.entries WHERE key = ANY(%(keys)s) UNION ALL "
-            "SELECT key, value, expires FROM {s}.counters WHERE key = ANY(%(keys)s)) AS found ON true"
+            f"SELECT NULL::pg_catalog.bytea, NULL::pg_catalog.bytea, {_NOW} UNION ALL "
+            f"SELECT key, value, expires FROM {{s}}.entries WHERE key = ANY (%(entries)s{keys}) UNION ALL "
+            f"SELECT key, value, expires FROM {{s}}.counters WHERE key = ANY (%(counters)s{keys})"
+        ),
+        # The same, and locks the rows. Those that somebody has locked by hand come back without a value: 1 instead of 0
+        # tells that a row is there. From here on only writing could wait for a lock, and it may not wait for long.
+        hold=one(
+            "WITH entries AS (SELECT key, value, expires FROM {s}.entries "
+            f"WHERE key = ANY (%(entries)s{keys}) FOR UPDATE SKIP LOCKED), "
+            "counters AS (SELECT key, value, expires FROM {s}.counters "
+            f"WHERE key = ANY (%(counters)s{keys}) FOR UPDATE SKIP LOCKED) "
+            "SELECT NULL::pg_catalog.bytea, pg_catalog.set_config('lock_timeout', %(brief)s, true)::pg_catalog.bytea, "
+            f"{_NOW}, 0 UNION ALL SELECT key, value, expires, 0 FROM entries UNION ALL "
+            "SELECT key, value, expires, 0 FROM counters UNION ALL "
+            f"SELECT key, NULL, NULL, 1 FROM {{s}}.entries WHERE key = ANY (%(entries)s{keys}) UNION ALL "
+            f"SELECT key, NULL, NULL, 1 FROM {{s}}.counters WHERE key = ANY (%(counters)s{keys})"
         ),
         write=each(
-            "INSERT INTO TABLE AS old (key, value, expires) "
-            "SELECT * FROM unnest(%s::bytea[], %s::bytea[], %s::bigint[]) "
-            "ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires = excluded.expires"
+            "INSERT INTO TABLE AS old (key, value, expires) SELECT * FROM ROWS FROM ("
+            f"pg_catalog.unnest(%s{keys}), pg_catalog.unnest(%s{keys}), pg_catalog.unnest(%s::pg_catalog.int8[])) "
+            "ON CONFLICT (key) DO UPDATE SET value=excluded.value, expires=excluded.expires"
         ),
-        delete=each("DELETE FROM TABLE WHERE key = ANY(%s)"),
-        purge=each(f"DELETE FROM TABLE WHERE key IN ({lapsed} FOR UPDATE OF mine SKIP LOCKED)"),
-        next=each("SELECT key FROM TABLE WHERE key > %(start)s ORDER BY key OFFSET 499 LIMIT 1"),
+        delete=each(f"DELETE FROM TABLE WHERE key = ANY (%s{keys})"),
+        purge=each(f"DELETE FROM TABLE WHERE key = ANY ({lapsed})"),
+        next=each(f"SELECT key FROM TABLE {after} OFFSET 499 LIMIT 1"),
         dump=one(
             f"SELECT {_NOW}, key, value, expires FROM ("
             "SELECT * FROM {s}.entries UNION ALL SELECT * FROM {s}.counters) AS entries "
-            "WHERE substring(key FOR %(length)s) = %(start)s ORDER BY key"
+            "WHERE substring(key FOR %(length)s) = %(start)s::pg_catalog.bytea ORDER BY key"
         ),
         remember=one("INSERT INTO {s}.decisions VALUES (%s, %s)"),
         call_off=one(
-            f"INSERT INTO {{s}}.decisions VALUES (%s, {_NOW} + {_CALLED_OFF}) ON CONFLICT DO NOTHING RETURNING 1"
+            f"INSERT INTO {{s}}.decisions VALUES (%s, {_NOW} OPERATOR(pg_catalog.+) {_CALLED_OFF}) "
+            "ON CONFLICT DO NOTHING RETURNING 1"
         ),
-        forget=one("DELETE FROM {s}.decisions WHERE expires <= %s"),
+        forget=one("DELETE FROM {s}.decisions WHERE expires OPERATOR(pg_catalog.<=) %s"),
     )

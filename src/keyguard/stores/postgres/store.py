@@ -12,17 +12,27 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.ops import Op
 from keyguard.stores.exits import close_at_exit
-from keyguard.stores.fork import renew_after_fork
+from keyguard.stores.fork import check_process, renew_after_fork
 from keyguard.stores.patience import check_patience
 from keyguard.stores.places import one_host
-from keyguard.stores.postgres.decisions import NEVER, Decisions, name_of, words_of
+from keyguard.stores.postgres.connections import CONNECTING, Credentials, Opener, login_of
+from keyguard.stores.postgres.decisions import Decisions
+from keyguard.stores.postgres.loop import Loop
+from keyguard.stores.postgres.names import NEVER, name_of, words_of
 from keyguard.stores.postgres.schema import VERSION, create, other_layout, statements
+from keyguard.stores.postgres.transaction import Asked
+from keyguard.stores.postgres.urls import settings_of
+
+_PATIENCE = 5
+"""Seconds that an operator waits for a connection."""
+
+_AT_MOST = 10.0
+"""Seconds after which nobody waits any longer, whatever has become of the thread of the connections."""
 
 
 class PostgresStore:
@@ -31,7 +41,8 @@ class PostgresStore:
     - `url`: `postgresql://user:password@host:5432/database`, with libpq's options.
     - `schema`: where the tables are; `keyguard store init` makes them.
     - `timeout`: seconds that one operation may take, with everything; 0.01 to 1.
-    - `max_connections`: of this process.
+    - `max_connections`: of this process; decisions that wait for one travel together.
+    - `credentials`: a function that returns a password, or a user's name and a password; asked for each connection.
 
     Raises `ConfigurationError` for a setting that is wrong; whether the server is there shows at the first operation.
     """
@@ -43,18 +54,15 @@ class PostgresStore:
         schema: str = "keyguard",
         timeout: float = 0.075,
         max_connections: int = 10,
+        credentials: Credentials | None = None,
         clock: Clock | None = None,
     ) -> None:
         if not isinstance(schema, str) or not schema.isidentifier() or not schema.isascii() or len(schema) > 60:
             raise ConfigurationError(f"schema is a name of letters, digits and _, not {schema!r}")
         check_patience(timeout, max_connections)
-        try:
-            self._settings: dict[str, Any] = conninfo_to_dict(url)
-            for port in filter(None, str(self._settings.get("port", "")).split(",")):
-                int(port)  # libpq would say so only at the first request
-        except (psycopg.Error, ValueError):
-            # Its words are not shown: they may hold the password.
-            raise ConfigurationError("not a PostgreSQL URL: write postgresql://user:password@host:5432/db") from None
+        if credentials is not None and not callable(credentials):
+            raise ConfigurationError("credentials is a function that returns a password, or a user and a password")
+        self._settings = {**settings_of(url), "connect_timeout": CONNECTING}
         self.timeout = float(timeout)
         self._url = url
         self._schema = schema
@@ -62,11 +70,7 @@ class PostgresStore:
         self._missing = f"PostgreSQL: the schema {schema!r} has no tables of keyguard: run `keyguard store init`"
         self._most = max_connections
         self._clock = clock
-        self._settings |= {
-            "connect_timeout": 2,  # the least that libpq knows; the decision's own time-out comes first
-            "application_name": "keyguard",
-            "tcp_user_timeout": 5000,
-        }
+        self._credentials = credentials
         self._forget()
         renew_after_fork(self)
 
@@ -84,14 +88,16 @@ class PostgresStore:
     def _forget(self) -> None:
         """A process of its own: no thread, no connection yet."""
         self._starting = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
         self._decisions: Decisions | None = None
+        self._inbox: list[Asked] = []
+        """What the loop has been woken for."""
         self._ending: weakref.finalize[..., Any] | None = None
 
     def after_fork(self) -> None:
         # The parent's connections are left alone: closing one would say goodbye in the parent's name.
-        _abandoned.append(self._decisions)
+        _abandoned.append((self._loop, self._decisions))
         if self._ending is not None:
             self._ending.detach()
         self._forget()
@@ -100,24 +106,46 @@ class PostgresStore:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations in one transaction."""
-        return self._submit(ops).result()
+        future = self._submit(ops)
+        try:
+            return future.result(_AT_MOST)
+        except TimeoutError:
+            if not future.cancel():
+                raise  # it came from an operation
+            raise StoreError("PostgreSQL: the thread of the connections does not answer") from None
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
         """The same for an event loop."""
-        return asyncio.wrap_future(self._submit(ops))
+        return self._wait(asyncio.wrap_future(self._submit(ops)))
+
+    async def _wait(self, future: asyncio.Future[list[Any]]) -> list[Any]:
+        try:
+            async with asyncio.timeout(_AT_MOST):
+                return await future
+        except TimeoutError:
+            if not future.cancelled():
+                raise
+            raise StoreError("PostgreSQL: the thread of the connections does not answer") from None
 
     def _submit(self, ops: Sequence[Op[Any]]) -> Future[list[Any]]:
+        check_process()  # not every way here leads through a driver
+        asked = Asked(ops)
         with self._starting:  # or it could be handed to a loop that has just been stopped, and never be answered
             loop = self._loop or self._start()
             assert self._decisions is not None
-            return asyncio.run_coroutine_threadsafe(self._decisions.run(ops), loop)
+            self._inbox.append(asked)
+            if len(self._inbox) == 1:
+                loop.call_soon_threadsafe(_ask, self._decisions, self._inbox, self._starting)
+        return asked.future
 
-    def _start(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.SelectorEventLoop()  # psycopg needs this kind, whatever the app runs on
+    def _start(self) -> Loop:
+        loop = Loop()
+        opener = Opener(self._settings, self._credentials, self._sql, self._missing)
         self._decisions = Decisions(
-            self._settings, self._sql, self._missing, timeout=self.timeout, most=self._most, clock=self._clock
+            opener, self._sql, self._missing, timeout=self.timeout, most=self._most, clock=self._clock
         )
-        self._thread = threading.Thread(target=_serve, args=(loop,), name="keyguard-postgres", daemon=True)
+        self._inbox = []
+        self._thread = threading.Thread(target=loop.serve, name="keyguard-postgres", daemon=True)
         self._thread.start()
         self._loop = loop
         # A store that is dropped leaves no thread and no connection behind.
@@ -131,7 +159,7 @@ class PostgresStore:
     def migrate(self) -> tuple[int, int]:
         """Make the tables, or bring them to this layout. Returns the layouts before and after; 0 is none."""
         try:
-            with psycopg.connect(self._url, autocommit=False, connect_timeout=5) as connection:
+            with self._connection() as connection:
                 # At a stricter level it would not see what somebody else made while it waited.
                 connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
                 before, after = create(connection, self._schema)
@@ -141,11 +169,17 @@ class PostgresStore:
             raise StoreError(f"PostgreSQL: {other_layout(after)}")
         return before, after
 
+    def _connection(self) -> psycopg.Connection[Any]:
+        """A connection for what operators do."""
+        login = {} if self._credentials is None else login_of(self._credentials)
+        settings = {**self._settings, "connect_timeout": _PATIENCE, **login}
+        return psycopg.connect(**settings, prepare_threshold=None)
+
     def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
         """Every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
         start = name_of(prefix)
         try:
-            with psycopg.connect(self._url, autocommit=True, connect_timeout=5) as connection:
+            with self._connection() as connection:
                 rows = connection.execute(self._sql.dump, {"start": start, "length": len(start)}).fetchall()
         except psycopg.Error as error:
             raise StoreError(f"PostgreSQL: {words_of(error)}") from error
@@ -163,7 +197,13 @@ class PostgresStore:
 
     def scratch(self, clock: Clock) -> PostgresStore:
         """An empty store in the same database, for checks. Closing it removes what it holds."""
-        store = _Scratch(self._url, schema=f"keyguard_check_{os.urandom(6).hex()}", timeout=1.0, clock=clock)
+        store = _Scratch(
+            self._url,
+            credentials=self._credentials,
+            schema=f"keyguard_check_{os.urandom(6).hex()}",
+            timeout=1.0,
+            clock=clock,
+        )
         store.migrate()
         return store
 
@@ -176,9 +216,8 @@ class PostgresStore:
                 self._ending.detach()
         if loop is None or thread is None or decisions is None:
             return
-        asyncio.run_coroutine_threadsafe(decisions.finish(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+        _end(loop, decisions)
+        thread.join(_AT_MOST)
 
 
 class _Scratch(PostgresStore):
@@ -186,7 +225,7 @@ class _Scratch(PostgresStore):
 
     def close(self) -> None:
         super().close()
-        with psycopg.connect(self._url, autocommit=True) as connection:
+        with self._connection() as connection:
             connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(self._schema)))
 
 
@@ -194,17 +233,18 @@ _abandoned: list[Any] = []
 """Connections inherited by a fork."""
 
 
-def _end(loop: asyncio.AbstractEventLoop, decisions: Decisions) -> None:
+def _ask(decisions: Decisions, inbox: list[Asked], lock: threading.Lock) -> None:
+    with lock:
+        asked = inbox[:]
+        inbox.clear()
+    decisions.ask(asked)
+
+
+def _end(loop: Loop, decisions: Decisions) -> None:
     async def end() -> None:
-        await decisions.finish()
-        loop.stop()
+        try:
+            await decisions.finish()
+        finally:
+            loop.stop()
 
     asyncio.run_coroutine_threadsafe(end(), loop)
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
