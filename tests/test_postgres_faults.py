@@ -455,8 +455,8 @@ def test_a_transaction_ends_by_itself_and_leaves_no_setting_behind(server: Postg
     told = ", ".join(f"current_setting('{name}')" for name in names)
     for text in (
         "CREATE TABLE keyguard.told (statement text, lock text, idle text)",
-        f"CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO keyguard.told VALUES ({told}); "
-        "RETURN NEW; END $$",
+        f"CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"INSERT INTO keyguard.told VALUES ({told}); RETURN NEW; END $$",
         "CREATE TRIGGER tell BEFORE UPDATE ON keyguard.counters FOR EACH ROW EXECUTE FUNCTION tell()",
     ):
         server.query(text)

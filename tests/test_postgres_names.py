@@ -31,8 +31,8 @@ OPERATORS = [
     ("=", "bytea", "bytea", "boolean"), (">", "bytea", "bytea", "boolean"), ("<=", "bigint", "bigint", "boolean"),
     ("<=", "bigint", "integer", "boolean"), ("<=", "bigint", "smallint", "boolean"), ("=", "name", "text", "boolean"),
     ("=", "name", "name", "boolean"), ("=", "text", "text", "boolean"), ("*", "numeric", "integer", "numeric"),
-    ("*", "numeric", "numeric", "numeric"), ("+", "bigint", "integer", "bigint"), ("=", "integer", "integer", "boolean"),
-    ("=", "bigint", "bigint", "boolean"),
+    ("*", "numeric", "numeric", "numeric"), ("+", "bigint", "integer", "bigint"),
+    ("=", "integer", "integer", "boolean"), ("=", "bigint", "bigint", "boolean"),
 ]  # fmt: skip
 TYPES = ["bytea", "int8", "int4", "bigint", "integer", "name", "text", "boolean", "numeric"]
 TABLES = ["pg_namespace", "entries", "counters", "decisions", "version", "unnest"]

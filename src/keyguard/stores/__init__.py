@@ -20,7 +20,8 @@ _KNOWN = (
     "redis+sentinel://, redis+cluster:// (rediss+... with TLS) and postgresql://"
 )
 _REDIS = READ | ANSWERED
-_POSTGRES = ("postgresql", "postgres")
+_POSTGRES = re.compile(r"(postgresql|postgres)(\+[a-z0-9_]+)?")  # with the name of a driver, as SQLAlchemy writes it
+_LIKE_POSTGRES = ("jdbc", "pgsql", "psql", "pg", "postgis", "cockroachdb", "timescale", "timescalegis", "redshift")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ENCODE = (
@@ -63,9 +64,11 @@ def _opened(url: str, clock: Clock | None) -> Store:
     if "#" in url and scheme in ("memory", "sqlite", *_REDIS):
         # What follows would be left out, of a file's name or of a password.
         raise ConfigurationError("a # in the URL of a store is written %23")
-    if scheme in _POSTGRES:
+    if _POSTGRES.fullmatch(scheme) and url[len(scheme) :].startswith("://"):
         _check_hosts(url)
         return _postgres(url, clock)
+    if scheme in _LIKE_POSTGRES or _POSTGRES.fullmatch(scheme):
+        raise ConfigurationError("for PostgreSQL write postgresql://user:password@host:5432/db")
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if scheme == "memory":

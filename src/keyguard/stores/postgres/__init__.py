@@ -1,6 +1,11 @@
 """The store of many machines: PostgreSQL.
 
-`store` is what the rest of keyguard sees; `decisions` makes transactions; `schema` has the tables and statements.
+`store` is what the rest of keyguard sees. Behind it, on an event loop of its own (`loop`):
+
+    decisions     what waits (`queue`), the transactions under way, and the connections; time and failures
+    transaction   one transaction: locks, values, what is made of them, what is written (`names`, `schema`)
+    connections   how one is opened, from what `urls` has read, and ended
+    upkeep        what is done beside: deleting what has lapsed, settling doubts
 """
 
 from keyguard.stores.postgres.store import PostgresStore as PostgresStore

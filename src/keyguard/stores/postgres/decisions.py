@@ -124,13 +124,14 @@ class Decisions:
     def _tick(self) -> None:
         self._timer = None
         self._ticks += 1
-        for asked in self._expiring.pop(self._ticks, ()):
-            if not asked.future.done():
-                self._late(asked)
         for transaction in [*self._under_way]:
             if self._ticks - transaction.began >= SLICES + 2 * bool(transaction.held) and not transaction.cut:
                 transaction.cut = True
                 transaction.line.cut()
+                self._condemn()
+        for asked in self._expiring.pop(self._ticks, ()):
+            if not asked.future.done():
+                self._late(asked)
         if self._opening and self._ticks - min(self._opening.values()) > self._in_ticks(_SLOW):
             self._trouble = True
         if self._queue.holding and not self._may_wait():
@@ -167,8 +168,13 @@ class Decisions:
                 self._hold(self._keep(work, line))
         if self._queue and (not self._idle or self._queue.holding):
             self._open_another()
-        if self._timer is None and (self._queue or self._under_way or self._opening or self._expiring):
-            self._timer = asyncio.get_running_loop().call_later(self._timeout / SLICES, self._tick)
+        if self._queue or self._under_way or self._opening:
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(self._timeout / SLICES, self._tick)
+        elif self._timer is not None:
+            # Nothing to look after: a thread that wakes while a server written in C forks is a danger to the child.
+            self._timer.cancel()
+            self._timer = None
 
     def _next(self) -> list[Asked] | Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]] | None:
         if self._upkeep.due and not self._keeping and self._open > self._slow:
@@ -238,7 +244,6 @@ class Decisions:
             self._upkeep.doubt(transaction.token, charged)
         others = self._done > transaction.done
         if transaction.cut:
-            self._condemn()
             self._tell(waiting, StoreBusy(_NO_TURN) if transaction.held or others else StoreError(_NO_ANSWER))
         elif transaction.unknown:
             self._condemn()

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError, StoreError
+from keyguard.flow import is_async
 from keyguard.ops import Op
 from keyguard.stores.exits import close_at_exit
 from keyguard.stores.fork import check_process, renew_after_fork
@@ -60,8 +61,10 @@ class PostgresStore:
         if not isinstance(schema, str) or not schema.isidentifier() or not schema.isascii() or len(schema) > 60:
             raise ConfigurationError(f"schema is a name of letters, digits and _, not {schema!r}")
         check_patience(timeout, max_connections)
-        if credentials is not None and not callable(credentials):
-            raise ConfigurationError("credentials is a function that returns a password, or a user and a password")
+        if credentials is not None and (not callable(credentials) or is_async(credentials)):
+            raise ConfigurationError(
+                f"credentials is a plain function without arguments, not {type(credentials).__name__}"
+            )
         self._settings = {**settings_of(url), "connect_timeout": CONNECTING}
         self.timeout = float(timeout)
         self._url = url

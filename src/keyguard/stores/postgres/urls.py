@@ -38,7 +38,7 @@ def settings_of(url: str) -> dict[str, Any]:
     if found and re.fullmatch(r"[A-Za-z0-9+.-]+", scheme):
         place, _, query = rest.partition("?")
         # libpq would end the password at the first of them, and look for the rest of it as a host, in its errors too.
-        if re.split(r"[/?#]", rest, maxsplit=1)[0].count("@") > 1 or "@" in place.partition("/")[2]:
+        if re.split(r"[/?]", rest, maxsplit=1)[0].count("@") > 1 or "@" in place.partition("/")[2]:
             raise ConfigurationError(f"this URL of PostgreSQL cannot be read: an @ in a password is %40; {_WRITE}")
         for word in query.split("&"):
             name = word.partition("=")[0]
