@@ -53,6 +53,12 @@ limited = Keyguard(RateLimit("100/hour", by="ip", name="limited"), store=STORE)
 limited_asgi = limited.asgi(_echo_asgi)
 limited_wsgi = limited.wsgi(_echo_wsgi)
 
+# -- a cache for an app that says nothing ------------------------------------------------------------------------------
+
+cached = Keyguard(ResponseCache(ttl=60), store=STORE)
+cached_asgi = cached.asgi(_echo_asgi)
+cached_wsgi = cached.wsgi(_echo_wsgi)
+
 # -- everything that a driver has to bring to an end -----------------------------------------------------------------
 
 

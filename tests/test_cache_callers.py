@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from keyguard.callers import NOTHING, PERHAPS, SURELY, named_by
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Seen, World, world
 from tests.harness import Answer, Ask, ask_asgi, ask_wsgi
-from tests.neighbours import BRIDGES, to_wsgi
+from tests.neighbours import ASGI_SERVERS, BRIDGES, WSGI_SERVERS, served, to_wsgi
 
 
 @pytest.fixture(params=["asgi", "wsgi"])
@@ -57,7 +58,16 @@ FIELDS = """
     X-Apigateway-Api-Userinfo X-Endpoint-API-UserInfo X-Original-User X-MSISDN X-Caller Authentication X-Secret
     X-Password X-Signature X-Person X-Uid
 """.split()  # noqa: SIM905
-GROUPS = ["Cookie", "From", "X-Tenant-Id", "X-Org-Id", "X-Device-Id", "X-Amzn-Request-Context"]
+GROUPS = [
+    "Cookie",
+    "From",
+    "X-Tenant-Id",
+    "X-Org-Id",
+    "X-Device-Id",
+    "X-Amzn-Request-Context",
+    "X-Merchant-Id",
+    "X-Ssn-Number",
+]
 
 HARMLESS = """
     User-Agent Accept-Language Accept-Encoding Sec-Fetch-User Sec-CH-UA Upgrade-Insecure-Requests
@@ -198,6 +208,8 @@ ENVIRONS: dict[str, Callable[[str], dict[str, Any]]] = {
     "an identity": lambda who: {"repoze.who.identity": {"who": who}},
     "a user": lambda who: {"myapp.user": AUser(who)},
     "a connection": lambda who: {"gunicorn.socket": Connection(who.encode())},
+    "an authorizer": lambda who: {"serverless.event": {"requestContext": {"authorizer": {"claims": {"sub": who}}}}},
+    "an authorizer's word": lambda who: {"serverless.authorizer": {"principalId": who}},
     "a scope": lambda who: {"asgi.scope": {"type": "http", "headers": [], "user": SimpleUser(who)}},
 }
 SCOPES: dict[str, Callable[[str], dict[str, Any]]] = {
@@ -211,6 +223,10 @@ SCOPES: dict[str, Callable[[str], dict[str, Any]]] = {
     "a token": lambda who: {"myapp.token": who},
     "what middleware noted": lambda who: {"state": {"user": who}},
     "an id that middleware noted": lambda who: {"state": {"current_user_id": who}},
+    "a gateway's event": lambda who: {
+        "aws.event": {"requestContext": {"identity": {"sourceIp": "192.0.2.1", "cognitoIdentityId": who}}}
+    },
+    "a connection": lambda who: {"ssl_object": Connection(who.encode())},
     "an environ": lambda who: {"wsgi_environ": {"REMOTE_USER": who}},
 }
 
@@ -269,11 +285,13 @@ def test_a_server_that_says_of_everybody_that_it_knows_nobody_leaves_the_cache_a
         "SSL_SESSION_ID": "5",
         "gunicorn.socket": Connection(None),
         "CONTEXT_PREFIX": "/",
+        "serverless.event": {"requestContext": {"requestId": "5", "identity": {"sourceIp": "192.0.2.1", "user": None}}},
         "mod_wsgi.process_group": "site",
     }
     scope = {
         "extensions": {"tls": {"server_cert": "x", "client_cert_chain": [], "client_cert_name": None}},
         "user": UnauthenticatedUser(),
+        "aws.event": {"requestContext": {"identity": {"sourceIp": "192.0.2.1"}}, "headers": {"user": "a"}},
         "auth": AuthCredentials(),
         "session": {},
         "state": {"session_factory": print, "user_repository": object(), "user": None},
@@ -301,6 +319,24 @@ def test_the_environment_of_the_process_names_no_caller(monkeypatch: pytest.Monk
 
     assert [ask(USER="operator", SESSION_TOKEN="5") for _ in range(2)] == [False, True]
     assert not ask(USER="somebody", SESSION_TOKEN="5")
+
+
+ALL_SERVERS = {
+    **{f"{name}, ASGI": (command, "cached_asgi") for name, command in ASGI_SERVERS.items()},
+    **{f"{name}, WSGI": (command, "cached_wsgi") for name, command in WSGI_SERVERS.items()},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ALL_SERVERS))
+def test_nothing_that_a_real_server_says_of_itself_names_a_caller(name: str, tmp_path: Path) -> None:
+    command, app = ALL_SERVERS[name]
+    with served(command, f"tests.served_neighbours:{app}", tmp_path) as server:
+        hits = ["hit" in server.get("/page?a=1")[2]["cache-status"] for _ in range(3)]
+        named = server.get("/page?a=1", X_Forwarded_User="ada")
+    assert hits == [False, True, True], server.log
+    assert "hit" not in named[2]["cache-status"]
+    assert "ada" in named[1]
 
 
 # -- over bridges -------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ Told: TypeAlias = "list[tuple[str, int, str]]"
 
 _SURELY = re.compile(
     # Words that stand for somebody wherever they are.
-    r"user|usr|auth(?!or(?:-|$))|jwt|jws|oidc|openid|saml|(?:^|-)sso|principal|identi(?:ty|ties|fier)|credential|creds|"
+    r"user|usr|auth|jwt|jws|oidc|openid|saml|(?:^|-)sso|principal|identi(?:ty|ties|fier)|credential|creds|"
     r"passw|passphrase|secret|token|api-?key|assertion|impersonat|log(?:in|on|name)|e-?mail|cert|"
     r"claim|consumer|session|sess(?:-|$)|csrf|xsrf|signature|hmac|"
     r"account|acct|customer|subscri|member|person|employee|staff|student|patient|whoami|msisdn|calling-line|"
@@ -42,11 +42,13 @@ _SURELY = re.compile(
 _PERHAPS = re.compile(
     r"cookie|tenant|organi[sz]ation|(?:^|-)(?:org|orgs|scope|scopes|permissions?|privileges?|"
     r"entitlements?|plan|tier|team|company|workspace|department|device|visitor|viewer|browser|installation|phone|"
-    r"mobile|context|name|from|who|client)(?:-|$)|^id$"
+    r"mobile|context|name|number|from|who|client|merchant|partner|vendor|publisher|developer|reseller|affiliate|buyer|"
+    r"seller|driver|worker|agent-id|badge|uuid)(?:-|$)|(?:^|-)id$"
 )
 _OF_REQUESTS = re.compile(
-    r"(?:^|-)(?:request|correlation|trace|span|transaction|message|event|log|amz-cf|amzn-trace|connection)-?"
-    r"(?:id|uuid|guid|key)(?:-|$)|(?:^|-)(?:ray|traceparent|tracestate|trace-context|baggage)(?:-|$)"
+    r"(?:^|-)(?:[a-z]*request|correlation|trace|span|[a-z]*parent[a-z]*|transaction|message|event|log|amz-cf|invocation|"
+    r"amzn-trace|connection|vercel|newrelic|node|instance|server|pod|region|edge|colo|zone|deployment|build|last-event|"
+    r"diagnostics?|operation|activity|root|flow|b3[a-z]*|[a-z]*traceid|[a-z]*spanid)-?(?:id|uuid|guid|key)(?:-|$)|(?:^|-)(?:ray|traceparent|tracestate|trace-context|baggage)(?:-|$)"
 )
 _ADDRESS = re.compile(r"(?:^|-)(?:ip|ips|addr|address|host|port|protocol|proto|version|country|region)$")
 _CLIENT_HINTS = re.compile(r"sec-|access-control-|accept|if-|content-|cloudfront-viewer-(?!ja)|cloudfront-is-")
@@ -79,7 +81,7 @@ def named_by(name: str) -> int:
 
 _OF_SERVERS = re.compile(
     r"(?:wsgi|uwsgi|mod_wsgi|asgi|a2wsgi|waitress|keyguard|server|request|script|path|document|context|gateway|"
-    r"query|content|http2?)(?:[._]|$)|ssl_(?!client)|remote_(?:addr|host|port)$"
+    r"query|content|http2?|https_server|cert_server)(?:[._]|$)|ssl_(?!client)|remote_(?:addr|host|port)$"
 )
 _ALWAYS = re.compile(r"(?:redirect_)*(?:remote_user|remote_ident|auth_type|ssl_client_.*|https_dn)")
 """Variables that are about the caller whatever the process's own environment holds."""
@@ -112,14 +114,19 @@ def told_by_environ(environ: Mapping[str, Any]) -> Told:
         else:
             name = key.lower()
             always = _ALWAYS.fullmatch(name) is not None
-            surely = SURELY if always else NOTHING if _OF_SERVERS.match(name) else named_by(name)
+            unnamed = _OF_SERVERS.match(name) or _EVENT.search(key)
+            surely = SURELY if always else NOTHING if unnamed else named_by(name)
             if surely:
                 # Some servers copy the environment of the process, which is the same for all callers.
                 if _speaks(value) and (always or os.environ.get(key) != value):
                     found.append((key, surely, _text(value)))
                 continue
-        if key.endswith("socket") or key == "asgi.scope":
-            found += _by_socket(key, value) if key.endswith("socket") else told_by_scope(value)
+        if key == "asgi.scope":
+            found += told_by_scope(value)
+        elif _CONNECTION.search(key):
+            found += _by_connection(key, value)
+        elif _EVENT.search(key):
+            found += _by_event(key, value)
         elif len(_nameless_variables) < _MOST:
             _nameless_variables.add(key)
     return found
@@ -133,8 +140,14 @@ def told_by_scope(scope: Mapping[str, Any]) -> Told:
             surely = named_by(key.lower()) if isinstance(key, str) else NOTHING
             if key == "session":
                 surely = PERHAPS  # it is there for everybody, and says as much as a cookie
-            if surely and _speaks(scope[key]):
+            if not isinstance(key, str):
+                continue
+            if _EVENT.search(key):
+                found += _by_event(key, scope[key])
+            elif surely and _speaks(scope[key]):
                 found.append((key, surely, _text(scope[key])))
+            elif _CONNECTION.search(key):
+                found += _by_connection(key, scope[key])
     extensions = scope.get("extensions")
     if extensions:
         found += _by_extensions(extensions)
@@ -173,9 +186,16 @@ def _by_state(state: Any) -> Iterator[tuple[str, int, str]]:
                 yield key, SURELY, _text(value)
 
 
-def _by_socket(key: str, socket: Any) -> Told:
+_CONNECTION = re.compile(r"(?:socket|ssl_object|connection|transport)$")
+_EVENT = re.compile(r"(?:event|request_?context|authorizer)$", re.IGNORECASE)
+"""What a gateway told of a request to a function that serves it: AWS and others, by Mangum, serverless-wsgi, Zappa."""
+_OF_GATEWAYS = frozenset({"authorizer", "identity", "clientcert", "authentication", "principal", "user", "claims"})
+_UNNAMED = frozenset({"sourceip", "useragent", "accesskey", "apikeyid", "vpceid", "vpcid"})
+
+
+def _by_connection(key: str, connection: Any) -> Told:
     """The certificate that a client showed, of servers that hand on the connection."""
-    ask = getattr(socket, "getpeercert", None)
+    ask = getattr(connection, "getpeercert", None)
     if ask is None:
         return []
     try:
@@ -183,6 +203,20 @@ def _by_socket(key: str, socket: Any) -> Told:
     except Exception:  # of a connection that is not one any more
         return []
     return [(key, SURELY, _text(certificate))] if certificate else []
+
+
+def _by_event(key: str, event: Any, inside: bool = False, depth: int = 0) -> Told:
+    """Who calls, as a gateway has it that has looked: not from where, nor with which program."""
+    found: Told = []
+    if isinstance(event, Mapping) and depth < 6:
+        inside = inside or key.lower().endswith("authorizer")
+        for name, value in event.items():
+            low = str(name).lower()
+            if low not in _UNNAMED and low != "headers" and low != "body":
+                found += _by_event(f"{key}.{low}", value, inside or low in _OF_GATEWAYS, depth + 1)
+    elif inside and _speaks(event):
+        found.append((key, SURELY, _text(event)))
+    return found
 
 
 def _speaks(value: Any) -> bool:

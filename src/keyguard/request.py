@@ -16,6 +16,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from keyguard.callers import Told
@@ -89,6 +90,11 @@ class Findings:
         """The fields about limits that the app itself set, if a guard has changed them and a cache stands outside."""
         self.caches: tuple[object, ...] = ()
         """The response caches it is passing: one that is mounted twice acts once."""
+
+
+def veiled(query: bytes) -> bytes:
+    """A digest of a query, in which keys may stand; nothing for none."""
+    return blake2b(query, digest_size=16).digest() if query else b""
 
 
 class KeepsFields(Protocol):
@@ -224,7 +230,8 @@ class Request:
         raise NotImplementedError
 
     def address(self) -> tuple[object, ...]:
-        """All that the request line, `Host` and the server say of what is asked for, as it stands there."""
+        """All that the request line, `Host` and the server say of what is asked for; queries, which may hold keys, as
+        digests."""
         raise NotImplementedError
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:

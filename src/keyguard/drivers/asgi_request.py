@@ -11,7 +11,7 @@ from keyguard.drivers.crossing import carried_over
 from keyguard.drivers.engine import Engine
 from keyguard.drivers.field_names import clean_scope, taken_off
 from keyguard.paths import misplaced, plain, strip_root
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Findings, Request
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Findings, Request, veiled
 from keyguard.response import Headers, field_value
 from keyguard.spelling import Spelling
 
@@ -169,7 +169,7 @@ class ASGIRequest(Request):
         scope, host = self.carrier, fields.get(b"host")
         get = scope.get
         # What `keyguard.guards.cache.instant` builds for itself, since it makes no request.
-        return scope["path"], scope["query_string"], host, get("raw_path"), get("root_path"), get("scheme")
+        return scope["path"], veiled(scope["query_string"]), host, get("raw_path"), get("root_path"), get("scheme")
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
         return [(encoded_name(name), field_value(value).encode("latin-1")) for name, value in pairs]

@@ -10,7 +10,7 @@ from keyguard.drivers.crossing import carried_over
 from keyguard.drivers.engine import Engine
 from keyguard.drivers.field_names import taken_off, variable_of
 from keyguard.paths import decode_wsgi_path, plain
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Findings, Request
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Findings, Request, veiled
 from keyguard.response import Headers
 from keyguard.spelling import Spelling
 
@@ -107,7 +107,10 @@ class WSGIRequest(Request):
         return [name[5:].lower().replace("_", "-") for name in names]
 
     def address(self) -> tuple[object, ...]:
-        return tuple([self.carrier.get(name) for name in _ADDRESS])
+        said = [self.carrier.get(name) for name in _ADDRESS]
+        if self.carrier.get("QUERY_STRING"):
+            return tuple([text and veiled(str(text).encode("utf-8", "surrogatepass")) for text in said])
+        return tuple(said)
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
         return list(pairs)

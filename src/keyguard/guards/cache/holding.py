@@ -16,7 +16,6 @@ from keyguard.guards.cache.keys import (
     Query,
     Target,
     everywhere,
-    holds_keys,
     place,
     places_of,
     split_url,
@@ -155,7 +154,7 @@ class Holding(Asking):
         """Hold an entry in this process."""
         entry.checked = now
         special = self.by is not None or self.elsewhere or entry.part is not None or entry.must_validate
-        if not special and entry.variance == () and not self.is_keyed(request) and not holds_keys(request.query):
+        if not special and entry.variance == () and not self.is_keyed(request):
             entry.address = request.address()
         self.shelf.put(target.key, places_of(target), entry)
 

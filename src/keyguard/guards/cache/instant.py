@@ -12,7 +12,7 @@ from keyguard.callers import told_by_scope
 from keyguard.clock import Clock
 from keyguard.guards.cache.answers import whole_fields
 from keyguard.guards.cache.entry import Ready
-from keyguard.request import SHARED_ASGI
+from keyguard.request import SHARED_ASGI, veiled
 
 if TYPE_CHECKING:
     from keyguard.guards.cache.entry import Entry
@@ -43,7 +43,7 @@ def instant(cache: ResponseCache, clock: Clock) -> Instant:
             entry = plain.get(
                 (
                     scope["path"],
-                    scope["query_string"],
+                    veiled(scope["query_string"]),
                     fields.get(b"host"),
                     scope["raw_path"],
                     scope["root_path"],
