@@ -511,3 +511,20 @@ def test_a_key_that_is_known_asks_the_look_up_and_no_store(caplog: pytest.LogCap
         assert play(guard, headers={"X-API-Key": "ada-key"}).status == 200
     assert asked == ["ada-key"] * 4
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "returned", [Identity(""), Identity("", key_id=""), True, "ada", {}, 0, "", Identity, object()]
+)
+def test_what_is_no_identity_lets_nobody_in_and_blames_nobody(returned: Any) -> None:
+    def lookup(key: str) -> Any:
+        return returned
+
+    async def alookup(key: str) -> Any:
+        return returned
+
+    for function in (lookup, alookup):
+        guard = Keyguard(APIKeys(lookup=function, guesses="2/minute", optional=True))
+        assert [ask_asgi(guard.asgi(asgi_app), ask_of(f"key {n}")).status for n in range(4)] == [503] * 4
+    guard = Keyguard(APIKeys(lookup=lookup, guesses="2/minute"))
+    assert [ask_wsgi(guard.wsgi(wsgi_app), ask_of(f"key {n}")).status for n in range(4)] == [503] * 4

@@ -201,6 +201,14 @@ def test_an_answer_that_the_app_has_confirmed_tells_the_confirming_request_s_id(
     assert either.ask(app, Ask("/")).all(NAME) == []
 
 
+def test_the_names_of_proxies_and_older_modules_are_known_too() -> None:
+    for name in (
+        "X-Req-Id", "X-Unique-ID", "X-Opaque-Id", "X-Global-Transaction-Id", "X-Vercel-Id", "X-Amz-Cf-Id", "X-Amz-Id-2",
+        "X-Azure-Ref", "Rndr-Id", "Server-Timing", "Uber-Trace-Id", "X-Datadog-Trace-Id", "Apigw-RequestId",
+    ):  # fmt: skip
+        assert names_request(name), name
+
+
 def test_fields_that_are_of_the_resource_stay() -> None:
     for name in ("X-Item-Id", "Transaction-Id", "ETag", "X-Requested", "X-Request-Cost", "Retrace-Id-Of", "X-B3"):
         assert not names_request(name)

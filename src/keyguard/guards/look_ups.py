@@ -83,8 +83,15 @@ class LookUps:
 
     async def _called(self, text: str) -> Identity | None:
         identity = await call(self._function, text)
-        if identity is None or isinstance(identity, Identity):
-            return identity
+        if identity is None:
+            return None
+        if isinstance(identity, Identity):
+            if not identity.anonymous:
+                return identity
+            # A row without an owner, say: who sent a key is somebody, or is refused.
+            raise NoIdentity(
+                "lookup returned an Identity with neither a subject nor a key_id; of a wrong key it is None"
+            )
         raise NoIdentity(f"lookup returned {type(identity).__name__}, not an Identity or None")
 
     async def _settle(self, taken: Taken, guess: list[Demand], wrong: bool) -> None:

@@ -56,7 +56,8 @@ _TAG_FIELDS = frozenset({"cache-tag", "surrogate-key"})
 # Fields that name one request: a hit is another one, and gets the name of that one from the middleware that gives it.
 _OF_ONE_REQUEST = re.compile(
     r"(?:[a-z0-9]+-)*(?:request|correlation|trace|span)-?(?:id|uuid|guid)|b3|x-b3-[a-z]+|baggage|cf-ray|sentry-trace|"
-    r"(?:[a-z0-9]+-)*trace(?:parent|state|response)|x-cloud-trace-context",
+    r"(?:[a-z0-9]+-)*trace(?:parent|state|response)|x-cloud-trace-context|server-timing|"  # which may hold one too
+    r"x-(?:req|unique|opaque|invocation|global-transaction|vercel|amz-cf)-id|x-amz-id-2|x-azure-ref|rndr-id",
     re.IGNORECASE,
 )
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(\*|[0-9]{1,18})")
