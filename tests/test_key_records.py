@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keyguard import APIKeys, ConfigurationError, Keyguard, KeyRegistry, StoreError
 from keyguard.cli import main
-from keyguard.keys import record_key
+from keyguard.keys import Peppers, new_key, record_key
 from keyguard.keys.record import read_head
 from keyguard.ops import RECORD, SEALED, Commit, Put, Read
 from keyguard.stores import open_store
@@ -157,6 +157,17 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "no seal": lambda record: record[:54] + bytes(32) + record[86:],
     "one more blank": lambda record: record + b" ",
 }
+
+
+def test_a_pepper_that_is_not_utf_8_is_one_and_what_is_no_text_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `export KEYGUARD_PEPPER=$(head -c 24 /dev/urandom)` makes it."""
+    raw = bytes(range(128, 160))
+    key = new_key()
+    monkeypatch.setenv("KEYGUARD_PEPPER", raw.decode("utf-8", "surrogateescape"))
+    assert Peppers().digests(key) == Peppers(raw).digests(key)
+    with pytest.raises(ConfigurationError, match="pepper 1 is not text") as caught:
+        Peppers("a secret of some length \ud800")
+    assert caught.value.__context__ is caught.value.__cause__ is None
 
 
 @pytest.mark.parametrize("pepper", [PEPPER, None])

@@ -44,7 +44,8 @@ class APIKeys:
 
     - `lookup`: your own function from key text to `Identity` or `None`; without it, keys are those that
       `Keyguard.keys` and `keyguard keys` issue. An `async def` runs in the event loop; a `def` in a thread under ASGI,
-      with the context variables of the request, and in place under WSGI. It is not asked about an empty key.
+      with the context variables of the request, and in place under WSGI. It is not asked about an empty key. What it
+      calls the caller stands in logs and stores: not the key itself.
     - `sources`: where a key may stand: names of header fields (`"authorization"` means its Bearer scheme, RFC 6750),
       `"cookie:name"`, `"query:name"`. A key in the query ends in logs and browser histories: off by default. A Bearer
       text that does not begin with `prefix` is not a key, but an app's own: beside a key it is let be. With a `lookup`

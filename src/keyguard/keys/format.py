@@ -109,6 +109,8 @@ def _checksum(body: str) -> str:
 
 _LEAST = 16  # bytes
 _NO_PEPPER = b"keyguard"
+_NO_TEXT = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Surrogates, but for those that stand for bytes of the environment which are not UTF-8 (PEP 383)."""
 
 
 class Peppers:
@@ -205,7 +207,12 @@ def _checked(version: object, secret: object) -> bytes:
         if secret:
             raise ConfigurationError("version 0 stands for keys that were made without a pepper: write {0: None}")
         return _NO_PEPPER
-    data = secret.encode() if isinstance(secret, str) else secret
+    data = secret
+    if isinstance(secret, str):
+        # As it stands in the environment, UTF-8 or not. An error of the codec would hold the secret.
+        if _NO_TEXT.search(secret):
+            raise ConfigurationError(f"pepper {version} is not text")
+        data = secret.encode("utf-8", "surrogateescape")
     if not isinstance(data, bytes) or len(data) < _LEAST:
         raise ConfigurationError(f"pepper {version} is shorter than {_LEAST} bytes; try secrets.token_hex(16)")
     return data
