@@ -33,6 +33,7 @@ from keyguard.fork import ProcessLock, renew_after_fork
 from keyguard.logs import frames, logger, plain
 from keyguard.ops import Demand, Op, Store, Take, Taken
 from keyguard.stores.health import StoreHealth as StoreHealth
+from keyguard.stores.memory import MemoryStore
 from keyguard.stores.shares import Shares
 
 log = logger("keyguard.stores")
@@ -50,12 +51,14 @@ QUIET = 5.0
 class Circuit:
     """Whether a store answers, as this process has seen it.
 
-    `alike`: any operation that is answered shows that the others would be.
+    `alike`: any operation that is answered shows that the others would be. `near`: the store is in this process, and
+    nobody waits for it: each operation may look whether it is back.
     """
 
-    def __init__(self, clock: Clock, *, alike: bool = False) -> None:
+    def __init__(self, clock: Clock, *, alike: bool = False, near: bool = False) -> None:
         self._clock = clock
         self._alike = alike
+        self._near = near
         self.since: int | None = None
         """Since when it has been open, in microseconds since the Unix epoch; `None` if it is closed."""
         self.part_since: int | None = None
@@ -87,6 +90,11 @@ class Circuit:
         self._next_probe = 0.0
 
     @property
+    def _pause(self) -> float:
+        """Seconds between two probes."""
+        return 0.0 if self._near else PROBE
+
+    @property
     def settled(self) -> bool:
         """Whether the store is in order, though nobody has noted it yet."""
         settles = self._settles
@@ -110,7 +118,7 @@ class Circuit:
                     error = StoreError(f"the store is out of order: {self.failure}")
                     error.logged = True
                     raise error
-                self._next_probe = now + PROBE
+                self._next_probe = now + self._pause
                 self._probe = self.begin()
                 return self._probe
         if since is not None:
@@ -201,7 +209,7 @@ class Circuit:
             self.since, self.part_since = self._clock(), None
             self._opened_at = self.begin()
             self._broken, self._settles = kinds, None
-            self._next_probe = now + PROBE
+            self._next_probe = now + self._pause
             return True
         if number <= self._opened_at:
             return False
@@ -212,10 +220,10 @@ class Circuit:
         else:  # what went on until now fails as well
             self._opened_at = self.begin()
             self._settles = None
-            self._next_probe = now + PROBE
+            self._next_probe = now + self._pause
         self._broken |= kinds
         if number == self._probe:
-            self._next_probe = now + PROBE
+            self._next_probe = now + self._pause
         return False
 
     def _close(self) -> int:
@@ -248,7 +256,7 @@ def _circuit_of(store: Store, of: str, clock: Clock, alike: bool) -> Circuit:
         except TypeError:  # an object of the user's own that cannot be referred to weakly, or has no hash
             known = {}
         if of not in known:
-            known[of] = Circuit(clock, alike=alike)
+            known[of] = Circuit(clock, alike=alike, near=isinstance(store, MemoryStore))
         return known[of]
 
 
