@@ -61,7 +61,8 @@ class Limiting:
                 await give_back(taken, Cause.REQUEST if isinstance(error, AmbiguousPath) else None)
             raise
         refusal = request.findings.refusal
-        if refusal is not None:
+        # An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service.
+        if refusal is not None and response.status >= 400:
             await give_back(taken, refusal.cause)
         elif response.status != 429:  # of which the app tells itself: a limit that has passed is not the reason
             findings = request.findings
