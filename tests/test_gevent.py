@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from keyguard.stores.sqlite import SQLiteStore
 from tests.neighbours import ROOT, WSGI_SERVERS, served
+from tests.servers import python
+from tests.test_uwsgi import check
 
 pytestmark = pytest.mark.slow
 
@@ -113,3 +119,103 @@ def test_greenlets_wait_refresh_and_are_told_apart(patched: str) -> None:
         check=False,
     )  # fmt: skip
     assert done.stdout.strip() == "done", done.stderr
+
+
+FILE_STORY = """
+import sys
+if sys.argv[1] == "before":
+    from gevent import monkey; monkey.patch_all()
+from keyguard.ops import Demand, Take
+from keyguard.rates import window
+from keyguard.stores.sqlite import SQLiteStore
+
+store = SQLiteStore(sys.argv[2], timeout=30)  # whatever it has of locks and threads was made by now
+take = Take([Demand("d", "rl:gevent|x", window(15, 3_600_000_000, "15/hour"))])
+if sys.argv[1] == "after":
+    from gevent import monkey; monkey.patch_all()
+import gevent, time
+
+lag, done = 0.0, False
+
+def watch():
+    global lag
+    while not done:
+        began = time.monotonic()
+        gevent.sleep(0.005)
+        lag = max(lag, time.monotonic() - began)
+
+watching = gevent.spawn(watch)
+gevent.sleep(0.02)
+print("ready", flush=True)
+sys.stdin.readline()  # until another process has locked the file
+lag = 0.0
+asking = [gevent.spawn(store.execute, [take]) for _ in range(25)]
+while not store._turns.jobs:
+    gevent.sleep(0.001)
+began = time.monotonic()
+print("waiting", flush=True)
+gevent.joinall(asking, timeout=60)
+waited = time.monotonic() - began
+done = True
+watching.join()
+print(sum(not job.value[0].refused for job in asking), waited > 0.9, lag < 0.5, flush=True)
+store.close()
+"""
+
+
+@pytest.mark.parametrize("patched", ["before", "after"])
+def test_greenlets_that_wait_for_another_process_s_lock_stop_nobody(patched: str, tmp_path: Path) -> None:
+    """One slept with a lock in its hands that gevent knew nothing of, and the next one stopped the process."""
+    SQLiteStore(tmp_path / "k.db").close()
+    with python("-W", "ignore", "-c", FILE_STORY, patched, str(tmp_path / "k.db"), cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+        other = sqlite3.connect(tmp_path / "k.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        process.stdin.write("locked\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "waiting\n"
+        time.sleep(1.0)  # as long as the others are to have gone on: the subject
+        other.execute("COMMIT")
+        other.close()
+        assert process.stdout.readline() == "15 True True\n"
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_workers_on_one_file_admit_exactly_the_limit_while_others_write_to_it(mode: str, tmp_path: Path) -> None:
+    """A worker stood still for a second, took that for an outage, and admitted one by itself on top."""
+    path = tmp_path / "gevent.db"
+    SQLiteStore(path).close()
+    ended = threading.Event()
+
+    def write() -> None:
+        other = sqlite3.connect(path, isolation_level=None, timeout=30)
+        while not ended.wait(0.005):
+            other.execute("BEGIN IMMEDIATE")
+            time.sleep(0.005)  # the file is locked half of the time
+            other.execute("COMMIT")
+        other.close()
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        with (
+            served(
+                [*MODES[mode], "--workers=2"], "tests.served_neighbours:waiting_wsgi", tmp_path,
+                KEYGUARD_STORE=f"sqlite:///{path}?timeout=5",
+            ) as server,
+            ThreadPoolExecutor(24) as pool,
+        ):  # fmt: skip
+            statuses = Counter(answer[0] for answer in pool.map(lambda _: server.get("/counted"), range(200)))
+            log = server.stop()
+    finally:
+        ended.set()
+        writing.join(30)
+    assert statuses == {200: 150, 429: 50}, log[-3000:]
+    assert "out of order" not in log
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_a_file_that_was_used_before_the_fork_is_everybody_s_own(mode: str, tmp_path: Path) -> None:
+    check([*MODES[mode], "--workers=3"], f"sqlite:///{tmp_path}/k.db?timeout=5", tmp_path)
