@@ -21,7 +21,7 @@ from keyguard.clock import SECOND
 from keyguard.errors import StoreError
 from keyguard.ops import Demand, GiveBack, Take
 from keyguard.rates import Limit, smooth, window
-from keyguard.stores import open_store
+from keyguard.stores import leases, open_store
 from keyguard.stores.leased import Leased
 from keyguard.stores.limits import LimitsStore
 from keyguard.stores.memory import MemoryStore
@@ -384,3 +384,37 @@ def test_settings_are_checked() -> None:
     with pytest.raises(ConfigurationError, match="takes nothing back"):
         Leased(LimitsStore(MemoryStorage()))
     assert repr(Leased("memory://")).startswith("<Leased <MemoryStore")
+
+
+def test_of_more_refusals_than_are_remembered_the_oldest_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All were forgotten at once: then everybody who was refused made a trip again."""
+    monkeypatch.setattr(leases, "_KEPT", 10)
+    clock = ManualClock()
+    _, (tier,) = workers(1, clock)
+    limit = window(40, 3600 * SECOND, "40/hour")
+    for number in range(12):
+        assert not tier.execute([take(limit, 40, key=f"caller-{number}")])[0].refused
+        assert tier.execute([take(limit, key=f"caller-{number}")])[0].refused
+    before = tier.trips
+    for number in range(2, 12):
+        assert tier.execute([take(limit, key=f"caller-{number}")])[0].refused
+    assert tier.trips == before
+    assert tier.execute([take(limit, key="caller-0")])[0].refused
+    assert tier.trips == before + 1
+
+
+def test_of_more_leases_than_are_held_those_that_are_used_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "_KEPT", 16)
+    clock = ManualClock()
+    shared, (tier,) = workers(1, clock)
+    limit = window(10_000, 3600 * SECOND, "10000/hour")
+    for number in range(60):
+        tier.execute([take(limit, key=f"caller-{number}")])
+        for _ in range(20):
+            assert not tier.execute([take(limit, key="steady")])[0].refused
+    names = [name for name, _ in tier._leases._leases]
+    assert len(names) <= 16
+    assert any(name.endswith("|steady") for name in names)
+    tier.close()
+    left = shared.execute([take(limit, 0, "steady")])[0].takings[0][2]
+    assert left == 10_000 - 60 * 20, "what was held and not spent has gone back"

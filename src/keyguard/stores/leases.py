@@ -251,9 +251,8 @@ class Leases:
     def _grant(self, demand: Demand, extra: int, taking: Taking, at: int, began: int) -> _Lease:
         if len(self._leases) >= _KEPT:
             self._sweep()
-        lease = self._leases.get((demand.key, demand.limit.quota))
-        if lease is None:
-            lease = self._leases[demand.key, demand.limit.quota] = _Lease(demand)
+        lease = self._leases.pop((demand.key, demand.limit.quota), None) or _Lease(demand)
+        self._leases[demand.key, demand.limit.quota] = lease
         lease.demand = demand
         slice = at // _width(lease)
         if lease.slice != slice:
@@ -273,14 +272,16 @@ class Leases:
         for key in [key for key, lease in self._leases.items() if now >= lease.ends]:
             self._end(self._leases.pop(key), now)
         if len(self._leases) >= _KEPT:
-            for key in list(self._leases)[: _KEPT // 2]:
+            for key in list(self._leases)[: _KEPT // 8]:  # those that were last added to longest ago
                 self._end(self._leases.pop(key), now)
 
     def _remember(self, op: Take, taken: Taken, began: int) -> None:
+        name = _name(op)
+        self._refusals.pop(name, None)  # a dict keeps the order in which its keys came
         if len(self._refusals) >= _KEPT:
-            self._refusals.clear()
+            del self._refusals[next(iter(self._refusals))]
         wait = _HOPELESS if taken.wait == NEVER else taken.wait
-        self._refusals[_name(op)] = (taken, began, began + wait)
+        self._refusals[name] = (taken, began, began + wait)
 
     # -- the end ------------------------------------------------------------------------------------------
 

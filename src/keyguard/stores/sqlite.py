@@ -17,6 +17,8 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -24,12 +26,12 @@ from weakref import WeakSet
 from keyguard.clock import Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.fork import check_process, renew_after_fork
-from keyguard.ops import Authenticate, GiveBack, Op, Read, Take, Taken
+from keyguard.ops import GiveBack, Op, Taken
 from keyguard.stores.exits import close_at_exit
-from keyguard.stores.sqlite_cache import PREFIX, Cached
-from keyguard.stores.sqlite_file import File, busy, insist
-from keyguard.stores.sqlite_place import JOURNALS, why_unusable
-from keyguard.stores.sqlite_rows import NEVER, Rows, Writes
+from keyguard.stores.sqlite_cache import Cached
+from keyguard.stores.sqlite_file import File, busy, full, insist
+from keyguard.stores.sqlite_place import JOURNALS, spare, why_unusable
+from keyguard.stores.sqlite_rows import NEVER, Rows, Writes, kind_of, writing
 from keyguard.stores.sqlite_turns import Job, Kind, Turns
 
 _LEAST_CACHE = 1024 * 1024
@@ -79,7 +81,7 @@ class SQLiteStore:
         self._file = File(Path(name).absolute())
         self.timeout = float(timeout)
         self._clock = clock or wall_clock
-        self._cached = Cached(cache_bytes)
+        self._cached = Cached(cache_bytes, partial(spare, self._file.path.parent))
         self._rows = Rows(self._cached)
         self._turns = Turns(self._serve, "keyguard-sqlite")
         try:
@@ -127,7 +129,7 @@ class SQLiteStore:
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations in one transaction, waiting for other processes up to the time-out."""
         check_process()
-        kind = _kind(ops)
+        kind = kind_of(ops)
         found = self._at_once(ops, kind)
         if found is not None:
             return found
@@ -154,7 +156,7 @@ class SQLiteStore:
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
         """The results, where nobody is in the way; else an awaitable of them, waited for in a thread."""
         check_process()
-        kind = _kind(ops)
+        kind = kind_of(ops)
         found = self._at_once(ops, kind)
         if found is not None:
             return found
@@ -216,7 +218,7 @@ class SQLiteStore:
                 return None
             found = self._run_all(self._begin(kind), kind, [ops])[0]
             if found is None:  # it was no mere reading
-                kind = _writing(ops)
+                kind = writing(ops)
                 found = self._run_all(self._begin(kind), kind, [ops])[0]
             return found
         except sqlite3.Error as error:
@@ -265,7 +267,7 @@ class SQLiteStore:
         else:
             for job, results in zip(jobs, found, strict=True):
                 if results is None:
-                    job.kind = _writing(job.ops)
+                    job.kind = writing(job.ops)
                     turns.add(job)
                 else:
                     turns.ended(job, results)
@@ -305,6 +307,31 @@ class SQLiteStore:
         return connection
 
     def _run_all(
+        self, connection: sqlite3.Connection, kind: Kind, batch: Sequence[Sequence[Op[Any]]]
+    ) -> list[list[Any] | None]:
+        """`_run_once`; and if there is no room for a decision, cached responses make some."""
+        try:
+            return self._run_once(connection, kind, batch)
+        except sqlite3.Error as error:
+            if not full(error) or not self._make_room() or kind is Kind.CACHING:
+                raise
+        return self._run_once(self._begin(kind), kind, batch)
+
+    def _make_room(self) -> bool:
+        """Have the log written into the file and cut off, and cached responses give way. Returns whether it helped."""
+        self._file.in_use = True
+        try:
+            connection = self._file.opened(self._clock())
+            with suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return self._cached.give_way(connection, self._clock())
+        except sqlite3.Error:
+            self._file.forget()
+            return False
+        finally:
+            self._file.in_use = False
+
+    def _run_once(
         self, connection: sqlite3.Connection, kind: Kind, batch: Sequence[Sequence[Op[Any]]]
     ) -> list[list[Any] | None]:
         """End the transaction with these operations in it, all or none. `None` for what reads no longer, but writes."""
@@ -362,19 +389,3 @@ def _after_fork_in_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_held.clear)
-
-
-def _kind(ops: Sequence[Op[Any]]) -> Kind:
-    if len(ops) == 1 and ops[0].__class__ is Take:
-        return Kind.DECIDING
-    # Only a wrong key is charged. So who has a right one does not wait for those who write.
-    if all(isinstance(op, (Read, Authenticate)) for op in ops):
-        return Kind.READING
-    if all(isinstance(op, GiveBack) for op in ops):
-        return Kind.GIVING_BACK
-    return _writing(ops)
-
-
-def _writing(ops: Sequence[Op[Any]]) -> Kind:
-    cached = any(key.startswith(PREFIX) for op in ops for key in op.keys)
-    return Kind.CACHING if cached else Kind.DECIDING

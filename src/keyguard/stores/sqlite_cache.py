@@ -6,6 +6,10 @@ Rules:
   invalidated does not come back because its mark has gone. What was purged by tag or path never leaves so.
 - A hit writes nothing. What was read is noted in memory, each key once a minute, and written when something else is,
   or once a minute.
+- The last of the disk is for keys and counters: with less than `_SPARE` free, no more responses are stored. What voids
+  or lists them is.
+- If the disk is full all the same, or SQLite's own bound on the file is reached, cached responses make room for
+  decisions, a quarter of what they fill at a time; from then on they fill no more than what is left to them.
 - Triggers count the bytes, so the sum is right whichever process writes. They are an estimate on the high side; a file
   keeps the room that it once had.
 """
@@ -13,6 +17,11 @@ Rules:
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
+
+from keyguard.logs import logger
+
+log = logger("keyguard.stores")
 
 PREFIX = "rc:"
 """What the keys of cached responses begin with."""
@@ -21,6 +30,9 @@ _KEPT = "rc:purges|"
 _MINUTE = 60_000_000
 _TOUCHES = 500  # written at a time; what is used less often than so many others may leave
 _NOTED = 10_000
+_SMALL = 900  # bytes: marks, lists and the like
+_SPARE = 16 * 1024 * 1024  # bytes; SQLite's log takes some 4 MiB of it
+_LEAST = 64 * 1024  # bytes that are worth making room of
 _POOLS = 64  # evicted by one transaction: more than it can have filled
 _PURGE_EVERY = 100  # transactions that write
 _PURGE_ROWS = 250
@@ -75,10 +87,16 @@ _NEXT = "SELECT key, expires FROM cached WHERE key > ? ORDER BY key LIMIT ?"
 
 
 class Cached:
-    """The cached responses of one file, within `most` bytes. All of it runs in the store's transactions."""
+    """The cached responses of one file, within `most` bytes. All of it runs in the store's transactions.
 
-    def __init__(self, most: int) -> None:
+    `spare` tells how many bytes of the disk are free.
+    """
+
+    def __init__(self, most: int, spare: Callable[[], int]) -> None:
         self.most = most
+        self._spare = spare
+        self._left = 0
+        """Bytes that may be written before the disk is looked at again."""
         self.wrote = False
         """Whether this transaction has written something: then `tidy` ends it."""
         self._read: set[str] = set()
@@ -97,10 +115,20 @@ class Cached:
 
     def put(self, connection: sqlite3.Connection, key: str, value: bytes | None, expires: int, now: int) -> None:
         self.wrote = True
-        if value is None or len(value) > self.most // 4:  # what is so large would only push the others out
+        # What is so large would only push the others out.
+        if value is None or len(value) > self.most // 4 or not self._fits(len(value)):
             connection.execute(_DELETE, (key,))
         else:
             connection.execute(_PUT, (key, expires, now // _MINUTE, value))
+
+    def _fits(self, size: int) -> bool:
+        """Whether the disk has room for a value, and for keys and counters besides."""
+        if size <= _SMALL:
+            return True
+        self._left -= size
+        if self._left < 0:
+            self._left = min(max(0, self._spare() - _SPARE) // 2, _SPARE // 4) - size
+        return self._left >= 0
 
     def due(self, now: int) -> bool:
         """Whether what was read is to be written although nothing else is: once a minute."""
@@ -141,6 +169,22 @@ class Cached:
                 connection.execute(_TOUCH, (minute + 1, row[0], minute + 1))
             else:
                 connection.execute(_DELETE_POOL, (pool, pool + "\U0010ffff"))
+
+    def give_way(self, connection: sqlite3.Connection, now: int) -> bool:
+        """Make room for what is no copy, in a transaction of its own. Returns whether there was anything to give."""
+        connection.execute("BEGIN IMMEDIATE")
+        (size,) = connection.execute(_BYTES).fetchone()
+        given = bool(size >= _LEAST)
+        if given:
+            self.most = min(self.most, size * 3 // 4)
+            self._read.clear()
+            self.tidy(connection, now)
+            log.warning(
+                "SQLite: the disk is full; cached responses make room for keys and counters: %d KiB from now on",
+                self.most // 1024,
+            )
+        connection.execute("COMMIT")
+        return given
 
     def _purge(self, connection: sqlite3.Connection, now: int) -> None:
         """Delete what has lapsed, a stretch of the table at a time."""

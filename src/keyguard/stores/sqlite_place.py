@@ -128,6 +128,15 @@ def _name_of(number: int) -> str:
         return str(number)
 
 
+def spare(folder: Path) -> int:
+    """Return how many bytes are free on the disk of a folder; very many if nobody knows."""
+    try:
+        found = os.statvfs(folder)
+    except (AttributeError, OSError):
+        return 2**63 - 1
+    return found.f_bavail * found.f_frsize
+
+
 def check_writable(connection: sqlite3.Connection, busy: Callable[[sqlite3.Error], bool]) -> None:
     """Raise `sqlite3.Error` if nothing can be written: SQLite opens such a file too, and only the first decision fails.
 

@@ -6,9 +6,10 @@ What has lapsed is deleted a stretch of the table at a time: an index on the exp
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
-from keyguard.ops import Op
+from keyguard.ops import Authenticate, GiveBack, Op, Read, Take
 from keyguard.stores.sqlite_cache import PREFIX, Cached
 from keyguard.stores.sqlite_turns import Kind
 
@@ -86,3 +87,21 @@ class Rows:
             else:
                 connection.execute(_PUT, (key, value, expires))
         return result
+
+
+def kind_of(ops: Sequence[Op[Any]]) -> Kind:
+    """What a transaction with these operations is for."""
+    if len(ops) == 1 and ops[0].__class__ is Take:
+        return Kind.DECIDING
+    # Only a wrong key is charged. So who has a right one does not wait for those who write.
+    if all(isinstance(op, (Read, Authenticate)) for op in ops):
+        return Kind.READING
+    if all(isinstance(op, GiveBack) for op in ops):
+        return Kind.GIVING_BACK
+    return writing(ops)
+
+
+def writing(ops: Sequence[Op[Any]]) -> Kind:
+    """The same of operations that are known to write."""
+    cached = any(key.startswith(PREFIX) for op in ops for key in op.keys)
+    return Kind.CACHING if cached else Kind.DECIDING

@@ -193,8 +193,9 @@ class Circuit:
             known = self._told.get(place)
             tell = known is None or monotonic() >= known + QUIET
             if tell:
+                self._told.pop(place, None)
                 if len(self._told) >= 100:
-                    self._told.clear()
+                    del self._told[next(iter(self._told))]
                 self._told[place] = monotonic()
         if tell:
             log.error("the store raised %s\n  %s", kind, frames(error))
