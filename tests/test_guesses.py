@@ -417,3 +417,27 @@ def test_a_limit_by_address_before_the_keys_still_counts_beside(tmp_path: Path) 
     statuses = [play(guard, headers={"X-API-Key": "nonsense"}).status for _ in range(3)]
     assert statuses == [401, 401, 429]
     assert play(guard, headers={"X-API-Key": key}).status == 200
+
+
+def customers(key: str) -> Identity | None:
+    return Identity("ada") if key == "of a customer" else None
+
+
+def staff(key: str) -> Identity | None:
+    return Identity("bob") if key == "of the staff" else None
+
+
+def test_wrong_keys_of_one_look_up_lock_nobody_out_of_another() -> None:
+    """Two apps on one store, callers of both behind one address."""
+    store = MemoryStore()
+    one, other = [Keyguard(APIKeys(lookup=lookup, guesses="3/minute"), store=store) for lookup in (customers, staff)]
+    assert [play(one, headers={"X-API-Key": f"wrong {n}"}).status for n in range(5)] == [401] * 3 + [429] * 2
+    assert play(one, headers={"X-API-Key": "of a customer"}).status == 429
+    assert play(other, headers={"X-API-Key": "of the staff"}).status == 200
+    # Workers of one app count together, and so do look-ups that were given one name.
+    again = Keyguard(APIKeys(lookup=customers, guesses="3/minute"), store=store)
+    assert play(again, headers={"X-API-Key": "of a customer"}).status == 429
+    named = [
+        Keyguard(APIKeys(lookup=lookup, guesses="1/minute", name="x"), store=store) for lookup in (customers, staff)
+    ]
+    assert [play(guard, headers={"X-API-Key": "wrong"}).status for guard in named] == [401, 429]

@@ -22,7 +22,7 @@ from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreE
 from keyguard.flow import call, check_takes, is_async
 from keyguard.guards import key_settings as settings
 from keyguard.guards.credentials import Sources
-from keyguard.guards.guesses import Guesses, Refusals
+from keyguard.guards.guesses import UNNAMED, Guesses, Refusals
 from keyguard.guards.known_keys import FOREVER, KEY_MAX, RECHECK, Known, KnownKeys, fingerprint_of, remembered
 from keyguard.guards.look_ups import Lookup, LookUps
 from keyguard.guards.preflight import may_pass, pass_preflight
@@ -99,7 +99,7 @@ class APIKeys:
         stale_if_error: float = 300,
         realm: str = "api",
         preflights: bool | None = None,
-        name: str = "keys",
+        name: str = UNNAMED,
     ) -> None:
         if lookup is not None and not callable(lookup):
             raise ConfigurationError(f"lookup is a function from key text to Identity or None, not {lookup!r}")
@@ -124,7 +124,7 @@ class APIKeys:
         )
         self.peppers = Peppers(pepper)
         self.name = settings.checked_name(name)
-        self._guesses = Guesses(name, guesses)
+        self._guesses = Guesses(name, guesses, lookup)
         self._guess_exempt = settings.checked_networks("guess_exempt", guess_exempt)
         self._stale = settings.stale_for(if_store_fails, stale_if_error)
         self._challenge = f'Bearer realm="{settings.checked_realm(realm)}"'

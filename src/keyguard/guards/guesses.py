@@ -8,9 +8,12 @@ from collections import deque
 from keyguard.clock import SECOND
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Signal
+from keyguard.guards.limit_names import guess_name
 from keyguard.ops import Demand, Taken
 from keyguard.rates import NEVER, Limit, parse_rates, window
 
+UNNAMED = "keys"
+"""The name of a guard that was not given one."""
 _MOST = 4096  # sources
 _A_MOMENT = 10 * SECOND
 
@@ -20,12 +23,14 @@ class Guesses:
 
     __slots__ = ("_looking", "_rules")
 
-    def __init__(self, name: str, rates: str | None) -> None:
+    def __init__(self, name: str, rates: str | None, lookup: object) -> None:
+        # A key that one look-up does not know is no wrong key of another one: they count apart.
+        counter = guess_name(name, lookup) if lookup is not None and name == UNNAMED else name
         if rates is not None and not isinstance(rates, str):
             raise ConfigurationError(f"guesses is a rate such as '20/minute', or None for no limit, not {rates!r}")
         limits = [] if rates is None else [window(quota, span, text) for quota, span, text in parse_rates(rates)]
-        self._rules = [(f"{name}-guesses:{limit.text}", f"guess:{name}:{limit.code}|", limit) for limit in limits]
-        self._looking = f"guess:{name}:looking|"
+        self._rules = [(f"{name}-guesses:{limit.text}", f"guess:{counter}:{limit.code}|", limit) for limit in limits]
+        self._looking = f"guess:{counter}:looking|"
 
     def of(self, bucket: str) -> list[Demand]:
         """Return what a wrong key takes from its source's limits."""

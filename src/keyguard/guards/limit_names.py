@@ -40,6 +40,11 @@ def counter_name(
     return _named(parts)
 
 
+def guess_name(name: str, lookup: object) -> str:
+    """Name the counters of wrong keys of a look-up."""
+    return _named([name, _qualified(lookup)])
+
+
 def _named(parts: Iterable[str]) -> str:
     text = " ".join(parts)
     plain = "".join(char if char.isascii() and char.isprintable() and char != "|" else "-" for char in text)
