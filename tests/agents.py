@@ -1,16 +1,18 @@
 """Apps with monitoring agents, each run in a process of its own by `test_agents.py`: agents patch what they find.
 
 Nothing is sent: the agents are switched off as far as that goes, or are told to send to a closed port.
-Usage: `python -m tests.agents <agent> <app> [before|after]`; the last says when the agent begins.
+Usage: `python -m tests.agents <agent> before|after <app> ...`; the second word says when the agent begins.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -341,7 +343,7 @@ def _lifespan(app: Any) -> list[str]:
     return sent
 
 
-def main(agent: str, name: str, moment: str = "before") -> None:
+def told(agent: str, name: str, moment: str) -> dict[str, Any]:
     from tests.harness import Ask
 
     if moment == "before":
@@ -350,7 +352,7 @@ def main(agent: str, name: str, moment: str = "before") -> None:
     if moment == "after":
         BEGIN[agent]()
     wsgi = name in WSGI
-    told: dict[str, Any] = {}
+    told: dict[str, Any] = {"app": name}
     sys.stderr = io.StringIO()  # the frameworks write the app's own error there
     if name.startswith(("fastapi", "starlette", "litestar")):
         told["lifespan"] = _lifespan(app)
@@ -359,10 +361,32 @@ def main(agent: str, name: str, moment: str = "before") -> None:
     told["who"] = [_ask(app, Ask("/who", right), wsgi) for _ in range(3)]
     told["fails"] = _ask(app, Ask("/fails", right), wsgi)[0]
     told["limited"] = _ask(app, Ask("/who", right), wsgi)[0]
-    print(json.dumps(told))
+    return told
+
+
+def main(agent: str, moment: str, *names: str) -> None:
+    if agent != "newrelic":  # which patches what is imported after it has begun, and nothing else
+        for module in ("django", "fastapi", "flask", "litestar", "keyguard", "tests.harness"):
+            importlib.import_module(module)
+    if agent.startswith("sentry"):
+        from sentry_sdk.integrations import iter_default_integrations
+
+        list(iter_default_integrations(True))  # imports them, and patches nothing
+    for name in names:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                print(json.dumps(told(agent, name, moment)), flush=True)
+                code = 0
+            except BaseException:
+                traceback.print_exc(file=sys.__stderr__)
+                sys.__stderr__.flush()
+            finally:
+                os._exit(code)  # agents have threads that wait for a server
+        if os.waitpid(child, 0)[1]:
+            sys.exit(f"{name} failed")
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    sys.stdout.flush()
-    os._exit(0)  # agents have threads that wait for a server
