@@ -95,7 +95,7 @@ _SCOPE = frozenset(
     {
         *("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path"),
         *("headers", "client", "server", "extensions", "state", "subprotocols", "app", "router", "endpoint"),
-        *("path_params", "route", "keyguard", "wsgi_environ", "app_root_path", "starlette.exception_handlers"),
+        *("path_params", "route", "keyguard", "app_root_path", "starlette.exception_handlers"),
     }
 )
 """Keys of a scope that are not about the caller."""
@@ -132,6 +132,11 @@ def told_by_environ(environ: Mapping[str, Any]) -> Told:
     return found
 
 
+def is_nameless(variable: str) -> bool:
+    """Tell whether a variable of an environ that was looked at says nothing of a caller, whatever its value."""
+    return variable in _nameless_variables
+
+
 def told_by_scope(scope: Mapping[str, Any]) -> Told:
     """Return what an ASGI scope says of the caller, besides header fields: a user, a session, a client certificate."""
     found: Told = []
@@ -142,7 +147,9 @@ def told_by_scope(scope: Mapping[str, Any]) -> Told:
                 surely = PERHAPS  # it is there for everybody, and says as much as a cookie
             if not isinstance(key, str):
                 continue
-            if _EVENT.search(key):
+            if key == "wsgi_environ":
+                found += told_by_environ(scope[key])
+            elif _EVENT.search(key):
                 found += _by_event(key, scope[key])
             elif surely and _speaks(scope[key]):
                 found.append((key, surely, _text(scope[key])))
@@ -154,8 +161,6 @@ def told_by_scope(scope: Mapping[str, Any]) -> Told:
     state = scope.get("state")
     if state:
         found += _by_state(state)
-    if "wsgi_environ" in scope:
-        found += told_by_environ(scope["wsgi_environ"])
     return found
 
 

@@ -126,6 +126,8 @@ class Request:
 
     websocket: ClassVar[bool] = False
     """True for a websocket handshake."""
+    tells_by_names: ClassVar[bool] = False
+    """Whether all of what is told of the caller stands under `names`."""
     shared: ClassVar[str] = SHARED_ASGI
     """The key under which findings stand in the carrier."""
 

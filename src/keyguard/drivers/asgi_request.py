@@ -167,9 +167,10 @@ class ASGIRequest(Request):
         if fields is None:
             fields = self._fields = collected(self.carrier["headers"])
         scope, host = self.carrier, fields.get(b"host")
+        query = scope["query_string"]
         get = scope.get
         # What `keyguard.guards.cache.instant` builds for itself, since it makes no request.
-        return scope["path"], veiled(scope["query_string"]), host, get("raw_path"), get("root_path"), get("scheme")
+        return scope["path"], query and veiled(query), host, get("raw_path"), get("root_path"), get("scheme")
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
         return [(encoded_name(name), field_value(value).encode("latin-1")) for name, value in pairs]

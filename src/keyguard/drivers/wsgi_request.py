@@ -47,6 +47,7 @@ class WSGIRequest(Request):
     __slots__ = ()
 
     shared = SHARED_WSGI
+    tells_by_names = True
 
     def __init__(self, environ: Environ, engine: Engine) -> None:
         self.settings = engine
@@ -109,7 +110,7 @@ class WSGIRequest(Request):
     def address(self) -> tuple[object, ...]:
         said = [self.carrier.get(name) for name in _ADDRESS]
         if self.carrier.get("QUERY_STRING"):
-            return tuple([text and veiled(str(text).encode("utf-8", "surrogatepass")) for text in said])
+            return (veiled(repr(said).encode("utf-8", "surrogatepass")),)
         return tuple(said)
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from keyguard.callers import is_nameless
 from keyguard.errors import ConfigurationError
 from keyguard.fields import FieldSet
 from keyguard.guards.cache.directives import parse_cache_control
@@ -103,18 +104,22 @@ class Asking:
     def plainly(self, request: Request) -> bool:
         """Tell whether nothing in a request needs a closer look but its address."""
         plain, names = self.plain, request.names()
-        if not plain.issuperset(names):
-            for raw in names:
-                if raw in plain:
-                    continue
-                name = request.field_name(raw)
-                if name is None:
-                    continue  # it is looked at for what it says
-                if name in self._special or meaning(name) & (self._callers | KEYED | UNCACHED):
-                    return False
-                if len(plain) < _REMEMBERED:
-                    plain.add(raw)
-        return not self._told(request)
+        if plain.issuperset(names) and request.tells_by_names and not self.settings.credentials:
+            return True
+        if self._told(request):
+            return False
+        for raw in names:
+            if raw in plain:
+                continue
+            name = request.field_name(raw)
+            if name is None:
+                if not is_nameless(raw):
+                    continue  # it depends on what it says
+            elif name in self._special or meaning(name) & (self._callers | KEYED | UNCACHED):
+                return False
+            if len(plain) < _REMEMBERED:
+                plain.add(raw)
+        return True
 
     def bypasses(self, request: Request) -> bool:
         """Tell whether the request has a field to which no copy answers."""

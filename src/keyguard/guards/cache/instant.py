@@ -39,11 +39,12 @@ def instant(cache: ResponseCache, clock: Clock) -> Instant:
     def messages(scope: MutableMapping[str, Any]) -> Messages | None:
         headers = scope["headers"]
         fields = dict(headers)
+        query = scope.get("query_string")
         try:  # as `Request.address` has it
             entry = plain.get(
                 (
                     scope["path"],
-                    veiled(scope["query_string"]),
+                    query and veiled(query),
                     fields.get(b"host"),
                     scope["raw_path"],
                     scope["root_path"],
