@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -133,29 +134,36 @@ class PostgresStore:
     def _submit(self, ops: Sequence[Op[Any]]) -> Future[list[Any]]:
         check_process()  # not every way here leads through a driver
         asked = Asked(ops)
+        begun = None
         with self._starting:  # or it could be handed to a loop that has just been stopped, and never be answered
-            loop = self._loop or self._start()
-            assert self._decisions is not None
+            if self._loop is None:
+                begun = self._start()
+            loop, decisions = self._loop, self._decisions
+            assert loop is not None
+            assert decisions is not None
             self._inbox.append(asked)
             if len(self._inbox) == 1:
-                loop.call_soon_threadsafe(_ask, self._decisions, self._inbox, self._starting)
+                loop.call_soon_threadsafe(_ask, decisions, self._inbox, self._starting)
+        if begun is not None:
+            # Without the lock: under gevent this lets others run, and one that waits for a lock that was made before
+            # gevent came would have all of them wait.
+            begun.start()
         return asked.future
 
-    def _start(self) -> Loop:
-        loop = Loop()
+    def _start(self) -> threading.Thread:
+        """Make the loop, and the thread that is to serve it."""
+        loop = self._loop = Loop()
         opener = Opener(self._settings, self._credentials, self._sql, self._missing)
         self._decisions = Decisions(
             opener, self._sql, self._missing, timeout=self.timeout, most=self._most, clock=self._clock
         )
         self._inbox = []
         self._thread = threading.Thread(target=loop.serve, name="keyguard-postgres", daemon=True)
-        self._thread.start()
-        self._loop = loop
         # A store that is dropped leaves no thread and no connection behind.
         self._ending = weakref.finalize(self, _end, loop, self._decisions)
         self._ending.atexit = False
         close_at_exit(self)
-        return loop
+        return self._thread
 
     # -- for operators ------------------------------------------------------------------------------------
 
@@ -220,7 +228,8 @@ class PostgresStore:
         if loop is None or thread is None or decisions is None:
             return
         _end(loop, decisions)
-        thread.join(_AT_MOST)
+        with suppress(RuntimeError):  # it is just being started, and ends by itself
+            thread.join(_AT_MOST)
 
 
 class _Scratch(PostgresStore):
