@@ -311,3 +311,26 @@ def test_what_can_be_called_and_awaited_stays_so() -> None:
 def test_without_a_cache_a_marker_does_nothing() -> None:
     assert cache_control(max_age=1)(lambda: "answer")() == "answer"
     assert cache_control(max_age=1)() is None
+
+
+def test_a_dependency_needs_no_thread() -> None:
+    """FastAPI runs what is not asynchronous in a thread: it took longer than the rest of the cache."""
+    from fastapi import Depends, FastAPI, Response
+
+    app = FastAPI(openapi_url=None)
+    marker = cache_control(max_age=60, vary=["Foo"])
+
+    @app.get("/", dependencies=[Depends(marker), Depends(vary("Bar")), Depends(cache_control(tags=["t"]))])
+    async def view() -> Response:
+        return Response("hello")
+
+    async def story() -> list[str | None]:
+        async def refused(*args: Any, **kwargs: Any) -> Any:
+            raise AssertionError("a thread was asked for")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("anyio.to_thread.run_sync", refused)
+            answer = await aask(Keyguard(ResponseCache()).asgi(app), Ask("/"), lint=False)
+        return [answer.get("cache-control"), answer.get("vary")]
+
+    assert asyncio.run(story()) == ["max-age=60", "foo, bar"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -27,6 +28,29 @@ def in_trio() -> bool:
     except (AttributeError, RuntimeError):
         return False
     return True
+
+
+def in_loop() -> bool:
+    """Tell whether an event loop runs in this thread."""
+    events: Any = sys.modules.get("asyncio.events")
+    return (events is not None and events._get_running_loop() is not None) or in_trio()
+
+
+def is_stopped() -> bool:
+    """Tell whether what runs here in an event loop has been cancelled, even if it has not come to know of it yet."""
+    if in_trio():
+        import trio
+
+        return trio.current_effective_deadline() == -inf
+    if not in_loop():
+        return False
+    import asyncio
+
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        return True
+    anyio: Any = sys.modules.get("anyio")  # it keeps count of what it has cancelled itself
+    return anyio is not None and anyio.current_effective_deadline() == -inf
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -60,6 +60,7 @@ class Findings:
     """
 
     __slots__ = (
+        "broken",
         "caches",
         "client",
         "client_known",
@@ -73,6 +74,9 @@ class Findings:
     )
 
     def __init__(self) -> None:
+        self.broken = False
+        """Whether the app failed after its head, or somebody was told before its end that the client has gone. Layers
+        further out may see a body that ends well: what stands between them and the app may have ended it."""
         self.identity: Identity | None = None
         """The caller; `None` if no `APIKeys` has looked for it."""
         self.preflight = False
@@ -111,8 +115,10 @@ class Request:
         "_path",
         "_plain",
         "_spelling",
+        "afterwards",
         "carrier",
         "clock",
+        "copied",
         "deferred",
         "findings",
         "inside",
@@ -150,7 +156,11 @@ class Request:
         self.settings: KeepsFields
         """Which fields with an underscore in their name reach guards and app."""
         self.deferred: list[Deferred] | None = None
+        self.afterwards: list[Deferred] | None = None
+        """Work for when the app has returned: background tasks and clean-up come after the last byte."""
         self.late: Callable[[Deferred], None] | None = None
+        self.copied = False
+        """Whether the app's response may be copied: then it matters whether its client stays to the end."""
         self.reached_app = False
         """Whether the app was called: what is raised at `forward` before that is a guard's failure."""
         self.read_body = False
@@ -359,6 +369,7 @@ class Request:
 
         `whole_body` keeps from the app the ways to answer past its `send` (ASGI's extensions for sending files).
         """
+        self.copied = self.copied or whole_body
         before = self.carrier
         carrier = self._changed_carrier(fields, whole_body)
         if carrier is before:
@@ -392,6 +403,17 @@ class Request:
             self.deferred = [work]
         else:
             self.deferred.append(work)
+
+    def after_app(self, work: Deferred) -> None:
+        """Run `work` once when the app has returned (ASGI) or its iterable was closed (WSGI), even where it failed.
+
+        That may be long after the last byte: background tasks, and what dependencies do after their `yield`, run
+        between the two. Called before the app has answered, or at its head.
+        """
+        if self.afterwards is None:
+            self.afterwards = [work]
+        else:
+            self.afterwards.append(work)
 
     def not_at_end(self, work: Deferred) -> None:
         """Take that back: a request without such work leaves the app's body to the server as it is."""

@@ -121,13 +121,31 @@ class Room:
 class Tee:
     """Keeps a copy of the app's body while it flows on to the client.
 
-    One of the two is called: `await done(body)` before the last byte leaves, or `cut(why)` where the copy is not
+    One of the two is called: `await done(body)` once the body is known to be whole, or `cut(why)` where the copy is not
     whole: it is longer than `limit` bytes or not as long as `length`, there is no `room` for it, the app failed, or the
     client has gone. `cut` comes after `done` where the app goes on beyond its `Content-Length`. `done` awaits steps
     only; `cut` never awaits.
+
+    A body that is as long as `length` is whole, before its last byte leaves. One whose end nothing but its last message
+    tells is whole once the app has returned as well: some middleware ends bodies whose app has failed. `waits` is
+    called then, at that message. With `late` no body is whole before that.
     """
 
-    __slots__ = ("_held", "_parts", "_taken", "crowded", "cut", "done", "length", "limit", "open", "room")
+    __slots__ = (
+        "_held",
+        "_parts",
+        "_taken",
+        "crowded",
+        "cut",
+        "done",
+        "ended",
+        "late",
+        "length",
+        "limit",
+        "open",
+        "room",
+        "waits",
+    )
 
     def __init__(
         self,
@@ -137,15 +155,21 @@ class Tee:
         *,
         length: int | None = None,
         room: Room | None = None,
+        waits: Callable[[], None] | None = None,
+        late: bool = False,
     ) -> None:
         self.limit = limit
         self.done = done
         self.cut = cut
+        self.waits = waits
+        self.late = late
         self.room = room
         self.length = length
         """How many bytes the body has, as its `Content-Length` says; `None` where it does not say."""
         self.open = True
         """Whether neither of the two has been called."""
+        self.ended = False
+        """Whether all of it has come, as far as can be seen, and only the app has not returned."""
         self.crowded = False
         """Whether there was no room for it."""
         self._parts: list[bytes] = []
@@ -160,12 +184,19 @@ class Tee:
         """Whether more has come than `limit`."""
         return self._held > self.limit
 
-    def feed(self, part: bytes, *, last: bool) -> Flow[None] | None:
-        """Note a part of the body. Returns what is to be run before it leaves, if it is the last one."""
+    def feed(self, part: bytes, *, last: bool, sure: bool) -> Flow[None] | None:
+        """Note a part of the body. Returns what is to be run before it leaves, if the body is known to be whole then.
+
+        `sure`: if it is the last one, whoever says so knows that nothing was left out.
+        """
         if not self.open:
             if part and self._held == self.length:
                 self._held += len(part)
                 self.cut("it is longer than Content-Length says")
+            return None
+        if self.ended:
+            if part:
+                self.close("it went on after its end")
             return None
         if part:
             self._held += len(part)
@@ -176,7 +207,7 @@ class Tee:
         if self.length is None:
             whole = last
         elif self._held == self.length:
-            whole = True  # the client has it all by then, whatever the app still says
+            whole = sure = True  # the client has it all by then, whatever the app still says
         elif last or self._held > self.length:
             self.close("its length is not what Content-Length says")
             return None
@@ -191,6 +222,18 @@ class Tee:
                     return None
                 self._taken += size
             return None
+        if sure and not self.late:
+            return self._finish()
+        self.ended = True
+        if self.waits is not None:
+            self.waits()
+        return None
+
+    def returned(self) -> Flow[None] | None:
+        """Note that the app has returned, and not failed. Returns what is to be run, if the body is whole."""
+        return self._finish() if self.open and self.ended else None
+
+    def _finish(self) -> Flow[None]:
         self.open = False
         parts, self._parts = self._parts, []
         self._leave()

@@ -16,7 +16,7 @@ Each call of the app is a small state machine:
 so the app's own error page cannot hide it, and the client gets a 503.
 
 Messages the driver does not know pass through. `receive` is handed on untouched; from HTTP/2 on, whether a body comes
-by it is noted.
+by it is noted, and where the response may be copied, whether it tells that the client has gone.
 """
 
 from __future__ import annotations
@@ -24,22 +24,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, TypeAlias
 
+from keyguard.drivers.asgi_copies import Copies
 from keyguard.drivers.asgi_request import ByteHeaders, Scope, encoded_name
 from keyguard.drivers.crossing import pass_on
-from keyguard.drivers.engine import Engine, Foreign, Pending, checked, feed, settle, sized_body
+from keyguard.drivers.engine import Engine, Foreign, Pending, checked, settle, sized_body
 from keyguard.drivers.tasks import Task, ended, hold
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import CallApp, Flow
-from keyguard.logs import logger
-from keyguard.loops import in_trio
+from keyguard.loops import in_loop, in_trio
 from keyguard.request import Deferred, Request
-from keyguard.response import APP, Headers, Response, Tee
-
-log = logger("keyguard")
+from keyguard.response import APP, Headers, Response
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -56,7 +53,7 @@ _STOPS = (CallApp, *_WAITS)
 class Exchange:
     """One request through the guards and the app. The table at the top of this file is its theory."""
 
-    __slots__ = ("app", "engine", "failure", "flow", "receive", "request", "send_on", "state", "tees")
+    __slots__ = ("app", "copies", "engine", "failure", "flow", "receive", "request", "send_on", "state")
 
     def __init__(self, app: ASGIApp, engine: Engine, request: Request, receive: Receive, send: Send) -> None:
         self.app = app
@@ -67,7 +64,7 @@ class Exchange:
         self.state = IDLE
         self.flow: Flow[Response] | None = None
         self.failure: BaseException | None = None
-        self.tees: list[Tee] | None = None
+        self.copies: Copies | None = None
 
     async def run(self) -> None:
         request = self.request
@@ -90,11 +87,12 @@ class Exchange:
             self._let_go(failure)
             raise
         finally:
-            if self.tees is not None:
-                for tee in self.tees:
-                    tee.close("the response ended before it was whole")
+            if request.afterwards:
+                await self._settle(request.afterwards)
+            if self.copies is not None:
+                self.copies.close("the response ended before it was whole")
             if request.deferred:
-                await self._settle()
+                await self._settle(request.deferred)
             request.late = self.engine.late
 
     # -- driving the guards -----------------------------------------------------------------------------
@@ -139,10 +137,12 @@ class Exchange:
         try:
             # From HTTP/2 on, a body need not be announced by a header field.
             plain = carrier.get("http_version", "1.1")[:1] == "1"
-            receive = self.receive if plain else self._receive
+            receive = self.receive if plain and not self.request.copied else self._receive
             if self.request.findings.preflight and self.request.method == "OPTIONS":
                 receive = without_body(receive)
             await self.app(carrier, receive, self.send)
+            if self.copies is not None:
+                await self._returned()
             if self.state in (STREAM, TEE, DISCARD):
                 return None
             error = NoResponse("the app returned without sending a response")
@@ -161,16 +161,38 @@ class Exchange:
             except Exception as failure:
                 if failure is not error:
                     return self.engine.fault(self.request, failure)
+        if self.state in (STREAM, TEE):
+            self.request.findings.broken = True
         # No guard had an answer to the app's own error. What to make of it, or of silence, is the server's business.
         if isinstance(error, NoResponse):
             return None
         raise error
 
+    async def _returned(self) -> None:
+        """The app has returned. What it has changed is settled first: of some copies that is the beginning."""
+        if self.request.afterwards:
+            await self._settle(self.request.afterwards)
+        assert self.copies is not None
+        await self.copies.returned(finished)
+
     async def _receive(self) -> Message:
-        message = await self.receive()
-        if message.get("body"):
+        try:
+            message = await self.receive()
+        except Exception:
+            self._leave()
+            raise
+        if message["type"] == "http.disconnect":
+            self._leave()
+        elif message.get("body"):
             self.request.read_body = True
         return message
+
+    def _leave(self) -> None:
+        """Note that the client has gone. Once it has the whole response, servers say that of those who stay too."""
+        if self.state not in (STREAM, DISCARD):
+            self.request.findings.broken = True
+            if self.copies is not None:
+                self.copies.left()
 
     # -- what the app sends -----------------------------------------------------------------------------
 
@@ -186,10 +208,13 @@ class Exchange:
             if response is None:
                 return self.send_on(message)
             # asgiref calls this in a worker thread, and awaits what it returns in the event loop: guards belong there.
-            if _get_running_loop() is not None or in_trio():
+            if in_loop():
                 return self._drive(message, response)
             return self._drive_there(message, response)
         if state == TEE:
+            if message["type"] == "http.response.body":
+                assert self.copies is not None
+                self.copies.note(last=self._is_last(message))
             return self._send_teed(message)
         if state == DISCARD:
             return _nothing()
@@ -242,8 +267,12 @@ class Exchange:
         if response.body is not APP:
             self.state = DISCARD
             return self._answer(response)
-        self.tees = response.tees
-        self.state = STREAM if response.tees is None else TEE
+        self.state = STREAM
+        if response.tees is not None:
+            self.state = TEE
+            self.copies = Copies(self.engine, self.request, response.tees)
+            if self.request.findings.broken:
+                self.copies.left()
         headers = response.headers
         if isinstance(headers, ByteHeaders):
             if not headers.changed and response.status == message.get("status", response.status):
@@ -258,24 +287,23 @@ class Exchange:
 
     async def _send_teed(self, message: Message) -> None:
         """Pass a message on, and its part of the body to the copies first."""
-        assert self.tees is not None
+        assert self.copies is not None
         kind = message["type"]
         if kind == "http.response.body":
             last = self._is_last(message)
-            for flow in feed(self.tees, message.get("body", b""), last=last):
-                try:
-                    await finished(self.engine, flow, self.engine.advance(flow, request=self.request))
-                except Exception:
-                    log.exception("what a copy of the body was for failed")
+            await self.copies.feed(message.get("body", b""), finished, last=last)
             if last:
                 self.state = STREAM
                 if self.request.deferred is not None:
                     await self._send_last(message)
                     return
         elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
-            for tee in self.tees:
-                tee.close("the app sent a file past its body")
-        await self.send_on(message)
+            self.copies.close("the app sent a file past its body")
+        try:
+            await self.send_on(message)
+        except BaseException:  # or who sent this was cancelled: either way the client has not got it
+            self._leave()
+            raise
 
     async def _answer(self, response: Response) -> None:
         """Send a response of our own."""
@@ -296,7 +324,9 @@ class Exchange:
         try:
             await self.send_on(message)
         finally:
-            await self._settle()
+            deferred = self.request.deferred
+            if deferred:
+                await self._settle(deferred)
             self.request.late = self.engine.late
 
     def _let_go(self, failure: BaseException) -> None:
@@ -315,13 +345,11 @@ class Exchange:
         else:
             flow.close()
 
-    async def _settle(self) -> None:
-        deferred = self.request.deferred
-        if deferred:
-            task = start_settling(self.engine, deferred)
-            if task is not None:
-                # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
-                await ended(task)
+    async def _settle(self, deferred: list[Deferred]) -> None:
+        task = start_settling(self.engine, deferred)
+        if task is not None:
+            # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
+            await ended(task)
 
 
 # What calls `send` may ask whether it is a coroutine function, as asgiref does where a WSGI app stands inside.

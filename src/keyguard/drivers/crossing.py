@@ -118,11 +118,17 @@ class _CarryingASGI:
         self.app = app
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        _show(scope, SHARED_ASGI, "scheme")
-        await self.app(scope, receive, send)
+        outer = _show(scope, SHARED_ASGI, "scheme")
+        try:
+            await self.app(scope, receive, send)
+        except BaseException:
+            if outer is not None:
+                outer.findings.broken = True  # a2wsgi tells of no error that comes after a last message
+            raise
 
 
-def _show(carrier: dict[str, Any], shared: str, scheme: str) -> None:
+def _show(carrier: dict[str, Any], shared: str, scheme: str) -> Request | None:
     outer = passed(carrier, scheme)
     if outer is not None:
         carrier.setdefault(shared, outer.findings)
+    return outer

@@ -363,11 +363,11 @@ def _cannot_detach(step: Detach) -> bool:
     return False
 
 
-def feed(tees: Iterable[Tee], part: bytes, *, last: bool) -> list[Flow[None]]:
+def feed(tees: Iterable[Tee], part: bytes, *, last: bool, sure: bool) -> list[Flow[None]]:
     """Give a part of the app's body to each copy. Returns what is to be run before the part leaves."""
     flows = []
     for tee in tees:
-        flow = tee.feed(part, last=last)
+        flow = tee.feed(part, last=last, sure=sure)
         if flow is not None:
             flows.append(flow)
     return flows

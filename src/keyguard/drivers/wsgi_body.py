@@ -23,14 +23,23 @@ class Watcher(Protocol):
         """Nothing more comes. Called at least once."""
         ...
 
+    def failed(self) -> None:
+        """An error has come in the place of a part."""
+        ...
+
+    def closed(self, *, failed: bool) -> None:
+        """The app has done all that it does for this request, or has failed at the last of it."""
+        ...
+
 
 class Body:
     """The app's iterable, with deferred work at its end."""
 
-    __slots__ = ("closed", "iterable", "iterator", "lone", "watcher")
+    __slots__ = ("closed", "failed", "iterable", "iterator", "lone", "watcher")
 
     def __init__(self, iterable: Iterable[bytes], watcher: Watcher) -> None:
         self.closed = False
+        self.failed = False
         self.iterable = iterable
         self.watcher = watcher
         self.lone = False
@@ -54,15 +63,20 @@ class Body:
             self.watcher.end()
             raise
         except BaseException:
-            self.watcher.end()
+            self.failed = True
+            self.watcher.failed()
             raise
 
     def close(self) -> None:
-        self.closed = True
+        again, self.closed = self.closed, True
+        failed, self.failed = self.failed, True
         try:
             close(self.iterable)
+            self.failed = failed
         finally:
             self.watcher.end()
+            if not again:
+                self.watcher.closed(failed=self.failed)
 
     def __del__(self) -> None:
         """Some bridges do not close a body: asgiref leaves it once it has what `Content-Length` says."""

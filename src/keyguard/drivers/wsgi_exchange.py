@@ -81,6 +81,8 @@ class Exchange:
 
     def run(self) -> Iterable[bytes]:
         body: Iterable[bytes] | None = None
+        request = self.request
+        watched = bool(request.findings.caches)  # by one further out, to which it matters if the app fails
         try:
             stop = self._begin()
             while body is None:
@@ -90,10 +92,12 @@ class Exchange:
                     stop, body = self._call_app(stop.request.carrier)
         except BaseException as failure:
             self._let_go(failure)
+            request.findings.broken = request.findings.broken or self.state == STREAM
             self.end()
+            self.closed(failed=True)
             raise
-        if self.request.deferred is None and not self.tees:
-            self.request.late = self.engine.late
+        if request.deferred is None and request.afterwards is None and not self.tees and not watched:
+            request.late = self.engine.late
             return body
         return SizedBody(body, self) if hasattr(body, "__len__") else Body(body, self)
 
@@ -207,8 +211,7 @@ class Exchange:
             if self.head is not None and not exc_info:
                 raise AssertionError("start_response was called a second time, without exc_info")
             if self.state == STREAM:
-                for tee in self.tees:
-                    tee.close("the app began its response again")  # what comes now is another one's body
+                self._cut("the app began its response again")  # what comes now is another one's body
                 # Too late for the guards, but not for what they had to say: the server may still take another head.
                 # It raises exc_info where the first one has gone (PEP 3333, "The start_response() Callable").
                 self.server_write = self.server_start(status, self._with_ours(headers), exc_info)
@@ -233,17 +236,32 @@ class Exchange:
             assert self.server_write is not None
             if self.tees:
                 self.feed(data)
-            self.server_write(data)
+            try:
+                self.server_write(data)
+            except BaseException:
+                self._cut("its client left before it was whole")
+                raise
 
     # -- copies of the body -----------------------------------------------------------------------------
 
     def feed(self, part: bytes, *, last: bool = False) -> None:
         """Give a part of the body to the copies, before it leaves."""
-        for flow in feed(self.tees, part, last=last):
-            try:
-                drive(self.engine, flow, self.request)
-            except Exception:
-                log.exception("what a copy of the body was for failed")
+        # What is left out of an iterable shows: an error goes on to who iterates, and a client that leaves closes it.
+        # Only what stands in between may keep an error to itself, and end the body.
+        if last and self.request.findings.broken:
+            self._cut("the app failed before it was whole")
+        for flow in feed(self.tees, part, last=last, sure=True):
+            self._finish(flow)
+
+    def _finish(self, flow: Flow[None]) -> None:
+        try:
+            drive(self.engine, flow, self.request)
+        except Exception:
+            log.exception("what a copy of the body was for failed")
+
+    def _cut(self, why: str) -> None:
+        for tee in self.tees:
+            tee.close(why)
 
     # -- answers of our own, and the end ----------------------------------------------------------------
 
@@ -262,11 +280,29 @@ class Exchange:
     def end(self) -> None:
         """Run what was deferred. Called at the last byte, at `close()`, or where there was neither."""
         for tee in self.tees:
-            tee.close("the response ended before it was whole")
+            if not tee.ended:
+                tee.close("the response ended before it was whole")
         deferred = self.request.deferred
         if deferred:
             settle_all(self.engine, deferred)
         self.request.late = self.engine.late
+
+    def failed(self) -> None:
+        """The app has failed in the midst of its body."""
+        self.request.findings.broken = True
+        self.end()
+
+    def closed(self, *, failed: bool) -> None:
+        """The app's iterable was closed, or failed at that, or there was none."""
+        afterwards = self.request.afterwards
+        if afterwards:
+            settle_all(self.engine, afterwards)
+        if failed:
+            self._cut("the app failed while its response was closed")
+        for tee in self.tees:
+            flow = tee.returned()
+            if flow is not None:
+                self._finish(flow)
 
     def _let_go(self, failure: BaseException) -> None:
         """Tell guards that still wait, where the app ended in something that is no `Exception`."""

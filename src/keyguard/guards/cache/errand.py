@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 
 from keyguard.errors import StoreError
 from keyguard.fields import LIMIT_FIELDS
@@ -160,7 +161,7 @@ class Errand(Joining):
         except Exception:
             self.end(APART)
             if request.reached_app:
-                stale = self._instead_of_error("the app failed")
+                stale = await self._instead_of_error("the app failed")
                 if stale is not None:
                     log.warning("the app failed; a stale response was served", exc_info=True)
                     return stale
@@ -175,19 +176,28 @@ class Errand(Joining):
         if response.status == 304 and validators:
             return await self._validated(response)
         if response.status in _ERRORS:
-            stale = self._instead_of_error(f"the app answered {response.status}", response.status)
+            stale = await self._instead_of_error(f"the app answered {response.status}", response.status)
             if stale is not None:
                 self.end(APART)
                 return stale
         if self.asked.method == "HEAD":
             return await self._headed(response)
-        return await self.store(response, self.asked_at)
+        return await self.store(response)
 
-    def _instead_of_error(self, what: str, status: int | None = None) -> Response | None:
+    async def _instead_of_error(self, what: str, status: int | None = None) -> Response | None:
         entry, request = self.entry, self.request
         now = request.now()
         if entry is None or not may_serve_on_error(entry, now) or self._outdated():
             return None
+        if self.cache.shared is not None and self.cache.old(entry, now):
+            try:  # the app may have taken long to fail
+                found = await self.cache.shared.look(request, self.target)
+            except StoreError:
+                self.cache.reports.counts.errors += 1
+            else:
+                newer = self.brought(found)
+                if newer is not None or not any(map(entry.same_as, found.entries)):
+                    return newer
         text = f"{self.cache.name}; hit; ttl={entry.ttl(now)}; fwd={self.reason}"
         if status is not None:
             text += f"; fwd-status={status}"
@@ -215,7 +225,7 @@ class Errand(Joining):
         else:
             verdict = may_store(self.asked._replace(method="GET"), entry.status, fresh.fields, settings, now)
         cache.reports.counts.validated += 1
-        if verdict.stored and await self._keep_freshened(fresh, entry, update, now):
+        if verdict.stored and await self._keep_freshened(fresh, entry, update):
             status += "; stored"
             self.end(LANDED, fresh)
         else:
@@ -254,7 +264,7 @@ class Errand(Joining):
             settings = cache.settings_for(request)
             fresh = freshened(entry, fields, settings, asked_at=self.asked_at, received=now)
             same = same and may_store(self.asked._replace(method="GET"), 200, fresh.fields, settings, now).stored
-            if not (same and await self._keep_freshened(fresh, entry, fields, now)):
+            if not (same and await self._keep_freshened(fresh, entry, fields)):
                 await cache.let_go(self.target, entry)
         elif entry is not None and 400 <= response.status < 500 and not is_about_request(response.status):
             await cache.let_go(self.target, entry)
@@ -263,17 +273,13 @@ class Errand(Joining):
         response.headers.add("Cache-Status", f"{cache.name}; fwd={self.reason}")
         return response
 
-    async def _keep_freshened(self, fresh: Entry, entry: Entry, update: Fields, now: int) -> bool:
+    async def _keep_freshened(self, fresh: Entry, entry: Entry, update: Fields) -> bool:
         """Store what a 304 or a HEAD has freshened; False where it was purged meanwhile."""
         if self._outdated():
             return False
         fresh.since = self.since
         await self._vary_too(fresh, entry, update)
-        await self.keep(fresh, now)
-        if not self._outdated():
-            return True
-        self.cache.shelf.drop(self.target.key, fresh)  # while it was put there
-        return False
+        return await self.keep(fresh)
 
     async def _vary_too(self, fresh: Entry, entry: Entry, update: Fields) -> None:
         """What freshens an entry may name more fields that it is chosen by (RFC 9111, section 4.1)."""
@@ -284,8 +290,11 @@ class Errand(Joining):
         if first(update, "vary") is not None:
             fresh.fields = (*without(fresh.fields, frozenset({"vary"})), ("Vary", ", ".join(names)))
 
-    async def store(self, response: Response, asked_at: int) -> Response:
-        """Store the app's response, if that is allowed, while it goes on to the client."""
+    async def store(self, response: Response, *, late: bool = False) -> Response:
+        """Store the app's response, if that is allowed, while it goes on to the client.
+
+        `late`: not before the app has returned, for it still changes what the response tells of.
+        """
         cache, request = self.cache, self.request
         now = request.now()
         fields: Fields = self._fields(response)
@@ -307,13 +316,12 @@ class Errand(Joining):
         if not verdict.stored:
             await self._not_stored(response, verdict)
             return response
-        entry = make_entry(response.status, fields, settings, asked_at=asked_at, received=now)
+        entry = make_entry(response.status, fields, settings, asked_at=self.asked_at, received=now)
         names = sorted({*(vary_of(fields) or ()), *cache.settings.vary})
         if cache.settings.vary:
             response.headers.set("Vary", ", ".join(names))
             entry.fields = (*without(entry.fields, frozenset({"vary"})), ("Vary", ", ".join(names)))
         entry.variance = variance_of(request, names)
-        entry.since = self.since
         entry.range_text = asked.range
         shareable = (
             not flows(fields)
@@ -329,10 +337,8 @@ class Errand(Joining):
             entry.body = body
             if entry.status == 206:
                 entry.part = part_of(fields, body)
-            if not self._outdated():
-                await self.keep(entry, now)
-            if self._outdated():  # or while it was put there
-                cache.shelf.drop(self.target.key, entry)
+            entry.since = self.since
+            if not await self.keep(entry):
                 self.end(LEFT)
                 self._note(Explanation(False, "it was purged while it was on its way", "RFC 9111, section 4.4"))
                 return
@@ -341,8 +347,14 @@ class Errand(Joining):
                 self.end(LANDED, entry)
             self._note(_explained(verdict, entry))
 
+        def waits() -> None:
+            request.not_at_end(self._over)  # who waits for this answer goes on waiting: it is settled soon
+
         def cut(why: str) -> None:
-            cache.shelf.drop(self.target.key, entry)  # where it was thought to be whole
+            if entry.since:
+                request.at_end(partial(cache.let_go, self.target, entry))  # it was thought to be whole
+            if tee.ended:
+                request.at_end(self._over)
             cache.reports.counts.not_stored += 1
             self._note(Explanation(False, f"its body was not kept: {why}", "RFC 9111, section 3.3"))
             if tee.outgrown:  # so would the next be: nobody waits to see
@@ -351,7 +363,7 @@ class Errand(Joining):
                 self.end(APART)
             self.end(APART if tee.crowded else LEFT)
 
-        tee = Tee(cache.max_entry_bytes, done, cut, length=length, room=cache.room)
+        tee = Tee(cache.max_entry_bytes, done, cut, length=length, room=cache.room, waits=waits, late=late)
         if response.body is not APP:
             await done(response.body)
         elif response.status in _BODILESS:
@@ -359,9 +371,6 @@ class Errand(Joining):
         else:
             response.tee(tee)
         return response
-
-    def _outdated(self) -> bool:
-        return self.cache.flights.outdated(places_of(self.target), self.moment)
 
     async def _apart(self, *, lasting: bool) -> None:
         """Let those who wait go on: what comes is not for them. `lasting`: nor will the next answers be."""

@@ -322,8 +322,9 @@ class ResponseCache(Holding):
     async def _changing(self, request: Request, forward: Forward, target: Target | None) -> Response:
         """A method other than GET and HEAD: what it changes is not served from the cache any more (section 4.4)."""
         self.reports.counts.bypassed += 1
-        since = asked_at = request.now()
+        asked_at = request.now()
         response = await asked_app(request, forward)
+        errand: Errand | None = None
         done = 200 <= response.status < 400 and request.findings.refusal is None
         if done and request.method not in _SAFE:
             where = target or changed_by(request, self.query)
@@ -331,12 +332,20 @@ class ResponseCache(Holding):
             for name in ("location", "content-location"):
                 found = [resolve(where, line) for line in response.headers.get_all(name)]
                 uris += [self.query.filed(uri) for uri in found if uri is not None]
-            since = await self.invalidate([place(where.host, uri) for uri in dict.fromkeys(uris)], since)
-        if done and request.method == "POST" and target is not None:
-            errand = Errand(
-                self, request, forward, target, self.asked_of(request, target), NO_CONDITIONS, None, since, "method"
-            )
-            return await errand.store(response, asked_at)
+            places = [place(where.host, uri) for uri in dict.fromkeys(uris)]
+
+            async def once_more() -> None:  # what was asked for since the head came may be from before the change
+                since = await self.invalidate(places, request.now())
+                if errand is not None:
+                    errand.since, errand.moment = since, self.flights.moment
+
+            since = await self.invalidate(places, asked_at)
+            request.after_app(once_more)
+            if request.method == "POST" and target is not None:
+                asked = self.asked_of(request, target)
+                errand = Errand(self, request, forward, target, asked, NO_CONDITIONS, None, since, "method")
+                errand.asked_at = asked_at
+                return await errand.store(response, late=True)
         strip_tags(response)
         response.headers.add("Cache-Status", f"{self.name}; fwd=method")
         return response

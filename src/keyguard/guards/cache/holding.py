@@ -55,6 +55,15 @@ class Candidates(NamedTuple):
     """Whether only variants are stored that do not match."""
 
 
+class Kept(NamedTuple):
+    """What became of an entry that was to be stored."""
+
+    told: bool
+    """Whether what else was to be done in the shared store was done."""
+    void: bool
+    """Whether another process had purged it before it was there: then it is stored nowhere."""
+
+
 class Holding(Asking):
     """The stored half of a response cache."""
 
@@ -150,9 +159,9 @@ class Holding(Asking):
             return [name for name, _ in slot.entries[0].variance]
         return () if self.shared is None else self.shared.varies_by(target)
 
-    def hold(self, request: Request, target: Target, entry: Entry, now: int) -> None:
-        """Hold an entry in this process."""
-        entry.checked = now
+    def hold(self, request: Request, target: Target, entry: Entry, checked: int) -> None:
+        """Hold an entry in this process. `checked`: when it was known last that nothing of it is void."""
+        entry.checked = checked
         special = self.by is not None or self.elsewhere or entry.part is not None or entry.must_validate
         if not special and entry.variance == () and not self.is_keyed(request):
             entry.address = request.address()
@@ -184,19 +193,22 @@ class Holding(Asking):
         """Whether the shared store has to be asked if it still holds an entry."""
         return not 0 <= now - entry.checked < self.local_ttl
 
-    async def keep(self, request: Request, target: Target, entry: Entry, now: int, *also: Op[Any]) -> bool:
-        """Store an entry, in this process and where it is shared. Whether what else was to be done there was done."""
-        self.reports.counts.stored += 1
+    async def keep(self, request: Request, target: Target, entry: Entry, asked_at: int, *also: Op[Any]) -> Kept:
+        """Store an entry, in this process and where it is shared. `asked_at`: when the app was asked for it."""
         entry.measure()
-        self.hold(request, target, entry, now)
+        told, void, checked = not also, False, asked_at
         if self.shared is not None and entry.since:
+            now = request.now()
             try:
-                await self.shared.keep(target, entry, *also)
+                void = not await self.shared.keep(target, entry, *also)
             except StoreError:
                 self.reports.counts.errors += 1
             else:
-                return True
-        return not also
+                told, checked = True, now
+        if not void:
+            self.reports.counts.stored += 1
+            self.hold(request, target, entry, checked)
+        return Kept(told, void)
 
     # -- invalidation ---------------------------------------------------------------------------------------
 

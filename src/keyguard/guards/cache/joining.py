@@ -14,7 +14,7 @@ from keyguard.flow import Signal, Wait
 from keyguard.guards.cache.answers import Conditions, answer
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.flights import APART, LANDED, LEFT, Flight
-from keyguard.guards.cache.keys import Key, Target, digest, flight_key, variance_of
+from keyguard.guards.cache.keys import Key, Target, digest, flight_key, places_of, variance_of
 from keyguard.guards.cache.policy import Asked, Use, use
 from keyguard.guards.cache.shared import Found, new_token
 from keyguard.guards.cache.shared_ops import APART as OTHERS_APART
@@ -197,14 +197,25 @@ class Joining:
         # Half of the time that others wait: where this process dies, they have the other half to follow it.
         return await shared.lease(self.request, self.target, digest(self.key), self.token, self.cache.coalesce / 2)
 
-    async def keep(self, entry: Entry, now: int) -> None:
-        """Store an entry, and let go of the lease in the same trip."""
+    async def keep(self, entry: Entry) -> bool:
+        """Store an entry, and let go of the lease in the same trip. False where it was purged meanwhile."""
+        if self._outdated():
+            return False
         cache, token = self.cache, self.token
         also = []
         if token is not None and cache.shared is not None:
             also.append(cache.shared.releasing(self.target, digest(self.key), token))
-        if await cache.keep(self.request, self.target, entry, now, *also):
+        kept = await cache.keep(self.request, self.target, entry, self.asked_at, *also)
+        if kept.told:
             self.token = None
+        if not self._outdated():
+            return not kept.void
+        cache.shelf.drop(self.target.key, entry)  # while it was put there
+        return False
+
+    def _outdated(self) -> bool:
+        """Whether something was purged in this process after the app was asked."""
+        return self.cache.flights.outdated(places_of(self.target), self.moment)
 
     async def release(self, *, apart: bool) -> None:
         token, self.token = self.token, None

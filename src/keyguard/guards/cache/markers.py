@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextvars import ContextVar
 from typing import Any, TypeVar, overload
 
 from keyguard.errors import ConfigurationError
 from keyguard.flow import is_async
 from keyguard.guards.cache.settings import check_flags, field_names, texts, whole
+from keyguard.loops import in_loop
 from keyguard.response import Headers
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -51,6 +52,15 @@ def marking() -> Marks:
     return marks
 
 
+class _Noted:
+    """What a dependency returns: there is nothing to wait for."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return
+        yield
+
+
+_NOTED = _Noted()
 _CLOSING = frozenset({"private", "no-cache", "no-store", "must-revalidate"})
 
 
@@ -64,6 +74,16 @@ class CacheControl:
         """What of it only forbids."""
         self.vary = vary
         self.tags = tags
+        # FastAPI looks here if it has to run a dependency in a thread, which costs more than all that this one does.
+        self.__dict__["__call__"] = self._as_dependency
+
+    async def _as_dependency(self) -> None:
+        self._note()
+
+    def _note(self) -> None:
+        marks = _current.get()
+        if marks is not None:
+            marks.marks.append(self)
 
     def __repr__(self) -> str:
         return f"<CacheControl {self.control!r}>"
@@ -74,30 +94,28 @@ class CacheControl:
         return inspect.Signature()
 
     @overload
-    def __call__(self) -> None: ...
+    def __call__(self) -> Awaitable[None] | None: ...
     @overload
     def __call__(self, view: View) -> View: ...
 
     def __call__(self, view: Callable[..., Any] | None = None) -> Any:
         if view is None:
-            marks = _current.get()
-            if marks is not None:
-                marks.marks.append(self)
-            return None
+            self._note()
+            return _NOTED if in_loop() else None  # FastAPI awaits it
         if not callable(view) or isinstance(view, type):
             raise ConfigurationError(f"a marker stands above a view, a function or a method, not {view!r}")
         if is_async(view):
 
             @functools.wraps(view)
             async def marked_async(*args: Any, **kwargs: Any) -> Any:
-                self()
+                self._note()
                 return await view(*args, **kwargs)
 
             return marked_async
 
         @functools.wraps(view)
         def marked(*args: Any, **kwargs: Any) -> Any:
-            self()
+            self._note()
             return view(*args, **kwargs)
 
         return marked

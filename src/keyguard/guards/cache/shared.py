@@ -143,8 +143,11 @@ class Shared:
             await Aside(*[Put(key, None) for key in astray])
         return Found(now, entries, len(living) > len(wanted))
 
-    async def keep(self, target: Target, entry: Entry, *also: Op[Any]) -> None:
-        """Write an entry: first itself, then that it is there. What else is to be done then goes along."""
+    async def keep(self, target: Target, entry: Entry, *also: Op[Any]) -> bool:
+        """Write an entry: first itself, then that it is there. What else is to be done then goes along.
+
+        False for an entry that was void before it was there: it was asked for before something was purged.
+        """
         slot, pool = digest(target.key), place(target.host, target.uri)
         id = _id(entry.variance, entry.part is not None)
         entry.there = max(0, entry.received - self._ahead)
@@ -152,10 +155,13 @@ class Shared:
         names = [name for name, _ in entry.variance]
         enlist = Enlist(f"rc:{pool}|i{slot}", id, names, ttl, self.max_variants)
         mark = Ensure(f"rc:{pool}|!", entry.since - 1)
-        _, _, dropped, *_ = await Aside(mark, Put(f"rc:{pool}|v{slot}{id}", encode(entry), ttl), enlist, *also)
+        put = Put(f"rc:{pool}|v{slot}{id}", encode(entry), ttl)
+        invalidated, (now, (version,)), _, dropped, *_ = await Aside(mark, Look(PURGES[1]), put, enlist, *also)
         self._hint(slot, tuple(names))
         if dropped:
             await Aside(*[Put(f"rc:{pool}|v{slot}{old}", None) for old in dropped])
+        purges = await self._current_purges(version, now)
+        return entry.since > invalidated and not _purged(purges, entry, target)
 
     async def drop(self, target: Target, entry: Entry) -> None:
         """Take an entry away."""

@@ -38,8 +38,8 @@ class Stamp(Op[int]):
         return moment, [(self.keys[0], _moment(moment), _MARK_TTL, None)]
 
 
-class Ensure(Op[None]):
-    """Write a moment where there is none."""
+class Ensure(Op[int]):
+    """Write a moment where there is none. Evaluates to the one that stands there then."""
 
     __slots__ = ("moment",)
     likely = (None,)
@@ -48,8 +48,10 @@ class Ensure(Op[None]):
         self.keys = (key,)
         self.moment = moment
 
-    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[None, Sequence[Change]]:
-        return None, [] if _is_moment(old[0]) else [(self.keys[0], _moment(self.moment), _MARK_TTL, None)]
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[int, Sequence[Change]]:
+        if _is_moment(old[0]):
+            return read_moment(old[0]), ()
+        return self.moment, [(self.keys[0], _moment(self.moment), _MARK_TTL, None)]
 
 
 class Enlist(Op[list[str]]):
