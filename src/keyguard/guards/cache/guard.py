@@ -340,6 +340,7 @@ class ResponseCache(Holding):
                     errand.since, errand.moment = since, self.flights.moment
 
             since = await self.invalidate(places, asked_at)
+            self.reports.counts.invalidated += len(places)
             request.after_app(once_more)
             if request.method == "POST" and target is not None:
                 asked = self.asked_of(request, target)

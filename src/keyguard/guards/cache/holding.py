@@ -216,7 +216,6 @@ class Holding(Asking):
         """Serve nothing any more that is stored for some URIs. Returns from when on entries are valid again."""
         for where in places:
             self.flights.outdate(where)
-            self.reports.counts.invalidated += 1
             self.shelf.drop_place(where)
         if self.shared is None:
             return now
