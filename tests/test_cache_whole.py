@@ -36,6 +36,10 @@ class Broken(Exception):
     """What the app of these tests fails with."""
 
 
+hanging: list[Callable[[], object]] = [lambda: None]
+"""Called when an app hangs: what gives it up."""
+
+
 class Play:
     """What happens while a body is sent, the first time; and how often the app was called."""
 
@@ -53,6 +57,7 @@ class Play:
                 if what == "fails":
                     raise Broken
                 if what == "hangs":
+                    hanging[0]()
                     await asyncio.sleep(3600)
                 if what == "left":
                     self.gone.set()
@@ -125,7 +130,10 @@ def helpful(play: Play) -> Any:
 
 # -- what stands in between -----------------------------------------------------------------------------------------
 
-LAST = {"type": "http.response.body", "body": b"", "more_body": False}
+
+def last() -> dict[str, Any]:
+    """The message that ends a body; a new one each time, for some middleware changes it."""
+    return {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 def ends_in_handler(app: Any) -> Any:
@@ -133,7 +141,7 @@ def ends_in_handler(app: Any) -> Any:
         try:
             await app(scope, receive, send)
         except Exception:
-            await send(LAST)
+            await send(last())
 
     return outer
 
@@ -143,7 +151,7 @@ def ends_after_handler(app: Any) -> Any:
         with contextlib.suppress(Exception):
             await app(scope, receive, send)
             return
-        await send(LAST)
+        await send(last())
 
     return outer
 
@@ -161,17 +169,18 @@ def ends_in_finally(app: Any) -> Any:
             await app(scope, receive, noting)
         finally:
             if not ended:
-                await send(LAST)
+                await send(last())
 
     return outer
 
 
 def times_out(app: Any) -> Any:
     async def outer(scope: Any, receive: Any, send: Any) -> None:
-        with anyio.move_on_after(0.05) as scope_of_time:
+        with anyio.CancelScope() as scope_of_time:
+            hanging[0] = scope_of_time.cancel
             await app(scope, receive, send)
         if scope_of_time.cancel_called:
-            await send(LAST)
+            await send(last())
 
     return outer
 
@@ -179,10 +188,11 @@ def times_out(app: Any) -> Any:
 def times_out_too(app: Any) -> Any:
     async def outer(scope: Any, receive: Any, send: Any) -> None:
         try:
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(None) as time:
+                hanging[0] = lambda: time.reschedule(0)
                 await app(scope, receive, send)
         except TimeoutError:
-            await send(LAST)
+            await send(last())
 
     return outer
 
