@@ -118,6 +118,44 @@ def test_an_operation_without_a_script_of_its_own_is_done_by_comparing(valkey: R
     store.close()
 
 
+class Logged(Window):
+    """A limit that the scripts do not know, though they know its like."""
+
+
+@pytest.mark.parametrize("world", ["threads", "loop"])
+def test_operations_without_a_script_are_done_in_order(world: str, valkey: RedisServer) -> None:
+    store = RedisStore(valkey.url, timeout=1, namespace=f"order-{world}")
+    logged, known = Logged(3, 60_000_000, "3/minute"), window(3, 60_000_000, "3/minute")
+
+    def take(cost: int, limit: Any, caller: str) -> ops.Take:
+        return ops.Take([ops.Demand("d", f"rl:order|{caller}", limit, cost)])
+
+    def left(wanted: list[Any]) -> list[Any]:
+        if world == "threads":
+            found = store.execute(wanted)
+        else:
+
+            async def story() -> list[Any]:
+                try:
+                    return await store.aexecute(wanted)
+                finally:
+                    await store.aclose()
+
+            found = asyncio.run(story())
+        return [one.takings[0][2] if isinstance(one, ops.Taken) else one for one in found]
+
+    assert left([take(1, logged, "x"), take(0, logged, "x")]) == [2, 2]
+    assert left([take(1, logged, "x"), take(1, known, "x"), take(0, logged, "x")]) == [1, 0, 0]
+    assert left([take(1, logged, "a"), take(1, logged, "b"), take(1, logged, "a")]) == [2, 2, 1]
+    # Scripts that the server does not know, among such as it does.
+    for _ in range(2):
+        valkey.ask("SCRIPT", "FLUSH")
+        assert left([ops.Read("k|1")]) == [(None,)]
+        assert left([ops.Put("k|1", b"x"), ops.Read("k|1"), ops.Put("k|1", None)]) == [True, (b"x",), True]
+    store.clear()
+    store.close()
+
+
 def test_every_counter_has_a_time_to_live_and_ends_with_it(valkey: RedisServer) -> None:
     store = RedisStore(valkey.url, namespace="ttl")
     limits = [window(5, 200_000, "5/0.2 s"), window(50, 86_400_000_000, "50/day"), smooth("5/second", 3)]

@@ -1,4 +1,8 @@
-"""One server: calls in, replies out, over the connections of threads and of each event loop."""
+"""One server: calls in, replies out, over the connections of threads and of each event loop.
+
+Calls are done in the order in which they are sent. So where several scripts are called in one trip, those that the
+server may not know are sent with their text: else the first might have to be sent again, after the second has run.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,8 @@ class Line:
         self._servers = servers
         self._pulse = Pulse(servers.timeout)
         self._eviction = eviction
+        self._known: set[str] = set()
+        """Scripts that the server knew when it was last asked."""
         connect, self._forget_sentinels = servers.connector()
         self._threads = ThreadLink(connect, most, self._pulse, eviction)
         self._latest: tuple[LoopLink, LoopLink] | None = None
@@ -38,7 +44,9 @@ class Line:
     def ask(self, calls: Sequence[Call], deadline: float, *, asking: bool = False) -> list[Reply]:
         """The replies to the calls, error replies among them. `asking`: the slot is on its way to this node."""
         alone = calls[0].script in _VALUES
-        replies = self._threads.ask(packed(calls, asking), len(calls), deadline, skip=asking, alone=alone)
+        sent = self._packed(calls, asking)
+        replies = self._threads.ask(sent, len(calls), deadline, skip=asking, alone=alone)
+        self._learn(calls, replies)
         unknown = [place for place, reply in enumerate(replies) if unknown_script(reply)]
         if unknown:
             again = packed([calls[place] for place in unknown], asking, whole=True)
@@ -54,6 +62,7 @@ class Line:
     async def aask(self, calls: Sequence[Call], *, asking: bool = False) -> list[Reply]:
         """The same as `ask` for an event loop."""
         replies = await self._asked(calls, asking)
+        self._learn(calls, replies)
         unknown = [place for place, reply in enumerate(replies) if unknown_script(reply)]
         if unknown:
             answers = await self._asked([calls[place] for place in unknown], asking, whole=True)
@@ -63,8 +72,20 @@ class Line:
 
     async def _asked(self, calls: Sequence[Call], asking: bool, *, whole: bool = False) -> list[Reply]:
         link = self._link(calls[0].script)
-        replies = await link.ask(b"".join(packed(calls, asking, whole=whole)), len(calls) * (1 + asking))
+        sent = packed(calls, asking, whole=True) if whole else self._packed(calls, asking)
+        replies = await link.ask(b"".join(sent), len(calls) * (1 + asking))
         return replies[1::2] if asking else replies
+
+    def _packed(self, calls: Sequence[Call], asking: bool) -> Packed:
+        if len(calls) == 1 or len({call.script for call in calls}) == 1:
+            return packed(calls, asking)
+        return [part for call in calls for part in packed([call], asking, whole=call.script not in self._known)]
+
+    def _learn(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
+        if any(unknown_script(reply) for reply in replies):
+            self._known.clear()  # it has forgotten all of them
+        else:
+            self._known.update([call.script for call in calls])
 
     def command(self, deadline: float, *words: bytes) -> Reply:
         """The reply to one plain command."""

@@ -133,14 +133,17 @@ class RedisStore:
             return [taken_of(op.demands, checked(outcome))]
         if self._servers.cluster and len(ops) > 1:
             return [self.execute([op])[0] for op in ops]
-        rounds = Rounds([self._wire.plan(op) for op in ops])
         deadline = monotonic() + self.timeout
-        while rounds.calls:
-            rounds.feed(self._ask(rounds.calls, deadline))
-            _check_time(rounds, deadline)
+        results: list[Any] = []
+        for turn in self._wire.turns(ops):
+            rounds = Rounds([self._wire.plan(op) for op in turn])
+            while rounds.calls:
+                rounds.feed(self._ask(rounds.calls, deadline))
+                _check_time(rounds, deadline)
+            results += rounds.results
         if self._doubts:
             self._settle_doubts(deadline)
-        return rounds.results
+        return results
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
         """The same for an event loop."""
@@ -171,14 +174,17 @@ class RedisStore:
     async def _aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         if self._servers.cluster and len(ops) > 1:
             return [(await self._aexecute([op]))[0] for op in ops]
-        rounds = Rounds([self._wire.plan(op) for op in ops])
         deadline = monotonic() + self.timeout
-        while rounds.calls:
-            rounds.feed(await self._aask(rounds.calls))
-            _check_time(rounds, deadline)
+        results: list[Any] = []
+        for turn in self._wire.turns(ops):
+            rounds = Rounds([self._wire.plan(op) for op in turn])
+            while rounds.calls:
+                rounds.feed(await self._aask(rounds.calls))
+                _check_time(rounds, deadline)
+            results += rounds.results
         if self._doubts:
             self._asettle_doubts()
-        return rounds.results
+        return results
 
     def _ask(self, calls: list[Call], deadline: float) -> list[Reply]:
         sent = False

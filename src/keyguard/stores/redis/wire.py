@@ -14,7 +14,7 @@ microseconds, 0 for never) and the value.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from struct import Struct, pack
 from typing import Any
@@ -121,6 +121,33 @@ class Wire:
         if isinstance(op, Put) and not is_counter(op.keys[0]):
             return self._put(op)
         return self._swap(op)
+
+    def turns(self, ops: Sequence[Op[Any]]) -> Iterator[list[Op[Any]]]:
+        """Operations by what may be under way together, in order.
+
+        What takes one trip is done in the order in which it was sent. What may take several must not meet the keys of
+        another meanwhile.
+        """
+        turn: list[Op[Any]] = []
+        keys: set[str] = set()
+        kept: set[str] = set()
+        for op in ops:
+            several = self._takes_several(op)
+            if not kept.isdisjoint(op.keys) or (several and not keys.isdisjoint(op.keys)):
+                yield turn
+                turn, keys, kept = [], set(), set()
+            turn.append(op)
+            keys.update(op.keys)
+            if several:
+                kept.update(op.keys)
+        if turn:
+            yield turn
+
+    def _takes_several(self, op: Op[Any]) -> bool:
+        """Whether it is read, applied and written in several trips."""
+        if isinstance(op, (Take, GiveBack, Authenticate)):
+            return not self._knows(_demands(op))
+        return not isinstance(op, (Commit, Read)) and not (isinstance(op, Put) and not is_counter(op.keys[0]))
 
     def _decision(self, op: Take | GiveBack | Authenticate) -> Plan:
         demands = _demands(op)
