@@ -16,7 +16,7 @@ import pytest
 
 from keyguard.stores.sqlite import SQLiteStore
 from tests.neighbours import ROOT, WSGI_SERVERS, served
-from tests.servers import python
+from tests.servers import RedisServer, python
 from tests.test_uwsgi import check
 
 pytestmark = pytest.mark.slow
@@ -49,10 +49,12 @@ def test_who_waits_for_another_s_answer_holds_nobody_up(mode: str, kind: str, tm
         assert "Traceback" not in server.stop()
 
 
+@pytest.mark.parametrize("kind", ["memory", "redis"])
 @pytest.mark.parametrize("mode", list(MODES))
-def test_as_many_as_the_limit_are_admitted(mode: str, tmp_path: Path) -> None:
+def test_as_many_as_the_limit_are_admitted(mode: str, kind: str, valkey: RedisServer, tmp_path: Path) -> None:
+    store = "memory://" if kind == "memory" else f"{valkey.url}?namespace={mode.replace(' ', '-')}&timeout=1"
     with (
-        served(MODES[mode], "tests.served_neighbours:waiting_wsgi", tmp_path) as server,
+        served(MODES[mode], "tests.served_neighbours:waiting_wsgi", tmp_path, KEYGUARD_STORE=store) as server,
         ThreadPoolExecutor(24) as pool,
     ):
         statuses = [answer[0] for answer in pool.map(lambda _: server.get("/counted"), range(200))]
@@ -219,3 +221,55 @@ def test_workers_on_one_file_admit_exactly_the_limit_while_others_write_to_it(mo
 @pytest.mark.parametrize("mode", list(MODES))
 def test_a_file_that_was_used_before_the_fork_is_everybody_s_own(mode: str, tmp_path: Path) -> None:
     check([*MODES[mode], "--workers=3"], f"sqlite:///{tmp_path}/k.db?timeout=5", tmp_path)
+
+
+ON_REDIS = """
+import sys
+if sys.argv[1] == "before":
+    from gevent import monkey; monkey.patch_all()
+from keyguard.errors import StoreBusy
+from keyguard.ops import Demand, Read, Take
+from keyguard.rates import window
+from keyguard.stores.redis import RedisStore
+if sys.argv[1] == "after":
+    from gevent import monkey; monkey.patch_all()
+import gevent, threading
+
+store = RedisStore(sys.argv[2], namespace="gevent-" + sys.argv[1], timeout=1, max_connections=4)
+take = Take([Demand("d", "rl:gevent|x", window(10_000, 3_600_000_000, "10000/hour"))])
+
+def ask():
+    return store.execute([take])[0].takings[0][2]
+
+jobs = [gevent.spawn(ask) for _ in range(500)]
+gevent.joinall(jobs, timeout=60)
+assert sorted(job.get() for job in jobs) == list(range(9_500, 10_000))
+
+told = 500
+# Those that are killed on their way hold nobody up, take nobody's answer along, and are undone.
+for _ in range(5):
+    jobs = [gevent.spawn(ask) for _ in range(10)]
+    gevent.sleep(0)
+    for job in jobs[::2]:
+        job.kill(block=False)
+    gevent.joinall(jobs, timeout=60)
+    assert all(isinstance(job.get(), int) for job in jobs[1::2])
+    told += sum(isinstance(job.value, int) for job in jobs) + 1  # some had their answer before they were killed
+    ask()
+link = store._line._threads
+assert (link._used, link._sent, len(link._waiting)) == (0, 0, 0), (link._used, link._sent, link._waiting)
+free = Take([Demand("d", "rl:gevent|x", window(10_000, 3_600_000_000, "10000/hour"), 0)])
+left = store.execute([free])[0].takings[0][2]
+assert left == 10_000 - told, (left, told)
+store.close()
+print("done")
+"""
+
+
+@pytest.mark.parametrize("patched", ["before", "after"])
+def test_greenlets_share_redis(patched: str, valkey: RedisServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ON_REDIS, patched, valkey.url], cwd=ROOT, capture_output=True, text=True,
+        timeout=110, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "done", done.stderr

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import redis
 
-from keyguard import Keyguard
+from keyguard import Keyguard, RateLimit
 from keyguard.errors import StoreError
 from keyguard.keys import KeyRegistry
 from keyguard.ops import Demand, Put, Take
 from keyguard.rates import window
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.redis.line import Line
+from tests.harness import Ask, aask, asgi_app, ask_wsgi, wsgi_app
 from tests.servers import RedisServer
 
 HOUR = window(1000, 3_600_000_000, "1000/hour")
@@ -95,7 +96,7 @@ async def ask(store: RedisStore) -> None:
 
 
 def test_keys_are_listed_without_a_walk_through_all_callers(valkey: RedisServer) -> None:
-    store = RedisStore(valkey.url, namespace="walk", timeout=10)
+    store = RedisStore(valkey.url, namespace="walk", timeout=1)
     registry = KeyRegistry(store)
     registry.issue("acme")
     store.execute([take(f"caller-{number}") for number in range(500)])
@@ -116,3 +117,49 @@ def test_a_damaged_record_is_named_when_keys_are_listed(tmp_path: Path) -> None:
     guard.store.execute([Put("key|damaged", b"nonsense")])
     with pytest.raises(StoreError, match="damaged: damaged"):
         registry.list()
+
+
+def test_many_event_loops_at_once_are_each_other_s_affair(valkey: RedisServer) -> None:
+    """Each in a thread of its own, begun and ended all the time: what one adds, another was just going through."""
+    store = RedisStore(valkey.url, namespace="many", timeout=1)
+    wrong: list[BaseException] = []
+
+    def live() -> None:
+        try:
+            for _ in range(15):
+                asyncio.run(ask(store))
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=live) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    store.close()
+
+
+@pytest.mark.parametrize("world", ["threads", "loop"])
+def test_what_nobody_expected_is_a_failure_of_the_store(world: str, valkey: RedisServer) -> None:
+    """So guards do without it as they were told to; and nobody waits for what will not come."""
+    store = RedisStore(valkey.url, namespace="odd")
+    guard = Keyguard(RateLimit("5/hour", by="ip", if_store_fails="allow"), store=store)
+    assert isinstance(store._line, Line)
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("Set changed size during iteration")
+
+    async def story() -> int:
+        answer = await aask(guard.asgi(asgi_app), Ask("/"), lint=False)
+        await store.aclose()
+        return answer.status
+
+    for name, owner in (("_carry", store._line._threads), ("_packed", store._line), ("_link", store._line)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, broken)
+            if world == "loop":
+                assert asyncio.run(story()) == 200
+            else:
+                assert ask_wsgi(guard.wsgi(wsgi_app), Ask("/"), lint=False).status == 200
+    store.close()

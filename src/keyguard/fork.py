@@ -43,9 +43,17 @@ def _renew() -> None:
     process = os.getpid()
     with _renewing.setdefault(process, threading.Lock()):  # the first thread to come; the others wait for it
         if process != _process:
-            for renewable in list(_renewables):
+            for renewable in _all():
                 renewable.after_fork()
             _process = process
+
+
+def _all() -> list[Renewable]:
+    while True:
+        try:
+            return list(_renewables)
+        except RuntimeError:  # another thread has just made one
+            continue
 
 
 if hasattr(os, "register_at_fork"):

@@ -55,8 +55,8 @@ class Cluster:
 
     def _at(self, address: Address) -> Line:
         line = self._lines.get(address)
-        if line is None:
-            line = self._lines[address] = self._line(self._servers.node(*address))
+        if line is None:  # of several threads that come at once, one makes it
+            line = self._lines.setdefault(address, self._line(self._servers.node(*address)))
         return line
 
     def _to_ask(self) -> list[Address]:
@@ -231,12 +231,12 @@ class Cluster:
 
     def close(self) -> None:
         """Close the idle connections of threads."""
-        for line in self._lines.values():
+        for line in list(self._lines.values()):
             line.close()
 
     async def aclose(self) -> None:
         """Close the connections of the event loop that runs here."""
-        for line in self._lines.values():
+        for line in list(self._lines.values()):
             await line.aclose()
 
 

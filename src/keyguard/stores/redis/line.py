@@ -7,6 +7,7 @@ server may not know are sent with their text: else the first might have to be se
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -37,6 +38,7 @@ class Line:
         connect, self._forget_sentinels = servers.connector()
         self._threads = ThreadLink(connect, most, self._pulse, eviction)
         self._latest: tuple[LoopLink, LoopLink] | None = None
+        self._lock = threading.Lock()
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[LoopLink, LoopLink]] = WeakKeyDictionary()
         self._keepers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = WeakKeyDictionary()
         """Close the connections of a loop that ends."""
@@ -99,15 +101,20 @@ class Line:
         loop = asyncio.get_running_loop()
         links = self._latest
         if links is None or links[0].loop is not loop:  # hardly ever: a process has one
+            links = self._latest = self._links_of(loop)
+        return links[script in _VALUES]
+
+    def _links_of(self, loop: asyncio.AbstractEventLoop) -> tuple[LoopLink, LoopLink]:
+        with self._lock:  # loops of other threads come and go too
             links = self._loops.get(loop)
             if links is None:
                 # Links hold their loop, so it would never leave the dictionary by itself.
                 for ended in [other for other in self._loops if other.is_closed()]:
-                    del self._loops[ended], self._keepers[ended]
+                    self._loops.pop(ended, None)
+                    self._keepers.pop(ended, None)
                 links = self._loops[loop] = self._new_links()
                 self._keepers[loop] = keep(self._end)
-            self._latest = links
-        return links[script in _VALUES]
+            return links
 
     def _new_links(self) -> tuple[LoopLink, LoopLink]:
         links = [LoopLink(*self._servers.aconnector(), self._pulse, self._eviction) for _ in range(2)]
@@ -118,9 +125,11 @@ class Line:
         """Close the connections that nobody uses: of threads, and of the event loop that runs here."""
         self._threads.drop_idle()
         try:
-            links = self._loops.get(asyncio.get_running_loop(), ())
+            loop = asyncio.get_running_loop()
         except RuntimeError:
             return
+        with self._lock:
+            links = self._loops.get(loop, ())
         for link in links:
             link.drop_idle()
 
@@ -139,7 +148,9 @@ class Line:
         self._latest = None
         loop = asyncio.get_running_loop()
         self._keepers.pop(loop, None)
-        for link in self._loops.pop(loop, ()):
+        with self._lock:
+            links = self._loops.pop(loop, ())
+        for link in links:
             await link.aclose()
 
 

@@ -86,6 +86,7 @@ class ThreadLink:
         """Jobs that are under way on those that are used."""
         self._waiting: deque[_Job] = deque()
         self._openings: set[Opening] = set()
+        self._unstarted: list[Opening] = []
         self._refused = -inf
         """When the server last refused a connection."""
         self._era = 0
@@ -123,6 +124,7 @@ class ThreadLink:
         """Wait for a connection, or for the thread that sends this along."""
         assert job.woken is not None
         try:
+            self._start()
             # A little longer than those who have a connection: what they meet says more than that none came.
             turn = deadline - monotonic() + self._pulse.timeout * _LONGER
             if job.woken.wait(max(turn, 0.001)) or not self._leave(job):
@@ -164,8 +166,8 @@ class ThreadLink:
         try:
             self._exchange(connection, batch, deadline)
         except BaseException as error:
-            self._discard(connection, len(batch))
             self._fail(batch, error)
+            self._discard(connection, len(batch))
             if not isinstance(error, Exception):
                 raise
         else:
@@ -229,6 +231,7 @@ class ThreadLink:
                 self._used -= 1
                 self._sent -= jobs
                 self._open_more()
+            self._start()
 
     def _give(self, connection: Connection) -> None:
         """Give it to the first who waits, with what others wait for. Called under the lock."""
@@ -273,12 +276,20 @@ class ThreadLink:
                     return
             begun = Opening(self._connect, self._patience, self._eviction, self._opened)
             self._openings.add(begun)
+            self._unstarted.append(begun)
+
+    def _start(self) -> None:
+        """Start what `_open_more` has begun. Not under the lock: a greenlet waits here, and others take their turn."""
+        while self._unstarted:
+            try:
+                begun = self._unstarted.pop()
+            except IndexError:  # another thread was quicker
+                return
             try:
                 begun.start()
             except RuntimeError as error:  # there is no room for a thread, or the interpreter ends
                 begun.error = error
-                self._failed_to_open(begun)
-                return
+                self._opened(begun)
 
     def _opened(self, begun: Opening) -> None:
         with self._lock:
@@ -292,6 +303,7 @@ class ThreadLink:
                 self._open_more()
         if not wanted:
             begun.opened.disconnect()
+        self._start()
 
     def _failed_to_open(self, begun: Opening) -> None:
         """Tell those who wait, unless other connections are there for them. Called under the lock."""

@@ -127,9 +127,10 @@ class RedisStore:
         if len(ops) == 1 and self._wire.simple(ops[0]) is not None:
             op: Any = ops[0]
             deadline = monotonic() + self.timeout
-            outcome = self._ask([self._wire.taking(op)], deadline)[0]
+            taking = self._wire.taking(op)
+            outcome = self._ask([taking], deadline)[0]
             if self._doubts:
-                self._settle_doubts(deadline)
+                self._settle_doubts(deadline, taking)
             return [taken_of(op.demands, checked(outcome))]
         if self._servers.cluster and len(ops) > 1:
             return [self.execute([op])[0] for op in ops]
@@ -247,12 +248,17 @@ class RedisStore:
             calls.append(self._doubts.popleft())
         return calls
 
-    def _settle_doubts(self, deadline: float) -> None:
+    def _settle_doubts(self, deadline: float, answered: Call | None = None) -> None:
+        """Undo what is in doubt. `answered`: the call of this request, whose answer is there."""
         calls = self._take_doubts()
         try:
             self._line.ask(calls, deadline)  # this request has waited for its own answer already
         except StoreError:
             self._doubts += calls
+        except BaseException:  # a greenlet is killed: nobody hears of its own answer either
+            self._doubts += calls
+            self._doubt([] if answered is None else [answered])
+            raise
 
     def _asettle_doubts(self) -> None:
         task = asyncio.get_running_loop().create_task(self._settling(self._take_doubts()))
@@ -262,8 +268,10 @@ class RedisStore:
     async def _settling(self, calls: list[Call]) -> None:
         try:
             await self._line.aask(calls)
-        except StoreError:
+        except BaseException as error:
             self._doubts += calls
+            if not isinstance(error, StoreError):
+                raise
 
     # -- for operators ------------------------------------------------------------------------------------
 
