@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from keyguard import Keyguard, RateLimit
+from keyguard import Keyguard, RateLimit, ResponseCache
 from keyguard.ops import Commit, Demand, Read, Take
 from keyguard.rates import Limit, smooth, window
+from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStats, MemoryStore
 from keyguard.testing import ManualClock, play
 
@@ -171,3 +172,14 @@ def test_300_000_attackers_stay_within_the_bound_as_the_system_counts_it() -> No
     done = subprocess.run([sys.executable, str(script), "300000", "16"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "within the bound" in done.stdout
+
+
+def test_cached_responses_take_no_room_of_the_store_also_behind_leases() -> None:
+    """They were kept there for ever, and the counters of callers were folded to make room for them."""
+    memory = MemoryStore(MIB)
+    stack = Keyguard(RateLimit("1000000/hour", by="ip"), ResponseCache(ttl=600), store=Leased(memory, workers=1))
+    for number in range(300):
+        assert play(stack, f"/{number}", client="203.0.113.7").status == 200
+    assert memory.scan("rc:") == []
+    assert memory.stats().entries <= 3
+    assert (play(stack, "/299", client="203.0.113.7").header("cache-status") or "").startswith("keyguard; hit")

@@ -176,7 +176,8 @@ class Keyguard:
             return
         store = store_of_caches(self.store, caches)
         # A store that is this process's own needs no second level, and one that holds limits alone cannot be one.
-        shared = not isinstance(store, MemoryStore) and getattr(store, "holds_values", True)
+        own = isinstance(getattr(store, "store", store), MemoryStore)  # leases may stand in front of it
+        shared = not own and getattr(store, "holds_values", True)
         if shared:
             self._aside = WatchedAside(store, clock=self._clock)
         sources = [guard.sources for guard in self.guards if isinstance(guard, APIKeys)]
