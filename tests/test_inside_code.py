@@ -29,6 +29,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from keyguard import APIKeys, IPFilter, Keyguard, RateLimit, path
+from keyguard.drivers.code import inside_of
 from tests.frameworks import APPS
 from tests.harness import Ask, ask_asgi, ask_wsgi
 from tests.test_inside import (
@@ -443,6 +444,44 @@ def test_a_prefix_that_is_named_closes_what_stands_behind_it_and_no_more() -> No
         guard = Keyguard(IPFilter(allow=["10.0.0.0/8"], paths=["/admin"]), root_path=root_path)
         app = guard.asgi(cutting(CUTS["a pattern in place"]))
         assert [ask_asgi(app, Ask(target)).status for target in ("/v1/admin", "/x/admin")] == statuses
+
+
+class Choosing:
+    def __init__(self, apps: list[Any]) -> None:
+        self.apps = apps
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.apps[0](scope, receive, send)
+
+
+def test_large_tables_of_an_app_s_own_are_not_read_to_their_end() -> None:
+    """They cost the first request no more than a moment."""
+    table = {str(n): {str(m): [n, m] for m in range(300)} for n in range(300)}
+
+    async def wrapper(scope: Any, receive: Any, send: Any) -> None:
+        if table:
+            await app(scope, receive, send)
+
+    app = fastapi_app("/api")
+    parts = sum(1 for _ in inside_of(table))
+    assert parts <= 4000
+    closed = Keyguard(IPFilter(allow=["10.0.0.0/8"], paths=["/admin"])).asgi(wrapper)
+    assert ask_asgi(closed, Ask("/api/admin")).status == 403
+
+
+class Unreadable(dict[str, Any]):
+    def keys(self) -> Any:
+        raise RuntimeError("not now")
+
+
+def test_what_cannot_be_looked_into_may_cut_off_anything(caplog: pytest.LogCaptureFixture) -> None:
+    app = Cutting(starlette_app())
+    app.more = Unreadable()  # type: ignore[attr-defined]
+    many = Choosing([fastapi_app("/x"), *[closure(starlette_app) for _ in range(3000)]])
+    closed = Keyguard(IPFilter(allow=["10.0.0.0/8"], paths=["/admin"]))
+    assert ask_asgi(closed.asgi(app), Ask("/x/admin")).status == 403
+    assert "name it by Keyguard(root_path=...)" in caplog.text
+    assert ask_asgi(closed.asgi(many), Ask("/x/admin")).status == 403
 
 
 def test_a_prefix_of_many_segments_is_no_work_without_a_bound() -> None:

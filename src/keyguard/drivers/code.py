@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
+from itertools import chain, islice
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -41,8 +42,8 @@ _READ_BY_US = FRAMEWORKS | {
 }
 _MOST = 200
 """So many functions are read, of one wrapper."""
-_HELD = 3
-"""So deep in lists, mappings and plain objects things are looked for."""
+_HELD, _LARGEST = 3, 4000
+"""So deep in lists, mappings and plain objects things are looked for, and so many of them."""
 _PATH = frozenset({"path", "raw_path", "PATH_INFO", "root_path", "SCRIPT_NAME"})
 """The keys under which a request holds its path."""
 _PATH_ATTRIBUTES = frozenset({"path", "path_info", "raw_path"})
@@ -87,16 +88,16 @@ def _names(whole: CodeType) -> tuple[tuple[str, ...], ...]:
     """List the global names in a code, each also with the attributes that are taken of it."""
     found: dict[tuple[str, ...], None] = {}
     for code in codes(whole):
-        chain: tuple[str, ...] = ()
+        taken: tuple[str, ...] = ()
         for one in dis.get_instructions(code):
             if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                chain = (one.argval,)
+                taken = (one.argval,)
             elif one.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-                chain = chain and (*chain, one.argval)
+                taken = taken and (*taken, one.argval)
             elif one.opname not in _NOTHING:
-                chain = ()
-            if chain:
-                found[chain] = None
+                taken = ()
+            if taken:
+                found[taken] = None
     return tuple(found)
 
 
@@ -120,25 +121,29 @@ def _held(thing: Any) -> Mapping[str, Any]:
     return held
 
 
-def inside_of(value: Any, depth: int = _HELD) -> Iterator[Any]:
-    """List a thing and what stands in it, if it is a list, a mapping or a plain object of the app's own."""
-    yield value
-    if depth == 0:
-        return
+def inside_of(value: Any) -> Iterator[Any]:
+    """List a thing and what stands in it, if it is a list, a mapping or a plain object of the app's own.
+
+    What is near comes first, and of what is large only a part.
+    """
+    waiting: deque[tuple[Any, int]] = deque([(value, 0)])
+    listed = 0
+    while waiting and listed < _LARGEST:
+        thing, depth = waiting.popleft()
+        listed += 1
+        yield thing
+        if depth < _HELD:
+            waiting.extend([(part, depth + 1) for part in islice(_parts_of(thing), _LARGEST - len(waiting))])
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
     kind = type(value)
-    parts: Iterable[Any] = ()
     if issubclass(kind, Mapping):
-        parts = [*value.keys(), *value.values()]
-    elif issubclass(kind, (list, tuple, set, frozenset)):
-        parts = value
-    elif (
-        not callable(value)
-        and not issubclass(kind, (str, bytes, int, float, ModuleType, CodeType))
-        and not is_known(kind)
-    ):
-        parts = _held(value).values()
-    for part in [*parts][:_MOST]:
-        yield from inside_of(part, depth - 1)
+        return chain(value.keys(), value.values())
+    if issubclass(kind, (list, tuple, set, frozenset)):
+        return chain(value)
+    plain = not callable(value) and not issubclass(kind, (str, bytes, int, float, ModuleType, CodeType))
+    return _held(value).values() if plain and not is_known(kind) else ()
 
 
 # -- the functions of a wrapper ---------------------------------------------------------------------------------

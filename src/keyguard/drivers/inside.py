@@ -70,7 +70,7 @@ class AppInside(Inside):
 
     @cached_property
     def _found(self) -> _Found:
-        return self._looked(lambda: _search(self._app), _Found())
+        return self._looked(lambda: _search(self._app), _Found(unseen=True))
 
     @cached_property
     def hidden(self) -> tuple[str, ...]:
@@ -110,12 +110,12 @@ class AppInside(Inside):
 class _Found:
     """The prefixes that were found."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, unseen: bool = False) -> None:
         self.own: set[str] = set()
         """The own ones of apps that go by these, whatever the server says."""
         self.prefixes: set[str] = set()
         """Those of mounts, and texts of wrappers."""
-        self.unseen = False
+        self.unseen = unseen
         """Whether something may cut off prefixes that are not among these."""
 
 
@@ -197,6 +197,7 @@ def _search(app: Any) -> _Found:
             if id(part) not in seen:
                 seen.add(id(part))
                 waiting.append(part)
+    found.unseen = found.unseen or bool(waiting)  # more than is looked at
     return found
 
 
