@@ -56,7 +56,7 @@ FIELDS = """
     X-Subject X-Claims X-Principal X-Identity X-Login Private-Token X-Vault-Token X-CSRF-Token X-Kubernetes-User
     X-Grafana-User X-Sso-User X-Saml-NameID L5d-Client-Id X-Employee-Id X-Nickname X-Display-Name
     X-Apigateway-Api-Userinfo X-Endpoint-API-UserInfo X-Original-User X-MSISDN X-Caller Authentication X-Secret
-    X-Password X-Signature X-Person X-Uid
+    X-Password X-Wallet-Address X-Email-Address X-Signature X-Person X-Uid
 """.split()  # noqa: SIM905
 GROUPS = [
     "Cookie",
@@ -75,6 +75,7 @@ HARMLESS = """
     X-Correlation-Id Traceparent X-Amzn-Trace-Id X-Cloud-Trace-Context X-B3-TraceId Via Referer Origin DNT
     Priority X-Requested-With Save-Data X-Envoy-External-Address CloudFront-Viewer-Country X-Azure-Ref X-Colour
     X-Varnish CDN-Loop Idempotency-Key
+    X-Playback-Session-Id X-Vercel-Oidc-Token Rndr-Id Fastly-Client X-Datadog-Parent-Id
 """.split()  # noqa: SIM905
 
 

@@ -25,7 +25,7 @@ _SURELY = re.compile(
     r"user|usr|auth|jwt|jws|oidc|openid|saml|(?:^|-)sso|principal|identi(?:ty|ties|fier)|credential|creds|"
     r"passw|passphrase|secret|token|api-?key|assertion|impersonat|log(?:in|on|name)|e-?mail|cert|"
     r"claim|consumer|session|sess(?:-|$)|csrf|xsrf|signature|hmac|"
-    r"account|acct|customer|subscri|member|person|employee|staff|student|patient|whoami|msisdn|calling-line|"
+    r"account|acct|customer|subscri|member|person|employee|staff|student|patient|whoami|msisdn|calling-line|wallet|"
     r"(?:first|last|full|given|family|sur|nick|display|real|common|preferred|screen)-?name|"
     # Clients, where that does not mean an address, a version or a hint.
     r"client-?(?:id|uid|name|key|dn|cn|s-dn|i-dn|subject|issuer|verify|serial|fingerprint|peer)|(?:ssl|tls)-?client|"
@@ -48,16 +48,21 @@ _PERHAPS = re.compile(
 _OF_REQUESTS = re.compile(
     r"(?:^|-)(?:[a-z]*request|correlation|trace|span|[a-z]*parent[a-z]*|transaction|message|event|log|amz-cf|invocation|"
     r"amzn-trace|connection|vercel|newrelic|node|instance|server|pod|region|edge|colo|zone|deployment|build|last-event|"
-    r"diagnostics?|operation|activity|root|flow|b3[a-z]*|[a-z]*traceid|[a-z]*spanid)-?(?:id|uuid|guid|key)(?:-|$)|(?:^|-)(?:ray|traceparent|tracestate|trace-context|baggage)(?:-|$)"
+    r"diagnostics?|operation|activity|root|flow|b3[a-z]*|[a-z]*traceid|[a-z]*spanid)-?(?:id|uuid|guid|key)(?:-|$)|"
+    r"(?:^|-)(?:ray|traceparent|tracestate|trace-context|baggage)(?:-|$)"
 )
 _ADDRESS = re.compile(r"(?:^|-)(?:ip|ips|addr|address|host|port|protocol|proto|version|country|region)$")
+_WHENCE = re.compile("remote|peer|client|address")
+_PROGRAM = re.compile("user-?agent")
 _CLIENT_HINTS = re.compile(r"sec-|access-control-|accept|if-|content-|cloudfront-viewer-(?!ja)|cloudfront-is-")
 _NAMELESS = frozenset(
     {
         *("idempotency-key", "surrogate-key", "cache-key", "early-data", "author", "from-cache"),
         *("client-data", "client-version", "client-hints", "client-protocol", "client-trace-id", "viewer-country"),
         *("cf-visitor", "front-end-https", "host", "te", "via", "dnt", "via-proxy", "mobile-version"),
-        "sentry-trace",
+        # What platforms and players add to the requests of everybody.
+        *("sentry-trace", "vercel-oidc-token", "vercel-proxy-signature", "vercel-proxy-signature-ts", "rndr-id"),
+        *("playback-session-id", "wap-profile", "fastly-client", "cf-worker"),
     }
 )
 """Names that look like one of a caller and are not, less the "x-" in front."""
@@ -66,12 +71,18 @@ _NAMELESS = frozenset(
 @lru_cache(maxsize=4096)
 def named_by(name: str) -> int:
     """Tell whether a request field may name a caller, by its name in lower case: `NOTHING`, `PERHAPS` or `SURELY`."""
-    name = name.replace("_", "-").replace(".", "-").removeprefix("x-").replace("user-agent", "agent")
+    name = (
+        name.replace("_", "-")
+        .replace(".", "-")
+        .removeprefix("x-")
+        .replace("user-agent", "agent")
+        .replace("useragent", "agent")
+    )
     if name in _NAMELESS or _CLIENT_HINTS.match(name):
         return NOTHING
     name = _OF_REQUESTS.sub("-", name)
-    if _ADDRESS.search(name) and "mail" not in name and "user" not in name:
-        return NOTHING
+    if _ADDRESS.search(name):
+        return SURELY if _SURELY.search(_WHENCE.sub("", name)) else NOTHING
     if _SURELY.search(name):
         return SURELY
     return PERHAPS if _PERHAPS.search(name) else NOTHING
