@@ -242,6 +242,8 @@ URLS = [
     "postgresql://u:{}@h/db?no_such_option=1",
     "postgresql://u:{}@h/db?timeout=x",
     "postgresql://u:{}@h/db?schema=no schema",
+    "sqlite:u:{}@h/x.db",
+    "redis://u:%00{}@h/0?timeout=%00{}",
     "{}",
     "user:{}@host",
     "://u:{}@h",
@@ -267,6 +269,12 @@ def test_no_error_of_a_url_shows_its_password(url: str) -> None:
     for part in (SECRET, SECRET[:6], SECRET[-6:]):
         assert part not in shown.replace(source, "")
     assert len(str(caught.value)) > 20, "it says what would be right"
+
+
+def test_the_path_of_a_file_is_told_though_an_at_sign_stands_in_it(tmp_path: Path) -> None:
+    place = tmp_path / "app@1" / "missing" / "keys.db"
+    with pytest.raises(ConfigurationError, match="app@1"):
+        open_store(f"sqlite:///{place}")
 
 
 @pytest.mark.parametrize("url", ["redis://u:{}：@h", "redis://u:[{}]@h", "user:{}@host", "postgresql://u:{}@h:port/db"])

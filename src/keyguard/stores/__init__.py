@@ -123,10 +123,13 @@ def _check_no_host(parts: SplitResult) -> None:
 
 def _shows_secret(problem: str, url: str) -> bool:
     """Tell whether a message holds a part of what stands before the last `@` of a URL: user and password are meant."""
-    private = url.partition("://")[2].rpartition("@")[0]
+    if url.lower().startswith("sqlite:///"):  # a path, of which nothing is secret
+        return False
+    private = url.partition(":")[2].removeprefix("//").rpartition("@")[0]
     user = re.split(r"[:/?#@]", private, maxsplit=1)[0]
     words = {word for text in (private, unquote(private)) for word in re.split(r"[:/?#&=@\[\],\s]+", text)}
-    return any(len(word) >= 3 and word != user and word in problem for word in words)
+    secrets = {form for word in words if len(word) >= 3 and word != user for form in (word, repr(word)[1:-1])}
+    return any(form in problem for form in secrets)
 
 
 def _memory(options: dict[str, str], clock: Clock | None) -> Store:

@@ -53,6 +53,14 @@ class Line:
         ):
             line.shutdown(socket.SHUT_RDWR)
 
+    def leave(self) -> None:
+        """Let go of it in a forked child: the server is not told, for it is its parent's."""
+        with contextlib.suppress(OSError, psycopg.Error):
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, self.connection.fileno())
+            os.close(nowhere)
+            self.connection.pgconn.finish()  # its goodbye goes nowhere
+
     async def close(self) -> None:
         """Close it, without waiting for the other side."""
         with contextlib.suppress(psycopg.Error):

@@ -328,6 +328,11 @@ class Decisions:
             self._tell(self._queue.empty(), error if isinstance(error, StoreError) else _store_error(error))
         self._go_on()
 
+    def leave(self) -> None:
+        """Let go of what a forked child has inherited, but for what was under way: that is kept, and never used."""
+        for line in self._idle:
+            line.leave()
+
     async def _drop(self, line: Line) -> None:
         self._open -= 1
         await line.close()

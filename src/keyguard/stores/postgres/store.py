@@ -102,6 +102,8 @@ class PostgresStore:
     def after_fork(self) -> None:
         # The parent's connections are left alone: closing one would say goodbye in the parent's name.
         _abandoned.append((self._loop, self._decisions))
+        if self._decisions is not None:
+            self._decisions.leave()
         if self._ending is not None:
             self._ending.detach()
         self._forget()
