@@ -114,7 +114,7 @@ class Trips:
         elif kind == "postgres":
             self._count(monkeypatch, PostgresStore, "_submit")
         else:
-            self._count(monkeypatch, SQLiteStore, "_execute")
+            self._count(monkeypatch, SQLiteStore, "_at_once")
 
     def _count(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
         original = getattr(owner, name)
