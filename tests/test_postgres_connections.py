@@ -282,6 +282,12 @@ async def nobody_awaits() -> str:
     return "secret"
 
 
+def test_a_password_comes_from_one_place() -> None:
+    with pytest.raises(ConfigurationError, match="not both") as failure:
+        PostgresStore("postgresql://app:hunter2@host/db", credentials=lambda: "token")
+    assert "hunter2" not in str(failure.value)
+
+
 @pytest.mark.parametrize("wrong", ["secret", ("app", "secret"), nobody_awaits])
 def test_credentials_are_a_plain_function(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="credentials is a plain function") as failure:

@@ -5,6 +5,7 @@
     decisions     what waits (`queue`), the transactions under way, and the connections; time and failures
     transaction   one transaction: locks, values, what is made of them, what is written (`names`, `schema`)
     connections   how one is opened, from what `urls` has read, and ended
+    failures      what a failed transaction means for those who travelled in it
     upkeep        what is done beside: deleting what has lapsed, settling doubts
 """
 

@@ -27,7 +27,7 @@ from keyguard.clock import Clock
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.ops import GiveBack, Taken
 from keyguard.stores.postgres.connections import Line, Opener
-from keyguard.stores.postgres.names import words_of
+from keyguard.stores.postgres.failures import NO_ANSWER, NO_CONNECTION, NO_TURN, Way, lost, store_error, way_on
 from keyguard.stores.postgres.queue import Queue
 from keyguard.stores.postgres.schema import Statements
 from keyguard.stores.postgres.transaction import Asked, Patience, Transaction, charges
@@ -48,12 +48,6 @@ _LATER = 1.0
 """Seconds until a server that takes no further connection is asked again."""
 _BACK = 1.0
 """Seconds in which what nobody was told of is given back."""
-
-_NO_ANSWER = "PostgreSQL did not answer in time"
-_NO_TURN = "PostgreSQL: too much is asked for at once, or of one key"
-_NO_CONNECTION = "PostgreSQL: no connection in time"
-
-Errors = psycopg.errors
 
 
 class Decisions:
@@ -144,13 +138,13 @@ class Decisions:
         if on is None:
             others = self._done > asked.done or any(other.held for other in self._under_way)
             busy = others or (not self._trouble and bool(self._opening or asked.held or self._queue.holding))
-            why = _NO_CONNECTION if not self._open else _NO_ANSWER
+            why = NO_CONNECTION if not self._open else NO_ANSWER
         else:
             busy = bool(on.held) or self._done > on.done or (self._ticks - on.began < SLICES // 2 and not self._trouble)
-            why = _NO_ANSWER
+            why = NO_ANSWER
         if not busy:
             self._trouble = True
-        asked.fail(StoreBusy(_NO_TURN if self._open else why) if busy else StoreError(why))
+        asked.fail(StoreBusy(NO_TURN if self._open else why) if busy else StoreError(why))
 
     # -- turns --------------------------------------------------------------------------------------------
 
@@ -242,32 +236,15 @@ class Decisions:
         if transaction.unknown:
             charged = [taken for _, results in transaction.results for taken in charges(results)]
             self._upkeep.doubt(transaction.token, charged)
-        others = self._done > transaction.done
-        if transaction.cut:
-            self._tell(waiting, StoreBusy(_NO_TURN) if transaction.held or others else StoreError(_NO_ANSWER))
-        elif transaction.unknown:
+        if transaction.unknown or lost(transaction, error):
             self._condemn()
-            self._tell(waiting, _store_error(error))
-        elif transaction.line.connection.broken or isinstance(error, Errors.IdleInTransactionSessionTimeout):
-            self._condemn()
-            if transaction.line.proven:  # it was opened to a server that has gone
-                self._again(waiting, error)
-            else:
-                self._tell(waiting, _store_error(error))
-        elif isinstance(error, (Errors.SerializationFailure, Errors.DeadlockDetected)):
-            self._again(waiting, error)
-        elif isinstance(error, Errors.LockNotAvailable) and transaction.writing and not transaction.held:
-            self._apart(waiting, held=True)  # somebody writes one of these keys by hand
-        elif isinstance(error, (Errors.LockNotAvailable, Errors.QueryCanceled)) and (transaction.held or others):
-            self._tell(waiting, StoreBusy(_NO_TURN))
-        elif isinstance(error, Errors.UndefinedTable):
-            self._tell(waiting, StoreError(self._missing))
-        elif isinstance(error, psycopg.Error) and (_of_all(error) or len(transaction.asked) == 1):
-            self._tell(waiting, _store_error(error))
-        elif isinstance(error, psycopg.Error):
-            self._apart(waiting, held=False)
+        way, told = way_on(transaction, error, self._missing, others=self._done > transaction.done)
+        if way is Way.END:
+            self._tell(waiting, told)
+        elif way is Way.AGAIN:
+            self._again(waiting, told)
         else:
-            self._tell(waiting, error)
+            self._apart(waiting, held=way is Way.WAITING)
 
     def _tell(self, waiting: Iterable[Asked], error: Exception) -> None:
         if isinstance(error, StoreError) and not isinstance(error, StoreBusy):
@@ -284,7 +261,7 @@ class Decisions:
         for asked in waiting:
             asked.tries += 1
             if asked.tries > _TRIES:
-                self._tell([asked], _store_error(error))
+                self._tell([asked], error)
             else:
                 again.append(asked)
         self._queue.put_back(again)
@@ -325,7 +302,7 @@ class Decisions:
         elif self._open:  # the server takes no more, say; those that there are go on
             self._asked_again = self._ticks + self._in_ticks(_LATER)
         else:
-            self._tell(self._queue.empty(), error if isinstance(error, StoreError) else _store_error(error))
+            self._tell(self._queue.empty(), error if isinstance(error, StoreError) else store_error(error))
         self._go_on()
 
     def leave(self) -> None:
@@ -386,17 +363,3 @@ class Decisions:
             self._timer.cancel()
         while self._tasks - {asyncio.current_task()}:
             await asyncio.gather(*self._tasks - {asyncio.current_task()}, return_exceptions=True)
-
-
-_OF_ALL = ("08", "25", "28", "3D", "3F", "42", "53", "55", "57", "58", "XX")
-"""Classes of errors that concern a database, and no single key: it only reads, is full, is being shut down."""
-
-
-def _of_all(error: psycopg.Error) -> bool:
-    return error.sqlstate is None or error.sqlstate[:2] in _OF_ALL
-
-
-def _store_error(error: BaseException) -> StoreError:
-    found = StoreError(f"PostgreSQL: {words_of(error)}")
-    found.__cause__ = error
-    return found

@@ -67,6 +67,8 @@ class PostgresStore:
                 f"credentials is a plain function without arguments, not {type(credentials).__name__}"
             )
         self._settings = {**settings_of(url), "connect_timeout": CONNECTING}
+        if credentials is not None and "password" in self._settings:
+            raise ConfigurationError("the password is in the URL or comes from a function, not both")
         self.timeout = float(timeout)
         self._url = url
         self._schema = schema
