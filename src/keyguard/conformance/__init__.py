@@ -21,6 +21,7 @@ from keyguard.ops import (
     Authenticated,
     Commit,
     Demand,
+    GiveBack,
     Op,
     Put,
     Read,
@@ -54,10 +55,11 @@ def check_store(
     back = not compensates
     _check_random_steps(make_store, steps, Steps(seed, (*LIMITS, *limits), together=4, back=back, ops=ops))
     for edited in EDITED:
-        _check_random_steps(make_store, steps // 4, Steps(seed, edited, together=1, edited=True))
+        _check_random_steps(make_store, steps // 2, Steps(seed, edited, together=1, edited=True))
     _check_plain_values(make_store)
     _check_records(make_store)
     _check_puts(make_store)
+    _check_refunds(make_store)
     _check_expiry(make_store)
     _check_all_or_nothing(make_store)
     _check_threads(make_store)
@@ -78,6 +80,8 @@ def _check_random_steps(make_store: Callable[[Clock], Store], steps: int, source
                     _same(f"{what}, scan", reference.scan(prefix), [*store.scan(prefix)])
                     if hasattr(store, "dump"):
                         _same(f"{what}, dump", reference.dump(prefix), [*store.dump(prefix)])
+                keys = [key for key, _ in store.scan("")]
+                _same(f"{what}, the keys of all", sorted(keys), keys)
 
 
 def _compare(source: Steps, reference: Reference, batch: Sequence[Op[Any]], got: list[Any], what: str) -> None:
@@ -106,12 +110,14 @@ def _check_plain_values(make_store: Callable[[Clock], Store]) -> None:
             "k|" + "x" * 500: b"y" * 100_000,
             "k|ü€😀": b"text",
             "j|": b"other",
+            "l|": b"a neighbour",
         }
-        for pool in ("k|", "j|"):  # the plain keys of one operation are of one pool: a cluster cannot do more
+        for pool in ("k|", "j|", "l|"):  # the plain keys of one operation are of one pool: a cluster cannot do more
             part = {key: value for key, value in values.items() if key.startswith(pool)}
             _same("writing all", True, _one(store, Commit(dict.fromkeys(part), part)))
         _same("reading all", tuple(values.values()), _one(store, Read(*values)))
-        _same("scan", sorted(pair for pair in values.items() if pair[0] != "j|"), [*store.scan("k|")])
+        _same("scan", sorted(pair for pair in values.items() if pair[0][0] == "k"), [*store.scan("k|")])
+        _same("scan of a prefix that is a whole key", [("j|", b"other")], [*store.scan("j|")])
         _same("a Commit that expects something else", False, _one(store, Commit({"k|a": None}, {"k|a": b"1"})))
         _same(
             "a Commit that half fits",
@@ -161,6 +167,7 @@ def _check_records(make_store: Callable[[Clock], Store]) -> None:
         records[f"{name}, cut short"] = records[name][:-1]
         records[name] += b"{}"
     presented = [{0: digest, 1 << 16: digest}, {0: b"e" * 32, 1 << 16: b"e" * 32}, {0: nothing}, {}]
+    presented += [{7: digest, (1 << 16) + 7: nothing}, {7: nothing, (1 << 16) + 7: digest}]
     guess = [Demand("guesses", "guess:keys|records", window(10_000, 60 * SECOND, "10000/minute"))]
     reference = Reference(clock)
     with _opened(make_store, clock) as store:
@@ -189,6 +196,26 @@ def _check_puts(make_store: Callable[[Clock], Store]) -> None:
                     what = f"a Put of {value!r} to {key} that expects {expected!r}"
                     _same(what, reference.execute([op])[0], _one(store, op))
                     _same(f"{what}, read", reference.execute([Read(key)])[0], _one(store, Read(key)))
+
+
+def _check_refunds(make_store: Callable[[Clock], Store]) -> None:
+    """What is given back in between leaves what was taken before and after, however much it was."""
+    clock = ManualClock()
+    reference = Reference(clock)
+    limit = window(1000, 60 * SECOND, "1000/minute")
+    with _opened(make_store, clock) as store:
+        for before in (1, 2, 255, 256, 257, 512):
+            key = f"rl:win60000000|refund{before}"
+            taken = []
+            for cost in (before, 1, 3):
+                op = Take([Demand("limit", key, limit, cost)])
+                taken.append(reference.execute([op])[0])
+                _one(store, op)
+                clock.advance(2)
+            for charge in (taken[1], taken[0], taken[0]):
+                for op in (GiveBack(charge), Take([Demand("limit", key, limit, 0)])):
+                    (expected,) = reference.execute([op])
+                    _same(f"giving back of {before}, 1 and 3 taken", _plain(expected), _plain(_one(store, op)))
 
 
 def _check_expiry(make_store: Callable[[Clock], Store]) -> None:

@@ -50,15 +50,15 @@ LIMITS: tuple[Limit, ...] = (
     window(100_000, 86400 * SECOND, "100000/day"),
     window(33, 100, "33/100 microseconds"),
     smooth("5/second", burst=4),
-    smooth("50000/second", burst=3),
+    smooth("70000/second", burst=3),
     smooth("7/hour"),
     Foreign(6, 30 * SECOND, "6/30 seconds"),
 )
 """Limits of every kind: both kinds of window, even pacing in whole microseconds and in parts, and a foreign one."""
 
 EDITED: tuple[tuple[Limit, ...], ...] = (
-    tuple(window(quota, 60 * SECOND, f"{quota}/minute") for quota in (40, 30, 3, 100)),
-    (smooth("5/second", burst=4), smooth("50000/second", burst=3), smooth("70000/second"), smooth("2/second", 9)),
+    tuple(window(quota, 60 * SECOND, f"{quota}/minute") for quota in (40, 30, 3, 1000)),
+    (smooth("5/second", burst=4), smooth("60000/second", burst=3), smooth("70000/second"), smooth("2/second", 9)),
 )
 """Different limits under one name, as if one were edited all the time."""
 
@@ -92,9 +92,20 @@ class Steps:
         self.ops = ops
         self.latest = 0
         self.taken: list[Taken] = []
-        self.edges: list[int] = []
-        """Moments at which something changes: a limit has room, a value lapses."""
+        self.edges: list[tuple[int, Demand]] = []
+        """Moments at which a limit has room, or a state of it lapses."""
+        self.due: Demand | None = None
+        """The limit at an edge of which the clock stands."""
         self.values: dict[str, bytes | None] = {}
+        self.reference: Reference | None = None
+        self.queue: list[list[Op[Any]]] = []
+        """What comes before time is set back: a store may still hold what has lapsed, or may have deleted it."""
+        self.back_to = 0
+        """To when time is set back after that; 0 for not at all."""
+        self.again = 0
+        """For how many batches more the same limit is asked: time was set back."""
+        self.touched: list[str] = []
+        """The plain keys of the latest operation."""
         own: list[tuple[int, Callable[[], Op[Any]]]] = [
             *((12, self.take), (6, self.back)),
             *(
@@ -102,42 +113,75 @@ class Steps:
                 (2, self.commit),
                 (3, self.put),
                 (1, self.put_counter),
-                (1, self.record),
-                (3, self.login),
+                (2, self.record),
+                (4, self.login),
             ),
             *((1, self.stamp), (1, self.ensure), (2, self.enlist), (1, self.purge), (1, self.renew)),
             *((2, self.lease), (2, self.release)),
             *([(4, self.users)] if ops else []),
         ]
+        if edited:
+            own = [(12, self.take), (5, self.back), (1, self.put_counter)]
         self._weights, self._draws = [weight for weight, _ in own], [draw for _, draw in own]
 
     def pass_time(self, clock: ManualClock, reference: Reference) -> None:
         """Mostly a little, sometimes much, often to an edge; now and then time is set back."""
+        self.reference = reference
         kind, now = self.random.random(), clock()
         ends = [end for _, end in reference.table.values() if end is not None]
-        ahead = [edge for edge in (*self.edges, *ends) if edge > now]
+        ahead = sorted([edge for edge in self.edges if edge[0] > now], key=lambda edge: edge[0])
+        if self.queue:
+            return
+        if self.back_to:
+            clock.advance(microseconds=self.back_to - now)
+            self.back_to = 0
+            if self.edges:
+                self.due, self.again = self.random.choice(self.edges[-10:])[1], 4
+            return
+        if self.again:
+            self.again -= 1
+            kind = 0.2 * kind + 0.1  # a little
+        else:
+            self.due = None
         if kind < 0.2:
             span = 0
         elif kind < 0.4:
             span = self.random.randrange(60)
-        elif kind < 0.6 and ahead:
-            span = self.random.choice(sorted(ahead)[:6]) - now + self.random.choice([-1, 0, 0, 1])
-        elif kind < 0.95:
+        elif kind < 0.55 and ahead:
+            moment, self.due = self.random.choice(ahead[:8])
+            span = moment - now + self.random.choice([-1, 0, 0, 1])
+        elif kind < 0.6 and (later := sorted(end for end in ends if end > now)):
+            span = self.random.choice(later[:6]) - now + self.random.choice([-1, 0, 0, 1])
+        elif kind < 0.8:
             span = self.random.randrange(SECOND)
-        else:
+        elif kind < 0.95:
+            span = self.random.randrange(self.random.choice(self.limits).period // 8)
+        elif kind < 0.97 or not self.set_back:
             span = self.random.randrange(90 * SECOND)
-            if self.set_back and self.random.random() < 0.5:
-                # Not to before a moment at which some value lapsed: a store may have deleted it, or may still have it.
-                earliest = max([end for end in ends if end <= self.latest], default=0)
-                span = max(-20 * span, earliest - now)
-        if span < 0 and not self.set_back:
+        else:
             span = 0
+            self.back_to = now - self.random.choice(
+                [1, self.random.randrange(1, 20), self.random.randrange(90 * SECOND)]
+            )
+            lapsed = [key for key, (_, end) in reference.table.items() if end is not None and self.back_to < end <= now]
+            if lapsed:
+                self.queue = [[Put(key, b"in its place", SECOND) for key in lapsed], [Put(key, None) for key in lapsed]]
         clock.advance(microseconds=span)
         self.latest = max(self.latest, clock())
 
     def batch(self) -> list[Op[Any]]:
         """Draw one operation, or a few that go in one trip: each sees what those before it did."""
+        if self.queue:
+            return self.queue.pop(0)
+        if self.touched and self.random.random() < 0.4:
+            return [Look(*self.touched)]
         batch: list[Op[Any]] = []
+        if self.due is not None and self.random.random() < 0.9:
+            due = self.due
+            cost = self.random.choice([0, 1, 1, due.cost, due.limit.most, self.room(due.key, due.limit)])
+            if self.again and self.random.random() < 0.5:
+                cost = 0
+            batch = [Take([Demand(due.name, due.key, due.limit, cost)])]
         for _ in range(self.random.choice([1, 1, 1, 1, 2, 3])):
             op = self.op()
             if not any(set(op.keys) & set(other.keys) for other in batch):
@@ -158,17 +202,26 @@ class Steps:
 
     def demand(self, place: int) -> Demand:
         limit = self.limits[place]
-        cost = self.random.choice([0, 1, 1, 1, 1, 1, 2, 5, limit.most, limit.most + 1])
-        if self.random.random() < 0.01:
-            cost = 10**12
-        return Demand(limit.text, self.counter(place), limit, cost)
+        key = self.counter(place)
+        left = self.room(key, limit)
+        cost = self.random.choice([0, 1, 1, 1, 1, 1, 2, 5, left, left + 1, limit.most, limit.most + 1])
+        if self.random.random() < 0.05:
+            cost = 256 if limit.most >= 1000 else 10**12
+        return Demand(limit.text, key, limit, cost)
+
+    def room(self, key: str, limit: Limit) -> int:
+        """How many units there is room for now: to ask for just as many, and for one more."""
+        reference = self.reference
+        return 1 if reference is None else limit.take(reference.value(key), reference.clock(), 0)[2]
 
     def counter(self, place: int) -> str:
         limit = self.limits[place]
-        return f"rl:{'edited' if self.edited else place}:{limit.code}|{self.random.choice('abc')}"
+        return f"rl:{'edited' if self.edited else place}:{limit.code}|{self.random.choice('aaabc')}"
 
     def back(self) -> Op[Any]:
-        return GiveBack(self.random.choice(self.taken)) if self.taken else self.take()
+        if not self.taken:
+            return self.take()
+        return GiveBack(self.taken[-1] if self.random.random() < 0.5 else self.random.choice(self.taken))
 
     # -- plain values -----------------------------------------------------------------------------------------
 
@@ -207,7 +260,7 @@ class Steps:
 
     def record(self) -> Op[Any]:
         """Records of every layout, kind, version and state, most of them in force."""
-        version, flags = self.random.choice([0, 0, 0, 7]), self.random.choice([0, 0, 0, 1])
+        version, flags = self.random.choice([0, 0, 7]), self.random.choice([0, 0, 0, 1])
         kind = self.random.choice([0, 1, 1, 2])
         since = self.latest + self.random.choice([-SECOND, 0, 1, SECOND])
         end = self.latest + self.random.choice([-1, 0, 1, 30 * SECOND, 30 * SECOND])
@@ -215,7 +268,6 @@ class Steps:
         sealed = SEALED.pack(2, kind, flags, version, since, end, digest, bytes(32))
         record = self.random.choice([RECORD.pack(1, version, since, end, digest), sealed])
         end_of_text = self.random.choice([b"", b"{}", b"{}", None])
-        self.edges = [*self.edges[-20:], since, end]
         return Put("k|login", record[:-1] if end_of_text is None else record + end_of_text)
 
     def login(self) -> Op[Any]:
@@ -264,11 +316,16 @@ class Steps:
         """Note what came of an operation, so that later ones are about it."""
         if isinstance(op, Take):
             self.taken = [*self.taken[-20:], result]
-            told = [moment for taking in result.takings for moment in (taking[1], taking[3], taking[4])]
-            self.edges = [*self.edges[-20:], *[result.at + moment for moment in told if moment > 0]]
-        for key in op.keys:
-            if key in _PLAIN or key in _CACHED:
-                self.values[key] = reference.value(key)
+            told = [
+                (result.at + moment, demand)
+                for demand, taking in zip(op.demands, result.takings, strict=True)
+                for moment in (taking[1], taking[3], taking[4])
+                if moment > 0
+            ]
+            self.edges = [*self.edges[-30:], *told]
+        self.touched = [key for key in op.keys if key in _PLAIN or key in _CACHED]
+        for key in self.touched:
+            self.values[key] = reference.value(key)
 
 
 def _known(demand: Demand) -> bool:
