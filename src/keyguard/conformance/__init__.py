@@ -208,14 +208,15 @@ def _check_refunds(make_store: Callable[[Clock], Store]) -> None:
             key = f"rl:win60000000|refund{before}"
             taken = []
             for cost in (before, 1, 3):
-                op = Take([Demand("limit", key, limit, cost)])
-                taken.append(reference.execute([op])[0])
-                _one(store, op)
+                take = Take([Demand("limit", key, limit, cost)])
+                taken.append(reference.execute([take])[0])
+                _one(store, take)
                 clock.advance(2)
             for charge in (taken[1], taken[0], taken[0]):
-                for op in (GiveBack(charge), Take([Demand("limit", key, limit, 0)])):
+                asked: list[Op[Any]] = [GiveBack(charge), Take([Demand("limit", key, limit, 0)])]
+                for op in asked:
                     (expected,) = reference.execute([op])
-                    _same(f"giving back of {before}, 1 and 3 taken", _plain(expected), _plain(_one(store, op)))
+                    _same(f"giving back, {before}, 1 and 3 taken", _plain(expected), _plain(_one(store, op)))
 
 
 def _check_expiry(make_store: Callable[[Clock], Store]) -> None:
