@@ -112,7 +112,8 @@ WAYS = {"threads": in_threads, "tasks": in_tasks}
 def test_as_much_as_a_process_can_ask_at_once(count: int, way: str, kind: str, tmp_path: Path) -> None:
     guard, asks = stack("memory://" if kind == "memory" else f"sqlite:///{tmp_path}/k.db")
     found = WAYS[way](guard, asks, count)
-    assert found["admitted"] == min(count, QUOTA), found
+    assert found["admitted"] <= QUOTA, found
+    assert found["admitted"] + found["overload"] >= min(count, QUOTA), found
     assert (guard.health.ok, guard.health.outages, guard.health.degraded) == (True, 0, {})
     if way == "tasks":
         assert found["overload"] == 0, "nobody was in the way"
