@@ -229,3 +229,33 @@ def test_an_operation_with_a_wrong_likely_is_caught_on_any_store() -> None:
 
 def test_limits_of_one_s_own_of_a_known_kind() -> None:
     check_store(Reference, steps=300, limits=[window(9, 7_000_000, "9/7 seconds"), smooth("3/minute", burst=2)])
+
+
+class ReadsFirst(Reference):
+    """A store that reads for all operations of a batch, and then writes for all."""
+
+    def execute(self, batch: Sequence[Op[Any]]) -> list[Any]:
+        before = dict(self.table)
+        results, after = [], dict(self.table)
+        for op in batch:
+            self.table = dict(before)
+            results.append(ops.run(op, self.table, self.clock()))
+            for key in op.keys:
+                after.pop(key, None)
+                if key in self.table:
+                    after[key] = self.table[key]
+        self.table = after
+        return results
+
+
+class Backwards(Reference):
+    """A store that runs the operations of a batch last first."""
+
+    def execute(self, batch: Sequence[Op[Any]]) -> list[Any]:
+        return super().execute(batch[::-1])[::-1]
+
+
+@pytest.mark.parametrize("kind", [ReadsFirst, Backwards])
+def test_a_store_that_does_not_keep_to_the_order_is_caught(kind: type[Reference]) -> None:
+    with pytest.raises(AssertionError, match="expected"):
+        check_store(kind)

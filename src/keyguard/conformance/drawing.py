@@ -182,10 +182,9 @@ class Steps:
             if self.again and self.random.random() < 0.5:
                 cost = 0
             batch = [Take([Demand(due.name, due.key, due.limit, cost)])]
-        for _ in range(self.random.choice([1, 1, 1, 1, 2, 3])):
-            op = self.op()
-            if not any(set(op.keys) & set(other.keys) for other in batch):
-                batch.append(op)
+        batch += [self.op() for _ in range(self.random.choice([1, 1, 1, 1, 2, 3]))]
+        if self.random.random() < 0.1:
+            batch.append(batch[0])
         return batch
 
     def op(self) -> Op[Any]:
