@@ -1,0 +1,36 @@
+"""What a packager may leave out: files of the package that are no Python."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keyguard
+
+HOME = Path(keyguard.__file__).parent
+FILES = sorted(
+    str(path.relative_to(HOME))
+    for path in HOME.rglob("*")
+    if path.is_file() and path.suffix not in (".py", ".pyc") and path.name != "py.typed"
+)
+
+
+def test_a_package_without_one_of_its_files_does_not_start(tmp_path: Path) -> None:
+    """It says which, when it is imported, and not at the first request."""
+    assert FILES
+    copy = tmp_path / "keyguard"
+    shutil.copytree(HOME, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    script = "import sys; sys.path.insert(0, sys.argv[1]); from keyguard.stores import open_store; open_store('redis://localhost')"
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    whole = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert whole.returncode == 0, whole.stderr
+    for name in (FILES[0], FILES[-1]):
+        (copy / name).rename(copy / "left out")
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        (copy / "left out").rename(copy / name)
+        assert done.returncode != 0
+        last = done.stderr.strip().splitlines()[-1]
+        assert "Error" in last
+        assert Path(name).name in last
