@@ -154,14 +154,13 @@ def test_the_next_request_after_a_miss_is_a_hit(name: str, tmp_path: Path) -> No
 @every_server
 def test_events_are_not_held_back(name: str, tmp_path: Path) -> None:
     with served(name, tmp_path) as port:
-        start = time.monotonic()
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", "/events")
         with connection.getresponse() as answer:
             assert answer.read(13) == b"data: first\n\n"
-            assert time.monotonic() - start < 1
+            first = time.monotonic()
             assert answer.read() == b"end"
-            assert time.monotonic() - start >= 1.4
+            assert time.monotonic() - first > 0.2, "the first came with the last, 1.4 s later"
         connection.close()
 
 

@@ -328,7 +328,7 @@ def opened(store: Any) -> Any:
     return open_store(store() if callable(store) else store)
 
 
-@pytest.mark.parametrize(("one", "other"), ONE_STORE, ids=str)
+@pytest.mark.parametrize(("one", "other"), ONE_STORE)
 def test_one_store_is_known_however_it_is_spelled(
     one: Any, other: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +340,7 @@ def test_one_store_is_known_however_it_is_spelled(
     assert first is not second
 
 
-@pytest.mark.parametrize(("one", "other"), TWO_STORES, ids=str)
+@pytest.mark.parametrize(("one", "other"), TWO_STORES)
 def test_two_stores_are_two(one: Any, other: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = Keyguard(RateLimit("100/minute"), store=opened(one))
