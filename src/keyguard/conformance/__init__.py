@@ -60,6 +60,7 @@ def check_store(
     _check_records(make_store)
     _check_puts(make_store)
     _check_refunds(make_store)
+    _check_set_back(make_store)
     _check_expiry(make_store)
     _check_all_or_nothing(make_store)
     _check_threads(make_store)
@@ -217,6 +218,20 @@ def _check_refunds(make_store: Callable[[Clock], Store]) -> None:
                 for op in asked:
                     (expected,) = reference.execute([op])
                     _same(f"giving back, {before}, 1 and 3 taken", _plain(expected), _plain(_one(store, op)))
+
+
+def _check_set_back(make_store: Callable[[Clock], Store]) -> None:
+    """What lies in the future counts as happening now, from the first question on."""
+    clock = ManualClock()
+    reference = Reference(clock)
+    with _opened(make_store, clock) as store:
+        for place, limit in enumerate(LIMITS):
+            for cost, seconds in ((1, 0), (0, -1), (0, 1), (1, 0), (0, 1)):
+                clock.advance(microseconds=seconds * limit.period // 4)
+                take = Take([Demand("limit", f"rl:back{place}:{limit.code}|a", limit, cost)])
+                (expected,) = reference.execute([take])
+                what = f"{limit.text}, {cost} asked for when time was set back"
+                _same(what, _plain(expected), _plain(_one(store, take)))
 
 
 def _check_expiry(make_store: Callable[[Clock], Store]) -> None:
