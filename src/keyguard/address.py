@@ -151,6 +151,7 @@ def _merged(spans: list[tuple[int, int]]) -> list[int]:
 
 _UNIX = "unix"
 _HOPS_MAX = 50  # so many trusted proxies in a row are no chain, but a loop
+_LONGEST_PIECE, _MOST_PIECES = 1024, 200  # of a `Forwarded` field, between two commas
 _FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -225,12 +226,18 @@ def _elements(value: str) -> Iterator[str]:
     """The `for` parameters of a `Forwarded` field (RFC 7239, section 4), the last first; "" where one is not well said.
 
     Elements are told apart from the right, by the quotes behind each comma: a quote that a caller opened and left open
-    cannot swallow what the proxies added behind it.
+    cannot swallow what the proxies added behind it. What is longer than any proxy writes, or has more members, is not
+    well said either, from there on to the left.
     """
     start = end = len(value)
     quoted = False
+    pieces = 0
     while start >= 0:
+        pieces += 1
         comma = value.rfind(",", 0, start)
+        if start - comma > _LONGEST_PIECE or pieces > _MOST_PIECES:
+            quoted = True
+            break
         piece = value[comma + 1 : start]
         quoted ^= '"' in piece and _ESCAPE.sub("", piece).count('"') % 2 == 1
         start = comma
@@ -242,6 +249,8 @@ def _elements(value: str) -> Iterator[str]:
 
 
 def _named_for(element: str) -> str:
+    if len(element) > _LONGEST_PIECE:  # of several pieces, in quotes
+        return ""
     if not _ELEMENT.fullmatch(element):
         return ""
     found = [text for name, text in _PARAMETER.findall(element) if name.lower() == "for"]

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from keyguard.fields import LONGEST_NAME
+
 NOTHING, PERHAPS, SURELY = 0, 1, 2
 """Whether a field names a caller: `PERHAPS` if it names a group of callers, or a browser, or if it only may."""
 
@@ -68,9 +70,13 @@ _NAMELESS = frozenset(
 """Names that look like one of a caller and are not, less the "x-" in front."""
 
 
-@lru_cache(maxsize=4096)
 def named_by(name: str) -> int:
     """Tell whether a request field may name a caller, by its name in lower case: `NOTHING`, `PERHAPS` or `SURELY`."""
+    return SURELY if len(name) > LONGEST_NAME else _named_by(name)
+
+
+@lru_cache(maxsize=4096)
+def _named_by(name: str) -> int:
     name = (
         name.replace("_", "-")
         .replace(".", "-")

@@ -5,6 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+MOST_KEYS = 16
+"""Members of a field that are looked at as keys. All that stands behind them counts as one more, which is not valid."""
+LONGEST_NAME = 256
+"""Characters of a name that are looked at: of a longer one the worst is taken for granted."""
+
+
+_ESCAPES = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+def decoded(text: bytes) -> bytes:
+    """Decode what is percent-encoded. `unquote_to_bytes` does the same, and takes each `%` in turn, escape or not."""
+    return _ESCAPES.sub(lambda match: bytes.fromhex(match[1].decode()), text) if b"%" in text else text
+
 
 class FieldSet:
     """Names of header fields, to ask of a request at once whether it has any of them."""
@@ -46,6 +59,8 @@ def asks_for_another_method(name: str) -> bool:
     Goes by the name, in lower case: one too many is better than one that is not known. It is for preflights, with which
     browsers send no such field but this one.
     """
+    if len(name) > LONGEST_NAME:
+        return True
     return _OVERRIDE.search(name) is not None and name != "access-control-request-method"
 
 

@@ -22,6 +22,7 @@ from keyguard.errors import ConfigurationError
 # escapes that are left, which whoever decodes once more (an app that forwards requests) reads as something else.
 _ODD = r"[\\;\x00-\x1f\x7f\ufffd\ud800-\udfff]|/(?:/|\.\.?(?:/|$))|%(?:[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4})"
 _AMBIGUOUS = re.compile(_ODD)
+_LONGEST_AT_ALL = 16384
 # These, and what begins a query or a fragment.
 _TO_LOOK_AT = re.compile(r"[?#]|" + _ODD)
 # In the raw path: separators that decoding has made look like others.
@@ -31,10 +32,13 @@ _AMBIGUOUS_RAW = re.compile(rb"%(?:2f|5c)", re.IGNORECASE)
 def ambiguous(path: str, raw_path: bytes | None) -> bool:
     """Whether the request could be read as one for another path than `path`.
 
-    Anything but a path is ambiguous too, such as `*` or a whole URL. The empty path is the prefix of a mounted app.
+    Anything but a path is ambiguous too, such as `*` or a whole URL, and what is too long to be read. The empty path
+    is the prefix of a mounted app.
     """
     return (
-        _AMBIGUOUS.search(path) is not None
+        len(path) > _LONGEST_AT_ALL
+        or len(raw_path or b"") > 3 * _LONGEST_AT_ALL
+        or _AMBIGUOUS.search(path) is not None
         or path[:1] not in ("/", "")
         or (raw_path is not None and b"%" in raw_path and _AMBIGUOUS_RAW.search(raw_path) is not None)
     )
@@ -42,6 +46,8 @@ def ambiguous(path: str, raw_path: bytes | None) -> bool:
 
 def plain(path: str, raw_path: bytes | None) -> bool:
     """Tell whether nothing about the spelling of a path needs a second look, as with nearly all of them."""
+    if len(path) > _LONGEST_AT_ALL:
+        return False
     return _TO_LOOK_AT.search(path) is None and path[:1] == "/" and (raw_path is None or b"%" not in raw_path)
 
 

@@ -235,7 +235,10 @@ _FORMS = {
 
 def _preferred(accept: str | None) -> str:
     """The form a client asks for (RFC 9110, section 12.5.1). JSON where it does not say, or cannot be understood."""
-    return "application/problem+json" if not accept or len(accept) > 1000 else _negotiated(accept)
+    # Nor is a list read that is longer than any browser's.
+    if not accept or len(accept) > 1000 or accept.count(",") + accept.count(";") > 64:
+        return "application/problem+json"
+    return _negotiated(accept)
 
 
 @lru_cache(maxsize=64)  # clients of one kind send one text

@@ -19,6 +19,7 @@ from typing import Any
 from keyguard.address import ClientAddress
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import AmbiguousPath, GuardError, StoreBusy, StoreError
+from keyguard.fields import MOST_KEYS
 from keyguard.flow import Blocking, CallApp, Detach, Flow, Step, Wait
 from keyguard.guard import Answer, Chain
 from keyguard.logs import logger, plain, secret, story, without, word
@@ -321,7 +322,7 @@ class Engine:
     def _keys(self, request: Request) -> set[str]:
         """What the request carries and no log may hold."""
         keys = {request.header("x-api-key") or ""}
-        for member in (request.header("authorization") or "").split(","):
+        for member in (request.header("authorization") or "").split(",", MOST_KEYS):
             keys.add(member.strip().partition(" ")[2].strip())
         for sources in (*self.sources, *request.findings.sources):
             with suppress(ValueError):  # it may be what failed

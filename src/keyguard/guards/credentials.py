@@ -1,7 +1,8 @@
 """Where a request carries API keys: header fields, the Bearer scheme, cookies, the query.
 
 Every place is read, and every key that is found counts: two different ones are for the guard to refuse, whatever
-places they came in. Texts are compared as they are; nothing is normalised.
+places they came in. Texts are compared as they are; nothing is normalised. What is not looked at, since a place holds
+more than any caller has reason to send, counts as one more key, which is not valid.
 
 The Bearer scheme is everybody's: an app may have tokens of its own there, beside a key in another place. If it is known
 how keys begin, a Bearer text that begins otherwise is not a key. In the other places stands what was put there for us.
@@ -11,14 +12,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import TypeAlias
-from urllib.parse import unquote_to_bytes
 
 from keyguard.errors import ConfigurationError
+from keyguard.fields import MOST_KEYS, decoded
 from keyguard.request import Request
 
 Reader: TypeAlias = Callable[[Request, set[str]], None]
 
+_LONGEST = 16384
+"""Characters of a query or of all cookies that are looked at."""
+_UNREAD = "\0"
+"""Stands for what is not looked at; no key is that."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 
 
@@ -69,7 +75,10 @@ def _reader(name: str) -> Reader | None:
 
 def _bearer_texts(value: str) -> list[str]:
     texts = []
-    for member in value.split(",") if "," in value else (value,):
+    members = value.split(",", MOST_KEYS) if "," in value else [value]
+    if len(members) > MOST_KEYS:
+        texts.append(members.pop().strip())
+    for member in members:
         scheme, _, token = member.strip().partition(" ")
         if scheme.lower() == "bearer":  # schemes are case-insensitive (RFC 9110, section 11.1)
             texts.append(token.strip())
@@ -81,29 +90,38 @@ def _field(name: str) -> Reader:
         value = request.header(name)
         if value is not None:
             # Several lines, or one that some server joined: no key holds a comma.
-            found.update([value.strip()] if "," not in value else [part.strip() for part in value.split(",")])
+            members = value.split(",", MOST_KEYS) if "," in value else [value]
+            found.update([member.strip() for member in members])
 
     return read
 
 
 def _cookie(name: str) -> Reader:
+    # Lines of the Cookie field may be joined by a comma on the way; pairs are separated by `;` (RFC 6265).
+    pair = re.compile(rf"(?:^|[;,])\s*{re.escape(name)}\s*=([^;,]*)")
+
     def read(request: Request, found: set[str]) -> None:
-        # Lines of the Cookie field may be joined by a comma on the way; pairs are separated by `;` (RFC 6265).
-        for pair in (request.header("cookie") or "").replace(",", ";").split(";"):
-            key, equals, value = pair.partition("=")
-            if equals and key.strip() == name:
-                found.add(value.strip().strip('"'))
+        text = request.header("cookie") or ""
+        if len(text) > _LONGEST:
+            found.add(_UNREAD)
+        elif name in text:
+            values = [match[1] for match in islice(pair.finditer(text), MOST_KEYS + 1)]
+            found.update([value.strip().strip('"') for value in values])
 
     return read
 
 
 def _query(name: str) -> Reader:
-    wanted = name.encode()
+    # Each character may be written as it is or encoded, a blank as `+` too.
+    signs = "".join([rf"(?:{re.escape(chr(byte))}|%{byte:02x}|%{byte:02X})" for byte in name.encode()])
+    pair = re.compile(rf"(?:^|&){signs}=([^&]*)".encode())
 
     def read(request: Request, found: set[str]) -> None:
-        for pair in request.query.split(b"&"):
-            key, equals, value = pair.partition(b"=")
-            if equals and unquote_to_bytes(key.replace(b"+", b" ")) == wanted:
-                found.add(unquote_to_bytes(value.replace(b"+", b" ")).decode("latin-1"))
+        text = request.query
+        if len(text) > _LONGEST:
+            found.add(_UNREAD)
+        elif b"=" in text:
+            for match in islice(pair.finditer(text), MOST_KEYS + 1):
+                found.add(decoded(match[1].replace(b"+", b" ")).decode("latin-1"))
 
     return read

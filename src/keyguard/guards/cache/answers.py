@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import NamedTuple
 
 from keyguard.guards.cache.dates import parse_date
@@ -14,6 +15,8 @@ SECOND = 1_000_000
 
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"[^"]*"')
+_LONGEST, _MOST_TAGS = 8192, 256
+"""Characters and entity tags of an `If-None-Match`: what goes beyond names nothing, and the client gets the whole."""
 _NO_LENGTH = frozenset({204, 205, 304})
 _DIGESTS = frozenset({"content-digest", "content-md5", "digest"})
 """Fields about the very bytes that are sent. `Repr-Digest` is about the whole, of which these are a part or nothing
@@ -123,12 +126,15 @@ def not_modified(conditions: Conditions, entry: Entry, now: int) -> bool:
 
 def etag_listed(text: str, etag: str | None) -> bool:
     """Whether `If-None-Match` names an entity tag, by weak comparison (RFC 9110, sections 8.8.3.2 and 13.1.2)."""
+    if len(text) > _LONGEST:
+        return False
     if text.strip() == "*":
         return True
     if etag is None:
         return False
     wanted = etag.removeprefix("W/")
-    return any(tag.removeprefix("W/") == wanted for tag in _ETAG.findall(text)) or text.strip() == etag
+    tags = islice(_ETAG.finditer(text), _MOST_TAGS)
+    return any(tag[0].removeprefix("W/") == wanted for tag in tags) or text.strip() == etag
 
 
 def range_applies(if_range: str | None, entry: Entry, now: int) -> bool:
@@ -150,7 +156,7 @@ def range_applies(if_range: str | None, entry: Entry, now: int) -> bool:
 
 def _of_whole(request: Request, entry: Entry, text: str, now: int, status: str) -> Response | None:
     """One range of a complete response; the whole where several are asked for, or something else than bytes."""
-    match = _RANGE.fullmatch(text.strip())
+    match = _RANGE.fullmatch(text.strip()) if len(text) <= _LONGEST else None
     if match is None or (match[2] and int(match[2]) < int(match[1])):
         return answer(request, entry, NO_CONDITIONS, now, status)
     total = len(entry.body)
@@ -169,7 +175,7 @@ def _of_whole(request: Request, entry: Entry, text: str, now: int, status: str) 
 def _of_part(request: Request, entry: Entry, text: str | None, now: int, status: str) -> Response | None:
     """A part, or a narrower one of it, as it was really received."""
     part = entry.part
-    match = None if text is None else _RANGE.fullmatch(text.strip())
+    match = None if text is None or len(text) > _LONGEST else _RANGE.fullmatch(text.strip())
     if part is None or match is None:
         return None
     if text == entry.range_text:

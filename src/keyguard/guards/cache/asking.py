@@ -11,7 +11,7 @@ from keyguard.callers import is_nameless
 from keyguard.errors import ConfigurationError
 from keyguard.fields import FieldSet
 from keyguard.guards.cache.directives import parse_cache_control
-from keyguard.guards.cache.keys import Query, Target, digest, target_of
+from keyguard.guards.cache.keys import Query, Target, digest, target_of, too_long
 from keyguard.guards.cache.meanings import KEYED, PERHAPS, SURELY, UNCACHED, meaning
 from keyguard.guards.cache.policy import Asked, Settings
 from keyguard.guards.credentials import Sources
@@ -156,6 +156,8 @@ class Asking:
                 caller = _of_caller(identity, self.by)
                 keys = {key for source in self._sources for key in source.read(request)}
             partition = digest((partition, self.by, *caller, *self.credentials_of(request, keys)))
+        if any(map(too_long, map(request.header, self._credential_fields.names))):
+            return None
         return target_of(request, self.query, partition)
 
     def credentials_of(self, request: Request, less: Collection[str] = ()) -> list[str]:
@@ -212,13 +214,18 @@ class Asking:
         text = request.header("cache-control")
         if text is not None:
             directives = parse_cache_control((text,))
-        elif "no-cache" in (request.header("pragma") or "").lower():
+        elif _says_no_cache(request.header("pragma") or ""):
             directives = {"no-cache": None}  # RFC 9111, section 5.4: where there is no Cache-Control
         else:
             directives = {}
         method = request.method
         ranged = request.header("range") if method == "GET" else None
         return Asked(method, directives, self.has_credentials(request), ranged, target.uri)
+
+
+def _says_no_cache(pragma: str) -> bool:
+    """Whether `Pragma` says it; one that is longer than it could have to be does."""
+    return len(pragma) > 256 or "no-cache" in pragma.lower()
 
 
 def _of_caller(identity: Identity, by: str) -> list[str]:

@@ -5,6 +5,8 @@ Rules (RFC 9111, section 5.2; RFC 9213):
 - Of a directive that stands twice, the first counts: "either the first occurrence should be used or the response
   should be considered stale" (RFC 9111, section 4.2.1).
 - What is no number of seconds is no lifetime: the response is stale, not fresh for a while.
+- A field that is longer than any that is meant seriously, or has more members, is not read: it says no-store. Whoever
+  sends it may not have others wait while it is taken to pieces.
 - A targeted field is a Dictionary (RFC 9651, section 3.2): it is read as a whole or, where it is malformed, ignored.
 """
 
@@ -32,13 +34,20 @@ _FORBIDDING = re.compile(r"\b(?:no-store|private|no-cache|must-revalidate)\b", r
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _IN_PART = frozenset({"private", "no-cache"})
 
+_LONGEST = 4096  # characters
+_MOST_MEMBERS = 64
 _SHORT = 256  # what is longer is not remembered, or whoever sends it could fill the memory
 
 
 def _parse(text: str) -> Directives:
     found: Directives = {}
-    at = 0
+    at = members = 0
+    if len(text) > _LONGEST:
+        return {"no-store": None}
     while at < len(text):
+        members += 1
+        if members > _MOST_MEMBERS:
+            return {"no-store": None}
         match = _MEMBER.match(text, at)
         if match is None:
             junk = _JUNK.match(text, at)

@@ -12,7 +12,7 @@ from keyguard.guards.cache.answers import NO_CONDITIONS, answer
 from keyguard.guards.cache.entry import Entry, Fields, first, lines, without
 from keyguard.guards.cache.flights import APART, LANDED, LEFT
 from keyguard.guards.cache.joining import Joining
-from keyguard.guards.cache.keys import places_of, variance_of
+from keyguard.guards.cache.keys import places_of, readable, variance_of
 from keyguard.guards.cache.markers import marking
 from keyguard.guards.cache.policy import (
     Verdict,
@@ -313,15 +313,18 @@ class Errand(Joining):
             verdict = Verdict(False, "the request had a body, which tells no entries apart", "RFC 9110, section 9.3.1")
         elif verdict.stored and length is not None and length > cache.max_entry_bytes:
             verdict = Verdict(False, f"it is larger than an entry may be, {cache.max_entry_bytes} bytes", "")
+        names = sorted({*(vary_of(fields) or ()), *cache.settings.vary})
+        variance = variance_of(request, names)
+        if verdict.stored and not readable(variance):
+            verdict = Verdict(False, "a request field that it is chosen by is too long to be compared", "")
         if not verdict.stored:
             await self._not_stored(response, verdict)
             return response
         entry = make_entry(response.status, fields, settings, asked_at=self.asked_at, received=now)
-        names = sorted({*(vary_of(fields) or ()), *cache.settings.vary})
         if cache.settings.vary:
             response.headers.set("Vary", ", ".join(names))
             entry.fields = (*without(entry.fields, frozenset({"vary"})), ("Vary", ", ".join(names)))
-        entry.variance = variance_of(request, names)
+        entry.variance = variance
         entry.range_text = asked.range
         shareable = (
             not flows(fields)

@@ -8,7 +8,9 @@ Rules:
   them poisons an entry that only those see who send the same.
 - The query, in which keys are sent too, and the values of fields stand in a key as digests.
 - Who asks, where entries are each caller's own, the cache's name and the rules that it stores by are parts too.
-- What cannot be read in one way has no key, and is not cached.
+- What cannot be read in one way has no key, and is not cached; nor is what is too long to be read at no cost: a path or
+  a query of more than 16384 bytes or with more than 1500 escapes, one of more than 128 parameters if those are looked
+  at, a host or a field that rewrites of more than 2048.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from functools import lru_cache
 from hashlib import blake2b
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
-from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+from urllib.parse import quote_from_bytes, urlsplit
 
 from keyguard.callers import SURELY, named_by
+from keyguard.fields import LONGEST_NAME, decoded
 from keyguard.guards.cache.entry import Variance
 from keyguard.guards.cache.meanings import KEYED, meaning
 from keyguard.request import Request
@@ -37,6 +40,12 @@ _FORWARDED_FOR = re.compile(
     rf"""(?:^|(?<=[;,]))[ \t]*(?:for|by)=(?:{_QUOTED}"|[^;,="\s]*)[ \t]*(?:;|(?=,)|$)|(?P<kept>{_QUOTED}"?)""",
     re.IGNORECASE | re.DOTALL,
 )
+
+
+_LONGEST_PART = 16384
+_LONGEST_FIELD = 2048
+_MOST_ESCAPES = 1500
+_MOST_PARAMETERS = 128
 
 
 class Target(NamedTuple):
@@ -64,7 +73,7 @@ class Query:
         """The query to file under. The order of one parameter's values means something, that of parameters may not."""
         pairs = []
         for pair in query.split(b"&"):
-            name = unquote_to_bytes(pair.partition(b"=")[0].replace(b"+", b" "))
+            name = _name_of(pair)
             if name not in self._names and not (self._prefixes and name.startswith(self._prefixes)):
                 pairs.append((name, pair))
         if self._sort:
@@ -73,7 +82,9 @@ class Query:
 
     def ignores_credentials(self, query: bytes) -> bool:
         """Tell whether a parameter that makes no difference may name a caller."""
-        kept = self.kept(query).split(b"&")
+        if query.count(b"&") >= _MOST_PARAMETERS:
+            return True
+        kept = set(self.kept(query).split(b"&"))
         return any(pair not in kept and holds_keys(pair) for pair in query.split(b"&"))
 
     def filed(self, uri: str) -> str:
@@ -87,9 +98,20 @@ class Query:
 def holds_keys(query: bytes) -> bool:
     """Tell whether a parameter of a query may be a key, by its name."""
     return bool(query) and any(
-        named_by(unquote_to_bytes(pair.partition(b"=")[0].replace(b"+", b" ")).decode("latin-1").lower()) == SURELY
-        for pair in query.split(b"&")
+        named_by(_name_of(pair).decode("latin-1").lower()) == SURELY for pair in query.split(b"&")
     )
+
+
+def _name_of(pair: bytes) -> bytes:
+    name = pair.partition(b"=")[0]
+    if len(name) > LONGEST_NAME:
+        return name
+    return decoded(name.replace(b"+", b" "))
+
+
+def too_long(value: str | None) -> bool:
+    """Whether a field is longer than what is compared with others."""
+    return value is not None and len(value) > _LONGEST_PART
 
 
 def target_of(request: Request, query: Query, partition: str) -> Target | None:
@@ -97,30 +119,44 @@ def target_of(request: Request, query: Query, partition: str) -> Target | None:
     raw = request.raw_path
     path = request.spelling.path
     root = request.spelling.root
+    asked = request.query
+    if len(root) + len(path) > _LONGEST_PART or len(asked) > _LONGEST_PART or len(raw or b"") > 3 * _LONGEST_PART:
+        return None
+    if query.changes and asked.count(b"&") >= _MOST_PARAMETERS:
+        return None
+    if asked.count(b"%") > _MOST_ESCAPES or (raw or b"").count(b"%") > _MOST_ESCAPES:
+        return None
     if raw is None:
         raw = _quoted(root + path)
     if raw[:1] != b"/" or "\ufffd" in path:
         return None  # a whole URI, `*`, or bytes that are no text: the app may see what is not told apart here
     host = request.header("host") or ""
-    if not _HOST.fullmatch(host):
+    if len(host) > _LONGEST_FIELD or not _HOST.fullmatch(host):
         return None
     host = host.lower()
-    asked = request.query
     if query.changes:
         asked = query.kept(asked)
     key: Key = (request.scheme, host, raw, root, path, digest((asked,)) if asked else "", partition)
-    key += tuple(_rewriting(request))
+    rewriting = _rewriting(request)
+    if rewriting is None:
+        return None
+    key += tuple(rewriting)
     uri = raw + b"?" + asked if asked else raw
     return Target(key, host, uri.decode("latin-1"))
 
 
-def _rewriting(request: Request) -> list[str]:
-    """The fields that may change what the app is asked for, in order, each with a digest of what it says."""
+def _rewriting(request: Request) -> list[str] | None:
+    """The fields that may change what the app is asked for, in order, each with a digest of what it says.
+
+    `None` if one of them is too long.
+    """
     found = []
     for raw in request.names():
         name = request.field_name(raw)
         if name is not None and meaning(name) & KEYED:
             value = request.field_value(raw)
+            if len(value) > _LONGEST_FIELD:
+                return None
             if name == "forwarded":
                 value = _FORWARDED_FOR.sub(_kept, value)
             found.append(f"{name}={digest((value,))}")
@@ -135,9 +171,14 @@ def changed_by(request: Request, query: Query) -> Target:
     found = target_of(request, query, "")
     if found is not None:
         return found
-    uri = _quoted(request.spelling.root + request.spelling.path)
-    asked = query.kept(request.query) if query.changes else request.query
-    return Target((), request.header("host") or "", (uri + b"?" + asked if asked else uri).decode("latin-1"))
+    path, asked = request.spelling.root + request.spelling.path, request.query
+    host, many = request.header("host") or "", query.changes and asked.count(b"&") >= _MOST_PARAMETERS
+    escaped = max(asked.count(b"%"), (request.raw_path or b"").count(b"%")) > _MOST_ESCAPES
+    if max(len(path), len(asked)) > _LONGEST_PART or len(host) > _LONGEST_FIELD or many or escaped:
+        return Target((), "", "")  # no such thing is stored
+    uri = _quoted(path)
+    asked = query.kept(asked) if query.changes else asked
+    return Target((), host, (uri + b"?" + asked if asked else uri).decode("latin-1"))
 
 
 def _quoted(path: str) -> bytes:
@@ -176,6 +217,7 @@ def _without_port(host: str) -> str:
     return name if colon and port in ("80", "443", "") else host
 
 
+@lru_cache(maxsize=32)
 def _spelled(uri: str) -> tuple[bytes, bytes]:
     """Path and query, decoded: `/%61` and `/a` are one resource (RFC 3986, section 6.2.2.2).
 
@@ -183,7 +225,7 @@ def _spelled(uri: str) -> tuple[bytes, bytes]:
     makes void the others: one too many at worst.
     """
     path, _, query = uri.partition("?")
-    return unquote_to_bytes(_wire(path)), unquote_to_bytes(_wire(query))
+    return decoded(_wire(path)), decoded(_wire(query))
 
 
 def _wire(text: str) -> bytes:
@@ -287,7 +329,19 @@ class Chosen:
 
     def has(self, variance: Variance) -> bool:
         """Whether a response that was chosen by these values is chosen now."""
-        return not variance or self.by([name for name, _ in variance]) == variance
+        if not variance:
+            return True
+        values = self.by([name for name, _ in variance])
+        return values == variance and readable(values)
+
+
+_UNREAD = "\0"
+"""Stands for a value that is too long to be compared."""
+
+
+def readable(variance: Variance) -> bool:
+    """Whether a request can be told from others by these values."""
+    return all(value != _UNREAD for _, value in variance)
 
 
 def _normal(name: str, value: str | None) -> str | None:
@@ -296,7 +350,10 @@ def _normal(name: str, value: str | None) -> str | None:
         return None
     if name in _WEIGHTED and len(value) <= 256:
         return _weighted(value)
-    value = ",".join([member.strip(" \t") for member in value.split(",")])
+    if len(value) > _LONGEST_PART:
+        return _UNREAD
+    if len(value) <= _LONGEST_FIELD:  # of what is longer, each spelling is another value
+        value = ",".join([member.strip(" \t") for member in value.split(",")])
     return value if name in _PLAIN and len(value) <= 256 else digest((value,))
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from keyguard.callers import PERHAPS as PERHAPS
 from keyguard.callers import SURELY as SURELY
 from keyguard.callers import named_by
-from keyguard.fields import METHOD_OVERRIDES, asks_for_another_method
+from keyguard.fields import LONGEST_NAME, METHOD_OVERRIDES, asks_for_another_method
 from keyguard.guards.cache.policy import names_request
 
 KEYED = 4
@@ -39,9 +39,13 @@ _OF_CLIENT = re.compile(r"(?:for|by|ip|ips|addr|address|remote-port|client-port|
 """Names that say where a request came from."""
 
 
-@lru_cache(maxsize=4096)
 def meaning(name: str) -> int:
     """Tell what a request field means by its name, in lower case: some of `PERHAPS`, `SURELY`, `KEYED`, `UNCACHED`."""
+    return UNCACHED if len(name) > LONGEST_NAME else _meaning(name)  # nobody names a field so in earnest
+
+
+@lru_cache(maxsize=4096)
+def _meaning(name: str) -> int:
     if name in _UNCACHED or asks_for_another_method(name):
         return UNCACHED
     found = named_by(name)
