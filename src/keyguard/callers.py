@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from keyguard.fields import LONGEST_NAME
+_LONGEST = 256  # characters; what is named longer than that is taken for the worst
 
 NOTHING, PERHAPS, SURELY = 0, 1, 2
 """Whether a field names a caller: `PERHAPS` if it names a group of callers, or a browser, or if it only may."""
@@ -72,7 +72,7 @@ _NAMELESS = frozenset(
 
 def named_by(name: str) -> int:
     """Tell whether a request field may name a caller, by its name in lower case: `NOTHING`, `PERHAPS` or `SURELY`."""
-    return SURELY if len(name) > LONGEST_NAME else _named_by(name)
+    return SURELY if len(name) > _LONGEST else _named_by(name)
 
 
 @lru_cache(maxsize=4096)
