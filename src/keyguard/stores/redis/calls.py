@@ -171,10 +171,17 @@ class Rounds:
 
 
 def checked(reply: Reply) -> Reply:
-    """The reply, or `StoreError` where it is an error."""
+    """Return the reply, or raise `StoreError` if it is an error."""
     if isinstance(reply, Exception):
-        raise StoreError(f"Redis: {reply}")
+        error = StoreError(f"Redis: {reply}")
+        error.partial = _about_a_value(str(reply))
+        raise error
     return reply
+
+
+def _about_a_value(words: str) -> bool:
+    """Whether an error tells of one key: a value of another type, or one that a script of ours cannot read."""
+    return words.startswith("WRONGTYPE") or "user_script:" in words
 
 
 def unknown_script(reply: Reply) -> bool:
