@@ -23,7 +23,7 @@ CASES = {
     ("sentry", "before"): [*APPS],
     ("sentry", "after"): ["fastapi", "starlette, one by one", "litestar", "flask", "django wsgi"],
     ("sentry-spans", "before"): [app for app in ASGI if app.startswith(("fastapi", "starlette"))],
-    ("newrelic", "before"): [*APPS],
+    ("newrelic", "before"): ["fastapi", "starlette, one by one", "bare asgi", "flask", "django wsgi", "bare wsgi"],
     ("elastic", "before"): [app for app in APPS if app not in ("litestar", "bare wsgi", "django asgi")],
     ("opentelemetry", "before"): [*APPS],
 }

@@ -106,6 +106,7 @@ def test_28_the_variants_of_a_long_url_hold_it_once(earth: World) -> None:
     assert len({id(entry.key) for entry in slots[0].entries}) == 1
 
 
+@pytest.mark.slow
 def test_28_heads_that_are_ready_count_as_what_they_take() -> None:
     """Twenty fields with every answer, each URL asked for in the short and in the long way: it took twice the bound."""
     fields = [("Cache-Control", "max-age=600")]

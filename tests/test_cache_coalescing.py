@@ -93,7 +93,7 @@ def test_an_app_that_takes_long_is_waited_for(
     assert workers.calls() == 1, found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["valkey", "sqlite"])
 def test_what_turns_out_to_be_private_lets_the_others_go_at_once(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, workers: Workers
 ) -> None:

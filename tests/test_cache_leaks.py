@@ -168,9 +168,11 @@ def said_of(place: str, settings: str, store: str) -> list[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", list(SETTINGS))
-@pytest.mark.parametrize("store", ["memory", "sqlite", "redis"])
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize(
+    ("name", "store"), [*[(name, "memory") for name in WORLDS], ("asgi", "sqlite"), ("wsgi", "redis")]
+)
 def test_no_answer_of_one_caller_reaches_another(
     name: str, store: str, settings: str, tmp_path: Any, valkey: RedisServer
 ) -> None:

@@ -56,6 +56,7 @@ def counted(path: Path) -> tuple[int, int]:
     return kept, anew
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "count"),
     [((300,), 6000), ((1500,), 3000), ((20_000,), 600), ((100, 800, 3000, 5000, 50_000, 200_000), 600)],

@@ -28,6 +28,7 @@ def url_of(kind: str, name: str, folder: Path, valkey: RedisServer, postgres: Po
     }[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "redis", "postgresql"])
 def test_check(
     kind: str, tmp_path: Path, valkey: RedisServer, postgres: Postgres, capsys: pytest.CaptureFixture[str]
@@ -51,6 +52,7 @@ def test_check_says_what_is_wrong(
     assert not valkey.ask("KEYS", "keyguard-check-*"), "it has left something behind"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("one", "other"), [("sqlite", "redis"), ("redis", "postgresql"), ("postgresql", "sqlite"), ("redis", "sqlite")]
 )
@@ -143,6 +145,7 @@ class Raced:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replace", [False, True])
 @pytest.mark.parametrize("race", ["revoked", "updated", "deleted", "issued", "counted", "given back"])
 @pytest.mark.parametrize("kind", SHARED)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import keyguard
 
 HOME = Path(keyguard.__file__).parent
@@ -17,6 +19,7 @@ FILES = sorted(
 )
 
 
+@pytest.mark.slow
 def test_a_package_without_one_of_its_files_does_not_start(tmp_path: Path) -> None:
     """It says which, when it is imported, and not at the first request."""
     assert FILES

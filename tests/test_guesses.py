@@ -285,6 +285,7 @@ def test_thirty_right_keys_at_once_pass_where_a_look_up_decides(store: Any, worl
     assert len(asked) == 50, "what was refused was not looked up"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SHARED)
 def test_they_pass_in_several_processes_that_share_a_limit(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path

@@ -127,6 +127,7 @@ class Breakable(MemoryStore):
         return super().execute(ops)
 
 
+@pytest.mark.slow
 def test_more_keys_than_are_remembered_cost_the_oldest_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """One key too many wiped them all, and then 10,000 were refused while the store was out of order."""
     clock, store = ManualClock(), Breakable()

@@ -426,6 +426,7 @@ def test_mounts_of_an_app_that_is_built_like_blacksheep_s() -> None:
 # -- Django, which has one set of settings ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("force", [None, "/api", "/api/"])
 @pytest.mark.parametrize("root", ["", "/api", "/x"])
 @pytest.mark.parametrize("around", [lambda app: app, closure, lambda app: socketio.ASGIApp(None, other_asgi_app=app)])

@@ -44,6 +44,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{server.url}?namespace=changes{tmp_path.name}&timeout=1"
 
 
+@pytest.mark.slow
 def test_changes_reach_the_others(url: str) -> None:
     here, there = open_store(url), open_store(url)  # two processes, but for the process
     one, other = stack(here), stack(there)

@@ -44,6 +44,7 @@ def work(run: Callable[[], Any]) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", long_fields.FIELDS)
 def test_a_megabyte_of_any_field_is_little_work(field: str) -> None:
     """605 ms stood all still for a `Cache-Control` of commas: at most eight times what an unknown field takes."""
@@ -62,6 +63,7 @@ def test_a_megabyte_of_any_field_is_little_work(field: str) -> None:
     assert worst[0] <= 8 * usual, worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2_000, 16_000])
 @pytest.mark.parametrize("field", ["cache-control", "forwarded", "authorization", "x-api-key", "cookie", "QUERY"])
 def test_nor_is_what_servers_let_pass(field: str, size: int) -> None:
