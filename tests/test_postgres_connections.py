@@ -18,10 +18,11 @@ import psycopg
 import pytest
 
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
-from keyguard.ops import Demand, Take
+from keyguard.ops import Demand, Put, Take
 from keyguard.rates import window
 from keyguard.stores import open_store
 from keyguard.stores.postgres import PostgresStore
+from keyguard.stores.postgres.connections import Line
 from keyguard.stores.postgres.urls import settings_of
 from tests.servers import Postgres, Proxy, wait_until
 
@@ -154,6 +155,35 @@ def test_a_thread_that_has_gone_keeps_nobody_waiting(postgres: Postgres, monkeyp
     held.set()
     monkeypatch.undo()
     store.close()
+
+
+@slow
+def test_a_store_that_is_closed_while_a_connection_is_put_in_order_closes_it_too(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had failed on it was taken back after the idle ones had been closed, and it stayed open."""
+    store = PostgresStore(postgres.url, schema="closed", timeout=1)
+    store.migrate()
+    store.execute([take()])
+    decisions, free, lines = store._decisions, Line.free, []
+    assert decisions is not None
+    closed, condemn = asyncio.Event(), decisions._condemn
+
+    def condemned() -> None:
+        condemn()
+        closed.set()
+
+    async def slowly(line: Line) -> bool:
+        lines.append(line)
+        await closed.wait()
+        return await free(line)
+
+    monkeypatch.setattr(decisions, "_condemn", condemned)
+    monkeypatch.setattr(Line, "free", slowly)
+    with pytest.raises(StoreError):
+        store.execute([Put("k|a", b"x", 2**64)])  # an expiry that no column holds
+    store.close()
+    assert [line.connection.closed for line in lines] == [True]
 
 
 # -- processes -------------------------------------------------------------------------------------------------------

@@ -216,7 +216,8 @@ class Decisions:
             self._give_back(transaction.tell())
             self._queue.put_back(transaction.left)
             self._upkeep.saw(transaction.now, transaction.written)
-        if transaction.cut or not await line.free():
+        # Meanwhile the store may have been closed: then nobody looks at what lies idle any more.
+        if transaction.cut or not await line.free() or self._closed:
             await self._drop(line)
         else:
             self._idle.append(line)
