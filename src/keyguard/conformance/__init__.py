@@ -240,6 +240,7 @@ def _check_expiry(make_store: Callable[[Clock], Store]) -> None:
         limit = window(2, 10 * SECOND, "2/10 seconds")
         demand = Demand("limit", "rl:limit|expiry", limit)
         _one(store, Take([demand]))
+        _same("scan lists counters too", ["rl:limit|expiry"], [key for key, _ in store.scan("rl:limit|")])
         clock.advance(microseconds=10 * SECOND - 1)
         _same("a value is there until its time to live is over", True, _one(store, Read("rl:limit|expiry")) != (None,))
         clock.advance(microseconds=1)
