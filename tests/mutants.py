@@ -102,11 +102,32 @@ SQL: Sequence[Rule] = (
     _rule("a little later", r"VALUES \(\?, \?, \?\)$", "VALUES (?, ?, ? + 1)"),
 )
 
+POSTGRES: Sequence[Rule] = (
+    *SQL,
+    _rule("<> for =", r" = (?=ANY)", " <> "),
+    _rule("everything", r"\bWHERE ", "WHERE true OR "),
+    _rule("nothing", r"\bWHERE ", "WHERE false AND "),
+    _rule("nothing is found", r"^SELECT (?!.*WHERE).*$", r"\g<0> LIMIT 0"),
+    _rule("NOT left out", r"\bNOT ", ""),
+    _rule("no row is locked", r" FOR UPDATE( OF \w+)?( SKIP LOCKED)?", ""),
+    _rule("a locked row is waited for", r" SKIP LOCKED", ""),
+    _rule("set for the whole session", r", true\)", ", false)"),
+    _rule("locked for the whole session", r"_xact_lock", "_lock"),
+    _rule("a shared lock", r"_lock\(", "_lock_shared("),
+    _rule("what stood there is kept", r"=excluded\.", "=old."),
+    _rule("nothing is written", r"VALUES \((.*)\)(?= ON|$)", r"SELECT \1 WHERE false"),
+    _rule("a conflict is passed over", r"VALUES \(.*\)$", r"\g<0> ON CONFLICT DO NOTHING"),
+    _rule("a conflict is an error", r" ON CONFLICT DO NOTHING", ""),
+    _rule("another number", r"(?<=^SELECT )version(?= FROM)", "version + 1"),
+    _rule("a lower number", r"(?<=^SELECT )version(?= FROM)", "version - 1"),
+    _rule("a little earlier", r"(?<=key, value, )expires(?=(, 0)? FROM)", "expires - 1"),
+)
 
-def of_sql(name: str, text: str) -> list[Mutant]:
+
+def of_sql(name: str, text: str, rules: Sequence[Rule] = SQL) -> list[Mutant]:
     """All mutants of an SQL statement."""
     found = []
-    for rule, pattern, instead in SQL:
+    for rule, pattern, instead in rules:
         for match in pattern.finditer(text):
             new = match.expand(instead) if rule != "one more" else str(int(match[0]) + 1)
             changed = text[: match.start()] + new + text[match.end() :]
@@ -122,3 +143,10 @@ def sample(mutants: Sequence[Mutant], most: int) -> Iterator[Mutant]:
     while place < len(mutants):
         yield mutants[int(place)]
         place += step
+
+
+def survivors(found: Sequence[Mutant], changes_nothing: Sequence[tuple[str, str]]) -> str:
+    """Those that were not noticed, one a line, without those that a pattern says to change nothing."""
+    return "\n".join(
+        str(mutant) for mutant in found if not any(re.search(pattern, str(mutant)) for pattern, _ in changes_nothing)
+    )

@@ -68,14 +68,6 @@ CHANGES_NOTHING: list[tuple[str, str]] = [
 """Patterns of mutants, and why a mistake there is none."""
 
 
-def excused(mutant: Mutant) -> bool:
-    return any(re.search(pattern, str(mutant)) for pattern, _ in CHANGES_NOTHING)
-
-
-def survivors(found: list[Mutant]) -> str:
-    return "\n".join(str(mutant) for mutant in found if not excused(mutant))
-
-
 # -- Redis ------------------------------------------------------------------------------------------------------------
 
 
@@ -196,7 +188,7 @@ def test_every_script(script: str, own_redis: RedisServer, monkeypatch: pytest.M
             alive.append(mutant)
     monkeypatch.undo()
     assert wrong_with_redis(own_redis, made[0]) is False, "and the script as it is passes"
-    assert survivors(alive) == ""
+    assert mutants.survivors(alive, CHANGES_NOTHING) == ""
 
 
 # -- SQLite -----------------------------------------------------------------------------------------------------------
@@ -270,7 +262,7 @@ def test_every_statement_of_sqlite(statement: str, tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(module, name, mutant.text)
         if not wrong_with_sqlite(tmp_path):
             alive.append(mutant)
-    assert survivors(alive) == ""
+    assert mutants.survivors(alive, CHANGES_NOTHING) == ""
 
 
 def test_the_statements_of_sqlite_pass_as_they_are(tmp_path: Path) -> None:
