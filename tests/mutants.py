@@ -116,6 +116,7 @@ POSTGRES: Sequence[Rule] = (
     _rule("a shared lock", r"_lock\(", "_lock_shared("),
     _rule("what stood there is kept", r"=excluded\.", "=old."),
     _rule("nothing is written", r"VALUES \((.*)\)(?= ON|$)", r"SELECT \1 WHERE false"),
+    _rule("half of the time", r"(?<=VALUES \(%s, )%s(?=\)$)", "%s / 2"),
     _rule("a conflict is passed over", r"VALUES \(.*\)$", r"\g<0> ON CONFLICT DO NOTHING"),
     _rule("a conflict is an error", r" ON CONFLICT DO NOTHING", ""),
     _rule("another number", r"(?<=^SELECT )version(?= FROM)", "version + 1"),
