@@ -48,6 +48,7 @@ def fork_in_python(child: Callable[[], bool]) -> bool:
 
 
 FORKS = {"C": fork_in_c, "Python": fork_in_python}
+BOTH = [pytest.param("C", marks=pytest.mark.alone), "Python"]
 
 
 class Turns:
@@ -63,7 +64,7 @@ class Turns:
         assert os.read(self._pipes[which][0], 1) == b"x"
 
 
-@pytest.mark.parametrize("how", list(FORKS))
+@pytest.mark.parametrize("how", BOTH)
 @pytest.mark.parametrize("moment", ["before the child opens the file", "while the child uses the file"])
 def test_what_a_child_counts_stays_though_its_parent_closes_the_file(how: str, moment: str, tmp_path: Path) -> None:
     """The child had none of the locks that SQLite believed it to have: the parent deleted the journal under it."""
@@ -128,6 +129,7 @@ def test_many_children_of_a_process_whose_threads_use_the_file_count_exactly(tmp
     store.close()
 
 
+@pytest.mark.alone
 def test_a_child_that_was_forked_in_the_midst_of_a_transaction_says_so_and_admits_nobody(tmp_path: Path) -> None:
     """It could not get the file for ever: SQLite went on holding its parent's lock in it."""
     store = SQLiteStore(tmp_path / "k.db", timeout=10)
@@ -196,7 +198,7 @@ def test_a_child_has_a_thread_of_its_own_to_wait_for_the_file_in(tmp_path: Path)
     store.close()
 
 
-@pytest.mark.parametrize("how", list(FORKS))
+@pytest.mark.parametrize("how", BOTH)
 @pytest.mark.parametrize("kind", ["memory", "leased"])
 def test_a_lock_that_a_thread_of_the_parent_held_is_free_in_a_child(how: str, kind: str) -> None:
     memory = MemoryStore()
@@ -219,7 +221,7 @@ def test_a_lock_that_a_thread_of_the_parent_held_is_free_in_a_child(how: str, ki
         thread.join()
 
 
-@pytest.mark.parametrize("how", list(FORKS))
+@pytest.mark.parametrize("how", BOTH)
 def test_leases_are_spent_and_given_back_by_who_took_them(how: str, tmp_path: Path) -> None:
     """A child that only ended, having asked for nothing, gave back what its parent went on to spend."""
     shared = SQLiteStore(tmp_path / "k.db", timeout=10)

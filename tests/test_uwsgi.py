@@ -11,14 +11,11 @@ import ctypes
 import gc
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +29,7 @@ from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore
 from keyguard.testing import ManualClock
 from tests.harness import Ask, aask, ask_wsgi
-from tests.neighbours import ROOT, UWSGI_THREADS, UWSGI_WORKERS, Served, served
+from tests.neighbours import UWSGI_THREADS, UWSGI_WORKERS, Served, served
 from tests.servers import Postgres, RedisServer, wait_until
 
 slow = pytest.mark.slow
@@ -111,27 +108,6 @@ def test_in_memory_each_worker_counts_for_itself_and_nobody_waits(mode: str, tmp
 # -- a fork without a word, with things in progress --------------------------------------------------------------------
 
 
-def alone(story: Callable[[], None]) -> Callable[[], None]:
-    """Run a test in a process of its own.
-
-    A fork in C is for processes in which nothing else goes on: a lock of Python's own that another thread held would be
-    held for ever in the child. The threads of other tests take such locks at any time.
-    """
-
-    @wraps(story)
-    def test() -> None:
-        if "KEYGUARD_ALONE" in os.environ:
-            story()
-            return
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{__file__}::{story.__name__}"]
-        done = subprocess.run(
-            command, env={**os.environ, "KEYGUARD_ALONE": "1"}, cwd=ROOT, capture_output=True, text=True, timeout=110
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    return test
-
-
 def fork_in_c(child: Callable[[], bool]) -> bool:
     """What `child` returns in a process that was forked as a server written in C does it."""
     pid = ctypes.PyDLL(None).fork()
@@ -144,7 +120,7 @@ def fork_in_c(child: Callable[[], bool]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-@alone
+@pytest.mark.alone
 def test_places_for_work_in_the_background_are_free_in_a_child() -> None:
     """All of the parent's are taken, by threads that the child does not have."""
     clock, release = ManualClock(), threading.Event()
@@ -180,7 +156,7 @@ def test_places_for_work_in_the_background_are_free_in_a_child() -> None:
                 thread.join(20)
 
 
-@alone
+@pytest.mark.alone
 def test_tasks_of_a_parent_s_event_loop_take_no_places_in_a_child() -> None:
     """Nor do they go on there: what they have still to do is the parent's."""
     clock, notes, release = ManualClock(), [], asyncio.Event()
@@ -224,6 +200,7 @@ def test_tasks_of_a_parent_s_event_loop_take_no_places_in_a_child() -> None:
     assert notes == [parent] * 64
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("world", ["threads", "loop"])
 def test_a_redis_store_that_is_used_by_itself_belongs_to_one_process_too(world: str, valkey: RedisServer) -> None:
     """Not by way of a stack, which would look: each has connections of its own, and decisions of its own."""

@@ -341,7 +341,13 @@ class Errand(Joining):
             if entry.status == 206:
                 entry.part = part_of(fields, body)
             entry.since = self.since
-            if not await self.keep(entry):
+            try:
+                kept = await self.keep(entry)
+            except BaseException:  # who asked has left: others who wait for this answer are not to wait in vain
+                self.end(LEFT)
+                request.at_end(self._over)
+                raise
+            if not kept:
                 self.end(LEFT)
                 self._note(Explanation(False, "it was purged while it was on its way", "RFC 9111, section 4.4"))
                 return

@@ -179,9 +179,15 @@ def checked(reply: Reply) -> Reply:
     return reply
 
 
+_OF_THE_SERVER = ("OOM", "READONLY", "MISCONF", "MASTERDOWN", "LOADING", "NOREPLICAS", "BUSY", "CLUSTERDOWN")
+"""A script that may not write stumbles as well, and says why."""
+
+
 def _about_a_value(words: str) -> bool:
     """Whether an error tells of one key: a value of another type, or one that a script of ours cannot read."""
-    return words.startswith("WRONGTYPE") or "user_script:" in words
+    if any(said in words for said in _OF_THE_SERVER):
+        return False
+    return words.startswith(("WRONGTYPE", "user_script:", "ERR Error running script"))
 
 
 def unknown_script(reply: Reply) -> bool:
