@@ -111,9 +111,9 @@ STORIES: dict[str, list[Turn] | tuple[dict[str, Any], list[Turn]]] = {
             served(PAGE),
         ],
     ),
-    "6 fields of one hop are not": [
+    "6 limits that the app tells of itself come back too": [
         asks(PAGE, ok("max-age=60", ("X-A", "1"), ("Retry-After", "9"), ("RateLimit", '"a";r=1'), ("Age", "3"))),
-        served(PAGE, x_a="1", retry_after=None, ratelimit=None, age="3"),
+        served(PAGE, x_a="1", retry_after="9", ratelimit='"a";r=1', age="3"),
     ],
     "7 an app that raises before it answers": [
         asks(PAGE, ok("max-age=60, stale-if-error=60")),

@@ -20,6 +20,7 @@ BEGIN = """
 import asyncio, os, signal, sys, threading, warnings
 from keyguard import APIKeys, Keyguard, RateLimit, ResponseCache, open_store
 from tests.harness import Ask, aask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who started this may have had it ignored
 url = sys.argv[1]
 def guard(store=None):
     return Keyguard(APIKeys(public=["/*"]), RateLimit("1000/minute"), ResponseCache(), store=store or url)

@@ -217,12 +217,10 @@ _UNNAMED = frozenset({"sourceip", "useragent", "accesskey", "apikeyid", "vpceid"
 
 def _by_connection(key: str, connection: Any) -> Told:
     """The certificate that a client showed, of servers that hand on the connection."""
-    ask = getattr(connection, "getpeercert", None)
-    if ask is None:
-        return []
     try:
-        certificate = ask(True)
-    except Exception:  # of a connection that is not one any more
+        ask = getattr(connection, "getpeercert", None)
+        certificate = None if ask is None else ask(True)
+    except Exception:  # of a connection that is not one any more: gevent's has no attributes then
         return []
     return [(key, SURELY, _text(certificate))] if certificate else []
 

@@ -72,6 +72,8 @@ class Asking:
         names = [name for source in self._sources for name in source.names]
         fields = {name.lower() for name in (*names, *self.settings.credentials) if ":" not in name}
         self._credential_fields = FieldSet((*CREDENTIALS, *sorted(fields - set(CREDENTIALS))))
+        # A name with underscores is one of the environ: no request field that is let through has any.
+        self._credential_names = [name for name in self._credential_fields.names if "_" not in name]
         self._special = frozenset((*_LONG_WAY.names, *self._credential_fields.names))
         self.elsewhere = [source for source in self._sources if any(":" in name for name in source.names)]
         self.plain = set()
@@ -156,7 +158,7 @@ class Asking:
                 caller = _of_caller(identity, self.by)
                 keys = {key for source in self._sources for key in source.read(request)}
             partition = digest((partition, self.by, *caller, *self.credentials_of(request, keys)))
-        if any(map(too_long, map(request.header, self._credential_fields.names))):
+        if any(map(too_long, map(request.header, self._credential_names))):
             return None
         return target_of(request, self.query, partition)
 
