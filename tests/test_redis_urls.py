@@ -23,7 +23,7 @@ from keyguard.ops import Demand, Put, Read, Take
 from keyguard.rates import window
 from keyguard.stores import open_store
 from keyguard.stores.redis import RedisStore
-from tests.servers import Proxy, RedisCluster, RedisServer, Sentinel
+from tests.servers import Proxy, RedisCluster, RedisServer, Sentinel, wait_until
 
 HOUR = window(1000, 3_600_000_000, "1000/hour")
 
@@ -151,6 +151,9 @@ def test_a_cluster_by_tls(world: str, tls: Tls) -> None:
         proxies = [stack.enter_context(Proxy(node.port, tls.context)) for node in cluster.nodes]
         for node, proxy in zip(cluster.nodes, proxies, strict=True):
             node.ask("CONFIG", "SET", "cluster-announce-port", proxy.port)
+        ports = {proxy.port for proxy in proxies}
+        for node in cluster.nodes:  # they tell each other
+            wait_until(lambda node=node: {slot[2][1] for slot in node.ask("CLUSTER", "SLOTS")} == ports, "new ports")
         url = f"rediss+cluster://127.0.0.1:{proxies[0].port}?ssl_ca_certs={tls.ca}&timeout=1"
         store: Any = open_store(url)
         assert {left(store, world, f"caller-{number}") for number in range(8)} == {999}
