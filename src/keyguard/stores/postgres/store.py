@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -17,7 +17,7 @@ from psycopg import sql
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import is_async
-from keyguard.ops import Op
+from keyguard.ops import GiveBack, Op
 from keyguard.stores.exits import close_at_exit
 from keyguard.stores.fork import check_process, renew_after_fork
 from keyguard.stores.patience import check_patience
@@ -27,7 +27,7 @@ from keyguard.stores.postgres.decisions import Decisions
 from keyguard.stores.postgres.loop import Loop
 from keyguard.stores.postgres.names import NEVER, name_of, words_of
 from keyguard.stores.postgres.schema import VERSION, create, other_layout, statements
-from keyguard.stores.postgres.transaction import Asked
+from keyguard.stores.postgres.transaction import Asked, charges
 from keyguard.stores.postgres.urls import settings_of
 
 _PATIENCE = 5
@@ -121,19 +121,34 @@ class PostgresStore:
             if not future.cancel():
                 raise  # it came from an operation
             raise StoreError("PostgreSQL: the thread of the connections does not answer") from None
+        except Exception:
+            raise
+        except BaseException:  # a greenlet is killed, say
+            self._let_go(future)
+            raise
 
-    def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
+    async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """The same for an event loop."""
-        return self._wait(asyncio.wrap_future(self._submit(ops)))
-
-    async def _wait(self, future: asyncio.Future[list[Any]]) -> list[Any]:
+        future = self._submit(ops)
         try:
             async with asyncio.timeout(_AT_MOST):
-                return await future
+                return await asyncio.wrap_future(future)
         except TimeoutError:
-            if not future.cancelled():
-                raise
+            if future.done() and not future.cancelled() and future.exception() is not None:
+                raise  # it came from an operation
+            self._let_go(future)
             raise StoreError("PostgreSQL: the thread of the connections does not answer") from None
+        except asyncio.CancelledError:
+            self._let_go(future)
+            raise
+
+    def _let_go(self, future: Future[list[Any]]) -> None:
+        """Undo what was decided for somebody who has left, also if the answer was on its way already."""
+        if future.cancel() or not future.done() or future.cancelled() or future.exception() is not None:
+            return
+        back = [GiveBack(taken) for taken in charges(future.result())]
+        if back:
+            self._submit(back)
 
     def _submit(self, ops: Sequence[Op[Any]]) -> Future[list[Any]]:
         check_process()  # not every way here leads through a driver
