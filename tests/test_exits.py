@@ -28,12 +28,12 @@ SERVERS = {
 }
 
 
-_FEW = ("uvicorn, ", "hypercorn-trio, ", "gunicorn, ", "uwsgi, ")
+_FEW = ("uvicorn, ", "hypercorn-trio, ", "gunicorn, ", "gunicorn-gevent, ", "uwsgi, ")
 CASES = [
     (name, kind)
     for name in SERVERS
     for kind in STORES
-    if kind in ("sqlite", "redis") or name.startswith(_FEW)
+    if kind == "sqlite" or name.startswith(_FEW)
     if "trio" not in name or kind != "postgresql"  # which needs asyncio
 ]
 

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 SCHEMA = "mutants"
 STEPS = 60
 MINUTE = 60 * SECOND
-TRIED = {"hold": 10, "read": 6}
+TRIED = {"hold": 6, "read": 4}
 AT_MOST = 4
 
 CHANGES_NOTHING: list[tuple[str, str]] = [
