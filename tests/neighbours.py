@@ -90,7 +90,7 @@ class Served:
         if self.process.poll() is None:
             self.process.send_signal(number)
             try:
-                self.process.wait(30)
+                self.process.wait(100)  # uWSGI gives its workers a minute
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -33,6 +33,7 @@ from tests.neighbours import UWSGI_THREADS, UWSGI_WORKERS, Served, served
 from tests.servers import Postgres, RedisServer, wait_until
 
 slow = pytest.mark.slow
+pytestmark = pytest.mark.timeout(300)
 
 MODES = {
     "workers": UWSGI_WORKERS,
