@@ -110,10 +110,11 @@ def _namespace(value: Any) -> Mapping[str, Any]:
         return (
             {} if is_known(value) else {name: part for base in value.__mro__[:-1] for name, part in vars(base).items()}
         )
-    return {} if is_known(type(value)) else _held(value)
+    return {} if is_known(type(value)) else held_by(value)
 
 
-def _held(thing: Any) -> Mapping[str, Any]:
+def held_by(thing: Any) -> dict[str, Any]:
+    """Return the attributes of an instance; none if it cannot be asked."""
     try:
         held: dict[str, Any] = object.__getattribute__(thing, "__dict__")
     except Exception:  # it has none, or a proxy has no object
@@ -143,7 +144,7 @@ def _parts_of(value: Any) -> Iterable[Any]:
     if issubclass(kind, (list, tuple, set, frozenset)):
         return chain(value)
     plain = not callable(value) and not issubclass(kind, (str, bytes, int, float, ModuleType, CodeType))
-    return _held(value).values() if plain and not is_known(kind) else ()
+    return held_by(value).values() if plain and not is_known(kind) else ()
 
 
 # -- the functions of a wrapper ---------------------------------------------------------------------------------
@@ -171,12 +172,12 @@ def _of(thing: Any) -> Iterator[FunctionType]:
         yield from _of(thing.__func__)
     elif is_a(thing, FunctionType):
         yield thing
-        yield from _of(_held(thing).get("__wrapped__"))
+        yield from _of(held_by(thing).get("__wrapped__"))
     elif is_a(thing, type):
         yield from methods_of(thing)
     elif not is_a(thing, ModuleType) and callable(thing):
         yield from methods_of(type(thing))
-        for part in _held(thing).values():
+        for part in held_by(thing).values():
             if is_a(part, FunctionType, partial):
                 yield from _of(part)
 

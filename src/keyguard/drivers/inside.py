@@ -21,13 +21,21 @@ from functools import cached_property
 from types import FunctionType, MethodType
 from typing import Any, Literal, TypeVar
 
-from keyguard.drivers.code import functions_of, gives_another_path, inside_of, is_a, is_known, methods_of, passes_on
+from keyguard.drivers.code import (
+    functions_of,
+    gives_another_path,
+    held_by,
+    inside_of,
+    is_a,
+    is_known,
+    methods_of,
+    passes_on,
+)
 from keyguard.drivers.objects import (
     MOST,
     distinct,
     early_middleware,
     further_parts,
-    held_by,
     is_app,
     is_framework,
     is_ours,

@@ -15,7 +15,7 @@ from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from keyguard.drivers.code import FRAMEWORKS, codes, functions_of, inside_of, is_a, named_in
+from keyguard.drivers.code import FRAMEWORKS, codes, functions_of, held_by, inside_of, is_a, named_in
 from keyguard.drivers.engine import Engine
 
 MOST = 2000
@@ -24,15 +24,6 @@ _PREFIX = re.compile(r"/[^\s?#*<>|]{1,200}")
 _SPEAKING = re.compile("prefix|root|mount|script|base", re.IGNORECASE)
 """Names of settings that may hold a prefix without its slash."""
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, CodeType, re.Pattern)
-
-
-def held_by(thing: Any) -> dict[str, Any]:
-    """Return the attributes of an instance; none if it cannot be asked."""
-    try:
-        held: dict[str, Any] = object.__getattribute__(thing, "__dict__")
-    except Exception:  # it has none, or a proxy has no object
-        return {}
-    return held
 
 
 def modules_of(thing: Any) -> frozenset[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from keyguard.drivers.code import is_a
-from keyguard.drivers.objects import MOST, further_parts, held_by, is_app, is_framework, is_ours, parts, world_of
+from keyguard.drivers.code import held_by, is_a
+from keyguard.drivers.objects import MOST, further_parts, is_app, is_framework, is_ours, parts, world_of
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.credentials import Sources
 
