@@ -30,8 +30,8 @@ from tests.servers import RedisServer
 
 from keyguard import Keyguard, ResponseCache
 from keyguard.stores import open_store
-from keyguard.stores.redis.links import ThreadLink
-from keyguard.stores.redis.pipes import LoopLink
+from keyguard.stores.redis.async_connection import LoopLink
+from keyguard.stores.redis.sync_connection import ThreadLink
 
 ROOT = Path(__file__).parent.parent
 BODY = b"x" * 2000

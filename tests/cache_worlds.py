@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyguard import Keyguard, asgi, wsgi
-from keyguard.drivers import asgi_detached
-from keyguard.drivers.asgi import close_store
+from keyguard.drivers.asgi import background as asgi_detached
+from keyguard.drivers.asgi.driver import close_store
 from tests.harness import Answer, Ask, aask, ask_wsgi
 
 

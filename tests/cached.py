@@ -106,8 +106,8 @@ class Trips:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
         self.count = 0
         if kind in ("valkey", "redis6", "cluster"):
-            from keyguard.stores.redis.links import ThreadLink
-            from keyguard.stores.redis.pipes import LoopLink
+            from keyguard.stores.redis.async_connection import LoopLink
+            from keyguard.stores.redis.sync_connection import ThreadLink
 
             for link in (LoopLink, ThreadLink):
                 self._count(monkeypatch, link, "ask")

@@ -17,7 +17,7 @@ from typing import Any
 
 from keyguard import APIKeys, Keyguard, RateLimit, StoreError
 from keyguard.ops import Demand, Take
-from keyguard.stores.watched import StoreHealth
+from keyguard.stores.circuit_breaker import StoreHealth
 from keyguard.testing import play
 from tests.harness import Ask, aask, asgi_app
 from tests.servers import wait_until

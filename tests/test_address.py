@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keyguard.address import Address, ClientAddress, Networks, parse_address
 from keyguard.errors import ConfigurationError
+from keyguard.http.addresses import Address, ClientAddress, Networks, parse_address
 
 
 def address(text: str) -> Address:
@@ -660,7 +660,7 @@ def test_a_chain_of_trusted_proxies_has_an_end() -> None:
 
 def test_long_texts_are_not_remembered() -> None:
     """Or the memory of verdicts would be as large as callers like."""
-    from keyguard import address as module
+    from keyguard.http import addresses as module
 
     before = module._parsed.cache_info().currsize
     for number in range(20):

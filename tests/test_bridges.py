@@ -30,8 +30,8 @@ from keyguard import (
     ResponseCache,
     open_store,
 )
-from keyguard.drivers.asgi import close_store
-from keyguard.drivers.asgi_detached import end_detached
+from keyguard.drivers.asgi.background import end_detached
+from keyguard.drivers.asgi.driver import close_store
 from keyguard.ops import Read
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.postgres import PostgresStore

@@ -16,17 +16,18 @@ from typing import Any
 import pytest
 
 from keyguard import APIKeys, Keyguard, RateLimit
-from keyguard.drivers import engine
+from keyguard.drivers import interpreter as engine
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.ops import Demand, Read, Take
 from keyguard.rates import window
-from keyguard.stores import sqlite as sqlite_module
-from keyguard.stores import sqlite_turns
+from keyguard.stores.circuit_breaker import Watched
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.postgres import PostgresStore
-from keyguard.stores.redis import RedisStore, links
+from keyguard.stores.redis import RedisStore
+from keyguard.stores.redis import sync_connection as links
 from keyguard.stores.sqlite import SQLiteStore
-from keyguard.stores.watched import Watched
+from keyguard.stores.sqlite import store as sqlite_module
+from keyguard.stores.sqlite import turns as sqlite_turns
 from keyguard.testing import ManualClock
 from tests.harness import Ask, ask_wsgi, wsgi_app
 from tests.servers import Postgres, RedisServer, wait_until

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from keyguard import ConfigurationError, IPFilter, Keyguard, RateLimit, ResponseCache, asgi, wsgi
-from keyguard.drivers import asgi_detached
-from keyguard.guards.cache import keys
+from keyguard.drivers.asgi import background as asgi_detached
+from keyguard.guards.cache import key as keys
 from keyguard.stores import open_store
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Reply, Seen, World, world

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from keyguard import ConfigurationError, Keyguard, ResponseCache
 from keyguard.guards.cache.entry import Entry, Part
-from keyguard.guards.cache.shelf import Shelf
+from keyguard.guards.cache.local import Shelf
 from tests.cache_site import PAGE, WORLDS, Site, asks, get, ok, served, status
 
 Make = Callable[..., Site]

@@ -18,7 +18,7 @@ from starlette.routing import Mount
 import keyguard.asgi
 import keyguard.wsgi
 from keyguard import APIKeys, Identity, Keyguard, ResponseCache
-from keyguard.callers import NOTHING, PERHAPS, SURELY, named_by
+from keyguard.http.callers import NOTHING, PERHAPS, SURELY, named_by
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Seen, World, world
 from tests.harness import Answer, Ask, ask_asgi, ask_wsgi

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from keyguard import Keyguard, ResponseCache
-from keyguard.drivers.asgi import ASGIDriver
+from keyguard.drivers.asgi.driver import ASGIDriver
 from keyguard.flow import Signal
 from keyguard.testing import ManualClock
 from tests.harness import Answer, Ask, aask, ask_wsgi

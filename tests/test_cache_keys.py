@@ -8,10 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from keyguard.address import ClientAddress
-from keyguard.drivers.asgi_request import ASGIRequest
+from keyguard.drivers.asgi.request import ASGIRequest
 from keyguard.guards.cache.entry import Entry, Part, decode, encode
-from keyguard.guards.cache.keys import (
+from keyguard.guards.cache.key import (
     Query,
     Target,
     digest,
@@ -22,7 +21,8 @@ from keyguard.guards.cache.keys import (
     target_of,
     variance_of,
 )
-from keyguard.spelling import NOTHING
+from keyguard.http.addresses import ClientAddress
+from keyguard.http.spelling import NOTHING
 from tests.harness import Ask
 
 NOW = 1_800_000_000

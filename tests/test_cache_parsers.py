@@ -13,13 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from keyguard.address import ClientAddress
-from keyguard.drivers.asgi_request import ASGIRequest
-from keyguard.guards.cache.answers import Conditions, answer, etag_listed
-from keyguard.guards.cache.dates import parse_date
-from keyguard.guards.cache.directives import MOST_SECONDS, field_names, parse_cache_control, parse_targeted, seconds
+from keyguard.drivers.asgi.request import ASGIRequest
 from keyguard.guards.cache.entry import Entry
-from keyguard.guards.cache.keys import (
+from keyguard.guards.cache.key import (
     Query,
     Target,
     resolve,
@@ -27,7 +23,11 @@ from keyguard.guards.cache.keys import (
     target_of,
     variance_of,
 )
-from keyguard.spelling import NOTHING
+from keyguard.guards.cache.serving import Conditions, answer, etag_listed
+from keyguard.http.addresses import ClientAddress
+from keyguard.http.cache_control import MOST_SECONDS, field_names, parse_cache_control, parse_targeted, seconds
+from keyguard.http.dates import parse_date
+from keyguard.http.spelling import NOTHING
 from tests.harness import Ask
 
 NOW = 1_800_000_000  # 15 January 2027

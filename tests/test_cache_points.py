@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from keyguard.guards.cache.dates import parse_date
+from keyguard.http.dates import parse_date
 from tests.cache_site import PAGE, WORLDS, Site, asks, get, ok, served
 from tests.cache_stories import MINUTE, NOW, STORED, STORIES
 from tests.cache_stories_reuse import REUSE

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyguard.guards.cache.directives import MOST_SECONDS, parse_cache_control
 from keyguard.guards.cache.entry import SKEW, Entry, Fields
 from keyguard.guards.cache.policy import (
     HEURISTIC_MOST,
@@ -29,6 +28,7 @@ from keyguard.guards.cache.policy import (
     use,
     vary_of,
 )
+from keyguard.http.cache_control import MOST_SECONDS, parse_cache_control
 
 SECOND = 1_000_000
 NOW = 1_800_000_000

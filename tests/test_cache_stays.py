@@ -12,7 +12,7 @@ import pytest
 
 from keyguard import APIKeys, Identity, Keyguard, RateLimit, ResponseCache, open_store
 from keyguard.clock import wall_clock
-from keyguard.guards.cache import holding
+from keyguard.guards.cache import storage as holding
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Seen, World, world
 from tests.harness import Answer, Ask

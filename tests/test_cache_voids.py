@@ -10,7 +10,7 @@ import pytest
 
 from keyguard import Keyguard, ResponseCache
 from keyguard.guards.cache import path
-from keyguard.guards.cache.keys import everywhere, place, split_url
+from keyguard.guards.cache.key import everywhere, place, split_url
 from keyguard.guards.cache.shared_ops import Ensure, Purges, Renew, Stamp, read_moment
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock

@@ -18,11 +18,11 @@ from keyguard.errors import StoreBusy, StoreError
 from keyguard.guards.cache.shared_ops import Stamp
 from keyguard.ops import Authenticate, Commit, Demand, GiveBack, Look, Op, Put, Read, Take
 from keyguard.rates import window
-from keyguard.stores import watched as module
+from keyguard.stores import circuit_breaker as module
+from keyguard.stores.circuit_breaker import StoreHealth, Watched
 from keyguard.stores.leased import Leased
 from keyguard.stores.limits import LimitsStore
 from keyguard.stores.memory import MemoryStore
-from keyguard.stores.watched import StoreHealth, Watched
 from keyguard.testing import ManualClock, play
 from tests.every_store import store_of
 

@@ -97,7 +97,7 @@ def test_copy(
 def test_a_copy_that_was_stopped_goes_on(
     tmp_path: Path, valkey: RedisServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from keyguard import cli_store
+    from keyguard.cli import store as cli_store
 
     source_url, target_url = f"sqlite:///{tmp_path}/s.db", f"{valkey.url}?namespace=stopped"
     source = open_store(source_url)
@@ -158,7 +158,7 @@ def test_what_is_changed_in_the_target_meanwhile_stays(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A key that was revoked in the target between reading and writing worked again."""
-    from keyguard.cli_store import _copy_all
+    from keyguard.cli.store import _copy_all
 
     source, target = SQLiteStore(tmp_path / "source.db"), store_of(kind, request, tmp_path, "target")
     here, there = KeyRegistry(source), KeyRegistry(target)
@@ -202,7 +202,7 @@ def test_what_is_changed_in_the_target_meanwhile_stays(
 
 def test_what_is_changed_in_the_target_later_stays_too(tmp_path: Path) -> None:
     """In the second round of a copy, which follows what the source did during the first one."""
-    from keyguard.cli_store import _copy_all
+    from keyguard.cli.store import _copy_all
 
     source, target = SQLiteStore(tmp_path / "source.db"), SQLiteStore(tmp_path / "target.db")
     here, there = KeyRegistry(source), KeyRegistry(target)
@@ -224,7 +224,7 @@ def test_what_is_changed_in_the_target_later_stays_too(tmp_path: Path) -> None:
 
 
 def test_a_copy_takes_along_that_there_are_peppers(tmp_path: Path) -> None:
-    from keyguard.cli_store import _copy_all
+    from keyguard.cli.store import _copy_all
 
     source, target = SQLiteStore(tmp_path / "source.db"), SQLiteStore(tmp_path / "target.db")
     KeyRegistry(target).issue("without")
@@ -238,7 +238,7 @@ def test_a_copy_takes_along_that_there_are_peppers(tmp_path: Path) -> None:
 
 def test_that_there_are_peppers_is_noted_before_the_keys_are_there(tmp_path: Path) -> None:
     """A copy may be stopped at any moment, and finds nothing to write when it goes on."""
-    from keyguard.cli_store import _copy_all
+    from keyguard.cli.store import _copy_all
 
     class Stopped(Exception):
         pass

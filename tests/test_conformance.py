@@ -14,12 +14,12 @@ import pytest
 import keyguard
 from keyguard import ops
 from keyguard.clock import Clock, ManualClock
-from keyguard.conformance.drawing import LIMITS, Steps
 from keyguard.guards.cache.shared_ops import Enlist, Lease, Release, Stamp
 from keyguard.ops import Authenticate, Authenticated, Change, Commit, Demand, Op, Put, Take, head_of
 from keyguard.rates import Limit, smooth, window
 from keyguard.rates.window import WindowLog
 from keyguard.testing import Reference, check_store
+from keyguard.testing.conformance.drawing import LIMITS, Steps
 
 
 def all_kinds(base: type) -> set[type]:

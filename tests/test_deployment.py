@@ -13,11 +13,11 @@ import pytest
 
 import keyguard.asgi
 from keyguard import APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit, ResponseCache
+from keyguard.process.workers import seen_workers
 from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, play
-from keyguard.workers import seen_workers
 from tests.harness import asgi_app
 from tests.servers import free_port, wait_until
 
@@ -180,7 +180,7 @@ def test_what_tells_the_number_of_processes(
 APP = """
 import sys
 from keyguard import Keyguard, RateLimit
-from keyguard.workers import seen_workers
+from keyguard.process.workers import seen_workers
 guard = Keyguard(RateLimit("5/minute"))
 print("saw", seen_workers(), file=sys.stderr, flush=True)
 def bare(environ, start_response): ...

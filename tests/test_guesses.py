@@ -344,7 +344,7 @@ def test_a_source_that_has_guessed_too_often_does_not_wait() -> None:
 
 def test_look_ups_that_take_too_long_blame_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for a turn and gets none is told of overload, and nothing is charged."""
-    from keyguard.guards import look_ups
+    from keyguard.guards.api_keys import look_ups
 
     monkeypatch.setattr(look_ups, "PATIENCE", 0.1)
     monkeypatch.setattr(look_ups, "_LOOKS", 3)

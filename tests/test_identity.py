@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from keyguard import ANONYMOUS, APIKeys, Identity, Keyguard, StoreError
-from keyguard.guards import known_keys
-from keyguard.guards.known_keys import Known, KnownKeys
+from keyguard.guards.api_keys import verified as known_keys
+from keyguard.guards.api_keys.verified import Known, KnownKeys
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
 

@@ -29,7 +29,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from keyguard import APIKeys, IPFilter, Keyguard, RateLimit, path
-from keyguard.drivers.code import inside_of
+from keyguard.drivers.inspection.code import inside_of
 from tests.frameworks import APPS
 from tests.harness import Ask, ask_asgi, ask_wsgi
 from tests.test_inside import (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keyguard import Cause, ConfigurationError, IPFilter, Keyguard, Request, Response
-from keyguard.address import ClientAddress
+from keyguard.http.addresses import ClientAddress
 from tests.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 

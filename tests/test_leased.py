@@ -21,8 +21,8 @@ from keyguard.clock import SECOND
 from keyguard.errors import StoreError
 from keyguard.ops import Demand, GiveBack, Take
 from keyguard.rates import Limit, smooth, window
-from keyguard.stores import leases, open_store
-from keyguard.stores.leased import Leased
+from keyguard.stores import open_store
+from keyguard.stores.leased import Leased, leases
 from keyguard.stores.limits import LimitsStore
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.redis import RedisStore

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from keyguard.address import ClientAddress
-from keyguard.guards.cache.answers import etag_listed
-from keyguard.guards.cache.directives import parse_cache_control
-from keyguard.guards.credentials import Sources
-from keyguard.paths import ambiguous
+from keyguard.guards.cache.serving import etag_listed
+from keyguard.http.addresses import ClientAddress
+from keyguard.http.cache_control import parse_cache_control
+from keyguard.http.paths import ambiguous
+from keyguard.keys.credentials import Sources
 from tests import long_fields
 from tests.cache_site import Site, get, ok
 from tests.harness import Ask

@@ -28,7 +28,7 @@ from keyguard.errors import StoreError
 from keyguard.ops import Authenticate, Demand, Put, Read, Take
 from keyguard.rates import smooth, window
 from keyguard.stores.redis import RedisStore, calls
-from keyguard.stores.redis.wire import taken_of
+from keyguard.stores.redis.encoding import taken_of
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import check_store
 from tests import mutants

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette._utils import get_route_path
 
 from keyguard.errors import ConfigurationError
-from keyguard.paths import Paths, ambiguous, decode_wsgi_path, readings, strip_root, words_of
+from keyguard.http.paths import Paths, ambiguous, decode_wsgi_path, readings, strip_root, words_of
 
 # -- patterns -------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from keyguard.keys import KeyRegistry
 from keyguard.ops import Demand, Put, Take
 from keyguard.rates import window
 from keyguard.stores.redis import RedisStore
-from keyguard.stores.redis.line import Line
+from keyguard.stores.redis.node import Line
 from tests.harness import Ask, aask, asgi_app, ask_wsgi, wsgi_app
 from tests.servers import RedisServer
 

@@ -13,7 +13,7 @@ from keyguard.errors import StoreError
 from keyguard.ops import Demand, Put, Read, Take
 from keyguard.rates import window
 from keyguard.stores.redis import RedisStore
-from keyguard.stores.redis.line import Line
+from keyguard.stores.redis.node import Line
 from tests.servers import Proxy, RedisServer
 
 HOUR = window(1000, 3_600_000_000, "1000/hour")

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from keyguard import APIKeys, Keyguard, RateLimit, ResponseCache
 from keyguard.clock import Clock
-from keyguard.drivers import engine
+from keyguard.drivers import interpreter as engine
 from keyguard.errors import StoreError
 from keyguard.ops import GiveBack, Op, Taken
-from keyguard.stores import watched
+from keyguard.stores import circuit_breaker as watched
 from keyguard.stores.memory import MemoryStore
 from tests.harness import Answer, Ask, aask
 

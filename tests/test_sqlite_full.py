@@ -15,8 +15,8 @@ from keyguard.errors import StoreError
 from keyguard.guards.cache.shared_ops import Purge, Stamp
 from keyguard.ops import Demand, Take
 from keyguard.rates import window
-from keyguard.stores import sqlite as sqlite_module
 from keyguard.stores.sqlite import SQLiteStore
+from keyguard.stores.sqlite import store as sqlite_module
 from tests.harness import Ask, ask_wsgi
 from tests.test_cache_sqlite import MIB, put
 

@@ -22,8 +22,9 @@ from keyguard import ConfigurationError, Keyguard, RateLimit, ResponseCache
 from keyguard.cli import main
 from keyguard.ops import Demand, Take
 from keyguard.rates import window
-from keyguard.stores import open_store, sqlite_place
+from keyguard.stores import open_store
 from keyguard.stores.sqlite import SQLiteStore
+from keyguard.stores.sqlite import place as sqlite_place
 from keyguard.testing import play
 from tests.test_cache_sqlite import MIB, put
 from tests.test_sqlite_faults import in_a_child

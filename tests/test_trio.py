@@ -34,10 +34,10 @@ from keyguard import (
     ResponseCache,
     open_store,
 )
-from keyguard.drivers import asgi_detached
+from keyguard.drivers.asgi import background as asgi_detached
 from keyguard.flow import Signal, Wait
-from keyguard.loops import in_thread, in_trio
 from keyguard.ops import Op, Store
+from keyguard.process.event_loops import in_thread, in_trio
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 from tests.harness import Ask, asgi_app
@@ -220,7 +220,7 @@ def test_the_cache_waits_refreshes_and_shares_there_too(kind: str, tmp_path: Pat
 
 
 def test_work_in_the_background_that_does_not_end_is_stopped_with_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keyguard.drivers.asgi_detached._PATIENCE", 0.05)
+    monkeypatch.setattr("keyguard.drivers.asgi.background._PATIENCE", 0.05)
     clock = ManualClock()
     guard = Keyguard(ResponseCache(), clock=clock)
     cancelled: list[str] = []

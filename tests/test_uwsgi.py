@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 from keyguard import Keyguard, ResponseCache
-from keyguard.drivers import asgi_detached, wsgi_detached
+from keyguard.drivers.asgi import background as asgi_detached
+from keyguard.drivers.wsgi import background as wsgi_detached
 from keyguard.ops import Demand, Take
 from keyguard.rates import window
 from keyguard.stores.postgres import PostgresStore

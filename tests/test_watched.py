@@ -12,10 +12,10 @@ from keyguard import APIKeys, Keyguard, RateLimit
 from keyguard.errors import StoreError
 from keyguard.ops import Demand, GiveBack, Op, Read, Take
 from keyguard.rates import smooth, window
-from keyguard.stores import watched as module
+from keyguard.stores import circuit_breaker as module
+from keyguard.stores.circuit_breaker import StoreHealth, Watched
 from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore
-from keyguard.stores.watched import StoreHealth, Watched
 from keyguard.testing import ManualClock, play
 from tests.harness import Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 

@@ -30,15 +30,15 @@ from keyguard.identity import Identity as Identity
 from keyguard.keys import IssuedKey as IssuedKey
 from keyguard.keys import KeyRecord as KeyRecord
 from keyguard.keys import KeyRegistry as KeyRegistry
+from keyguard.problem import refuse as refuse
 from keyguard.rates import smooth as smooth
 from keyguard.refusal import Cause as Cause
 from keyguard.refusal import Refusal as Refusal
-from keyguard.refusal import refuse as refuse
 from keyguard.request import Forward as Forward
 from keyguard.request import Request as Request
 from keyguard.response import Headers as Headers
 from keyguard.response import Response as Response
-from keyguard.stack import Keyguard as Keyguard
+from keyguard.stack.keyguard import Keyguard as Keyguard
 from keyguard.stores import open_store as open_store
 
 __version__ = "0.1.0"

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 from keyguard import guards
-from keyguard.drivers.asgi import ASGIApp, ASGIDriver
-from keyguard.single import stack_of
+from keyguard.drivers.asgi.driver import ASGIApp, ASGIDriver
+from keyguard.stack.layers import stack_of
 
 __all__ = ["APIKeys", "IPFilter", "RateLimit", "ResponseCache"]
 

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable
 
 from keyguard.errors import AmbiguousPath, ConfigurationError
-from keyguard.paths import Paths
+from keyguard.http.paths import Paths
+from keyguard.http.spelling import Spelling
 from keyguard.request import Request
-from keyguard.spelling import Spelling
 
 
 class Condition:

@@ -1,4 +1,4 @@
-"""Steps: what a guard asks its driver to do.
+"""Flows: what a guard asks its driver to do, step by step.
 
 A guard performs no I/O. It awaits a step, plain data, and the driver carries it out: one driver under ASGI, one
 under WSGI, one for scripts. That is how a guard is written once for all of them.
@@ -16,14 +16,10 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
 from keyguard.errors import ConfigurationError
-from keyguard.loops import in_trio
-
-if TYPE_CHECKING:
-    from keyguard.request import Request
-    from keyguard.response import Response
+from keyguard.process.event_loops import in_trio
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -39,15 +35,6 @@ class Step(Generic[R]):
 
     def __await__(self) -> Generator[Self, R, R]:
         return (yield self)
-
-
-class CallApp(Step["Response"]):
-    """Run the app, up to the head of its response."""
-
-    __slots__ = ("request",)
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
 
 
 class Signal:
@@ -145,20 +132,6 @@ class Wait(Step[bool]):
         finally:
             self.signal.forget(wake)
         return moved.is_set()
-
-
-class Detach(Step[bool]):
-    """Run `guard(request)` as a request of its own, which nobody waits for and whose client is nobody.
-
-    That request has the head of `request`, its identity, and no body. Evaluates to whether it was begun: so many run
-    at a time and no more.
-    """
-
-    __slots__ = ("guard", "request")
-
-    def __init__(self, guard: Callable[[Request], Flow[Response]], request: Request) -> None:
-        self.guard = guard
-        self.request = request
 
 
 class Blocking(Step[R]):

@@ -30,9 +30,10 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from keyguard.errors import ConfigurationError
-from keyguard.flow import CallApp, Flow, is_async, is_blocking
+from keyguard.flow import Flow, is_async, is_blocking
 from keyguard.request import Forward, Request
 from keyguard.response import Response
+from keyguard.steps import CallApp
 
 
 class AsyncGuard(Protocol):

@@ -2,7 +2,7 @@
 
 `Op.apply` is the whole meaning: old values and the time in, result and changes out; no clock, no I/O. A store may
 run it under a lock, in a transaction, or by compare-and-swap, and may carry a faster native version of an operation
-that it holds to the same answers (`keyguard.testing.check_store` compares them).
+that it holds to the same answers (`keyguard.testing.play.check_store` compares them).
 
 Keys are text. The part before the first `|` names the key's pool, the rule it belongs to; the part after it, the
 bucket, names the caller. The pools of counters begin with `rl:` or `guess:`, and always have a time to live.
@@ -16,11 +16,11 @@ from types import EllipsisType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from keyguard.flow import Step
-from keyguard.heads import RECORD as RECORD
-from keyguard.heads import SEALED as SEALED
-from keyguard.heads import Head as Head
-from keyguard.heads import head_of as head_of
 from keyguard.rates.limit import NEVER, Limit, Taking
+from keyguard.record_head import RECORD as RECORD
+from keyguard.record_head import SEALED as SEALED
+from keyguard.record_head import Head as Head
+from keyguard.record_head import head_of as head_of
 
 R = TypeVar("R")
 

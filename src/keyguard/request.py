@@ -19,17 +19,17 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
-from keyguard.callers import Told
 from keyguard.errors import AmbiguousPath, ConfigurationError
-from keyguard.fields import FieldSet as FieldSet
-from keyguard.fields import asks_for_another_method
+from keyguard.http.callers import Told
+from keyguard.http.fields import FieldSet as FieldSet
+from keyguard.http.fields import asks_for_another_method
+from keyguard.http.spelling import NOTHING, Inside, Spelling
 from keyguard.identity import ANONYMOUS, Identity
-from keyguard.spelling import NOTHING, Inside, Spelling
 
 if TYPE_CHECKING:
-    from keyguard.address import Address, ClientAddress
     from keyguard.clock import Clock
     from keyguard.flow import Step
+    from keyguard.http.addresses import Address, ClientAddress
     from keyguard.refusal import Refusal
     from keyguard.response import Headers, Response
 

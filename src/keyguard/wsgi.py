@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 from keyguard import guards
-from keyguard.drivers.wsgi import WSGIApp, WSGIDriver
-from keyguard.single import stack_of
+from keyguard.drivers.wsgi.driver import WSGIApp, WSGIDriver
+from keyguard.stack.layers import stack_of
 
 __all__ = ["APIKeys", "IPFilter", "RateLimit", "ResponseCache"]
 

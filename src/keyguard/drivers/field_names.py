@@ -20,7 +20,7 @@ from collections.abc import Iterable, MutableMapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from keyguard.drivers.crossing import passed
+from keyguard.drivers.bridges import passed
 from keyguard.errors import ConfigurationError
 from keyguard.request import KeepsFields
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextvars import copy_context
 from typing import Any, TypeAlias
 
-from keyguard.loops import in_trio
+from keyguard.process.event_loops import in_trio
 
 _held: set[Task] = set()
 """The event loop of asyncio itself holds tasks only weakly."""

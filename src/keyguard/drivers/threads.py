@@ -18,7 +18,7 @@ from typing import Any
 
 from keyguard.errors import StoreBusy
 from keyguard.flow import Blocking, Signal, Wait
-from keyguard.fork import renew_after_fork
+from keyguard.process.fork import renew_after_fork
 
 MOST = 40
 TURN = 5.0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from keyguard.address import Networks
 from keyguard.conditions import OnPaths, on_paths
 from keyguard.errors import AmbiguousPath, ConfigurationError
-from keyguard.refusal import Cause, refuse, refuse_ambiguous
+from keyguard.http.addresses import Networks
+from keyguard.problem import refuse, refuse_ambiguous
+from keyguard.refusal import Cause
 from keyguard.request import Request
 from keyguard.response import Response
 

@@ -40,9 +40,9 @@ from keyguard.keys.values import (
     span_of,
 )
 from keyguard.logs import word
-from keyguard.loops import in_thread
 from keyguard.ops import Commit, Look, Put, Read, Store, head_of
-from keyguard.scripts import arun_flow, run_flow
+from keyguard.process.event_loops import in_thread
+from keyguard.run import arun_flow, run_flow
 
 PEPPERED = "keys|peppered"
 """The store's key of the note whether it holds keys with a pepper: `1`, or `0`. It is missing if nobody has looked."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from keyguard.address import Networks
 from keyguard.clock import SECOND
 from keyguard.errors import KeyNotFound
+from keyguard.http.addresses import Networks
 from keyguard.keys.format import parse_key
 
 _METADATA_MAX = 4096  # bytes of JSON

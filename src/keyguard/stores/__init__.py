@@ -146,7 +146,7 @@ def _sqlite(parts: SplitResult, options: dict[str, str], clock: Clock | None) ->
     path = unquote(parts.path[1:])
     if "\0" in path:
         raise ConfigurationError("the path in a sqlite URL holds %00, which no file's name does")
-    from keyguard.stores.sqlite import SQLiteStore
+    from keyguard.stores.sqlite.store import SQLiteStore
 
     kinds: dict[str, type[int] | type[float]] = {"timeout": float, "cache_bytes": int}
     _check_names("sqlite://", options, set(kinds))

@@ -46,11 +46,11 @@ from limits.strategies import (
 from keyguard.clock import SECOND, Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError, StoreBusy, StoreError
 from keyguard.ops import Demand, GiveBack, Op, Take, Taken
+from keyguard.process.fork import renew_after_fork
 from keyguard.rates import NEVER, Limit, Taking
 from keyguard.rates.gcra import Smooth
 from keyguard.rates.window import WindowLog, WindowSlices
-from keyguard.stores.fork import renew_after_fork
-from keyguard.stores.patience import check_patience
+from keyguard.stores.timeouts import check_patience
 
 _THREADS = 16
 _DAY = 86400 * SECOND

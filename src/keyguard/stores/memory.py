@@ -22,9 +22,9 @@ from typing import Any, TypeAlias
 
 from keyguard.clock import SECOND, Clock, steady_clock
 from keyguard.errors import ConfigurationError
-from keyguard.fork import check_process, renew_after_fork
 from keyguard.logs import logger
 from keyguard.ops import Op, Take, Taken
+from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.rates import Limit
 
 log = logger("keyguard.stores")

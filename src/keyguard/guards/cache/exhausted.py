@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from keyguard.fields import LIMIT_FIELDS
 from keyguard.flow import call
-from keyguard.guards.cache.answers import NO_CONDITIONS, answer
 from keyguard.guards.cache.guard import ResponseCache
 from keyguard.guards.cache.policy import Use, use
+from keyguard.guards.cache.serving import NO_CONDITIONS, answer
+from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.refusal import Cause
 from keyguard.request import Forward, Request
 from keyguard.response import Response

@@ -17,7 +17,7 @@ from collections import OrderedDict
 
 from keyguard.flow import Signal
 from keyguard.guards.cache.entry import Entry
-from keyguard.guards.cache.keys import Key, digest
+from keyguard.guards.cache.key import Key, digest
 
 OPEN, LANDED, APART, LEFT = range(4)
 

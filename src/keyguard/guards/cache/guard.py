@@ -21,18 +21,19 @@ from typing import Literal, TypeAlias
 
 from keyguard.conditions import Condition
 from keyguard.errors import ConfigurationError
-from keyguard.flow import Detach, Flow, call, is_async
+from keyguard.flow import Flow, call, is_async
 from keyguard.guards.cache import settings as checks
-from keyguard.guards.cache.answers import NO_CONDITIONS, Conditions, answer, gateway_timeout
 from keyguard.guards.cache.entry import Entry
-from keyguard.guards.cache.errand import Errand, asked_app, strip_tags
-from keyguard.guards.cache.holding import CONDITIONS, Bounds, Holding
-from keyguard.guards.cache.keys import Chosen, Query, Target, changed_by, place, places_of, resolve
+from keyguard.guards.cache.key import Chosen, Query, Target, changed_by, place, places_of, resolve
+from keyguard.guards.cache.miss import Errand, asked_app, strip_tags
 from keyguard.guards.cache.policy import Asked, Settings, Use, use
-from keyguard.guards.cache.reports import Explanation
+from keyguard.guards.cache.serving import NO_CONDITIONS, Conditions, answer, gateway_timeout
+from keyguard.guards.cache.stats import Explanation
+from keyguard.guards.cache.storage import CONDITIONS, Bounds, Holding
 from keyguard.ops import Store
 from keyguard.request import Forward, Request
 from keyguard.response import Response
+from keyguard.steps import Detach
 
 SECOND = 1_000_000
 

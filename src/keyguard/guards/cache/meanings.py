@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from keyguard.callers import PERHAPS as PERHAPS
-from keyguard.callers import SURELY as SURELY
-from keyguard.callers import named_by
-from keyguard.fields import LONGEST_NAME, METHOD_OVERRIDES, asks_for_another_method
 from keyguard.guards.cache.policy import names_request
+from keyguard.http.callers import PERHAPS as PERHAPS
+from keyguard.http.callers import SURELY as SURELY
+from keyguard.http.callers import named_by
+from keyguard.http.fields import LONGEST_NAME, METHOD_OVERRIDES, asks_for_another_method
 
 KEYED = 4
 """It may change the scheme, the host or the path that the app goes by: its value is a part of the key."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from keyguard.guards.cache.dates import format_date, parse_date
-from keyguard.guards.cache.directives import (
+from keyguard.guards.cache.entry import Entry, Fields, Part, first, lines, without
+from keyguard.http.cache_control import (
     MOST_SECONDS,
     Directives,
     field_names,
@@ -21,7 +21,7 @@ from keyguard.guards.cache.directives import (
     parse_targeted,
     seconds,
 )
-from keyguard.guards.cache.entry import Entry, Fields, Part, first, lines, without
+from keyguard.http.dates import format_date, parse_date
 
 SECOND = 1_000_000
 

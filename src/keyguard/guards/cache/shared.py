@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from keyguard.errors import StoreError
 from keyguard.guards.cache.entry import Entry, Variance, decode, encode
-from keyguard.guards.cache.keys import Chosen, Target, digest, everywhere, place, variance_of
+from keyguard.guards.cache.key import Chosen, Target, digest, everywhere, place, variance_of
 from keyguard.guards.cache.shared_ops import (
     LONGEST,
     PURGES,

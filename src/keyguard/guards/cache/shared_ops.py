@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from keyguard.guards.cache.keys import digest
+from keyguard.guards.cache.key import digest
 from keyguard.ops import Change, Op
 
 SECOND = 1_000_000

@@ -18,9 +18,8 @@ from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import is_async
 from keyguard.ops import GiveBack, Op
-from keyguard.stores.exits import close_at_exit
-from keyguard.stores.fork import check_process, renew_after_fork
-from keyguard.stores.patience import check_patience
+from keyguard.process.exits import close_at_exit
+from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.stores.places import one_host
 from keyguard.stores.postgres.connections import CONNECTING, Credentials, Opener, login_of
 from keyguard.stores.postgres.decisions import Decisions
@@ -29,6 +28,7 @@ from keyguard.stores.postgres.names import NEVER, name_of, words_of
 from keyguard.stores.postgres.schema import VERSION, create, other_layout, statements
 from keyguard.stores.postgres.transaction import Asked, charges
 from keyguard.stores.postgres.urls import settings_of
+from keyguard.stores.timeouts import check_patience
 
 _PATIENCE = 5
 """Seconds that an operator waits for a connection."""

@@ -17,10 +17,10 @@ from redis.crc import key_slot
 from keyguard.clock import monotonic, pause
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.stores.redis.calls import Call
-from keyguard.stores.redis.line import Line
-from keyguard.stores.redis.links import Reply
+from keyguard.stores.redis.node import Line
 from keyguard.stores.redis.pulse import Lost, TimedOut
-from keyguard.stores.redis.servers import Servers
+from keyguard.stores.redis.sync_connection import Reply
+from keyguard.stores.redis.url import Servers
 
 Address: TypeAlias = tuple[str, int]
 

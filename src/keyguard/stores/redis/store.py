@@ -22,16 +22,16 @@ from redis.exceptions import ClusterCrossSlotError, MovedError, ReadOnlyError, R
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.ops import Op, is_counter
-from keyguard.stores.fork import check_process, renew_after_fork
-from keyguard.stores.patience import check_patience
+from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.stores.redis.calls import Call, Reply, Rounds, TakeCall, TakeForm, checked, unknown_script
 from keyguard.stores.redis.cluster import Cluster
 from keyguard.stores.redis.credentials import Credentials
+from keyguard.stores.redis.encoding import Wire, taken_of
 from keyguard.stores.redis.eviction import Eviction
-from keyguard.stores.redis.line import Line
+from keyguard.stores.redis.node import Line
 from keyguard.stores.redis.pulse import Lost, TimedOut
-from keyguard.stores.redis.servers import Servers
-from keyguard.stores.redis.wire import Wire, taken_of
+from keyguard.stores.redis.url import Servers
+from keyguard.stores.timeouts import check_patience
 
 _UNDONE_AT_ONCE = 100
 

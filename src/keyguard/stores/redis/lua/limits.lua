@@ -1,4 +1,4 @@
--- The arithmetic of keyguard.rates, with the same names and the same meaning: keyguard.testing.check_store compares them.
+-- The arithmetic of keyguard.rates, with the same names and the same meaning: keyguard.testing.play.check_store compares them.
 --
 -- Numbers are doubles, exact up to 2^53. An *entry* is what is stored: eight bytes of expiry (microseconds, 0 for never)
 -- and the value. An *outcome* is what a decision came to, as whole numbers of eight bytes: the time, whether it was

@@ -1,0 +1,94 @@
+"""The output of the commands about keys: for scripts on standard output, for people on standard error.
+
+A text that stands in a store may have been written by anybody: it sends a terminal no commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from keyguard.cli.input import json_text
+from keyguard.clock import wall_clock
+from keyguard.errors import KeyguardError
+from keyguard.keys import IssuedKey, KeyRecord
+from keyguard.keys.record import to_json
+from keyguard.logs import plain
+from keyguard.problem import rfc3339
+
+
+def members_of(record: KeyRecord) -> dict[str, Any]:
+    """Return a record for scripts: moments as RFC 3339 text, and the status of now."""
+    members = to_json(record)
+    for name in ("created", "not_before", "expires", "revoked", "retires"):
+        if members[name] is not None:
+            members[name] = rfc3339(members[name])
+    return {**members, "status": record.status(wall_clock())}
+
+
+def show_issued(issued: IssuedKey, options: argparse.Namespace) -> int:
+    """Print a new key; the only time that it is shown."""
+    try:
+        if options.json:
+            print_json({"key": issued.key.reveal(), **members_of(issued.record)})
+        else:
+            said = f"Key {issued.record.id} of {issued.record.owner}. It is shown this once: store it now."
+            print(plain(said), file=sys.stderr)
+            print(issued.key.reveal())
+        sys.stdout.flush()
+    except OSError as error:
+        discard_output()
+        raise KeyguardError(
+            f"key {issued.record.id} was made, but could not be written ({error.strerror}): revoke it"
+        ) from error
+    return 0
+
+
+def show_record(record: KeyRecord, options: argparse.Namespace) -> int:
+    """Print one key's record."""
+    members = members_of(record)
+    if options.json:
+        print_json(members)
+        return 0
+    for name, value in members.items():
+        if value not in (None, [], {}):
+            text = ", ".join(value) if isinstance(value, list) else value
+            print(f"{name:12} {plain(json.dumps(text) if isinstance(text, dict) else text)}")
+    return 0
+
+
+_COLUMNS: dict[str, Callable[[KeyRecord], str | None]] = {
+    "ID": lambda record: record.id,
+    "STATUS": lambda record: record.status(wall_clock()),
+    "OWNER": lambda record: record.owner,
+    "SUBJECT": lambda record: record.subject if record.subject != record.owner else None,
+    "PLAN": lambda record: record.plan,
+    "SCOPES": lambda record: " ".join(sorted(record.scopes)),
+    "CREATED (UTC)": lambda record: rfc3339(record.created),
+    "ENDS (UTC)": lambda record: rfc3339(record.not_after) if record.not_after < 2**62 else None,
+}
+
+
+def print_table(records: list[KeyRecord]) -> None:
+    """Print a line for each key."""
+    rows = [list(_COLUMNS)] + [[plain(column(record) or "") for column in _COLUMNS.values()] for record in records]
+    # Columns in which nothing stands are left out.
+    shown = [place for place in range(len(_COLUMNS)) if any(row[place] for row in rows[1:])]
+    widths = {place: max(len(row[place]) for row in rows) for place in shown}
+    for row in rows:
+        print("  ".join(row[place].ljust(widths[place]) for place in shown).rstrip())
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    ascii_alone = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"  # JSON has escapes of its own
+    print(json_text(value, ascii_alone=ascii_alone))
+
+
+def discard_output() -> None:
+    """Point what is still to be written elsewhere, or the interpreter complains at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,150 @@
+"""The ASGI driver: an ASGI app that stands around another one. A request's way is in `exchange.py`."""
+
+from __future__ import annotations
+
+from sys import modules
+from typing import Any, ClassVar, NoReturn, Protocol
+
+from keyguard.drivers.asgi.background import call, detach, end_detached, wait
+from keyguard.drivers.asgi.exchange import ASGIApp as ASGIApp
+from keyguard.drivers.asgi.exchange import Exchange, Message, Receive, Send, start_settling
+from keyguard.drivers.asgi.handshake import Handshake
+from keyguard.drivers.asgi.request import ASGIRequest, Scope, WebSocketRequest
+from keyguard.drivers.asgi.trio import for_trio, needs_asyncio
+from keyguard.drivers.bridges import opened, passed
+from keyguard.drivers.field_names import tell_of_folding
+from keyguard.drivers.inspection.layers import lacking_within
+from keyguard.drivers.interpreter import Engine
+from keyguard.errors import ConfigurationError
+from keyguard.process.event_loops import in_thread, in_trio
+from keyguard.process.fork import check_process
+from keyguard.request import SHARED_ASGI, Deferred
+from keyguard.steps import Detach
+
+
+class ASGIDriver:
+    """An ASGI app: guards around another ASGI app."""
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self.app = opened(app)
+        self.engine = engine
+        self._in_trio: Engine | None = None
+        engine.late = self._settle_late
+        engine.wait = wait
+        engine.detach = self._detach
+        engine.call = call
+
+    def _settle_late(self, work: Deferred) -> None:
+        start_settling(self.engine, [work])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        check_process()
+        engine = self._trio() if "trio" in modules and in_trio() else self.engine
+        kind = scope["type"]
+        if kind == "http":
+            instant = engine.instant
+            messages = None if instant is None or passed(scope, "scheme") is not None else instant(scope)
+            if messages is not None:
+                head, body = messages
+                await send(head)
+                await send(body)
+                return
+            if "wsgi_environ" in scope:
+                tell_of_folding(scope["wsgi_environ"])  # a2wsgi's, of a server that may have folded names
+            await Exchange(self.app, engine, ASGIRequest(scope, engine), receive, send).run()
+        elif kind == "websocket":
+            await Handshake(self.app, engine, WebSocketRequest(scope, engine), receive, send).run()
+        elif kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            # What is not known cannot be guarded, so it does not reach the app.
+            raise RuntimeError(f"keyguard does not know the ASGI scope type {kind!r}")
+
+    def _trio(self) -> Engine:
+        twin = self._in_trio
+        if twin is None:
+            twin = self._in_trio = for_trio(self.engine)
+            twin.detach, twin.late = self._detach_in_trio, self._settle_late_in_trio
+        return twin
+
+    def _settle_late_in_trio(self, work: Deferred) -> None:
+        start_settling(self._trio(), [work])
+
+    def _detach(self, step: Detach) -> bool:
+        return detach(self.app, self.engine, step)
+
+    def _detach_in_trio(self, step: Detach) -> bool:
+        return detach(self.app, self._trio(), step)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the app's lifespan on; close the store after it. Refuse to start a stack that lacks a layer."""
+        engine = self.engine
+        outer: frozenset[str] = scope.get(SHARED_ASGI, frozenset())
+        provided = outer | engine.provides
+        missing = (engine.needs - outer) or lacking_within(self.app, provided)
+        if missing:
+            await refuse_start(receive, send, missing_layer(missing))
+        if in_trio() and (why := needs_asyncio(engine)):
+            await refuse_start(receive, send, why)
+        scope[SHARED_ASGI] = provided
+
+        async def ending() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await end_detached()  # while the app still has what they need
+            return message
+
+        async def closing(message: Message) -> None:
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                await close_store(engine.store)
+                if engine.aside is not None and engine.aside.store is not engine.store:
+                    await close_store(engine.aside.store)
+            await send(message)
+
+        await self.app(scope, ending, closing)
+
+
+class Stack(Protocol):
+    """The guards of a layer, with their store."""
+
+    def engine(self, app: Any, *, asynchronous: bool) -> Engine:
+        """Return all that a driver around `app` needs."""
+        ...
+
+
+class ASGILayer(ASGIDriver):
+    """The guards of one stack around an ASGI app. Each stack has a subclass of its own."""
+
+    stack: ClassVar[Stack]
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app, self.stack.engine(app, asynchronous=True))
+
+
+async def close_store(store: Any) -> None:
+    """Close a store, if it can be, with what it holds of this event loop."""
+    if in_trio():
+        if hasattr(store, "close"):
+            await in_thread(store.close)
+        return
+    close = getattr(store, "aclose", None) or getattr(store, "close", None)
+    closing = None if close is None else close()
+    if closing is not None:
+        await closing
+
+
+async def refuse_start(receive: Receive, send: Send, why: str) -> NoReturn:
+    """Tell the server that the app does not start.
+
+    Raises `ConfigurationError`: servers stop at the message, and test clients at an error alone.
+    """
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": why})
+    raise ConfigurationError(why)
+
+
+def missing_layer(missing: frozenset[str]) -> str:
+    """What to tell the developer whose stack lacks a layer further out."""
+    return (
+        f"keyguard: a guard needs {', '.join(sorted(missing))}; put APIKeys outside it (added later, in add_middleware)"
+    )

@@ -1,0 +1,427 @@
+"""A request under ASGI: guards are resumed inside the app's own `send`, with no task, no queue and no buffered body.
+
+Each call of the app is a small state machine:
+
+    state     on the head              on a body part           on the app's return     on the app's error
+    IDLE      (the app has not run)
+    WAIT      drive the guards -> ...  (pass on)                NoResponse to guards    raise it to the guards
+    DRIVING   refused                  refused                  -                       -
+    STREAM    (pass on)                pass on; the end settles done                    raise
+    TEE       (pass on)                copy, and pass on        cut the copy short      cut the copy short; raise
+    DISCARD   drop                     drop                     done                    raise
+    DEAD      raise the failure        raise the failure        answer the failure      answer the failure
+
+`WAIT` becomes `STREAM` where the guards pass the app's response on, `TEE` where they want a copy of its body as well,
+`DISCARD` where they answer in its place, and `DEAD` where one fails after the head: later sends raise its error again,
+so the app's own error page cannot hide it, and the client gets a 503.
+
+Messages the driver does not know pass through. `receive` is handed on untouched; from HTTP/2 on, whether a body comes
+by it is noted, and where the response may be copied, whether it tells that the client has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from typing import Any, TypeAlias
+
+from keyguard.drivers.asgi.copies import Copies
+from keyguard.drivers.asgi.request import ByteHeaders, Scope, encoded_name
+from keyguard.drivers.bridges import pass_on
+from keyguard.drivers.interpreter import Engine, Foreign, Pending, checked, settle, sized_body
+from keyguard.drivers.tasks import Task, ended, hold
+from keyguard.errors import GuardError, NoResponse
+from keyguard.flow import Flow
+from keyguard.process.event_loops import in_loop, in_trio
+from keyguard.request import Deferred, Request
+from keyguard.response import APP, Headers, Response
+from keyguard.steps import CallApp
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+IDLE, WAIT, DRIVING, STREAM, TEE, DISCARD, DEAD = range(7)
+
+_WAITS = (Pending, Foreign)
+_STOPS = (CallApp, *_WAITS)
+"""What guards may stop at before the app has answered, besides a response."""
+
+
+class Exchange:
+    """One request through the guards and the app. The table at the top of this file is its theory."""
+
+    __slots__ = ("app", "copies", "engine", "failure", "flow", "receive", "request", "send_on", "state")
+
+    def __init__(self, app: ASGIApp, engine: Engine, request: Request, receive: Receive, send: Send) -> None:
+        self.app = app
+        self.engine = engine
+        self.request = request
+        self.receive = receive
+        self.send_on = send
+        self.state = IDLE
+        self.flow: Flow[Response] | None = None
+        self.failure: BaseException | None = None
+        self.copies: Copies | None = None
+
+    async def run(self) -> None:
+        request = self.request
+        try:
+            stop = self._begin()
+            while stop is not None:
+                if stop.__class__ is CallApp:
+                    stop = await self._call_app(stop.request.carrier)
+                elif isinstance(stop, Response):
+                    await self._answer(stop)
+                    break
+                else:
+                    value = error = None
+                    try:  # here and not in a coroutine of its own, which each request would keep while it waits
+                        value = (await stop.results)[0] if stop.__class__ is Pending else await _Relay(stop.yielded)
+                    except Exception as failure:  # cancelled, it goes on up: `_let_go` tells the guards
+                        error = failure
+                    stop = self._go_on(stop, value, error)
+        except BaseException as failure:
+            self._let_go(failure)
+            raise
+        finally:
+            if request.afterwards:
+                await self._settle(request.afterwards)
+            if self.copies is not None:
+                self.copies.close("the response ended before it was whole")
+            if request.deferred:
+                await self._settle(request.deferred)
+            request.late = self.engine.late
+
+    # -- driving the guards -----------------------------------------------------------------------------
+
+    def _begin(self) -> Any:
+        try:
+            begun = self._start()
+            if isinstance(begun, (Response, CallApp)):
+                return begun
+            self.flow = begun
+            return self._checked(self.engine.advance(begun, request=self.request))
+        except Exception as failure:
+            return self.engine.fault(self.request, failure)
+
+    def _start(self) -> Any:
+        return self.engine.begin(self.request)
+
+    def _checked(self, stop: Any) -> Any:
+        """A stop as it is, if the guards may make it before the app has answered."""
+        return stop if stop.__class__ in _STOPS else checked(stop)
+
+    def _go_on(self, stop: Pending | Foreign, value: Any, error: BaseException | None) -> Any:
+        """The stop after one that had to be waited for."""
+        try:
+            return self._checked(self._resume(stop, value, error))
+        except Exception as failure:
+            return self.engine.fault(self.request, failure)
+
+    def _resume(self, stop: Pending | Foreign, value: Any, error: BaseException | None) -> Any:
+        """Drive on with what was waited for, to the next stop."""
+        if isinstance(stop, Pending) and stop.began:
+            self.engine.waited(self.request, stop.began)
+        assert self.flow is not None
+        return self.engine.advance(self.flow, value, error, self.request)
+
+    async def _call_app(self, carrier: Scope) -> Any:
+        """Run the app. Returns the next stop, or `None` where the response has gone."""
+        self.state = WAIT
+        self.request.reached_app = True
+        passing = pass_on(self.request, carrier, "scheme")
+        error: Exception
+        try:
+            # From HTTP/2 on, a body need not be announced by a header field.
+            plain = carrier.get("http_version", "1.1")[:1] == "1"
+            receive = self.receive if plain and not self.request.copied else self._receive
+            if self.request.findings.preflight and self.request.method == "OPTIONS":
+                receive = without_body(receive)
+            await self.app(carrier, receive, self.send)
+            if self.copies is not None:
+                await self._returned()
+            if self.state in (STREAM, TEE, DISCARD):
+                return None
+            error = NoResponse("the app returned without sending a response")
+        except Exception as failure:
+            error = failure
+        finally:
+            passing.clear()
+        if self.state == DEAD:
+            assert self.failure is not None
+            self._let_go(self.failure)  # only the app's `send` may have been cancelled, and the guards still wait
+            return self.engine.fault(self.request, self.failure)
+        if self.state == WAIT and self.flow is not None:
+            self.state = DRIVING
+            try:
+                return self._checked(self.engine.advance(self.flow, error=error, request=self.request))
+            except Exception as failure:
+                if failure is not error:
+                    return self.engine.fault(self.request, failure)
+        if self.state in (STREAM, TEE):
+            self.request.findings.broken = True
+        # No guard had an answer to the app's own error. What to make of it, or of silence, is the server's business.
+        if isinstance(error, NoResponse):
+            return None
+        raise error
+
+    async def _returned(self) -> None:
+        """The app has returned. What it has changed is settled first: of some copies that is the beginning."""
+        if self.request.afterwards:
+            await self._settle(self.request.afterwards)
+        assert self.copies is not None
+        await self.copies.returned(finished)
+
+    async def _receive(self) -> Message:
+        try:
+            message = await self.receive()
+        except Exception:
+            self._leave()
+            raise
+        if message["type"] == "http.disconnect":
+            self._leave()
+        elif message.get("body"):
+            self.request.read_body = True
+        return message
+
+    def _leave(self) -> None:
+        """Note that the client has gone. Once it has the whole response, servers say that of those who stay too."""
+        if self.state not in (STREAM, DISCARD):
+            self.request.findings.broken = True
+            if self.copies is not None:
+                self.copies.left()
+
+    # -- what the app sends -----------------------------------------------------------------------------
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """What the app gets as its `send`. A plain function: awaiting through one more coroutine has a price."""
+        state = self.state
+        if state == STREAM:
+            if self.request.deferred is not None and self._is_last(message):
+                return self._send_last(message)
+            return self.send_on(message)
+        if state == WAIT:
+            response = self._head(message)
+            if response is None:
+                return self.send_on(message)
+            # asgiref calls this in a worker thread, and awaits what it returns in the event loop: guards belong there.
+            if in_loop():
+                return self._drive(message, response)
+            return self._drive_there(message, response)
+        if state == TEE:
+            if message["type"] == "http.response.body":
+                assert self.copies is not None
+                self.copies.note(last=self._is_last(message))
+            return self._send_teed(message)
+        if state == DISCARD:
+            return _nothing()
+        if state == DEAD:
+            assert self.failure is not None
+            raise self.failure
+        raise RuntimeError("the app sent a message while its last one was still being handled")
+
+    def _head(self, message: Message) -> Response | None:
+        """The app's response, if this message is its head."""
+        if message["type"] != "http.response.start":
+            return None
+        return Response(message["status"], ByteHeaders(message.get("headers") or ()), APP)
+
+    def _is_last(self, message: Message) -> bool:
+        return message["type"] == "http.response.body" and not message.get("more_body", False)
+
+    def _drive(self, message: Message, head: Response) -> Awaitable[None]:
+        if self.flow is None:
+            self.state = STREAM
+            return self.send_on(message)
+        self.state = DRIVING
+        try:
+            stop = self.engine.advance(self.flow, head, request=self.request)
+            if stop.__class__ not in _WAITS:
+                return self._release(message, _decided(stop))
+        except BaseException as failure:
+            self.state, self.failure = DEAD, failure
+            raise
+        return self._drive_on(message, stop)
+
+    async def _drive_there(self, message: Message, head: Response) -> None:
+        await self._drive(message, head)
+
+    async def _drive_on(self, message: Message, stop: Any) -> None:
+        try:
+            while stop.__class__ in _WAITS:
+                value, error = await _awaited(stop)
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                stop = self._resume(stop, value, error)
+            sending = self._release(message, _decided(stop))
+        except BaseException as failure:
+            self.state, self.failure = DEAD, failure
+            raise
+        await sending
+
+    def _release(self, message: Message, response: Response) -> Awaitable[None]:
+        """Send the head that the guards decided on, and open the way for the app's body or close it."""
+        if response.body is not APP:
+            self.state = DISCARD
+            return self._answer(response)
+        self.state = STREAM
+        if response.tees is not None:
+            self.state = TEE
+            self.copies = Copies(self.engine, self.request, response.tees)
+            if self.request.findings.broken:
+                self.copies.left()
+        headers = response.headers
+        if isinstance(headers, ByteHeaders):
+            if not headers.changed and response.status == message.get("status", response.status):
+                return self.send_on(message)
+            raw = headers.raw
+        else:
+            raw = _raw(headers)
+        return self.send_on(self._with_head(message, response.status, raw))
+
+    def _with_head(self, message: Message, status: int, raw: list[tuple[bytes, bytes]]) -> Message:
+        return {**message, "status": status, "headers": raw}
+
+    async def _send_teed(self, message: Message) -> None:
+        """Pass a message on, and its part of the body to the copies first."""
+        assert self.copies is not None
+        kind = message["type"]
+        if kind == "http.response.body":
+            last = self._is_last(message)
+            await self.copies.feed(message.get("body", b""), finished, last=last)
+            if last:
+                self.state = STREAM
+                if self.request.deferred is not None:
+                    await self._send_last(message)
+                    return
+        elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
+            self.copies.close("the app sent a file past its body")
+        try:
+            await self.send_on(message)
+        except BaseException:  # or who sent this was cancelled: either way the client has not got it
+            self._leave()
+            raise
+
+    async def _answer(self, response: Response) -> None:
+        """Send a response of our own."""
+        if response.refusal is not None:
+            self.engine.refused(response.refusal, response)
+        body = sized_body(response, self.request.method)
+        headers = response.headers
+        raw = headers.raw if isinstance(headers, ByteHeaders) else _raw(headers)
+        await self._send_whole(response.status, raw, body)
+
+    async def _send_whole(self, status: int, raw: list[tuple[bytes, bytes]], body: bytes) -> None:
+        await self.send_on({"type": "http.response.start", "status": status, "headers": raw})
+        await self.send_on({"type": "http.response.body", "body": body})
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    async def _send_last(self, message: Message) -> None:
+        try:
+            await self.send_on(message)
+        finally:
+            deferred = self.request.deferred
+            if deferred:
+                await self._settle(deferred)
+            self.request.late = self.engine.late
+
+    def _let_go(self, failure: BaseException) -> None:
+        """Tell guards that still wait that they wait in vain. What they answer does not count any more."""
+        flow = self.flow
+        self.state, self.failure = DEAD, failure
+        if flow is None or inspect.getcoroutinestate(flow) != inspect.CORO_SUSPENDED:
+            return
+        try:
+            stop = self.engine.advance(flow, error=failure)
+        except BaseException:
+            return  # the failure itself, most of all; it is raised by the caller
+        # A wait of trio's is bound to the task that began it: no other one can go on from there.
+        if stop.__class__ is Pending or (stop.__class__ is Foreign and not in_trio()):
+            hold(finished(self.engine, flow, stop))
+        else:
+            flow.close()
+
+    async def _settle(self, deferred: list[Deferred]) -> None:
+        task = start_settling(self.engine, deferred)
+        if task is not None:
+            # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
+            await ended(task)
+
+
+# What calls `send` may ask whether it is a coroutine function, as asgiref does where a WSGI app stands inside.
+if sys.version_info >= (3, 12):
+    inspect.markcoroutinefunction(Exchange.send)
+else:
+    Exchange.send._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+
+
+def _decided(stop: Any) -> Response:
+    """What the guards made of the app's head."""
+    if not isinstance(stop, Response):
+        raise GuardError("a guard called forward again, or returned no response, after the app had answered")
+    return stop
+
+
+def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [(encoded_name(name), value.encode("latin-1")) for name, value in headers]
+
+
+async def _nothing() -> None:
+    """What sending comes to once the app's response has been replaced."""
+
+
+def without_body(receive: Receive) -> Receive:
+    """Make the `receive` of an app that gets a CORS preflight: whatever comes, it has no body."""
+    given = False
+
+    async def nothing() -> Message:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        while (message := await receive())["type"] == "http.request":
+            pass
+        return message
+
+    return nothing
+
+
+class _Relay:
+    """Hands what a guard's coroutine yielded on to the event loop."""
+
+    __slots__ = ("yielded",)
+
+    def __init__(self, yielded: Any) -> None:
+        self.yielded = yielded
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self.yielded)
+
+
+async def _awaited(stop: Pending | Foreign) -> tuple[Any, BaseException | None]:
+    """The value to send into the flow, or the error to raise in it."""
+    try:
+        if isinstance(stop, Pending):
+            return (await stop.results)[0], None
+        return await _Relay(stop.yielded), None
+    except BaseException as error:
+        return None, error
+
+
+async def finished(engine: Engine, flow: Flow[Any], stop: Any) -> None:
+    """Drive a flow to its end, wherever it stops."""
+    while stop.__class__ in _WAITS:
+        value, error = await _awaited(stop)
+        stop = engine.advance(flow, value, error)
+    flow.close()
+
+
+def start_settling(engine: Engine, deferred: list[Deferred]) -> Task | None:
+    flow = settle(deferred)
+    stop = engine.advance(flow)
+    return None if stop is None else hold(finished(engine, flow, stop))

@@ -1,0 +1,43 @@
+"""A websocket handshake under ASGI: guarded as a request is, before it is accepted."""
+
+from __future__ import annotations
+
+from keyguard.drivers.asgi.exchange import IDLE, Exchange, Message
+from keyguard.drivers.asgi.request import ByteHeaders
+from keyguard.response import APP, Response
+
+
+class Handshake(Exchange):
+    """A websocket handshake. Accepting is its head; refused, it gets a denial response or a close, which means 403."""
+
+    __slots__ = ()
+
+    def _head(self, message: Message) -> Response | None:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            return Response(101, ByteHeaders(message.get("headers") or ()), APP)
+        if kind == "websocket.http.response.start":
+            return Response(message["status"], ByteHeaders(message.get("headers") or ()), APP)
+        if kind == "websocket.close":
+            return Response(403, ByteHeaders(()), APP)
+        return None
+
+    def _is_last(self, message: Message) -> bool:
+        return bool(message["type"] == "websocket.close")
+
+    def _with_head(self, message: Message, status: int, raw: list[tuple[bytes, bytes]]) -> Message:
+        if message["type"] == "websocket.accept":
+            return {**message, "headers": raw}
+        if message["type"] == "websocket.close":
+            return message
+        return super()._with_head(message, status, raw)
+
+    async def _send_whole(self, status: int, raw: list[tuple[bytes, bytes]], body: bytes) -> None:
+        if self.state == IDLE:
+            await self.receive()  # the server's "websocket.connect"
+        if "websocket.http.response" in (self.request.carrier.get("extensions") or {}):
+            await self.send_on({"type": "websocket.http.response.start", "status": status, "headers": raw})
+            await self.send_on({"type": "websocket.http.response.body", "body": body})
+        else:
+            # 1008 policy violation, 1013 try again later (IANA WebSocket Close Code Number Registry).
+            await self.send_on({"type": "websocket.close", "code": 1013 if status in (429, 503) else 1008})

@@ -1,0 +1,239 @@
+"""A request and the app's header fields as ASGI gives them: bytes, decoded only where a guard looks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from keyguard.drivers.bridges import carried_over
+from keyguard.drivers.field_names import clean_scope, taken_off
+from keyguard.drivers.interpreter import Engine
+from keyguard.http.callers import Told, told_by_scope
+from keyguard.http.paths import misplaced, plain, strip_root
+from keyguard.http.spelling import Spelling
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Findings, Request, veiled
+from keyguard.response import Headers, field_value
+
+Scope: TypeAlias = MutableMapping[str, Any]
+
+
+@lru_cache(maxsize=256)
+def encoded_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
+class ByteHeaders(Headers):
+    """The app's own header fields: pairs of bytes, decoded only where a guard looks; copied before the first change."""
+
+    __slots__ = ("_raw", "changed")
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+        self._raw: Any = raw
+        self.changed = False
+        """Whether `_raw` is a changed copy of what the app gave."""
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw])
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        raw: list[tuple[bytes, bytes]] = self._raw
+        if raw.__class__ is not list:
+            raw = self._raw = list(raw)
+        return raw
+
+    def get(self, name: str) -> str | None:
+        found = self.get_all(name)
+        return found[0] if found else None
+
+    def get_all(self, name: str) -> list[str]:
+        wanted = encoded_name(name)
+        size = len(wanted)
+        # Names should be lower case already (ASGI specification); the length tells most of them apart.
+        return [
+            value.decode("latin-1")
+            for key, value in self.raw
+            if len(key) == size and (key == wanted or key.lower() == wanted)
+        ]
+
+    def add(self, name: str, value: str) -> None:
+        self._append(self.raw, encoded_name(name), field_value(value).encode("latin-1"))
+
+    def _append(self, raw: list[tuple[bytes, bytes]], name: bytes, value: bytes) -> None:
+        if self.changed:
+            raw.append((name, value))  # a list of our own by now
+        else:
+            self._raw = [*raw, (name, value)]
+            self.changed = True
+
+    def join_encoded(self, name: str, value: bytes) -> None:
+        wanted = encoded_name(name)
+        size = len(wanted)
+        raw = self.raw
+        for key, _ in raw:
+            if len(key) == size and key.lower() == wanted:
+                self.join(name, value.decode("latin-1"))
+                return
+        self._append(raw, wanted, value)
+
+    def remove(self, name: str) -> None:
+        wanted = encoded_name(name)
+        self._raw = [pair for pair in self.raw if pair[0].lower() != wanted]
+        self.changed = True
+
+
+class ASGIRequest(Request):
+    """A request head from an ASGI scope (ASGI specification, "HTTP & WebSocket")."""
+
+    __slots__ = ("_fields", "_sent")
+
+    shared = SHARED_ASGI
+
+    def __init__(self, scope: Scope, engine: Engine) -> None:
+        self._sent: Iterable[tuple[bytes, bytes]] = scope["headers"]
+        self._fields: dict[bytes, bytes] | None = clean_scope(scope, engine)
+        self.settings = engine
+        super().__init__(
+            "GET" if self.websocket else scope["method"], scope, engine.source, engine.clock, engine.inside
+        )
+
+    @property
+    def scheme(self) -> str:
+        return str(self.carrier.get("scheme", "http"))
+
+    @property
+    def query(self) -> bytes:
+        query: bytes = self.carrier.get("query_string", b"")
+        return query
+
+    @property
+    def raw_path(self) -> bytes | None:
+        raw: bytes | None = self.carrier.get("raw_path")
+        return raw
+
+    @property
+    def peer(self) -> str | None:
+        client = self.carrier.get("client")
+        return client[0] or None if client else None
+
+    def header(self, name: str) -> str | None:
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = collected(self.carrier["headers"])
+        value = fields.get(encoded_name(name))
+        if value is not None:
+            return value.decode("latin-1")
+        if self.takes_off(name):
+            raise taken_off(name)
+        return None
+
+    @property
+    def root(self) -> str:
+        # FastAPI and Django may put one of their own in its place, further in.
+        return self.inside.root or str(self.carrier.get("root_path") or "")
+
+    def sends(self, fields: FieldSet) -> bool:
+        return not fields.raw.isdisjoint(self._fields or self._collected())
+
+    def _collected(self) -> dict[bytes, bytes]:
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = collected(self.carrier["headers"])
+        return fields
+
+    def names(self) -> Collection[Any]:
+        return self._collected().keys()
+
+    def field_name(self, raw: Any) -> str | None:
+        return str(raw.decode("latin-1"))
+
+    def field_value(self, raw: Any) -> str:
+        return self._collected()[raw].decode("latin-1")
+
+    def told(self) -> Told:
+        return told_by_scope(self.carrier)
+
+    def field_names(self) -> Iterable[str]:
+        # With those that were taken off: who sends one means something by it.
+        sent = (*self._sent, *self.carrier["headers"])
+        return {name.decode("latin-1").lower().replace("_", "-") for name, _ in sent}
+
+    def address(self) -> tuple[object, ...]:
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = collected(self.carrier["headers"])
+        scope, host = self.carrier, fields.get(b"host")
+        query = scope["query_string"]
+        get = scope.get
+        # What `keyguard.guards.cache.hits` builds for itself, since it makes no request.
+        return scope["path"], query and veiled(query), host, get("raw_path"), get("root_path"), get("scheme")
+
+    def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
+        return [(encoded_name(name), field_value(value).encode("latin-1")) for name, value in pairs]
+
+    def headers_of(self, raw: list[Any]) -> Headers:
+        return ByteHeaders(raw.copy())
+
+    def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> Scope:
+        scope = self.carrier
+        extensions = scope.get("extensions")
+        if whole_body and extensions and not _PAST_SEND.isdisjoint(extensions):
+            kept = {name: value for name, value in extensions.items() if name not in _PAST_SEND}
+            scope = {**scope, "extensions": kept}
+        if fields:
+            scope = {**scope, "headers": replaced(scope["headers"], fields)}
+        return scope
+
+    def _forget_fields(self) -> None:
+        self._fields = None
+
+    def _carried_over(self) -> Findings | None:
+        return carried_over(self, "scheme", "wsgi_environ", SHARED_WSGI)
+
+    def _find_plain(self) -> str:
+        carrier = self.carrier
+        path: str = carrier["path"]
+        if carrier.get("root_path") or not plain(path, carrier.get("raw_path")) or self.inside.may_cut(path):
+            return ""
+        return path
+
+    def _spell(self) -> Spelling:
+        whole, root = self.carrier["path"], self.root
+        tail = whole.partition(root)[2] if misplaced(whole, root) else None
+        return Spelling(strip_root(whole, root), self.raw_path, root, self.inside, tail)
+
+
+_PAST_SEND = frozenset(
+    {"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers", "http.response.push"}
+)
+"""Extensions by which a response goes past `http.response.body`, or is more than one response."""
+
+
+def replaced(headers: Iterable[tuple[bytes, bytes]], fields: Mapping[str, str | None]) -> list[tuple[bytes, bytes]]:
+    """Header fields with others in their place."""
+    changes = {encoded_name(name): value for name, value in fields.items()}
+    kept = [pair for pair in headers if pair[0].lower() not in changes]
+    return kept + [(name, value.encode("latin-1")) for name, value in changes.items() if value is not None]
+
+
+class WebSocketRequest(ASGIRequest):
+    """The handshake of a websocket."""
+
+    __slots__ = ()
+
+    websocket = True
+
+
+def collected(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    pairs = headers if isinstance(headers, list) else list(headers)
+    fields = dict(pairs)
+    if len(fields) != len(pairs):  # some field came in several lines
+        lines: dict[bytes, list[bytes]] = {}
+        for name, value in pairs:
+            lines.setdefault(name, []).append(value)
+        fields = {name: b",".join(values) for name, values in lines.items()}
+    return fields

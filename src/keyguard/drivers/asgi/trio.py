@@ -1,0 +1,72 @@
+"""Under trio: an engine that asks its store in a way that works there.
+
+The asynchronous half of a store is made for asyncio, as a rule; its plain half works in any thread. A store may tell
+more by an attribute `needs_asyncio`: if it is true, its app does not start; if it is false, `aexecute` works here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from copy import copy
+from functools import partial
+from typing import Any
+
+from keyguard.drivers.interpreter import Engine
+from keyguard.errors import ConfigurationError
+from keyguard.ops import Op
+from keyguard.process.event_loops import in_thread
+from keyguard.request import Request
+from keyguard.response import Response
+from keyguard.stores.best_effort import WatchedAside
+
+
+def for_trio(engine: Engine) -> Engine:
+    """Return the same engine, for trio's event loop."""
+    twin = copy(engine)
+    why = needs_asyncio(engine)
+    if why:
+        twin.leading = (partial(_refuse, why),)
+        twin.instant = None
+    if engine.aexecute is not None and not _is_at_home(engine.store):
+        twin.aexecute = partial(in_thread, engine.execute)
+    if engine.aside is not None and not _is_at_home(engine.aside.store):
+        twin.aside = _Aside(engine.aside)
+    return twin
+
+
+def _is_at_home(store: Any) -> bool:
+    return getattr(store, "needs_asyncio", None) is False
+
+
+def needs_asyncio(engine: Engine) -> str:
+    """Tell why the app cannot run under trio; the text is empty if it can."""
+    waiting: list[Any] = [engine.store]
+    if engine.aside is not None:
+        waiting.append(engine.aside.store)
+    while waiting:
+        store = waiting.pop()
+        if getattr(store, "needs_asyncio", False):
+            return (
+                f"keyguard: {type(store).__name__} needs asyncio, and this is trio's event loop. Serve the app on "
+                "asyncio (hypercorn without -k trio, say), or use memory:// or sqlite:///file.db"
+            )
+        inner = getattr(store, "store", None)  # of a tier in front of it
+        if inner is not None:
+            waiting.append(inner)
+    return ""
+
+
+def _refuse(why: str, request: Request) -> Response | None:
+    raise ConfigurationError(why)
+
+
+class _Aside(WatchedAside):
+    """The store for what no decision hangs on."""
+
+    def __init__(self, aside: WatchedAside) -> None:
+        self.store, self.timeout = aside.store, aside.timeout
+        self.reading, self.writing = aside.reading, aside.writing
+
+    def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
+        """Ask it in a thread."""
+        return in_thread(self.execute, ops)

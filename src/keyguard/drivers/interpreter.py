@@ -1,0 +1,424 @@
+"""What both drivers share: how guards start, how a flow is driven, what happens when one fails, and the end.
+
+A flow is driven by `Engine.advance` to its next *stop*:
+
+    Response    the guards are done
+    CallApp     they want the app to run
+    Pending     the store's answer must be waited for       (ASGI only)
+    Foreign     they await something of the event loop      (ASGI only; an error under WSGI)
+
+Everything else (an operation on a store that answers at once) is done on the spot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from keyguard.clock import SECOND, Clock, monotonic
+from keyguard.errors import AmbiguousPath, GuardError, StoreBusy, StoreError
+from keyguard.flow import Blocking, Flow, Step, Wait
+from keyguard.guard import Answer, Chain
+from keyguard.http.addresses import ClientAddress
+from keyguard.http.fields import MOST_KEYS
+from keyguard.http.spelling import NOTHING, Inside
+from keyguard.logs import logger, plain, secret, story, without, word
+from keyguard.ops import Aside, Degraded, GiveBack, Op, Store, TakeHere
+from keyguard.problem import refuse, refuse_ambiguous, refuse_busy
+from keyguard.refusal import Cause, Refusal
+from keyguard.request import Deferred, Findings, Request
+from keyguard.response import APP, Response, Tee
+from keyguard.steps import CallApp, Detach
+from keyguard.stores.best_effort import WatchedAside
+from keyguard.stores.circuit_breaker import Watched
+
+log = logger("keyguard")
+
+FAULT_RETRY = SECOND
+"""What a caller is told to wait, in microseconds, when keyguard itself could not decide."""
+
+
+_WAITED = "the request has waited long enough for the store"
+
+BUDGET = 0.15
+"""Seconds that one request may wait for its store, all operations together."""
+
+
+class Pending:
+    """The store's answer to one operation, still to be awaited."""
+
+    __slots__ = ("began", "results")
+
+    def __init__(self, results: Awaitable[Sequence[Any]], began: float = 0.0) -> None:
+        self.results = results
+        self.began = began
+        """When it was asked for, as `keyguard.clock.monotonic`; 0 where that does not matter."""
+
+
+class Foreign:
+    """What a guard awaits and no step: it belongs to the event loop."""
+
+    __slots__ = ("yielded",)
+
+    def __init__(self, yielded: Any) -> None:
+        self.yielded = yielded
+
+
+class Engine:
+    """A stack of guards with its store: all that a driver needs besides the app."""
+
+    __slots__ = (
+        "_notify",
+        "aexecute",
+        "aside",
+        "aside_patience",
+        "asynchronous",
+        "call",
+        "clock",
+        "detach",
+        "execute",
+        "filters",
+        "here",
+        "inside",
+        "instant",
+        "late",
+        "leading",
+        "longest",
+        "needs",
+        "patience",
+        "provides",
+        "request_id_header",
+        "source",
+        "sources",
+        "start",
+        "store",
+        "timeout",
+        "underscores",
+        "wait",
+        "watched",
+    )
+
+    def __init__(
+        self,
+        chain: Chain,
+        store: Store,
+        watched: Watched | None,
+        source: ClientAddress,
+        clock: Clock,
+        *,
+        here: Watched,
+        provides: frozenset[str] = frozenset(),
+        needs: frozenset[str] = frozenset(),
+        sources: Sequence[Any] = (),
+        filters: bool = False,
+        inside: Inside = NOTHING,
+        notify: Callable[[Refusal], None] | None = None,
+        aside: WatchedAside | None = None,
+        instant: Callable[..., Any] | None = None,
+        underscores: frozenset[bytes] = frozenset(),
+        request_id_header: str | None = None,
+        asynchronous: bool,
+    ) -> None:
+        self.leading = chain.leading
+        self.start = chain.start
+        self.store = store
+        self.watched = watched
+        """The store under watch; `None` for one that cannot fail."""
+        self.here = here
+        """Decides without the store. A store that cannot fail has this too, since a subclass of it may."""
+        asked: Any = watched or store
+        self.execute = asked.execute
+        self.aexecute: Callable[..., Any] | None = getattr(asked, "aexecute", None) if asynchronous else None
+        timeout = None if watched is None else watched.timeout
+        self.timeout = timeout or 0.0
+        self.patience = 0.0 if timeout is None else max(BUDGET, 2 * timeout) - timeout
+        """Seconds after which a request's next operation could end beyond its budget; 0 where none ever waits."""
+        self.asynchronous = asynchronous
+        """Whether an event loop runs the guards."""
+        self.aside = aside
+        """The store for what no decision hangs on, by circuit breakers of its own; `None` where nothing is shared."""
+        aside_timeout = (None if aside is None else aside.timeout) or 0.0
+        self.aside_patience = max(BUDGET, 2 * aside_timeout) - aside_timeout
+        """`patience` for that store, which may be another one."""
+        self.longest = max(self.timeout, aside_timeout)
+        """Seconds that one operation may take, of either store."""
+        self.source = source
+        self.clock = clock
+        self.provides = provides
+        self.needs = needs
+        """What these guards need of layers further out, which the stack itself does not provide."""
+        self.sources = sources
+        """Where these guards look for credentials."""
+        self.filters = filters
+        """Whether one of them refuses callers by address, which no cache may stand outside of."""
+        self.inside = inside
+        """The app and all that stands in front of it, as far as it can be seen."""
+        self._notify = notify
+        self.instant = instant
+        """Answers with ASGI messages what needs no request: the plain hits of a cache that stands outermost."""
+        self.underscores = underscores
+        """Names of request fields with an underscore that reach guards and app."""
+        self.request_id_header = request_id_header
+        """The response field in which refusals tell the request's id."""
+        self.late: Callable[[Deferred], None] | None = None
+        """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
+        objects: they would refer to each other, and each request would be left to the garbage collector."""
+        self.wait: Callable[[Wait], Any] = Wait.block
+        """Waits for a signal: whether it came, or `Pending`. Set by the driver, like the next."""
+        self.detach: Callable[[Detach], bool] = _cannot_detach
+        self.call: Callable[[Blocking[Any]], Any] = Blocking.run
+        """Calls a function that may block: in place, or as the driver sets it. Returns its result, or `Pending`."""
+
+    def begin(self, request: Request) -> Response | CallApp | Flow[Response]:
+        """Run the leading plain guards: one's answer, or the flow of the rest; `CallApp` where there is no rest."""
+        for guard in self.leading:
+            response = guard(request)
+            if response is not None:
+                return checked(response)
+        if self.start is None:
+            return CallApp(request)
+        begun: Any = self.start(request)
+        return checked(begun.response) if begun.__class__ is Answer else begun
+
+    def advance(
+        self,
+        flow: Flow[Any],
+        value: Any = None,
+        error: BaseException | None = None,
+        request: Request | None = None,
+    ) -> Any:
+        """Drive `flow` to its next stop, sending in `value` or raising `error` at its `await`.
+
+        `request` is whose time the store's answers take; `None` where nobody waits.
+        """
+        try:
+            while True:
+                if error is None:
+                    step = flow.send(value)
+                else:
+                    step, error = flow.throw(error), None
+                if isinstance(step, Op):
+                    try:
+                        if self.patience and request is not None:
+                            value = self._ask(step, request)
+                            if value.__class__ is Pending:
+                                return value
+                            continue
+                        if self.aexecute is None:
+                            results = self.execute((step,))
+                        else:
+                            results = self.aexecute((step,))
+                            if results.__class__ is not list:
+                                return Pending(results)
+                        value = results[0]
+                    except Exception as failure:
+                        error = failure
+                elif step.__class__ is CallApp:
+                    return step
+                elif step.__class__ is Aside:
+                    try:
+                        value = self._ask_aside(step, request)
+                        if value.__class__ is Pending:
+                            return value
+                    except Exception as failure:
+                        error = failure
+                elif step.__class__ is Wait:
+                    value = self.wait(step)
+                    if value.__class__ is Pending:
+                        return value
+                elif step.__class__ is Detach:
+                    value = self.detach(step)
+                elif step.__class__ is Blocking:
+                    try:
+                        value = self.call(step)
+                        if value.__class__ is Pending:
+                            return value
+                    except Exception as failure:
+                        error = failure
+                elif step.__class__ is TakeHere:
+                    value = self.here.take_here(step.demands)
+                elif step.__class__ is Degraded:
+                    self.here.count(step.what)
+                    value = None
+                elif isinstance(step, Step):
+                    error = GuardError(f"no driver knows the step {type(step).__name__}")
+                else:
+                    return Foreign(step)
+        except StopIteration as stop:
+            return stop.value
+
+    def _ask(self, op: Op[Any], request: Request) -> Any:
+        """The result, or `Pending`, if the request may still wait for the store."""
+        if request.findings.waited > self.patience:
+            if op.__class__ is GiveBack:
+                request.at_end(op)  # nobody waits for it then
+                return None
+            raise self._out_of_time()
+        began = monotonic()
+        if self.aexecute is not None:
+            results = self.aexecute((op,))
+            if results.__class__ is not list:
+                return Pending(results, began)
+        else:
+            try:
+                results = self.execute((op,))
+            finally:
+                self.waited(request, began)
+        return results[0]
+
+    def _out_of_time(self) -> StoreError:
+        """The failure of an operation for which a request has no time left: why depends on who took it."""
+        failing = self.watched is not None and self.watched.failing
+        return StoreError(_WAITED) if failing else StoreBusy(_WAITED)
+
+    def waited(self, request: Request, began: float) -> None:
+        """Note what a request has waited for one operation.
+
+        That is no more than an operation may take: the rest, this process was busy with something else. So the first
+        two are always asked for.
+        """
+        request.findings.waited += min(monotonic() - began, self.longest)
+
+    def _ask_aside(self, step: Aside, request: Request | None) -> Any:
+        """The results, or `Pending`. Who waits for them is a request with a time budget, or nobody."""
+        store = self.aside
+        if store is None:
+            raise StoreError("nothing is shared by this store")
+        began = 0.0
+        if request is not None:
+            if request.findings.waited > self.aside_patience:
+                raise self._out_of_time()
+            began = monotonic()
+        if not self.asynchronous:
+            try:
+                return store.execute(step.ops)
+            finally:
+                if request is not None:
+                    self.waited(request, began)
+        results = store.aexecute(step.ops)
+        return results if isinstance(results, list) else Pending(_whole(results), began)
+
+    def refused(self, refusal: Refusal, response: Response) -> None:
+        """Tell of a refusal: the log, whoever listens, and the caller its id in a header field."""
+        if self.request_id_header is not None:
+            response.headers.set(self.request_id_header, refusal.request_id)
+        log.info(
+            "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s",
+            refusal.cause,
+            word(refusal.reason),
+            refusal.status,
+            word(refusal.request_id),
+            word(refusal.key_id or "-"),
+            refusal.subject,
+            word(refusal.client or "unknown"),
+            word(",".join(refusal.policies) or "-"),
+            refusal.retry_after,
+        )
+        if self._notify is not None:
+            try:
+                self._notify(refusal)
+            except Exception:
+                log.exception("on_refusal failed")
+
+    def _keys(self, request: Request) -> set[str]:
+        """What the request carries and no log may hold."""
+        keys = {request.header("x-api-key") or ""}
+        for member in (request.header("authorization") or "").split(",", MOST_KEYS):
+            keys.add(member.strip().partition(" ")[2].strip())
+        for sources in (*self.sources, *request.findings.sources):
+            with suppress(ValueError):  # it may be what failed
+                keys |= sources.read(request)
+        return keys
+
+    def fault(self, request: Request, failure: BaseException) -> Response:
+        """The refusal that stands for a failure of keyguard, its store or a guard: closed, and blaming nobody's key."""
+        if isinstance(failure, StoreBusy):
+            return refuse_busy(request)
+        if isinstance(failure, AmbiguousPath):  # a guard of the user's own asked for the path
+            return refuse_ambiguous(request)
+        if isinstance(failure, StoreError):
+            if not failure.logged:
+                log.error("the store failed: %s", plain(failure))
+        else:
+            keys = self._keys(request)
+            if not any(map(secret, keys)):
+                log.error("a guard failed", exc_info=failure)
+            else:
+                # As text: a traceback has the variables of a look-up, which error trackers show. And the text may hold
+                # the key too, such as `KeyError: 'kg_live_...'`.
+                log.error("a guard failed (any key is taken out of this):\n%s", without(keys, story(failure)))
+        return refuse(
+            request,
+            Cause.FAULT,
+            "The service cannot check requests at the moment. Your key and your limits are not the reason.",
+            reason="store-failed" if isinstance(failure, StoreError) else "guard-failed",
+            retry_after=FAULT_RETRY,
+        )
+
+
+async def _whole(results: Awaitable[Sequence[Any]]) -> Sequence[Any]:
+    """What `Pending` takes the first of."""
+    return (await results,)
+
+
+def _cannot_detach(step: Detach) -> bool:
+    return False
+
+
+def feed(tees: Iterable[Tee], part: bytes, *, last: bool, sure: bool) -> list[Flow[None]]:
+    """Give a part of the app's body to each copy. Returns what is to be run before the part leaves."""
+    flows = []
+    for tee in tees:
+        flow = tee.feed(part, last=last, sure=sure)
+        if flow is not None:
+            flows.append(flow)
+    return flows
+
+
+def of_the_same_caller(request: Request) -> dict[str, Any]:
+    """A scope or environ for another request of the same caller, with the same head."""
+    found, findings = request.findings, Findings()
+    findings.identity, findings.client, findings.client_known = found.identity, found.client, found.client_known
+    return {**request.carrier, request.shared: findings}
+
+
+def checked(answer: object) -> Response:
+    """The answer of guards that ran without the app, or `GuardError` where it is none."""
+    if not isinstance(answer, Response):
+        raise GuardError(f"a guard returned {type(answer).__name__}, not a Response")
+    if answer.body is APP:
+        raise GuardError("a guard returned a response with the app's body, but the app did not run")
+    return answer
+
+
+def sized_body(response: Response, method: str) -> bytes:
+    """The bytes to send for a response of our own; its `Content-Length` is set to fit them."""
+    body = response.body
+    assert isinstance(body, bytes)
+    if response.sized:
+        return b"" if method == "HEAD" else body
+    headers = response.headers
+    headers.remove("Content-Length")
+    if method == "HEAD" or response.status < 200 or response.status in (204, 304):
+        return b""  # without Content-Length: it need not be said here, and some gateways take its word (RFC 9110, 8.6)
+    headers.add("Content-Length", str(len(body)))
+    return body
+
+
+async def settle(deferred: list[Deferred]) -> None:
+    """Run deferred work, last first, each once, whatever the others do."""
+    while deferred:
+        work = deferred.pop()
+        try:
+            if isinstance(work, Step):
+                await work
+            else:
+                result = work()
+                if result is not None:
+                    await result
+        except StoreError as failure:
+            if not failure.logged:
+                log.error("deferred work failed: %s", plain(failure))
+        except Exception:
+            log.exception("deferred work failed")

@@ -1,0 +1,88 @@
+"""Requests of nobody's under WSGI, each in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from io import BytesIO
+from typing import Any
+
+from keyguard.drivers.interpreter import Engine, of_the_same_caller
+from keyguard.drivers.wsgi.body import close
+from keyguard.drivers.wsgi.exchange import Exchange, ExcInfo, Write, WSGIApp
+from keyguard.drivers.wsgi.request import WSGIRequest
+from keyguard.flow import Flow
+from keyguard.logs import logger
+from keyguard.process.fork import renew_after_fork
+from keyguard.request import Request
+from keyguard.response import Response
+from keyguard.steps import Detach
+
+log = logger("keyguard")
+
+_MOST = 8  # at a time
+
+
+class _Room:
+    """Places for requests of nobody's, in one process."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        self.places = threading.BoundedSemaphore(_MOST)
+
+
+_room = _Room()
+
+
+def detach(app: WSGIApp, engine: Engine, step: Detach) -> bool:
+    """Start a request of nobody's, in a thread of its own."""
+    places = _room.places
+    if not places.acquire(blocking=False):
+        return False
+    environ = of_the_same_caller(step.request)
+    environ["wsgi.input"] = BytesIO()
+    for name in ("CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING", "wsgi.input_terminated"):
+        environ.pop(name, None)
+    request = WSGIRequest(environ, engine)
+    exchange = _Detached(app, engine, request, step.guard)
+    # A daemon: a process that is told to stop does not wait for what nobody waits for.
+    run = copy_context().run
+    threading.Thread(target=run, args=(_run, exchange, places), name="keyguard-detached", daemon=True).start()
+    return True
+
+
+class _Detached(Exchange):
+    """A request of nobody's: one guard, and what is inside of it."""
+
+    __slots__ = ("guard",)
+
+    def __init__(
+        self, app: WSGIApp, engine: Engine, request: Request, guard: Callable[[Request], Flow[Response]]
+    ) -> None:
+        super().__init__(app, engine, request, _ignore_head)
+        self.guard = guard
+
+    def _start(self) -> Any:
+        return self.guard(self.request)
+
+
+def _ignore_head(status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write:
+    return lambda data: None
+
+
+def _run(exchange: _Detached, places: threading.BoundedSemaphore) -> None:
+    try:
+        body = exchange.run()
+        try:
+            for _ in body:
+                pass
+        finally:
+            close(body)
+    except Exception:
+        log.warning("a request in the background failed", exc_info=True)
+    finally:
+        places.release()

@@ -1,0 +1,44 @@
+"""The WSGI driver: a WSGI app that stands around another one. A request's way is in `exchange.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from keyguard.drivers.bridges import opened
+from keyguard.drivers.field_names import clean_environ, tell_of_folding
+from keyguard.drivers.interpreter import Engine
+from keyguard.drivers.wsgi.background import detach
+from keyguard.drivers.wsgi.exchange import Exchange, StartResponse, settle_all
+from keyguard.drivers.wsgi.exchange import WSGIApp as WSGIApp
+from keyguard.drivers.wsgi.request import Environ, WSGIRequest
+from keyguard.process.fork import check_process
+from keyguard.request import Deferred
+from keyguard.steps import Detach
+
+
+class WSGIDriver:
+    """A WSGI app: guards around another WSGI app."""
+
+    def __init__(self, app: WSGIApp, engine: Engine) -> None:
+        self.app = opened(app)
+        self.engine = engine
+        self._unseen = True
+        """Whether no request has shown yet which server this is."""
+        tell_of_folding()
+        engine.late = self._settle_late
+        engine.detach = self._detach
+
+    def _settle_late(self, work: Deferred) -> None:
+        settle_all(self.engine, [work])
+
+    def _detach(self, step: Detach) -> bool:
+        return detach(self.app, self.engine, step)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        check_process()
+        if self._unseen:
+            self._unseen = False
+            tell_of_folding(environ)
+        if "asgi.scope" in environ:
+            clean_environ(environ, self.engine.underscores)
+        return Exchange(self.app, self.engine, WSGIRequest(environ, self.engine), start_response).run()

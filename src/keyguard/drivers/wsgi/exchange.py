@@ -1,0 +1,335 @@
+"""A request under WSGI (PEP 3333): guards are resumed when the app's response head is known.
+
+That is after the app has returned, where it called `start_response` at once; after the first item of its iterable,
+where it calls it late (generator apps); or inside `write()`.
+
+Rules:
+- An untouched response returns the app's own iterable: its `len()` and `wsgi.file_wrapper` still count for the server.
+- What wraps an iterable is a class, never a generator: `close()` of a generator that never started runs nothing.
+- The app's iterable is closed exactly once, whether it is passed on, replaced, or cut short.
+- No event loop: a guard that awaits anything but steps gets an error that says so.
+
+    state     start_response                    write()                    the app's return
+    IDLE      (the app has not run)
+    WAIT      noted                             drive the guards -> ...    drive the guards -> ...
+    STREAM    only with exc_info; passed on     passed on                  its iterable is passed on
+    DISCARD   ignored                           ignored                    its iterable is closed
+    DEAD      raise the failure                 raise the failure          answer the failure
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from io import BytesIO
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from keyguard.drivers.bridges import pass_on
+from keyguard.drivers.interpreter import Engine, Foreign, checked, feed, settle, sized_body
+from keyguard.drivers.wsgi.body import Body, Peeked, SizedBody, close
+from keyguard.drivers.wsgi.request import Environ
+from keyguard.errors import GuardError, NoResponse
+from keyguard.flow import Flow
+from keyguard.logs import logger
+from keyguard.request import Deferred, Request
+from keyguard.response import APP, Headers, Response, Tee
+from keyguard.steps import CallApp
+
+ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+Write: TypeAlias = Callable[[bytes], object]
+StartResponse: TypeAlias = Callable[..., Write]
+WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+log = logger("keyguard")
+
+IDLE, WAIT, STREAM, DISCARD, DEAD = range(5)
+
+
+class Exchange:
+    """One request through the guards and the app. The table at the top of this file is its theory."""
+
+    __slots__ = (
+        "app",
+        "engine",
+        "failure",
+        "flow",
+        "head",
+        "replacement",
+        "request",
+        "server_start",
+        "server_write",
+        "state",
+        "tees",
+        "theirs",
+    )
+
+    def __init__(self, app: WSGIApp, engine: Engine, request: Request, start_response: StartResponse) -> None:
+        self.app = app
+        self.engine = engine
+        self.request = request
+        self.server_start = start_response
+        self.server_write: Write | None = None
+        self.state = IDLE
+        self.flow: Flow[Response] | None = None
+        self.head: tuple[str, list[tuple[str, str]]] | None = None
+        """What the app gave to `start_response`; once released, what the guards made of it."""
+        self.theirs: list[tuple[str, str]] = []
+        """The header fields of a released head as the app gave them."""
+        self.failure: Exception | None = None
+        self.replacement: Response | None = None
+        self.tees: list[Tee] = []
+
+    def run(self) -> Iterable[bytes]:
+        body: Iterable[bytes] | None = None
+        request = self.request
+        watched = bool(request.findings.caches)  # by one further out, to which it matters if the app fails
+        try:
+            stop = self._begin()
+            while body is None:
+                if isinstance(stop, Response):
+                    body = self._answer(stop)
+                else:
+                    stop, body = self._call_app(stop.request.carrier)
+        except BaseException as failure:
+            self._let_go(failure)
+            request.findings.broken = request.findings.broken or self.state == STREAM
+            self.end()
+            self.closed(failed=True)
+            raise
+        if request.deferred is None and request.afterwards is None and not self.tees and not watched:
+            request.late = self.engine.late
+            return body
+        return SizedBody(body, self) if hasattr(body, "__len__") else Body(body, self)
+
+    # -- driving the guards -----------------------------------------------------------------------------
+
+    def _begin(self) -> Any:
+        try:
+            begun = self._start()
+            if isinstance(begun, (Response, CallApp)):
+                return begun
+            self.flow = begun
+            return self._checked(self._advance())
+        except Exception as failure:
+            return self.engine.fault(self.request, failure)
+
+    def _start(self) -> Any:
+        return self.engine.begin(self.request)
+
+    def _advance(self, value: Any = None, error: BaseException | None = None) -> Any:
+        assert self.flow is not None
+        stop = self.engine.advance(self.flow, value, error, self.request)
+        while isinstance(stop, Foreign):
+            error = GuardError(
+                f"a guard awaited {type(stop.yielded).__name__}, which needs an event loop; there is none under WSGI. "
+                "Use a plain function there, or serve the app over ASGI"
+            )
+            stop = self.engine.advance(self.flow, error=error)
+        return stop
+
+    def _checked(self, stop: Any) -> Any:
+        return stop if stop.__class__ is CallApp else checked(stop)
+
+    def _call_app(self, environ: Environ) -> tuple[Any, Iterable[bytes] | None]:
+        """Run the app up to its head, and the guards over that. Returns the next stop, or the body."""
+        self.state = WAIT
+        self.request.reached_app = True
+        self.head = None
+        passing = pass_on(self.request, environ, "wsgi.url_scheme")
+        error: Exception
+        iterable: Iterable[bytes] | None = None
+        try:
+            if self.request.findings.preflight and environ["REQUEST_METHOD"] == "OPTIONS":
+                environ = {**environ, "wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}  # whatever comes, it has no body
+            iterable = self.app(environ, self.start_response)
+            if iterable is None:
+                raise TypeError("the WSGI app returned None, not an iterable of bytes")
+            if self.head is None:  # start_response comes with the first item
+                iterable = Peeked(iterable)
+            if self.state == WAIT and self.head is not None:
+                self._drive()
+            if self.state == STREAM:
+                return None, iterable
+            if self.state == DISCARD:
+                assert self.replacement is not None
+                close(iterable)
+                return self.replacement, None
+            error = NoResponse("the app returned without calling start_response")
+        except Exception as failure:
+            error = failure
+        finally:
+            passing.clear()
+        if iterable is not None:
+            close(iterable)
+        if self.state == DEAD:
+            assert self.failure is not None
+            return self.engine.fault(self.request, self.failure), None
+        if self.state == WAIT and self.flow is not None:
+            try:
+                return self._checked(self._advance(error=error)), None
+            except Exception as failure:
+                if failure is not error:
+                    return self.engine.fault(self.request, failure), None
+        raise error  # the app's own, and no guard had an answer to it
+
+    def _drive(self) -> None:
+        """Hand the app's head to the guards, and what they make of it to the server."""
+        assert self.head is not None
+        status, pairs = self.head
+        if self.flow is None:
+            self._release(status, pairs)
+            return
+        head = Response(int(status[:3]), Headers(pairs), APP)
+        try:
+            stop = self._advance(head)
+            if not isinstance(stop, Response):
+                raise GuardError("a guard called forward again, or returned no response, after the app had answered")
+        except Exception as failure:
+            self.state, self.failure = DEAD, failure
+            raise
+        if stop.body is APP:
+            self.tees = stop.tees or []
+            self._release(status if stop.status == int(status[:3]) else _status_line(stop.status), list(stop.headers))
+        else:
+            self.state, self.replacement = DISCARD, stop
+
+    def _release(self, status: str, pairs: list[tuple[str, str]]) -> None:
+        assert self.head is not None
+        self.theirs = self.head[1]
+        self.head = (status, pairs)
+        self.state = STREAM
+        self.server_write = self.server_start(status, pairs)
+
+    # -- what the app calls -----------------------------------------------------------------------------
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write:
+        """What the app gets as its `start_response`."""
+        try:
+            if self.state == DEAD:
+                assert self.failure is not None
+                raise self.failure
+            if self.head is not None and not exc_info:
+                raise AssertionError("start_response was called a second time, without exc_info")
+            if self.state == STREAM:
+                self._cut("the app began its response again")  # what comes now is another one's body
+                # Too late for the guards, but not for what they had to say: the server may still take another head.
+                # It raises exc_info where the first one has gone (PEP 3333, "The start_response() Callable").
+                self.server_write = self.server_start(status, self._with_ours(headers), exc_info)
+            elif self.state == WAIT:
+                self.head = (status, headers)
+            return self.write
+        finally:
+            exc_info = None  # or the traceback's frames and this one hold each other
+
+    def _with_ours(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        assert self.head is not None
+        return headers + [pair for pair in self.head[1] if pair not in self.theirs]
+
+    def write(self, data: bytes) -> None:
+        """What the app gets from `start_response`."""
+        if self.state == WAIT:
+            self._drive()
+        if self.state == DEAD:
+            assert self.failure is not None
+            raise self.failure
+        if self.state == STREAM:
+            assert self.server_write is not None
+            if self.tees:
+                self.feed(data)
+            try:
+                self.server_write(data)
+            except BaseException:
+                self._cut("its client left before it was whole")
+                raise
+
+    # -- copies of the body -----------------------------------------------------------------------------
+
+    def feed(self, part: bytes, *, last: bool = False) -> None:
+        """Give a part of the body to the copies, before it leaves."""
+        # What is left out of an iterable shows: an error goes on to who iterates, and a client that leaves closes it.
+        # Only what stands in between may keep an error to itself, and end the body.
+        if last and self.request.findings.broken:
+            self._cut("the app failed before it was whole")
+        for flow in feed(self.tees, part, last=last, sure=True):
+            self._finish(flow)
+
+    def _finish(self, flow: Flow[None]) -> None:
+        try:
+            drive(self.engine, flow, self.request)
+        except Exception:
+            log.exception("what a copy of the body was for failed")
+
+    def _cut(self, why: str) -> None:
+        for tee in self.tees:
+            tee.close(why)
+
+    # -- answers of our own, and the end ----------------------------------------------------------------
+
+    def _answer(self, response: Response) -> Iterable[bytes]:
+        if response.refusal is not None:
+            self.engine.refused(response.refusal, response)
+        body = sized_body(response, self.request.method)
+        self.server_start(_status_line(response.status), list(response.headers))
+        return [body] if body else []
+
+    @property
+    def copying(self) -> bool:
+        """Whether the body is to be copied while it is sent."""
+        return bool(self.tees)
+
+    def end(self) -> None:
+        """Run what was deferred. Called at the last byte, at `close()`, or where there was neither."""
+        for tee in self.tees:
+            if not tee.ended:
+                tee.close("the response ended before it was whole")
+        deferred = self.request.deferred
+        if deferred:
+            settle_all(self.engine, deferred)
+        self.request.late = self.engine.late
+
+    def failed(self) -> None:
+        """The app has failed in the midst of its body."""
+        self.request.findings.broken = True
+        self.end()
+
+    def closed(self, *, failed: bool) -> None:
+        """The app's iterable was closed, or failed at that, or there was none."""
+        afterwards = self.request.afterwards
+        if afterwards:
+            settle_all(self.engine, afterwards)
+        if failed:
+            self._cut("the app failed while its response was closed")
+        for tee in self.tees:
+            flow = tee.returned()
+            if flow is not None:
+                self._finish(flow)
+
+    def _let_go(self, failure: BaseException) -> None:
+        """Tell guards that still wait, where the app ended in something that is no `Exception`."""
+        if self.flow is not None and self.state == WAIT:
+            try:
+                self.engine.advance(self.flow, error=failure)
+            except BaseException:
+                return  # the failure itself, most of all; it is raised by the caller
+            self.flow.close()
+
+
+def settle_all(engine: Engine, deferred: list[Deferred]) -> None:
+    """Run deferred work to its end."""
+    while deferred:
+        drive(engine, settle(deferred), None)
+
+
+def drive(engine: Engine, flow: Flow[None], request: Request | None) -> None:
+    """Drive a flow that has no answer to its end."""
+    stop = engine.advance(flow, request=request)
+    while isinstance(stop, Foreign):
+        stop = engine.advance(flow, error=GuardError("deferred work awaited an event loop under WSGI"))
+
+
+def _status_line(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} Unknown"

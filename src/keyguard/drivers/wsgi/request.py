@@ -1,0 +1,137 @@
+"""A request as WSGI gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
+from typing import Any, TypeAlias
+
+from keyguard.drivers.bridges import carried_over
+from keyguard.drivers.field_names import taken_off, variable_of
+from keyguard.drivers.interpreter import Engine
+from keyguard.http.callers import Told, told_by_environ
+from keyguard.http.paths import decode_wsgi_path, plain
+from keyguard.http.spelling import Spelling
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Findings, Request, veiled
+from keyguard.response import Headers
+
+Environ: TypeAlias = dict[str, Any]
+
+
+_ADDRESS = (
+    "PATH_INFO",
+    "QUERY_STRING",
+    "HTTP_HOST",
+    "RAW_URI",
+    "REQUEST_URI",
+    "SCRIPT_NAME",
+    "wsgi.url_scheme",
+)
+
+
+_UNIX_SOCKETS = (None, "", "localhost")  # the last is what waitress says
+
+
+def replaced(environ: Mapping[str, Any], fields: Mapping[str, str | None]) -> Environ:
+    """An environ with other header fields in their place."""
+    changed = dict(environ)
+    for name, value in fields.items():
+        changed.pop(variable_of(name), None)
+        if value is not None:
+            changed[variable_of(name)] = value
+    return changed
+
+
+class WSGIRequest(Request):
+    """A request head from a WSGI environ."""
+
+    __slots__ = ()
+
+    shared = SHARED_WSGI
+    tells_by_names = True
+
+    def __init__(self, environ: Environ, engine: Engine) -> None:
+        self.settings = engine
+        super().__init__(environ["REQUEST_METHOD"], environ, engine.source, engine.clock, engine.inside)
+
+    @property
+    def scheme(self) -> str:
+        return str(self.carrier["wsgi.url_scheme"])
+
+    @property
+    def query(self) -> bytes:
+        return str(self.carrier.get("QUERY_STRING", "")).encode("latin-1")
+
+    @property
+    def raw_path(self) -> bytes | None:
+        # Not in PEP 3333: gunicorn says RAW_URI, werkzeug and waitress REQUEST_URI.
+        target = self.carrier.get("RAW_URI") or self.carrier.get("REQUEST_URI")
+        return str(target).partition("?")[0].encode("latin-1", "replace") if target else None
+
+    @property
+    def peer(self) -> str | None:
+        peer: str | None = self.carrier.get("REMOTE_ADDR")
+        return None if peer in _UNIX_SOCKETS else peer
+
+    def header(self, name: str) -> str | None:
+        if "_" in name and self.takes_off(name):
+            raise taken_off(name)
+        value: str | None = self.carrier.get(variable_of(name))
+        return value
+
+    def folded(self, name: str) -> str | None:
+        value: str | None = self.carrier.get(variable_of(name))
+        return value
+
+    @property
+    def root(self) -> str:
+        return decode_wsgi_path(self.carrier.get("SCRIPT_NAME", ""))
+
+    def sends(self, fields: FieldSet) -> bool:
+        return not fields.variables.isdisjoint(self.carrier)
+
+    def names(self) -> Collection[Any]:
+        return self.carrier.keys()
+
+    def field_name(self, raw: Any) -> str | None:
+        if raw.startswith("HTTP_"):
+            return str(raw[5:]).lower().replace("_", "-")
+        return "content-" + raw[8:].lower() if raw in ("CONTENT_TYPE", "CONTENT_LENGTH") else None
+
+    def field_value(self, raw: Any) -> str:
+        return str(self.carrier[raw])
+
+    def told(self) -> Told:
+        return told_by_environ(self.carrier)
+
+    def field_names(self) -> Iterable[str]:
+        names = [name for name in self.carrier if name.startswith("HTTP_")]
+        return [name[5:].lower().replace("_", "-") for name in names]
+
+    def address(self) -> tuple[object, ...]:
+        said = [self.carrier.get(name) for name in _ADDRESS]
+        if self.carrier.get("QUERY_STRING"):
+            return (veiled(repr(said).encode("utf-8", "surrogatepass")),)
+        return tuple(said)
+
+    def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
+        return list(pairs)
+
+    def headers_of(self, raw: list[Any]) -> Headers:
+        return Headers(raw)
+
+    def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
+        return replaced(self.carrier, fields) if fields else self.carrier
+
+    def _carried_over(self) -> Findings | None:
+        return carried_over(self, "wsgi.url_scheme", "asgi.scope", SHARED_ASGI)
+
+    def _find_plain(self) -> str:
+        carrier = self.carrier
+        if carrier.get("SCRIPT_NAME"):
+            return ""
+        path = decode_wsgi_path(carrier.get("PATH_INFO", ""))
+        return path if plain(path, self.raw_path) and not self.inside.may_cut(path) else ""
+
+    def _spell(self) -> Spelling:
+        path = decode_wsgi_path(self.carrier.get("PATH_INFO", ""))
+        return Spelling(path, self.raw_path, self.root, self.inside)

@@ -1,0 +1,409 @@
+"""Authentication by API key.
+
+Rules:
+- It fails closed. Where the store or a look-up cannot answer, the request is refused with 503: never let through,
+  and never told that its key is bad.
+- An unknown, malformed, expired or revoked key gets the same words; the log tells them apart.
+- A wrong key counts against the address it came from. A source that guesses too often is told so for a while; a right
+  key of the registry passes all the same, whatever its neighbours send: nobody guesses 190 bits. So it is verified
+  first, and waits for no counter; what must be bounded is the work. Look-ups are another matter: see `look_ups.py`.
+- A record is trusted if its seal is right: who can write to the store, and no more, cannot give a key more rights.
+- Keys that were verified are trusted for half a second without asking the store again: see `verified.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeAlias
+
+from keyguard.clock import SECOND, whole_seconds
+from keyguard.conditions import OnPaths, on_paths
+from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreError
+from keyguard.flow import call, check_takes, is_async
+from keyguard.guards.api_keys import settings
+from keyguard.guards.api_keys.guesses import UNNAMED, Guesses, Refusals
+from keyguard.guards.api_keys.look_ups import Lookup, LookUps
+from keyguard.guards.api_keys.verified import FOREVER, KEY_MAX, RECHECK, Known, KnownKeys, fingerprint_of, remembered
+from keyguard.guards.preflight import may_pass, pass_preflight
+from keyguard.identity import ANONYMOUS, Identity
+from keyguard.keys import KeyRegistry, Pepper, Peppers, parse_key, record_key
+from keyguard.keys.credentials import Sources
+from keyguard.keys.format import check_words
+from keyguard.keys.record import decode, trusted
+from keyguard.ops import Authenticate, Authenticated, Degraded, Demand, Store, Take, TakeHere, Taken, head_of
+from keyguard.problem import refuse, refuse_ambiguous, refuse_bad_request, refuse_busy
+from keyguard.rates import NEVER
+from keyguard.refusal import Cause
+from keyguard.request import Forward, Request
+from keyguard.response import Response
+
+Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]
+
+
+class APIKeys:
+    """Lets through who sends a valid API key, and finds out whose it is.
+
+    - `lookup`: your own function from key text to `Identity` or `None`; without it, keys are those that
+      `Keyguard.keys` and `keyguard keys` issue. An `async def` runs in the event loop; a `def` in a thread under ASGI,
+      with the context variables of the request, and in place under WSGI. It is not asked about an empty key. What it
+      calls the caller stands in logs and stores: not the key itself.
+    - `sources`: where a key may stand: names of header fields (`"authorization"` means its Bearer scheme, RFC 6750),
+      `"cookie:name"`, `"query:name"`. A key in the query ends in logs and browser histories: off by default. A Bearer
+      text that does not begin with `prefix` is not a key, but an app's own: beside a key it is let be. With a `lookup`
+      every text is a key.
+    - `public`: path patterns that need no key; exact (`"/health"`), whole subtrees (`"/docs/*"`); or `path(...)`.
+    - `paths`: only these need a key; by default all do. A path that is in both lists needs none.
+    - `ignore_case`: the app routes paths in any case, so `paths` are meant in any case.
+    - `optional`: callers without a key pass as anonymous, where no scope is needed. One who sends a wrong key is still
+      refused.
+    - `scopes`: what a key must hold, or a function of the request that returns it; `None` where nothing is needed.
+    - `guesses`: how many wrong keys an address may send; `None` for any number. With a `lookup` one that has sent too
+      many is not heard at all; a right key of the registry always is.
+    - `guess_exempt`: networks whose wrong keys are not counted, such as a NAT behind which many callers are.
+    - `pepper`: what digests are keyed with: text, or a mapping of version to text, the highest being used for new
+      keys. By default the environment's `KEYGUARD_PEPPER`. Keys that were made without one are accepted if none is set,
+      or if version 0 is named: `{1: "...", 0: None}`.
+    - `prefix`, `env`: how keys begin, such as `kg_live_`: others are not accepted. With `env=None` those of every
+      environment are, and new ones are `live` if nothing else is said.
+    - `if_store_fails`: while the store is out of order, `"local"` goes on accepting keys that this process has
+      verified within the last `stale_if_error` seconds, `"refuse"` accepts none. All others get a 503, cause `fault`.
+    - `realm`: named in the challenge of a 401.
+    - `preflights`: whether CORS preflights, which browsers send without a key, pass, answered without a body. By
+      default they do if CORS middleware that answers them can be seen inside: that of Starlette and FastAPI, Litestar's
+      `cors_config`, django-cors-headers for all paths. True is for apps that answer them elsewhere and route by method:
+      the view of an app that runs it whatever the method, as Django's function views do, would run without a key. False
+      refuses them, which is right if CORS middleware stands outside. A request with a body, or with a field that asks
+      for another method (`X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override` and any other whose name speaks
+      of a method, a verb or an override), is not a preflight; `?_method=` in a URL cannot be known.
+
+    Raises `ConfigurationError` for a setting that is wrong.
+    """
+
+    provides = frozenset({"identity"})
+
+    def __init__(
+        self,
+        *,
+        lookup: Lookup | None = None,
+        sources: Iterable[str] = ("authorization", "x-api-key"),
+        public: Iterable[str] | OnPaths = (),
+        paths: Iterable[str] | OnPaths | None = None,
+        ignore_case: bool = False,
+        optional: bool = False,
+        scopes: Scopes | None = None,
+        guesses: str | None = "20/minute; 200/hour",
+        guess_exempt: Iterable[str] = (),
+        pepper: Pepper = None,
+        prefix: str = "kg",
+        env: str | None = "live",
+        if_store_fails: Literal["local", "refuse"] = "local",
+        stale_if_error: float = 300,
+        realm: str = "api",
+        preflights: bool | None = None,
+        name: str = UNNAMED,
+    ) -> None:
+        if lookup is not None and not callable(lookup):
+            raise ConfigurationError(f"lookup is a function from key text to Identity or None, not {lookup!r}")
+        if lookup is not None:
+            check_takes("lookup", lookup, "the text of a key")
+        self.lookup = lookup
+        check_words(prefix, "live" if env is None else env)
+        self.prefix, self.env = prefix, env
+        self.sources = Sources(settings.listed("sources", sources), "" if lookup else f"{prefix}_")
+        patterns = public if isinstance(public, OnPaths) else settings.listed("public", public)
+        self.public = on_paths("public", patterns or None, False)
+        self.paths = on_paths("paths", paths, ignore_case)
+        self._by_path = self.public is not None or self.paths is not None
+        self.optional = settings.switch("optional", optional)
+        if preflights is not None and not isinstance(preflights, bool):
+            raise ConfigurationError(f"preflights is True or False, or None for what can be seen, not {preflights!r}")
+        self.preflights = preflights
+        if callable(scopes):
+            check_takes("scopes", scopes, "the request")
+        self.scopes = (
+            scopes if callable(scopes) or scopes is None else settings.checked_scopes(settings.listed("scopes", scopes))
+        )
+        self.peppers = Peppers(pepper)
+        self.name = settings.checked_name(name)
+        self._guesses = Guesses(name, guesses, lookup)
+        self._guess_exempt = settings.checked_networks("guess_exempt", guess_exempt)
+        self._stale = settings.stale_for(if_store_fails, stale_if_error)
+        self._challenge = f'Bearer realm="{settings.checked_realm(realm)}"'
+        self._known = KnownKeys()
+        self._refusals = Refusals()
+        self._look_ups = None if lookup is None else LookUps(name, lookup, self._guesses)
+        self._registry: KeyRegistry | None = None
+
+    def after_fork(self) -> None:
+        """Called in a forked child."""
+        self._known.after_fork()
+        self._refusals.after_fork()
+        if self._look_ups is not None:
+            self._look_ups.after_fork()
+
+    def __repr__(self) -> str:
+        return f"<APIKeys {self.name}>"
+
+    def asynchronous(self) -> dict[str, object]:
+        """The settings that only an event loop can run."""
+        settings = {"lookup": self.lookup, "scopes": self.scopes}
+        return {word: value for word, value in settings.items() if is_async(value)}
+
+    def registry(self, store: Store) -> KeyRegistry:
+        """The keys in `store` that this guard accepts."""
+        if self.lookup is not None:
+            raise ConfigurationError("this APIKeys has a lookup of its own: its keys are kept there")
+        if self._registry is None or self._registry.store is not store:
+            self._registry = KeyRegistry(store, pepper=self.peppers, prefix=self.prefix, env=self.env or "live")
+        return self._registry
+
+    def admits(self, request: Request) -> bool:
+        """Whether it is plain that the request may pass: one key, which was verified just now, and nothing to ask."""
+        if self._by_path:
+            try:
+                if self._needs_no_key(request):
+                    return False
+            except AmbiguousPath:
+                return False
+        sent = self.sources.read(request)
+        known = self._known.get(fingerprint_of(sent.pop())) if len(sent) == 1 else None
+        if known is None or known.networks is not None or not known.trusted(request.now()):
+            return False
+        if self.scopes is not None and (callable(self.scopes) or not self.scopes <= known.identity.scopes):
+            return False
+        findings = request.findings
+        findings.sources += (self.sources,)
+        findings.identity = known.identity
+        return True
+
+    async def __call__(self, request: Request, forward: Forward) -> Response:
+        findings = request.findings
+        findings.sources += (self.sources,)
+        if self._by_path:
+            try:
+                no_key = self._needs_no_key(request)
+            except AmbiguousPath:
+                return refuse_ambiguous(request)
+            if no_key:
+                findings.identity = findings.identity or ANONYMOUS
+                return await forward(request)
+        sent = self.sources.read(request)
+        if len(sent) != 1:
+            if sent:
+                detail = "The request carries two different API keys. Send one."
+                return refuse_bad_request(request, detail, reason="two-keys")
+            foreign = self.sources.foreign(request)
+            findings.identity = findings.identity or ANONYMOUS
+            if not foreign and may_pass(request, self.preflights):
+                return await pass_preflight(request, forward)
+            try:
+                passes = self.optional and await self._needs_no_scopes(request)
+            except AmbiguousPath:
+                return refuse_ambiguous(request)
+            if passes:
+                return await forward(request)
+            if foreign:  # no guess of ours: it cannot be a key
+                return self._refuse(request, "malformed")
+            return self._refuse(request, "no-key", "Send an API key.", sent=False)
+        text = sent.pop()
+        fingerprint = fingerprint_of(text)
+        known = self._known.get(fingerprint)
+        if known is None or not known.trusted(request.now()):
+            if known is not None:
+                known.being_verified()
+            try:
+                answer = await self._verify(request, text, fingerprint, known)
+            except StoreBusy:
+                return refuse_busy(request)
+            except StoreError:
+                answer = await self._without_store(request, known)
+            if isinstance(answer, Response):
+                return answer
+            known = answer
+        del text  # error trackers show the variables of whatever an error of the app passes through
+        findings.identity = known.identity
+        if known.networks is not None and (request.client is None or request.client not in known.networks):
+            detail = "This API key cannot be used from this address."
+            return refuse(request, Cause.ADDRESS, detail, reason="key-network")
+        if self.scopes is not None:
+            try:
+                missing = await self._missing_scopes(request, known.identity)
+            except AmbiguousPath:
+                return refuse_ambiguous(request)
+            if missing:
+                return self._refuse_scopes(request, missing)
+        return await forward(request)
+
+    def _needs_no_key(self, request: Request) -> bool:
+        """Whether the request needs no key, by its path."""
+        if self.paths is not None and not self.paths.closes(request):
+            return True
+        return self.public is not None and self.public.opens(request)
+
+    # -- verifying ----------------------------------------------------------------------------------------
+
+    async def _verify(self, request: Request, text: str, fingerprint: bytes, known: Known | None) -> Known | Response:
+        """Ask the store, or the look-up. A key that was verified before is no guess."""
+        guess = [] if known else self._guess_of(request)
+        if self._look_ups is not None:
+            verified = await self._look_up(self._look_ups, request, text, fingerprint, guess)
+        else:
+            verified = await self._check_record(request, text, known, guess)
+        if not isinstance(verified, Known):
+            self._known.drop(fingerprint)
+            return verified
+        if known is None and verified is self._known.get(fingerprint):
+            return verified  # by another request, which this one waited for
+        verified.verified(request.now())
+        self._known.keep(fingerprint, verified)
+        return verified
+
+    async def _without_store(self, request: Request, known: Known | None) -> Known | Response:
+        """Keys that were verified a while ago are still accepted; of others nothing is known, least of all evil."""
+        now = request.now()
+        if known is not None and now < known.not_after:
+            age = now - (known.fresh_until - RECHECK)
+            if 0 <= age < self._stale:
+                await Degraded(f"{self.name} accepted from memory")
+                return known
+        await Degraded(f"{self.name} refused")
+        detail = "The service cannot check API keys at the moment. This says nothing about yours."
+        return refuse(request, Cause.FAULT, detail, reason="store-failed", retry_after=SECOND)
+
+    async def _check_record(
+        self, request: Request, text: str, known: Known | None, guess: list[Demand]
+    ) -> Known | Response:
+        key = parse_key(text)
+        if key is None:
+            return await self._wrong(request, guess, "malformed")
+        if key.prefix != self.prefix or self.env not in (None, key.env):
+            return await self._wrong(request, guess, "environment", key.id)
+        # Without the guess, though it could be charged at once: a right key waits for nobody else's.
+        found = await Authenticate(record_key(key.id), self.peppers.digests(key))
+        record = found.record
+        if record is None:
+            return await self._wrong(request, guess, "unknown")
+        if not found.valid:
+            return await self._wrong(request, guess, self._reason(found, record), key.id)
+        if known is not None and known.record == record:
+            return known
+        verified = remembered(record) if trusted(record, self.peppers) else None
+        if verified is None or verified.identity.key_id != key.id:
+            return await self._wrong(request, guess, "tampered", key.id)
+        return verified
+
+    def _reason(self, found: Authenticated, record: bytes) -> str:
+        """Return why a record is not valid, in a word for the log."""
+        head = head_of(record)
+        if head is None:
+            return "layout"
+        if head.pepper not in self.peppers:
+            return "pepper"
+        try:
+            status = decode(record).status(found.at) if trusted(record, self.peppers) else ""
+        except StoreError:
+            status = ""
+        return status if status not in ("", "active", "rotating") else "tampered"
+
+    async def _look_up(
+        self, look_ups: LookUps, request: Request, text: str, fingerprint: bytes, guess: list[Demand]
+    ) -> Known | Response:
+        if not text.strip() or len(text) > KEY_MAX:
+            try:
+                return await self._wrong(request, guess, "malformed")
+            except StoreBusy:
+                raise
+            except StoreError:
+                taken = await TakeHere(guess)
+                return self._refuse_guessing(request, taken) if taken.refused else self._refuse(request, "malformed")
+
+        def settled() -> Known | None:
+            known = self._known.get(fingerprint)
+            return known if known is not None and known.trusted(request.now()) else None
+
+        found = await look_ups.ask(text, guess, settled)
+        if isinstance(found, Identity):
+            return Known(found, b"", None, FOREVER)
+        if isinstance(found, Taken):
+            return self._refuse_guessing(request, found)
+        return self._refuse(request, "unknown") if found is None else found
+
+    # -- guesses ------------------------------------------------------------------------------------------
+
+    def _guess_of(self, request: Request) -> list[Demand]:
+        """Return what a wrong key of this request takes: nothing if none are counted."""
+        client = request.client
+        if client is not None and client in self._guess_exempt:
+            return []
+        return self._guesses.of("unknown" if client is None else client.bucket)
+
+    async def _wrong(self, request: Request, guess: list[Demand], reason: str, key_id: str = "") -> Response:
+        """Charge the source of a wrong key, and refuse it: for its key, or for having guessed too often."""
+        if guess:
+            source, now = guess[0].key, request.now()
+            refused = self._refusals.get(source, now)
+            if refused is not None:
+                return self._refuse_guessing(request, refused)
+            taken = await Take(guess)
+            if taken.refused:
+                self._refusals.keep(source, taken, now)
+                return self._refuse_guessing(request, taken)
+        return self._refuse(request, reason, key_id=key_id)
+
+    # -- scopes -------------------------------------------------------------------------------------------
+
+    async def _needs_no_scopes(self, request: Request) -> bool:
+        """Whether the request may be made without a key: nobody has no scopes."""
+        return self.scopes is None or not await self._missing_scopes(request, ANONYMOUS)
+
+    async def _missing_scopes(self, request: Request, identity: Identity) -> list[str]:
+        needed = self.scopes
+        if callable(needed):
+            needed = await call(needed, request)
+            if needed is None:
+                return []
+            needed = settings.checked_scopes(needed)
+        assert isinstance(needed, frozenset)
+        return sorted(needed - identity.scopes)
+
+    # -- refusing -----------------------------------------------------------------------------------------
+
+    def _refuse(
+        self,
+        request: Request,
+        reason: str,
+        detail: str = "The API key is not valid.",
+        *,
+        sent: bool = True,
+        key_id: str = "",
+    ) -> Response:
+        # error="invalid_token" only where a key was sent (RFC 6750, section 3.1).
+        challenge = self._challenge + ', error="invalid_token"' if sent else self._challenge
+        return refuse(
+            request,
+            Cause.CREDENTIALS,
+            detail,
+            reason=reason,
+            headers=[("WWW-Authenticate", challenge)],
+            key_id=key_id,
+        )
+
+    def _refuse_scopes(self, request: Request, missing: list[str]) -> Response:
+        scope = " ".join(missing)
+        challenge = f'{self._challenge}, error="insufficient_scope", scope="{scope}"'
+        detail = f"The API key is valid, but lacks the scope {scope}."
+        return refuse(request, Cause.PERMISSION, detail, reason="scope", headers=[("WWW-Authenticate", challenge)])
+
+    def _refuse_guessing(self, request: Request, taken: Taken) -> Response:
+        seconds = whole_seconds(taken.wait)
+        detail = f"Too many wrong API keys came from this address. It is heard again in {seconds} seconds."
+        return refuse(
+            request,
+            Cause.ADDRESS,
+            detail,
+            reason="guessing",
+            status=429,
+            retry_after=None if taken.wait == NEVER else taken.wait,
+            at=taken.at,
+            policies=[demand.name for demand in taken.refusing],
+        )

@@ -1,0 +1,70 @@
+"""The settings of `APIKeys`: each is checked at the start, and an error says what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from keyguard.clock import SECOND
+from keyguard.errors import ConfigurationError
+from keyguard.http.addresses import Networks
+
+
+def listed(word: str, texts: Any) -> list[Any]:
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise ConfigurationError(f"{word} is a list of texts, not {texts!r}")
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def checked_scopes(scopes: Any) -> frozenset[str]:
+    if isinstance(scopes, str):
+        scopes = scopes.split()
+    names = frozenset(scopes)
+    for name in names:
+        if (
+            not isinstance(name, str)
+            or not name
+            or not name.isascii()
+            or not name.isprintable()
+            or set(name) & set(' "\\')
+        ):
+            raise ConfigurationError(f"a scope is printable ASCII text without blanks or quotes, not {name!r}")
+    return names
+
+
+def switch(word: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{word} is True or False, not {value!r}")
+    return value
+
+
+def checked_name(name: Any) -> str:
+    if isinstance(name, str) and name and name.isascii() and name.isprintable() and "|" not in name:
+        return name
+    raise ConfigurationError(f"a name is printable ASCII text without '|', not {name!r}")
+
+
+def checked_realm(realm: Any) -> str:
+    if isinstance(realm, str) and realm.isascii() and realm.isprintable() and not set(realm) & {'"', "\\"}:
+        return realm
+    raise ConfigurationError(f"realm is printable ASCII text without quotes, not {realm!r}")
+
+
+def checked_networks(word: str, networks: Any) -> Networks:
+    try:
+        return Networks([networks] if isinstance(networks, str) else networks)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{word}: {error}") from None
+
+
+def stale_for(if_store_fails: Any, stale_if_error: Any) -> int:
+    """Return for how many microseconds after its verification a key is accepted without the store."""
+    if if_store_fails not in ("local", "refuse"):
+        raise ConfigurationError(
+            f"if_store_fails of APIKeys is 'local' or 'refuse', not {if_store_fails!r}: nobody is let in unknown"
+        )
+    if isinstance(stale_if_error, bool) or not isinstance(stale_if_error, (int, float)):
+        raise ConfigurationError(f"stale_if_error is a number of seconds, not {stale_if_error!r}")
+    if not 0 <= stale_if_error <= 86400:
+        raise ConfigurationError(f"stale_if_error is from 0 to 86400 seconds, not {stale_if_error!r}")
+    return round(stale_if_error * SECOND) if if_store_fails == "local" else 0

@@ -1,0 +1,109 @@
+"""Keys that this process has verified: whose they are, and for how long that is trusted.
+
+A key is remembered by a digest. It is trusted for `RECHECK`, so a revocation takes effect within it; one request asks
+the store again a little earlier, and saves the others from doing so all at once. So many are remembered and no more:
+the one that was verified longest ago makes room, and the others go on to be accepted while the store is out of order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+from keyguard.clock import SECOND
+from keyguard.errors import StoreError
+from keyguard.http.addresses import Networks
+from keyguard.identity import Identity
+from keyguard.keys.record import decode
+
+RECHECK = SECOND // 2
+"""Microseconds for which a verified key is trusted without asking the store again."""
+_AHEAD = RECHECK // 4
+"""Microseconds before that end at which one request asks again, while the others go on trusting it."""
+
+REMEMBERED = 10_000
+KEY_MAX = 512  # bytes; more is no key of anybody's
+FOREVER = 2**63 - 1
+"""The end of a key that has none."""
+
+
+class Known:
+    """A verified key."""
+
+    __slots__ = ("fresh_until", "identity", "networks", "not_after", "record", "trusted_until")
+
+    def __init__(self, identity: Identity, record: bytes, networks: Networks | None, not_after: int) -> None:
+        self.identity = identity
+        self.record = record
+        self.networks = networks
+        self.not_after = not_after
+        self.fresh_until = 0
+        self.trusted_until = 0
+        """Until when nobody asks the store again: `fresh_until` at most, and earlier where nobody is asking it yet."""
+
+    def verified(self, now: int) -> None:
+        """Note that the store has been asked."""
+        self.fresh_until = now + RECHECK
+        self.trusted_until = min(self.fresh_until - _AHEAD, self.not_after)
+
+    def trusted(self, now: int) -> bool:
+        """Whether the store need not be asked."""
+        return self.fresh_until - RECHECK <= now < self.trusted_until
+
+    def being_verified(self) -> None:
+        """Let the others go on with what is known for as long as it may be trusted."""
+        self.trusted_until = min(self.fresh_until, self.not_after)
+
+
+class KnownKeys:
+    """The keys that were verified last, by fingerprint."""
+
+    __slots__ = ("_keys", "_lock", "_most", "get")
+
+    def __init__(self, most: int = REMEMBERED) -> None:
+        self._most = most
+        self._keys: dict[bytes, Known] = {}
+        self.get = self._keys.get
+        self.after_fork()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    def keep(self, fingerprint: bytes, known: Known) -> None:
+        """Remember a key that was verified just now."""
+        keys = self._keys
+        with self._lock:
+            keys.pop(fingerprint, None)  # a dict keeps the order in which its keys came
+            if len(keys) >= self._most:
+                del keys[next(iter(keys))]
+            keys[fingerprint] = known
+
+    def drop(self, fingerprint: bytes) -> None:
+        """Forget a key."""
+        with self._lock:
+            self._keys.pop(fingerprint, None)
+
+
+def fingerprint_of(text: str) -> bytes:
+    """What a key is remembered by: the key itself is not kept."""
+    return hashlib.blake2b(text[: KEY_MAX + 1].encode("latin-1"), digest_size=16).digest()
+
+
+def remembered(stored: bytes) -> Known | None:
+    """Return the key of a stored record, or `None` if it cannot be read."""
+    try:
+        record = decode(stored)
+    except StoreError:
+        return None
+    identity = Identity(
+        subject=record.subject,
+        key_id=record.id,
+        plan=record.plan,
+        scopes=record.scopes,
+        metadata=record.metadata,
+    )
+    networks = Networks(record.networks) if record.networks else None
+    return Known(identity, stored, networks, record.not_after)

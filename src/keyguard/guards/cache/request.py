@@ -1,0 +1,251 @@
+"""What a cache reads in a request: for what it asks, and whether it is of somebody in particular."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from keyguard.errors import ConfigurationError
+from keyguard.guards.cache.key import Query, Target, digest, target_of, too_long
+from keyguard.guards.cache.meanings import KEYED, PERHAPS, SURELY, UNCACHED, meaning
+from keyguard.guards.cache.policy import Asked, Settings
+from keyguard.http.cache_control import parse_cache_control
+from keyguard.http.callers import is_nameless
+from keyguard.http.fields import FieldSet
+from keyguard.http.spelling import Inside
+from keyguard.identity import UNKNOWN, Identity
+from keyguard.keys.credentials import Sources
+from keyguard.request import Request
+
+CREDENTIALS = ("authorization", "x-api-key", "proxy-authorization")
+"""Fields that hold credentials whatever the stack; where its `APIKeys` look comes on top."""
+CONDITIONS = FieldSet(("if-none-match", "if-modified-since", "range"))
+_LONG_WAY = FieldSet((*CONDITIONS.names, "if-range", "cache-control", "pragma", "content-length"))
+"""What makes a request more than a plain GET of a URL, besides what `meaning` tells."""
+
+_REMEMBERED = 4096
+
+
+def means_callers(settings: Settings) -> int:
+    """What of `meaning` counts as credentials.
+
+    Where the app has said nothing of who its answers are for, or that each is for one caller, that is whatever may name
+    one. Else it is what surely does.
+    """
+    if (settings.ttl is not None and not settings.public) or settings.private:
+        return SURELY | PERHAPS
+    return SURELY
+
+
+def is_credential(name: str, settings: Settings) -> bool:
+    """Tell whether a request field, in lower case, counts as a credential whatever the stack."""
+    return name in CREDENTIALS or bool(meaning(name) & means_callers(settings))
+
+
+class Asking:
+    """The half of a response cache that reads requests."""
+
+    def __init__(self, name: str, settings: Settings, by: str | None, query: Query) -> None:
+        self.name = name
+        self.settings = settings
+        self._for_anybody = replace(settings, private=False)
+        self.by = by
+        self.query = query
+        # What was stored by other rules, of another process or before the last change of them, is not this cache's.
+        rules = repr((replace(settings, ignore_client=False), query.rules))
+        self._partition = f"{name} {digest((rules,))[:12]}"
+        self._sources: list[Sources] = []
+        self._callers = means_callers(settings)
+        self._looked: WeakKeyDictionary[Inside, int] = WeakKeyDictionary()
+        self.crosses = False
+        """Whether an app of the other world stands inside: not all of what it does can be seen."""
+        self.plain: set[Any] = set()
+        """Names of fields and variables that mean nothing to this cache, as servers give them."""
+        self._read_credentials([])
+
+    # -- what stands inside -----------------------------------------------------------------------------------
+
+    def _read_credentials(self, sources: Sequence[Sources]) -> None:
+        self._sources += sources
+        names = [name for source in self._sources for name in source.names]
+        fields = {name.lower() for name in (*names, *self.settings.credentials) if ":" not in name}
+        self._credential_fields = FieldSet((*CREDENTIALS, *sorted(fields - set(CREDENTIALS))))
+        # A name with underscores is one of the environ: no request field that is let through has any.
+        self._credential_names = [name for name in self._credential_fields.names if "_" not in name]
+        self._special = frozenset((*_LONG_WAY.names, *self._credential_fields.names))
+        self.elsewhere = [source for source in self._sources if any(":" in name for name in source.names)]
+        self.plain = set()
+
+    def learn(self, request: Request) -> None:
+        """Note where the guards that the request has passed look for credentials: some may stand in other layers."""
+        self.add_sources(request.findings.sources)
+        self.look_inside(request.inside, 2)
+
+    def add_sources(self, sources: Sequence[Sources]) -> None:
+        """Take what stands in more places for credentials."""
+        for source in sources:
+            if source not in self._sources:
+                self._read_credentials([source])
+
+    def look_inside(self, inside: Inside, time: int) -> None:
+        """Look what stands inside, the first and the second time: before the app has run it may not be whole."""
+        if self._looked.get(inside, 0) >= time:
+            return
+        self._looked[inside] = time
+        crosses, sources = inside.seen()
+        self.add_sources(sources)
+        if crosses and not self.crosses:
+            self.crosses = True
+            self._callers |= PERHAPS
+            self.plain = set()
+
+    # -- who asks for what ------------------------------------------------------------------------------------
+
+    def plainly(self, request: Request) -> bool:
+        """Tell whether nothing in a request needs a closer look but its address."""
+        plain, names = self.plain, request.names()
+        if plain.issuperset(names) and request.tells_by_names and not self.settings.credentials:
+            return True
+        if self._told(request):
+            return False
+        for raw in names:
+            if raw in plain:
+                continue
+            name = request.field_name(raw)
+            if name is None:
+                if not is_nameless(raw):
+                    continue  # it depends on what it says
+            elif name in self._special or meaning(name) & (self._callers | KEYED | UNCACHED):
+                return False
+            if len(plain) < _REMEMBERED:
+                plain.add(raw)
+        return True
+
+    def bypasses(self, request: Request) -> bool:
+        """Tell whether the request has a field to which no copy answers."""
+        return self._means(request, UNCACHED)
+
+    def is_keyed(self, request: Request) -> bool:
+        """Tell whether the request has fields that are a part of its key."""
+        return self._means(request, KEYED)
+
+    def takes_long_way(self, request: Request) -> bool:
+        """Tell whether the request is more than a plain GET of a URL."""
+        return request.sends(_LONG_WAY) or self.bypasses(request)
+
+    def _means(self, request: Request, what: int) -> bool:
+        plain = self.plain
+        for raw in request.names():
+            if raw not in plain:
+                name = request.field_name(raw)
+                if name is not None and meaning(name) & what:
+                    return True
+        return False
+
+    def target_of(self, request: Request) -> Target | None:
+        """What a request is filed under; `None` where it is not cached."""
+        partition = self._partition
+        if self.by is not None:
+            identity = request.findings.identity
+            if identity is None:
+                raise ConfigurationError(f"{self!r} is by {self.by}, but {UNKNOWN}")
+            caller: Sequence[str] = ()
+            keys: set[str] = set()
+            if not identity.anonymous:
+                # It says more than the text of the key that it was found by; what else is sent counts beside it.
+                caller = _of_caller(identity, self.by)
+                keys = {key for source in self._sources for key in source.read(request)}
+            partition = digest((partition, self.by, *caller, *self.credentials_of(request, keys)))
+        if any(map(too_long, map(request.header, self._credential_names))):
+            return None
+        return target_of(request, self.query, partition)
+
+    def credentials_of(self, request: Request, less: Collection[str] = ()) -> list[str]:
+        """All that the request carries of credentials, less the keys named, for a digest."""
+        found = []
+        for raw in request.names():
+            name = request.field_name(raw)
+            if name is not None and self._is_credential(name):
+                value = request.field_value(raw)
+                if value and value not in less and value.partition(" ")[2].strip() not in less:
+                    found.append(f"{name}={value}")
+        found += [f"{name}: {value}" for name, value in self._told(request)]
+        for source in self.elsewhere:
+            found += sorted(source.read(request).difference(less))
+        return sorted(found)
+
+    def has_credentials(self, request: Request) -> bool:
+        """Whether the request carries credentials, or was found to be of somebody."""
+        identity = request.findings.identity
+        if identity is not None and not identity.anonymous:
+            return True
+        plain = self.plain
+        for raw in request.names():
+            if raw not in plain:
+                name = request.field_name(raw)
+                if name is not None and self._is_credential(name):
+                    return True
+        return (
+            bool(self._told(request))
+            or any(source.read(request) for source in self.elsewhere)
+            or (self.query.changes and self.query.ignores_credentials(request.query))
+        )
+
+    def _is_credential(self, name: str) -> bool:
+        return name in self._credential_fields.names or bool(meaning(name) & self._callers)
+
+    def _told(self, request: Request) -> list[tuple[str, str]]:
+        """What servers and middleware say of the caller, as far as it counts."""
+        told = request.told()
+        found = [(name, value) for name, surely, value in told if surely & self._callers] if told else []
+        for name in self.settings.credentials:
+            value = request.carrier.get(name)
+            if value:
+                found.append((name, repr(value)))
+        return found
+
+    def settings_for(self, request: Request) -> Settings:
+        """The settings that count for a request's caller: nothing is an anonymous caller's own."""
+        identity = request.findings.identity
+        return self._for_anybody if identity is None or identity.anonymous else self.settings
+
+    def asked_of(self, request: Request, target: Target) -> Asked:
+        """What the policy needs to know of a request."""
+        text = request.header("cache-control")
+        if text is not None:
+            directives = parse_cache_control((text,))
+        elif _says_no_cache(request.header("pragma") or ""):
+            directives = {"no-cache": None}  # RFC 9111, section 5.4: where there is no Cache-Control
+        else:
+            directives = {}
+        method = request.method
+        ranged = request.header("range") if method == "GET" else None
+        return Asked(method, directives, self.has_credentials(request), ranged, target.uri)
+
+
+def _says_no_cache(pragma: str) -> bool:
+    """Whether `Pragma` says it; one that is longer than it could have to be does."""
+    return len(pragma) > 256 or "no-cache" in pragma.lower()
+
+
+def _of_caller(identity: Identity, by: str) -> list[str]:
+    """Whose an entry is, and all that the app may have made it by: what a caller loses is in no entry of its own."""
+    return [
+        identity.key_id if by == "key" else identity.subject,
+        repr(identity.plan),
+        repr(sorted(identity.scopes)),
+        _canonical(identity.metadata),
+    ]
+
+
+def _canonical(value: Any) -> str:
+    """JSON values as a text, whatever the order of their names."""
+    if isinstance(value, dict):
+        return "{" + ",".join(sorted(f"{key!r}:{_canonical(one)}" for key, one in value.items())) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_canonical, value)) + "]"
+    if isinstance(value, (set, frozenset)):
+        return "{" + ",".join(sorted(map(_canonical, value))) + "}"
+    return repr(value)

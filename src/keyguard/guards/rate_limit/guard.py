@@ -1,0 +1,300 @@
+"""Rate limits and quotas.
+
+A guard may hold several limits: a request takes from all of them at once or from none, and a refusal charges
+nothing. Limits that stand next to each other in a stack decide together, in one operation; if a guard further in
+refuses, what was taken here is given back.
+
+    RateLimit("10/second; 5000/day", by="key")
+    RateLimit("5/minute", by="ip", paths=["/login"], methods=["POST"])
+    RateLimit(plans={"free": "2/second; 100/day", "pro": "50/second"}, default="free", by="subject")
+    RateLimit(limit_of_tenant, by=tenant, cost=lambda request: 5)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+from keyguard import counter_names
+from keyguard.conditions import Condition, OnPaths, on_paths
+from keyguard.errors import ConfigurationError
+from keyguard.flow import call, check_takes, is_async
+from keyguard.guards.rate_limit import rules as settings
+from keyguard.guards.rate_limit.checks import KEPT, Limiting, take_of
+from keyguard.http.fields import METHOD_OVERRIDES
+from keyguard.identity import UNKNOWN, Identity
+from keyguard.ops import Take
+from keyguard.rates import Limit
+from keyguard.request import Request
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+
+T = TypeVar("T")
+Setting: TypeAlias = "T | Callable[[Request], T | Awaitable[T]]"
+"""A value, or a function of the request that returns one; the function may be `async` under ASGI."""
+
+Rates: TypeAlias = "str | Limit | RateLimitItem"
+By: TypeAlias = 'Literal["ip", "key", "subject"] | Callable[[Request], Any]'
+FailureMode: TypeAlias = Literal["local", "refuse", "allow"]
+Profile: TypeAlias = Literal["draft-11", "x-ratelimit"]
+
+_TOLD = 100  # plans that the log has been told of
+
+log = logging.getLogger("keyguard")
+
+
+class RateLimit(Limiting):
+    """Refuses a caller who has used up a limit, and says when it works again.
+
+    - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`, rate items of the
+      `limits` library, or one function of the request that returns one of these, a list of them, or `None` where no
+      limit applies.
+    - `plans`: instead of rates, a mapping from the plan of the caller's key to the rates of that plan, `None` for no
+      limit: `plans={"free": "2/second; 100/day", "pro": "50/second"}, default="free"`. `default`, a plan's name or
+      rates, is for callers with no plan, or with one that is not listed, of which the log tells once.
+    - `by`: who shares a counter. `"ip"` the client's address (IPv6 by /64), `"key"` the API key, `"subject"` whoever
+      owns the key; callers without a key are counted by address. Or a function of the request that returns text, a
+      number, a tuple of these, or `None` if the limit does not apply. By default `"ip"`, with plans `"subject"`.
+    - `cost`: units a request takes, a whole number or a function; 0 takes none, and is never refused.
+    - `when`, `exempt`: functions of the request, or `path(...)`: the limit applies if `when` is true and `exempt` is
+      not.
+    - `methods`: exact method names it applies to; `GET` means `HEAD` as well, which apps answer with the same code. A
+      method that HTTP does not define always counts, and so does a request with a field such as
+      `X-HTTP-Method-Override`, of which something inside may make one of another method.
+    - `paths`: patterns (`"/items/{id}"`, `"/docs/*"`) it applies to, or `path(...)`. All paths it applies to share one
+      counter.
+    - `ignore_case`: the app routes paths in any case, so `paths` are meant in any case.
+    - `name`: stands in the counter's key and in the limit's public name, `name:rate`. By default it says by whom the
+      limit counts and where it applies. Limits that differ in how much they admit alone need names of their own on one
+      store, and so do those by a function that has no name: two of them do not start.
+    - `headers`: which fields tell the caller what is left: `"draft-11"` emits the syntax of
+      draft-ietf-httpapi-ratelimit-headers-11, `"x-ratelimit"` the older `X-RateLimit-*`; several, or `None`.
+
+    - `if_store_fails`: what happens while the store is out of order. `"local"` keeps callers to `limit / workers` in
+      each process (see `Keyguard`), `"allow"` lets everybody through, `"refuse"` nobody. Who is refused then gets a 503
+      with cause `fault`, never a 429.
+
+    The charge for a request that a guard further in refuses is given back. If it refuses for the credentials, the
+    address or the request's form, a limit by address keeps it: else it would limit no flood of such requests. A limit
+    by a function gives it back, for the caller may have named somebody else. A CORS preflight that `APIKeys` has let
+    pass is not counted further in.
+
+    Raises `ConfigurationError` for a setting that is wrong.
+    """
+
+    def __init__(
+        self,
+        *rates: Rates | Callable[[Request], Any],
+        by: By | None = None,
+        cost: Setting[int] = 1,
+        when: Setting[bool] | None = None,
+        exempt: Setting[bool] | None = None,
+        methods: Iterable[str] | None = None,
+        paths: Iterable[str] | OnPaths | None = None,
+        ignore_case: bool = False,
+        plans: Mapping[str, Rates | Sequence[Rates] | None] | None = None,
+        default: Rates | Sequence[Rates] | None = None,
+        name: str | None = None,
+        headers: Profile | Sequence[Profile] | None = "draft-11",
+        if_store_fails: FailureMode = "local",
+    ) -> None:
+        if by is None:
+            by = "ip" if plans is None else "subject"
+        self.by = settings.checked_by(by)
+        self.cost = settings.checked_cost(cost)
+        self.when = settings.checked_condition("when", when)
+        self.exempt = settings.checked_condition("exempt", exempt)
+        self._opens = self.exempt.opens if isinstance(self.exempt, Condition) else self.exempt
+        self.methods = settings.checked_methods(methods)
+        self._uncounted = settings.uncounted_methods(self.methods)
+        self.paths = on_paths("paths", paths, ignore_case)
+        self.profiles = settings.checked_profiles(headers)
+        self.if_store_fails = settings.checked_failure_mode(if_store_fails)
+        self.choose: Callable[[Request], Any] | None = None
+        self.rules: tuple[settings.Rule, ...] = ()
+        self.plans: dict[str, settings.PlanRules] | None = None
+        if plans is None and len(rates) == 1 and callable(rates[0]):
+            check_takes("a function that chooses the limit", rates[0], "the request")
+            self.choose = rates[0]
+        self.named = name is not None
+        """Whether it was given a name."""
+        self.name, self.counter = self._names(name, plans is not None)
+        self._naming = settings.Naming(self.name, self.counter, self.profiles, self.if_store_fails, by == "ip")
+        if plans is not None:
+            if rates:
+                raise ConfigurationError("a RateLimit has rates or plans, not both: make two of it")
+            self.plans, self._default = settings.plans_of(self._naming, plans, default)
+        elif default is not None:
+            raise ConfigurationError("default is about plans, and there are none")
+        elif self.choose is None:
+            self.rules = settings.rules_of(self._naming, rates)
+        if isinstance(self.cost, int):
+            for rule in self.all_rules:
+                if self.cost > rule.limit.most:
+                    raise ConfigurationError(
+                        f"{rule.name}: a cost of {self.cost} is more than it ever admits, {rule.limit.most}"
+                    )
+        needs = self.plans is not None or by in ("key", "subject")
+        self.needs = frozenset({"identity"}) if needs else frozenset()
+        self.fixed = (
+            self.choose is None
+            and isinstance(self.cost, int)
+            and isinstance(self.by, str)
+            and self.when is None
+            and self.exempt is None
+        )
+        self._ready: dict[str, Take] = {}
+        self._unknown_plans: set[str] = set()
+
+    def __repr__(self) -> str:
+        rates = [rule.limit.text for rule in self.rules]
+        return f"<RateLimit {self.name}: {', '.join(rates) or ('by function' if self.plans is None else 'by plan')}>"
+
+    def _names(self, given: str | None, plans: bool) -> tuple[str, str]:
+        if given is not None:
+            name = settings.checked_name(given)
+            return name, name
+        methods = self.methods or ()
+        paths = () if self.paths is None else self.paths.texts
+        functions = {"rates": self.choose, "when": self.when, "exempt": self.exempt}
+        return (
+            counter_names.public_name(self.by, methods, paths),
+            counter_names.counter_name(self.by, methods, paths, functions, self.cost, plans),
+        )
+
+    @property
+    def all_rules(self) -> tuple[settings.Rule, ...]:
+        """The rules that it was made with, of all plans; none that a function chooses."""
+        if self.plans is None:
+            return self.rules
+        return tuple(rule for plan in (*self.plans.values(), self._default) for rule in plan.rules or ())
+
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """The settings that are functions of the request."""
+        given = {"by": self.by, "cost": self.cost, "when": self.when, "exempt": self.exempt, "rates": self.choose}
+        return {word: value for word, value in given.items() if callable(value)}
+
+    def asynchronous(self) -> dict[str, object]:
+        """The settings that only an event loop can run."""
+        return {word: function for word, function in self.functions().items() if is_async(function)}
+
+    # -- whether two are one ------------------------------------------------------------------------------
+
+    def shares_counters(self, other: RateLimit) -> bool:
+        """Tell whether some caller could be counted by both in one counter; or they would be named alike by chance."""
+        if self.counter != other.counter:
+            return False
+        if not self.named and any(map(counter_names.nameless, self.functions().values())):
+            return True
+        if self.choose is not None or other.choose is not None:
+            return True
+        return not {rule.prefix for rule in self.all_rules}.isdisjoint(rule.prefix for rule in other.all_rules)
+
+    def differs_unseen_from(self, other: RateLimit) -> bool:
+        """Tell whether both share counters, and yet admit something else, of other callers or for other requests."""
+        if other is self or not self.shares_counters(other):
+            return False
+        return not counter_names.same(self._meaning(), other._meaning())
+
+    def _meaning(self) -> tuple[object, ...]:
+        plans = None if self.plans is None else {name: _limits(plan) for name, plan in self.plans.items()}
+        default = None if self.plans is None else _limits(self._default)
+        limits = _limits(self.rules)
+        return limits, plans, default, self.choose, self.by, self.cost, self.when, self.exempt, self.methods, self.paths
+
+    # -- whether, and what, a request takes ---------------------------------------------------------------
+
+    def asked(self, request: Request) -> Take | Awaitable[Take | None] | None:
+        return self.take_at_once(request) if self.fixed else self._chosen_take(request)
+
+    def _counts(self, request: Request) -> bool:
+        """Whether the request is one that this limit is about."""
+        if request.method in self._uncounted and not request.sends(METHOD_OVERRIDES):
+            return False
+        return self.paths is None or self.paths.closes(request)
+
+    def _identity(self, request: Request) -> Identity:
+        identity = request.findings.identity
+        if identity is None:
+            raise ConfigurationError(
+                f"{self!r} counts by {'plan' if self.plans is not None else self.by}, but {UNKNOWN}"
+            )
+        return identity
+
+    def _bucket(self, request: Request) -> str:
+        if self.by == "ip":
+            client = request.client
+            return "unknown" if client is None else client.bucket
+        identity = self._identity(request)
+        if identity.anonymous:
+            client = request.client
+            return "@unknown" if client is None else "@" + client.bucket
+        return settings.bucket_text(identity.key_id if self.by == "key" else identity.subject)
+
+    def _plan(self, request: Request) -> settings.PlanRules:
+        assert self.plans is not None
+        plan: Any = self._identity(request).plan
+        if plan is None:
+            return self._default
+        # A look-up may have taken anything from its database, a list say.
+        found = self.plans.get(plan) if isinstance(plan, str) else None
+        if found is None:
+            found = self._default
+            told = repr(plan)
+            if told not in self._unknown_plans and len(self._unknown_plans) < _TOLD:
+                self._unknown_plans.add(told)
+                log.warning("%r knows no plan %.200s: callers of it get the default", self, told)
+        return found
+
+    def take_at_once(self, request: Request) -> Take | None:
+        """What the request takes, where no function has a say in it."""
+        if (self.paths is not None or self._uncounted) and not self._counts(request):
+            return None
+        rules: tuple[settings.Rule, ...] | None = self.rules
+        ready = self._ready
+        if self.plans is not None:
+            rules, ready = self._plan(request)
+            if rules is None:
+                return None
+        bucket = self._bucket(request)
+        take = ready.get(bucket)
+        if take is None:
+            assert rules is not None
+            if len(ready) >= KEPT:
+                ready.clear()
+            take = ready[bucket] = take_of(rules, bucket, self.cost)
+        return take
+
+    async def _chosen_take(self, request: Request) -> Take | None:
+        """What the request takes, where functions decide."""
+        if not self._counts(request):
+            return None
+        if self.when is not None and not await call(self.when, request):
+            return None
+        if self._opens is not None and await call(self._opens, request):
+            return None
+        rules: tuple[settings.Rule, ...] | None = self.rules
+        if self.choose is not None:
+            chosen = await call(self.choose, request)
+            rules = None if chosen is None else settings.known_rules_of(self._naming, settings.listed(chosen))
+        elif self.plans is not None:
+            rules = self._plan(request).rules
+        if rules is None:
+            return None
+        if isinstance(self.by, str):
+            bucket = self._bucket(request)
+        else:
+            who = await call(self.by, request)
+            if who is None:
+                return None
+            bucket = settings.digest(who)
+        cost = self.cost if isinstance(self.cost, int) else settings.whole_cost(await call(self.cost, request))
+        return take_of(rules, bucket, cost)
+
+
+def _limits(rules: Sequence[settings.Rule] | settings.PlanRules | None) -> list[Limit] | None:
+    if isinstance(rules, settings.PlanRules):
+        rules = rules.rules
+    return None if rules is None else [rule.limit for rule in rules]

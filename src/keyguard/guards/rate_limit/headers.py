@@ -1,0 +1,63 @@
+"""What a response says about limits: the fields of draft-ietf-httpapi-ratelimit-headers-11, or `X-RateLimit-*`."""
+
+from __future__ import annotations
+
+import re
+
+from keyguard.clock import SECOND
+from keyguard.guards.rate_limit.rules import RuleDemands
+from keyguard.ops import Taken
+from keyguard.rates import Taking
+from keyguard.response import Headers
+
+_UP = SECOND - 1
+
+
+def describe(headers: Headers, taken: Taken) -> None:
+    """Tell what is left of each limit, in the fields its rule asks for."""
+    demands = taken.demands
+    assert isinstance(demands, RuleDemands)
+    if demands.policy:
+        if demands.template is not None and not taken.refused:
+            numbers: list[int] = []
+            for _, _, remaining, reset, _ in taken.takings:
+                numbers += (remaining, (reset + _UP) // SECOND)
+            value = demands.template % tuple(numbers)
+        else:
+            members = []
+            for rule, taking in zip(demands.rules, taken.takings, strict=True):
+                if "draft-11" in rule.profiles:
+                    remaining, reset = _left(taking)
+                    members.append(f"{rule.member}{remaining};t={reset}")
+            value = ", ".join(members).encode("latin-1")
+        headers.join_encoded("RateLimit-Policy", demands.policy)
+        headers.join_encoded("RateLimit", value)
+    if demands.legacy:
+        _describe_legacy(headers, demands, taken)
+
+
+def _left(taking: Taking) -> tuple[int, int]:
+    """Units left, and the seconds that go with them: until this request is admitted, or until more units come back."""
+    _, _, remaining, reset, wait = taking
+    return (0, -(-max(wait, reset) // SECOND)) if wait else (remaining, -(-reset // SECOND))
+
+
+def _describe_legacy(headers: Headers, demands: RuleDemands, taken: Taken) -> None:
+    # These fields know one limit: that which refused, else the one with least left, of all layers and of the app's own;
+    # of several with as much left the one that is slowest to come back.
+    found = []
+    for rule, taking in zip(demands.rules, taken.takings, strict=True):
+        if "x-ratelimit" in rule.profiles:
+            remaining, reset = _left(taking)
+            found.append((not taking[4], remaining, -reset, rule.limit.quota))
+    passed, remaining, reset, quota = min(found)
+    if passed:
+        told = [headers.get(name) or "" for name in _LEGACY]
+        if all(map(_NUMBER.fullmatch, told)) and (int(told[1]), -int(told[2])) <= (remaining, reset):
+            return  # of a limit further in, or of the app itself
+    for name, number in zip(_LEGACY, (quota, remaining, -reset), strict=True):
+        headers.set(name, str(number))
+
+
+_LEGACY = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_NUMBER = re.compile("[0-9]{1,15}")

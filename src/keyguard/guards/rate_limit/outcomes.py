@@ -1,0 +1,112 @@
+"""Answers of limits: the refusal, the charge that is given back, and the decision without a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from keyguard.clock import SECOND, whole_seconds
+from keyguard.errors import StoreError
+from keyguard.guards.rate_limit.headers import describe
+from keyguard.guards.rate_limit.rules import RuleDemands
+from keyguard.ops import Degraded, Demand, GiveBack, Take, TakeHere, Taken
+from keyguard.problem import refuse, rfc3339
+from keyguard.rates import NEVER
+from keyguard.refusal import Cause
+from keyguard.request import Forward, Request
+from keyguard.response import Headers, Response
+
+STAYS = frozenset({Cause.CREDENTIALS, Cause.ADDRESS, Cause.REQUEST})
+"""Refusals further in that stay charged to limits by address: given back, they would limit no flood of them."""
+
+
+async def give_back(taken: Taken, cause: Cause | None = None) -> None:
+    """Give back what was taken for a request that was not served; `cause` is why a guard further in refused it."""
+    if cause in STAYS:
+        demands = taken.demands
+        assert isinstance(demands, RuleDemands)
+        pairs = [
+            (demand, taking)
+            for rule, demand, taking in zip(demands.rules, demands, taken.takings, strict=True)
+            if not rule.by_address and not demand.key.startswith(rule.prefix + "@")
+        ]
+        if not pairs:
+            return
+        if len(pairs) < len(demands):
+            taken = Taken([demand for demand, _ in pairs], [taking for _, taking in pairs], taken.at, False)
+    try:
+        await GiveBack(taken)
+    except StoreError:
+        await Degraded("a charge kept")  # it lapses with its window; the request has its answer
+
+
+async def without_store(request: Request, asked: Take, forward: Forward) -> Response:
+    """Decide while the store is out of order: each limit as it was told to.
+
+    A cost that is above a limit is refused whatever it was told: that needs no store.
+    """
+    demands = asked.demands
+    assert isinstance(demands, RuleDemands)
+    above = [demand for demand in demands if demand.cost > demand.limit.most]
+    if above:
+        return _refuse_cost(request, above, Headers())
+    here: list[Demand] = []
+    for rule, demand in zip(demands.rules, demands, strict=True):
+        await Degraded(f"{rule.guard} {_DONE[rule.if_store_fails]}")
+        if rule.if_store_fails == "refuse":
+            return _refuse_without_store(request)
+        if rule.if_store_fails == "local":
+            here.append(demand)
+    if here and (await TakeHere(here)).refused:
+        await Degraded("limits refused locally")
+        return _refuse_without_store(request)
+    return await forward(request)  # what is left of the limits is not known, so nothing is told of it
+
+
+_DONE = {"refuse": "refused", "local": "counted locally", "allow": "allowed"}
+
+_OUT_OF_ORDER_RETRY = SECOND
+"""A caller is told to wait so long, in microseconds: the store is asked again more often than that."""
+
+
+def _refuse_without_store(request: Request) -> Response:
+    return refuse(
+        request,
+        Cause.FAULT,
+        "The service cannot check its limits at the moment. Neither your key nor what you have used is the reason.",
+        reason="store-failed",
+        retry_after=_OUT_OF_ORDER_RETRY,
+    )
+
+
+def refuse_limited(request: Request, taken: Taken) -> Response:
+    """Answer with a 429: limits are used up. It says which, and when they work again."""
+    refusing: list[Demand] = taken.refusing
+    policies = [demand.name for demand in refusing]
+    names = " and ".join(f"'{name}'" for name in policies)
+    headers = Headers()
+    describe(headers, taken)
+    wait = taken.wait
+    if wait == NEVER:
+        return _refuse_cost(request, refusing, headers)
+    seconds = whole_seconds(wait)
+    subject = f"The limit {names} is" if len(refusing) == 1 else f"The limits {names} are"
+    span = "1 second" if seconds == 1 else f"{seconds} seconds"
+    detail = f"{subject} used up. It works again in {span}, at {rfc3339(taken.at + wait + 999_999)}."
+    return refuse(
+        request,
+        Cause.USAGE,
+        detail,
+        reason="limit-reached",
+        retry_after=wait,
+        at=taken.at,
+        policies=policies,
+        headers=headers,
+    )
+
+
+def _refuse_cost(request: Request, refusing: Sequence[Demand], headers: Headers) -> Response:
+    policies = [demand.name for demand in refusing]
+    names = " and ".join(f"'{name}'" for name in policies)
+    cost = max(demand.cost for demand in refusing)
+    detail = f"This request costs {cost} units, more than {names} ever allows. Waiting does not help."
+    return refuse(request, Cause.USAGE, detail, reason="cost-above-limit", policies=policies, headers=headers)

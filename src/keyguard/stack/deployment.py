@@ -1,0 +1,88 @@
+"""Where an app runs: the store that its environment names, and the processes that serve it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from keyguard.errors import ConfigurationError
+from keyguard.given import given
+from keyguard.guards.api_keys.guard import APIKeys
+from keyguard.guards.cache import ResponseCache
+from keyguard.guards.ip_filter import IPFilter
+from keyguard.guards.rate_limit.guard import RateLimit
+from keyguard.logs import logger
+from keyguard.ops import Store
+from keyguard.process.workers import seen_workers
+from keyguard.stores import open_store
+from keyguard.stores.memory import MemoryStore
+
+log = logger("keyguard")
+
+
+def named_store() -> str:
+    """Return the URL of the store of a stack that was given none. Raises `ConfigurationError` for what names none."""
+    text = os.environ.get("KEYGUARD_STORE", "").strip()
+    if text == "-":
+        raise ConfigurationError("KEYGUARD_STORE is '-', and an app reads no standard input: write the store's URL")
+    return given(text, "the URL of a store") if text else "memory://"
+
+
+def store_of_caches(store: Store, caches: Sequence[ResponseCache]) -> Store:
+    """Return where the caches of one stack share their entries: the stack's store, if they name none.
+
+    Raises `ConfigurationError` if they name different ones, or one that holds limits alone.
+    """
+    for cache in caches:
+        if cache.store is not None:
+            cache.store = open_store(cache.store)
+            if not getattr(cache.store, "holds_values", True):
+                raise ConfigurationError(f"{cache!r} cannot be kept in {cache.store!r}, which holds limits alone")
+    stores = [store if cache.store is None else open_store(cache.store) for cache in caches]
+    if any(other is not stores[0] for other in stores):
+        raise ConfigurationError("the caches of one stack share one store: give all of them the same store object")
+    return stores[0]
+
+
+def tell_of_decisions(store: Any, guards: Iterable[Any]) -> None:
+    """Tell a store that keys and counters are kept there, which nothing may push out."""
+    if all(isinstance(guard, (ResponseCache, IPFilter)) for guard in guards):
+        return
+    while store is not None:
+        if hasattr(store, "keeps_decisions"):
+            store.keeps_decisions = True
+        store = getattr(store, "store", None)  # of a tier in front of it
+
+
+def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
+    """Log that the processes of an app do not share what they count, if that is so."""
+    while store is not None and not isinstance(store, MemoryStore) and not getattr(store, "of_one_process", False):
+        store = getattr(store, "store", None)  # of a tier in front of it
+    if store is None:
+        return
+    apart = []
+    if any(isinstance(guard, RateLimit) for guard in guards):
+        apart.append(f"each of them admits the whole of a limit, so {among} times as much together")
+    keys = [guard for guard in guards if isinstance(guard, APIKeys)]
+    if any(guard.lookup is None for guard in keys):
+        apart.append("a key that is issued or revoked in one of them is not in the others")
+    elif keys:
+        apart.append("each of them counts wrong keys by itself")
+    if apart:
+        log.warning(
+            "%d processes serve this app, and %s belongs to one: %s. Use sqlite:///file.db, redis:// or postgresql://, "
+            "or say workers=1 if there is one process",
+            among,
+            "memory://" if isinstance(store, MemoryStore) else repr(store),
+            ", and ".join(apart),
+        )
+
+
+def checked_workers(workers: int | None) -> int:
+    """Return how many processes serve the app: as told, or as far as it can be seen."""
+    if workers is None:
+        return seen_workers() or 1
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ConfigurationError(f"workers is the number of processes that serve the app, at least 1, not {workers!r}")
+    return workers

@@ -1,0 +1,326 @@
+"""What a worker holds of a shared store's limits: units taken and not yet spent, and refusals.
+
+Nothing here asks the store: `store.py` does, and tells what came back. All of it may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from keyguard.clock import SECOND, Clock
+from keyguard.flow import Signal
+from keyguard.ops import Demand, GiveBack, Op, Take, Taken
+from keyguard.rates import NEVER, Taking
+from keyguard.rates.window import WindowSlices
+
+_KEPT = 10_000  # leases, and refusals
+_RETURNED = 20  # leases that go back with one trip
+_RETURNED_AT_END = 100
+_HOPELESS = 60 * SECOND  # microseconds for which it is remembered that a request can never be admitted
+
+
+class _Lease:
+    """Units of one counter, taken and not yet spent."""
+
+    __slots__ = (
+        "at",
+        "before",
+        "began",
+        "coming",
+        "demand",
+        "ends",
+        "length",
+        "promised",
+        "remaining",
+        "reset",
+        "slice",
+        "trip",
+        "units",
+        "used",
+    )
+
+    def __init__(self, demand: Demand) -> None:
+        self.demand = demand
+        self.before = 0
+        """Units that this worker spent in the slice before."""
+        self.slice = -1
+        """Of the shared store's time, in which the units may be spent; -1 for none."""
+        self.at = self.began = 0
+        """When the last trip was: by the shared store's clock, and by this worker's when it began."""
+        self.ends = 0
+        """When the slice ends, by this worker's clock: rather too early."""
+        self.units = 0
+        self.coming = 0
+        """Units that trips under way have asked for."""
+        self.promised = 0
+        """Units of those that somebody waits for."""
+        self.trip: Signal | None = None
+        """Moves when the latest trip that asked for more units than it needed is over."""
+        self.used = 0
+        """Units spent in this slice."""
+        self.remaining = 0
+        """Units that were left in the shared store after the last trip."""
+        self.reset = 0
+        self.length = 0
+        """The time to live that the shared store named."""
+
+
+class _Spent(Taken):
+    """A decision made here."""
+
+    __slots__ = ("leases", "slices")
+    leases: list[_Lease]
+    slices: list[int]
+    """In which slice each was spent: a lease goes on in the next one."""
+
+
+class Leases:
+    """The leases of one process, one of `workers` that share a store."""
+
+    def __init__(self, workers: int, clock: Clock) -> None:
+        self._workers = workers
+        self._clock = clock
+        self.trips = 0
+        self.forget()
+
+    def forget(self) -> None:
+        self._lock = threading.Lock()
+        self._leases: dict[tuple[str, int], _Lease] = {}
+        """By counter and quota: what was taken under a wide limit is not spent under a narrow one."""
+        self._refusals: dict[tuple[Any, ...], tuple[Taken, int, int]] = {}
+        self._unspent: deque[Taken] = deque(maxlen=_KEPT)
+
+    def here(self, op: Op[Any]) -> list[Any] | None:
+        """The result in a list, or `None` where it needs a trip."""
+        if isinstance(op, GiveBack) and isinstance(op.taken, _Spent):
+            self._return(op.taken)
+            return [None]
+        if not isinstance(op, Take) or not op.demands:
+            return None
+        with self._lock:
+            now = self._clock()
+            known = self._refusals.get(_name(op))
+            if known is not None:
+                taken, since, until = known
+                if now < until:
+                    return [_later(taken, now - since)]
+                del self._refusals[_name(op)]
+            leases = []
+            for demand in op.demands:
+                lease = self._leases.get((demand.key, demand.limit.quota))
+                if lease is None or now >= lease.ends or lease.units < demand.cost:
+                    return None
+                leases.append(lease)
+            takings: list[Taking] = []
+            for demand, lease in zip(op.demands, leases, strict=True):
+                lease.units -= demand.cost
+                lease.used += demand.cost
+                reset = max(0, lease.reset - (now - lease.began))
+                takings.append((None, lease.length, lease.remaining + lease.units, reset, 0))
+            spent = _Spent(op.demands, takings, leases[0].at + now - leases[0].began, False)
+            spent.leases = leases
+            spent.slices = [lease.slice for lease in leases]
+            return [spent]
+
+    def _return(self, taken: _Spent) -> None:
+        with self._lock:
+            now = self._clock()
+            for demand, lease, slice in zip(taken.demands, taken.leases, taken.slices, strict=True):
+                if lease.slice == slice and now < lease.ends:
+                    lease.units += demand.cost
+                    lease.used -= demand.cost
+                elif demand.cost:
+                    # Not to be spent any more: in a later slice it would count as taken before it was.
+                    self._unspent.append(_charge(demand, slice * _width(lease), lease.length))
+
+    @contextmanager
+    def promise(self, op: Op[Any]) -> Iterator[Signal | None]:
+        """The trip that brings what a request needs, if there is one under way and others do not need it all."""
+        demands = op.demands if isinstance(op, Take) and _leasable(op) else ()
+        leases: list[_Lease] = []
+        trip = None
+        with self._lock:
+            now = self._clock()
+            for demand in demands:
+                lease = self._leases.get((demand.key, demand.limit.quota))
+                here = lease.units if lease is not None and now < lease.ends else 0
+                if lease is None or here + lease.coming - lease.promised < demand.cost:
+                    trip = None
+                    break
+                leases.append(lease)
+                if here < demand.cost:
+                    trip = lease.trip
+            if trip is not None:
+                for demand, lease in zip(demands, leases, strict=True):
+                    lease.promised += demand.cost
+        try:
+            yield trip
+        finally:
+            if trip is not None:
+                with self._lock:
+                    for demand, lease in zip(demands, leases, strict=True):
+                        lease.promised -= demand.cost
+
+    # -- trips --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def trip(self, op: Op[Any]) -> Iterator[tuple[list[Op[Any]], int]]:
+        """What goes to the shared store: unspent units, and the operation; a `Take` with more units than it needs.
+
+        And when it began. What others are on their way for is not asked for again: with many requests in flight, one
+        worker would take it all.
+        """
+        asked: list[tuple[_Lease, int]] = []
+        signal = Signal()
+        with self._lock:
+            self.trips += 1
+            batch: list[Op[Any]] = [op]
+            began = self._clock()
+            if isinstance(op, Take) and _leasable(op):
+                demands = [self._asked(demand, began, asked) for demand in op.demands]
+                for lease, extra in asked:
+                    if extra:
+                        lease.trip = signal
+                batch = [GiveBack(self._unspent.popleft()) for _ in range(min(_RETURNED, len(self._unspent)))]
+                batch.append(Take(demands))
+        try:
+            yield batch, began
+        finally:
+            if asked:
+                with self._lock:
+                    for lease, extra in asked:
+                        lease.coming -= extra
+                signal.move()
+
+    def _asked(self, demand: Demand, now: int, asked: list[tuple[_Lease, int]]) -> Demand:
+        lease = self._leases.get((demand.key, demand.limit.quota))
+        if lease is None or not demand.cost:
+            return demand
+        if now < lease.ends:
+            expected = round(lease.before * (lease.ends - now) / _width(lease))
+            wanted = max(lease.used // 2, expected - lease.used, 1)
+        else:
+            self._end(lease, now)
+            wanted = max(lease.before, 1)
+        # Its part of what is left, and of that half, for others have taken since.
+        fair = lease.remaining // (2 * self._workers)
+        extra = max(0, min(wanted, fair) - lease.units - lease.coming)
+        lease.coming += extra
+        asked.append((lease, extra))
+        return Demand(demand.name, demand.key, demand.limit, demand.cost + extra)
+
+    def _end(self, lease: _Lease, now: int) -> None:
+        """The slice is over: what was not spent goes back, what was spent is what the next one may need."""
+        if lease.units:
+            demand = lease.demand
+            spare = Demand(demand.name, demand.key, demand.limit, lease.units)
+            self._unspent.append(_charge(spare, lease.at, lease.length))
+        if lease.slice >= 0:  # else it has ended already, and the trip for the next slice is under way
+            lease.before = lease.used if now < lease.ends + _width(lease) else 0
+        lease.units = lease.used = 0
+        lease.slice = -1
+
+    def back(self, op: Op[Any], batch: list[Op[Any]], results: list[Any], began: int) -> list[Any] | None:
+        """The result in a list; `None` where it must be asked again, for no more than it needs."""
+        taken = results[-1]
+        if not isinstance(op, Take) or not _leasable(op):
+            return [taken]
+        asked = batch[-1]
+        assert isinstance(asked, Take)
+        with self._lock:
+            if taken.refused:
+                if any(more.cost > demand.cost for more, demand in zip(asked.demands, op.demands, strict=True)):
+                    for demand in op.demands:
+                        lease = self._leases.get((demand.key, demand.limit.quota))
+                        if lease is not None:
+                            lease.remaining = 0
+                    return None
+                refused = Taken(op.demands, taken.takings, taken.at, True)
+                self._remember(op, refused, began)
+                return [refused]
+            takings: list[Taking] = []
+            for demand, more, taking in zip(op.demands, asked.demands, taken.takings, strict=True):
+                lease = self._grant(demand, more.cost - demand.cost, taking, taken.at, began)
+                takings.append((None, taking[1], taking[2] + lease.units, taking[3], taking[4]))
+            return [Taken(op.demands, takings, taken.at, False)]
+
+    def _grant(self, demand: Demand, extra: int, taking: Taking, at: int, began: int) -> _Lease:
+        if len(self._leases) >= _KEPT:
+            self._sweep()
+        lease = self._leases.pop((demand.key, demand.limit.quota), None) or _Lease(demand)
+        self._leases[demand.key, demand.limit.quota] = lease
+        lease.demand = demand
+        slice = at // _width(lease)
+        if lease.slice != slice:
+            if lease.slice >= 0:
+                self._end(lease, began)
+            lease.slice = slice
+            # The trip reached the store after it began, so the slice ends no earlier than this.
+            lease.ends = began + (slice + 1) * _width(lease) - at
+        lease.at, lease.began, lease.length = at, began, taking[1]
+        lease.units += extra
+        lease.used += demand.cost
+        lease.remaining, lease.reset = taking[2], taking[3]
+        return lease
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        for key in [key for key, lease in self._leases.items() if now >= lease.ends]:
+            self._end(self._leases.pop(key), now)
+        if len(self._leases) >= _KEPT:
+            for key in list(self._leases)[: _KEPT // 8]:  # those that were last added to longest ago
+                self._end(self._leases.pop(key), now)
+
+    def _remember(self, op: Take, taken: Taken, began: int) -> None:
+        name = _name(op)
+        self._refusals.pop(name, None)  # a dict keeps the order in which its keys came
+        if len(self._refusals) >= _KEPT:
+            del self._refusals[next(iter(self._refusals))]
+        wait = _HOPELESS if taken.wait == NEVER else taken.wait
+        self._refusals[name] = (taken, began, began + wait)
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def all_unspent(self) -> list[list[Op[Any]]]:
+        with self._lock:
+            now = self._clock()
+            for lease in self._leases.values():
+                self._end(lease, now)
+            self._leases.clear()
+            unspent, self._unspent = [*self._unspent], deque(maxlen=_KEPT)
+        return [
+            [GiveBack(taken) for taken in unspent[start : start + _RETURNED_AT_END]]
+            for start in range(0, len(unspent), _RETURNED_AT_END)
+        ]
+
+
+def _leasable(op: Take) -> bool:
+    return bool(op.demands) and all(type(demand.limit) is WindowSlices for demand in op.demands)
+
+
+def _charge(demand: Demand, at: int, length: int) -> Taken:
+    """What was taken of one counter at a time, to be given back."""
+    return Taken([demand], [(None, length, 0, 0, 0)], at, False)
+
+
+def _width(lease: _Lease) -> int:
+    limit = lease.demand.limit
+    assert isinstance(limit, WindowSlices)
+    return limit.width
+
+
+def _name(op: Take) -> tuple[Any, ...]:
+    return (op.keys, *[(demand.cost, demand.limit.quota) for demand in op.demands])
+
+
+def _later(taken: Taken, passed: int) -> Taken:
+    """A refusal, as it reads some microseconds later."""
+    takings: list[Taking] = [
+        (None, ttl, remaining, max(0, reset - passed), wait - passed if wait > passed else min(wait, 0))
+        for _, ttl, remaining, reset, wait in taken.takings
+    ]
+    return Taken(taken.demands, takings, taken.at + passed, True)

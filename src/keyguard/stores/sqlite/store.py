@@ -1,0 +1,391 @@
+"""The store of one machine: an SQLite file that its processes share.
+
+Rules:
+- Every decision is one `BEGIN IMMEDIATE` transaction, so it is exact across threads and processes. What was committed
+  survives the death of any process (WAL, `synchronous=NORMAL`; a power failure may take the last moments).
+- One connection a process, behind a lock: SQLite admits one writer anyway. Who waits for whom, and how long:
+  `turns.py`. An event loop never waits for another process.
+- A file that another process keeps locked is busy, and not out of order: who got no turn is told that, and charged
+  nothing.
+- Workers that start together on a new file wait for each other, longer than a decision would.
+- The connection, and what becomes of the file: `file.py`. Cached responses live in a table of their own, within
+  bounds: `cached.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from keyguard.clock import Clock, monotonic, wall_clock
+from keyguard.errors import ConfigurationError, StoreBusy, StoreError
+from keyguard.ops import GiveBack, Op, Taken
+from keyguard.process.exits import close_at_exit
+from keyguard.process.fork import check_process, renew_after_fork
+from keyguard.stores.sqlite.cached import Cached
+from keyguard.stores.sqlite.file import File, busy, full, insist
+from keyguard.stores.sqlite.place import JOURNALS, spare, why_unusable
+from keyguard.stores.sqlite.rows import NEVER, Rows, Writes, kind_of, writing
+from keyguard.stores.sqlite.turns import Job, Kind, Turns
+
+_LEAST_CACHE = 1024 * 1024
+_QUEUE = 0.15
+"""Seconds that a request waits at most for the others of its process."""
+_START = 10.0  # seconds, for what is done at the start or by operators
+_GIVE_BACK = 60.0  # seconds, for what nobody waits for
+
+_RANGE = (
+    "SELECT key, value, expires FROM (SELECT key, value, expires FROM entries UNION ALL "
+    "SELECT key, value, expires FROM cached) WHERE key >= ? AND key < ? AND expires > ? ORDER BY key"
+)
+
+
+class SQLiteStore:
+    """Keys and counters in the file `path`.
+
+    `timeout` is how long, in seconds, a decision waits for other processes before it raises `StoreBusy`;
+    `cache_bytes`, how many bytes of the file cached responses may fill, at least 1 MiB. The file and its tables are
+    made where there are none; a file that vanishes later is a fault, until one is there again. Raises
+    `ConfigurationError` where the file cannot be used.
+    """
+
+    needs_asyncio = False
+    """`aexecute` works in event loops of all kinds."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        timeout: float = 0.075,
+        *,
+        cache_bytes: int = 256 * 1024 * 1024,
+        clock: Clock | None = None,
+    ) -> None:
+        name = os.fspath(path)
+        if not isinstance(name, str) or not name or name.startswith((":", "file:")):
+            raise ConfigurationError(
+                f"{name!r} is no file that processes can share; use a path, or memory:// for this process alone"
+            )
+        if not isinstance(timeout, (int, float)) or not 0 < timeout <= 60:
+            raise ConfigurationError(f"timeout is a number of seconds, above 0 and at most 60, not {timeout!r}")
+        if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < _LEAST_CACHE:
+            raise ConfigurationError(
+                f"cache_bytes is a whole number of bytes, at least {_LEAST_CACHE}, not {cache_bytes!r}"
+            )
+        # Absolute, so that a worker which changes its directory still finds it.
+        self._file = File(Path(name).absolute())
+        self.timeout = float(timeout)
+        self._clock = clock or wall_clock
+        self._cached = Cached(cache_bytes, partial(spare, self._file.path.parent))
+        self._rows = Rows(self._cached)
+        self._turns = Turns(self._serve, "keyguard-sqlite")
+        try:
+            # Not kept: the connection would be inherited by workers that are forked later.
+            self._file.connect(monotonic() + _START, make=True).close()
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigurationError(why_unusable(self._file.path, error)) from error
+        renew_after_fork(self)
+        close_at_exit(self)
+        _stores.add(self)
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Where it keeps what it is told: stores with equal places are one."""
+        return "sqlite", os.path.realpath(self._file.path)
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStore {self._file.path}>"
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.forget()
+
+    def before_fork(self) -> bool:
+        """Let what is under way end first, and nothing begin. Returns whether that could be had soon."""
+        return self._turns.lock.acquire(timeout=1.0)
+
+    def after_fork_in_parent(self) -> None:
+        self._turns.lock.release()
+
+    def after_fork(self) -> None:
+        self._file.abandon()
+        self._turns.renew()
+        self._cached.wrote = False
+
+    def close(self) -> None:
+        """Close this process's connection, when what is under way has ended. The next operation opens it again."""
+        check_process()
+        self._turns.stop()
+        with self._turns.lock:
+            self._file.in_use = True
+            self._file.close()
+            self._file.in_use = False
+
+    def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """Run the operations in one transaction, waiting for other processes up to the time-out."""
+        check_process()
+        kind = kind_of(ops)
+        found = self._at_once(ops, kind)
+        if found is not None:
+            return found
+        if kind is Kind.GIVING_BACK:
+            return self._give_back(ops)
+        turns, now = self._turns, monotonic()
+        job = Job(ops, kind, now + self.timeout)
+        turns.add(job)
+        try:
+            got = turns.get_lock(max(_QUEUE, self.timeout))
+        except BaseException:
+            turns.leave(job, self._came_late)
+            raise
+        if got:
+            try:
+                if not job.over:
+                    self._serve(kind)
+            finally:
+                turns.free()
+        elif turns.withdraw(job):
+            raise StoreBusy(f"SQLite: other requests of this process were first for {_QUEUE} s")
+        return job.result() if job.over else turns.wait(job, self._came_late)
+
+    def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
+        """The results, where nobody is in the way; else an awaitable of them, waited for in a thread."""
+        check_process()
+        kind = kind_of(ops)
+        found = self._at_once(ops, kind)
+        if found is not None:
+            return found
+        return self._give_back(ops) if kind is Kind.GIVING_BACK else self._later(ops, kind)
+
+    async def _later(self, ops: Sequence[Op[Any]], kind: Kind) -> list[Any]:
+        job = Job(ops, kind, monotonic() + self.timeout)
+        self._turns.add(job)
+        return await self._turns.wait_in_loop(job, self._came_late)
+
+    def _give_back(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """Leave it to the thread: nobody has to wait for it, and it is not lost for want of a turn.
+
+        Whatever this process decides next comes after it.
+        """
+        self._turns.add(Job(ops, Kind.DECIDING, monotonic() + _GIVE_BACK))
+        self._turns.wake()
+        return [None] * len(ops)
+
+    def _came_late(self, results: list[Any]) -> None:
+        """Who asked has gone: what was charged is given back."""
+        charges = [GiveBack(taken) for taken in results if isinstance(taken, Taken) and not taken.refused]
+        if charges:
+            self._give_back(charges)
+
+    def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Every living key that starts with `prefix`, in order."""
+        return [(key, value) for key, value, _ in self.dump(prefix)]
+
+    def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
+        """Every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
+        check_process()
+        now = self._clock()
+        deadline = monotonic() + _START
+        try:
+            # On a connection of its own: decisions do not wait for a long list.
+            connection = self._file.connect(deadline)
+            try:
+                # The code point after the last that text can hold ends the range of the prefix.
+                rows = insist(connection, deadline, _RANGE, (prefix, prefix + "\U0010ffff", now))
+                return [(key, value, None if ends == NEVER else ends - now) for key, value, ends in rows]
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise StoreError(f"SQLite: {error}") from error
+
+    def scratch(self, clock: Clock) -> SQLiteStore:
+        """An empty store in the same folder, for checks. Closing it removes it."""
+        path = self._file.path
+        return _Scratch(path.with_name(f".{path.name}.check-{os.urandom(6).hex()}"), 5.0, clock=clock)
+
+    def _at_once(self, ops: Sequence[Op[Any]], kind: Kind) -> list[Any] | None:
+        """The results, or `None` where somebody is in the way or was there before."""
+        turns = self._turns
+        if not turns.lock.acquire(blocking=False):
+            return None
+        try:
+            if turns.waited_for(kind):
+                return None
+            found = self._run_all(self._begin(kind), kind, [ops])[0]
+            if found is None:  # it was no mere reading
+                kind = writing(ops)
+                found = self._run_all(self._begin(kind), kind, [ops])[0]
+            return found
+        except sqlite3.Error as error:
+            if busy(error):
+                return None
+            raise StoreError(f"SQLite: {error}") from error
+        finally:
+            turns.free()
+
+    # -- all of this runs under the lock, and waits for nobody --------------------------------------------
+
+    def _serve(self, kind: Kind) -> bool:
+        """Do what waits for a turn, in one transaction. Returns whether the file could be had."""
+        turns = self._turns
+        try:
+            connection = self._begin(kind)
+        except sqlite3.Error as error:
+            if busy(error):
+                return False
+            self._fail(turns.take(kind), error)
+        except Exception as error:
+            self._fail(turns.take(kind), error)
+        else:
+            return self._serve_all(connection, kind, turns.take(kind))
+        return True
+
+    def _serve_all(self, connection: sqlite3.Connection, kind: Kind, jobs: list[Job]) -> bool:
+        turns = self._turns
+        try:
+            found = self._run_all(connection, kind, [job.ops for job in jobs])
+        except sqlite3.Error as error:
+            if busy(error):
+                for job in jobs:
+                    turns.add(job)
+                return False
+            self._fail(jobs, error)
+        except Exception as error:
+            if len(jobs) == 1:
+                self._fail(jobs, error)
+            else:  # one of them is wrong, and it concerns nobody else
+                served = [self._serve_alone(kind, job) for job in jobs]
+                return all(served)
+        except BaseException:
+            self._fail(jobs, StoreBusy("SQLite: interrupted"))
+            raise
+        else:
+            for job, results in zip(jobs, found, strict=True):
+                if results is None:
+                    job.kind = writing(job.ops)
+                    turns.add(job)
+                else:
+                    turns.ended(job, results)
+        return True
+
+    def _serve_alone(self, kind: Kind, job: Job) -> bool:
+        try:
+            connection = self._begin(kind)
+        except sqlite3.Error as error:
+            if busy(error):
+                self._turns.add(job)
+                return False
+            self._fail([job], error)
+            return True
+        return self._serve_all(connection, kind, [job])
+
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
+        for job in jobs:
+            failure = error
+            if isinstance(error, sqlite3.Error):
+                failure = StoreError(f"SQLite: {error}")
+                failure.__cause__ = error
+            self._turns.ended(job, None, failure)
+
+    def _begin(self, kind: Kind) -> sqlite3.Connection:
+        """The connection, in a transaction of that kind."""
+        self._file.in_use = True
+        try:
+            connection = self._file.opened(self._clock())
+            # Reading alone needs no lock that others would wait for.
+            connection.execute("BEGIN" if kind is Kind.READING else "BEGIN IMMEDIATE")
+        except BaseException as error:
+            if isinstance(error, sqlite3.Error) and not busy(error):
+                self._file.forget()
+            self._file.in_use = False
+            raise
+        return connection
+
+    def _run_all(
+        self, connection: sqlite3.Connection, kind: Kind, batch: Sequence[Sequence[Op[Any]]]
+    ) -> list[list[Any] | None]:
+        """`_run_once`; and if there is no room for a decision, cached responses make some."""
+        try:
+            return self._run_once(connection, kind, batch)
+        except sqlite3.Error as error:
+            if not full(error) or not self._make_room() or kind is Kind.CACHING:
+                raise
+        return self._run_once(self._begin(kind), kind, batch)
+
+    def _make_room(self) -> bool:
+        """Have the log written into the file and cut off, and cached responses give way. Returns whether it helped."""
+        self._file.in_use = True
+        try:
+            connection = self._file.opened(self._clock())
+            with suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return self._cached.give_way(connection, self._clock())
+        except sqlite3.Error:
+            self._file.forget()
+            return False
+        finally:
+            self._file.in_use = False
+
+    def _run_once(
+        self, connection: sqlite3.Connection, kind: Kind, batch: Sequence[Sequence[Op[Any]]]
+    ) -> list[list[Any] | None]:
+        """End the transaction with these operations in it, all or none. `None` for what reads no longer, but writes."""
+        try:
+            now = self._clock()
+            results: list[list[Any] | None] = []
+            for ops in batch:
+                try:
+                    results.append([self._run(connection, op, now, kind) for op in ops])
+                except Writes:
+                    results.append(None)
+            if kind is not Kind.READING:
+                self._rows.tidy(connection, now)
+            connection.execute("COMMIT")
+            if kind is Kind.READING and self._cached.due(now):
+                self._cached.note_use(connection, now)
+            return results
+        except BaseException as error:
+            self._cached.wrote = False
+            if isinstance(error, sqlite3.Error) and not busy(error):
+                self._file.forget()
+            elif connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        finally:
+            self._file.in_use = False
+
+    def _run(self, connection: sqlite3.Connection, op: Op[Any], now: int, kind: Kind) -> Any:
+        self._turns.done += 1
+        return self._rows.run(connection, op, now, kind)
+
+
+class _Scratch(SQLiteStore):
+    """A file that is removed when it is closed."""
+
+    def close(self) -> None:
+        super().close()
+        for suffix in ("", *JOURNALS):
+            Path(f"{self._file.path}{suffix}").unlink(missing_ok=True)
+
+
+_stores: WeakSet[SQLiteStore] = WeakSet()
+_held: list[SQLiteStore] = []
+
+
+def _before_fork() -> None:
+    # Only Python's own forks tell: those of a server written in C may come at any moment.
+    _held.extend(store for store in list(_stores) if store.before_fork())
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().after_fork_in_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_held.clear)
