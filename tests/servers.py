@@ -154,13 +154,8 @@ class RedisServer:
     def stop(self) -> None:
         assert self.process is not None
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+            self.process.kill()  # what it holds is thrown away; told to end, it would take its time
+            self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> RedisServer:
@@ -345,7 +340,7 @@ class Postgres:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGQUIT)  # its data are thrown away: it need not write them down
             self.process.wait(60)
         shutil.rmtree(self.folder, ignore_errors=True)
 
