@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from keyguard import APIKeys, Forward, Identity, Keyguard, RateLimit, Request, Response, ResponseCache
+from keyguard import Keyguard, RateLimit, ResponseCache
 
 logging.basicConfig(level=logging.WARNING)
 STORE = os.environ.get("KEYGUARD_STORE", "memory://")
@@ -58,41 +58,6 @@ limited_wsgi = limited.wsgi(_echo_wsgi)
 cached = Keyguard(ResponseCache(ttl=60), store=STORE)
 cached_asgi = cached.asgi(_echo_asgi)
 cached_wsgi = cached.wsgi(_echo_wsgi)
-
-# -- everything that a driver has to bring to an end -----------------------------------------------------------------
-
-
-async def _settling(request: Request, forward: Forward) -> Response:
-    request.at_end(lambda: None)
-    return await forward(request)
-
-
-whole = Keyguard(
-    _settling,
-    APIKeys(lookup=lambda key: Identity(key), optional=True),
-    RateLimit("1000000/hour", by="ip", name="whole"),
-    ResponseCache(),
-    store=STORE,
-)
-_FIELDS = {"Content-Type": "text/plain", "Cache-Control": "public, max-age=1, stale-while-revalidate=600"}
-
-
-async def _cached_asgi(scope: Any, receive: Any, send: Any) -> None:
-    if scope["type"] == "lifespan":
-        await _echo_asgi(scope, receive, send)
-        return
-    head = [(name.lower().encode(), value.encode()) for name, value in _FIELDS.items()]
-    await send({"type": "http.response.start", "status": 200, "headers": head})
-    await send({"type": "http.response.body", "body": b"x"})
-
-
-def _cached_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    start_response("200 OK", list(_FIELDS.items()))
-    return [b"x"]
-
-
-whole_asgi = whole.asgi(_cached_asgi)
-whole_wsgi = whole.wsgi(_cached_wsgi)
 
 # -- one asks, the others wait -----------------------------------------------------------------------------------------
 
