@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def guard(store=None):
     return Keyguard(APIKeys(public=["/*"]), RateLimit("1000/minute"), ResponseCache(), store=store or url)
 """
 FORKS = """
-import gc, keyguard.stores.postgres, keyguard.stores.redis, keyguard.stores.sqlite
+import gc, keyguard.stores.postgres, keyguard.stores.redis, keyguard.stores.sqlite.store
 gc.collect(), gc.freeze()  # or each child would look through all that, and have a copy of it
 for line in sys.stdin:
     way, url, log = json.loads(line)
