@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import AmbiguousPath, GuardError, StoreBusy, StoreError
@@ -23,6 +23,7 @@ from keyguard.guard import Answer, Chain
 from keyguard.http.addresses import ClientAddress
 from keyguard.http.fields import MOST_KEYS
 from keyguard.http.spelling import NOTHING, Inside
+from keyguard.keys.credentials import Sources
 from keyguard.logs import logger, plain, secret, story, without, word
 from keyguard.ops import Aside, Degraded, GiveBack, Op, Store, TakeHere
 from keyguard.problem import refuse, refuse_ambiguous, refuse_busy
@@ -65,6 +66,35 @@ class Foreign:
         self.yielded = yielded
 
 
+class Setup(NamedTuple):
+    """A stack as its engines see it, whichever app they stand around."""
+
+    chain: Chain
+    store: Store
+    watched: Watched | None
+    """The store under watch; `None` for one that cannot fail."""
+    here: Watched
+    """Decides without the store. A store that cannot fail has this too, since a subclass of it may."""
+    aside: WatchedAside | None
+    """The store for what no decision hangs on, by circuit breakers of its own; `None` if nothing is shared."""
+    source: ClientAddress
+    clock: Clock
+    provides: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
+    """What these guards need of layers further out, which the stack itself does not provide."""
+    sources: Sequence[Sources] = ()
+    """Where these guards look for credentials."""
+    filters_addresses: bool = False
+    """Whether one of them refuses callers by address, which no cache may stand outside of."""
+    notify: Callable[[Refusal], None] | None = None
+    instant: Callable[..., Any] | None = None
+    """Answers with ASGI messages what needs no request: the plain hits of a cache that stands outermost."""
+    underscores: frozenset[bytes] = frozenset()
+    """Names of request fields with an underscore that reach guards and app."""
+    request_id_header: str | None = None
+    """The response field in which refusals tell the request's id."""
+
+
 class Engine:
     """A stack of guards with its store: all that a driver needs besides the app."""
 
@@ -78,7 +108,7 @@ class Engine:
         "clock",
         "detach",
         "execute",
-        "filters",
+        "filters_addresses",
         "here",
         "inside",
         "instant",
@@ -99,34 +129,13 @@ class Engine:
         "watched",
     )
 
-    def __init__(
-        self,
-        chain: Chain,
-        store: Store,
-        watched: Watched | None,
-        source: ClientAddress,
-        clock: Clock,
-        *,
-        here: Watched,
-        provides: frozenset[str] = frozenset(),
-        needs: frozenset[str] = frozenset(),
-        sources: Sequence[Any] = (),
-        filters: bool = False,
-        inside: Inside = NOTHING,
-        notify: Callable[[Refusal], None] | None = None,
-        aside: WatchedAside | None = None,
-        instant: Callable[..., Any] | None = None,
-        underscores: frozenset[bytes] = frozenset(),
-        request_id_header: str | None = None,
-        asynchronous: bool,
-    ) -> None:
+    def __init__(self, setup: Setup, inside: Inside = NOTHING, *, asynchronous: bool) -> None:
+        chain, store, watched, aside = setup.chain, setup.store, setup.watched, setup.aside
         self.leading = chain.leading
         self.start = chain.start
         self.store = store
         self.watched = watched
-        """The store under watch; `None` for one that cannot fail."""
-        self.here = here
-        """Decides without the store. A store that cannot fail has this too, since a subclass of it may."""
+        self.here = setup.here
         asked: Any = watched or store
         self.execute = asked.execute
         self.aexecute: Callable[..., Any] | None = getattr(asked, "aexecute", None) if asynchronous else None
@@ -137,30 +146,23 @@ class Engine:
         self.asynchronous = asynchronous
         """Whether an event loop runs the guards."""
         self.aside = aside
-        """The store for what no decision hangs on, by circuit breakers of its own; `None` where nothing is shared."""
         aside_timeout = (None if aside is None else aside.timeout) or 0.0
         self.aside_patience = max(BUDGET, 2 * aside_timeout) - aside_timeout
         """`patience` for that store, which may be another one."""
         self.longest = max(self.timeout, aside_timeout)
         """Seconds that one operation may take, of either store."""
-        self.source = source
-        self.clock = clock
-        self.provides = provides
-        self.needs = needs
-        """What these guards need of layers further out, which the stack itself does not provide."""
-        self.sources = sources
-        """Where these guards look for credentials."""
-        self.filters = filters
-        """Whether one of them refuses callers by address, which no cache may stand outside of."""
+        self.source = setup.source
+        self.clock = setup.clock
+        self.provides = setup.provides
+        self.needs = setup.needs
+        self.sources = setup.sources
+        self.filters_addresses = setup.filters_addresses
         self.inside = inside
         """The app and all that stands in front of it, as far as it can be seen."""
-        self._notify = notify
-        self.instant = instant
-        """Answers with ASGI messages what needs no request: the plain hits of a cache that stands outermost."""
-        self.underscores = underscores
-        """Names of request fields with an underscore that reach guards and app."""
-        self.request_id_header = request_id_header
-        """The response field in which refusals tell the request's id."""
+        self._notify = setup.notify
+        self.instant = setup.instant
+        self.underscores = setup.underscores
+        self.request_id_header = setup.request_id_header
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from keyguard.clock import Clock, wall_clock
 from keyguard.drivers.inspection.app import AppInside
 from keyguard.drivers.inspection.layers import layers_within
-from keyguard.drivers.interpreter import Engine
+from keyguard.drivers.interpreter import Engine, Setup
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes, is_async, is_blocking
 from keyguard.guard import Guard, chain
@@ -243,30 +243,29 @@ class Keyguard:
         for cache in [guard for guard in self.guards if isinstance(guard, ResponseCache)]:
             for layer in layers_within(app):
                 cache.add_sources(layer.sources)
-                if layer.filters:
+                if layer.filters_addresses:
                     raise ConfigurationError(
                         f"{cache!r} would answer addresses that an IPFilter further in refuses. Add the filter after "
                         "it (add_middleware puts the last one outermost), or wrap it later"
                     )
-        return Engine(
-            self._chain,
-            self.store,
-            self._watched,
-            self._source,
-            self._clock,
+        setup = Setup(
+            chain=self._chain,
+            store=self.store,
+            watched=self._watched,
+            here=self._here,
+            aside=self._aside,
+            source=self._source,
+            clock=self._clock,
             provides=self._provides,
             needs=self._needs,
             sources=[guard.sources for guard in self.guards if isinstance(guard, APIKeys)],
-            inside=AppInside(app, self._root_path),
-            filters=any(isinstance(guard, IPFilter) for guard in self.guards),
+            filters_addresses=any(isinstance(guard, IPFilter) for guard in self.guards),
             notify=self._notify,
-            here=self._here,
-            aside=self._aside,
             instant=self._instant(),
             underscores=self.underscores,
             request_id_header=self._request_id_header,
-            asynchronous=asynchronous,
         )
+        return Engine(setup, AppInside(app, self._root_path), asynchronous=asynchronous)
 
 
 def _checked_prefix(prefix: str | Literal[False]) -> str | Literal[False]:
