@@ -1,6 +1,8 @@
-"""One process of an app behind a shared cache, for tests of several: `python -m tests.cache_worker URL HOW MS COUNT`.
+"""A process of an app behind a shared cache, for tests of several: `python -m tests.cache_worker`.
 
-It says "ready", waits for a line, sends so many requests at once, and prints what became of them as JSON.
+Each line that it reads is a list of a store's URL, how responses may be cached, milliseconds that the app takes, a
+count and a file for notes. It says "ready", waits for a line, sends so many requests at once, and prints what became
+of them as JSON.
 """
 
 from __future__ import annotations
@@ -58,5 +60,6 @@ async def serve(url: str, how: str, seconds: float, count: int, notes: Path) -> 
 
 
 if __name__ == "__main__":
-    url, how, milliseconds, count, notes = sys.argv[1:]
-    print(json.dumps(asyncio.run(serve(url, how, int(milliseconds) / 1000, int(count), Path(notes)))))
+    for line in iter(sys.stdin.readline, ""):
+        url, how, milliseconds, count, notes = json.loads(line)
+        print(json.dumps(asyncio.run(serve(url, how, milliseconds / 1000, count, Path(notes)))), flush=True)

