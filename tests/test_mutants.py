@@ -22,24 +22,21 @@ from typing import Any
 
 import pytest
 
-from keyguard import stores
 from keyguard.clock import SECOND, Clock, ManualClock, monotonic
 from keyguard.errors import StoreError
 from keyguard.ops import Authenticate, Demand, Put, Read, Take
 from keyguard.rates import smooth, window
+from keyguard.stores import sqlite
 from keyguard.stores.redis import RedisStore, calls
 from keyguard.stores.redis.encoding import taken_of
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import check_store
 from tests import mutants
-from tests.mutants import Mutant
 from tests.servers import RedisServer
-
-pytestmark = pytest.mark.slow
 
 LUA = Path(calls.__file__).parent / "lua"
 SCRIPTS = {path.name: path.read_text() for path in sorted(LUA.glob("*.lua"))}
-STEPS = 500
+STEPS = 250
 
 CHANGES_NOTHING: list[tuple[str, str]] = [
     (
@@ -60,6 +57,7 @@ CHANGES_NOTHING: list[tuple[str, str]] = [
     ),
     (r"--> .*key <= \?", "no key ends with the last character that there is"),
     (r"_NEXT.*--> .*key >= \?", "a key that is tidied twice"),
+    (r"_NEXT.*\[no order\]", "what is found by the index of keys comes in their order anyway"),
     (r"_DELETE_POOL.*--> .*key > \?", "no key consists of its pool alone"),
     (r"_TOUCH.*--> .*used <= \?", "what is written again as it stood"),
     (r"_OLDEST.*--> .*LIMIT 2", "one row is read of them"),
@@ -153,8 +151,8 @@ def check_server_time(server: RedisServer) -> None:
         store.close()
 
 
-def wrong_with_redis(server: RedisServer, mutant: Mutant) -> bool:
-    """Whether the mistake is noticed."""
+def wrong_with_redis(server: RedisServer) -> bool:
+    """Whether a mistake is noticed."""
     try:
         check_store(RedisStore(server.url).scratch, steps=STEPS)
         check_lost_replies(RedisStore(server.url).scratch)  # type: ignore[arg-type]
@@ -164,11 +162,15 @@ def wrong_with_redis(server: RedisServer, mutant: Mutant) -> bool:
     return False
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_redis() -> Iterator[RedisServer]:
-    """A server of one's own: some mistakes do not end, and then it is ended."""
+    """A server of one's own: a mistake that does not end would hold up others."""
     with RedisServer() as server:
         yield server
+
+
+def test_the_scripts_pass_as_they_are(own_redis: RedisServer) -> None:
+    assert not wrong_with_redis(own_redis)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -184,10 +186,9 @@ def test_every_script(script: str, own_redis: RedisServer, monkeypatch: pytest.M
             return text, sha1(text).hexdigest().encode()
 
         monkeypatch.setattr(calls, "script_text", text_of)
-        if not wrong_with_redis(own_redis, mutant):
+        if not wrong_with_redis(own_redis):
             alive.append(mutant)
-    monkeypatch.undo()
-    assert wrong_with_redis(own_redis, made[0]) is False, "and the script as it is passes"
+        assert own_redis.ask("PING"), "it is not held up: what follows is noticed for its own mistake"
     assert mutants.survivors(alive, CHANGES_NOTHING) == ""
 
 
@@ -197,10 +198,8 @@ def test_every_script(script: str, own_redis: RedisServer, monkeypatch: pytest.M
 def sqlite_statements() -> dict[str, tuple[Any, str, str]]:
     """By name: the module, the attribute, and the statement."""
     found = {}
-    for place in pkgutil.iter_modules(stores.__path__):
-        if not place.name.startswith("sqlite"):
-            continue
-        module = importlib.import_module(f"{stores.__name__}.{place.name}")
+    for place in pkgutil.iter_modules(sqlite.__path__):
+        module = importlib.import_module(f"{sqlite.__name__}.{place.name}")
         for name, value in vars(module).items():
             if isinstance(value, str) and re.match(r"\s*(SELECT|REPLACE|INSERT|DELETE|UPDATE)\b", value):
                 found[f"{module.__name__.rpartition('.')[2]}.{name}"] = (module, name, value)
@@ -241,12 +240,20 @@ def check_room(folder: Path) -> None:
         store.close()
 
 
-def wrong_with_sqlite(folder: Path) -> bool:
+def check_operations(folder: Path) -> None:
     numbers = itertools.count()
     made = os.urandom(4).hex()
+    check_store(lambda clock: SQLiteStore(folder / f"{made}{next(numbers)}.db", 5.0, clock=clock), steps=400)
+
+
+UPKEEP = {"_TOUCH", "_BYTES", "_OLDEST", "_DELETE_POOL", "_NEXT"}
+"""Statements that hardly any answer hangs on: their mistakes are shown to `check_room` first."""
+
+
+def wrong_with_sqlite(folder: Path, name: str = "") -> bool:
     try:
-        check_store(lambda clock: SQLiteStore(folder / f"{made}{next(numbers)}.db", 5.0, clock=clock), steps=400)
-        check_room(folder)
+        for check in (check_room, check_operations) if name in UPKEEP else (check_operations, check_room):
+            check(folder)
     except (AssertionError, StoreError, IndexError, TypeError):
         return True
     return False
@@ -255,12 +262,12 @@ def wrong_with_sqlite(folder: Path) -> bool:
 @pytest.mark.parametrize("statement", sqlite_statements())
 def test_every_statement_of_sqlite(statement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, name, text = sqlite_statements()[statement]
-    made = mutants.of_sql(statement, text)
-    assert len(made) >= 2
+    all_made = mutants.of_sql(statement, text)
+    assert len(all_made) >= 2
     alive = []
-    for mutant in mutants.sample(made, 3):
+    for mutant in mutants.sample([one for one in all_made if mutants.survivors([one], CHANGES_NOTHING)], 3):
         monkeypatch.setattr(module, name, mutant.text)
-        if not wrong_with_sqlite(tmp_path):
+        if not wrong_with_sqlite(tmp_path, name):
             alive.append(mutant)
     assert mutants.survivors(alive, CHANGES_NOTHING) == ""
 
