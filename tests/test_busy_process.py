@@ -130,7 +130,7 @@ def test_a_request_that_came_late_to_its_first_answer_is_still_decided(slow: Slo
     answer = ask_wsgi(app, ask)
     assert (answer.status, answer.get("retry-after")) == (503, "1")
     assert json.loads(answer.body)["cause"] == "overload"
-    assert slow.asked == ["Take", "Authenticate", "GiveBack"], "two always fit; there is no time for a third"
+    assert slow.asked == ["Take", "Authenticate", "Settle"], "two always fit; there is no time for a third"
 
 
 def test_what_was_taken_is_given_back_though_the_request_has_no_time_left(slow: Slow) -> None:
@@ -140,7 +140,7 @@ def test_what_was_taken_is_given_back_though_the_request_has_no_time_left(slow: 
     slow.asked.clear()
     refused = ask_wsgi(app, ask)
     assert refused.status == 429
-    assert slow.asked[-1] == "GiveBack"
+    assert slow.asked[-1] == "Settle"
     slow.takes = 0.0
     other = Ask("/", (("X-API-Key", "nobody's"),))
     assert ask_wsgi(app, other).status == 401

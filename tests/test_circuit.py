@@ -16,7 +16,7 @@ from limits.storage import MemoryStorage
 from keyguard import APIKeys, Keyguard, RateLimit
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.guards.cache.shared_ops import Stamp
-from keyguard.ops import Authenticate, Commit, Demand, GiveBack, Look, Op, Put, Read, Take
+from keyguard.ops import Authenticate, Commit, Demand, Look, Op, Put, Read, Settle, Take
 from keyguard.rates import window
 from keyguard.stores import circuit_breaker as module
 from keyguard.stores.circuit_breaker import StoreHealth, Watched
@@ -33,7 +33,7 @@ OPS: dict[str, Op[Any]] = {
     "Read": READ,
     "Look": Look("key|x"),
     "Take": TAKE,
-    "GiveBack": GiveBack(MemoryStore().execute([TAKE])[0]),
+    "Settle": Settle(MemoryStore().execute([TAKE])[0]),
     "Authenticate": Authenticate("key|x", {0: b"d" * 32}),
     "Commit": Commit({"key|y": None}, {"key|y": None}),
     "Put": Put("key|y", b"1"),

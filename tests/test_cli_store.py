@@ -11,7 +11,7 @@ import pytest
 from keyguard.cli import main
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.keys import KeyRegistry
-from keyguard.ops import Demand, GiveBack, Put, Read, Take
+from keyguard.ops import Demand, Put, Read, Settle, Take
 from keyguard.rates import smooth, window
 from keyguard.stores import open_store
 from keyguard.stores.sqlite import SQLiteStore
@@ -189,7 +189,7 @@ def test_what_is_changed_in_the_target_meanwhile_stays(
         elif race == "counted":
             target.execute([Take([demand])])
         else:
-            target.execute([GiveBack(taken)])
+            target.execute([Settle(taken)])
         stand.extend(target.execute([Read(name if race not in ("counted", "given back") else demand.key)])[0])
 
     with pytest.raises(KeyguardError, match="1 entries were changed in the target while they were copied"):

@@ -19,7 +19,7 @@ from limits.storage import MemoryStorage
 from keyguard import ConfigurationError, Keyguard, RateLimit
 from keyguard.clock import SECOND
 from keyguard.errors import StoreError
-from keyguard.ops import Demand, GiveBack, Take
+from keyguard.ops import Demand, Settle, Take
 from keyguard.rates import Limit, smooth, window
 from keyguard.stores import open_store
 from keyguard.stores.leased import Leased, leases
@@ -101,7 +101,7 @@ def test_never_more_than_the_limit_where_requests_give_back_late(
             open_requests.append((number, worker, taken))
         if open_requests and source.random() < 0.3:
             number, worker, taken = open_requests.pop(source.randrange(len(open_requests)))
-            worker.execute([GiveBack(taken)])
+            worker.execute([Settle(taken)])
             del admitted[number]
     assert most_in_a_window(sorted(admitted.values()), limit.period) <= quota
 
@@ -114,7 +114,7 @@ def test_what_is_given_back_after_its_slice_is_not_charged_in_the_end() -> None:
     clock.advance(250)
     assert not tier.execute([take(limit)])[0].refused
     for one in taken:
-        tier.execute([GiveBack(one)])
+        tier.execute([Settle(one)])
     tier.close()
     assert shared.execute([take(limit, 0)])[0].takings[0][2] == 99
 
@@ -316,7 +316,7 @@ def test_what_a_guard_further_in_refuses_costs_no_lease() -> None:
     limit = window(1000, 60 * SECOND, "1000/minute")
     for _ in range(50):
         taken = tier.execute([take(limit)])[0]
-        tier.execute([GiveBack(taken)])
+        tier.execute([Settle(taken)])
     tier.close()
     assert shared.execute([take(limit, 0)])[0].takings[0][2] == 1000
 

@@ -22,7 +22,7 @@ from werkzeug.exceptions import NotFound, Unauthorized
 
 from keyguard import APIKeys, ConfigurationError, Identity, Keyguard, RateLimit, Request, StoreError, blocking
 from keyguard.drivers import threads
-from keyguard.ops import GiveBack, Take
+from keyguard.ops import Settle, Take
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
 from tests.harness import Ask, aask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
@@ -460,7 +460,7 @@ def test_the_look_up_is_asked_while_the_counters_cannot_be(wrap: Any) -> None:
         return play(guard, headers={"X-API-Key": key}, client=client).status
 
     assert ask("ada-key") == 200
-    store.broken = (Take, GiveBack)
+    store.broken = (Take, Settle)
     clock.advance(1)
     assert ask("ada-key") == 200
     assert ask("bob-key") == 200, "one that was not seen before"
@@ -478,7 +478,7 @@ def test_the_look_up_is_asked_while_the_counters_cannot_be(wrap: Any) -> None:
 
 def test_a_look_up_that_fails_with_the_counters_blames_nobody() -> None:
     store = Breakable()
-    store.broken = (Take, GiveBack)
+    store.broken = (Take, Settle)
 
     def lookup(key: str) -> Identity | None:
         raise ConnectionError("the same network")
@@ -490,7 +490,7 @@ def test_a_look_up_that_fails_with_the_counters_blames_nobody() -> None:
 def test_a_guess_that_cannot_be_given_back_is_not_the_callers_failure() -> None:
     store = Breakable()
     guard = Keyguard(APIKeys(lookup=Identity), store=wrapped(store))
-    store.broken = (GiveBack,)
+    store.broken = (Settle,)
     assert play(guard, headers={"X-API-Key": "ada-key"}).status == 200
 
 

@@ -50,7 +50,7 @@ CHANGES_NOTHING: list[tuple[str, str]] = [
     (r"if micros < \S+ then micros, ticks = ", "moments before 1970"),
     (r"pack\('<I8I8', [01], micros\)", "the place of an expiry that is written later"),
     (r"--> .*#left > 9 ", "no state has nine bytes: one of eight is empty, and the next has sixteen"),
-    (r"give_back.lua:\d+ \[.*\] +return [01] ", "a result that nobody reads"),
+    (r"settle.lua:\d+ \[.*\] +return [01] ", "a result that nobody reads"),
     (
         r"--> .*(newest >= now|moved or (entry|pack)|cost >= 1 then taken|ttl >= lives)",
         "what is written again as it stood",

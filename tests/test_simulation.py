@@ -18,7 +18,7 @@ from keyguard import APIKeys, Keyguard, RateLimit, ResponseCache
 from keyguard.clock import Clock
 from keyguard.drivers import interpreter as engine
 from keyguard.errors import StoreError
-from keyguard.ops import GiveBack, Op, Taken
+from keyguard.ops import Op, Settle, Taken
 from keyguard.stores import circuit_breaker as watched
 from keyguard.stores.memory import MemoryStore
 from tests.harness import Answer, Ask, aask
@@ -80,7 +80,7 @@ class Distant:
                 raise StoreError("as told, and it had decided")
         except BaseException:
             # As every store must: what was decided for nobody is undone.
-            self.memory.execute([GiveBack(result) for result in results if isinstance(result, Taken)])
+            self.memory.execute([Settle(result) for result in results if isinstance(result, Taken)])
             raise
         return results
 

@@ -10,7 +10,7 @@ import pytest
 
 from keyguard import APIKeys, Keyguard, RateLimit
 from keyguard.errors import StoreError
-from keyguard.ops import Demand, GiveBack, Op, Read, Take
+from keyguard.ops import Demand, Op, Read, Settle, Take
 from keyguard.rates import smooth, window
 from keyguard.stores import circuit_breaker as module
 from keyguard.stores.circuit_breaker import StoreHealth, Watched
@@ -117,8 +117,8 @@ def test_what_seldom_happens_does_not_keep_it_open(time: list[float], ask: Any) 
     store = Flaky()
     watched = Watched(store, workers=1, clock=ManualClock())
     taken = watched.execute([TAKE])[0]
-    store.failing = (GiveBack,)
-    assert not ask(watched, GiveBack(taken))
+    store.failing = (Settle,)
+    assert not ask(watched, Settle(taken))
     time[0] += module.PROBE
     assert ask(watched, TAKE)
     assert watched.health.ok
@@ -187,7 +187,7 @@ def test_a_lease_is_spent_while_the_shared_store_is_down_and_is_no_proof_that_it
     assert not ask(watched, other)
     calls = store.calls
     while (taken := watched.store.here([TAKE])) is not None:  # type: ignore[attr-defined]
-        watched.execute([GiveBack(taken[0])])
+        watched.execute([Settle(taken[0])])
         time[0] += module.PROBE
         assert ask(watched, TAKE)
     assert store.calls == calls

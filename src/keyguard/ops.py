@@ -15,7 +15,9 @@ from hmac import compare_digest
 from types import EllipsisType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from keyguard.clock import SECOND
 from keyguard.flow import Step
+from keyguard.process.tokens import new_token
 from keyguard.rates.limit import NEVER, Limit, Taking
 from keyguard.record_head import RECORD as RECORD
 from keyguard.record_head import SEALED as SEALED
@@ -267,31 +269,79 @@ class Take(Op[Taken]):
         return changes
 
 
-class GiveBack(Op[None]):
-    """Undo the charges of a `Take`, as far as they have not lapsed, and no other request's."""
+class Settle(Op[None]):
+    """Charge in the end `costs` for what a `Take` took: one number of units a demand, or none for a refund of it all.
 
-    __slots__ = ("taken",)
+    What was taken above its cost is given back, as far as it has not lapsed, and no other request's units with it. What
+    was taken too little is charged now, whatever is left of the limit: the work has been done.
 
-    def __init__(self, taken: Taken) -> None:
+    A settlement happens once. If it failed, or its reply was lost, the same object may be executed again within
+    `REMEMBERED`: it has a token, and the store remembers it under a key of its own beside the counters.
+    """
+
+    __slots__ = ("costs", "taken", "token")
+
+    def __init__(self, taken: Taken, costs: Sequence[int] = ()) -> None:
+        if costs and len(costs) != len(taken.demands):
+            raise ValueError(f"Settle needs a cost for each of {len(taken.demands)} demands, not {len(costs)}")
         self.taken = taken
-        self.keys = tuple([demand.key for demand in taken.demands])
+        self.costs = costs or (0,) * len(taken.demands)
+        self.token = new_token()
+        keys = [demand.key for demand in taken.demands]
+        if keys:
+            keys.append(f"{_SETTLED}|{keys[0].partition('|')[2]}")
+        self.keys = tuple(keys)
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[None, Sequence[Change]]:
         taken = self.taken
         changes: list[Change] = []
-        if taken.refused:
+        if taken.refused or not old:
             return None, changes
-        for demand, taking, state in zip(taken.demands, taken.takings, old, strict=True):
-            lapses = taken.at + taking[1]
-            if state is None or demand.cost == 0 or not taken.at <= now < lapses:
-                continue
+        settled = _remembered(old[-1] or b"", now)
+        if self.token in settled:
+            return None, changes
+        for demand, taking, cost, state in zip(taken.demands, taken.takings, self.costs, old, strict=False):
             limit = demand.limit
-            left = limit.give_back(state, now, taken.at, demand.cost)
-            if left is not None:
-                _, ttl, _, _, _ = limit.take(left, now, 0) if left else (None, 0, 0, 0, 0)
-                # A state that means nothing from now on is deleted: without a time to live it would stay for good.
-                changes.append((demand.key, left if ttl else None, ttl or None, limit))
+            if cost > demand.cost:
+                left, ttl = limit.charge(state, now, cost - demand.cost)
+                changes.append((demand.key, left, ttl, limit))
+            elif cost < demand.cost and state is not None and taken.at <= now < taken.at + taking[1]:
+                back = limit.give_back(state, now, taken.at, demand.cost - cost)
+                if back is not None:
+                    _, ttl, _, _, _ = limit.take(back, now, 0) if back else (None, 0, 0, 0, 0)
+                    # A state that means nothing from now on is deleted: without a time to live it would stay for good.
+                    changes.append((demand.key, back if ttl else None, ttl or None, limit))
+        if changes:
+            settled[self.token] = now
+            kept = b"".join([token + at.to_bytes(8, "little") for token, at in [*settled.items()][-_MOST_SETTLED:]])
+            changes.append((self.keys[-1], kept, REMEMBERED, _TOKENS))
         return None, changes
+
+
+REMEMBERED = 10 * SECOND
+"""Microseconds for which a store knows a settlement by its token."""
+
+_SETTLED = "rl:settled"
+"""The pool of what was settled: a caller's last settlements, a token of eight bytes and the time of each."""
+_MOST_SETTLED = 32  # of one caller; more would cost more memory than a caller's counters
+
+
+def _remembered(state: bytes, now: int) -> dict[bytes, int]:
+    """Read the tokens of settlements that are young enough to be repeated, each with its time."""
+    pairs = [(state[at : at + 8], int.from_bytes(state[at + 8 : at + 16], "little")) for at in range(0, len(state), 16)]
+    return {token: at for token, at in pairs if at + REMEMBERED > now}
+
+
+class _Tokens(Limit):
+    """What tokens are to a store at its memory bound: the first to be forgotten, for a repetition is rare."""
+
+    __slots__ = ()
+
+    def half_spent(self, state: bytes, now: int) -> bool:
+        return False
+
+
+_TOKENS = _Tokens(1, REMEMBERED, "settlements", "settled")
 
 
 # -- without the store ----------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from keyguard.http.fields import MOST_KEYS
 from keyguard.http.spelling import NOTHING, Inside
 from keyguard.keys.credentials import Sources
 from keyguard.logs import logger, plain, secret, story, without, word
-from keyguard.ops import Aside, Degraded, GiveBack, Op, Store, TakeHere
+from keyguard.ops import Aside, Degraded, Op, Settle, Store, TakeHere
 from keyguard.problem import refuse, refuse_ambiguous, refuse_busy
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import Deferred, Findings, Request
@@ -253,7 +253,7 @@ class Engine:
     def _ask(self, op: Op[Any], request: Request) -> Any:
         """The result, or `Pending`, if the request may still wait for the store."""
         if request.findings.waited > self.patience:
-            if op.__class__ is GiveBack:
+            if op.__class__ is Settle:
                 request.at_end(op)  # nobody waits for it then
                 return None
             raise self._out_of_time()

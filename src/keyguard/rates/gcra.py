@@ -103,6 +103,13 @@ class Smooth(Limit):
         part.text = self.text
         return part
 
+    def charge(self, state: bytes | None, now: int, cost: int) -> tuple[bytes, int]:
+        # No debt beyond a full burst: what is further ahead is what a clock that was set back looks like.
+        fine = self.pace % TICKS != 0
+        ahead = 0 if state is None else self._ahead(state, now, fine)
+        after = min(self.room, ahead + cost * self.pace)
+        return _state(now, after), -(-after // TICKS) + fine
+
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         # The charge has not drained yet, so there was no pause since, and all later ones stand on top of it.
         return _state(0, max(0, _due(state) - cost * self.pace))

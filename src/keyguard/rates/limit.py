@@ -59,6 +59,13 @@ class Limit:
         """The part of this limit that each of so many processes may admit by itself; at least one unit."""
         raise NotImplementedError
 
+    def charge(self, state: bytes | None, now: int, cost: int) -> tuple[bytes, int]:
+        """Charge `cost` units, at least one, whatever is left: the work is done. Return the new state and its ttl.
+
+        How much debt a caller can have is the algorithm's business; it is bounded.
+        """
+        raise NotImplementedError
+
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         """The state without a charge of `cost` made at `taken_at`, or `None` where it cannot be found any more.
 

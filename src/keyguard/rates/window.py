@@ -93,6 +93,15 @@ class WindowLog(_Window):
         log = _log_of(kept, now, self.period)
         return log, self.period, remaining, int.from_bytes(log[:8], "little") + self.period - now, 0
 
+    def charge(self, state: bytes | None, now: int, cost: int) -> tuple[bytes, int]:
+        state = state or b""
+        if len(state) & 7:
+            # It stays slices: what they count may be far more than a log has room for.
+            return WindowSlices(self.quota, self.period, self.text).charge(state, now, cost)
+        state = self.take(state, now, 0)[0] or state
+        state += now.to_bytes(8, "little") * min(cost, self.quota)
+        return state[-8 * self.quota :], self.period  # while the newest are in the window, older ones change nothing
+
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         if len(state) & 7:
             return WindowSlices(self.quota, self.period, self.text).give_back(state, now, taken_at, cost)
@@ -183,6 +192,21 @@ class WindowSlices(_Window):
         log = WindowLog(self.quota, self.period, self.text)
         asked = log.take(state, now, 0)
         return log.take(state, now, cost) if cost > asked[2] else asked
+
+    def charge(self, state: bytes | None, now: int, cost: int) -> tuple[bytes, int]:
+        here = now // self.width
+        total = count = 0
+        older = b""
+        if state is not None:
+            if not len(state) & 1:
+                state = _slices_of(self._ask_log(state, now, 0)[0] or state, now, self.period)
+            _, newest, total, count = _HEAD.unpack_from(state)
+            older = state[_HEAD_SIZE:]
+            if newest < here:
+                total, count, older = _advance(total, count, older, here - newest)
+        more = min(cost, max(0, self.quota - count))  # a slice that counts the whole quota refuses all while it stays
+        state = _HEAD.pack(_TAG, here, total + more, count + more) + older
+        return state, (here + SLICES + 1) * self.width - now
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         if not len(state) & 1:

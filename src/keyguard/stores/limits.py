@@ -2,7 +2,8 @@
 
 What a `limits` storage cannot do, this store cannot:
 - Several limits are asked one after the other, and then charged one after the other. Between that, others may come: a
-  request may be refused by one limit and still be charged by another, and nothing is ever given back.
+  request may be refused by one limit and still be charged by another. What was taken stays as it is: nothing is given
+  back, and nothing is settled later.
 - It keeps no keys: authentication needs another store, in a layer of its own.
 - It cannot be called off: what takes longer than `timeout` is given up, and may still be charged. What has got no
   thread by then is not asked for at all.
@@ -45,7 +46,7 @@ from limits.strategies import (
 
 from keyguard.clock import SECOND, Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError, StoreBusy, StoreError
-from keyguard.ops import Demand, GiveBack, Op, Take, Taken
+from keyguard.ops import Demand, Op, Settle, Take, Taken
 from keyguard.process.fork import renew_after_fork
 from keyguard.rates import NEVER, Limit, Taking
 from keyguard.rates.gcra import Smooth
@@ -150,7 +151,7 @@ class LimitsStore:
                 close()
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
-        """Take from limits, one after the other; giving back does nothing. Raises `StoreError` for other operations."""
+        """Take from limits, one after the other; settle nothing. Raises `StoreError` for other operations."""
         pool = self._pool
         done, work = pool.done, pool.submit(lambda: self._execute(ops))
         with suppress(TimeoutError):
@@ -204,7 +205,7 @@ class LimitsStore:
     def _run(self, op: Op[Any]) -> Any:
         if isinstance(op, Take):
             return self._take(op)
-        if isinstance(op, GiveBack):
+        if isinstance(op, Settle):
             return None
         raise StoreError(f"{self!r} cannot do {type(op).__name__}")
 

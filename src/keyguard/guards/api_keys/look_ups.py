@@ -20,7 +20,7 @@ from keyguard.guards.api_keys.guesses import Guesses, Lines
 from keyguard.guards.api_keys.look_up_errors import NoIdentity, is_of_input
 from keyguard.guards.api_keys.verified import Known
 from keyguard.identity import Identity
-from keyguard.ops import Degraded, Demand, GiveBack, Take, TakeHere, Taken
+from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
 
 Lookup: TypeAlias = Callable[[str], "Identity | Awaitable[Identity | None] | None"]
 """Finds the identity of a key, or `None` if the key is not valid. An `async def` needs ASGI; a `def` runs in a thread
@@ -98,7 +98,7 @@ class LookUps:
         """Give back what was taken; of a wrong key not the guess."""
         back = Taken(taken.demands[-1:], taken.takings[-1:], taken.at, False) if wrong else taken
         try:
-            await GiveBack(back)
+            await Settle(back)
         except StoreError:
             await Degraded(f"{self._name} a guess kept")  # it lapses with its window; the look-up has answered
         finally:

@@ -8,7 +8,7 @@ from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import StoreError
 from keyguard.guards.rate_limit.headers import describe
 from keyguard.guards.rate_limit.rules import RuleDemands
-from keyguard.ops import Degraded, Demand, GiveBack, Take, TakeHere, Taken
+from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
 from keyguard.problem import refuse, rfc3339
 from keyguard.rates import NEVER
 from keyguard.refusal import Cause
@@ -34,7 +34,7 @@ async def give_back(taken: Taken, cause: Cause | None = None) -> None:
         if len(pairs) < len(demands):
             taken = Taken([demand for demand, _ in pairs], [taking for _, taking in pairs], taken.at, False)
     try:
-        await GiveBack(taken)
+        await Settle(taken)
     except StoreError:
         await Degraded("a charge kept")  # it lapses with its window; the request has its answer
 

@@ -13,13 +13,15 @@ from typing import Any
 
 from keyguard.clock import SECOND, Clock
 from keyguard.flow import Signal
-from keyguard.ops import Demand, GiveBack, Op, Take, Taken
+from keyguard.ops import REMEMBERED, Demand, Op, Settle, Take, Taken
 from keyguard.rates import NEVER, Taking
 from keyguard.rates.window import WindowSlices
 
 _KEPT = 10_000  # leases, and refusals
 _RETURNED = 20  # leases that go back with one trip
 _RETURNED_AT_END = 100
+_AGAIN = REMEMBERED - 2 * SECOND
+"""Microseconds for which what was sent may be sent again: later the shared store may not know that it has happened."""
 _HOPELESS = 60 * SECOND  # microseconds for which it is remembered that a request can never be admitted
 
 
@@ -72,8 +74,10 @@ class _Lease:
 class _Spent(Taken):
     """A decision made here."""
 
-    __slots__ = ("leases", "slices")
+    __slots__ = ("leases", "settled", "slices")
     leases: list[_Lease]
+    settled: set[bytes]
+    """The tokens of what has been settled of it."""
     slices: list[int]
     """In which slice each was spent: a lease goes on in the next one."""
 
@@ -92,12 +96,13 @@ class Leases:
         self._leases: dict[tuple[str, int], _Lease] = {}
         """By counter and quota: what was taken under a wide limit is not spent under a narrow one."""
         self._refusals: dict[tuple[Any, ...], tuple[Taken, int, int]] = {}
-        self._unspent: deque[Taken] = deque(maxlen=_KEPT)
+        self._unspent: deque[tuple[Settle, int]] = deque(maxlen=_KEPT)
+        """What is to be settled in the shared store, and until when it may be sent again; 0 if it was not sent yet."""
 
     def here(self, op: Op[Any]) -> list[Any] | None:
         """The result in a list, or `None` where it needs a trip."""
-        if isinstance(op, GiveBack) and isinstance(op.taken, _Spent):
-            self._return(op.taken)
+        if isinstance(op, Settle) and isinstance(op.taken, _Spent):
+            self._settle(op, op.taken)
             return [None]
         if not isinstance(op, Take) or not op.demands:
             return None
@@ -122,20 +127,26 @@ class Leases:
                 reset = max(0, lease.reset - (now - lease.began))
                 takings.append((None, lease.length, lease.remaining + lease.units, reset, 0))
             spent = _Spent(op.demands, takings, leases[0].at + now - leases[0].began, False)
-            spent.leases = leases
+            spent.leases, spent.settled = leases, set()
             spent.slices = [lease.slice for lease in leases]
             return [spent]
 
-    def _return(self, taken: _Spent) -> None:
+    def _settle(self, op: Settle, taken: _Spent) -> None:
         with self._lock:
+            if op.token in taken.settled:
+                return
+            taken.settled.add(op.token)
             now = self._clock()
-            for demand, lease, slice in zip(taken.demands, taken.leases, taken.slices, strict=True):
-                if lease.slice == slice and now < lease.ends:
-                    lease.units += demand.cost
-                    lease.used -= demand.cost
-                elif demand.cost:
-                    # Not to be spent any more: in a later slice it would count as taken before it was.
-                    self._unspent.append(_charge(demand, slice * _width(lease), lease.length))
+            for demand, cost, lease, slice in zip(taken.demands, op.costs, taken.leases, taken.slices, strict=True):
+                back = demand.cost - cost
+                if lease.slice == slice and now < lease.ends and lease.units + back >= 0:
+                    lease.units += back
+                    lease.used -= back
+                elif back:
+                    # Not to be spent any more: in a later slice it would count as taken before it was. And what costs
+                    # more than is leased is charged in the shared store.
+                    at = slice * _width(lease)
+                    self._unspent.append((_settling(demand, max(0, back), max(0, -back), at, lease.length), 0))
 
     @contextmanager
     def promise(self, op: Op[Any]) -> Iterator[Signal | None]:
@@ -175,6 +186,7 @@ class Leases:
         worker would take it all.
         """
         asked: list[tuple[_Lease, int]] = []
+        unspent: list[tuple[Settle, int]] = []
         signal = Signal()
         with self._lock:
             self.trips += 1
@@ -185,10 +197,15 @@ class Leases:
                 for lease, extra in asked:
                     if extra:
                         lease.trip = signal
-                batch = [GiveBack(self._unspent.popleft()) for _ in range(min(_RETURNED, len(self._unspent)))]
-                batch.append(Take(demands))
+                unspent = [self._unspent.popleft() for _ in range(min(_RETURNED, len(self._unspent)))]
+                unspent = [(settle, until) for settle, until in unspent if not until or began < until]
+                batch = [*[settle for settle, _ in unspent], Take(demands)]
         try:
             yield batch, began
+        except BaseException:
+            with self._lock:  # what is settled has a token: it may be sent again, whatever has become of it
+                self._unspent.extend([(settle, until or began + _AGAIN) for settle, until in unspent])
+            raise
         finally:
             if asked:
                 with self._lock:
@@ -216,9 +233,7 @@ class Leases:
     def _end(self, lease: _Lease, now: int) -> None:
         """The slice is over: what was not spent goes back, what was spent is what the next one may need."""
         if lease.units:
-            demand = lease.demand
-            spare = Demand(demand.name, demand.key, demand.limit, lease.units)
-            self._unspent.append(_charge(spare, lease.at, lease.length))
+            self._unspent.append((_settling(lease.demand, lease.units, 0, lease.at, lease.length), 0))
         if lease.slice >= 0:  # else it has ended already, and the trip for the next slice is under way
             lease.before = lease.used if now < lease.ends + _width(lease) else 0
         lease.units = lease.used = 0
@@ -291,20 +306,19 @@ class Leases:
             for lease in self._leases.values():
                 self._end(lease, now)
             self._leases.clear()
-            unspent, self._unspent = [*self._unspent], deque(maxlen=_KEPT)
-        return [
-            [GiveBack(taken) for taken in unspent[start : start + _RETURNED_AT_END]]
-            for start in range(0, len(unspent), _RETURNED_AT_END)
-        ]
+            unspent = [settle for settle, until in self._unspent if not until or now < until]
+            self._unspent = deque(maxlen=_KEPT)
+        return [[*unspent[start : start + _RETURNED_AT_END]] for start in range(0, len(unspent), _RETURNED_AT_END)]
 
 
 def _leasable(op: Take) -> bool:
     return bool(op.demands) and all(type(demand.limit) is WindowSlices for demand in op.demands)
 
 
-def _charge(demand: Demand, at: int, length: int) -> Taken:
-    """What was taken of one counter at a time, to be given back."""
-    return Taken([demand], [(None, length, 0, 0, 0)], at, False)
+def _settling(demand: Demand, taken: int, cost: int, at: int, length: int) -> Settle:
+    """Return the settlement of units of one counter, taken at a time."""
+    asked = Demand(demand.name, demand.key, demand.limit, taken)
+    return Settle(Taken([asked], [(None, length, 0, 0, 0)], at, False), [cost])
 
 
 def _width(lease: _Lease) -> int:

@@ -6,7 +6,7 @@ Rules:
 - API keys, and the counters of an hour or more, survive a crash of the database; shorter counters are in an unlogged
   table: losing them costs a caller nothing but a fresh start.
 - If the connection breaks before the commit was sent, nothing has happened, and the decision is made again. If its fate
-  is unknown, a token tells later, and what was charged is given back.
+  is unknown, a token tells later, and what was charged is given back; what was to be settled is asked for again.
 - A server that does not answer is out of order. One that answers others, a key that somebody holds, and a connection
   that takes long to be opened are not: whoever got no turn for that is told so (`StoreBusy`), and was charged nothing.
 - The first connection that falls silent condemns those that lie idle. If the server takes no further connection, those
@@ -25,7 +25,7 @@ import psycopg
 
 from keyguard.clock import Clock
 from keyguard.errors import StoreBusy, StoreError
-from keyguard.ops import GiveBack, Taken
+from keyguard.ops import Settle, Taken
 from keyguard.stores.postgres.connections import Line, Opener
 from keyguard.stores.postgres.failures import NO_ANSWER, NO_CONNECTION, NO_TURN, Way, lost, store_error, way_on
 from keyguard.stores.postgres.queue import Queue
@@ -108,7 +108,7 @@ class Decisions:
 
     def _give_back(self, late: list[Taken]) -> None:
         for taken in late:  # if that fails, it lapses with its window
-            self._expect(Asked([GiveBack(taken)]), SLICES + self._in_ticks(_BACK))
+            self._expect(Asked([Settle(taken)]), SLICES + self._in_ticks(_BACK))
 
     def _in_ticks(self, seconds: float) -> int:
         return round(seconds / self._timeout * SLICES)
@@ -237,6 +237,13 @@ class Decisions:
         if transaction.unknown:
             charged = [taken for _, results in transaction.results for taken in charges(results)]
             self._upkeep.doubt(transaction.token, charged)
+            # What is settled has a token of its own: it is asked for again, also if nobody waits for it any more.
+            settling = [asked for asked in transaction.asked if asked.settling and asked.tries < _TRIES]
+            waiting = [asked for asked in waiting if asked not in settling]
+            for asked in settling:
+                again = asked if not asked.future.done() else Asked(asked.ops)
+                again.tries = asked.tries + 1
+                self._expect(again, SLICES + self._in_ticks(_BACK))
         if transaction.unknown or lost(transaction, error):
             self._condemn()
         way, told = way_on(transaction, error, self._missing, others=self._done > transaction.done)

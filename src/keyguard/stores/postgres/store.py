@@ -17,7 +17,7 @@ from psycopg import sql
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import is_async
-from keyguard.ops import GiveBack, Op
+from keyguard.ops import Op, Settle
 from keyguard.process.exits import close_at_exit
 from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.stores.places import one_host
@@ -146,7 +146,7 @@ class PostgresStore:
         """Undo what was decided for somebody who has left, also if the answer was on its way already."""
         if future.cancel() or not future.done() or future.cancelled() or future.exception() is not None:
             return
-        back = [GiveBack(taken) for taken in charges(future.result())]
+        back = [Settle(taken) for taken in charges(future.result())]
         if back:
             self._submit(back)
 

@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 
 from keyguard.clock import SECOND, Clock
-from keyguard.ops import Authenticate, Change, Op, Read, Taken
+from keyguard.ops import Authenticate, Change, Op, Read, Settle, Taken
 from keyguard.stores.postgres.connections import Line
 from keyguard.stores.postgres.names import NEVER, TABLES, lock_of, name_of, table_of
 from keyguard.stores.postgres.schema import Statements
@@ -32,7 +32,7 @@ _REMEMBERED = 60 * SECOND
 class Asked:
     """Operations that somebody waits for: one decision."""
 
-    __slots__ = ("alone", "done", "due", "future", "held", "keys", "ops", "reading", "transaction", "tries")
+    __slots__ = ("alone", "done", "due", "future", "held", "keys", "ops", "reading", "settling", "transaction", "tries")
 
     def __init__(self, ops: Sequence[Op[Any]]) -> None:
         self.ops = ops
@@ -40,6 +40,8 @@ class Asked:
         self.future: Future[list[Any]] = Future()
         self.reading = bool(ops) and all(isinstance(op, (Read, Authenticate)) for op in ops)
         """Whether it probably changes nothing: then it is tried without locks first."""
+        self.settling = bool(ops) and all(isinstance(op, Settle) for op in ops)
+        """Whether it may be made again although it may have happened: each has a token."""
         self.alone = False
         """Whether it must travel alone: in company it failed."""
         self.held: frozenset[str] = frozenset()

@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 
 from hiredis import pack_command
 
+from keyguard.clock import SECOND, monotonic
 from keyguard.errors import ConfigurationError, StoreError
+from keyguard.ops import REMEMBERED
 
 Reply: TypeAlias = Any
 """What the server answered, or the exception that an error reply means."""
@@ -37,8 +39,11 @@ class Call:
         self._undo = undo
 
     @property
-    def undo(self) -> Call | None:
-        """The call that makes it as if it had never been made, nor ever would be; `None` where there is none."""
+    def sequel(self) -> Call | None:
+        """The call to be made later if its reply was lost; `None` if there is none.
+
+        For a decision it is the call that makes it as if it had never been made, nor ever would be.
+        """
         return self._undo
 
     def packed(self, whole: bool = False) -> bytes:
@@ -92,13 +97,27 @@ class TakeCall(Call):
         self.token = token
 
     @property
-    def undo(self) -> Call:
-        return Call("give_back", self.form.keys, self.form.args(self.now, self.token))
+    def sequel(self) -> Call:
+        return Call("settle", self.form.keys, self.form.args(self.now, self.token))
 
     def packed(self, whole: bool = False) -> bytes:
         if whole:
             return Call("take", self.form.keys, self.form.args(self.now, self.token)).packed(whole)
         return self.form.packed(self.now, self.token)
+
+
+class SettleCall(Call):
+    """A call that settles what was taken. It is made again until it is answered, for as long as its token is known."""
+
+    __slots__ = ("until",)
+
+    def __init__(self, script: str, keys: list[bytes], args: list[bytes], *, repeatable: bool) -> None:
+        super().__init__(script, keys, args, repeatable=repeatable)
+        self.until = monotonic() + REMEMBERED / SECOND - 1  # rather too early: later it could happen twice
+
+    @property
+    def sequel(self) -> Call | None:
+        return self if monotonic() < self.until else None
 
 
 Plan: TypeAlias = Generator[list[Call], Any, Any]
@@ -111,7 +130,7 @@ def _scripts() -> dict[str, tuple[bytes, bytes]]:
     found = {}
     try:
         shared = (folder / "limits.lua").read_bytes()
-        for name in ("authenticate", "give_back", "put", "read", "swap", "take"):
+        for name in ("authenticate", "put", "read", "settle", "swap", "take"):
             text = shared + (folder / f"{name}.lua").read_bytes()
             found[name] = text, sha1(text, usedforsecurity=False).hexdigest().encode()
     except OSError as error:

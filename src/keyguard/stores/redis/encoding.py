@@ -13,11 +13,9 @@ microseconds, 0 for never) and the value.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct, pack
-from typing import Any
+from typing import Any, TypeAlias
 
 from keyguard.clock import Clock
 from keyguard.errors import StoreBusy, StoreError
@@ -27,25 +25,29 @@ from keyguard.ops import (
     Change,
     Commit,
     Demand,
-    GiveBack,
     Op,
     Put,
     Read,
+    Settle,
     Take,
     Taken,
     is_counter,
 )
+from keyguard.process.tokens import new_token
 from keyguard.rates.gcra import Smooth
 from keyguard.rates.limit import Limit, Taking
 from keyguard.rates.window import WindowLog, WindowSlices
-from keyguard.stores.redis.calls import Call, Plan, TakeCall, TakeForm
+from keyguard.stores.redis.calls import Call, Plan, SettleCall, TakeCall, TakeForm
 
 _DEMAND = Struct("<BB3QQ")
 _VERDICT = Struct("<qq")
 _FOUR = Struct("<4q")
-_TOKEN = 2**64 - 1
 _MOST = 2**52  # more is more than any limit has
 _TRIES = 50
+
+
+Settled: TypeAlias = tuple[Demand, Taking, int]
+"""A demand, what was taken for it, and what it costs in the end."""
 
 
 class Wire:
@@ -60,12 +62,6 @@ class Wire:
         self._clock = clock
         self._cluster = cluster
         self._forms: dict[Limit, tuple[int, int, int, int] | None] = {}
-        self.renew()
-
-    def renew(self) -> None:
-        """Tokens are one process's: called in a forked child."""
-        self._nonce = int.from_bytes(os.urandom(8), "little")
-        self._numbers: Callable[[], int] = count().__next__
 
     # -- names --------------------------------------------------------------------------------------------
 
@@ -99,11 +95,6 @@ class Wire:
         """Whether counters stand under this name."""
         return name.startswith(self._counters.encode())
 
-    def token(self) -> bytes:
-        """What makes one decision happen once."""
-        # Random where it starts, so that no two processes meet; then one more each time.
-        return ((self._nonce + self._numbers()) & _TOKEN).to_bytes(8, "little")
-
     def now(self) -> bytes:
         """The time that scripts are told; nothing where they ask the server."""
         return b"" if self._clock is None else b"%d" % self._clock()
@@ -112,7 +103,7 @@ class Wire:
 
     def plan(self, op: Op[Any]) -> Plan:
         """What to send for an operation."""
-        if isinstance(op, (Take, GiveBack, Authenticate)):
+        if isinstance(op, (Take, Settle, Authenticate)):
             return self._decision(op)
         if isinstance(op, Commit):
             return self._commit(op)
@@ -145,11 +136,11 @@ class Wire:
 
     def _takes_several(self, op: Op[Any]) -> bool:
         """Whether it is read, applied and written in several trips."""
-        if isinstance(op, (Take, GiveBack, Authenticate)):
+        if isinstance(op, (Take, Settle, Authenticate)):
             return not self._knows(_demands(op))
         return not isinstance(op, (Commit, Read)) and not (isinstance(op, Put) and not is_counter(op.keys[0]))
 
-    def _decision(self, op: Take | GiveBack | Authenticate) -> Plan:
+    def _decision(self, op: Take | Settle | Authenticate) -> Plan:
         demands = _demands(op)
         if not self._knows(demands):
             return self._swap(op)
@@ -158,7 +149,7 @@ class Wire:
         apart = self._cluster and len(_by_bucket(demands)) > 1
         if isinstance(op, Take):
             return self._take_apart(op) if apart else self._take(op)
-        return self._give_back_apart(op.taken) if apart else self._give_back(op.taken)
+        return self._settle_apart(op) if apart else self._settle(op)
 
     def _take(self, op: Take) -> Plan:
         if not op.demands:
@@ -169,7 +160,7 @@ class Wire:
 
     def taking(self, op: Take) -> Call:
         """The call for a `Take` of one caller whose limits the scripts know."""
-        return TakeCall(self._form_of(op), self.now(), self.token())
+        return TakeCall(self._form_of(op), self.now(), new_token())
 
     def simple(self, op: Op[Any]) -> TakeForm | None:
         """The form of the call, where the operation is one `taking`."""
@@ -186,9 +177,11 @@ class Wire:
             form = op.form = TakeForm(self, *self._demands(op.demands, 1))
         return form
 
-    def _give_back(self, taken: Taken) -> Plan:
-        if taken.demands:
-            yield [self._giving_back(taken)]
+    def _settle(self, op: Settle) -> Plan:
+        if op.keys and not op.taken.refused:
+            yield [
+                self._settling(op.token, [*zip(op.taken.demands, op.taken.takings, op.costs, strict=True)], op.taken.at)
+            ]
         return None
 
     def _authenticate(self, op: Authenticate) -> Plan:
@@ -244,7 +237,12 @@ class Wire:
         if any(part.refused for part in parts):
             admitted = [part for part in parts if not part.refused]
             if admitted:
-                yield [self._giving_back(part) for part in admitted]
+                yield [
+                    self._settling(
+                        new_token(), [(*pair, 0) for pair in zip(part.demands, part.takings, strict=True)], part.at
+                    )
+                    for part in admitted
+                ]
                 outcomes = yield [self._taking([_free(demand) for demand in part.demands]) for part in admitted]
             parts = [part if part.refused else taken_of(part.demands, outcomes.pop(0)) for part in parts]
         found = {
@@ -255,14 +253,14 @@ class Wire:
         at = max(part.at for part in parts)
         return Taken(op.demands, [found[demand.key] for demand in op.demands], at, any(part.refused for part in parts))
 
-    def _give_back_apart(self, taken: Taken) -> Plan:
-        parts = []
-        for group in _by_bucket(taken.demands):
-            takings = [
-                taking for demand, taking in zip(taken.demands, taken.takings, strict=True) if demand in group
-            ]  # fmt: skip
-            parts.append(self._giving_back(Taken(group, takings, taken.at, taken.refused)))
-        yield parts
+    def _settle_apart(self, op: Settle) -> Plan:
+        """Settle the counters of each caller, each once by the same token."""
+        taken = op.taken
+        groups: dict[str, list[Settled]] = {}
+        for settled in zip(taken.demands, taken.takings, op.costs, strict=True):
+            groups.setdefault(_bucket(settled[0]), []).append(settled)
+        if not taken.refused:
+            yield [self._settling(op.token, group, taken.at) for group in groups.values()]
         return None
 
     def _authenticate_apart(self, op: Authenticate) -> Plan:
@@ -280,21 +278,23 @@ class Wire:
 
     def _taking(self, demands: Sequence[Demand]) -> Call:
         keys, blob, fields = self._demands(demands, 1)
-        return TakeCall(TakeForm(self, keys, blob, fields), self.now(), self.token())
+        return TakeCall(TakeForm(self, keys, blob, fields), self.now(), new_token())
 
-    def _giving_back(self, taken: Taken) -> Call:
-        keys, blob, fields = self._demands(taken.demands, 1)
-        outcome = pack("<qq", taken.at, taken.refused)
-        outcome += b"".join([pack("<q24x", taking[1]) for taking in taken.takings])
-        return Call("give_back", keys, [self.now(), blob, outcome, *fields])
+    def _settling(self, token: bytes, settled: Sequence[Settled], at: int) -> Call:
+        """Return the call that settles what was taken at a time: `(demand, taking, cost in the end)` each."""
+        keys, blob, fields = self._demands([demand for demand, _, _ in settled], 1)
+        told = token + at.to_bytes(8, "little")
+        for demand, taking, cost in settled:
+            told += pack("<qq", taking[1], min(_MOST, max(-_MOST, cost - demand.cost)))
+        return SettleCall("settle", keys, [self.now(), blob, told, *fields], repeatable=True)
 
     def _checking(self, op: Authenticate, guess: Sequence[Demand]) -> Call:
         hashes, blob, fields = self._demands(guess, 2)
-        token = self.token()
+        token = new_token()
         digests = b"".join([pack("<I32s", place, digest) for place, digest in op.digests.items()])
         undo = None
         if guess:
-            undo = Call("give_back", hashes, [self.now(), self._demands(guess, 1)[1], token, *fields])
+            undo = Call("settle", hashes, [self.now(), self._demands(guess, 1)[1], token, *fields])
         return Call(
             "authenticate",
             [self.value(op.keys[0]), *hashes],
@@ -374,7 +374,7 @@ def _change(value: bytes | None, ttl: int | None) -> bytes:
     return b"-" if value is None else b"+" + (ttl or 0).to_bytes(8, "little") + value
 
 
-def _demands(op: Take | GiveBack | Authenticate) -> Sequence[Demand]:
+def _demands(op: Take | Settle | Authenticate) -> Sequence[Demand]:
     if isinstance(op, Authenticate):
         return op.guess
     return op.demands if isinstance(op, Take) else op.taken.demands

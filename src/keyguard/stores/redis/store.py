@@ -4,7 +4,8 @@ Rules:
 - One decision is one script, so it is exact whatever the number of processes; the server's time decides.
 - A decision carries a token. If the connection breaks it is sent once more, and the token keeps it from being charged
   twice. If no answer comes in time it is called off: its charge is undone, or will never be made.
-- What is no decision (changing a key, giving back) is not sent again: it could touch what others did meanwhile.
+- What is settled later (a refund, a cost) carries a token too, and is sent again until it is answered.
+- What is not a decision (changing a key) is not sent again: it could touch what others did meanwhile.
 - No call takes longer than `timeout`. What to do without the store is the guards' business.
 - Connections are a process's own, and under asyncio an event loop's own.
 """
@@ -23,7 +24,8 @@ from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.ops import Op, is_counter
 from keyguard.process.fork import check_process, renew_after_fork
-from keyguard.stores.redis.calls import Call, Reply, Rounds, TakeCall, TakeForm, checked, unknown_script
+from keyguard.process.tokens import new_token
+from keyguard.stores.redis.calls import Call, Reply, Rounds, SettleCall, TakeCall, TakeForm, checked, unknown_script
 from keyguard.stores.redis.cluster import Cluster
 from keyguard.stores.redis.credentials import Credentials
 from keyguard.stores.redis.encoding import Wire, taken_of
@@ -115,7 +117,6 @@ class RedisStore:
     def after_fork(self) -> None:
         # The parent's connections are left alone: closing one would say goodbye in the parent's name.
         _abandoned.append(self._line)
-        self._wire.renew()
         self._doubts.clear()
         self._open()
 
@@ -158,7 +159,7 @@ class RedisStore:
     async def _atake(self, op: Any, form: TakeForm) -> list[Any]:
         # What nearly every request asks: one call, and nothing between it and the connection.
         line: Any = self._line  # on a cluster nothing is so simple
-        now, token, began = self._wire.now(), self._wire.token(), monotonic()
+        now, token, began = self._wire.now(), new_token(), monotonic()
         try:
             replies = await line.send("take", form.packed(now, token))
         except (Lost, TimedOut, asyncio.CancelledError) as error:
@@ -240,17 +241,21 @@ class RedisStore:
     # -- what may have happened, and must not have -----------------------------------------------------------
 
     def _doubt(self, calls: list[Call]) -> None:
-        self._doubts += [undo for call in calls if (undo := call.undo) is not None]
+        self._doubts += [sequel for call in calls if (sequel := call.sequel) is not None]
 
     def _take_doubts(self) -> list[Call]:
         calls: list[Call] = []
         while self._doubts and len(calls) < _UNDONE_AT_ONCE:
-            calls.append(self._doubts.popleft())
+            call = self._doubts.popleft()
+            if not isinstance(call, SettleCall) or call.sequel is not None:
+                calls.append(call)
         return calls
 
     def _settle_doubts(self, deadline: float, answered: Call | None = None) -> None:
         """Undo what is in doubt. `answered`: the call of this request, whose answer is there."""
         calls = self._take_doubts()
+        if not calls:
+            return
         try:
             self._line.ask(calls, deadline)  # this request has waited for its own answer already
         except StoreError:
@@ -261,7 +266,10 @@ class RedisStore:
             raise
 
     def _asettle_doubts(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._settling(self._take_doubts()))
+        calls = self._take_doubts()
+        if not calls:
+            return
+        task = asyncio.get_running_loop().create_task(self._settling(calls))
         self._held.add(task)
         task.add_done_callback(self._held.discard)
 

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from keyguard.ops import Authenticate, GiveBack, Op, Read, Take
+from keyguard.ops import Authenticate, Op, Read, Settle, Take
 from keyguard.stores.sqlite.cached import PREFIX, Cached
 from keyguard.stores.sqlite.turns import Kind
 
@@ -96,8 +96,8 @@ def kind_of(ops: Sequence[Op[Any]]) -> Kind:
     # Only a wrong key is charged. So who has a right one does not wait for those who write.
     if all(isinstance(op, (Read, Authenticate)) for op in ops):
         return Kind.READING
-    if all(isinstance(op, GiveBack) for op in ops):
-        return Kind.GIVING_BACK
+    if all(isinstance(op, Settle) for op in ops):
+        return Kind.SETTLING
     return writing(ops)
 
 

@@ -25,7 +25,7 @@ from weakref import WeakSet
 
 from keyguard.clock import Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
-from keyguard.ops import GiveBack, Op, Taken
+from keyguard.ops import Op, Settle, Taken
 from keyguard.process.exits import close_at_exit
 from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.stores.sqlite.cached import Cached
@@ -38,7 +38,7 @@ _LEAST_CACHE = 1024 * 1024
 _QUEUE = 0.15
 """Seconds that a request waits at most for the others of its process."""
 _START = 10.0  # seconds, for what is done at the start or by operators
-_GIVE_BACK = 60.0  # seconds, for what nobody waits for
+_SETTLE = 60.0  # seconds, for what nobody waits for
 
 _RANGE = (
     "SELECT key, value, expires FROM (SELECT key, value, expires FROM entries UNION ALL "
@@ -133,8 +133,8 @@ class SQLiteStore:
         found = self._at_once(ops, kind)
         if found is not None:
             return found
-        if kind is Kind.GIVING_BACK:
-            return self._give_back(ops)
+        if kind is Kind.SETTLING:
+            return self._settle(ops)
         turns, now = self._turns, monotonic()
         job = Job(ops, kind, now + self.timeout)
         turns.add(job)
@@ -160,27 +160,27 @@ class SQLiteStore:
         found = self._at_once(ops, kind)
         if found is not None:
             return found
-        return self._give_back(ops) if kind is Kind.GIVING_BACK else self._later(ops, kind)
+        return self._settle(ops) if kind is Kind.SETTLING else self._later(ops, kind)
 
     async def _later(self, ops: Sequence[Op[Any]], kind: Kind) -> list[Any]:
         job = Job(ops, kind, monotonic() + self.timeout)
         self._turns.add(job)
         return await self._turns.wait_in_loop(job, self._came_late)
 
-    def _give_back(self, ops: Sequence[Op[Any]]) -> list[Any]:
+    def _settle(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Leave it to the thread: nobody has to wait for it, and it is not lost for want of a turn.
 
         Whatever this process decides next comes after it.
         """
-        self._turns.add(Job(ops, Kind.DECIDING, monotonic() + _GIVE_BACK))
+        self._turns.add(Job(ops, Kind.DECIDING, monotonic() + _SETTLE))
         self._turns.wake()
         return [None] * len(ops)
 
     def _came_late(self, results: list[Any]) -> None:
         """Who asked has gone: what was charged is given back."""
-        charges = [GiveBack(taken) for taken in results if isinstance(taken, Taken) and not taken.refused]
+        charges = [Settle(taken) for taken in results if isinstance(taken, Taken) and not taken.refused]
         if charges:
-            self._give_back(charges)
+            self._settle(charges)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Every living key that starts with `prefix`, in order."""

@@ -51,7 +51,7 @@ class Kind(Enum):
     READING = "reading"
     """It changes nothing, so it waits for nobody who writes."""
     DECIDING = "deciding"
-    GIVING_BACK = "giving back"
+    SETTLING = "settling"
     """Deciding too; but nobody waits for it."""
     CACHING = "caching"
 

@@ -19,10 +19,10 @@ from keyguard.ops import (
     Authenticated,
     Commit,
     Demand,
-    GiveBack,
     Op,
     Put,
     Read,
+    Settle,
     Store,
     Take,
     Taken,
@@ -60,6 +60,7 @@ def check_store(
     _check_records(make_store)
     _check_puts(make_store)
     _check_refunds(make_store)
+    _check_settlements(make_store)
     _check_set_back(make_store)
     _check_expiry(make_store)
     _check_all_or_nothing(make_store)
@@ -214,10 +215,31 @@ def _check_refunds(make_store: Callable[[Clock], Store]) -> None:
                 _one(store, take)
                 clock.advance(2)
             for charge in (taken[1], taken[0], taken[0]):
-                asked: list[Op[Any]] = [GiveBack(charge), Take([Demand("limit", key, limit, 0)])]
+                asked: list[Op[Any]] = [Settle(charge), Take([Demand("limit", key, limit, 0)])]
                 for op in asked:
                     (expected,) = reference.execute([op])
                     _same(f"giving back, {before}, 1 and 3 taken", _plain(expected), _plain(_one(store, op)))
+
+
+def _check_settlements(make_store: Callable[[Clock], Store]) -> None:
+    """What is settled is settled once, however often it is asked for while its token is known; also above a limit."""
+    clock = ManualClock()
+    reference = Reference(clock)
+    with _opened(make_store, clock) as store:
+        for place, limit in enumerate(LIMITS):
+            key = f"rl:settled{place}:{limit.code}|a"
+            for cost, settled in ((1, 0), (1, 2), (2, 1), (0, 1), (1, limit.most), (0, 10**12)):
+                take = Take([Demand("limit", key, limit, cost)])
+                (taken,) = reference.execute([take])
+                _one(store, take)
+                clock.advance(microseconds=3)
+                settle = Settle(taken, [settled])
+                left = Take([Demand("limit", key, limit, 0)])
+                asked: list[Op[Any]] = [settle, left, settle, left]
+                for again, op in enumerate(asked):
+                    (expected,) = reference.execute([op])
+                    what = f"{limit.text}, {cost} taken and {settled} settled, {('once', 'again')[again // 2]}"
+                    _same(what, _plain(expected), _plain(_one(store, op)))
 
 
 def _check_set_back(make_store: Callable[[Clock], Store]) -> None:

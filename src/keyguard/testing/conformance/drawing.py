@@ -14,11 +14,11 @@ from keyguard.ops import (
     Authenticate,
     Commit,
     Demand,
-    GiveBack,
     Look,
     Op,
     Put,
     Read,
+    Settle,
     Take,
     Taken,
 )
@@ -42,6 +42,9 @@ class Foreign(WindowLog):
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         return super().give_back(state, now, taken_at, 2 * cost)
+
+    def charge(self, state: bytes | None, now: int, cost: int) -> tuple[bytes, int]:
+        return super().charge(state, now, 2 * cost)
 
 
 LIMITS: tuple[Limit, ...] = (
@@ -220,7 +223,15 @@ class Steps:
     def back(self) -> Op[Any]:
         if not self.taken:
             return self.take()
-        return GiveBack(self.taken[-1] if self.random.random() < 0.5 else self.random.choice(self.taken))
+        taken = self.taken[-1] if self.random.random() < 0.5 else self.random.choice(self.taken)
+        if self.random.random() < 0.5:
+            return Settle(taken)  # all of it goes back
+        return Settle(taken, [self.settled(demand) for demand in taken.demands])
+
+    def settled(self, demand: Demand) -> int:
+        """Draw what a demand costs in the end: less than was taken, as much, or more, up to far too much."""
+        more = [demand.cost + 1, demand.limit.most, 2 * demand.limit.most, 10**12]
+        return self.random.choice([0, demand.cost // 2, demand.cost, demand.cost, *more])
 
     # -- plain values -----------------------------------------------------------------------------------------
 

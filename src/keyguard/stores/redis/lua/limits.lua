@@ -108,6 +108,18 @@ local function take_log(entry, cost, quota, period)
   return pack('<I8', now + period) .. entry:sub(8 * lapsed + 9) .. taken, period, quota - used - cost, reset, 0
 end
 
+-- The slices of an entry as of now: whether time was set back, the sum of all counts, the newest, and the older ones.
+local function slices_of(entry, here)
+  local _, _, newest, total, count = unpack_('<I8c1I8I8I4', entry)
+  if newest >= here then return newest > here, total, count, entry:sub(30) end
+  if here - newest > SLICES then return false, 0, 0, '' end
+  local older = entry:sub(30) .. pack('<I4', count) .. ('\0'):rep(4 * (here - newest - 1))
+  local beyond = max(0, #older - 4 * SLICES)
+  for at = 1, beyond, 4 do total = total - unpack_('<I4', older, at) end
+  local first = older:find('[^%z]', beyond + 1)
+  return false, total, 0, first and older:sub(first - (first - 1) % 4) or ''
+end
+
 take_window = function(entry, cost, quota, width, period)
   local here = floor(now / width)
   local until_lapse = (here + SLICES + 1) * width - now
@@ -119,17 +131,7 @@ take_window = function(entry, cost, quota, width, period)
       if cost > remaining then return take_log(entry, cost, quota, period) end
       entry = converted(new or entry, period)
     end
-    local _, _, newest, all, latest = unpack_('<I8c1I8I8I4', entry)
-    if newest >= here then
-      moved, total, count, older = newest > here, all, latest, entry:sub(30)
-    elseif here - newest <= SLICES then
-      older = entry:sub(30) .. pack('<I4', latest) .. ('\0'):rep(4 * (here - newest - 1))
-      local beyond = max(0, #older - 4 * SLICES)
-      total = all
-      for at = 1, beyond, 4 do total = total - unpack_('<I4', older, at) end
-      local first = older:find('[^%z]', beyond + 1)
-      older = first and older:sub(first - (first - 1) % 4) or ''
-    end
+    moved, total, count, older = slices_of(entry, here)
   end
   local spent = total + cost
   local reset = until_lapse - #older / 4 * width
@@ -170,17 +172,16 @@ local function smooth_entry(life, ahead)
 end
 
 -- Its numbers are in ticks, and exact: those above 2^53 are whole microseconds.
+local function ahead_of(entry, pace)
+  if not entry then return 0 end
+  local micros, ticks = due_of(entry)
+  if pace % TICKS == 0 then return max(0, micros - now + (ticks > 0 and 1 or 0)) * TICKS end
+  local ahead = (micros - now) * TICKS + ticks
+  return ahead > -TICKS and ahead or 0
+end
+
 local function take_smooth(entry, cost, pace, room, burst)
-  local fine, ahead, wait = pace % TICKS ~= 0, 0, 0
-  if entry then
-    local micros, ticks = due_of(entry)
-    if fine then
-      ahead = (micros - now) * TICKS + ticks
-      if ahead <= -TICKS then ahead = 0 end
-    else
-      ahead = max(0, micros - now + (ticks > 0 and 1 or 0)) * TICKS
-    end
-  end
+  local fine, ahead, wait = pace % TICKS ~= 0, ahead_of(entry, pace), 0
   local moved = ahead > room
   if moved then ahead = room end
   local after = ahead
@@ -197,6 +198,33 @@ local function take_smooth(entry, cost, pace, room, burst)
   local reset = after % pace
   if reset == 0 then reset = pace end
   return kept, life, min(burst, floor((room - after) / pace)), after > 0 and -floor(-reset / TICKS) or 0, wait
+end
+
+-- Units that are charged whatever is left: the new entry, and its time to live.
+
+local function charge_window(entry, cost, quota, width, period)
+  local here, total, count, older = floor(now / width), 0, 0, ''
+  local until_lapse = (here + SLICES + 1) * width - now
+  if entry then
+    if #entry % 2 == 0 then entry = converted(take_log(entry, 0, quota, period) or entry, period) end
+    local _
+    _, total, count, older = slices_of(entry, here)
+  end
+  local more = min(cost, max(0, quota - count))
+  return pack('<I8c1I8I8I4', now + until_lapse, 'S', here, total + more, count + more) .. older, until_lapse
+end
+
+local function charge_log(entry, cost, quota, period)
+  if entry and #entry % 8 ~= 0 then return charge_window(entry, cost, quota, -floor(-period / SLICES), period) end
+  if entry then entry = take_log(entry, 0, quota, period) or entry end
+  local times = (entry and entry:sub(9) or '') .. pack('<I8', now):rep(min(cost, quota))
+  return pack('<I8', now + period) .. times:sub(-8 * quota), period
+end
+
+local function charge_smooth(entry, cost, pace, room)
+  local ahead = min(room, ahead_of(entry, pace) + cost * pace)
+  local life = -floor(-ahead / TICKS) + (pace % TICKS ~= 0 and 1 or 0)
+  return smooth_entry(life, ahead), life
 end
 
 -- The demands: ARGV[2] holds for each its kind, the place of its hash in KEYS, three numbers of its limit and its cost;

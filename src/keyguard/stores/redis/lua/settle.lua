@@ -1,5 +1,6 @@
--- ops.GiveBack.  KEYS: the hashes.  ARGV: clock, demands, the outcome of the Take or the token of it, fields.
--- With a token, whatever was decided under it is undone, and may not happen later either.
+-- ops.Settle.  KEYS: the hashes.  ARGV: clock, demands, what is settled, fields.
+-- What is settled is the settlement's token, the time of the Take, and for each demand its time to live and the change of
+-- its cost. Or it is the token of a Take alone: then whatever was decided under it is undone, and may not happen later.
 read(4, 1)
 
 local function give_back(kind, entry, at, cost, a, b, c)
@@ -39,10 +40,9 @@ local function give_back(kind, entry, at, cost, a, b, c)
   return pack('<I8c1I8I8I4', expiry, 'S', newest, total - found, count) .. older
 end
 
-local token, at, lists, lives = nil, nil, {}, {}
-if #ARGV[3] == 8 then
-  token = ARGV[3]
-  local known = decisions:find(token, 1, true)
+local called_off, token, at, lists, lives = #ARGV[3] == 8, ARGV[3]:sub(1, 8), nil, {}, {}
+local known = decisions:find(token, 1, true)
+if called_off then
   if known then
     at = unpack_('<I8', decisions, known + 8)
     decisions = decisions:sub(1, known + 7) .. pack('<I8', at % CALLED_OFF + CALLED_OFF) .. decisions:sub(known + 16)
@@ -56,25 +56,39 @@ if #ARGV[3] == 8 then
     return 0
   end
 else
-  local refused
-  at, refused = unpack_('<i8i8', ARGV[3])
-  if refused == 1 then return 0 end
+  if known and unpack_('<I8', decisions, known + 8) % CALLED_OFF + REMEMBERED > now then return 0 end
+  at = unpack_('<I8', ARGV[3], 9)
 end
-local from = 1
+local from, changed = 1, called_off
 for i = 4, #ARGV do
   local kind, hash, a, b, c, cost
   kind, hash, a, b, c, cost, from = unpack_('<I1I1I8I8I8I8', ARGV[2], from)
   local entry, lapses = living(entries[i - 2]), at + cost * a / TICKS  -- of a smooth limit: before that it has not drained
-  if not token then
-    lapses = at + unpack_('<i8', ARGV[3], 17 + 32 * (i - 4))
+  local change = -cost
+  if not called_off then
+    lapses, change = unpack_('<i8i8', ARGV[3], 17 + 16 * (i - 4))
+    lapses = at + lapses
   elseif kind == LOG then
     lapses = at + b
   elseif kind == WINDOW then
     lapses = (floor(at / b) + SLICES + 1) * b
   end
-  if entry and cost > 0 and at <= now and now < lapses then
-    local left = give_back(kind, entry, at, cost, a, b, c)
+  if change > 0 then
+    local new, ttl
+    if kind == WINDOW then
+      new, ttl = charge_window(entry, change, a, b, c)
+    elseif kind == LOG then
+      new, ttl = charge_log(entry, change, a, b)
+    else
+      new, ttl = charge_smooth(entry, change, a, b, c)
+    end
+    local list = lists[hash] or {}
+    list[#list + 1], list[#list + 2] = ARGV[i], new
+    lists[hash], lives[hash], changed = list, max(lives[hash] or 0, ttl), true
+  elseif entry and change < 0 and at <= now and now < lapses then
+    local left = give_back(kind, entry, at, -change, a, b, c)
     if left then
+      changed = true
       local ttl = 0
       if #left > 8 then
         if kind == WINDOW then
@@ -94,6 +108,11 @@ for i = 4, #ARGV do
       end
     end
   end
+end
+if changed and not called_off then
+  local list = lists[1] or {}
+  list[#list + 1], list[#list + 2] = '!', remembering(token, now)
+  lists[1], lives[1] = list, max(lives[1] or 0, REMEMBERED)
 end
 write(lists, lives)
 return 1
