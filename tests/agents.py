@@ -1,19 +1,23 @@
 """Apps with monitoring agents, each run in a process of its own by `test_agents.py`: agents patch what they find.
 
 Nothing is sent: the agents are switched off as far as that goes, or are told to send to a closed port.
-Usage: `python -m tests.agents <agent> before|after <app> ...`; the second word says when the agent begins.
+Usage: `python -m tests.agents <JSON>`, a list of agents, moments (`before` or `after`: when the agent begins) and apps.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import io
 import json
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 KEY = "right"
@@ -298,6 +302,17 @@ def django_asgi(agent: str) -> Any:
     return _around_asgi(_guard().asgi(get_asgi_application()), agent)
 
 
+def readme(number: int) -> Any:
+    """What a block of README's calls `app`, with a key of its guard's in `KEYS`."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    names: dict[str, Any] = {"__name__": "readme"}
+    os.chdir(tempfile.mkdtemp())  # for the files that it may make
+    exec(text.split("```python\n")[1 + number].partition("```")[0], names)
+    KEYS.append(names["guard"].keys.issue("ada").key.reveal())
+    return names["app"]
+
+
+KEYS = [KEY]
 APPS: dict[str, Callable[[str], Any]] = {
     "fastapi": fastapi,
     "fastapi, one by one": lambda agent: fastapi(agent, one_by_one=True),
@@ -310,7 +325,11 @@ APPS: dict[str, Callable[[str], Any]] = {
     "bare wsgi": bare_wsgi,
     "django wsgi": django_wsgi,
 }
-WSGI = ("flask", "bare wsgi", "django wsgi")
+README: dict[str, Callable[[str], Any]] = {
+    "README, FastAPI": lambda agent: readme(0),
+    "README, Flask": lambda agent: readme(1),
+}
+WSGI = ("flask", "bare wsgi", "django wsgi", "README, Flask")
 
 # -- what comes back --------------------------------------------------------------------------------------------------
 
@@ -348,7 +367,7 @@ def told(agent: str, name: str, moment: str) -> dict[str, Any]:
 
     if moment == "before":
         BEGIN[agent]()
-    app = APPS[name](agent)
+    app = {**APPS, **README}[name](agent)
     if moment == "after":
         BEGIN[agent]()
     wsgi = name in WSGI
@@ -356,7 +375,9 @@ def told(agent: str, name: str, moment: str) -> dict[str, Any]:
     sys.stderr = io.StringIO()  # the frameworks write the app's own error there
     if name.startswith(("fastapi", "starlette", "litestar")):
         told["lifespan"] = _lifespan(app)
-    right = (("X-API-Key", KEY),)
+    right = (("X-API-Key", KEYS[-1]),)
+    if name in README:
+        return {**told, "no key": _ask(app, Ask("/"), wsgi)[0], "key": _ask(app, Ask("/", right), wsgi)[0]}
     told["no key"] = _ask(app, Ask("/who"), wsgi)[0]
     told["who"] = [_ask(app, Ask("/who", right), wsgi) for _ in range(3)]
     told["fails"] = _ask(app, Ask("/fails", right), wsgi)[0]
@@ -364,29 +385,54 @@ def told(agent: str, name: str, moment: str) -> dict[str, Any]:
     return told
 
 
-def main(agent: str, moment: str, *names: str) -> None:
-    if agent != "newrelic":  # which patches what is imported after it has begun, and nothing else
-        for module in ("django", "fastapi", "flask", "litestar", "keyguard", "tests.harness"):
-            importlib.import_module(module)
+COMMON = (
+    *("django.core.asgi", "django.core.wsgi", "fastapi", "flask", "litestar", "tests.harness"),
+    *("keyguard.asgi", "keyguard.drivers.bridges", "keyguard.wsgi", "limits.strategies", "redis.asyncio"),
+    *("elasticapm", "httpcore", "opentelemetry.sdk.trace", "opentelemetry.instrumentation.asgi"),
+)
+"""What would be imported by one child after the other."""
+
+
+def in_child(run: Callable[[], None], what: str) -> None:
+    """Run it in a fork, which ends there: agents have threads that wait for a server."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            run()
+            code = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+            sys.__stderr__.flush()
+        finally:
+            os._exit(code)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{what} failed")
+
+
+def tell(agent: str, name: str, moment: str) -> None:
+    print(json.dumps({"agent": agent, "moment": moment, **told(agent, name, moment)}), flush=True)
+
+
+def try_out(agent: str, moment: str, names: list[str]) -> None:
     if agent.startswith("sentry"):
         from sentry_sdk.integrations import iter_default_integrations
 
         list(iter_default_integrations(True))  # imports them, and patches nothing
+    gc.freeze()
     for name in names:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                print(json.dumps(told(agent, name, moment)), flush=True)
-                code = 0
-            except BaseException:
-                traceback.print_exc(file=sys.__stderr__)
-                sys.__stderr__.flush()
-            finally:
-                os._exit(code)  # agents have threads that wait for a server
-        if os.waitpid(child, 0)[1]:
-            sys.exit(f"{name} failed")
+        in_child(partial(tell, agent, name, moment), f"{name} with {agent}, {moment}")
+
+
+def main(cases: list[tuple[str, str, list[str]]]) -> None:
+    if cases[0][0] != "newrelic":  # which patches what is imported after it has begun, and nothing else
+        for module in COMMON:
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # a child would look through all that, and have a copy of it
+    for case in cases:
+        in_child(partial(try_out, *case), case[0])
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(json.loads(sys.argv[1]))
