@@ -11,14 +11,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from keyguard import Keyguard, ResponseCache
+from keyguard.drivers.asgi import background
 
+background._PATIENCE = float(os.environ.get("PATIENCE", background._PATIENCE))
 guard = Keyguard(ResponseCache(), store=os.environ.get("KEYGUARD_STORE", "memory://"))
 calls: Counter[str] = Counter()
+"""For each path and query how often it was asked for; and with `done:` before it, how often that has slept."""
 
 BODY = b"abcdefghijklmnopqrstuvwxyz"
 MEBIBYTE = b"x" * 1024 * 1024
 BIG = int(os.environ.get("BIG_MIB", "200"))
-SLOW = 0.8  # seconds
+SLOW = 0.6  # seconds
 
 Plan = tuple[int, list[tuple[str, str]], list[Any]]
 """Status, fields, and the body in parts; a number among them is a pause in seconds."""
@@ -26,8 +29,9 @@ Plan = tuple[int, list[tuple[str, str]], list[Any]]
 
 def plan(method: str, path: str, query: str, condition: str | None) -> Plan:
     """What to answer."""
-    calls[path] += 1
-    number = b"%d" % calls[path]
+    target = f"{path}?{query}" if query else path
+    calls[target] += 1
+    number = b"%d" % calls[target]
     fresh = [("Cache-Control", "max-age=60")]
     if path == "/item":
         fields = [("Cache-Control", "max-age=60"), ("ETag", '"v1"'), ("Content-Type", "text/plain")]
@@ -43,18 +47,18 @@ def plan(method: str, path: str, query: str, condition: str | None) -> Plan:
     if path == "/big":
         return 200, fresh, [MEBIBYTE] * BIG
     if path == "/events":
-        return 200, [*fresh, ("Content-Type", "text/event-stream")], [b"data: first\n\n", 1.5, b"end"]
+        return 200, [*fresh, ("Content-Type", "text/event-stream")], [b"data: first\n\n", 1.0, b"end"]
     if path == "/parts":
         sized = [("Content-Length", str(9 * 100_000))] if query == "sized" else []
         return 200, [*fresh, *sized], [part for _ in range(9) for part in (MEBIBYTE[:100_000], 0.03)]
     if path == "/slow":
         return 200, fresh, [SLOW, number]
     if path == "/swr":
-        return 200, [("Cache-Control", "max-age=1, stale-while-revalidate=60")], [SLOW, number]
+        return 200, [("Cache-Control", "max-age=0, stale-while-revalidate=60")], [SLOW, number]
     if path == "/hangs":
         return (
             200,
-            [("Cache-Control", "max-age=1, stale-while-revalidate=60")],
+            [("Cache-Control", "max-age=0, stale-while-revalidate=60")],
             [0.0 if number == b"1" else 60.0, number],
         )
     if path == "/pid":
@@ -81,6 +85,7 @@ async def bare_asgi(scope: Any, receive: Any, send: Any) -> None:
     )
     if parts and isinstance(parts[0], float):
         await asyncio.sleep(parts.pop(0))
+        calls[f"done:{scope['path']}"] += 1
     raw = [(name.lower().encode(), value.encode()) for name, value in fields]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     for part in [] if scope["method"] == "HEAD" else parts:
@@ -99,6 +104,7 @@ def bare_wsgi(environ: Any, start_response: Any) -> Iterable[bytes]:
     )
     if parts and isinstance(parts[0], float):
         time.sleep(parts.pop(0))
+        calls[f"done:{environ['PATH_INFO']}"] += 1
     start_response(f"{status} Status", fields)
     if environ["REQUEST_METHOD"] == "HEAD":
         return []
