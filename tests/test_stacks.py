@@ -31,7 +31,6 @@ from keyguard import (
     Response,
     ResponseCache,
 )
-from keyguard.guard import chain
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
 from tests.frameworks import APPS
@@ -130,7 +129,6 @@ def test_guards_nest_like_functions() -> None:
 
     play(Keyguard(plain, noting("outer"), plain, noting("inner"), plain))
     assert notes == ["plain", "outer in", "plain", "inner in", "plain", "inner out", "outer out"]
-    assert len(chain([plain, noting("x")]).leading) == 1
 
 
 def test_a_plain_guard_between_others_may_refuse() -> None:

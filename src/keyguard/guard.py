@@ -15,24 +15,35 @@ Rules:
   scope, the token of a context variable) across `await forward(...)`.
 - An `async` guard returns a `Response`. `None` is an error and refuses the request: a forgotten `return` must not
   let anybody in.
-- An `async` guard may have a method `glance(request)`, which is asked first and plainly: a response, or `None` for the
-  long way. It is for answers that the head alone decides, such as a hit of a cache.
-- It may have a method `admits(request)` beside its `__call__`: true where the request goes on to the next guard at
-  once, and this one is not called. It is for what is decided without asking anybody, such as a key that is known.
 - `provides` and `needs` are optional sets of words on a guard, such as `{"identity"}`: a stack in which a need is
   not provided further out does not start.
+
+Most requests need no coroutine. So each guard is asked one question first, `decide(request)`, which has four answers:
+
+    None        the request goes on to the next guard
+    Response    it goes no further
+    a `Mark`    it goes on, and the guard wants to be told how that ends
+    LONG        ask with `__call__`; nothing has happened yet
+
+- A plain guard is its own `decide`. An `async` guard may have a method `decider(store)`, which returns one; without it
+  the answer is `LONG`. `decider` is called once for each stack, with the stack's store if that answers at once and
+  cannot fail, else with `None`.
+- `decide` gives the answers that `__call__` would give. What a subclass overrides is always called: the `decider` of
+  its parent is not asked then.
 """
 
 from __future__ import annotations
 
+import enum
 import inspect
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from functools import partial
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from keyguard.errors import ConfigurationError
+from keyguard.errors import ConfigurationError, GuardError
 from keyguard.flow import Flow, is_async, is_blocking
 from keyguard.request import Forward, Request
-from keyguard.response import Response
+from keyguard.response import APP, Response
 from keyguard.steps import CallApp
 
 
@@ -48,37 +59,124 @@ PlainGuard: TypeAlias = Callable[[Request], Response | None]
 Guard: TypeAlias = AsyncGuard | PlainGuard
 
 
-class Chain(NamedTuple):
-    """A nest of guards, ready to run."""
+class Long(enum.Enum):
+    """The type of `LONG`."""
 
-    leading: tuple[PlainGuard, ...]
-    """Plain guards that stand in front of all others, and the glance of the next one: they run without a coroutine."""
-    start: Callable[[Request], Flow[Response]] | None
-    """Starts the rest; `None` where there is none."""
+    LONG = "long"
 
 
-def chain(guards: Sequence[Guard]) -> Chain:
-    """Nest guards, the first one outermost. Raises `ConfigurationError` for what is not a guard."""
-    shapes = [_is_plain(guard) for guard in guards]
-    count = shapes.index(False) if False in shapes else len(shapes)
-    leading: Any = tuple(guards[:count])
-    forward: Any = CallApp
-    for place in range(len(guards) - 1, count - 1, -1):
-        guard: Any = guards[place]
-        glance = None if shapes[place] else getattr(guard, "glance", None)
-        if glance is not None and place == count:
-            leading += (glance,)
-            glance = None
-        if shapes[place]:
-            forward = _plain_layer(guard, forward)
-        elif _may_admit(guard):
-            forward = _admitting_layer(guard, forward)
-        else:
-            forward = _async_layer(guard, forward, glance)
-    return Chain(leading, forward if count < len(guards) else None)
+LONG: Final = Long.LONG
+"""The answer of a guard that has to be asked with `__call__`."""
 
 
-class Answer:
+class Mark:
+    """What a guard leaves behind on a request that it let pass, to be told how that ends.
+
+    One of the two is called. Both return what has to be awaited then, or `None`, as nearly always.
+    """
+
+    __slots__ = ()
+
+    def head(self, request: Request, response: Response) -> Flow[None] | None:
+        """Hear of the response, of the app or of a guard further in, at its head. Its fields may be changed."""
+
+    def failed(self, request: Request, error: BaseException) -> Flow[None] | None:
+        """Hear that the request has not reached the app: a guard further in failed, or the client left."""
+
+
+Marks: TypeAlias = tuple[Mark, ...]
+"""Those of one request, the innermost first."""
+Decide: TypeAlias = "Callable[[Request], Response | Mark | Literal[Long.LONG] | None]"
+Begun: TypeAlias = "Marks | Response | Flow[Response]"
+"""What guards have made of a request: all have let it pass, and left these marks; or one has answered; or this
+coroutine is to be run."""
+
+
+class Chain:
+    """A nest of guards, ready to run. Raises `ConfigurationError` for what is not a guard."""
+
+    __slots__ = ("_decides", "_forwards", "_guards")
+
+    def __init__(self, guards: Sequence[Guard], store: Any = None) -> None:
+        """Nest `guards`, the first one outermost. `store` is theirs if it answers at once and cannot fail."""
+        self._decides = tuple([_decide_of(guard, store) for guard in guards])
+        self._guards: tuple[Any, ...] = tuple(guards)
+        self._forwards: tuple[Forward, ...] = tuple([self._forward(place + 1) for place in range(len(guards))])
+        """What each guard is given as its `forward`."""
+
+    def begin(self, request: Request, place: int = 0) -> Begun:
+        """Ask the guards in turn, from the one at `place` on. Raises what one of them raises, if there are no marks."""
+        marks: Marks = ()
+        try:
+            for decide in self._decides[place:]:
+                answer = decide(request)
+                if answer is not None:
+                    if isinstance(answer, Mark):
+                        marks = (answer, *marks)
+                    elif answer is LONG:
+                        return self._long(request, place, marks)
+                    else:
+                        return tell(marks, request, checked(answer))
+                place += 1
+        except Exception as error:
+            if not marks:
+                raise
+            return within(marks, request, partial(_fail, error))
+        return marks
+
+    def _long(self, request: Request, place: int, marks: Marks) -> Flow[Response]:
+        """Run the guard at `place` as a coroutine, and those further in as it forwards the request."""
+        guard, forward = self._guards[place], self._forwards[place]
+        flow: Flow[Response] = guard(request, forward) if not marks else within(marks, request, guard, forward)
+        return flow
+
+    def _forward(self, place: int) -> Forward:
+        def forward(request: Request) -> Awaitable[Response]:
+            begun = self.begin(request, place)
+            if isinstance(begun, tuple):
+                return within(begun, request, CallApp) if begun else CallApp(request)
+            return _Answer(begun) if isinstance(begun, Response) else begun
+
+        return forward if place < len(self._guards) else CallApp
+
+
+async def within(marks: Marks, request: Request, forward: Callable[..., Awaitable[Response]], *more: Any) -> Response:
+    """Forward a request, and tell the marks around it how that ended."""
+    try:
+        response = await forward(request, *more)
+    except GeneratorExit:
+        raise  # nobody is left who could ask the store
+    except BaseException as error:
+        if not request.reached_app:
+            for mark in marks:
+                flow = mark.failed(request, error)
+                if flow is not None:
+                    await flow
+        raise
+    told = tell(marks, request, response)
+    return told if isinstance(told, Response) else await told
+
+
+def tell(marks: Marks, request: Request, response: Response) -> Response | Flow[Response]:
+    """Tell marks of a response, the innermost first. Return it, or what has to be run first and returns it then."""
+    for place, mark in enumerate(marks):
+        flow = mark.head(request, response)
+        if flow is not None:
+            return _tell_after(flow, marks[place + 1 :], request, response)
+    return response
+
+
+async def _tell_after(flow: Flow[None], marks: Marks, request: Request, response: Response) -> Response:
+    await flow
+    told = tell(marks, request, response)
+    return told if isinstance(told, Response) else await told
+
+
+async def _fail(error: Exception, request: Request) -> Response:
+    raise error
+
+
+class _Answer:
     """An awaitable that is already done."""
 
     __slots__ = ("response",)
@@ -91,39 +189,49 @@ class Answer:
         yield
 
 
-def _async_layer(guard: Any, forward: Forward, glance: PlainGuard | None) -> Forward:
-    def layer(request: Request) -> Awaitable[Response]:
-        answer: Awaitable[Response] = guard(request, forward)
-        return answer
-
-    def glancing_layer(request: Request) -> Awaitable[Response]:
-        assert glance is not None
-        response = glance(request)
-        return layer(request) if response is None else Answer(response)
-
-    return layer if glance is None else glancing_layer
+def checked(answer: object) -> Response:
+    """Return the answer of guards that ran without the app. Raises `GuardError` if it is not one."""
+    if not isinstance(answer, Response):
+        raise GuardError(f"a guard returned {type(answer).__name__}, not a Response")
+    if answer.body is APP:
+        raise GuardError("a guard returned a response with the app's body, but the app did not run")
+    return answer
 
 
-def _may_admit(guard: object) -> bool:
-    """Whether `admits` speaks for `__call__`: a subclass that has its own `__call__` is always called."""
-    calls = next((base for base in type(guard).__mro__ if "__call__" in vars(base)), object)
-    return "admits" in vars(calls)
+# -- asking what a guard is -------------------------------------------------------------------------------------
 
 
-def _admitting_layer(guard: Any, forward: Forward) -> Forward:
-    def layer(request: Request) -> Awaitable[Response]:
-        answer: Awaitable[Response] = forward(request) if guard.admits(request) else guard(request, forward)
-        return answer
+def _decide_of(guard: Any, store: Any) -> Decide:
+    if _is_plain(guard):
+        decide: Decide = guard
+        return decide
+    made: Decide | None = guard.decider(store) if may_decide(guard) else None
+    return _go_the_long_way if made is None else made
 
-    return layer
+
+def _go_the_long_way(request: Request) -> Literal[Long.LONG]:
+    return LONG
 
 
-def _plain_layer(guard: Any, forward: Forward) -> Forward:
-    def layer(request: Request) -> Awaitable[Response]:
-        response = guard(request)
-        return forward(request) if response is None else Answer(response)
+def may_decide(guard: object) -> bool:
+    """Tell whether a guard has a `decider` that speaks for its `__call__`.
 
-    return layer
+    It does not if anything has been overridden since: by a class derived from the one that defines it, or by an
+    attribute of the instance.
+    """
+    bases = type(guard).__mro__
+    place = next((place for place, base in enumerate(bases) if "decider" in vars(base)), None)
+    if place is None:
+        return False
+    derived = {name for base in bases[:place] for name in vars(base)}
+    attributes = {name for name in getattr(guard, "__dict__", ()) if callable(getattr(type(guard), name, None))}
+    return not any(_is_of_behaviour(name) and hasattr(bases[place], name) for name in derived | attributes)
+
+
+def _is_of_behaviour(name: str) -> bool:
+    """Tell whether what a class has by this name says how it decides, not how it is made, shown or stacked."""
+    special = name.startswith("__") and name.endswith("__")
+    return name in ("__call__", "__getattribute__") if special else name not in ("provides", "needs")
 
 
 def _is_plain(guard: object) -> bool:

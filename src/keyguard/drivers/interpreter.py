@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import AmbiguousPath, GuardError, StoreBusy, StoreError
 from keyguard.flow import Blocking, Flow, Step, Wait
-from keyguard.guard import Answer, Chain
+from keyguard.guard import Begun, Chain
 from keyguard.http.addresses import ClientAddress
 from keyguard.http.fields import MOST_KEYS
 from keyguard.http.spelling import NOTHING, Inside
@@ -29,7 +29,7 @@ from keyguard.ops import Aside, Degraded, Op, Settle, Store, TakeHere
 from keyguard.problem import refuse, refuse_ambiguous, refuse_busy
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import Deferred, Findings, Request
-from keyguard.response import APP, Response, Tee
+from keyguard.response import Response, Tee
 from keyguard.steps import CallApp, Detach
 from keyguard.stores.best_effort import WatchedAside
 from keyguard.stores.circuit_breaker import Watched
@@ -103,6 +103,7 @@ class Engine:
         "aexecute",
         "aside",
         "aside_patience",
+        "ask",
         "asynchronous",
         "call",
         "clock",
@@ -113,7 +114,6 @@ class Engine:
         "inside",
         "instant",
         "late",
-        "leading",
         "longest",
         "needs",
         "patience",
@@ -121,7 +121,6 @@ class Engine:
         "request_id_header",
         "source",
         "sources",
-        "start",
         "store",
         "timeout",
         "underscores",
@@ -131,8 +130,8 @@ class Engine:
 
     def __init__(self, setup: Setup, inside: Inside = NOTHING, *, asynchronous: bool) -> None:
         chain, store, watched, aside = setup.chain, setup.store, setup.watched, setup.aside
-        self.leading = chain.leading
-        self.start = chain.start
+        self.ask = chain.begin
+        """Asks the guards in turn."""
         self.store = store
         self.watched = watched
         self.here = setup.here
@@ -172,16 +171,12 @@ class Engine:
         self.call: Callable[[Blocking[Any]], Any] = Blocking.run
         """Calls a function that may block: in place, or as the driver sets it. Returns its result, or `Pending`."""
 
-    def begin(self, request: Request) -> Response | CallApp | Flow[Response]:
-        """Run the leading plain guards: one's answer, or the flow of the rest; `CallApp` where there is no rest."""
-        for guard in self.leading:
-            response = guard(request)
-            if response is not None:
-                return checked(response)
-        if self.start is None:
-            return CallApp(request)
-        begun: Any = self.start(request)
-        return checked(begun.response) if begun.__class__ is Answer else begun
+    def begin(self, request: Request) -> Begun:
+        """Ask the guards in turn. A failure of one is an answer too."""
+        try:
+            return self.ask(request)
+        except Exception as failure:
+            return self.fault(request, failure)
 
     def advance(
         self,
@@ -368,6 +363,12 @@ def _cannot_detach(step: Detach) -> bool:
     return False
 
 
+def is_heard_to_its_end(request: Request) -> bool:
+    """Tell whether more than its head is to be heard of a response, or told to the app: so it takes the long way."""
+    findings = request.findings
+    return bool(request.deferred or request.afterwards or findings.caches or findings.preflight)
+
+
 def feed(tees: Iterable[Tee], part: bytes, *, last: bool, sure: bool) -> list[Flow[None]]:
     """Give a part of the app's body to each copy. Returns what is to be run before the part leaves."""
     flows = []
@@ -383,15 +384,6 @@ def of_the_same_caller(request: Request) -> dict[str, Any]:
     found, findings = request.findings, Findings()
     findings.identity, findings.client, findings.client_known = found.identity, found.client, found.client_known
     return {**request.carrier, request.shared: findings}
-
-
-def checked(answer: object) -> Response:
-    """The answer of guards that ran without the app, or `GuardError` where it is none."""
-    if not isinstance(answer, Response):
-        raise GuardError(f"a guard returned {type(answer).__name__}, not a Response")
-    if answer.body is APP:
-        raise GuardError("a guard returned a response with the app's body, but the app did not run")
-    return answer
 
 
 def sized_body(response: Response, method: str) -> bytes:

@@ -16,12 +16,12 @@ from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes, is_async, is_blocking
-from keyguard.guard import Guard, chain
+from keyguard.guard import Chain, Guard
 from keyguard.guards.api_keys.guard import APIKeys
 from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
 from keyguard.guards.cache.hits import Instant, instant
 from keyguard.guards.ip_filter import IPFilter
-from keyguard.guards.rate_limit.checks import Together
+from keyguard.guards.rate_limit.checks import RateLimitGroup
 from keyguard.guards.rate_limit.guard import RateLimit
 from keyguard.http.addresses import ClientAddress
 from keyguard.http.paths import Paths
@@ -126,7 +126,8 @@ class Keyguard:
             raise ConfigurationError(f"request_id_header is the name of a header field, not {request_id_header!r}")
         self._request_id_header = request_id_header
         self._notify = on_refusal
-        self._chain = chain(_with_exhausted(_together(guards)))
+        at_once = self.store if self._watched is None else None
+        self._chain = Chain(_with_exhausted(_together(guards)), at_once)
         self._provides = frozenset().union(*(getattr(guard, "provides", ()) for guard in guards))
         self._needs = unmet_needs(guards)
         if self._needs and not self._is_layer:
@@ -331,7 +332,7 @@ def _with_exhausted(guards: list[Any]) -> list[Any]:
     made = list(guards)
     for cache in [guard for guard in guards if isinstance(guard, ResponseCache) and guard.serve_exhausted]:
         place = made.index(cache)
-        if place == 0 or not isinstance(made[place - 1], (RateLimit, Together)):
+        if place == 0 or not isinstance(made[place - 1], (RateLimit, RateLimitGroup)):
             raise ConfigurationError(
                 f"{cache!r} serves exhausted callers: put it right after the RateLimit they exhaust"
             )
@@ -340,9 +341,13 @@ def _with_exhausted(guards: list[Any]) -> list[Any]:
 
 
 def _together(guards: Iterable[Any]) -> list[Any]:
-    """The guards, with rate limits that stand next to each other as one."""
+    """The guards, with rate limits that stand next to each other as one; not one that has a `__call__` of its own."""
     joined: list[Any] = []
-    for limits, run in groupby(guards, lambda guard: isinstance(guard, RateLimit)):
+    for limits, run in groupby(guards, _may_join):
         members = list(run)
-        joined += [Together(members)] if limits and len(members) > 1 else members
+        joined += [RateLimitGroup(members)] if limits and len(members) > 1 else members
     return joined
+
+
+def _may_join(guard: object) -> bool:
+    return isinstance(guard, RateLimit) and type(guard).__call__ is RateLimit.__call__

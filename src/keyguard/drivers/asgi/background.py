@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keyguard.drivers.asgi.exchange import ASGIApp, Exchange, Message, Receive, Send
+from keyguard.drivers.asgi.exchange import ASGIApp, Exchange, Message
 from keyguard.drivers.asgi.request import ASGIRequest
 from keyguard.drivers.interpreter import Engine, Pending, of_the_same_caller
 from keyguard.drivers.tasks import Task, end, hold, is_lost
@@ -45,32 +45,11 @@ def detach(app: ASGIApp, engine: Engine, step: Detach) -> bool:
         if len(_detached) >= _MOST:
             return False
     request = ASGIRequest(of_the_same_caller(step.request), engine)
-    task = hold(_run(_Detached(app, engine, request, _Silence(), _swallow, step.guard)))
+    task = hold(_run(Exchange(app, engine, request, _Silence(), _swallow), step.guard))
     detached = _detached
     detached.add(task)
     task.add_done_callback(detached.discard)
     return True
-
-
-class _Detached(Exchange):
-    """A request of nobody's: one guard, and what is inside of it."""
-
-    __slots__ = ("guard",)
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        engine: Engine,
-        request: Request,
-        receive: Receive,
-        send: Send,
-        guard: Callable[[Request], Flow[Response]],
-    ) -> None:
-        super().__init__(app, engine, request, receive, send)
-        self.guard = guard
-
-    def _start(self) -> Any:
-        return self.guard(self.request)
 
 
 class _Silence:
@@ -92,9 +71,10 @@ async def _swallow(message: Message) -> None:
     """The `send` of a request whose client is nobody."""
 
 
-async def _run(exchange: _Detached) -> None:
+async def _run(exchange: Exchange, guard: Callable[[Request], Flow[Response]]) -> None:
+    """Run one guard, and those further in."""
     try:
-        await exchange.run()
+        await exchange.run(guard(exchange.request))
     except Exception:
         log.warning("a request in the background failed", exc_info=True)
 

@@ -6,15 +6,15 @@ from sys import modules
 from typing import Any, ClassVar, NoReturn, Protocol
 
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
+from keyguard.drivers.asgi.exchange import DEAD, WAIT, Exchange, Message, Receive, Send, start_settling
 from keyguard.drivers.asgi.exchange import ASGIApp as ASGIApp
-from keyguard.drivers.asgi.exchange import Exchange, Message, Receive, Send, start_settling
 from keyguard.drivers.asgi.handshake import Handshake
 from keyguard.drivers.asgi.request import ASGIRequest, Scope, WebSocketRequest
 from keyguard.drivers.asgi.trio import for_trio, needs_asyncio
-from keyguard.drivers.bridges import opened, passed
+from keyguard.drivers.bridges import opened, pass_on, passed
 from keyguard.drivers.field_names import tell_of_folding
 from keyguard.drivers.inspection.layers import lacking_within
-from keyguard.drivers.interpreter import Engine
+from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
 from keyguard.errors import ConfigurationError
 from keyguard.process.event_loops import in_thread, in_trio
 from keyguard.process.fork import check_process
@@ -39,21 +39,51 @@ class ASGIDriver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         check_process()
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        engine = self._trio() if "trio" in modules and in_trio() else self.engine
+        if engine.instant is not None and passed(scope, "scheme") is None:
+            messages = engine.instant(scope)
+            if messages is not None:
+                for message in messages:
+                    await send(message)
+                return
+        if "wsgi_environ" in scope:
+            tell_of_folding(scope["wsgi_environ"])  # a2wsgi's, of a server that may have folded names
+        request = ASGIRequest(scope, engine)
+        begun = engine.begin(request)
+        if begun.__class__ is not tuple or is_heard_to_its_end(request):
+            await Exchange(self.app, engine, request, receive, send).run(begun)
+            return
+        exchange = None
+        if begun:  # the head is told to those who have left a mark
+            exchange = Exchange(self.app, engine, request, receive, send)
+            exchange.marks = begun
+            exchange.state = WAIT
+            send = exchange.send
+        request.reached_app = True
+        passing = pass_on(request, scope, "scheme")
+        try:
+            await self.app(scope, receive, send)
+        except BaseException as failure:
+            if exchange is None or not exchange.is_dead(failure):
+                raise
+        finally:
+            passing.clear()
+            if request.deferred or request.afterwards:  # of a guard that has kept the request
+                await Exchange(self.app, engine, request, receive, send).settle()
+            request.late = engine.late
+        if exchange is not None and exchange.state == DEAD:
+            await exchange.answer_failure()
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Guard the handshake of a websocket; pass a lifespan on."""
         engine = self._trio() if "trio" in modules and in_trio() else self.engine
         kind = scope["type"]
-        if kind == "http":
-            instant = engine.instant
-            messages = None if instant is None or passed(scope, "scheme") is not None else instant(scope)
-            if messages is not None:
-                head, body = messages
-                await send(head)
-                await send(body)
-                return
-            if "wsgi_environ" in scope:
-                tell_of_folding(scope["wsgi_environ"])  # a2wsgi's, of a server that may have folded names
-            await Exchange(self.app, engine, ASGIRequest(scope, engine), receive, send).run()
-        elif kind == "websocket":
-            await Handshake(self.app, engine, WebSocketRequest(scope, engine), receive, send).run()
+        if kind == "websocket":
+            request = WebSocketRequest(scope, engine)
+            await Handshake(self.app, engine, request, receive, send).run(engine.begin(request))
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)
         else:

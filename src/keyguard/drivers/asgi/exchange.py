@@ -1,10 +1,13 @@
-"""A request under ASGI: guards are resumed inside the app's own `send`, with no task, no queue and no buffered body.
+"""A request under ASGI: guards are told inside the app's own `send`, with no task, no queue and no buffered body.
+
+The short way of a request that all guards have let pass is in `driver.py`: of this, it needs `send` alone, and only if
+a guard has left a mark. All else takes the long way through `Exchange.run`.
 
 Each call of the app is a small state machine:
 
     state     on the head              on a body part           on the app's return     on the app's error
     IDLE      (the app has not run)
-    WAIT      drive the guards -> ...  (pass on)                NoResponse to guards    raise it to the guards
+    WAIT      tell the guards -> ...   (pass on)                NoResponse to guards    raise it to the guards
     DRIVING   refused                  refused                  -                       -
     STREAM    (pass on)                pass on; the end settles done                    raise
     TEE       (pass on)                copy, and pass on        cut the copy short      cut the copy short; raise
@@ -30,10 +33,11 @@ from typing import Any, TypeAlias
 from keyguard.drivers.asgi.copies import Copies
 from keyguard.drivers.asgi.request import ByteHeaders, Scope, encoded_name
 from keyguard.drivers.bridges import pass_on
-from keyguard.drivers.interpreter import Engine, Foreign, Pending, checked, settle, sized_body
+from keyguard.drivers.interpreter import Engine, Foreign, Pending, settle, sized_body
 from keyguard.drivers.tasks import Task, ended, hold
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import Flow
+from keyguard.guard import Begun, Marks, checked, tell
 from keyguard.process.event_loops import in_loop, in_trio
 from keyguard.request import Deferred, Request
 from keyguard.response import APP, Headers, Response
@@ -54,7 +58,13 @@ _STOPS = (CallApp, *_WAITS)
 class Exchange:
     """One request through the guards and the app. The table at the top of this file is its theory."""
 
-    __slots__ = ("app", "copies", "engine", "failure", "flow", "receive", "request", "send_on", "state")
+    copies: Copies | None = None
+    failure: BaseException | None = None
+    flow: Flow[Response] | None = None
+    """The coroutine of the guards that go the long way."""
+    marks: Marks = ()
+    """Those of a request that all guards have let pass."""
+    state = IDLE
 
     def __init__(self, app: ASGIApp, engine: Engine, request: Request, receive: Receive, send: Send) -> None:
         self.app = app
@@ -62,15 +72,12 @@ class Exchange:
         self.request = request
         self.receive = receive
         self.send_on = send
-        self.state = IDLE
-        self.flow: Flow[Response] | None = None
-        self.failure: BaseException | None = None
-        self.copies: Copies | None = None
 
-    async def run(self) -> None:
+    async def run(self, begun: Begun) -> None:
+        """Go on with what the guards have made of the request, to its end."""
         request = self.request
         try:
-            stop = self._begin()
+            stop = self._first(begun)
             while stop is not None:
                 if stop.__class__ is CallApp:
                     stop = await self._call_app(stop.request.carrier)
@@ -88,28 +95,54 @@ class Exchange:
             self._let_go(failure)
             raise
         finally:
-            if request.afterwards:
-                await self._settle(request.afterwards)
-            if self.copies is not None:
-                self.copies.close("the response ended before it was whole")
-            if request.deferred:
-                await self._settle(request.deferred)
+            if request.afterwards or request.deferred or self.copies is not None:
+                await self.settle()
             request.late = self.engine.late
+
+    async def settle(self) -> None:
+        """Run what was put off until the end."""
+        request = self.request
+        if request.afterwards:
+            await self._settle(request.afterwards)
+        if self.copies is not None:
+            self.copies.close("the response ended before it was whole")
+        if request.deferred:
+            await self._settle(request.deferred)
+
+    # -- the end of the short way -----------------------------------------------------------------------
+
+    def is_dead(self, failure: BaseException) -> bool:
+        """Tell whether the app has failed since a guard has, when it was told of the head."""
+        if not isinstance(failure, Exception):
+            self._let_go(failure)
+            return False
+        if self.state in (STREAM, TEE):
+            self.request.findings.broken = True
+        return self.state == DEAD
+
+    async def answer_failure(self) -> None:
+        """Answer in the app's place, since a guard has failed when it was told of the head."""
+        await self._answer(self._fault())
+
+    def _fault(self) -> Response:
+        assert self.failure is not None
+        self._let_go(self.failure)  # only the app's `send` may have been cancelled, and the guards still wait
+        return self.engine.fault(self.request, self.failure)
 
     # -- driving the guards -----------------------------------------------------------------------------
 
-    def _begin(self) -> Any:
+    def _first(self, begun: Begun) -> Any:
+        """The first stop."""
+        if isinstance(begun, tuple):
+            self.marks = begun
+            return CallApp(self.request)
+        if isinstance(begun, Response):
+            return begun
+        self.flow = begun
         try:
-            begun = self._start()
-            if isinstance(begun, (Response, CallApp)):
-                return begun
-            self.flow = begun
             return self._checked(self.engine.advance(begun, request=self.request))
         except Exception as failure:
             return self.engine.fault(self.request, failure)
-
-    def _start(self) -> Any:
-        return self.engine.begin(self.request)
 
     def _checked(self, stop: Any) -> Any:
         """A stop as it is, if the guards may make it before the app has answered."""
@@ -152,9 +185,7 @@ class Exchange:
         finally:
             passing.clear()
         if self.state == DEAD:
-            assert self.failure is not None
-            self._let_go(self.failure)  # only the app's `send` may have been cancelled, and the guards still wait
-            return self.engine.fault(self.request, self.failure)
+            return self._fault()
         if self.state == WAIT and self.flow is not None:
             self.state = DRIVING
             try:
@@ -234,18 +265,22 @@ class Exchange:
         return message["type"] == "http.response.body" and not message.get("more_body", False)
 
     def _drive(self, message: Message, head: Response) -> Awaitable[None]:
-        if self.flow is None:
-            self.state = STREAM
-            return self.send_on(message)
         self.state = DRIVING
         try:
-            stop = self.engine.advance(self.flow, head, request=self.request)
+            stop = self._tell(head) if self.flow is None else self.engine.advance(self.flow, head, request=self.request)
             if stop.__class__ not in _WAITS:
                 return self._release(message, _decided(stop))
         except BaseException as failure:
             self.state, self.failure = DEAD, failure
             raise
         return self._drive_on(message, stop)
+
+    def _tell(self, head: Response) -> Any:
+        told = tell(self.marks, self.request, head)
+        if isinstance(told, Response):
+            return told
+        self.flow = told
+        return self.engine.advance(told, request=self.request)
 
     async def _drive_there(self, message: Message, head: Response) -> None:
         await self._drive(message, head)

@@ -10,8 +10,6 @@ from keyguard.response import APP, Response
 class Handshake(Exchange):
     """A websocket handshake. Accepting is its head; refused, it gets a denial response or a close, which means 403."""
 
-    __slots__ = ()
-
     def _head(self, message: Message) -> Response | None:
         kind = message["type"]
         if kind == "websocket.accept":

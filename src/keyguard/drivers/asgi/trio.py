@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from copy import copy
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from keyguard.drivers.interpreter import Engine
 from keyguard.errors import ConfigurationError
 from keyguard.ops import Op
 from keyguard.process.event_loops import in_thread
 from keyguard.request import Request
-from keyguard.response import Response
 from keyguard.stores.best_effort import WatchedAside
 
 
@@ -25,7 +24,7 @@ def for_trio(engine: Engine) -> Engine:
     twin = copy(engine)
     why = needs_asyncio(engine)
     if why:
-        twin.leading = (partial(_refuse, why),)
+        twin.ask = partial(_refuse, why)
         twin.instant = None
     if engine.aexecute is not None and not _is_at_home(engine.store):
         twin.aexecute = partial(in_thread, engine.execute)
@@ -56,7 +55,7 @@ def needs_asyncio(engine: Engine) -> str:
     return ""
 
 
-def _refuse(why: str, request: Request) -> Response | None:
+def _refuse(why: str, request: Request, place: int = 0) -> NoReturn:
     raise ConfigurationError(why)
 
 

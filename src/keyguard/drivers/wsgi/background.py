@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from io import BytesIO
-from typing import Any
 
 from keyguard.drivers.interpreter import Engine, of_the_same_caller
 from keyguard.drivers.wsgi.body import close
@@ -48,35 +47,23 @@ def detach(app: WSGIApp, engine: Engine, step: Detach) -> bool:
     for name in ("CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING", "wsgi.input_terminated"):
         environ.pop(name, None)
     request = WSGIRequest(environ, engine)
-    exchange = _Detached(app, engine, request, step.guard)
+    exchange = Exchange(app, engine, request, _ignore_head)
     # A daemon: a process that is told to stop does not wait for what nobody waits for.
     run = copy_context().run
-    threading.Thread(target=run, args=(_run, exchange, places), name="keyguard-detached", daemon=True).start()
+    threading.Thread(
+        target=run, args=(_run, exchange, step.guard, places), name="keyguard-detached", daemon=True
+    ).start()
     return True
-
-
-class _Detached(Exchange):
-    """A request of nobody's: one guard, and what is inside of it."""
-
-    __slots__ = ("guard",)
-
-    def __init__(
-        self, app: WSGIApp, engine: Engine, request: Request, guard: Callable[[Request], Flow[Response]]
-    ) -> None:
-        super().__init__(app, engine, request, _ignore_head)
-        self.guard = guard
-
-    def _start(self) -> Any:
-        return self.guard(self.request)
 
 
 def _ignore_head(status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write:
     return lambda data: None
 
 
-def _run(exchange: _Detached, places: threading.BoundedSemaphore) -> None:
+def _run(exchange: Exchange, guard: Callable[[Request], Flow[Response]], places: threading.BoundedSemaphore) -> None:
+    """Run one guard, and those further in."""
     try:
-        body = exchange.run()
+        body = exchange.run(guard(exchange.request))
         try:
             for _ in body:
                 pass

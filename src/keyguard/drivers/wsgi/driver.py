@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from keyguard.drivers.bridges import opened
 from keyguard.drivers.field_names import clean_environ, tell_of_folding
-from keyguard.drivers.interpreter import Engine
+from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
 from keyguard.drivers.wsgi.background import detach
 from keyguard.drivers.wsgi.exchange import Exchange, StartResponse, settle_all
 from keyguard.drivers.wsgi.exchange import WSGIApp as WSGIApp
@@ -41,4 +41,9 @@ class WSGIDriver:
             tell_of_folding(environ)
         if "asgi.scope" in environ:
             clean_environ(environ, self.engine.underscores)
-        return Exchange(self.app, self.engine, WSGIRequest(environ, self.engine), start_response).run()
+        request = WSGIRequest(environ, self.engine)
+        begun = self.engine.begin(request)
+        exchange = Exchange(self.app, self.engine, request, start_response)
+        if isinstance(begun, tuple) and not is_heard_to_its_end(request):
+            return exchange.run_short(environ, begun)
+        return exchange.run(begun)

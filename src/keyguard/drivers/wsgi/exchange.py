@@ -1,7 +1,9 @@
-"""A request under WSGI (PEP 3333): guards are resumed when the app's response head is known.
+"""A request under WSGI (PEP 3333): guards are told when the app's response head is known.
 
-That is after the app has returned, where it called `start_response` at once; after the first item of its iterable,
-where it calls it late (generator apps); or inside `write()`.
+The short way is that of a request which all guards have let pass: those that have left a mark are told inside
+`start_response`, the head goes on to the server at once, and the app's iterable goes back to it. On the long way guards
+are resumed after the app has returned, if it called `start_response` at once; after the first item of its iterable, if
+it calls it late (generator apps); or inside `write()`.
 
 Rules:
 - An untouched response returns the app's own iterable: its `len()` and `wsgi.file_wrapper` still count for the server.
@@ -19,18 +21,19 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from io import BytesIO
 from types import TracebackType
 from typing import Any, TypeAlias
 
 from keyguard.drivers.bridges import pass_on
-from keyguard.drivers.interpreter import Engine, Foreign, checked, feed, settle, sized_body
+from keyguard.drivers.interpreter import Engine, Foreign, feed, settle, sized_body
 from keyguard.drivers.wsgi.body import Body, Peeked, SizedBody, close
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import Flow
+from keyguard.guard import Begun, Marks, checked, tell
 from keyguard.logs import logger
 from keyguard.request import Deferred, Request
 from keyguard.response import APP, Headers, Response, Tee
@@ -45,47 +48,41 @@ log = logger("keyguard")
 
 IDLE, WAIT, STREAM, DISCARD, DEAD = range(5)
 
+_NO_BODY = "the WSGI app returned None, not an iterable of bytes"
+_NO_HEAD = "the app returned without calling start_response"
+_TWICE = "start_response was called a second time, without exc_info"
+
 
 class Exchange:
     """One request through the guards and the app. The table at the top of this file is its theory."""
 
-    __slots__ = (
-        "app",
-        "engine",
-        "failure",
-        "flow",
-        "head",
-        "replacement",
-        "request",
-        "server_start",
-        "server_write",
-        "state",
-        "tees",
-        "theirs",
-    )
+    failure: Exception | None = None
+    flow: Flow[Response] | None = None
+    """The coroutine of the guards that go the long way."""
+    head: tuple[str, list[tuple[str, str]]] | None = None
+    """What the app gave to `start_response`; once released, what the guards made of it."""
+    marks: Marks = ()
+    """Those of a request that all guards have let pass."""
+    replacement: Response | None = None
+    server_write: Write | None = None
+    state = IDLE
+    tees: Sequence[Tee] = ()
+    theirs: Sequence[tuple[str, str]] = ()
+    """The header fields of a released head as the app gave them."""
 
     def __init__(self, app: WSGIApp, engine: Engine, request: Request, start_response: StartResponse) -> None:
         self.app = app
         self.engine = engine
         self.request = request
         self.server_start = start_response
-        self.server_write: Write | None = None
-        self.state = IDLE
-        self.flow: Flow[Response] | None = None
-        self.head: tuple[str, list[tuple[str, str]]] | None = None
-        """What the app gave to `start_response`; once released, what the guards made of it."""
-        self.theirs: list[tuple[str, str]] = []
-        """The header fields of a released head as the app gave them."""
-        self.failure: Exception | None = None
-        self.replacement: Response | None = None
-        self.tees: list[Tee] = []
 
-    def run(self) -> Iterable[bytes]:
+    def run(self, begun: Begun) -> Iterable[bytes]:
+        """Go on with what the guards have made of the request. Returns the body of the response."""
         body: Iterable[bytes] | None = None
         request = self.request
         watched = bool(request.findings.caches)  # by one further out, to which it matters if the app fails
         try:
-            stop = self._begin()
+            stop = self._first(begun)
             while body is None:
                 if isinstance(stop, Response):
                     body = self._answer(stop)
@@ -97,25 +94,93 @@ class Exchange:
             self.end()
             self.closed(failed=True)
             raise
-        if request.deferred is None and request.afterwards is None and not self.tees and not watched:
+        return self._until_its_end(body) if self.tees or watched else self._given_back(body)
+
+    def _given_back(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """The body as it is, if nothing is to be run at its end."""
+        request = self.request
+        if request.deferred is None and request.afterwards is None:
             request.late = self.engine.late
             return body
+        return self._until_its_end(body)
+
+    def _until_its_end(self, body: Iterable[bytes]) -> Iterable[bytes]:
         return SizedBody(body, self) if hasattr(body, "__len__") else Body(body, self)
+
+    # -- the short way ----------------------------------------------------------------------------------
+
+    def run_short(self, environ: Environ, marks: Marks) -> Iterable[bytes]:
+        """Call the app for a request that all guards have let pass. Returns the body of the response."""
+        request = self.request
+        self.marks = marks
+        request.reached_app = True
+        passing = pass_on(request, environ, "wsgi.url_scheme")
+        iterable: Iterable[bytes] | None = None
+        try:
+            iterable = body = self.app(environ, self.start_at_once)
+            if self.head is None or body is None:
+                body = self._begun(iterable)
+        except BaseException as failure:
+            if iterable is not None:
+                close(iterable)
+            if self.failure is None or not isinstance(failure, Exception):
+                self.end()
+                self.closed(failed=True)
+                raise
+            iterable = None
+        finally:
+            passing.clear()
+        if self.failure is not None:
+            if iterable is not None:
+                close(iterable)
+            body = self._answer(self.engine.fault(request, self.failure))
+        return self._given_back(body)
+
+    def _begun(self, iterable: Iterable[bytes] | None) -> Iterable[bytes]:
+        """The body of an app that calls `start_response` with its first item."""
+        if iterable is None:
+            raise TypeError(_NO_BODY)
+        peeked = Peeked(iterable)
+        if self.head is None:
+            raise NoResponse(_NO_HEAD)
+        return peeked
+
+    def start_at_once(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write:
+        """What the app gets as its `start_response` on the short way."""
+        try:
+            if self.failure is not None:
+                raise self.failure
+            if self.head is not None and not exc_info:
+                raise AssertionError(_TWICE)
+            self.head = (status, headers)
+            if self.marks:
+                head = Response(int(status[:3]), Headers(headers), APP)
+                try:
+                    self._tell(head)
+                except Exception as failure:
+                    self.failure = failure
+                    raise
+                headers = list(head.headers)
+            # A second head is for the server to take or not: it raises exc_info if the first one has gone (PEP 3333,
+            # "The start_response() Callable").
+            return self.server_start(status, headers, exc_info) if exc_info else self.server_start(status, headers)
+        finally:
+            exc_info = None  # or the traceback's frames and this one hold each other
 
     # -- driving the guards -----------------------------------------------------------------------------
 
-    def _begin(self) -> Any:
+    def _first(self, begun: Begun) -> Any:
+        """The first stop."""
+        if isinstance(begun, tuple):
+            self.marks = begun
+            return CallApp(self.request)
+        if isinstance(begun, Response):
+            return begun
+        self.flow = begun
         try:
-            begun = self._start()
-            if isinstance(begun, (Response, CallApp)):
-                return begun
-            self.flow = begun
             return self._checked(self._advance())
         except Exception as failure:
             return self.engine.fault(self.request, failure)
-
-    def _start(self) -> Any:
-        return self.engine.begin(self.request)
 
     def _advance(self, value: Any = None, error: BaseException | None = None) -> Any:
         assert self.flow is not None
@@ -144,7 +209,7 @@ class Exchange:
                 environ = {**environ, "wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}  # whatever comes, it has no body
             iterable = self.app(environ, self.start_response)
             if iterable is None:
-                raise TypeError("the WSGI app returned None, not an iterable of bytes")
+                raise TypeError(_NO_BODY)
             if self.head is None:  # start_response comes with the first item
                 iterable = Peeked(iterable)
             if self.state == WAIT and self.head is not None:
@@ -155,7 +220,7 @@ class Exchange:
                 assert self.replacement is not None
                 close(iterable)
                 return self.replacement, None
-            error = NoResponse("the app returned without calling start_response")
+            error = NoResponse(_NO_HEAD)
         except Exception as failure:
             error = failure
         finally:
@@ -177,22 +242,30 @@ class Exchange:
         """Hand the app's head to the guards, and what they make of it to the server."""
         assert self.head is not None
         status, pairs = self.head
-        if self.flow is None:
+        if self.flow is None and not self.marks:
             self._release(status, pairs)
             return
         head = Response(int(status[:3]), Headers(pairs), APP)
         try:
-            stop = self._advance(head)
+            stop = self._tell(head) if self.flow is None else self._advance(head)
             if not isinstance(stop, Response):
                 raise GuardError("a guard called forward again, or returned no response, after the app had answered")
         except Exception as failure:
             self.state, self.failure = DEAD, failure
             raise
         if stop.body is APP:
-            self.tees = stop.tees or []
+            self.tees = stop.tees or ()
             self._release(status if stop.status == int(status[:3]) else _status_line(stop.status), list(stop.headers))
         else:
             self.state, self.replacement = DISCARD, stop
+
+    def _tell(self, head: Response) -> Any:
+        told = tell(self.marks, self.request, head)
+        if isinstance(told, Response):
+            return told
+        self.flow = told
+        stop, self.flow = self._advance(), None
+        return stop
 
     def _release(self, status: str, pairs: list[tuple[str, str]]) -> None:
         assert self.head is not None
@@ -210,7 +283,7 @@ class Exchange:
                 assert self.failure is not None
                 raise self.failure
             if self.head is not None and not exc_info:
-                raise AssertionError("start_response was called a second time, without exc_info")
+                raise AssertionError(_TWICE)
             if self.state == STREAM:
                 self._cut("the app began its response again")  # what comes now is another one's body
                 # Too late for the guards, but not for what they had to say: the server may still take another head.

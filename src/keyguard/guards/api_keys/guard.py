@@ -20,6 +20,7 @@ from keyguard.clock import SECOND, whole_seconds
 from keyguard.conditions import OnPaths, on_paths
 from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreError
 from keyguard.flow import call, check_takes, is_async
+from keyguard.guard import LONG, Decide, Long
 from keyguard.guards.api_keys import settings
 from keyguard.guards.api_keys.guesses import UNNAMED, Guesses, Refusals
 from keyguard.guards.api_keys.look_ups import Lookup, LookUps
@@ -157,24 +158,27 @@ class APIKeys:
             self._registry = KeyRegistry(store, pepper=self.peppers, prefix=self.prefix, env=self.env or "live")
         return self._registry
 
-    def admits(self, request: Request) -> bool:
-        """Whether it is plain that the request may pass: one key, which was verified just now, and nothing to ask."""
+    def decider(self, store: Any) -> Decide:
+        """Return what lets pass a request with one key, which was verified just now, if there is nothing to ask."""
+        return self._decide
+
+    def _decide(self, request: Request) -> Literal[Long.LONG] | None:
         if self._by_path:
             try:
                 if self._needs_no_key(request):
-                    return False
+                    return LONG
             except AmbiguousPath:
-                return False
+                return LONG
         sent = self.sources.read(request)
         known = self._known.get(fingerprint_of(sent.pop())) if len(sent) == 1 else None
         if known is None or known.networks is not None or not known.trusted(request.now()):
-            return False
+            return LONG
         if self.scopes is not None and (callable(self.scopes) or not self.scopes <= known.identity.scopes):
-            return False
+            return LONG
         findings = request.findings
         findings.sources += (self.sources,)
         findings.identity = known.identity
-        return True
+        return None
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         findings = request.findings

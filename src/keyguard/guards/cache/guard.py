@@ -6,7 +6,7 @@
 
 A request's way through it:
 
-    glance      a fresh entry that the request says nothing about: answered at once
+    decide      a fresh entry that the request says nothing about: answered at once
     find        the entries that match, in this process or in the shared store
     use         fresh: answered; stale but usable: answered, and refreshed in the background
     errand      else the app is asked: by one request of many that miss the same, with the entry's validators
@@ -17,11 +17,12 @@ The rules themselves are in `policy.py`; nothing here decides what may be stored
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from keyguard.conditions import Condition
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow, call, is_async
+from keyguard.guard import LONG, Decide, Long
 from keyguard.guards.cache import settings as checks
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.key import Chosen, Query, Target, changed_by, place, places_of, resolve
@@ -162,7 +163,6 @@ class ResponseCache(Holding):
             ),
             local_ttl=round(checks.number("local_ttl", local_ttl, 0, 60) * SECOND),
         )
-        self._glances = not is_async(when)
         self.instant = when is None and by is None and not settings.credentials
         """Whether a plain hit needs no more than the request's address."""
 
@@ -184,22 +184,23 @@ class ResponseCache(Holding):
 
     # -- the request ----------------------------------------------------------------------------------------
 
-    def glance(self, request: Request) -> Response | None:
-        """A fresh entry, where the request needs nothing but its head looked at; `None` means the long way."""
-        if request.method != "GET" or not self._glances:
-            return None
-        if self.when is not None and not self.when(request):
-            return None
+    def decider(self, store: Any) -> Decide | None:
+        """Return what answers with a fresh entry, if nothing but the head of the request has to be looked at."""
+        return None if is_async(self.when) else self._decide
+
+    def _decide(self, request: Request) -> Response | Literal[Long.LONG]:
+        if request.method != "GET" or (self.when is not None and not self.when(request)):
+            return LONG
         if self.by is None and self.plainly(request):
             entry = self.shelf.plain.get(request.address())
             if entry is not None:
                 identity = request.findings.identity
                 known = identity is not None and not identity.anonymous
-                return None if known and not entry.open_to_credentials else self._fresh(request, entry)
+                return LONG if known and not entry.open_to_credentials else self._fresh(request, entry)
             if not self.shelf.varied:
-                return None
+                return LONG
         if request.websocket or self.takes_long_way(request):
-            return None
+            return LONG
         target = self.target_of(request)
         slot = None if target is None else self.shelf.get(target.key)
         chosen = Chosen(request)
@@ -207,21 +208,21 @@ class ResponseCache(Holding):
             if not chosen.has(entry.variance):
                 continue
             if not (self.by or entry.open_to_credentials) and self.has_credentials(request):
-                return None
+                return LONG
             return self._fresh(request, entry)
-        return None
+        return LONG
 
-    def _fresh(self, request: Request, entry: Entry) -> Response | None:
+    def _fresh(self, request: Request, entry: Entry) -> Response | Literal[Long.LONG]:
         """The answer from an entry that matches, if it is fresh and nothing has to be asked."""
         now = request.now()
         ttl = self.fresh_for(entry, now)
         if ttl <= 0:
-            return None
+            return LONG
         self.reports.counts.hits += 1
         age = entry.lifetime - ttl
         if entry.built is None or entry.built[0] != age:
             self.shelf.touch(entry.key)  # once a second is often enough to tell what is in use
-        return answer(request, entry, NO_CONDITIONS, now, f"{self.name}; hit; ttl={ttl}")
+        return answer(request, entry, NO_CONDITIONS, now, f"{self.name}; hit; ttl={ttl}") or LONG
 
     def fresh_for(self, entry: Entry, now: int) -> int:
         """Seconds for which an entry answers plain requests; 0 or less where it does not."""

@@ -1,6 +1,6 @@
 """Plain hits in the form that an ASGI server takes, for a cache that stands outermost: no request is made of them.
 
-It answers just what `ResponseCache.glance` would answer, and says nothing where that would need more than the address.
+It answers just what `ResponseCache.decider` would answer, and says nothing where that would need more than the address.
 """
 
 from __future__ import annotations

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
+from keyguard.guard import Decide, Mark, may_decide, within
 from keyguard.guards.rate_limit import rules as settings
-from keyguard.guards.rate_limit.headers import describe
-from keyguard.guards.rate_limit.outcomes import give_back, refuse_limited, without_store
-from keyguard.http.fields import LIMIT_FIELDS
+from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited, without_store
 from keyguard.ops import Demand, Take, Taken
 from keyguard.problem import refuse_ambiguous, refuse_busy
-from keyguard.refusal import Cause
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 
@@ -23,24 +21,25 @@ KEPT = 4096
 class Limiting:
     """The whole of rate limiting: take, and refuse, or forward and tell."""
 
-    def asked(self, request: Request) -> Take | Awaitable[Take | None] | None:
-        """Say what a request takes; `None` for nothing. Raises `AmbiguousPath` if that cannot be said."""
-        raise NotImplementedError
-
     fixed: bool
-    """Whether no function has a say in what it takes."""
+    """Whether no function has a say in what a request takes."""
 
     def take_at_once(self, request: Request) -> Take | None:
-        """Say the same, if no function has a say in it."""
+        """Say what a request takes, if no function has a say in it; `None` for nothing.
+
+        Raises `AmbiguousPath` if that cannot be said.
+        """
+        raise NotImplementedError
+
+    async def chosen_take(self, request: Request) -> Take | None:
+        """Say the same, if functions decide."""
         raise NotImplementedError
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         if request.findings.preflight and request.method == "OPTIONS":
             return await forward(request)  # nothing is known of its caller
         try:
-            asked: Any = self.asked(request)
-            if asked is not None and asked.__class__ is not Take:
-                asked = await asked
+            asked = self.take_at_once(request) if self.fixed else await self.chosen_take(request)
         except AmbiguousPath:
             return refuse_ambiguous(request)
         if asked is None:
@@ -53,27 +52,31 @@ class Limiting:
             return await without_store(request, asked, forward)
         if taken.refused:
             return refuse_limited(request, taken)
+        return await within((Charge(taken),), request, forward)
+
+
+def deciding(limiting: Limiting, store: Any) -> Decide | None:
+    """Return what takes from a store that answers at once, if it is known at once what a request takes."""
+    if store is None or not limiting.fixed:
+        return None
+    execute, take_at_once = store.execute, limiting.take_at_once
+
+    def decide(request: Request) -> Response | Mark | None:
+        if request.findings.preflight and request.method == "OPTIONS":
+            return None  # nothing is known of its caller
         try:
-            response = await forward(request)
-        except GeneratorExit:
-            raise  # nobody is left who could ask the store
-        except BaseException as error:
-            if not request.reached_app:  # a guard further in failed, or the client left: the app did nothing for it
-                await give_back(taken, Cause.REQUEST if isinstance(error, AmbiguousPath) else None)
-            raise
-        refusal = request.findings.refusal
-        # An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service.
-        if refusal is not None and response.status >= 400:
-            await give_back(taken, refusal.cause)
-        elif response.status != 429:  # of which the app tells itself: a limit that has passed is not the reason
-            findings = request.findings
-            if findings.caches and findings.own_limits is None:
-                findings.own_limits = tuple([pair for pair in response.headers if pair[0].lower() in LIMIT_FIELDS])
-            describe(response.headers, taken)
-        return response
+            take = take_at_once(request)
+        except AmbiguousPath:
+            return refuse_ambiguous(request)
+        if take is None:
+            return None
+        taken: Taken = execute((take,))[0]
+        return refuse_limited(request, taken) if taken.refused else Charge(taken)
+
+    return decide
 
 
-class Together(Limiting):
+class RateLimitGroup(Limiting):
     """Rate limits that stand next to each other: one operation takes from all of them, or from none."""
 
     def __init__(self, limits: Sequence[Limiting]) -> None:
@@ -81,9 +84,10 @@ class Together(Limiting):
         self.fixed = all(limit.fixed for limit in limits)
         self._ready: dict[tuple[Take, ...], Take] = {}
 
-    def asked(self, request: Request) -> Take | Awaitable[Take | None] | None:
-        if not self.fixed:
-            return self._chosen_take(request)
+    def decider(self, store: Any) -> Decide | None:
+        return deciding(self, store) if all(map(may_decide, self.limits)) else None
+
+    def take_at_once(self, request: Request) -> Take | None:
         takes = []
         for limit in self.limits:
             asked = limit.take_at_once(request)
@@ -99,12 +103,10 @@ class Together(Limiting):
             joined = self._ready[together] = _joined(together)
         return joined
 
-    async def _chosen_take(self, request: Request) -> Take | None:
+    async def chosen_take(self, request: Request) -> Take | None:
         takes = []
         for limit in self.limits:
-            asked: Any = limit.asked(request)
-            if asked is not None and asked.__class__ is not Take:
-                asked = await asked
+            asked = limit.take_at_once(request) if limit.fixed else await limit.chosen_take(request)
             if asked is not None:
                 takes.append(asked)
         return _joined(takes) if takes else None

@@ -20,8 +20,9 @@ from keyguard import counter_names
 from keyguard.conditions import Condition, OnPaths, on_paths
 from keyguard.errors import ConfigurationError
 from keyguard.flow import call, check_takes, is_async
+from keyguard.guard import Decide
 from keyguard.guards.rate_limit import rules as settings
-from keyguard.guards.rate_limit.checks import KEPT, Limiting, take_of
+from keyguard.guards.rate_limit.checks import KEPT, Limiting, deciding, take_of
 from keyguard.http.fields import METHOD_OVERRIDES
 from keyguard.identity import UNKNOWN, Identity
 from keyguard.ops import Take
@@ -204,10 +205,10 @@ class RateLimit(Limiting):
         limits = _limits(self.rules)
         return limits, plans, default, self.choose, self.by, self.cost, self.when, self.exempt, self.methods, self.paths
 
-    # -- whether, and what, a request takes ---------------------------------------------------------------
+    def decider(self, store: Any) -> Decide | None:
+        return deciding(self, store)
 
-    def asked(self, request: Request) -> Take | Awaitable[Take | None] | None:
-        return self.take_at_once(request) if self.fixed else self._chosen_take(request)
+    # -- whether, and what, a request takes ---------------------------------------------------------------
 
     def _counts(self, request: Request) -> bool:
         """Whether the request is one that this limit is about."""
@@ -267,7 +268,7 @@ class RateLimit(Limiting):
             take = ready[bucket] = take_of(rules, bucket, self.cost)
         return take
 
-    async def _chosen_take(self, request: Request) -> Take | None:
+    async def chosen_take(self, request: Request) -> Take | None:
         """What the request takes, where functions decide."""
         if not self._counts(request):
             return None

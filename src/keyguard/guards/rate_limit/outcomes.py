@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from keyguard.clock import SECOND, whole_seconds
-from keyguard.errors import StoreError
+from keyguard.errors import AmbiguousPath, StoreError
+from keyguard.flow import Flow
+from keyguard.guard import Mark
 from keyguard.guards.rate_limit.headers import describe
 from keyguard.guards.rate_limit.rules import RuleDemands
+from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
 from keyguard.problem import refuse, rfc3339
 from keyguard.rates import NEVER
@@ -17,6 +20,30 @@ from keyguard.response import Headers, Response
 
 STAYS = frozenset({Cause.CREDENTIALS, Cause.ADDRESS, Cause.REQUEST})
 """Refusals further in that stay charged to limits by address: given back, they would limit no flood of them."""
+
+
+class Charge(Mark):
+    """What a request has been charged: given back if it is not served, described in the fields of the response else."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self, taken: Taken) -> None:
+        self.taken = taken
+
+    def head(self, request: Request, response: Response) -> Flow[None] | None:
+        findings = request.findings
+        refusal = findings.refusal
+        # An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service.
+        if refusal is not None and response.status >= 400:
+            return give_back(self.taken, refusal.cause)
+        if response.status != 429:  # of which the app tells itself: a limit that has passed is not the reason
+            if findings.caches and findings.own_limits is None:
+                findings.own_limits = tuple([pair for pair in response.headers if pair[0].lower() in LIMIT_FIELDS])
+            describe(response.headers, self.taken)
+        return None
+
+    def failed(self, request: Request, error: BaseException) -> Flow[None]:
+        return give_back(self.taken, Cause.REQUEST if isinstance(error, AmbiguousPath) else None)
 
 
 async def give_back(taken: Taken, cause: Cause | None = None) -> None:
