@@ -124,7 +124,7 @@ def test_a_store_may_be_closed_while_threads_use_it(path: Path) -> None:
         "threads = [threading.Thread(target=ask) for _ in range(4)]\n"
         "for thread in threads:\n"
         "    thread.start()\n"
-        "for _ in range(300):\n"
+        "for _ in range(80):\n"
         "    store.close()\n"
         "    store.execute([take])\n"
         "ended.set()\n"
