@@ -35,7 +35,7 @@ def test_check(
 ) -> None:
     url = url_of(kind, "check", tmp_path, valkey, postgres)
     assert main(["store", "init", url]) == 0
-    assert main(["store", "check", url, "--steps", "150"]) == 0
+    assert main(["store", "check", url, "--steps", "20"]) == 0
     assert "means what every store means" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir() if "check-" in path.name] == []
 
@@ -70,14 +70,14 @@ def test_copy(
     for url in (source_url, target_url):
         assert main(["store", "init", url]) == 0
     source = open_store(source_url + ("&" if "?" in source_url else "?") + "timeout=1")
-    ids = [KeyRegistry(source).issue(f"customer {n}").record.id for n in range(450)]
+    ids = [KeyRegistry(source).issue(f"customer {n}").record.id for n in range(210)]
     limits = [window(20, 3_600_000_000, "20/hour"), window(500, 86_400_000_000, "500/day"), smooth("5/hour", 4)]
     take = Take([Demand("", f"rl:k:{limit.code}|{ids[0]}", limit, 2) for limit in limits])
     before = source.execute([take])[0]
     capsys.readouterr()
     assert main(["store", "copy", source_url, target_url]) == 0
     said = capsys.readouterr()
-    assert "453 entries here, 453 of them there; 453 were written." in said.err
+    assert "213 entries here, 213 of them there; 213 were written." in said.err
     first, second = said.out.splitlines()
     assert first.split()[1] == second.split()[1]
 
@@ -101,13 +101,13 @@ def test_a_copy_that_was_stopped_goes_on(
 
     source_url, target_url = f"sqlite:///{tmp_path}/s.db", f"{valkey.url}?namespace=stopped"
     source = open_store(source_url)
-    for n in range(500):
+    for n in range(250):
         KeyRegistry(source).issue(f"customer {n}")
     monkeypatch.setattr(cli_store, "_show_progress", lambda done, all: (_ for _ in ()).throw(KeyboardInterrupt()))
     assert main(["store", "copy", source_url, target_url]) == 130
     monkeypatch.undo()
     assert main(["store", "copy", source_url, target_url]) == 0
-    assert "500 entries here, 500 of them there; 300 were written" in capsys.readouterr().err
+    assert "250 entries here, 250 of them there; 50 were written" in capsys.readouterr().err
     open_store(target_url).clear()  # type: ignore[attr-defined]
 
 

@@ -24,7 +24,7 @@ STORES: dict[str, Callable[[Path, Clock], Any]] = {
     "memory": lambda folder, clock: MemoryStore(clock=clock),
     "sqlite": lambda folder, clock: SQLiteStore(folder / f"{next(FILES)}.db", clock=clock),
 }
-EXAMPLES = {"memory": 1000, "sqlite": 100}
+EXAMPLES = {"memory": 250, "sqlite": 40}
 
 amounts = st.one_of(st.integers(1, 5), st.integers(30, 40), st.integers(41, 120))
 spans = st.sampled_from(["second", "7 seconds", "minute", "hour", "day"])
