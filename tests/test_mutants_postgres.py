@@ -195,6 +195,16 @@ def check_server_time(database: Database) -> None:
         assert 0 < ttl <= 20 * SECOND
 
 
+def check_deletes(database: Database) -> None:
+    """What is deleted is gone, and nothing else."""
+    with closing(database.opened()) as asked:
+        for table, names in HELD.items():
+            mine, other = (names.format(word) for word in ("mine", "other"))
+            asked.execute([Put(key, b"a value.", MINUTE) for key in (mine, other)])
+            asked.execute([Put(mine, None)])
+            assert database.ask(f"SELECT key FROM {table}") == [(other.encode(),)]
+
+
 def check_upkeep(database: Database) -> None:
     """What has lapsed is deleted, a stretch at a time; commits of unknown fate are settled."""
     with closing(database.opened()) as asked:
@@ -255,18 +265,22 @@ async def _check_purge(database: Database, made: Statements) -> None:
     assert database.ask("SELECT expires FROM decisions") == [(now + 1,)]
 
 
-CHECKS = (check_upkeep, check_server_time, check_turns, check_operations)
-ANSWERS = {"version", "read", "hold", "write", "delete", "dump"}
-"""Statements that an answer hangs on: their mistakes are shown to `check_store` first."""
+CHECKS = (check_upkeep, check_server_time, check_turns, check_deletes, check_operations)
+FIRST = {
+    **dict.fromkeys(("version", "read", "hold", "write", "dump"), (check_server_time, check_operations)),
+    "delete": (check_deletes, check_operations),
+    **dict.fromkeys(("begin", "wait", "wait_for_rows"), (check_turns,)),
+}
+"""What the mistakes of a statement are shown to before the other checks."""
 OTHERS = {"no row is locked", "a locked row is waited for", "set for the whole session"}
-"""Mistakes that others suffer from: they are shown to it last."""
+"""Mistakes that others suffer from: they are shown to the one about turns first."""
 
 
 def noticed(database: Database, mutant: Mutant) -> bool:
     """Whether a mistake is noticed."""
-    first = mutant.file.partition(".")[0] in ANSWERS and mutant.rule not in OTHERS
+    first = (check_turns,) if mutant.rule in OTHERS else FIRST.get(mutant.file.partition(".")[0], ())
     try:
-        for check in CHECKS[::-1] if first else CHECKS:
+        for check in dict.fromkeys((*first, *CHECKS)):
             check(database)
     except (AssertionError, StoreError, psycopg.Error, KeyError, TypeError, ValueError, IndexError):
         return True
