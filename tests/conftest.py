@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import signal
+import tempfile
+import traceback
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -14,23 +16,38 @@ from tests.servers import Postgres, RedisCluster, RedisServer, shared
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a test that is marked `alone` in a process of its own.
+    """Run a test that is marked `alone` in a process of its own, in which there is one thread.
 
     A fork in C is for processes in which nothing else goes on: a lock of Python's own that another thread held would be
-    held for ever in the child. The threads of other tests take such locks at any time.
+    held for ever in the child. The threads of other tests take such locks at any time. A fork that Python makes itself
+    leaves those threads behind, and no lock held.
     """
-    if pyfuncitem.get_closest_marker("alone") is None or "KEYGUARD_ALONE" in os.environ:
+    if pyfuncitem.get_closest_marker("alone") is None:
         return None
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "KEYGUARD_ALONE": "1"},
-        cwd=pyfuncitem.config.rootpath,
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    with tempfile.TemporaryFile("w+") as told:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # there may be threads
+            child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                test = pyfuncitem.obj
+                test(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames})
+                code = 0
+            except BaseException:
+                traceback.print_exc(file=told)
+                told.flush()
+            finally:
+                os._exit(code)
+        ended = 0
+        try:
+            ended, status = os.waitpid(child, 0)
+        finally:
+            if not ended:  # the time that a test has is over
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+        told.seek(0)
+        assert status == 0, told.read()
     return True
 
 
