@@ -81,6 +81,48 @@ def _qualified(function: object) -> str:
     return f"{named.__module__}.{named.__qualname__}".replace("<", "").replace(">", "")
 
 
+class Counters:
+    """What a guard counts: under which name, and what is admitted there. Other guards of the process may not clash.
+
+    - `name`: stands in the keys of the counters. Guards with different names share nothing.
+    - `meaning`: all that decides whom and what they admit, such as its settings; compared by `same`.
+    - `limits`: the limits themselves, as far as they are known before any request.
+    - `rules`: the public names of its limits, which stand in header fields and refusals.
+    - `keys`: what the keys of its counters begin with; `None` if that is not known before a request.
+    - `named`: whether the user gave it its name.
+    - `functions`: its settings that are functions: by one without a name two guards cannot be told apart.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        meaning: object,
+        *,
+        limits: Sequence[Limit] = (),
+        rules: Iterable[str] = (),
+        keys: Iterable[str] | None = None,
+        named: bool = True,
+        functions: Iterable[object] = (),
+    ) -> None:
+        self.name = name
+        self.limits = tuple(limits)
+        self.rules = frozenset(rules)
+        self.named = named
+        self._meaning = meaning
+        self._keys = None if keys is None else frozenset(keys)
+        self._nameless = not named and any(map(nameless, functions))
+
+    def shares(self, other: Counters) -> bool:
+        """Tell whether some caller could be counted by both in one counter; or they would be named alike by chance."""
+        if self.name != other.name:
+            return False
+        return self._nameless or self._keys is None or other._keys is None or not self._keys.isdisjoint(other._keys)
+
+    def differs_unseen_from(self, other: Counters) -> bool:
+        """Tell whether both share counters, and yet admit something else, of other callers or for other requests."""
+        return other is not self and self.shares(other) and not same(self._meaning, other._meaning)
+
+
 # -- sameness ---------------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,7 @@ Rules:
   scope, the token of a context variable) across `await forward(...)`.
 - An `async` guard returns a `Response`. `None` is an error and refuses the request: a forgotten `return` must not
   let anybody in.
-- `provides` and `needs` are optional sets of words on a guard, such as `{"identity"}`: a stack in which a need is
-  not provided further out does not start.
+- What else a guard has to say to its stack, it says by the attributes and methods of `Guard`, its base class.
 
 Most requests need no coroutine. So each guard is asked one question first, `decide(request)`, which has four answers:
 
@@ -36,15 +35,114 @@ from __future__ import annotations
 
 import enum
 import inspect
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, MutableMapping, Sequence
 from functools import partial
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
+from keyguard.clock import Clock
+from keyguard.counter_names import Counters
 from keyguard.errors import ConfigurationError, GuardError
 from keyguard.flow import Flow, is_async, is_blocking
+from keyguard.keys import KeyRegistry
+from keyguard.keys.credentials import Sources
+from keyguard.ops import Store
 from keyguard.request import Forward, Request
 from keyguard.response import APP, Response
 from keyguard.steps import CallApp
+
+
+class Guard:
+    """What a guard tells its stack, and what it is told. All of it is optional, and each default means "nothing".
+
+        class Quarantine(Guard):
+            filters_addresses = True
+
+            def __call__(self, request: Request) -> Response | None: ...
+
+    A stack asks only guards that inherit from this class. A function, or an object of any other class, is a guard too,
+    and of that only `provides` and `needs` are read.
+    """
+
+    __call__: Callable[..., Any]
+    """The guard itself, in one of the two shapes."""
+
+    provides: Collection[str] = frozenset()
+    """What it finds out about a request, for those further in: `{"identity"}`."""
+    needs: Collection[str] = frozenset()
+    """What must be provided further out. A stack in which it is not does not start."""
+    keeps: Collection[str] = frozenset({"decisions"})
+    """What it keeps in stores: `"decisions"`, which nothing may push out; `"keys"`, which `registry` gives access to;
+    `"values"`, which may be lost at any time and are asked for without holding up a decision."""
+    store: str | Store | None = None
+    """Where it keeps its values, if not in the stack's store: a URL or a store, and the same for all of one stack."""
+    answers_early: bool = False
+    """Whether it may answer before the guards further in are asked. No address filter may stand there then."""
+    filters_addresses: bool = False
+    """Whether it refuses callers for their address."""
+    sources: Sources | Sequence[str] = ()
+    """Where it looks for credentials: names of header fields, `"cookie:name"` or `"query:name"`. Caches keep such
+    requests apart, and what stands there is in no log."""
+    counters: Sequence[Counters] = ()
+    """The limits it counts, so that no two of one process share a counter by chance."""
+    joined: Callable[[Sequence[Any]], Any] | None = None
+    """A static method that makes one guard of several that stand next to each other. It stands in the class of the
+    `__call__` it speaks for: a subclass with a `__call__` of its own is not joined."""
+
+    def functions(self) -> Mapping[str, Callable[..., Any]]:
+        """Return its settings that are functions of the request. Those that read the identity make it a need."""
+        return {}
+
+    def asynchronous(self) -> Mapping[str, object]:
+        """Return its settings that only an event loop can run: a stack that has any does not start under WSGI."""
+        return {}
+
+    def attach(self, stack: Surroundings) -> None:
+        """Take note of the stack, when it is built. Raise `ConfigurationError` if the guard cannot stand there."""
+
+    def add_sources(self, sources: Sequence[Sources]) -> None:
+        """Take note of where layers further in look for credentials."""
+
+    def after_fork(self) -> None:
+        """Make anew what belongs to one process: called in a forked child, before any other code of it runs."""
+
+    def registry(self, store: Store) -> KeyRegistry:
+        """Return the registry of the keys that it keeps in a store."""
+        raise ConfigurationError(f"{self!r} keeps no keys")
+
+    def warn_of_workers(self, workers: int) -> str:
+        """Say what goes wrong if that many processes each have a store of their own; empty if nothing does."""
+        return ""
+
+    def around_limits(self) -> AsyncGuard | None:
+        """Return a guard to stand outside of the limits right before this one, which are looked for; `None` for none.
+
+        It can answer callers whom these limits refuse.
+        """
+        return None
+
+    def instant(self, clock: Clock) -> Callable[[MutableMapping[str, Any]], Any] | None:
+        """Return what answers plain requests from their ASGI scope alone, if it stands outermost; `None` for nothing.
+
+        It returns the two messages of a response, or `None` for the way through the guards. It speaks for `__call__` as
+        `decider` does.
+        """
+        return None
+
+    def decider(self, store: Any) -> Decide | None:
+        """Return what is asked before `__call__`, as told above; `None` for nothing."""
+        return None
+
+
+class Surroundings(NamedTuple):
+    """What a guard is told of the stack that it stands in."""
+
+    store: Store
+    """Where it keeps what it keeps: for values that is the store of the stack's values."""
+    shared: bool
+    """Whether values in that store are shared with other processes, and asked for by `Aside`."""
+    sources: Sequence[Sources]
+    """Where the guards of the stack look for credentials."""
+    clock: Clock
 
 
 class AsyncGuard(Protocol):
@@ -56,7 +154,7 @@ class AsyncGuard(Protocol):
 PlainGuard: TypeAlias = Callable[[Request], Response | None]
 """A guard that only looks at the request head."""
 
-Guard: TypeAlias = AsyncGuard | PlainGuard
+AnyGuard: TypeAlias = AsyncGuard | PlainGuard
 
 
 class Long(enum.Enum):
@@ -97,7 +195,7 @@ class Chain:
 
     __slots__ = ("_decides", "_forwards", "_guards")
 
-    def __init__(self, guards: Sequence[Guard], store: Any = None) -> None:
+    def __init__(self, guards: Sequence[AnyGuard], store: Any = None) -> None:
         """Nest `guards`, the first one outermost. `store` is theirs if it answers at once and cannot fail."""
         self._decides = tuple([_decide_of(guard, store) for guard in guards])
         self._guards: tuple[Any, ...] = tuple(guards)
@@ -213,14 +311,14 @@ def _go_the_long_way(request: Request) -> Literal[Long.LONG]:
     return LONG
 
 
-def may_decide(guard: object) -> bool:
-    """Tell whether a guard has a `decider` that speaks for its `__call__`.
+def may_decide(guard: object, what: str = "decider") -> bool:
+    """Tell whether a guard has a `decider`, or another method, that speaks for its `__call__`.
 
     It does not if anything has been overridden since: by a class derived from the one that defines it, or by an
     attribute of the instance.
     """
     bases = type(guard).__mro__
-    place = next((place for place, base in enumerate(bases) if "decider" in vars(base)), None)
+    place = next((place for place, base in enumerate(bases) if what in vars(base)), None)
     if place is None:
         return False
     derived = {name for base in bases[:place] for name in vars(base)}
@@ -231,7 +329,29 @@ def may_decide(guard: object) -> bool:
 def _is_of_behaviour(name: str) -> bool:
     """Tell whether what a class has by this name says how it decides, not how it is made, shown or stacked."""
     special = name.startswith("__") and name.endswith("__")
-    return name in ("__call__", "__getattribute__") if special else name not in ("provides", "needs")
+    return name in ("__call__", "__getattribute__") if special else name not in vars(Guard)
+
+
+def speaks_for_call(guard: object, name: str) -> bool:
+    """Tell whether a method stands in the class that has the `__call__`: a subclass with its own is always called."""
+    calls = next((base for base in type(guard).__mro__ if "__call__" in vars(base)), object)
+    return name in vars(calls)
+
+
+def declared(guard: object) -> Guard:
+    """Return what a guard tells its stack."""
+    if isinstance(guard, Guard):
+        return guard
+    told = Guard()
+    told.provides = frozenset(getattr(guard, "provides", ()))
+    told.needs = frozenset(getattr(guard, "needs", ()))
+    return told
+
+
+def sources_of(guard: object) -> Sources:
+    """Return where a guard that looks for credentials does so."""
+    sources = declared(guard).sources
+    return sources if isinstance(sources, Sources) else Sources(sources)
 
 
 def _is_plain(guard: object) -> bool:

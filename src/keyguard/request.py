@@ -323,6 +323,10 @@ class Request:
             raise ConfigurationError(UNKNOWN_IDENTITY)
         return identity
 
+    @identity.setter
+    def identity(self, identity: Identity) -> None:
+        self.findings.identity = identity
+
     @property
     def caller(self) -> Identity:
         """The same if it is known, else `ANONYMOUS`: for those who tell of a request, and decide nothing by it."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from keyguard.conditions import OnPaths, on_paths
 from keyguard.errors import AmbiguousPath, ConfigurationError
+from keyguard.guard import Guard
 from keyguard.http.addresses import Networks
 from keyguard.problem import refuse, refuse_ambiguous
 from keyguard.refusal import Cause
@@ -13,7 +14,7 @@ from keyguard.request import Request
 from keyguard.response import Response
 
 
-class IPFilter:
+class IPFilter(Guard):
     """Refuses requests by the client's address, IPv4 and IPv6.
 
     - `allow`: only these networks; `None` allows everybody, an empty list nobody.
@@ -24,6 +25,9 @@ class IPFilter:
     An address that cannot be known is on no list: it passes a deny list, and no allow list. Raises
     `ConfigurationError` for a network that is none, and for a filter that would filter nothing.
     """
+
+    filters_addresses = True
+    keeps: frozenset[str] = frozenset()
 
     def __init__(
         self,

@@ -13,56 +13,64 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from keyguard.counter_names import Counters
 from keyguard.errors import ConfigurationError
-from keyguard.guards.rate_limit.guard import RateLimit
+from keyguard.guard import declared
 from keyguard.process.fork import ProcessLock
 from keyguard.stores.places import place_of
 
-_claims: WeakKeyDictionary[RateLimit, list[object]] = WeakKeyDictionary()
-"""The places of the stores in which a limit counts."""
+
+class _Claim:
+    """Where some counters are."""
+
+    def __init__(self, guard: object) -> None:
+        self.guard = repr(guard)
+        self.places: list[object] = []
+        """The places of the stores in which they count."""
+
+
+_claims: WeakKeyDictionary[Counters, _Claim] = WeakKeyDictionary()
 _lock = ProcessLock()
 
 
 def claim(store: Any, guards: Iterable[Any]) -> None:
-    """Note that the limits among `guards` count in a store. Raises `ConfigurationError` if some of them would clash."""
-    limits = [guard for guard in guards if isinstance(guard, RateLimit)]
-    _check_stack(limits)
+    """Note that the limits of `guards` count in a store. Raise `ConfigurationError` if some of them would clash."""
+    counted = [(guard, counters) for guard in guards for counters in declared(guard).counters]
+    _check_stack(counted)
     place = place_of(store)
     with _lock:
-        for limit in limits:
-            if any(map(limit.differs_unseen_from, _limits_at(place))):
+        for guard, counters in counted:
+            if any(counters.differs_unseen_from(other) for other, _ in _claims_at(place)):
                 gc.collect()  # of what is used no more, circles may be left
-            for other in _limits_at(place):
-                if limit.differs_unseen_from(other):
-                    raise _shared(limit, other)
-        for limit in limits:
-            places = _claims.setdefault(limit, [])
+            for other, known in _claims_at(place):
+                if counters.differs_unseen_from(other):
+                    raise _shared(guard, counters, known.guard)
+        for guard, counters in counted:
+            places = _claims.setdefault(counters, _Claim(guard)).places
             if place not in places:
                 places.append(place)
 
 
-def _limits_at(place: object) -> list[RateLimit]:
-    return [limit for limit, places in list(_claims.items()) if place in places]
+def _claims_at(place: object) -> list[tuple[Counters, _Claim]]:
+    return [(counters, claim) for counters, claim in list(_claims.items()) if place in claim.places]
 
 
-def _check_stack(limits: list[RateLimit]) -> None:
+def _check_stack(counted: list[tuple[Any, Counters]]) -> None:
     """Within one stack not even equal limits may share: a request would be counted twice."""
-    for place, limit in enumerate(limits):
-        for other in limits[:place]:
-            if limit.shares_counters(other):
-                raise _shared(limit, other)
-            names = {rule.name for rule in other.rules}
-            for rule in limit.rules:
-                if rule.name in names:
-                    raise ConfigurationError(
-                        f"two limits would be called {rule.name!r}, and nobody could tell which of them refused: give "
-                        f"{limit!r} a name=..."
-                    )
+    for at, (guard, counters) in enumerate(counted):
+        for other, others in counted[:at]:
+            if counters.shares(others):
+                raise _shared(guard, counters, repr(other))
+            for name in counters.rules & others.rules:
+                raise ConfigurationError(
+                    f"two limits would be called {name!r}, and nobody could tell which of them refused: give {guard!r} "
+                    "a name=..."
+                )
 
 
-def _shared(limit: RateLimit, other: RateLimit) -> ConfigurationError:
-    why = "" if limit.named else "; a function without a name, a lambda say, gives a limit none"
+def _shared(guard: Any, counters: Counters, other: str) -> ConfigurationError:
+    why = "" if counters.named else "; a function without a name, a lambda say, gives a limit none"
     return ConfigurationError(
-        f"two limits would share a counter: {limit!r} and {other!r} count under the name {limit.counter!r} in one store"
-        f"{why}. Give {limit!r} a name=..."
+        f"two limits would share a counter: {guard!r} and {other} count under the name {counters.name!r} in one store"
+        f"{why}. Give {guard!r} a name=..."
     )

@@ -8,10 +8,7 @@ from typing import Any
 
 from keyguard.errors import ConfigurationError
 from keyguard.given import given
-from keyguard.guards.api_keys.guard import APIKeys
-from keyguard.guards.cache import ResponseCache
-from keyguard.guards.ip_filter import IPFilter
-from keyguard.guards.rate_limit.guard import RateLimit
+from keyguard.guard import Guard, declared
 from keyguard.logs import logger
 from keyguard.ops import Store
 from keyguard.process.workers import seen_workers
@@ -29,17 +26,17 @@ def named_store() -> str:
     return given(text, "the URL of a store") if text else "memory://"
 
 
-def store_of_caches(store: Store, caches: Sequence[ResponseCache]) -> Store:
-    """Return where the caches of one stack share their entries: the stack's store, if they name none.
+def store_of_values(store: Store, keepers: Sequence[Guard]) -> Store:
+    """Return where the caches of one stack share their values: the stack's store, if they name none.
 
-    Raises `ConfigurationError` if they name different ones, or one that holds limits alone.
+    Raise `ConfigurationError` if they name different ones, or one that holds limits alone.
     """
-    for cache in caches:
-        if cache.store is not None:
-            cache.store = open_store(cache.store)
-            if not getattr(cache.store, "holds_values", True):
-                raise ConfigurationError(f"{cache!r} cannot be kept in {cache.store!r}, which holds limits alone")
-    stores = [store if cache.store is None else open_store(cache.store) for cache in caches]
+    for guard in keepers:
+        if guard.store is not None:
+            guard.store = open_store(guard.store)
+            if not getattr(guard.store, "holds_values", True):
+                raise ConfigurationError(f"{guard!r} cannot be kept in {guard.store!r}, which holds limits alone")
+    stores = [store if guard.store is None else open_store(guard.store) for guard in keepers]
     if any(other is not stores[0] for other in stores):
         raise ConfigurationError("the caches of one stack share one store: give all of them the same store object")
     return stores[0]
@@ -47,7 +44,7 @@ def store_of_caches(store: Store, caches: Sequence[ResponseCache]) -> Store:
 
 def tell_of_decisions(store: Any, guards: Iterable[Any]) -> None:
     """Tell a store that keys and counters are kept there, which nothing may push out."""
-    if all(isinstance(guard, (ResponseCache, IPFilter)) for guard in guards):
+    if not any("decisions" in declared(guard).keeps for guard in guards):
         return
     while store is not None:
         if hasattr(store, "keeps_decisions"):
@@ -61,14 +58,8 @@ def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
         store = getattr(store, "store", None)  # of a tier in front of it
     if store is None:
         return
-    apart = []
-    if any(isinstance(guard, RateLimit) for guard in guards):
-        apart.append(f"each of them admits the whole of a limit, so {among} times as much together")
-    keys = [guard for guard in guards if isinstance(guard, APIKeys)]
-    if any(guard.lookup is None for guard in keys):
-        apart.append("a key that is issued or revoked in one of them is not in the others")
-    elif keys:
-        apart.append("each of them counts wrong keys by itself")
+    told = [declared(guard).warn_of_workers(among) for guard in guards]
+    apart = [text for text in dict.fromkeys(told) if text]
     if apart:
         log.warning(
             "%d processes serve this app, and %s belongs to one: %s. Use sqlite:///file.db, redis:// or postgresql://, "

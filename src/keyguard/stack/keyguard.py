@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import cached_property
-from itertools import groupby
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,23 +12,18 @@ from keyguard.drivers.inspection.app import AppInside
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
 from keyguard.errors import ConfigurationError
-from keyguard.flow import check_takes, is_async, is_blocking
-from keyguard.guard import Chain, Guard
-from keyguard.guards.api_keys.guard import APIKeys
-from keyguard.guards.cache import Exhausted, Explanation, ResponseCache
-from keyguard.guards.cache.hits import Instant, instant
-from keyguard.guards.ip_filter import IPFilter
-from keyguard.guards.rate_limit.checks import RateLimitGroup
-from keyguard.guards.rate_limit.guard import RateLimit
+from keyguard.guard import AnyGuard, Chain, Guard, Surroundings, declared, may_decide, sources_of
+from keyguard.guards.cache import Explanation, ResponseCache
 from keyguard.http.addresses import ClientAddress
-from keyguard.http.paths import Paths
 from keyguard.logs import logger
 from keyguard.ops import Store
 from keyguard.process.fork import renew_after_fork
 from keyguard.refusal import Refusal
 from keyguard.stack.counters import claim
-from keyguard.stack.deployment import checked_workers, named_store, store_of_caches, tell_of_decisions, warn_of_workers
+from keyguard.stack.deployment import checked_workers, named_store, store_of_values, tell_of_decisions, warn_of_workers
 from keyguard.stack.needs import unmet_needs
+from keyguard.stack.order import arranged, check_guards, check_layers
+from keyguard.stack.settings import check_functions, checked_field_name, checked_prefix, checked_underscores
 from keyguard.stores import open_store
 from keyguard.stores.best_effort import WatchedAside
 from keyguard.stores.circuit_breaker import StoreHealth, Watched
@@ -44,8 +36,6 @@ if TYPE_CHECKING:
 
 
 log = logger("keyguard")
-
-_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Keyguard:
@@ -85,7 +75,7 @@ class Keyguard:
 
     def __init__(
         self,
-        *guards: Guard,
+        *guards: AnyGuard,
         store: str | Store | EllipsisType = ...,
         trusted_proxies: Iterable[str] = (),
         forwarded_header: str = "x-forwarded-for",
@@ -97,54 +87,41 @@ class Keyguard:
         root_path: str | Literal[False] = "",
         clock: Clock = wall_clock,
     ) -> None:
-        for word, function in (("clock", clock), ("on_refusal", on_refusal), ("on_health", on_health)):
-            if not callable(function) and (function is not None or word == "clock"):
-                raise ConfigurationError(f"{word} is a function, not {function!r}")
-            if is_async(function) or is_blocking(function):
-                raise ConfigurationError(f"{word} is a plain function, and nobody would await {function!r}")
-        for word, told, what in (("on_refusal", on_refusal, "a Refusal"), ("on_health", on_health, "a StoreHealth")):
-            if told is not None:
-                check_takes(word, told, what)
-        self._root_path = _checked_prefix(root_path)
+        check_functions(clock, on_refusal, on_health)
+        self._root_path = checked_prefix(root_path)
         self.guards = guards
+        self._declared = [declared(guard) for guard in guards]
         self.store = open_store(named_store() if store is ... else store)
-        self._watched: Watched | None = None
         among = checked_workers(workers)
-        watched = Watched(self.store, workers=among, clock=clock, notify=on_health)
-        if type(self.store) is not MemoryStore:  # which cannot fail; a subclass may
-            self._watched = watched
-        self._here = watched
+        self._here = Watched(self.store, workers=among, clock=clock, notify=on_health)
+        # A store in memory cannot fail; a subclass of it may.
+        self._watched = None if type(self.store) is MemoryStore else self._here
         self._clock = clock
+        readers = [(guard, sources_of(guard)) for guard in guards if declared(guard).sources]
+        self._sources = [sources for _, sources in readers]
         self._aside: WatchedAside | None = None
-        self._attach_caches()
+        self._attach()
+        check_guards(guards)
         tell_of_decisions(self.store, guards)
         self._source = ClientAddress(trusted_proxies, header=forwarded_header)
-        self.underscores = _checked_underscores(underscores, guards, forwarded_header)
-        if request_id_header is not None and not (
-            isinstance(request_id_header, str) and _FIELD_NAME.fullmatch(request_id_header)
-        ):
-            raise ConfigurationError(f"request_id_header is the name of a header field, not {request_id_header!r}")
-        self._request_id_header = request_id_header
+        self.underscores = checked_underscores(underscores, readers, forwarded_header)
+        self._request_id_header = checked_field_name(request_id_header)
         self._notify = on_refusal
         at_once = self.store if self._watched is None else None
-        self._chain = Chain(_with_exhausted(_together(guards)), at_once)
-        self._provides = frozenset().union(*(getattr(guard, "provides", ()) for guard in guards))
+        self._chain = Chain(arranged(guards), at_once)
+        self._provides: frozenset[str] = frozenset().union(*(guard.provides for guard in self._declared))
         self._needs = unmet_needs(guards)
         if self._needs and not self._is_layer:
             raise ConfigurationError(
                 f"these guards need the {', '.join(self._needs)} of the caller, and none finds it: put APIKeys() first"
             )
         claim(self.store, guards)
-        _check_filters(guards)
         if among > 1:
             warn_of_workers(self.store, guards, among)
-        for guard in guards:
-            if isinstance(guard, APIKeys):
-                renew_after_fork(guard)
         limitations = getattr(self.store, "limitations", None)
         if limitations is not None:
-            limits = [rule.limit for guard in guards if isinstance(guard, RateLimit) for rule in guard.all_rules]
-            notice = limitations(limits, keys=any(isinstance(guard, APIKeys) for guard in guards))
+            limits = [limit for guard in self._declared for counters in guard.counters for limit in counters.limits]
+            notice = limitations(limits, keys=any("keys" in guard.keeps for guard in self._declared))
             if notice:
                 log.warning("%s", notice)
 
@@ -154,8 +131,8 @@ class Keyguard:
     @property
     def keys(self) -> KeyRegistry:
         """Issue, list, rotate and revoke the keys that this stack's `APIKeys` accepts."""
-        for guard in self.guards:
-            if isinstance(guard, APIKeys):
+        for guard in self._declared:
+            if "keys" in guard.keeps:
                 return guard.registry(self.store)
         raise ConfigurationError("this stack has no APIKeys guard, so it has no keys")
 
@@ -163,7 +140,7 @@ class Keyguard:
     def cache(self) -> ResponseCache:
         """The stack's response cache: `purge`, `stats`, `explain`."""
         for guard in self.guards:
-            if isinstance(guard, ResponseCache):
+            if isinstance(guard, ResponseCache):  # by its class: what is returned is that, with all its methods
                 return guard
         raise ConfigurationError("this stack has no ResponseCache")
 
@@ -171,26 +148,22 @@ class Keyguard:
         """Why the last response for a URL, or for a path on any host, was stored in the cache or was not."""
         return self.cache.explain(url)
 
-    def _attach_caches(self) -> None:
-        caches = [guard for guard in self.guards if isinstance(guard, ResponseCache)]
-        if not caches:
-            return
-        store = store_of_caches(self.store, caches)
-        # A store that is this process's own needs no second level, and one that holds limits alone cannot be one.
-        own = isinstance(getattr(store, "store", store), MemoryStore)  # leases may stand in front of it
-        shared = not own and getattr(store, "holds_values", True)
-        if shared:
-            self._aside = WatchedAside(store, clock=self._clock)
-        sources = [guard.sources for guard in self.guards if isinstance(guard, APIKeys)]
-        for cache in caches:
-            cache.attach(store, shared=shared, sources=sources, clock=self._clock)
-            renew_after_fork(cache)
-        order = [type(guard) for guard in self.guards if isinstance(guard, (APIKeys, ResponseCache))]
-        if APIKeys in order and order.index(ResponseCache) < order.index(APIKeys):
-            log.warning(
-                "%r stands outside APIKeys: what the app calls public is served to callers whom APIKeys would refuse",
-                caches[0],
-            )
+    def _attach(self) -> None:
+        """Tell the guards of their stack, and find the store of what may be lost."""
+        keepers = [guard for guard in self._declared if "values" in guard.keeps]
+        store, shared = self.store, False
+        if keepers:
+            store = store_of_values(self.store, keepers)
+            # A store that is this process's own needs no second level, and one that holds limits alone cannot be one.
+            own = isinstance(getattr(store, "store", store), MemoryStore)  # leases may stand in front of it
+            shared = not own and getattr(store, "holds_values", True)
+            if shared:
+                self._aside = WatchedAside(store, clock=self._clock)
+        for guard in self._declared:
+            where = store if "values" in guard.keeps else self.store
+            guard.attach(Surroundings(where, shared, self._sources, self._clock))
+            if type(guard).after_fork is not Guard.after_fork:
+                renew_after_fork(guard)
 
     @property
     def health(self) -> StoreHealth:
@@ -213,42 +186,32 @@ class Keyguard:
 
         return WSGIDriver(app, self.engine(app, asynchronous=False))
 
-    def _instant(self) -> Instant | None:
-        outermost = self.guards[0] if self.guards else None
-        if isinstance(outermost, ResponseCache) and outermost.instant:
-            return instant(outermost, self._clock)
-        return None
-
     def engine(self, app: Any, *, asynchronous: bool) -> Engine:
         """Return all that a driver around `app` needs.
 
         Raises `ConfigurationError` for layers in an order that cannot work.
         """
-        for guard in () if asynchronous else self.guards:
-            for word, function in getattr(guard, "asynchronous", dict)().items():
+        for guard in () if asynchronous else self._declared:
+            for word, function in guard.asynchronous().items():
                 raise ConfigurationError(
                     f"{word}={getattr(function, '__name__', function)!r} of {guard!r} is async, and there is no event "
                     "loop under WSGI: use a plain function"
                 )
-        _check_order(self._needs, app)
-        if any(layer.source != self._source for layer in layers_within(app)):
-            raise ConfigurationError(
-                "two layers of keyguard around one app differ in trusted_proxies or forwarded_header, and a request "
-                "has one client: give both the same"
-            )
-        if any(layer.underscores != self.underscores for layer in layers_within(app)):
-            raise ConfigurationError(
-                "two layers of keyguard around one app differ in underscores, and what the one keeps the other takes "
-                "off: give both the same"
-            )
-        for cache in [guard for guard in self.guards if isinstance(guard, ResponseCache)]:
-            for layer in layers_within(app):
-                cache.add_sources(layer.sources)
-                if layer.filters_addresses:
-                    raise ConfigurationError(
-                        f"{cache!r} would answer addresses that an IPFilter further in refuses. Add the filter after "
-                        "it (add_middleware puts the last one outermost), or wrap it later"
-                    )
+        check_layers(self.guards, self._needs, app)
+        for layer in layers_within(app):
+            if layer.source != self._source:
+                raise ConfigurationError(
+                    "two layers of keyguard around one app differ in trusted_proxies or forwarded_header, and a "
+                    "request has one client: give both the same"
+                )
+            if layer.underscores != self.underscores:
+                raise ConfigurationError(
+                    "two layers of keyguard around one app differ in underscores, and what the one keeps the other "
+                    "takes off: give both the same"
+                )
+            for guard in self._declared:
+                guard.add_sources(layer.sources)
+        outermost = self._declared[0] if self.guards and may_decide(self.guards[0], "instant") else None
         setup = Setup(
             chain=self._chain,
             store=self.store,
@@ -259,95 +222,11 @@ class Keyguard:
             clock=self._clock,
             provides=self._provides,
             needs=self._needs,
-            sources=[guard.sources for guard in self.guards if isinstance(guard, APIKeys)],
-            filters_addresses=any(isinstance(guard, IPFilter) for guard in self.guards),
+            sources=self._sources,
+            filters_addresses=any(guard.filters_addresses for guard in self._declared),
             notify=self._notify,
-            instant=self._instant(),
+            instant=None if outermost is None else outermost.instant(self._clock),
             underscores=self.underscores,
             request_id_header=self._request_id_header,
         )
         return Engine(setup, AppInside(app, self._root_path), asynchronous=asynchronous)
-
-
-def _checked_prefix(prefix: str | Literal[False]) -> str | Literal[False]:
-    if prefix is False or prefix == "":
-        return prefix
-    if isinstance(prefix, str) and prefix.strip("/") and "{" not in prefix and "*" not in prefix:
-        with suppress(ConfigurationError):
-            return Paths([prefix]).texts[0].rstrip("/")
-    raise ConfigurationError(f"root_path is a prefix of paths such as '/api', not {prefix!r}")
-
-
-def _checked_underscores(names: Iterable[str], guards: Iterable[Any], forwarded: str) -> frozenset[bytes]:
-    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
-        raise ConfigurationError(
-            f"underscores is a list of names of header fields, such as ['tenant_id'], not {names!r}"
-        )
-    kept = set()
-    ours = {name.lower() for guard in guards if isinstance(guard, APIKeys) for name in guard.sources.names}
-    for name in names:
-        if not isinstance(name, str) or "_" not in name or not _FIELD_NAME.fullmatch(name):
-            raise ConfigurationError(f"underscores names header fields with an underscore in them, not {name!r}")
-        name = name.lower()
-        for read in (*ours, forwarded.lower()):
-            if name != read and name.replace("_", "-") == read.replace("_", "-"):
-                raise ConfigurationError(f"underscores cannot keep {name!r}: others would read it as {read!r}")
-        kept.add(name)
-    for name in ours:
-        if "_" in name and ":" not in name and name not in kept:
-            raise ConfigurationError(
-                f"APIKeys reads {name!r}, but fields with an underscore in their name are taken off: write it with "
-                f"hyphens, or name it in underscores=[{name!r}] as well"
-            )
-    return frozenset(name.encode() for name in kept)
-
-
-def _check_order(needs: frozenset[str], app: Any) -> None:
-    """Raise where the app inside already holds the layer that should stand outside."""
-    for engine in layers_within(app):
-        if needs & engine.provides:
-            raise ConfigurationError(
-                f"a guard needs the {', '.join(needs & engine.provides)} that a layer further in finds. Add APIKeys "
-                "after it (add_middleware puts the last one outermost), or wrap it later"
-            )
-
-
-def _check_filters(guards: Iterable[Any]) -> None:
-    """Raise where a cache would answer before the client's address was looked at."""
-    cache: ResponseCache | None = None
-    for guard in guards:
-        if isinstance(guard, ResponseCache):
-            cache = guard
-        elif cache is not None and isinstance(guard, IPFilter):
-            raise ConfigurationError(
-                f"{cache!r} would answer addresses that {guard!r} refuses: put the filter before the cache"
-            )
-
-
-def _with_exhausted(guards: list[Any]) -> list[Any]:
-    """The guards, with each cache that serves exhausted callers standing outside the limits right before it as well.
-
-    No other guard may stand between: it would not be asked about a caller whom the limit has refused.
-    """
-    made = list(guards)
-    for cache in [guard for guard in guards if isinstance(guard, ResponseCache) and guard.serve_exhausted]:
-        place = made.index(cache)
-        if place == 0 or not isinstance(made[place - 1], (RateLimit, RateLimitGroup)):
-            raise ConfigurationError(
-                f"{cache!r} serves exhausted callers: put it right after the RateLimit they exhaust"
-            )
-        made.insert(place - 1, Exhausted(cache))
-    return made
-
-
-def _together(guards: Iterable[Any]) -> list[Any]:
-    """The guards, with rate limits that stand next to each other as one; not one that has a `__call__` of its own."""
-    joined: list[Any] = []
-    for limits, run in groupby(guards, _may_join):
-        members = list(run)
-        joined += [RateLimitGroup(members)] if limits and len(members) > 1 else members
-    return joined
-
-
-def _may_join(guard: object) -> bool:
-    return isinstance(guard, RateLimit) and type(guard).__call__ is RateLimit.__call__

@@ -10,6 +10,7 @@ from typing import Any
 
 from keyguard.errors import ConfigurationError
 from keyguard.flow import is_async
+from keyguard.guard import declared
 
 
 def needs_of(guard: Any) -> frozenset[str]:
@@ -17,8 +18,9 @@ def needs_of(guard: Any) -> frozenset[str]:
 
     An async guard is not looked into: it may read the identity after it has called those further in.
     """
-    needs = frozenset(getattr(guard, "needs", ()))
-    functions: list[Callable[..., Any]] = [*getattr(guard, "functions", dict)().values()]
+    told = declared(guard)
+    needs = frozenset(told.needs)
+    functions: list[Callable[..., Any]] = [*told.functions().values()]
     if callable(guard) and not is_async(guard):
         functions.append(guard)
     return needs | {"identity"} if any(map(reads_identity, functions)) else needs
@@ -33,10 +35,10 @@ def unmet_needs(guards: Iterable[Any]) -> frozenset[str]:
         missing = needs_of(guard) - provided
         for word in missing:
             for later in guards[place + 1 :]:
-                if word in getattr(later, "provides", ()):
+                if word in declared(later).provides:
                     raise ConfigurationError(f"{guard!r} needs the {word} that {later!r} finds: put it after that")
         unmet |= missing
-        provided |= set(getattr(guard, "provides", ()))
+        provided |= set(declared(guard).provides)
     return frozenset(unmet)
 
 

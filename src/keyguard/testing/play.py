@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyguard.clock import ManualClock as ManualClock
-from keyguard.guard import Guard
+from keyguard.guard import AnyGuard
 from keyguard.stack.keyguard import Keyguard
 from keyguard.testing.conformance import Reference as Reference
 from keyguard.testing.conformance import check_store as check_store
@@ -33,7 +33,7 @@ class Played:
 
 
 def play(
-    guard: Guard | Keyguard,
+    guard: AnyGuard | Keyguard,
     path: str = "/",
     *,
     method: str = "GET",

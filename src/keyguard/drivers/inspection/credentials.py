@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from keyguard.drivers.inspection.code import held_by, is_a
+from keyguard.drivers.inspection.code import held_by
 from keyguard.drivers.inspection.objects import MOST, further_parts, is_app, is_framework, is_ours, parts, world_of
-from keyguard.guards.api_keys.guard import APIKeys
+from keyguard.guard import declared, sources_of
 from keyguard.keys.credentials import Sources
 
 
@@ -40,8 +40,8 @@ def _of_layer(layer: Any) -> Iterator[Sources]:
     """List where a layer looks that stands in front of an app, but was not put together yet."""
     stack = getattr(layer.cls, "stack", None)
     for guard in getattr(stack, "guards", ()):
-        if is_a(guard, APIKeys):
-            yield guard.sources
+        if declared(guard).sources:
+            yield sources_of(guard)
     names = getattr(layer, "kwargs", {}).get("sources")
     if names is not None and getattr(layer.cls, "__module__", "").startswith("keyguard."):
         yield Sources(names)

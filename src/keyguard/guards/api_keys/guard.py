@@ -20,7 +20,7 @@ from keyguard.clock import SECOND, whole_seconds
 from keyguard.conditions import OnPaths, on_paths
 from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreError
 from keyguard.flow import call, check_takes, is_async
-from keyguard.guard import LONG, Decide, Long
+from keyguard.guard import LONG, Decide, Guard, Long
 from keyguard.guards.api_keys import settings
 from keyguard.guards.api_keys.guesses import UNNAMED, Guesses, Refusals
 from keyguard.guards.api_keys.look_ups import Lookup, LookUps
@@ -41,7 +41,7 @@ from keyguard.response import Response
 Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]
 
 
-class APIKeys:
+class APIKeys(Guard):
     """Lets through who sends a valid API key, and finds out whose it is.
 
     - `lookup`: your own function from key text to `Identity` or `None`; without it, keys are those that
@@ -81,6 +81,8 @@ class APIKeys:
     """
 
     provides = frozenset({"identity"})
+    keeps = frozenset({"decisions", "keys"})
+    sources: Sources
 
     def __init__(
         self,
@@ -157,6 +159,11 @@ class APIKeys:
         if self._registry is None or self._registry.store is not store:
             self._registry = KeyRegistry(store, pepper=self.peppers, prefix=self.prefix, env=self.env or "live")
         return self._registry
+
+    def warn_of_workers(self, workers: int) -> str:
+        if self.lookup is None:
+            return "a key that is issued or revoked in one of them is not in the others"
+        return "each of them counts wrong keys by itself"
 
     def decider(self, store: Any) -> Decide:
         """Return what lets pass a request with one key, which was verified just now, if there is nothing to ask."""

@@ -3,7 +3,6 @@
 from keyguard.conditions import path as path
 from keyguard.guards.cache.decorators import cache_control as cache_control
 from keyguard.guards.cache.decorators import vary as vary
-from keyguard.guards.cache.exhausted import Exhausted as Exhausted
 from keyguard.guards.cache.guard import ResponseCache as ResponseCache
 from keyguard.guards.cache.stats import CacheStats as CacheStats
 from keyguard.guards.cache.stats import Explanation as Explanation

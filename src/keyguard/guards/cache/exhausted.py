@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from keyguard.flow import call
-from keyguard.guards.cache.guard import ResponseCache
 from keyguard.guards.cache.policy import Use, use
 from keyguard.guards.cache.serving import NO_CONDITIONS, answer
+from keyguard.guards.cache.storage import Holding
 from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.refusal import Cause
 from keyguard.request import Forward, Request
@@ -15,8 +17,9 @@ from keyguard.response import Response
 class Exhausted:
     """Answers from the cache where a limit further in refused: only what is fresh, and only the caller's to have."""
 
-    def __init__(self, cache: ResponseCache) -> None:
+    def __init__(self, cache: Holding, when: Callable[[Request], bool | Awaitable[bool]] | None) -> None:
         self.cache = cache
+        self.when = when
 
     def __repr__(self) -> str:
         return f"{self.cache!r}.exhausted()"
@@ -29,7 +32,7 @@ class Exhausted:
         cache = self.cache
         if request.method not in ("GET", "HEAD") or cache.takes_long_way(request):
             return response
-        if cache.when is not None and not await call(cache.when, request):
+        if self.when is not None and not await call(self.when, request):
             return response
         target = cache.target_of(request)
         if target is None:

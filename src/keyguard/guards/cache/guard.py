@@ -19,12 +19,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, TypeAlias
 
+from keyguard.clock import Clock
 from keyguard.conditions import Condition
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow, call, is_async
-from keyguard.guard import LONG, Decide, Long
+from keyguard.guard import LONG, Decide, Guard, Long
 from keyguard.guards.cache import settings as checks
 from keyguard.guards.cache.entry import Entry
+from keyguard.guards.cache.exhausted import Exhausted
+from keyguard.guards.cache.hits import Instant, instant
 from keyguard.guards.cache.key import Chosen, Query, Target, changed_by, place, places_of, resolve
 from keyguard.guards.cache.miss import Errand, asked_app, strip_tags
 from keyguard.guards.cache.policy import Asked, Settings, Use, use
@@ -43,7 +46,7 @@ When: TypeAlias = "Callable[[Request], bool | Awaitable[bool]]"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT", "SEARCH"})
 
 
-class ResponseCache(Holding):
+class ResponseCache(Holding, Guard):
     """Serves stored responses, as RFC 9111 allows a shared cache to.
 
     Out of the box only responses with explicit freshness or a validator are stored, none that set a cookie, and none to
@@ -87,7 +90,8 @@ class ResponseCache(Holding):
     Raises `ConfigurationError` for a setting that is wrong.
     """
 
-    provides: frozenset[str] = frozenset()
+    keeps = frozenset({"values"})
+    answers_early = True
 
     def __init__(
         self,
@@ -144,12 +148,11 @@ class ResponseCache(Holding):
         if store is not None and not isinstance(store, str) and not callable(getattr(store, "execute", None)):
             raise ConfigurationError(f"store is a URL or a store, not {store!r}")
         self.store = store
-        """Where entries are shared, if not in the stack's store. Opened by the stack."""
         self.when = when.surely if isinstance(when, Condition) else when
         self.serve_exhausted = serve_exhausted
         self.coalesce = checks.number("coalesce", coalesce, 0, 300)
         self._max_entry_bytes = checks.whole("max_entry_bytes", max_entry_bytes, 1, 2**31, "bytes")
-        self.needs: frozenset[str] = frozenset() if by is None else frozenset({"identity"})
+        self.needs = frozenset() if by is None else frozenset({"identity"})
         super().__init__(
             name=checks.token("name", name),
             settings=settings,
@@ -163,8 +166,6 @@ class ResponseCache(Holding):
             ),
             local_ttl=round(checks.number("local_ttl", local_ttl, 0, 60) * SECOND),
         )
-        self.instant = when is None and by is None and not settings.credentials
-        """Whether a plain hit needs no more than the request's address."""
 
     def __repr__(self) -> str:
         return f"<ResponseCache {self.name}>"
@@ -181,6 +182,15 @@ class ResponseCache(Holding):
     def asynchronous(self) -> dict[str, object]:
         """The settings that only an event loop can run."""
         return {"when": self.when} if is_async(self.when) else {}
+
+    def around_limits(self) -> Exhausted | None:
+        return Exhausted(self, self.when) if self.serve_exhausted else None
+
+    def instant(self, clock: Clock) -> Instant | None:
+        # A plain hit needs no more than the request's address.
+        if self.when is None and self.by is None and not self.settings.credentials:
+            return instant(self, self.fresh_for, clock)
+        return None
 
     # -- the request ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from keyguard.request import SHARED_ASGI, veiled
 
 if TYPE_CHECKING:
     from keyguard.guards.cache.entry import Entry
-    from keyguard.guards.cache.guard import ResponseCache
+    from keyguard.guards.cache.storage import Holding
 
 Messages: TypeAlias = "tuple[dict[str, Any], dict[str, Any]]"
 
@@ -27,7 +27,7 @@ Instant: TypeAlias = "Callable[[MutableMapping[str, Any]], Messages | None]"
 """Asked with the scope of an HTTP request; answers with the messages of a hit, or `None`."""
 
 
-def instant(cache: ResponseCache, clock: Clock) -> Instant:
+def instant(cache: Holding, fresh_for: Callable[[Entry, int], int], clock: Clock) -> Instant:
     """The hits of a cache that belongs to its stack already.
 
     All of it is one function, and what it needs are its own variables: a call or a look-up of another object would be a
@@ -65,7 +65,7 @@ def instant(cache: ResponseCache, clock: Clock) -> Instant:
         now = clock()
         ready = entry.ready
         if ready is None or not ready[0] <= now < ready[1]:
-            ready = _prepare(cache, entry, now)
+            ready = _prepare(cache, fresh_for, entry, now)
             if ready is None:
                 return None
         counts.hits += 1
@@ -78,9 +78,9 @@ def instant(cache: ResponseCache, clock: Clock) -> Instant:
     return messages
 
 
-def _prepare(cache: ResponseCache, entry: Entry, now: int) -> Ready | None:
+def _prepare(cache: Holding, fresh_for: Callable[[Entry, int], int], entry: Entry, now: int) -> Ready | None:
     """Make an entry's answer ready for as long as it stays the same: a second at most."""
-    ttl = cache.fresh_for(entry, now)
+    ttl = fresh_for(entry, now)
     if ttl <= 0:
         return None
     age = entry.lifetime - ttl

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from keyguard.clock import Clock, monotonic, wall_clock
+from keyguard.clock import monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
+from keyguard.guard import Surroundings
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.flights import Flights
 from keyguard.guards.cache.key import (
@@ -25,8 +26,7 @@ from keyguard.guards.cache.request import Asking
 from keyguard.guards.cache.shared import Found, Shared
 from keyguard.guards.cache.shared_ops import tag_mark
 from keyguard.guards.cache.stats import CacheStats, Explanation, Reports
-from keyguard.keys.credentials import Sources
-from keyguard.ops import Op, Store
+from keyguard.ops import Op
 from keyguard.request import Request
 from keyguard.response import Room
 from keyguard.run import arun_flow, run_flow
@@ -87,19 +87,19 @@ class Holding(Asking):
 
     # -- put together by the stack --------------------------------------------------------------------------
 
-    def attach(self, store: Store, *, shared: bool, sources: Sequence[Sources], clock: Clock) -> None:
-        """Called when a stack is built: where entries are kept, and where its `APIKeys` read keys from.
+    def attach(self, stack: Surroundings) -> None:
+        """Note where entries are kept, and where the guards of the stack read keys from.
 
         Raises `ConfigurationError` for a cache that already belongs to a stack with another store.
         """
-        if self._store is not None and self._store is not store:
+        if self._store is not None and self._store is not stack.store:
             raise ConfigurationError(f"{self!r} belongs to a stack with another store already; make a second one")
-        self._store = store
-        self._on_the_wall = clock is wall_clock
-        if shared and self.shared is None:
+        self._store = stack.store
+        self._on_the_wall = stack.clock is wall_clock
+        if stack.shared and self.shared is None:
             self.shared = Shared(self.bounds.variants)
             self.shelf = Shelf(self.bounds.local_bytes, self.bounds.entries, self.bounds.variants)
-        self._read_credentials(sources)
+        self._read_credentials(stack.sources)
 
     def after_fork(self) -> None:
         """Called in a forked child."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
-from keyguard.guard import Decide, Mark, may_decide, within
+from keyguard.guard import Decide, Guard, Mark, may_decide, within
 from keyguard.guards.rate_limit import rules as settings
 from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited, without_store
 from keyguard.ops import Demand, Take, Taken
@@ -18,8 +18,13 @@ KEPT = 4096
 """Operations that are ready for the next request of the same caller."""
 
 
-class Limiting:
+class Limiting(Guard):
     """The whole of rate limiting: take, and refuse, or forward and tell."""
+
+    @staticmethod
+    def joined(limits: Sequence[Limiting]) -> Limiting:
+        """Make one guard of limits that stand next to each other."""
+        return RateLimitGroup(limits)
 
     fixed: bool
     """Whether no function has a say in what a request takes."""

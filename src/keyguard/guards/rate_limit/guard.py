@@ -146,6 +146,7 @@ class RateLimit(Limiting):
             and self.when is None
             and self.exempt is None
         )
+        self.counters = (self._counted(),)
         self._ready: dict[str, Take] = {}
         self._unknown_plans: set[str] = set()
 
@@ -181,29 +182,22 @@ class RateLimit(Limiting):
         """The settings that only an event loop can run."""
         return {word: function for word, function in self.functions().items() if is_async(function)}
 
-    # -- whether two are one ------------------------------------------------------------------------------
-
-    def shares_counters(self, other: RateLimit) -> bool:
-        """Tell whether some caller could be counted by both in one counter; or they would be named alike by chance."""
-        if self.counter != other.counter:
-            return False
-        if not self.named and any(map(counter_names.nameless, self.functions().values())):
-            return True
-        if self.choose is not None or other.choose is not None:
-            return True
-        return not {rule.prefix for rule in self.all_rules}.isdisjoint(rule.prefix for rule in other.all_rules)
-
-    def differs_unseen_from(self, other: RateLimit) -> bool:
-        """Tell whether both share counters, and yet admit something else, of other callers or for other requests."""
-        if other is self or not self.shares_counters(other):
-            return False
-        return not counter_names.same(self._meaning(), other._meaning())
-
-    def _meaning(self) -> tuple[object, ...]:
+    def _counted(self) -> counter_names.Counters:
         plans = None if self.plans is None else {name: _limits(plan) for name, plan in self.plans.items()}
         default = None if self.plans is None else _limits(self._default)
-        limits = _limits(self.rules)
-        return limits, plans, default, self.choose, self.by, self.cost, self.when, self.exempt, self.methods, self.paths
+        where = self.choose, self.by, self.cost, self.when, self.exempt, self.methods, self.paths
+        return counter_names.Counters(
+            self.counter,
+            (_limits(self.rules), plans, default, *where),
+            limits=[rule.limit for rule in self.all_rules],
+            rules=[rule.name for rule in self.rules],
+            keys=None if self.choose is not None else [rule.prefix for rule in self.all_rules],
+            named=self.named,
+            functions=self.functions().values(),
+        )
+
+    def warn_of_workers(self, workers: int) -> str:
+        return f"each of them admits the whole of a limit, so {workers} times as much together"
 
     def decider(self, store: Any) -> Decide | None:
         return deciding(self, store)

@@ -1,0 +1,90 @@
+"""The order of guards: what must not stand outside of what, and what stands there together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from keyguard.drivers.inspection.layers import layers_within
+from keyguard.errors import ConfigurationError
+from keyguard.guard import declared, speaks_for_call
+from keyguard.logs import logger
+
+log = logger("keyguard")
+
+
+def check_guards(guards: Sequence[Any]) -> None:
+    """Raise `ConfigurationError` if a guard would answer before a filter further in has looked at the address.
+
+    If it answers before one that looks for credentials, a line in the log says so.
+    """
+    early: Any = None
+    warned = False
+    for guard in guards:
+        told = declared(guard)
+        if early is not None and told.filters_addresses:
+            raise ConfigurationError(
+                f"{early!r} would answer addresses that {guard!r} refuses: put the filter before the cache"
+            )
+        if early is not None and told.sources and not warned:
+            log.warning(
+                "%r stands outside %r: what the app calls public is served to callers whom %r would refuse",
+                early,
+                guard,
+                guard,
+            )
+            warned = True
+        if early is None and told.answers_early:
+            early = guard
+
+
+def check_layers(guards: Iterable[Any], needs: frozenset[str], app: Any) -> None:
+    """Raise `ConfigurationError` if the app inside already holds a layer that should stand outside of these guards."""
+    for layer in layers_within(app):
+        if needs & layer.provides:
+            raise ConfigurationError(
+                f"a guard needs the {', '.join(needs & layer.provides)} that a layer further in finds. Add APIKeys "
+                "after it (add_middleware puts the last one outermost), or wrap it later"
+            )
+        for guard in guards:
+            if layer.filters_addresses and declared(guard).answers_early:
+                raise ConfigurationError(
+                    f"{guard!r} would answer addresses that an IPFilter further in refuses. Add the filter after "
+                    "it (add_middleware puts the last one outermost), or wrap it later"
+                )
+
+
+def arranged(guards: Sequence[Any]) -> list[Any]:
+    """Return the guards as they run: those that join as one, and what answers exhausted callers outside of limits."""
+    return _joined(_with_those_around_limits(guards))
+
+
+def _with_those_around_limits(guards: Sequence[Any]) -> list[Any]:
+    """No other guard may stand between: it would not be asked about a caller whom the limit has refused."""
+    made = list(guards)
+    for guard in guards:
+        outer = declared(guard).around_limits()
+        if outer is None:
+            continue
+        first = last = made.index(guard)
+        while first and declared(made[first - 1]).counters:
+            first -= 1
+        if first == last:
+            raise ConfigurationError(
+                f"{guard!r} serves exhausted callers: put it right after the RateLimit they exhaust"
+            )
+        made.insert(first, outer)
+    return made
+
+
+def _joined(guards: Iterable[Any]) -> list[Any]:
+    made: list[Any] = []
+    for join, run in groupby(guards, _join_of):
+        members = list(run)
+        made += [join(members)] if join is not None and len(members) > 1 else members
+    return made
+
+
+def _join_of(guard: Any) -> Any:
+    return declared(guard).joined if speaks_for_call(guard, "joined") else None
