@@ -1,4 +1,4 @@
-"""`decide`, the quick answer of a guard: the same as that of its `__call__`, and never in the place of somebody's own."""
+"""`decide`, the quick answer of a guard: the same as that of its `__call__`, and never in place of somebody's own."""
 
 from __future__ import annotations
 
