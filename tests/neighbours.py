@@ -47,8 +47,8 @@ WSGI_SERVERS = {
     "hypercorn": _python("hypercorn", "--bind=127.0.0.1:{port}", "--log-level=warning", "wsgi:{app}"),
     "uwsgi": _uwsgi(),
 }
-UWSGI_WORKERS = _uwsgi("--processes", "4", "--thunder-lock")
-UWSGI_THREADS = _uwsgi("--processes", "4", "--threads", "4", "--enable-threads", "--thunder-lock")
+UWSGI_WORKERS = _uwsgi("--processes", "3", "--thunder-lock")
+UWSGI_THREADS = _uwsgi("--processes", "3", "--threads", "3", "--enable-threads", "--thunder-lock")
 
 
 class Served:

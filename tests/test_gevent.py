@@ -220,7 +220,7 @@ def test_workers_on_one_file_admit_exactly_the_limit_while_others_write_to_it(mo
 
 @pytest.mark.parametrize("mode", list(MODES))
 def test_a_file_that_was_used_before_the_fork_is_everybody_s_own(mode: str, tmp_path: Path) -> None:
-    check([*MODES[mode], "--workers=3"], f"sqlite:///{tmp_path}/k.db?timeout=5", tmp_path)
+    check([*MODES[mode], "--workers=3"], [f"sqlite:///{tmp_path}/k.db?timeout=5"], tmp_path)
 
 
 ON_REDIS = """
