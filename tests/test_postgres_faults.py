@@ -18,8 +18,9 @@ import psycopg
 import pytest
 
 from keyguard.errors import StoreError
-from keyguard.ops import Demand, Take
+from keyguard.ops import Demand, Put, Take
 from keyguard.rates import window
+from keyguard.rates.window import WindowLog
 from keyguard.stores import open_store
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.postgres.names import lock_of
@@ -379,6 +380,32 @@ def test_keys_and_quotas_survive_a_crash_and_short_counters_need_not(server: Pos
     server.start()
     wait_until(lambda: store.execute([take]), "the store")
     assert [taking[2] for taking in store.execute([take])[0].takings] == [98, 97]
+
+
+def tables(server: Postgres, key: str) -> list[str]:
+    query = "SELECT '{0}' FROM keyguard.{0} WHERE key = convert_to('{1}', 'UTF8')"
+    found = [server.query(query.format(table, key)) for table in ("entries", "counters")]
+    return [str(row[0]) for rows in found for row in rows]
+
+
+def test_the_limit_tells_whether_its_counters_survive_a_crash(server: Postgres, store: PostgresStore) -> None:
+    """And not the digits of its name. A counter that stands in the other table is read there, and moves."""
+
+    class Balance(WindowLog):
+        durable = True  # type: ignore[assignment]
+
+    short, lasting = WindowLog(9, 60_000_000, "9/minute"), Balance(9, 60_000_000, "9/minute")
+    key = "rl:moving:balance|x"
+    for limit, table, left in ((short, "counters", 8), (lasting, "entries", 7), (short, "counters", 6)):
+        (taken,) = store.execute([Take([Demand("", key, limit)])])
+        assert taken.takings[0][2] == left
+        assert tables(server, key) == [table]
+    ((_, value, ttl),) = store.dump(key)
+    assert store.execute([Put(key, value + b"", ttl, expected=None)]) == [False]
+    assert store.execute([Put(key, b"", ttl)]) == [True]
+    assert tables(server, key) == ["entries"], "of what no limit is known it is kept"
+    assert store.execute([Put(key, None)]) == [True]
+    assert tables(server, key) == []
 
 
 def test_tables_are_made_on_demand_only(server: Postgres) -> None:

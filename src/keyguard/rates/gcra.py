@@ -56,6 +56,8 @@ class Smooth(Limit):
 
     __slots__ = ("burst", "pace", "room")
 
+    script = "smooth"
+
     def __init__(self, quota: int, period: int, text: str, burst: int, pace: int) -> None:
         super().__init__(quota, period, f"{text} smooth", f"gcra{period}")
         self.burst = burst
@@ -71,6 +73,9 @@ class Smooth(Limit):
     @property
     def most(self) -> int:
         return self.burst
+
+    def numbers(self, now: int) -> tuple[int, int, int, int]:
+        return self.pace, self.room, self.burst, 0
 
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
         pace, room = self.pace, self.room

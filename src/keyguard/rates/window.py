@@ -54,8 +54,13 @@ class WindowLog(_Window):
 
     __slots__ = ()
 
+    script = "log"
+
     def __init__(self, quota: int, period: int, text: str) -> None:
         super().__init__(quota, period, text, f"win{period}")
+
+    def numbers(self, now: int) -> tuple[int, int, int, int]:
+        return self.quota, self.period, 0, 0
 
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
         quota, period = self.quota, self.period
@@ -150,9 +155,14 @@ class WindowSlices(_Window):
 
     __slots__ = ("width",)
 
+    script = "slices"
+
     def __init__(self, quota: int, period: int, text: str) -> None:
         super().__init__(quota, period, text, f"win{period}")
         self.width = -(-period // SLICES)
+
+    def numbers(self, now: int) -> tuple[int, int, int, int]:
+        return self.quota, self.width, self.period, 0
 
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
         width = self.width

@@ -120,9 +120,9 @@ class LimitsStore:
 
     def _check(self, limit: Limit) -> None:
         """Raise `ConfigurationError` for a limit that the storage cannot keep."""
-        if isinstance(limit, Smooth):
+        if limit.script == Smooth.script:
             raise ConfigurationError(f"{self!r} cannot pace evenly: write {limit.text.split(' ')[0]!r} instead")
-        if type(limit) not in (WindowLog, WindowSlices):
+        if limit.script not in (WindowLog.script, WindowSlices.script):
             raise ConfigurationError(f"{self!r} has limits of its own, and does not know what {limit!r} means")
         if limit.period % SECOND:
             raise ConfigurationError(f"{self!r} counts in whole seconds, unlike {limit.text}")

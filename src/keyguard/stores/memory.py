@@ -240,7 +240,7 @@ class MemoryStore:
         key, entry = self._old.popitem()
         value, expiry, limit = entry
         if expiry > now:
-            if not at_bound or limit is None:
+            if not at_bound or limit is None or not limit.may_be_forgotten:
                 self._young[key] = entry
                 return
             if not limit.half_spent(value, now):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from keyguard.clock import SECOND
 from keyguard.ops import is_counter
+from keyguard.rates import Limit
 
 NEVER = 2**63 - 1
 """The expiry of what has none."""
 
 TABLES = ("entries", "counters")
-
-_DURABLE = 3600 * SECOND
+"""The second one is not logged: what stands there need not survive a crash of the database."""
 
 
 def name_of(key: str) -> bytes:
@@ -25,13 +24,14 @@ def lock_of(name: bytes) -> int:
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "big", signed=True)
 
 
-def table_of(key: str) -> str:
-    """Where a key stands. Short counters buy nothing by surviving a crash."""
-    if not is_counter(key):
-        return "entries"
-    pool = key.partition("|")[0]
-    period = pool[len(pool.rstrip("0123456789")) :]
-    return "entries" if period and int(period) >= _DURABLE else "counters"
+def tables_of(key: str) -> tuple[str, ...]:
+    """Return where a key may stand. A counter may stand in either table: its limit tells, and may have been edited."""
+    return TABLES if is_counter(key) else TABLES[:1]
+
+
+def table_for(key: str, limit: Limit | None) -> str:
+    """Return where a key is written. A counter of which no limit is known is worth keeping."""
+    return "counters" if limit is not None and not limit.durable and is_counter(key) else "entries"
 
 
 def words_of(error: BaseException) -> str:

@@ -126,8 +126,9 @@ def statements(schema: str) -> Statements:
             f"SELECT key, value, expires FROM {{s}}.entries WHERE key = ANY (%(entries)s{keys}) UNION ALL "
             f"SELECT key, value, expires FROM {{s}}.counters WHERE key = ANY (%(counters)s{keys})"
         ),
-        # The same, and locks the rows. Those that somebody has locked by hand come back without a value: 1 instead of 0
-        # tells that a row is there. From here on only writing could wait for a lock, and it may not wait for long.
+        # The same, and locks the rows. The last column tells the table, by its number; two more is that a row is
+        # there: those that somebody has locked by hand come back so alone. From here on only writing could wait for
+        # a lock, and it may not wait for long.
         hold=one(
             "WITH entries AS (SELECT key, value, expires FROM {s}.entries "
             f"WHERE key = ANY (%(entries)s{keys}) FOR UPDATE SKIP LOCKED), "
@@ -135,9 +136,9 @@ def statements(schema: str) -> Statements:
             f"WHERE key = ANY (%(counters)s{keys}) FOR UPDATE SKIP LOCKED) "
             "SELECT NULL::pg_catalog.bytea, pg_catalog.set_config('lock_timeout', %(brief)s, true)::pg_catalog.bytea, "
             f"{_NOW}, 0 UNION ALL SELECT key, value, expires, 0 FROM entries UNION ALL "
-            "SELECT key, value, expires, 0 FROM counters UNION ALL "
-            f"SELECT key, NULL, NULL, 1 FROM {{s}}.entries WHERE key = ANY (%(entries)s{keys}) UNION ALL "
-            f"SELECT key, NULL, NULL, 1 FROM {{s}}.counters WHERE key = ANY (%(counters)s{keys})"
+            "SELECT key, value, expires, 1 FROM counters UNION ALL "
+            f"SELECT key, NULL, NULL, 2 FROM {{s}}.entries WHERE key = ANY (%(entries)s{keys}) UNION ALL "
+            f"SELECT key, NULL, NULL, 3 FROM {{s}}.counters WHERE key = ANY (%(counters)s{keys})"
         ),
         write=each(
             "INSERT INTO TABLE AS old (key, value, expires) SELECT * FROM ROWS FROM ("

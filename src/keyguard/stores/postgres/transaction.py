@@ -23,7 +23,7 @@ import psycopg
 from keyguard.clock import SECOND, Clock
 from keyguard.ops import Authenticate, Change, Op, Read, Settle, Taken
 from keyguard.stores.postgres.connections import Line
-from keyguard.stores.postgres.names import NEVER, TABLES, lock_of, name_of, table_of
+from keyguard.stores.postgres.names import NEVER, TABLES, lock_of, name_of, table_for, tables_of
 from keyguard.stores.postgres.schema import Statements
 
 _REMEMBERED = 60 * SECOND
@@ -110,6 +110,8 @@ class Transaction:
         """What tells later whether it has happened."""
         self.results: list[tuple[Asked, list[Any]]] = []
         self.now = self.written = 0
+        self.found: set[tuple[str, str]] = set()
+        """The keys that stand there, each with its table."""
         self.left: list[Asked] = []
         """The decisions that were left out: their keys are held, or they must be made under locks."""
 
@@ -117,7 +119,7 @@ class Transaction:
         """Make the decisions. Whoever is not left out is told then, by `answer`."""
         connection = self.line.connection
         names = {name_of(key): key for key in sorted(self.keys)}
-        by_table = {table: [name for name, key in names.items() if table_of(key) == table] for table in TABLES}
+        by_table = {table: [name for name, key in names.items() if table in tables_of(key)] for table in TABLES}
         begin = {"wait": patience.wait, "lock": patience.lock, "idle": patience.idle}
         if self.reading:
             async with connection.pipeline():
@@ -158,7 +160,7 @@ class Transaction:
         await connection.execute(sql.begin, {**begin, "places": []})
         await connection.execute(sql.wait, [sorted(map(lock_of, names))])
         for table in TABLES:
-            mine = [name_of(key) for key in self.held if table_of(key) == table]
+            mine = [name_of(key) for key in self.held if table in tables_of(key)]
             if mine:
                 await connection.execute(sql.wait_for_rows[table], [mine])
 
@@ -172,11 +174,16 @@ class Transaction:
         """What the decisions are, in order, and what they change together."""
         self.now = now = int(rows[0][2]) if clock is None else clock()
         values: dict[str, bytes | None] = dict.fromkeys(names.values())
-        found = {bytes(row[0]): row for row in rows[1:] if not row[3]}
-        for name, (_, value, expires, _) in found.items():
+        there: set[tuple[str, str]] = set()
+        for name, value, expires, place in rows[1:]:
+            key = names[bytes(name)]
+            if place >= len(TABLES):
+                there.add((key, TABLES[place - len(TABLES)]))
+                continue
+            self.found.add((key, TABLES[place]))
             if expires > now:
-                values[names[name]] = bytes(value)
-        held = {*held, *[names[bytes(row[0])] for row in rows[1:] if row[3] and bytes(row[0]) not in found]}
+                values[key] = bytes(value)
+        held = {*held, *[key for key, _ in there - self.found]}
         written: dict[str, Change] = {}
         for asked in self.asked:
             asked.held = frozenset(held & asked.keys) if held else frozenset()
@@ -209,13 +216,12 @@ class Transaction:
         self, connection: psycopg.AsyncConnection[Any], sql: Statements, changes: Collection[Change]
     ) -> None:
         for table in TABLES:
-            mine = [change for change in changes if table_of(change[0]) == table]
-            new = [
-                (name_of(key), value, NEVER if ttl is None else self.now + ttl)
-                for key, value, ttl, _ in mine
-                if value is not None
-            ]
-            gone = [name_of(key) for key, value, _, _ in mine if value is None]
+            new, gone = [], []
+            for key, value, ttl, limit in changes:
+                if value is not None and table_for(key, limit) == table:
+                    new.append((name_of(key), value, NEVER if ttl is None else self.now + ttl))
+                elif (key, table) in self.found:
+                    gone.append(name_of(key))
             if new:
                 await connection.execute(sql.write[table], [list(column) for column in zip(*new, strict=True)])
             if gone:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any, TypeAlias
 
 from hiredis import pack_command
 
 from keyguard.clock import SECOND, monotonic
-from keyguard.errors import ConfigurationError, StoreError
+from keyguard.errors import StoreError
 from keyguard.ops import REMEMBERED
+from keyguard.stores.redis.demands import Packed
+from keyguard.stores.redis.scripts import script_name, script_text
 
 Reply: TypeAlias = Any
 """What the server answered, or the exception that an error reply means."""
@@ -61,35 +61,35 @@ _pack: Callable[[Any], bytes] = pack_command
 class TakeForm:
     """What all calls have in common that take the same from one caller: everything but a token."""
 
-    __slots__ = ("_after", "_before", "blob", "fields", "keys", "owner")
+    __slots__ = ("_after", "_before", "demands", "keys", "owner", "script")
 
-    def __init__(self, owner: object, keys: list[bytes], blob: bytes, fields: list[bytes]) -> None:
+    def __init__(self, owner: object, demands: Packed) -> None:
         self.owner = owner
         """Whose names these are: an operation may meet several stores."""
-        self.keys = keys
-        self.blob = blob
-        self.fields = fields
-        packed = Call("take", keys, self.args(b"", bytes(8))).packed()
-        self._after = b"\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(field), field) for field in fields])
+        self.demands = demands
+        self.keys = demands.keys
+        self.script = script_name("take", demands.kinds)
+        packed = Call(self.script, self.keys, self.args(b"", bytes(8))).packed()
+        self._after = b"\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(field), field) for field in demands.fields])
         self._before = packed[: -len(self._after) - 8]
 
     def args(self, now: bytes, token: bytes) -> list[bytes]:
-        return [now, self.blob, token, *self.fields]
+        return [now, self.demands.blob, token, *self.demands.fields]
 
     def packed(self, now: bytes, token: bytes) -> bytes:
-        """The bytes of the command."""
+        """Return the bytes of the command."""
         if now:  # else the server has a time of its own
-            return Call("take", self.keys, self.args(now, token)).packed()
+            return Call(self.script, self.keys, self.args(now, token)).packed()
         return b"%b%b%b" % (self._before, token, self._after)
 
 
 class TakeCall(Call):
-    """A call that takes from the limits of one caller. Its words are put together only where it must be undone."""
+    """A call that takes from the limits of one caller. Its words are put together only if it must be undone."""
 
     __slots__ = ("form", "now", "token")
 
     def __init__(self, form: TakeForm, now: bytes, token: bytes) -> None:
-        self.script = "take"
+        self.script = form.script
         self.keys = form.keys
         self.repeatable = True
         self.form = form
@@ -98,11 +98,12 @@ class TakeCall(Call):
 
     @property
     def sequel(self) -> Call:
-        return Call("settle", self.form.keys, self.form.args(self.now, self.token))
+        name = script_name("settle", self.form.demands.kinds)
+        return Call(name, self.form.keys, self.form.args(self.now, self.token))
 
     def packed(self, whole: bool = False) -> bytes:
         if whole:
-            return Call("take", self.form.keys, self.form.args(self.now, self.token)).packed(whole)
+            return Call(self.script, self.form.keys, self.form.args(self.now, self.token)).packed(whole)
         return self.form.packed(self.now, self.token)
 
 
@@ -122,31 +123,6 @@ class SettleCall(Call):
 
 Plan: TypeAlias = Generator[list[Call], Any, Any]
 """What an operation sends in one trip, and what it makes of the replies."""
-
-
-def _scripts() -> dict[str, tuple[bytes, bytes]]:
-    """Read all scripts: what a packager has left out shows at the start, not at a request."""
-    folder = files("keyguard.stores.redis") / "lua"
-    found = {}
-    try:
-        shared = (folder / "limits.lua").read_bytes()
-        for name in ("authenticate", "put", "read", "settle", "swap", "take"):
-            text = shared + (folder / f"{name}.lua").read_bytes()
-            found[name] = text, sha1(text, usedforsecurity=False).hexdigest().encode()
-    except OSError as error:
-        raise ConfigurationError(
-            f"keyguard's Lua scripts were left out where it was packaged ({error}): include the data files of "
-            "keyguard.stores.redis, lua/*.lua (PyInstaller: --collect-data keyguard)"
-        ) from error
-    return found
-
-
-_SCRIPTS = _scripts()
-
-
-def script_text(name: str) -> tuple[bytes, bytes]:
-    """A script and its digest."""
-    return _SCRIPTS[name]
 
 
 class Rounds:

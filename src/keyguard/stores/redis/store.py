@@ -28,7 +28,8 @@ from keyguard.process.tokens import new_token
 from keyguard.stores.redis.calls import Call, Reply, Rounds, SettleCall, TakeCall, TakeForm, checked, unknown_script
 from keyguard.stores.redis.cluster import Cluster
 from keyguard.stores.redis.credentials import Credentials
-from keyguard.stores.redis.encoding import Wire, taken_of
+from keyguard.stores.redis.demands import taken_of
+from keyguard.stores.redis.encoding import Wire
 from keyguard.stores.redis.eviction import Eviction
 from keyguard.stores.redis.node import Line
 from keyguard.stores.redis.pulse import Lost, TimedOut
@@ -161,7 +162,7 @@ class RedisStore:
         line: Any = self._line  # on a cluster nothing is so simple
         now, token, began = self._wire.now(), new_token(), monotonic()
         try:
-            replies = await line.send("take", form.packed(now, token))
+            replies = await line.send(form.script, form.packed(now, token))
         except (Lost, TimedOut, asyncio.CancelledError) as error:
             replies = await self._after(error, [TakeCall(form, now, token)], began)
         outcome = replies[0]
