@@ -55,7 +55,7 @@ async def bare_asgi(scope: Any, receive: Any, send: Any) -> None:
         import asyncio
 
         await send({"type": "http.response.body", "body": b"data: first\n\n", "more_body": True})
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(0.8)
     body = {"/peak": peak(), "/ended": b"%d" % len(ended), "/pid": b"%d" % os.getpid()}.get(path, b"end")
     await send({"type": "http.response.body", "body": body})
 
@@ -77,7 +77,7 @@ def bare_wsgi(environ: Any, start_response: Any) -> Iterable[bytes]:
 
 def _events() -> Iterator[bytes]:
     yield b"data: first\n\n"
-    time.sleep(1.5)
+    time.sleep(0.8)
     yield b"end"
 
 

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -53,26 +54,17 @@ def test_the_python_blocks_of_the_readme_run(number: int, folder: Path) -> None:
         assert play(names["guard"], "/health").status == 200
 
 
-def test_the_readmes_keys_can_be_issued_rotated_and_revoked(folder: Path) -> None:
+def test_the_readmes_keys_can_be_issued_rotated_and_revoked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (commands,) = [block for block in SHELL if "keys issue" in block]
     known = ""
     for line in commands.splitlines():
         if not line.startswith("keyguard"):
             continue
         line = line.replace("4fK2mQ9xTzLb", known or "4fK2mQ9xTzLb")
-        done = subprocess.run(
-            [sys.executable, "-m", *_words(line)], capture_output=True, text=True, check=False, cwd=folder
-        )
-        assert done.returncode == 0, done.stderr
+        assert main(shlex.split(line)[1:]) == 0
         if "issue" in line or "rotate" in line:
-            known = done.stdout.split("_")[2]
+            known = capsys.readouterr().out.split("_")[2]
     assert len(commands.splitlines()) == 5
-
-
-def _words(line: str) -> list[str]:
-    import shlex
-
-    return shlex.split(line)
 
 
 def test_the_readme_has_its_two_commands_and_ci_runs_them() -> None:

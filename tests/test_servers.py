@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -72,8 +73,28 @@ def get(port: int, path: str) -> tuple[int, http.client.HTTPMessage, bytes]:
         connection.close()
 
 
+ODD = [
+    b"GET / HTTP/1.0\r\n\r\n",
+    b"BREW / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    b"GET //x/..%2f HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    b"GET /%ff%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    b"GET http://other/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: \xff\xfe\r\nConnection: close\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(90)) + b"Connection: close\r\n\r\n",
+]
+
+
+def left(headers: http.client.HTTPMessage) -> int:
+    found = re.search(r";r=([0-9]+)", headers["RateLimit"])
+    assert found is not None
+    return int(found[1])
+
+
 @pytest.mark.parametrize("name", list(SERVERS))
-def test_a_response_of_200_mb_adds_next_to_no_memory(name: str, tmp_path: Path) -> None:
+def test_a_server_from_its_start_to_a_used_up_limit(name: str, tmp_path: Path) -> None:
+    """200 MB add next to no memory, the first event arrives at once, odd requests get an answer, and sixteen at once
+    are counted exactly."""
     with server(SERVERS[name], tmp_path) as port:
         get(port, "/warm")
         before = int(get(port, "/peak")[2])
@@ -89,28 +110,29 @@ def test_a_response_of_200_mb_adds_next_to_no_memory(name: str, tmp_path: Path) 
         assert received in (200 * 2**20 + 3, 200 * 2**20)
         assert after - before <= 2048  # KiB
 
-
-@pytest.mark.parametrize("name", list(SERVERS))
-def test_the_first_event_arrives_at_once(name: str, tmp_path: Path) -> None:
-    with server(SERVERS[name], tmp_path) as port:
-        get(port, "/warm")
-        start = time.monotonic()
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", "/events")
         answer = connection.getresponse()
         assert answer.read(13) == b"data: first\n\n"
-        assert time.monotonic() - start < 1
+        first = time.monotonic()
         assert answer.read() == b"end"
-        assert time.monotonic() - start >= 1.4
+        assert time.monotonic() - first > 0.2, "the first came with the last, 0.8 s later"
         connection.close()
-        assert get(port, "/ended")[2] == b"2"
+        assert get(port, "/ended")[2] == b"5"
 
+        for request in ODD:
+            odd = socket.create_connection(("127.0.0.1", port), 60)
+            odd.sendall(request)
+            head = odd.recv(100)
+            odd.close()
+            assert head.startswith(b"HTTP/1."), request
+            assert not head.split(b" ")[1].startswith(b"5"), (request, head)
 
-@pytest.mark.parametrize("name", list(SERVERS))
-def test_sixteen_at_once_are_counted_exactly(name: str, tmp_path: Path) -> None:
-    with server(SERVERS[name], tmp_path) as port, ThreadPoolExecutor(16) as pool:
-        statuses = [answer[0] for answer in pool.map(lambda _: get(port, "/"), range(130))]
-    assert (statuses.count(200), statuses.count(429)) == (100, 30)
+        free = left(get(port, "/")[1])
+        assert 100 - 7 - len(ODD) <= free <= 100 - 7
+        with ThreadPoolExecutor(16) as pool:
+            statuses = [answer[0] for answer in pool.map(lambda _: get(port, "/"), range(free + 30))]
+    assert (statuses.count(200), statuses.count(429)) == (free, 30)
 
 
 def test_workers_forked_after_import_share_one_count(tmp_path: Path) -> None:
@@ -162,29 +184,3 @@ def test_websockets_are_counted_and_refused(implementation: str, tmp_path: Path)
             asyncio.run(talk(port))
         assert caught.value.response.status_code == 429
         assert b'"cause": "usage"' in (caught.value.response.body or b"")
-
-
-def test_http_1_0_without_a_host_and_other_odd_requests_get_an_answer(tmp_path: Path) -> None:
-    requests = [
-        b"GET / HTTP/1.0\r\n\r\n",
-        b"BREW / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET //x/..%2f HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET /%ff%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET http://other/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: \xff\xfe\r\nConnection: close\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\n"
-        + b"".join(b"X-%d: y\r\n" % n for n in range(90))
-        + b"Connection: close\r\n\r\n",
-    ]
-    for name, command in SERVERS.items():
-        folder = tmp_path / name.replace(" ", "")
-        folder.mkdir()
-        with server(command, folder) as port:
-            for request in requests:
-                connection = socket.create_connection(("127.0.0.1", port), 10)
-                connection.sendall(request)
-                head = connection.recv(100)
-                connection.close()
-                assert head.startswith(b"HTTP/1."), (name, request)
-                assert not head.split(b" ")[1].startswith(b"5"), (name, request, head)
