@@ -42,7 +42,7 @@ def opened(url: str, schema: str, **settings: Any) -> PostgresStore:
 
 
 def test_the_conformance_suite_through_a_pooler_of_transactions(pooler: PgBouncer) -> None:
-    check_store(PostgresStore(pooler.url).scratch, steps=80)
+    check_store(PostgresStore(pooler.url).scratch, steps=40)
 
 
 def test_others_find_nothing_of_ours_on_the_connections_that_they_get(postgres: Postgres, pooler: PgBouncer) -> None:
