@@ -12,7 +12,7 @@ def maintenance(request: Request) -> Response | None:
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return None
     detail = "The service is being moved and takes no changes at the moment."
-    return refuse(request, Cause.FAULT, detail, reason="maintenance", retry_after=600_000_000)
+    return refuse(request, Cause.FAULT, detail, reason="maintenance", retry_after="10 minutes")
 
 
 class InFlight:
@@ -25,7 +25,7 @@ class InFlight:
     async def __call__(self, request: Request, forward: Forward) -> Response:
         if self.now >= self.most:
             detail = "All places are taken. Your key and your limits are not the reason."
-            return refuse(request, Cause.OVERLOAD, detail, reason="in-flight", retry_after=1_000_000)
+            return refuse(request, Cause.OVERLOAD, detail, reason="in-flight", retry_after=1)
         self.now += 1
         request.at_end(self.leave)
         response = await forward(request)

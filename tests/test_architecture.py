@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "keyguard"
 # A room may import from earlier lines only; a package is a room with all its modules.
 ARROW = [
     "clock errors identity logs process record_head refusal",
-    "flow given http rates",
+    "flow given http rates units",
     "ops response",
     "request run",
     "conditions problem steps",

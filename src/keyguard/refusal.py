@@ -7,6 +7,7 @@ operator and never leaves the process: callers are told the same for an unknown,
 from __future__ import annotations
 
 import enum
+from datetime import datetime
 from typing import NamedTuple
 
 
@@ -40,9 +41,9 @@ class Refusal(NamedTuple):
     """One word for the operator, such as `expired`; never sent to the caller."""
     request_id: str
     retry_after: int | None = None
-    """Whole seconds after which a lone caller is served; `None` where waiting does not help."""
-    recovers_at: int | None = None
-    """The same as a moment: microseconds since the Unix epoch, rounded up to a whole second."""
+    """Whole seconds after which a lone caller is served; `None` if waiting does not help."""
+    recovers_at: datetime | None = None
+    """The same as a moment, rounded up to a whole second."""
     policies: tuple[str, ...] = ()
     """The names of the limits that refused."""
     key_id: str = ""

@@ -35,7 +35,7 @@ from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
 from keyguard.keys import KeyRegistry
 from keyguard.logs import plain
-from keyguard.problem import rfc3339
+from keyguard.units import rfc3339
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from keyguard.errors import KeyguardError
 from keyguard.keys import IssuedKey, KeyRecord
 from keyguard.keys.record import to_json
 from keyguard.logs import plain
-from keyguard.problem import rfc3339
+from keyguard.units import rfc3339
 
 
 def members_of(record: KeyRecord) -> dict[str, Any]:

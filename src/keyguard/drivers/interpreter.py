@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from logging import INFO
 from typing import Any, NamedTuple
 
 from keyguard.clock import SECOND, Clock, monotonic
@@ -26,7 +27,7 @@ from keyguard.http.spelling import NOTHING, Inside
 from keyguard.keys.credentials import Sources
 from keyguard.logs import logger, plain, secret, story, without, word
 from keyguard.ops import Aside, Degraded, Op, Settle, Store, TakeHere
-from keyguard.problem import refuse, refuse_ambiguous, refuse_busy
+from keyguard.problem import refuse_ambiguous, refuse_busy, refuse_for
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import Deferred, Findings, Request
 from keyguard.response import Response, Tee
@@ -300,18 +301,19 @@ class Engine:
         """Tell of a refusal: the log, whoever listens, and the caller its id in a header field."""
         if self.request_id_header is not None:
             response.headers.set(self.request_id_header, refusal.request_id)
-        log.info(
-            "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s",
-            refusal.cause,
-            word(refusal.reason),
-            refusal.status,
-            word(refusal.request_id),
-            word(refusal.key_id or "-"),
-            refusal.subject,
-            word(refusal.client or "unknown"),
-            word(",".join(refusal.policies) or "-"),
-            refusal.retry_after,
-        )
+        if log.isEnabledFor(INFO):  # or nothing of the line is made
+            log.info(
+                "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s",
+                refusal.cause,
+                word(refusal.reason),
+                refusal.status,
+                word(refusal.request_id),
+                word(refusal.key_id or "-"),
+                refusal.subject,
+                word(refusal.client or "unknown"),
+                word(",".join(refusal.policies) or "-"),
+                refusal.retry_after,
+            )
         if self._notify is not None:
             try:
                 self._notify(refusal)
@@ -345,12 +347,12 @@ class Engine:
                 # As text: a traceback has the variables of a look-up, which error trackers show. And the text may hold
                 # the key too, such as `KeyError: 'kg_live_...'`.
                 log.error("a guard failed (any key is taken out of this):\n%s", without(keys, story(failure)))
-        return refuse(
+        return refuse_for(
             request,
             Cause.FAULT,
             "The service cannot check requests at the moment. Your key and your limits are not the reason.",
             reason="store-failed" if isinstance(failure, StoreError) else "guard-failed",
-            retry_after=FAULT_RETRY,
+            wait=FAULT_RETRY,
         )
 
 

@@ -8,7 +8,7 @@ from keyguard.conditions import OnPaths, on_paths
 from keyguard.errors import AmbiguousPath, ConfigurationError
 from keyguard.guard import Guard
 from keyguard.http.addresses import Networks
-from keyguard.problem import refuse, refuse_ambiguous
+from keyguard.problem import refuse_ambiguous, refuse_for
 from keyguard.refusal import Cause
 from keyguard.request import Request
 from keyguard.response import Response
@@ -77,4 +77,4 @@ def _networks(allow: Iterable[str] | None, deny: Iterable[str]) -> tuple[Network
 
 
 def _refuse(request: Request, reason: str) -> Response:
-    return refuse(request, Cause.ADDRESS, "Requests from this address are refused.", reason=reason)
+    return refuse_for(request, Cause.ADDRESS, "Requests from this address are refused.", reason=reason)

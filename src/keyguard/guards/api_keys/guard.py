@@ -32,7 +32,7 @@ from keyguard.keys.credentials import Sources
 from keyguard.keys.format import check_words
 from keyguard.keys.record import decode, trusted
 from keyguard.ops import Authenticate, Authenticated, Degraded, Demand, Store, Take, TakeHere, Taken, head_of
-from keyguard.problem import refuse, refuse_ambiguous, refuse_bad_request, refuse_busy
+from keyguard.problem import refuse_ambiguous, refuse_bad_request, refuse_busy, refuse_for
 from keyguard.rates import NEVER
 from keyguard.refusal import Cause
 from keyguard.request import Forward, Request
@@ -235,7 +235,7 @@ class APIKeys(Guard):
         findings.identity = known.identity
         if known.networks is not None and (request.client is None or request.client not in known.networks):
             detail = "This API key cannot be used from this address."
-            return refuse(request, Cause.ADDRESS, detail, reason="key-network")
+            return refuse_for(request, Cause.ADDRESS, detail, reason="key-network")
         if self.scopes is not None:
             try:
                 missing = await self._missing_scopes(request, known.identity)
@@ -279,7 +279,7 @@ class APIKeys(Guard):
                 return known
         await Degraded(f"{self.name} refused")
         detail = "The service cannot check API keys at the moment. This says nothing about yours."
-        return refuse(request, Cause.FAULT, detail, reason="store-failed", retry_after=SECOND)
+        return refuse_for(request, Cause.FAULT, detail, reason="store-failed", wait=SECOND)
 
     async def _check_record(
         self, request: Request, text: str, known: Known | None, guess: list[Demand]
@@ -390,7 +390,7 @@ class APIKeys(Guard):
     ) -> Response:
         # error="invalid_token" only where a key was sent (RFC 6750, section 3.1).
         challenge = self._challenge + ', error="invalid_token"' if sent else self._challenge
-        return refuse(
+        return refuse_for(
             request,
             Cause.CREDENTIALS,
             detail,
@@ -403,18 +403,18 @@ class APIKeys(Guard):
         scope = " ".join(missing)
         challenge = f'{self._challenge}, error="insufficient_scope", scope="{scope}"'
         detail = f"The API key is valid, but lacks the scope {scope}."
-        return refuse(request, Cause.PERMISSION, detail, reason="scope", headers=[("WWW-Authenticate", challenge)])
+        return refuse_for(request, Cause.PERMISSION, detail, reason="scope", headers=[("WWW-Authenticate", challenge)])
 
     def _refuse_guessing(self, request: Request, taken: Taken) -> Response:
         seconds = whole_seconds(taken.wait)
         detail = f"Too many wrong API keys came from this address. It is heard again in {seconds} seconds."
-        return refuse(
+        return refuse_for(
             request,
             Cause.ADDRESS,
             detail,
             reason="guessing",
             status=429,
-            retry_after=None if taken.wait == NEVER else taken.wait,
+            wait=None if taken.wait == NEVER else taken.wait,
             at=taken.at,
             policies=[demand.name for demand in taken.refusing],
         )

@@ -12,11 +12,12 @@ from keyguard.guards.rate_limit.headers import describe
 from keyguard.guards.rate_limit.rules import RuleDemands
 from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
-from keyguard.problem import refuse, rfc3339
+from keyguard.problem import refuse_for
 from keyguard.rates import NEVER
 from keyguard.refusal import Cause
 from keyguard.request import Forward, Request
 from keyguard.response import Headers, Response
+from keyguard.units import rfc3339
 
 STAYS = frozenset({Cause.CREDENTIALS, Cause.ADDRESS, Cause.REQUEST})
 """Refusals further in that stay charged to limits by address: given back, they would limit no flood of them."""
@@ -96,12 +97,12 @@ _OUT_OF_ORDER_RETRY = SECOND
 
 
 def _refuse_without_store(request: Request) -> Response:
-    return refuse(
+    return refuse_for(
         request,
         Cause.FAULT,
         "The service cannot check its limits at the moment. Neither your key nor what you have used is the reason.",
         reason="store-failed",
-        retry_after=_OUT_OF_ORDER_RETRY,
+        wait=_OUT_OF_ORDER_RETRY,
     )
 
 
@@ -119,12 +120,12 @@ def refuse_limited(request: Request, taken: Taken) -> Response:
     subject = f"The limit {names} is" if len(refusing) == 1 else f"The limits {names} are"
     span = "1 second" if seconds == 1 else f"{seconds} seconds"
     detail = f"{subject} used up. It works again in {span}, at {rfc3339(taken.at + wait + 999_999)}."
-    return refuse(
+    return refuse_for(
         request,
         Cause.USAGE,
         detail,
         reason="limit-reached",
-        retry_after=wait,
+        wait=wait,
         at=taken.at,
         policies=policies,
         headers=headers,
@@ -136,4 +137,4 @@ def _refuse_cost(request: Request, refusing: Sequence[Demand], headers: Headers)
     names = " and ".join(f"'{name}'" for name in policies)
     cost = max(demand.cost for demand in refusing)
     detail = f"This request costs {cost} units, more than {names} ever allows. Waiting does not help."
-    return refuse(request, Cause.USAGE, detail, reason="cost-above-limit", policies=policies, headers=headers)
+    return refuse_for(request, Cause.USAGE, detail, reason="cost-above-limit", policies=policies, headers=headers)
