@@ -203,7 +203,7 @@ def test_a_key_in_use_is_refused_within_a_second_of_its_record_being_changed(clo
     assert play(guard, headers=headers).status == 401
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(place=st.integers(0, 400), value=st.integers(0, 255))
 def test_no_byte_of_a_record_can_be_changed(place: int, value: int) -> None:
     store = MemoryStore(clock=ManualClock())

@@ -109,7 +109,7 @@ STEPS = st.tuples(
 )
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, SECOND), st.lists(STEPS, max_size=60))
 def test_edits_back_and_forth_forget_nothing_and_tell_the_truth(
     phase: int, steps: list[tuple[int, int, int | None]]
@@ -137,7 +137,7 @@ def test_edits_back_and_forth_forget_nothing_and_tell_the_truth(
         assert remaining <= max(0, limit.quota - used)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(STEPS, min_size=1, max_size=30),
     st.lists(STEPS, min_size=1, max_size=30),
@@ -192,7 +192,7 @@ PACED: list[Limit] = [
 ]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("kind", ["windows", "paces"])
 def test_lua_means_the_same(kind: str, seed: int, valkey: RedisServer) -> None:
     """Edits at random, with takes that are given back: the same figures, and the same states that are left."""
@@ -201,7 +201,7 @@ def test_lua_means_the_same(kind: str, seed: int, valkey: RedisServer) -> None:
     limits, unit = (LIMITS, SECOND) if kind == "windows" else (PACED, 2)
     taken: list[tuple[Taken, Taken]] = []
     with closing(store) as opened:
-        for step in range(2500):
+        for step in range(800):
             span = chance.choice([0, 0, 1, unit, chance.randrange(20 * unit), chance.randrange(70 * unit)])
             back = chance.random() < 0.01
             clock.advance(microseconds=-span if back else span)
