@@ -59,6 +59,24 @@ cached = Keyguard(ResponseCache(ttl=60), store=STORE)
 cached_asgi = cached.asgi(_echo_asgi)
 cached_wsgi = cached.wsgi(_echo_wsgi)
 
+# -- both: the page is cached ------------------------------------------------------------------------------------------
+
+
+def _by_path(page: Any, rest: Any) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await (page if scope.get("path") == "/page" else rest)(scope, receive, send)
+
+    return app
+
+
+told_asgi = _by_path(cached_asgi, echo_asgi)
+told_bridged = _by_path(cached_asgi, echo_bridged)
+
+
+def told_wsgi(environ: dict[str, Any], start_response: Any) -> Any:
+    return (cached_wsgi if environ["PATH_INFO"] == "/page" else echo_wsgi)(environ, start_response)
+
+
 # -- one asks, the others wait -----------------------------------------------------------------------------------------
 
 calls = 0

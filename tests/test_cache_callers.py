@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from keyguard.http.callers import NOTHING, PERHAPS, SURELY, named_by
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Seen, World, world
 from tests.harness import Answer, Ask, ask_asgi, ask_wsgi
-from tests.neighbours import ASGI_SERVERS, BRIDGES, WSGI_SERVERS, served, to_wsgi
+from tests.neighbours import BRIDGES, to_wsgi
 
 
 @pytest.fixture(params=["asgi", "wsgi"])
@@ -320,24 +319,6 @@ def test_the_environment_of_the_process_names_no_caller(monkeypatch: pytest.Monk
 
     assert [ask(USER="operator", SESSION_TOKEN="5") for _ in range(2)] == [False, True]
     assert not ask(USER="somebody", SESSION_TOKEN="5")
-
-
-ALL_SERVERS = {
-    **{f"{name}, ASGI": (command, "cached_asgi") for name, command in ASGI_SERVERS.items()},
-    **{f"{name}, WSGI": (command, "cached_wsgi") for name, command in WSGI_SERVERS.items()},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(ALL_SERVERS))
-def test_nothing_that_a_real_server_says_of_itself_names_a_caller(name: str, tmp_path: Path) -> None:
-    command, app = ALL_SERVERS[name]
-    with served(command, f"tests.served_neighbours:{app}", tmp_path) as server:
-        hits = ["hit" in server.get("/page?a=1")[2]["cache-status"] for _ in range(3)]
-        named = server.get("/page?a=1", X_Forwarded_User="ada")
-    assert hits == [False, True, True], server.log
-    assert "hit" not in named[2]["cache-status"]
-    assert "ada" in named[1]
 
 
 # -- over bridges -------------------------------------------------------------------------------------------------

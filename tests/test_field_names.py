@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from keyguard import (
 from keyguard.drivers.field_names import odd
 from keyguard.testing import ManualClock, play
 from tests.harness import Ask, asgi_app, ask_asgi, ask_wsgi
-from tests.neighbours import ASGI_SERVERS, BRIDGES, WSGI_SERVERS, served, to_wsgi
+from tests.neighbours import BRIDGES, to_wsgi
 from tests.test_asgi_driver import websocket
 
 Bridge = Callable[[Any], Any]
@@ -297,30 +296,3 @@ def test_fields_as_they_should_be_are_left_alone() -> None:
 
     ask_asgi(Keyguard(nothing).asgi(app), Given())
     assert seen[0] is headers
-
-
-# -- real servers -----------------------------------------------------------------------------------------------------
-
-BOTH = b"GET / HTTP/1.1\r\nHost: x\r\nX-Mine: right\r\nX_Mine: forged\r\nX_Only: forged\r\nConnection: close\r\n\r\n"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(ASGI_SERVERS))
-def test_no_asgi_server_s_app_sees_two_readings(name: str, tmp_path: Path) -> None:
-    app = "echo_asgi" if name.endswith("trio") else "echo_bridged"
-    with served(ASGI_SERVERS[name], f"tests.served_neighbours:{app}", tmp_path) as server:
-        body = server.raw(BOTH).partition(b"\r\n\r\n")[2]
-        assert b"right" in body
-        assert b"forged" not in body
-        assert "makes one variable" not in server.stop()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(WSGI_SERVERS))
-def test_wsgi_servers_drop_such_names_or_the_log_says_that_they_fold(name: str, tmp_path: Path) -> None:
-    with served(WSGI_SERVERS[name], "tests.served_neighbours:echo_wsgi", tmp_path) as server:
-        bodies = [server.raw(BOTH).partition(b"\r\n\r\n")[2] for _ in range(3)]
-        log = server.stop()
-    folds = name in ("wsgiref", "granian", "hypercorn", "uwsgi")
-    assert all((b"forged" in body) == folds for body in bodies)
-    assert log.count("makes one variable of X-Forwarded-For and X_Forwarded_For") == folds
