@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,9 +178,10 @@ def _main(kind: str, app: str, port: str) -> None:
     else:
         from wsgiref.simple_server import make_server
 
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with make_server("127.0.0.1", int(port), target) as server:
-            server.serve_forever()
+            # An exception would be lost if it came in a request: wsgiref's handler catches all that are raised there.
+            signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+            server.serve_forever(poll_interval=0.05)
 
 
 if __name__ == "__main__":
