@@ -203,7 +203,7 @@ def test_a_child_has_a_thread_of_its_own_to_wait_for_the_file_in(tmp_path: Path)
 def test_a_lock_that_a_thread_of_the_parent_held_is_free_in_a_child(how: str, kind: str) -> None:
     memory = MemoryStore()
     store: Any = memory if kind == "memory" else Leased(memory, workers=2)
-    lock = memory._lock if kind == "memory" else store._leases._lock
+    lock = memory._core.lock if kind == "memory" else store._leases._lock
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from struct import Struct, pack, unpack
+from typing import TypeAlias
 
 from keyguard.rates.limit import NEVER, Limit, Taking
 
@@ -137,7 +138,7 @@ def _shifted(times: tuple[int, ...], now: int) -> tuple[int, ...]:
 
 def _log_of(state: bytes, now: int, period: int) -> bytes:
     """Make a log of slices: each unit at the latest moment that does not move its lapse."""
-    width = -(-period // SLICES)
+    width = slice_width(period)
     _, newest, _, count = _HEAD.unpack_from(state)
     times: list[int] = []
     slice = newest
@@ -159,7 +160,7 @@ class WindowSlices(_Window):
 
     def __init__(self, quota: int, period: int, text: str) -> None:
         super().__init__(quota, period, text, f"win{period}")
-        self.width = -(-period // SLICES)
+        self.width = slice_width(period)
 
     def numbers(self, now: int) -> tuple[int, int, int, int]:
         return self.quota, self.width, self.period, 0
@@ -183,7 +184,7 @@ class WindowSlices(_Window):
             if newest != here:
                 moved = newest > here  # time was set back: the newest slice is this one
                 if not moved:
-                    total, count, older = _advance(total, count, older, here - newest)
+                    total, count, older = advanced(total, count, older, here - newest)
         spent = total + cost
         if spent <= self.quota and cost:
             reset = until_lapse - (len(older) >> 2) * width
@@ -237,7 +238,7 @@ class WindowSlices(_Window):
         if newest < newest_other:
             return self.merge(other, one)
         mine = one[_HEAD_SIZE:]
-        _, count_other, theirs = _advance(total_other, count_other, other[_HEAD_SIZE:], newest - newest_other)
+        _, count_other, theirs = advanced(total_other, count_other, other[_HEAD_SIZE:], newest - newest_other)
         size = max(len(mine), len(theirs))
         pairs = zip(_counts(mine.rjust(size, b"\0")), _counts(theirs.rjust(size, b"\0")), strict=True)
         counts = [max(a, b) for a, b in pairs]
@@ -247,7 +248,7 @@ class WindowSlices(_Window):
 
 def _slices_of(state: bytes, now: int, period: int) -> bytes:
     """A log as slices: what has not lapsed does so with the slice it falls into, never earlier than by itself."""
-    width = -(-period // SLICES)
+    width = slice_width(period)
     slices = [time // width for time in unpack(f"<{len(state) // 8}Q", state) if time > now - period]
     newest = max(slices, default=0)
     counts = [slices.count(slice) for slice in range(newest - SLICES, newest + 1)]
@@ -260,18 +261,6 @@ def _counts(data: bytes) -> tuple[int, ...]:
 
 def _packed(counts: list[int]) -> bytes:
     return pack(f"<{len(counts)}I", *counts)
-
-
-def _advance(total: int, count: int, older: bytes, slices: int) -> tuple[int, int, bytes]:
-    """Move on by `slices`, and drop what no window that ends there can touch: `(total, 0, older)`."""
-    if not slices:
-        return total, count, older
-    if slices > SLICES:
-        return 0, 0, b""
-    older += count.to_bytes(4, "little") + _ZEROS[: 4 * (slices - 1)]
-    beyond = max(0, len(older) - _OLDER)
-    total -= sum(_counts(older[:beyond]))
-    return total, 0, _stripped(older[beyond:])
 
 
 def _stripped(older: bytes) -> bytes:
@@ -289,3 +278,52 @@ def _younger(older: bytes, units: int) -> int:
             return younger
         younger -= 1
     return 0  # the newest
+
+
+# -- slices taken apart, for a store that counts them in place ----------------------------------------------------
+
+Slices: TypeAlias = tuple[int, int, int, bytes]
+"""`(newest, spent, before, older)`.
+
+- `newest`: the number of the newest slice.
+- `spent`: the sum of all counts.
+- `before`: the sum of the counts of older slices; the difference is that of the newest.
+- `older`: the counts of older slices, as in a state.
+"""
+
+
+def unpacked(state: bytes) -> Slices | None:
+    """Take a state apart; `None` if it is not one of slices."""
+    if len(state) & 3 != _HEAD_SIZE & 3 or len(state) < _HEAD_SIZE or state[:1] != _TAG:
+        return None
+    _, newest, spent, count = _HEAD.unpack_from(state)
+    return newest, spent, spent - count, state[_HEAD_SIZE:]
+
+
+def packed(newest: int, spent: int, before: int, older: bytes) -> bytes:
+    """Return the state that was taken apart."""
+    return _HEAD.pack(_TAG, newest, spent, spent - before) + older
+
+
+def advanced(total: int, count: int, older: bytes, slices: int) -> tuple[int, int, bytes]:
+    """Move on by `slices`, and drop what no window that ends there can touch: `(total, 0, older)`."""
+    if not slices:
+        return total, count, older
+    if slices > SLICES:
+        return 0, 0, b""
+    older += count.to_bytes(4, "little") + _ZEROS[: 4 * (slices - 1)]
+    beyond = len(older) - _OLDER
+    if beyond > 0:
+        total -= sum(_counts(older[:beyond]))
+        older = older[beyond:]
+    return total, 0, _stripped(older)
+
+
+def is_window(limit: Limit) -> bool:
+    """Tell whether a limit counts in these representations, and in no other."""
+    return type(limit) in (WindowLog, WindowSlices)
+
+
+def slice_width(period: int) -> int:
+    """Return the microseconds of a slice."""
+    return -(-period // SLICES)

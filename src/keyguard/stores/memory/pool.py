@@ -1,0 +1,159 @@
+"""The way that a request takes from the limits of a guard: fast path of `Take.apply`, same answers.
+
+`tests/test_pools.py` holds it to them. What it does not admit at once it leaves to the operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+from keyguard.ops import Demand, Taken
+from keyguard.process.fork import check_process
+from keyguard.rates import Limit, Taking
+from keyguard.rates.window import SLICES, WindowSlices, advanced, is_window
+from keyguard.stores.memory.core import Core
+from keyguard.stores.memory.table import PLACES, Column, Entry, Table
+
+Answer: TypeAlias = "list[int]"
+"""`[at, left, reset, ...]`: the moment, and for each rule the units left and the span until more units come back.
+
+Both times are microseconds. What follows is the pool's own.
+"""
+
+_NO_SLICE = -2  # of limits that count in none
+
+
+class Counted(Protocol):
+    """A rule, as far as a store cares."""
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of its counters begin with; it ends at the first `|`."""
+        ...
+
+    @property
+    def limit(self) -> Limit: ...
+
+
+class Pool:
+    """The limits of one guard, to be taken from all at once or not at all."""
+
+    __slots__ = ("_begin", "_columns", "_core", "_limits", "_rules", "_until", "table")
+
+    def __init__(self, core: Core, table: Table, columns: Sequence[Column], limits: Sequence[Limit]) -> None:
+        self.table = table
+        self._core = core
+        self._limits = tuple(limits)
+        self._columns = {column.offset: (column, limit) for column, limit in zip(columns, limits, strict=True)}
+        self._rules: list[tuple[int, int, int, int, int]] = []
+        """`(offset, newest, quota, lapse, width)` of each, as long as no slice has turned."""
+        self._begin = self._until = 0
+        """The span in which no slice turns."""
+
+    def take(self, bucket: str, cost: int = 1) -> Answer | None:
+        """Take `cost` units from each limit for a caller. `None` if nothing was charged: then the operation is asked.
+
+        That need not be a refusal.
+        """
+        check_process()
+        core = self._core
+        with core.lock:
+            answer = self.charge(bucket, cost, core.clock())
+        if core.news is not None:
+            core.tell()
+        return answer
+
+    def charge(self, bucket: str, cost: int, now: int) -> Answer | None:
+        """Do the same, under the lock."""
+        if not self._begin <= now < self._until:
+            self._go_on(now)
+        if cost <= 0:
+            return None
+        table = self.table
+        entry = table.young.get(bucket)
+        young = entry is not None
+        if entry is None:
+            entry = table.at_hand(bucket)
+        rules = self._rules
+        before = entry[:] if len(rules) > 1 else None
+        answer = [now]
+        more: tuple[int, ...] = ()
+        grown = 0
+        charged = False
+        try:
+            for offset, newest, quota, lapse, width in rules:
+                if entry[offset] == newest:
+                    spent = entry[offset + 1] + cost
+                    if spent > quota:
+                        break
+                    entry[offset + 1] = spent
+                    answer.append(quota - spent)
+                    answer.append(lapse - (len(entry[offset + 3]) >> 2) * width - now)
+                    continue
+                size = len(entry[offset + 3])
+                found = self._take_otherwise(entry, offset, newest, cost, now)
+                if found is None:
+                    break
+                grown += len(entry[offset + 3]) - size
+                answer += found[:2]
+                more += found[2:]
+            else:
+                charged = True
+        except Exception:  # a state that cannot be read: the operation will tell
+            pass
+        if not charged:
+            if before is not None:
+                entry[:] = before
+            return None
+        answer += more
+        if not young:
+            table.keep(bucket, entry, grown, now)
+        elif grown:
+            self._core.grow(table, bucket, entry, grown, now)
+        return answer
+
+    def _take_otherwise(self, entry: Entry, offset: int, newest: int, cost: int, now: int) -> tuple[int, ...] | None:
+        """Take from one limit, other than from slices that are counted already: the units left, the reset, and more."""
+        column, limit = self._columns[offset]
+        if newest > entry[offset] >= 0:
+            last, spent, older_spent, older = entry[offset : offset + PLACES]
+            spent, _, older = advanced(spent, spent - older_spent, older, newest - last)
+            left = limit.quota - spent - cost
+            if left < 0:
+                return None
+            entry[offset : offset + PLACES] = newest, spent + cost, spent, older
+            return left, (newest + SLICES + 1 - (len(older) >> 2)) * column.width - now
+        kept, ttl, left, reset, wait = limit.take(column.read(entry, now), now, cost)
+        if wait:
+            return None
+        column.write(entry, kept, now + ttl)
+        return (left, reset) if is_window(limit) else (left, reset, ttl)
+
+    def taken(self, demands: Sequence[Demand], answer: Answer) -> Taken:
+        """Return what `Take` of the same demands would have evaluated to, without the states."""
+        at = answer[0]
+        more = iter(answer[1 + 2 * len(self._limits) :])
+        takings: list[Taking] = []
+        for place, limit in enumerate(self._limits):
+            if isinstance(limit, WindowSlices):
+                ttl = (at // limit.width + SLICES + 1) * limit.width - at
+            else:
+                ttl = limit.period if is_window(limit) else next(more)
+            takings.append((None, ttl, answer[1 + 2 * place], answer[2 + 2 * place], 0))
+        return Taken(demands, takings, at, False)
+
+    def _go_on(self, now: int) -> None:
+        """Begin another span, because a slice has turned or the store is to be swept."""
+        core = self._core
+        core.sweep(now)
+        until = core.next_sweep
+        self._rules = rules = []
+        for offset, (_, limit) in self._columns.items():
+            newest, width = _NO_SLICE, 0
+            if type(limit) is WindowSlices:
+                width = limit.width
+                newest = now // width
+                until = min(until, (newest + 1) * width)
+            rules.append((offset, newest, limit.quota, (newest + SLICES + 1) * width, width))
+        self._begin, self._until = now, until

@@ -1,0 +1,183 @@
+"""The border of the memory store: operations read and write bytes by key, whatever these stand in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keyguard.clock import Clock, steady_clock
+from keyguard.errors import ConfigurationError
+from keyguard.ops import Op
+from keyguard.process.fork import check_process
+from keyguard.rates import Limit
+from keyguard.rates.window import is_window
+from keyguard.stores.memory.core import Core, MemoryStats
+from keyguard.stores.memory.loose import Loose
+from keyguard.stores.memory.pool import Answer, Counted, Pool
+from keyguard.stores.memory.table import Column, Table
+
+_NEVER = 2**63 - 1
+_MIN_BYTES = 1024 * 1024
+
+
+class MemoryStore:
+    """Keys and counters in this process, within `max_bytes` (at least 1 MiB; 64 MiB by default).
+
+    `on_bound` is called with the stats each time the store reaches its bound, once until it has been below it again.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int = 64 * 1024 * 1024,
+        *,
+        clock: Clock | None = None,
+        on_bound: Callable[[MemoryStats], None] | None = None,
+    ) -> None:
+        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < _MIN_BYTES:
+            raise ConfigurationError(f"max_bytes is a whole number of bytes, at least {_MIN_BYTES}, not {max_bytes!r}")
+        self._core = core = Core(clock or steady_clock(), max_bytes, on_bound)
+        self.values = core.values
+        """The values without a time to live, by key, for reading alone."""
+        self._loose = Loose(core)
+        core.parts.append(self._loose)
+        self._places: dict[str, tuple[Table, Column]] = {}
+        """Where the counters stand whose keys begin with a prefix."""
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore: {self._core.entries} entries>"
+
+    def stats(self) -> MemoryStats:
+        """Return how full the store is."""
+        return self._core.stats()
+
+    # -- operations -----------------------------------------------------------------------------------------
+
+    def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
+        """Run each operation under the lock."""
+        check_process()
+        core = self._core
+        results = []
+        with core.lock:
+            now = core.clock()
+            for op in ops:
+                result, changes = op.apply([self._read(key, now) for key in op.keys], now)
+                results.append(result)
+                for key, value, ttl, limit in changes:
+                    self._write(key, value, now + ttl if ttl is not None else _NEVER, limit, now)
+            core.sweep(now)
+        if core.news is not None:
+            core.tell()
+        return results
+
+    def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Return every living key that starts with `prefix`, in order, with its value."""
+        check_process()
+        core = self._core
+        with core.lock:
+            now = core.clock()
+            values = list(core.values.items())
+            entries = [*self._loose.old.items(), *self._loose.young.items()]
+            tables = {id(table): table for table, _ in self._places.values()}
+            counted = [pair for table in tables.values() for pair in table.scan(prefix, now)]
+        values += [(key, value) for key, (value, expiry, _) in entries if expiry > now]
+        return sorted([pair for pair in values if pair[0].startswith(prefix)] + counted)
+
+    def _read(self, key: str, now: int) -> bytes | None:
+        value = self.values.get(key)
+        if value is not None:
+            return value
+        place = self._place(key)
+        if place is None:
+            return self._loose.read(key, now)
+        table, column = place
+        return table.read(key[len(column.prefix) :], column, now)
+
+    def _write(self, key: str, value: bytes | None, expiry: int, limit: Limit | None, now: int) -> None:
+        place = self._place(key)
+        if place is not None:
+            table, column = place
+            if limit is not None:
+                column.note(limit)
+            table.write(key[len(column.prefix) :], column, value, expiry, now)
+            return
+        lasting = value is not None and expiry == _NEVER and limit is None
+        if value is None or lasting:
+            self._core.drop(self._loose, key)
+        if not lasting and self.values:
+            self._core.put_value(key, None, now)
+        if lasting:
+            self._core.put_value(key, value, now)
+        elif value is not None:
+            self._loose.write(key, (value, expiry, limit), now)
+
+    def _place(self, key: str) -> tuple[Table, Column] | None:
+        return self._places.get(key[: key.find("|") + 1]) if self._places else None
+
+    # -- pools ----------------------------------------------------------------------------------------------
+
+    def pool(self, rules: Sequence[Counted], among: Sequence[Counted] = ()) -> Pool | None:
+        """Return a pool of the counters of these rules, or `None` if they cannot stand together.
+
+        `among` are all rules that may count for the same callers, such as those of other plans. Pools with a rule in
+        common count in one table.
+        """
+        if type(self).execute is not MemoryStore.execute:
+            return None  # a subclass, which wants to be asked
+        check_process()
+        every = [*among, *rules]
+        if not rules or any(rule.prefix.find("|") != len(rule.prefix) - 1 for rule in every):
+            return None
+        with self._core.lock:
+            tables = {id(place[0]): place[0] for rule in every if (place := self._places.get(rule.prefix)) is not None}
+            if len(tables) > 1:
+                return None
+            table = next(iter(tables.values()), None)
+            if table is None:
+                table = Table(self._core)
+                self._core.parts.append(table)
+            for rule in every:
+                place = self._places.get(rule.prefix)
+                if place is None:
+                    self._move_into(table, table.add_column(rule.prefix, rule.limit))
+                else:
+                    place[1].note(rule.limit)
+            columns = [self._places[rule.prefix][1] for rule in rules]
+            alike = [bool(column.width) == is_window(rule.limit) for column, rule in zip(columns, rules, strict=True)]
+            if len(set(columns)) < len(columns) or not all(alike):
+                return None
+            return Pool(self._core, table, columns, [rule.limit for rule in rules])
+
+    def _move_into(self, table: Table, column: Column) -> None:
+        """Have a rule's counters, which may have stood by themselves, stand in a table from now on."""
+        now = self._core.clock()
+        for key, (value, expiry, limit) in self._loose.release(column.prefix):
+            if limit is not None:
+                column.note(limit)
+            table.write(key[len(column.prefix) :], column, value, expiry, now)
+        for place, (value, expiry, _) in self._loose.release_cells(column.prefix):
+            table.add_to_cell(place, column, value, expiry)
+        self._places[column.prefix] = table, column
+
+    def take_together(self, asked: Sequence[tuple[Pool, str, int]]) -> list[Answer] | None:
+        """Take for `(pool, bucket, cost)` each, from all of them or from none. `None` as `Pool.take` returns it."""
+        check_process()
+        core = self._core
+        if len({(id(pool.table), bucket) for pool, bucket, _ in asked}) < len(asked):
+            return None
+        answers: list[Answer] = []
+        with core.lock:
+            now = core.clock()
+            before = []
+            for pool, bucket, cost in asked:
+                before.append(pool.table.copy_of(bucket))
+                answer = pool.charge(bucket, cost, now)
+                if answer is None:
+                    break
+                answers.append(answer)
+            else:
+                before = []
+            for (pool, bucket, _), entry in zip(asked, before[: len(answers)]):  # noqa: B905 - of those that were charged
+                pool.table.restore(bucket, entry, now)
+        if core.news is not None:
+            core.tell()
+        return answers if len(answers) == len(asked) else None

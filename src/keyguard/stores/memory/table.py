@@ -1,0 +1,229 @@
+"""The counters of a guard's rules: one entry a caller for all of them, counted in place.
+
+An entry is a list with four places for each rule, its *column*. Slices of a window stand in it taken apart, as
+`keyguard.rates.window.Slices`: `newest, spent, before, older`. Whatever else a state may be stands in it as it is:
+`-1, expiry, 0, state`. A column that nothing was counted in is `0, 0, 0, b""`, slices that have lapsed long ago.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from keyguard.rates import Limit
+from keyguard.rates.window import SLICES, is_window, packed, slice_width, unpacked
+from keyguard.stores.memory.core import CELLS, Core, Generations
+
+Entry: TypeAlias = "list[Any]"
+
+PLACES = 4  # that a column has in an entry
+_WHOLE = -1  # in the place of `newest`: the state is not taken apart
+_BLANK = (0, 0, 0, b"")
+# Measured as `VALUE_COST` is: the name of the caller, a list, two slots of a dict; and for each column four places, two
+# numbers, and bytes.
+_ENTRY_COST = 300
+_COLUMN_COST = 130
+
+
+class Column:
+    """The place of one rule's counters in each entry of a table."""
+
+    __slots__ = ("limit", "offset", "prefix", "width")
+
+    def __init__(self, prefix: str, offset: int, limit: Limit) -> None:
+        self.prefix = prefix
+        """What the keys of its counters begin with."""
+        self.offset = offset
+        self.limit = limit
+        """The smallest of all limits that count here: a caller who has spent half of any of them is not forgotten."""
+        self.width = slice_width(limit.period) if is_window(limit) else 0
+        """Microseconds of a slice; 0 if what counts here has none."""
+
+    def note(self, limit: Limit) -> None:
+        """Note that this limit counts here too."""
+        if limit.most < self.limit.most:
+            self.limit = limit
+
+    def expiry(self, entry: Entry) -> int:
+        newest, spent = entry[self.offset : self.offset + 2]
+        expiry: int = spent if newest == _WHOLE else (newest + SLICES + 1) * self.width
+        return expiry
+
+    def read(self, entry: Entry, now: int) -> bytes | None:
+        """Return a caller's state as the bytes that an operation reads; `None` if it has lapsed."""
+        if self.expiry(entry) <= now:
+            return None
+        newest, spent, before, older = entry[self.offset : self.offset + PLACES]
+        return older if newest == _WHOLE else packed(newest, spent, before, older)
+
+    def write(self, entry: Entry, state: bytes | None, expiry: int) -> int:
+        """Set a caller's state, or nothing. Return by how many bytes it is longer than before."""
+        offset = self.offset
+        before = len(entry[offset + 3])
+        column: tuple[int, int, int, bytes] = _BLANK
+        if state is not None:
+            slices = unpacked(state) if self.width else None
+            # They lapse by themselves. If they are to do so earlier, they are kept as they are.
+            known = slices is not None and expiry >= (slices[0] + SLICES + 1) * self.width
+            column = slices if slices is not None and known else (_WHOLE, expiry, 0, state)
+        entry[offset : offset + PLACES] = column
+        return len(column[3]) - before
+
+    def half_spent(self, entry: Entry, now: int) -> bool:
+        newest, spent = entry[self.offset : self.offset + 2]
+        if newest != _WHOLE and spent * 2 < self.limit.most:
+            return False  # it can only have become less since
+        state = self.read(entry, now)
+        return state is not None and self.limit.half_spent(state, now)
+
+    def merge(self, one: Entry, other: Entry, now: int) -> None:
+        """Make the first at least as spent as both."""
+        theirs = self.read(other, now)
+        if theirs is None:
+            return
+        mine = self.read(one, now)
+        if mine is None:
+            one[self.offset : self.offset + PLACES] = other[self.offset : self.offset + PLACES]
+        else:
+            self.write(one, self.limit.merge(mine, theirs), max(self.expiry(one), self.expiry(other)))
+
+
+class Table(Generations[Entry]):
+    """The counters of rules that are taken from together, by caller."""
+
+    def __init__(self, core: Core) -> None:
+        super().__init__()
+        self._core = core
+        self.columns: list[Column] = []
+        self.cells: dict[int, Entry] = {}
+        self._blank: Entry = []
+        self._cost = _ENTRY_COST
+
+    def add_column(self, prefix: str, limit: Limit) -> Column:
+        """Add a place for the counters of another rule to each entry."""
+        column = Column(prefix, len(self._blank), limit)
+        self.columns.append(column)
+        self._blank += _BLANK
+        self._cost += _COLUMN_COST
+        for entries in (self.young, self.old):
+            for entry in entries.values():
+                entry += _BLANK
+            self.bytes += _COLUMN_COST * len(entries)
+            self._core.bytes += _COLUMN_COST * len(entries)
+        for cell in self.cells.values():
+            cell += _BLANK
+            self._core.bytes += _COLUMN_COST
+        return column
+
+    def at_hand(self, bucket: str) -> Entry:
+        """Return an entry to count in, for a caller who is not in the young generation.
+
+        If it is not the caller's own, it is a copy of what stands for it. `Core.put` keeps it.
+        """
+        entry = self.old.get(bucket)
+        if entry is None and self.cells:
+            cell = self.cells.get(hash(bucket) % CELLS)
+            entry = None if cell is None else cell[:]
+        return self._blank[:] if entry is None else entry
+
+    def read(self, bucket: str, column: Column, now: int) -> bytes | None:
+        entry = self.young.get(bucket)
+        if entry is None:
+            if not self.old and not self.cells:
+                return None
+            entry = self.at_hand(bucket)
+        return column.read(entry, now)
+
+    def write(self, bucket: str, column: Column, state: bytes | None, expiry: int, now: int) -> None:
+        entry = self.young.get(bucket)
+        if entry is not None:
+            self._core.grow(self, bucket, entry, column.write(entry, state, expiry), now)
+        elif state is not None or bucket in self.old:
+            entry = self.at_hand(bucket)
+            self.keep(bucket, entry, column.write(entry, state, expiry), now)
+
+    def keep(self, bucket: str, entry: Entry, grown: int, now: int) -> None:
+        """Put an entry that was at hand into the young generation; it has grown by so many bytes since."""
+        own = bucket in self.old
+        self._core.put(self, bucket, entry, now)
+        if own:
+            self._core.grow(self, bucket, entry, grown, now)
+
+    def copy_of(self, bucket: str) -> Entry | None:
+        """Return a copy of a caller's own entry."""
+        entry = self.own(bucket)
+        return None if entry is None else entry[:]
+
+    def restore(self, bucket: str, before: Entry | None, now: int) -> None:
+        """Set a caller's entry back to such a copy, or to nothing. If it was let go since, that stays so."""
+        entry = self.own(bucket)
+        if entry is None:
+            return
+        if before is None:
+            self._core.drop(self, bucket)
+            return
+        grown = self._cell_size(before) - self._cell_size(entry)
+        entry[:] = before
+        self._core.grow(self, bucket, entry, grown, now)
+
+    def add_to_cell(self, place: int, column: Column, state: bytes, expiry: int) -> None:
+        """Set what a cell holds of a rule that has just got its column."""
+        cell = self.cells.get(place)
+        if cell is None:
+            cell = self.cells[place] = self._blank[:]
+            self._core.cells += 1
+            self._core.bytes += self._cost
+        self._core.bytes += column.write(cell, state, expiry)
+
+    def scan(self, prefix: str, now: int) -> Iterator[tuple[str, bytes]]:
+        """Yield what stands under keys that begin with `prefix`."""
+        for column in self.columns:
+            if not column.prefix.startswith(prefix[: len(column.prefix)]):
+                continue
+            for bucket, entry in [*self.old.items(), *self.young.items()]:
+                state = column.read(entry, now)
+                if state is not None and (column.prefix + bucket).startswith(prefix):
+                    yield column.prefix + bucket, state
+
+    # -- what `Core` asks -----------------------------------------------------------------------------------
+
+    def size(self, name: str, entry: Entry) -> int:
+        return self._cell_size(entry) + len(name)
+
+    def may_go(self, entry: Entry) -> bool:
+        return True
+
+    def living(self, entry: Entry, now: int) -> bool:
+        return any(column.expiry(entry) > now for column in self.columns)
+
+    def half_spent(self, entry: Entry, now: int) -> bool:
+        try:
+            return any(column.half_spent(entry, now) for column in self.columns)
+        except Exception:  # something else has written it: what is spent is not known
+            return True
+
+    def fold(self, name: str, entry: Entry, now: int) -> bool:
+        place = hash(name) % CELLS  # the hash of text differs in each process: nobody can aim at a cell
+        cell = self.cells.get(place)
+        if cell is None:
+            self._core.cells += 1
+            self._core.bytes += self._cell_size(entry)
+            self.cells[place] = entry[:]
+            return True
+        merged = cell[:]
+        try:
+            for column in self.columns:
+                column.merge(merged, entry, now)
+        except Exception:  # as above
+            return False
+        self._core.bytes += self._cell_size(merged) - self._cell_size(cell)
+        self.cells[place] = merged
+        return True
+
+    def sweep_cells(self, now: int) -> None:
+        for place in [place for place, cell in self.cells.items() if not self.living(cell, now)]:
+            self._core.bytes -= self._cell_size(self.cells.pop(place))
+            self._core.cells -= 1
+
+    def _cell_size(self, entry: Entry) -> int:
+        return self._cost + sum(map(len, entry[3::PLACES]))
