@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -13,7 +14,7 @@ from keyguard import Keyguard, RateLimit, ResponseCache
 from keyguard.ops import Commit, Demand, Read, Take
 from keyguard.rates import Limit, smooth, window
 from keyguard.stores.leased import Leased
-from keyguard.stores.memory import MemoryStats, MemoryStore
+from keyguard.stores.memory import MemoryStats, MemoryStore, Pool
 from keyguard.testing import ManualClock, play
 
 MIB = 1024 * 1024
@@ -21,7 +22,28 @@ HOUR = 3600 * 1_000_000
 LIMITS = [window(5, HOUR, "5/hour"), window(100, HOUR, "100/hour"), smooth("100/hour", burst=5)]
 
 
+class Rule(NamedTuple):
+    prefix: str
+    limit: Limit
+
+
+@pytest.fixture(params=["by themselves", "in pools"], autouse=True)
+def pools(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How counters stand in the store."""
+    monkeypatch.setattr(sys.modules[__name__], "POOLS", {} if request.param == "in pools" else None)
+
+
+POOLS: dict[tuple[MemoryStore, Limit], Pool | None] | None = None
+
+
 def take(store: MemoryStore, limit: Limit, caller: str, cost: int = 1) -> bool:
+    if POOLS is not None:
+        pool = POOLS.get((store, limit))
+        if pool is None:
+            pool = POOLS[store, limit] = store.pool([Rule(f"rl:{limit.code}|", limit)])
+            assert pool is not None
+        if pool.take(caller, cost) is not None:
+            return True
     return not store.execute((Take([Demand("limit", f"rl:{limit.code}|{caller}", limit, cost)]),))[0].refused
 
 
