@@ -214,7 +214,7 @@ class WindowSlices(_Window):
             _, newest, total, count = _HEAD.unpack_from(state)
             older = state[_HEAD_SIZE:]
             if newest < here:
-                total, count, older = _advance(total, count, older, here - newest)
+                total, count, older = advanced(total, count, older, here - newest)
         more = min(cost, max(0, self.quota - count))  # a slice that counts the whole quota refuses all while it stays
         state = _HEAD.pack(_TAG, here, total + more, count + more) + older
         return state, (here + SLICES + 1) * self.width - now

@@ -67,7 +67,7 @@ class Generations(Generic[E]):
         raise NotImplementedError
 
     def may_go(self, entry: E) -> bool:
-        """Tell whether an entry is a caller's, and no value."""
+        """Tell whether an entry may be forgotten or folded at the bound: a value may not."""
         raise NotImplementedError
 
     def living(self, entry: E, now: int) -> bool:

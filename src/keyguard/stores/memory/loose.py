@@ -58,7 +58,8 @@ class Loose(Generations[Entry]):
         return VALUE_COST + len(name) + len(entry[0])
 
     def may_go(self, entry: Entry) -> bool:
-        return entry[2] is not None
+        limit = entry[2]
+        return limit is not None and limit.may_be_forgotten
 
     def living(self, entry: Entry, now: int) -> bool:
         return entry[1] > now

@@ -98,17 +98,20 @@ class Table(Generations[Entry]):
         self.cells: dict[int, Entry] = {}
         self._blank: Entry = []
         self._cost = _ENTRY_COST
+        self._may_go = True
 
     def add_column(self, prefix: str, limit: Limit) -> Column:
         """Add a place for the counters of another rule to each entry."""
         column = Column(prefix, len(self._blank), limit)
         self.columns.append(column)
+        if not limit.may_be_forgotten:
+            self._may_go, self.bytes = False, 0
         self._blank += _BLANK
         self._cost += _COLUMN_COST
         for entries in (self.young, self.old):
             for entry in entries.values():
                 entry += _BLANK
-            self.bytes += _COLUMN_COST * len(entries)
+            self.bytes += _COLUMN_COST * len(entries) * self._may_go
             self._core.bytes += _COLUMN_COST * len(entries)
         for cell in self.cells.values():
             cell += _BLANK
@@ -191,7 +194,7 @@ class Table(Generations[Entry]):
         return self._cell_size(entry) + len(name)
 
     def may_go(self, entry: Entry) -> bool:
-        return True
+        return self._may_go
 
     def living(self, entry: Entry, now: int) -> bool:
         return any(column.expiry(entry) > now for column in self.columns)
