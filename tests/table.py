@@ -8,7 +8,7 @@ from typing import Any
 
 from keyguard import APIKeys, Identity, IPFilter, Keyguard, RateLimit, smooth
 from keyguard.keys import KeyRegistry
-from keyguard.ops import Commit
+from keyguard.ops import CompareAndSet
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 from tests.harness import Ask
@@ -97,7 +97,7 @@ class Stacks:
         if any(isinstance(guard, APIKeys) and guard.lookup is None for guard in one.guards):
             self._issue(one)
             for key, value in stores[0].scan(""):
-                stores[1].execute([Commit({key: None}, {key: value})])
+                stores[1].execute([CompareAndSet({key: None}, {key: value})])
         return one, other
 
     def _issue(self, stack: Keyguard) -> None:

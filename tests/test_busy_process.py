@@ -20,7 +20,7 @@ from keyguard.drivers import interpreter as engine
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.ops import Demand, Read, Take
 from keyguard.rates import window
-from keyguard.stores.circuit_breaker import Watched
+from keyguard.stores.circuit_breaker import CircuitBreaker
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore
@@ -175,7 +175,7 @@ def test_where_there_is_none_the_disk_does_not_answer(tmp_path: Path, monkeypatc
     monkeypatch.setattr(sqlite_module, "_QUEUE", 0.01)
     monkeypatch.setattr(sqlite_turns, "_LOOK", 0.001)
     store = SQLiteStore(tmp_path / "k.db", timeout=0.01)
-    watched = Watched(store, workers=1, clock=ManualClock())
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock())
 
     def ask() -> StoreError:
         with pytest.raises(StoreError) as failure:
@@ -195,7 +195,7 @@ def test_a_queue_that_is_too_long_says_nothing_about_the_file(tmp_path: Path, mo
     monkeypatch.setattr(sqlite_module, "_QUEUE", 0.05)
     monkeypatch.setattr(sqlite_turns, "_LOOK", 0.001)
     store = SQLiteStore(tmp_path / "k.db", timeout=0.05)
-    watched = Watched(store, workers=1, clock=ManualClock())
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock())
     raised: list[StoreError] = []
 
     def ask() -> None:

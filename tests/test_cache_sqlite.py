@@ -14,7 +14,7 @@ import pytest
 
 from keyguard import ConfigurationError, Keyguard, ResponseCache
 from keyguard.guards.cache.shared_ops import Purge, Stamp
-from keyguard.ops import Commit, Demand, Look, Op, Put, Read, Take
+from keyguard.ops import CompareAndSet, Demand, Op, Put, Read, ReadWithTime, Take
 from keyguard.rates import window
 from keyguard.stores import open_store
 from keyguard.stores.sqlite import SQLiteStore
@@ -64,7 +64,7 @@ def counted(path: Path) -> tuple[int, int]:
 def test_the_file_stays_within_its_bound_whatever_is_asked(sizes: tuple[int, ...], count: int, tmp_path: Path) -> None:
     path = tmp_path / "k.db"
     store = SQLiteStore(path, cache_bytes=2 * MIB)
-    store.execute([Commit({"key|a": None}, {"key|a": b"kept"}), TAKE])
+    store.execute([CompareAndSet({"key|a": None}, {"key|a": b"kept"}), TAKE])
     draw = random.Random(1)
     for number in range(count):
         put(store, draw.getrandbits(100), draw.randbytes(draw.choice(sizes)))
@@ -90,11 +90,11 @@ def test_the_least_recently_used_leave_first(tmp_path: Path) -> None:
         if number % 20 == 0:
             clock.advance(61)
             for hot in range(10):
-                reader.execute([Look(f"{pool(hot)}|v{hot:032x}w{hot:032x}", f"{pool(hot)}|i{hot:032x}")])
+                reader.execute([ReadWithTime(f"{pool(hot)}|v{hot:032x}w{hot:032x}", f"{pool(hot)}|i{hot:032x}")])
         put(writer, number, b"x" * 3000)
 
     def held(number: int) -> bool:
-        ((_, (value,)),) = reader.execute([Look(f"{pool(number)}|v{number:032x}w{number:032x}")])
+        ((_, (value,)),) = reader.execute([ReadWithTime(f"{pool(number)}|v{number:032x}w{number:032x}")])
         return value is not None
 
     assert all(held(number) for number in range(10))
@@ -108,7 +108,7 @@ def test_a_hit_writes_nothing_but_once_a_minute(tmp_path: Path) -> None:
     clock = ManualClock()
     store = SQLiteStore(tmp_path / "k.db", clock=clock)
     put(store, 1, b"x")
-    look = Look(f"{pool(1)}|v{1:032x}w{1:032x}")
+    look = ReadWithTime(f"{pool(1)}|v{1:032x}w{1:032x}")
     clock.advance(61)
     store.execute([look])
     assert store._file.connection is not None
@@ -182,9 +182,9 @@ def test_the_table_means_what_any_store_means(tmp_path: Path) -> None:
     for _ in range(1500):
         chosen = draw.sample(keys, draw.randint(1, 3))
         ops: list[Op[Any]] = [
-            Look(*chosen),
+            ReadWithTime(*chosen),
             Put(chosen[0], draw.choice([None, b"", b"a", b"b" * 5000]), draw.choice([None, 1, 2_000_000, HOUR])),
-            Commit({key: draw.choice([None, b"a"]) for key in chosen}, {chosen[0]: b"c"}),
+            CompareAndSet({key: draw.choice([None, b"a"]) for key in chosen}, {chosen[0]: b"c"}),
             Purge(["tag"]),
         ]
         batch = draw.sample(ops, draw.randint(1, 3))

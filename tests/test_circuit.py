@@ -17,10 +17,10 @@ from limits.storage import MemoryStorage
 from keyguard import APIKeys, Keyguard, RateLimit
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.guards.cache.shared_ops import Stamp
-from keyguard.ops import Authenticate, Commit, Demand, Look, Op, Put, Read, Settle, Take
+from keyguard.ops import Authenticate, CompareAndSet, Demand, Op, Put, Read, ReadWithTime, Settle, Take
 from keyguard.rates import window
 from keyguard.stores import circuit_breaker as module
-from keyguard.stores.circuit_breaker import StoreHealth, Watched
+from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 from keyguard.stores.leased import Leased
 from keyguard.stores.limits import LimitsStore
 from keyguard.stores.memory import MemoryStore
@@ -32,11 +32,11 @@ TAKE = Take([Demand("d", "rl:a:win60000000|x", LIMIT)])
 READ = Read("key|x")
 OPS: dict[str, Op[Any]] = {
     "Read": READ,
-    "Look": Look("key|x"),
+    "ReadWithTime": ReadWithTime("key|x"),
     "Take": TAKE,
     "Settle": Settle(MemoryStore().execute([TAKE])[0]),
     "Authenticate": Authenticate("key|x", {0: b"d" * 32}),
-    "Commit": Commit({"key|y": None}, {"key|y": None}),
+    "CompareAndSet": CompareAndSet({"key|y": None}, {"key|y": None}),
     "Put": Put("key|y", b"1"),
     "Stamp": Stamp("key|z"),
 }
@@ -84,7 +84,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def passes(watched: Watched, op: Op[Any]) -> bool:
+def passes(watched: CircuitBreaker, op: Op[Any]) -> bool:
     try:
         watched.execute([op])
     except StoreError:
@@ -97,7 +97,7 @@ def passes(watched: Watched, op: Op[Any]) -> bool:
 def test_whatever_failed_an_answer_to_anything_ends_the_outage(time: list[float], failed: str, asked: str) -> None:
     news: list[StoreHealth] = []
     store = Faulty(MemoryStore())
-    watched = Watched(store, workers=1, clock=ManualClock(), notify=news.append)
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock(), notify=news.append)
     store.fault = down
     assert not passes(watched, OPS[failed])
     store.fault = well
@@ -188,7 +188,7 @@ def test_a_full_server_that_reads_goes_on_reading_and_stays_out_of_order(time: l
     """And who writes is a probe, four times a second."""
     news: list[StoreHealth] = []
     store = Faulty(MemoryStore())
-    watched = Watched(store, workers=1, clock=ManualClock(), notify=news.append)
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock(), notify=news.append)
     tried: list[str] = []
 
     def full(op: Op[Any]) -> StoreError | None:
@@ -214,7 +214,7 @@ def test_a_full_server_that_reads_goes_on_reading_and_stays_out_of_order(time: l
 
 def test_a_server_that_goes_again_after_an_answer_is_left_alone_again(time: list[float]) -> None:
     store = Faulty(MemoryStore())
-    watched = Watched(store, workers=1, clock=ManualClock())
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock())
     store.fault = down
     assert not passes(watched, TAKE)
     store.fault = well
@@ -246,14 +246,14 @@ class Slow:
         return []
 
 
-async def ask(watched: Watched, op: Op[Any] = READ) -> asyncio.Task[Any]:
+async def ask(watched: CircuitBreaker, op: Op[Any] = READ) -> asyncio.Task[Any]:
     answer: Any = watched.aexecute([op])
     task = asyncio.ensure_future(answer)
     await asyncio.sleep(0)
     return task
 
 
-def refuses(watched: Watched) -> bool:
+def refuses(watched: CircuitBreaker) -> bool:
     try:
         answer: Any = watched.aexecute([READ])
     except StoreError as error:
@@ -265,7 +265,7 @@ def refuses(watched: Watched) -> bool:
 @pytest.mark.parametrize("end", ["cancelled", "busy", "partial", "a bad value", "a mistake"])
 def test_a_probe_that_fails_for_a_reason_of_its_own_makes_room_at_once(time: list[float], end: str) -> None:
     store = Slow()
-    watched = Watched(store, workers=1, clock=ManualClock())
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock())
     partial = StoreError("wrong type")
     partial.partial = True
     ends = {"busy": StoreBusy("busy"), "partial": partial, "a bad value": ValueError("x"), "a mistake": KeyError("x")}
@@ -292,7 +292,7 @@ def test_a_probe_that_fails_for_a_reason_of_its_own_makes_room_at_once(time: lis
 
 def test_probes_that_hang_are_in_nobody_s_way(time: list[float]) -> None:
     store = Slow()
-    watched = Watched(store, workers=1, clock=ManualClock())
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock())
 
     async def story() -> None:
         first = await ask(watched)
@@ -322,7 +322,7 @@ def test_probes_that_hang_are_in_nobody_s_way(time: list[float]) -> None:
 def test_of_many_under_way_when_it_fails_none_opens_it_twice_or_closes_it(time: list[float]) -> None:
     news: list[StoreHealth] = []
     store = Slow()
-    watched = Watched(store, workers=1, clock=ManualClock(), notify=news.append)
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock(), notify=news.append)
 
     async def story() -> None:
         tasks = [await ask(watched) for _ in range(100)]
@@ -346,7 +346,7 @@ def test_of_many_under_way_when_it_fails_none_opens_it_twice_or_closes_it(time: 
 
 def test_failures_of_those_under_way_put_the_next_probe_off_for_nobody(time: list[float]) -> None:
     store = Slow()
-    watched = Watched(store, workers=1, clock=ManualClock())
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock())
 
     async def story() -> None:
         tasks = [await ask(watched) for _ in range(10)]
@@ -405,7 +405,7 @@ def test_many_threads_after_a_short_outage(storm: Any) -> None:
 
     def outage(failing: str) -> None:
         store = Faulty(MemoryStore())
-        watched = Watched(store, workers=1, clock=ManualClock())
+        watched = CircuitBreaker(store, workers=1, clock=ManualClock())
 
         def fail(on: bool) -> None:
             store.fault = down if on else well

@@ -15,7 +15,7 @@ import keyguard
 from keyguard import ops
 from keyguard.clock import Clock, ManualClock
 from keyguard.guards.cache.shared_ops import Enlist, Lease, Release, Stamp
-from keyguard.ops import Authenticate, Authenticated, Change, Commit, Demand, Op, Put, Take, head_of
+from keyguard.ops import Authenticate, Authenticated, Change, CompareAndSet, Demand, Op, Put, Take, head_of
 from keyguard.rates import Limit, smooth, window
 from keyguard.rates.window import WindowLog
 from keyguard.testing import Reference, check_store
@@ -194,7 +194,7 @@ def reads_version_0_for_all(op: Any, store: Wrong) -> Any:
         changed(Put, ttl=lambda ttl: None),
         changed(Put, ttl=lambda ttl: ttl and ttl + 1),
         changed(Put, value=lambda value: value or None),
-        changed(Commit, values=lambda values: values[:1]),
+        changed(CompareAndSet, values=lambda values: values[:1]),
         changed(Stamp, keys=lambda keys: ("rc:mark|2",)),
         changed(Enlist, most=lambda most: most + 1),
         changed(Enlist, ttl=lambda ttl: ttl + 1),

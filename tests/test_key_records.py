@@ -17,7 +17,7 @@ from keyguard import APIKeys, ConfigurationError, Keyguard, KeyRegistry, StoreEr
 from keyguard.cli import main
 from keyguard.keys import Peppers, new_key, record_key
 from keyguard.keys.record import read_head
-from keyguard.ops import RECORD, SEALED, Commit, Put, Read
+from keyguard.ops import RECORD, SEALED, CompareAndSet, Put, Read
 from keyguard.stores import open_store
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
@@ -359,7 +359,7 @@ def test_the_command_refuses_too(
 
 
 def with_old_records(store: Any) -> Any:
-    store.execute([Commit(dict.fromkeys(RECORDS), RECORDS)])
+    store.execute([CompareAndSet(dict.fromkeys(RECORDS), RECORDS)])
     return store
 
 

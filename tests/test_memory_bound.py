@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from keyguard import Keyguard, RateLimit, ResponseCache
-from keyguard.ops import Commit, Demand, Read, Take
+from keyguard.ops import CompareAndSet, Demand, Read, Take
 from keyguard.rates import Limit, smooth, window
 from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStats, MemoryStore, Pool
@@ -131,7 +131,7 @@ def test_nor_where_all_others_are_kept() -> None:
 
 def test_one_value_larger_than_the_store_is_kept() -> None:
     store = MemoryStore(MIB, clock=ManualClock())
-    store.execute((Commit({"key|large": None}, {"key|large": bytes(2 * MIB)}),))
+    store.execute((CompareAndSet({"key|large": None}, {"key|large": bytes(2 * MIB)}),))
     assert take(store, LIMITS[0], "somebody")
     assert store.execute((Read("key|large"),))[0] == (bytes(2 * MIB),)
 
@@ -140,7 +140,7 @@ def test_api_keys_are_never_let_go() -> None:
     store = MemoryStore(MIB, clock=ManualClock())
     names = [f"key|{number}" for number in range(500)]
     for name in names:
-        store.execute((Commit({name: None}, {name: b"record"}),))
+        store.execute((CompareAndSet({name: None}, {name: b"record"}),))
     attack(store, LIMITS[0], 30_000)
     assert store.execute((Read(*names),))[0] == (b"record",) * 500
     assert [key for key, _ in store.scan("key|")] == sorted(names)

@@ -142,7 +142,7 @@ def test_a_thread_that_has_gone_keeps_nobody_waiting(postgres: Postgres, monkeyp
     store = PostgresStore(postgres.url, schema="gone", timeout=0.1)
     store.migrate()
     store.execute([take()])
-    monkeypatch.setattr("keyguard.stores.postgres.store._AT_MOST", 0.3)
+    monkeypatch.setattr("keyguard.stores.postgres.store._MAX_WAIT", 0.3)
     held, loop = threading.Event(), store._loop
     assert loop is not None
     loop.call_soon_threadsafe(held.wait, 60)

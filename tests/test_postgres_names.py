@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from keyguard.ops import Authenticate, Commit, Demand, Look, Put, Read, Settle, Take
+from keyguard.ops import Authenticate, CompareAndSet, Demand, Put, Read, ReadWithTime, Settle, Take
 from keyguard.rates import window
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.postgres import schema as schema_module
@@ -77,8 +77,8 @@ def test_no_trap_is_stepped_on(hostile: Postgres) -> None:
     demand = Demand("", "rl:x:win60000000|a", limit)
     taken = store.execute([Take([demand])])[0]
     store.execute([Settle(taken), Put("k|a", b"1"), Put("k|b", b"2", 1)])
-    assert store.execute([Commit({"k|a": b"1"}, {"k|a": None})]) == [True]
-    assert store.execute([Read("k|a"), Look("k|a")])[0] == (None,)
+    assert store.execute([CompareAndSet({"k|a": b"1"}, {"k|a": None})]) == [True]
+    assert store.execute([Read("k|a"), ReadWithTime("k|a")])[0] == (None,)
     assert store.execute([Authenticate("k|a", {0: b"d" * 32}, [demand])])[0].valid is False
     for number in range(250):  # until lapsed ones are deleted
         store.execute([Put(f"k|{number}", b"1", 1), Take([demand])])

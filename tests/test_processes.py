@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from keyguard import ConfigurationError, StoreError
-from keyguard.ops import Commit, Demand, Read, Take
+from keyguard.ops import CompareAndSet, Demand, Read, Take
 from keyguard.rates import window
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.sqlite import SQLiteStore
@@ -197,7 +197,7 @@ def test_a_file_that_is_replaced_or_damaged_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "k.db"
     now = [1_800_000_000_000_000]
     store = SQLiteStore(path, clock=lambda: now[0])
-    store.execute((Commit({"k|a": None}, {"k|a": b"1"}),))
+    store.execute((CompareAndSet({"k|a": None}, {"k|a": b"1"}),))
     for file in tmp_path.iterdir():
         file.unlink()
     now[0] += 2_000_000
@@ -206,7 +206,7 @@ def test_a_file_that_is_replaced_or_damaged_is_noticed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     SQLiteStore(path)
     assert store.execute((Read("k|a"),)) == [(None,)]
-    store.execute((Commit({"k|a": None}, {"k|a": b"2"}),))
+    store.execute((CompareAndSet({"k|a": None}, {"k|a": b"2"}),))
     store.close()
     path.write_bytes(b"this is no database" * 100)
     with pytest.raises(StoreError, match="not a database"):

@@ -213,7 +213,7 @@ def test_lua_means_the_same(kind: str, seed: int, valkey: RedisServer) -> None:
                 opened.execute([Settle(other)])
                 continue
             limit = chance.choice(limits)
-            cost = chance.choice([0, 1, 1, 1, 2, 5, min(limit.most, 40), limit.most + 1])
+            cost = chance.choice([0, 1, 1, 1, 2, 5, min(limit.max_cost, 40), limit.max_cost + 1])
             ops = [Take([Demand("x", key, limit, cost)])]
             ((one,), (other,)) = reference.execute(ops), opened.execute(ops)
             expected, got = one.takings[0][1:], other.takings[0][1:]

@@ -257,14 +257,14 @@ def test_every_figure_is_the_one_that_the_limit_means(
     now, state, expiry = START, None, 0
     for pause, cost, large, gives_back in steps:
         now += pause * unit
-        cost = min(cost * (limit.most // 4 + 1), limit.most + 1) if large else cost
+        cost = min(cost * (limit.max_cost // 4 + 1), limit.max_cost + 1) if large else cost
         kept, ttl, remaining, reset, wait = limit.take(state if expiry > now else None, now, cost)
         assert (remaining, reset, wait) == meaning.take(now, cost)
         if kept is None:
             continue
         state, expiry = kept, now + ttl
-        assert limit.take(state, expiry, 0)[2:] == (limit.most, 0, 0), "it lives too short"
-        assert limit.take(state, expiry - 1, 0)[2] < limit.most, "it lives too long"
+        assert limit.take(state, expiry, 0)[2:] == (limit.max_cost, 0, 0), "it lives too short"
+        assert limit.take(state, expiry - 1, 0)[2] < limit.max_cost, "it lives too long"
         if gives_back and cost and expiry > now + unit:
             taken_at, now = now, now + unit
             state = limit.give_back(state, now, taken_at, cost)

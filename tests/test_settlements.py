@@ -31,7 +31,7 @@ def demand(cost: int, limit: Limit = LIMIT) -> Demand:
 
 
 def used(store: Any, limit: Limit = LIMIT) -> int:
-    return limit.most - int(store.execute([Take([demand(0, limit)])])[0].takings[0][2])
+    return limit.max_cost - int(store.execute([Take([demand(0, limit)])])[0].takings[0][2])
 
 
 def taken(store: Any, cost: int, limit: Limit = LIMIT) -> Taken:
@@ -63,7 +63,7 @@ def test_it_costs_in_the_end_what_was_settled(store: Any, limit: Limit) -> None:
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_more_than_there_is_left_uses_up_the_limit_and_is_forgotten_like_the_rest(store: Any, limit: Limit) -> None:
-    store.execute([Settle(taken(store, 1, limit), [10 * limit.most])])
+    store.execute([Settle(taken(store, 1, limit), [10 * limit.max_cost])])
     refused = taken(store, 1, limit)
     assert refused.refused
     assert 0 < refused.wait <= limit.period * 1.1

@@ -13,7 +13,7 @@ from keyguard.errors import StoreError
 from keyguard.ops import Demand, Op, Read, Settle, Take
 from keyguard.rates import smooth, window
 from keyguard.stores import circuit_breaker as module
-from keyguard.stores.circuit_breaker import StoreHealth, Watched
+from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
@@ -60,14 +60,14 @@ def time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture(params=["threads", "loop"])
 def ask(request: pytest.FixtureRequest) -> Any:
-    def threads(watched: Watched, op: Op[Any]) -> bool:
+    def threads(watched: CircuitBreaker, op: Op[Any]) -> bool:
         try:
             watched.execute([op])
         except StoreError:
             return False
         return True
 
-    def loop(watched: Watched, op: Op[Any]) -> bool:
+    def loop(watched: CircuitBreaker, op: Op[Any]) -> bool:
         async def one() -> None:
             found = watched.aexecute([op])
             if not isinstance(found, list):
@@ -84,7 +84,7 @@ def ask(request: pytest.FixtureRequest) -> Any:
 
 def test_it_opens_at_the_first_failure_probes_now_and_then_and_closes(time: list[float], ask: Any) -> None:
     store, news = Flaky(), []
-    watched = Watched(store, workers=1, clock=ManualClock(), notify=news.append)
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock(), notify=news.append)
     assert ask(watched, TAKE)
     store.failing = (Take, Read)
     assert [ask(watched, TAKE) for _ in range(10)] == [False] * 10
@@ -104,7 +104,7 @@ def test_it_opens_at_the_first_failure_probes_now_and_then_and_closes(time: list
 
 def test_a_store_that_only_reads_is_still_out_of_order(time: list[float], ask: Any) -> None:
     store, news = Flaky(), []
-    watched = Watched(store, workers=1, clock=ManualClock(), notify=news.append)
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock(), notify=news.append)
     store.failing = (Take,)
     for _ in range(5):
         assert not ask(watched, TAKE)
@@ -115,7 +115,7 @@ def test_a_store_that_only_reads_is_still_out_of_order(time: list[float], ask: A
 
 def test_what_seldom_happens_does_not_keep_it_open(time: list[float], ask: Any) -> None:
     store = Flaky()
-    watched = Watched(store, workers=1, clock=ManualClock())
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock())
     taken = watched.execute([TAKE])[0]
     store.failing = (Settle,)
     assert not ask(watched, Settle(taken))
@@ -127,7 +127,7 @@ def test_what_seldom_happens_does_not_keep_it_open(time: list[float], ask: Any) 
 def test_what_concerns_some_keys_only_does_not_open_it(time: list[float], ask: Any) -> None:
     store = Flaky()
     store.failing, store.partial = (Take,), True
-    watched = Watched(store, workers=1, clock=ManualClock())
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock())
     assert not ask(watched, TAKE)
     assert ask(watched, READ)
     assert not ask(watched, TAKE)
@@ -140,7 +140,7 @@ def test_what_concerns_some_keys_only_is_told_about(
     """A node of a cluster was down for hours, a third of the callers were refused, and all was said to be well."""
     clock = ManualClock()
     store, news = Flaky(), list[StoreHealth]()
-    watched = Watched(store, workers=1, clock=clock, notify=news.append)
+    watched = CircuitBreaker(store, workers=1, clock=clock, notify=news.append)
     store.failing, store.partial = (Take,), True
     began = clock()
     for _ in range(10):
@@ -179,7 +179,7 @@ def test_a_lease_is_spent_while_the_shared_store_is_down_and_is_no_proof_that_it
 ) -> None:
     """Each was taken for the store's return: it came and went four times a second, and local counts began anew."""
     store, news = Flaky(), list[StoreHealth]()
-    watched = Watched(Leased(store, workers=1), workers=1, clock=ManualClock(), notify=news.append)
+    watched = CircuitBreaker(Leased(store, workers=1), workers=1, clock=ManualClock(), notify=news.append)
     other = Take([Demand("d", "rl:a:win60000000|y", window(100, 60_000_000, "100/minute"))])
     while not watched.store.here([TAKE]):  # type: ignore[attr-defined]
         assert ask(watched, TAKE)
@@ -201,7 +201,7 @@ def test_a_lease_is_spent_while_the_shared_store_is_down_and_is_no_proof_that_it
 
 def test_a_store_that_fails_as_a_whole_after_a_part_of_it_is_one_that_fails(time: list[float], ask: Any) -> None:
     store, news = Flaky(), list[StoreHealth]()
-    watched = Watched(store, workers=1, clock=ManualClock(), notify=news.append)
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock(), notify=news.append)
     store.failing, store.partial = (Take,), True
     assert not ask(watched, TAKE)
     store.partial = False
@@ -213,10 +213,10 @@ def test_a_store_that_fails_as_a_whole_after_a_part_of_it_is_one_that_fails(time
     assert [(health.ok, health.partial) for health in news] == [(False, True), (False, False), (True, False)]
 
 
-def due_for_a_probe(time: list[float]) -> Watched:
+def due_for_a_probe(time: list[float]) -> CircuitBreaker:
     """A store that failed, is in order again, and has not been asked since."""
     store = Flaky()
-    watched = Watched(store, workers=1, clock=ManualClock())
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock())
     store.failing = (Take,)
     with pytest.raises(StoreError):
         watched.execute([TAKE])
@@ -255,7 +255,7 @@ def test_a_probe_that_nobody_carries_out_lets_the_next_one_go(time: list[float])
 def test_a_listener_that_fails_changes_nothing(time: list[float], caplog: pytest.LogCaptureFixture) -> None:
     store = Flaky()
     store.failing = (Take,)
-    watched = Watched(store, workers=1, clock=ManualClock(), notify=lambda health: 1 / 0)
+    watched = CircuitBreaker(store, workers=1, clock=ManualClock(), notify=lambda health: 1 / 0)
     with pytest.raises(StoreError, match="as told"):
         watched.execute([TAKE])
     assert "on_health failed" in caplog.text
@@ -271,10 +271,10 @@ def test_a_listener_that_fails_changes_nothing(time: list[float], caplog: pytest
     ],
 )
 def test_each_process_admits_its_part(limit: Any, workers: int, admitted: int) -> None:
-    watched = Watched(Flaky(), workers=workers, clock=ManualClock())
+    watched = CircuitBreaker(Flaky(), workers=workers, clock=ManualClock())
     demands = [Demand("d", "rl:a:x|x", limit)]
     assert [watched.take_here(demands).refused for _ in range(30)].count(False) == admitted
-    large = [Demand("d", "rl:a:x|y", limit, limit.most)]
+    large = [Demand("d", "rl:a:x|y", limit, limit.max_cost)]
     assert not watched.take_here(large).refused, "what costs more than a part takes the whole part"
 
 

@@ -156,7 +156,7 @@ def _parts(value: Any) -> Sequence[object] | None:
     if isinstance(value, OnPaths):
         return value.texts, value.ignore_case
     if isinstance(value, Limit):
-        return value.code, value.quota, value.most
+        return value.code, value.quota, value.max_cost
     if isinstance(value, FunctionType):
         return _made_of(value)
     if isinstance(value, MethodType):

@@ -139,7 +139,7 @@ class Surroundings(NamedTuple):
     store: Store
     """Where it keeps what it keeps: for values that is the store of the stack's values."""
     shared: bool
-    """Whether values in that store are shared with other processes, and asked for by `Aside`."""
+    """Whether values in that store are shared with other processes, and asked for by `BestEffort`."""
     sources: Sequence[Sources]
     """Where the guards of the stack look for credentials."""
     clock: Clock

@@ -124,7 +124,7 @@ class Read(Op[tuple[bytes | None, ...]]):
         return tuple(old), ()
 
 
-class Look(Read):
+class ReadWithTime(Read):
     """The values of some keys and the store's time: `(now, values)`."""
 
     __slots__ = ()
@@ -133,7 +133,7 @@ class Look(Read):
         return (now, tuple(old)), ()
 
 
-class Aside(Step[list[Any]]):
+class BestEffort(Step[list[Any]]):
     """Run operations that no decision hangs on, in one trip: the response cache's.
 
     They have a circuit breaker of their own, so that what fails here is not taken for a failure of keys and limits.
@@ -146,14 +146,14 @@ class Aside(Step[list[Any]]):
         self.ops = ops
 
 
-class Commit(Op[bool]):
+class CompareAndSet(Op[bool]):
     """Write all values if all keys still hold what is expected; else none. Evaluates to whether it did."""
 
     __slots__ = ("expected", "values")
 
     def __init__(self, expected: Mapping[str, bytes | None], values: Mapping[str, bytes | None]) -> None:
         if not values.keys() <= expected.keys():
-            raise ValueError("Commit writes only keys that it has an expectation of")
+            raise ValueError("CompareAndSet writes only keys that it has an expectation of")
         self.keys = tuple(expected)
         self.expected = tuple(expected.values())
         self.values = tuple(values.items())
@@ -272,8 +272,8 @@ class Take(Op[Taken]):
 class Settle(Op[None]):
     """Charge in the end `costs` for what a `Take` took: one number of units a demand, or none for a refund of it all.
 
-    What was taken above its cost is given back, as far as it has not lapsed, and no other request's units with it. What
-    was taken too little is charged now, whatever is left of the limit: the work has been done.
+    What was taken above its cost is given back, as far as it has not expired, and no other request's units with it.
+    What was taken too little is charged now, whatever is left of the limit: the work has been done.
 
     A settlement happens once. If it failed, or its reply was lost, the same object may be executed again within
     `REMEMBERED`: it has a token, and the store remembers it under a key of its own beside the counters.
@@ -313,7 +313,7 @@ class Settle(Op[None]):
                     changes.append((demand.key, back if ttl else None, ttl or None, limit))
         if changes:
             settled[self.token] = now
-            kept = b"".join([token + at.to_bytes(8, "little") for token, at in [*settled.items()][-_MOST_SETTLED:]])
+            kept = b"".join([token + at.to_bytes(8, "little") for token, at in [*settled.items()][-_MAX_SETTLED:]])
             changes.append((self.keys[-1], kept, REMEMBERED, _TOKENS))
         return None, changes
 
@@ -323,7 +323,7 @@ REMEMBERED = 10 * SECOND
 
 _SETTLED = "rl:settled"
 """The pool of what was settled: a caller's last settlements, a token of eight bytes and the time of each."""
-_MOST_SETTLED = 32  # of one caller; more would cost more memory than a caller's counters
+_MAX_SETTLED = 32  # of one caller; more would cost more memory than a caller's counters
 
 
 def _remembered(state: bytes, now: int) -> dict[bytes, int]:

@@ -95,7 +95,7 @@ _PART = 48
 """Bytes that a part takes besides what it says."""
 
 
-class Room:
+class ByteBudget:
     """Bytes that copies may take together while they are made: clients that read slowly, and many, fill no memory."""
 
     __slots__ = ("_lock", "left")
@@ -154,7 +154,7 @@ class Tee:
         cut: Callable[[str], None],
         *,
         length: int | None = None,
-        room: Room | None = None,
+        room: ByteBudget | None = None,
         waits: Callable[[], None] | None = None,
         late: bool = False,
     ) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
-from keyguard.ops import Aside, Op, Store
+from keyguard.ops import BestEffort, Op, Store
 from keyguard.process.event_loops import in_thread, in_trio
 from keyguard.process.fork import check_process
 
@@ -30,7 +30,7 @@ def run_flow(store: Store, flow: Flow[R]) -> R:
     op = _next(flow, None, None)
     while not isinstance(op, _Done):
         try:
-            value, error = (store.execute(op.ops) if isinstance(op, Aside) else store.execute((op,))[0]), None
+            value, error = (store.execute(op.ops) if isinstance(op, BestEffort) else store.execute((op,))[0]), None
         except Exception as failure:
             value, error = None, failure
         op = _next(flow, value, error)
@@ -48,9 +48,9 @@ async def arun_flow(store: Store, flow: Flow[R]) -> R:
     op = _next(flow, None, None)
     while not isinstance(op, _Done):
         try:
-            results = aexecute(op.ops if isinstance(op, Aside) else (op,))
+            results = aexecute(op.ops if isinstance(op, BestEffort) else (op,))
             results = results if isinstance(results, list) else await results
-            value, error = (results if isinstance(op, Aside) else results[0]), None
+            value, error = (results if isinstance(op, BestEffort) else results[0]), None
         except Exception as failure:
             value, error = None, failure
         op = _next(flow, value, error)
@@ -58,11 +58,11 @@ async def arun_flow(store: Store, flow: Flow[R]) -> R:
     return result
 
 
-def _next(flow: Flow[Any], value: Any, error: Exception | None) -> Op[Any] | Aside | _Done:
+def _next(flow: Flow[Any], value: Any, error: Exception | None) -> Op[Any] | BestEffort | _Done:
     try:
         step = flow.send(value) if error is None else flow.throw(error)
     except StopIteration as stop:
         return _Done(stop.value)
-    if not isinstance(step, (Op, Aside)):
+    if not isinstance(step, (Op, BestEffort)):
         raise GuardError(f"a flow outside a request awaits operations only, not {type(step).__name__}")
     return step

@@ -26,14 +26,14 @@ from keyguard.http.fields import MOST_KEYS
 from keyguard.http.spelling import NOTHING, Inside
 from keyguard.keys.credentials import Sources
 from keyguard.logs import logger, plain, secret, story, without, word
-from keyguard.ops import Aside, Degraded, Op, Settle, Store, TakeHere
+from keyguard.ops import BestEffort, Degraded, Op, Settle, Store, TakeHere
 from keyguard.problem import refuse_ambiguous, refuse_busy, refuse_for
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import Deferred, Findings, Request
 from keyguard.response import Response, Tee
 from keyguard.steps import CallApp, Detach
-from keyguard.stores.best_effort import WatchedAside
-from keyguard.stores.circuit_breaker import Watched
+from keyguard.stores.best_effort import BestEffortStore
+from keyguard.stores.circuit_breaker import CircuitBreaker
 
 log = logger("keyguard")
 
@@ -72,11 +72,11 @@ class Setup(NamedTuple):
 
     chain: Chain
     store: Store
-    watched: Watched | None
+    watched: CircuitBreaker | None
     """The store under watch; `None` for one that cannot fail."""
-    here: Watched
+    here: CircuitBreaker
     """Decides without the store. A store that cannot fail has this too, since a subclass of it may."""
-    aside: WatchedAside | None
+    aside: BestEffortStore | None
     """The store for what no decision hangs on, by circuit breakers of its own; `None` if nothing is shared."""
     source: ClientAddress
     clock: Clock
@@ -214,7 +214,7 @@ class Engine:
                         error = failure
                 elif step.__class__ is CallApp:
                     return step
-                elif step.__class__ is Aside:
+                elif step.__class__ is BestEffort:
                     try:
                         value = self._ask_aside(step, request)
                         if value.__class__ is Pending:
@@ -278,7 +278,7 @@ class Engine:
         """
         request.findings.waited += min(monotonic() - began, self.longest)
 
-    def _ask_aside(self, step: Aside, request: Request | None) -> Any:
+    def _ask_aside(self, step: BestEffort, request: Request | None) -> Any:
         """The results, or `Pending`. Who waits for them is a request with a time budget, or nobody."""
         store = self.aside
         if store is None:

@@ -107,7 +107,7 @@ def _checksum(body: str) -> str:
     return digits
 
 
-_LEAST = 16  # bytes
+_MIN = 16  # bytes
 _NO_PEPPER = b"keyguard"
 _NO_TEXT = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """Surrogates, but for those that stand for bytes of the environment which are not UTF-8 (PEP 383)."""
@@ -213,6 +213,6 @@ def _checked(version: object, secret: object) -> bytes:
         if _NO_TEXT.search(secret):
             raise ConfigurationError(f"pepper {version} is not text")
         data = secret.encode("utf-8", "surrogateescape")
-    if not isinstance(data, bytes) or len(data) < _LEAST:
-        raise ConfigurationError(f"pepper {version} is shorter than {_LEAST} bytes; try secrets.token_hex(16)")
+    if not isinstance(data, bytes) or len(data) < _MIN:
+        raise ConfigurationError(f"pepper {version} is shorter than {_MIN} bytes; try secrets.token_hex(16)")
     return data

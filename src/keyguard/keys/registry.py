@@ -1,6 +1,6 @@
 """Issuing, reading, changing, rotating and revoking keys.
 
-Every change is one `Commit` that succeeds only if nobody changed the record meanwhile; else it is read and tried
+Every change is one `CompareAndSet` that succeeds only if nobody changed the record meanwhile; else it is read and tried
 again. Each action is written once, as a flow; the methods with an `a` before their name are the same for event loops.
 
 What ends a key from now on ends it by the store's clock, which says whether keys are valid: an operator's machine
@@ -40,7 +40,7 @@ from keyguard.keys.values import (
     span_of,
 )
 from keyguard.logs import word
-from keyguard.ops import Commit, Look, Put, Read, Store, head_of
+from keyguard.ops import CompareAndSet, Put, Read, ReadWithTime, Store, head_of
 from keyguard.process.event_loops import in_thread
 from keyguard.run import arun_flow, run_flow
 
@@ -210,7 +210,7 @@ class KeyRegistry:
 
     async def _issue(self, record: KeyRecord, key: PlainKey) -> IssuedKey:
         name = record_key(key.id)
-        if not await Commit({name: None}, {name: encode_new(record, self._peppers, key)}):
+        if not await CompareAndSet({name: None}, {name: encode_new(record, self._peppers, key)}):
             raise StoreError("a key of this id exists already")  # 71 random bits: it does not happen
         return IssuedKey(key, record)
 
@@ -243,7 +243,7 @@ class KeyRegistry:
             retired = replace(old, replaced_by=key.id, retires=now + overlap)
             name, new_name = record_key(old.id), record_key(key.id)
             await self._noted()
-            done = await Commit(
+            done = await CompareAndSet(
                 {name: stored, new_name: None},
                 {
                     name: encode_again(retired, self._peppers, stored),
@@ -263,7 +263,7 @@ class KeyRegistry:
             stored, now = await self._stored(key_id(id))
             record = change(decode(stored) if untrusted else self._trusted(stored), now)
             data = encode_again(record, self._peppers, stored)
-            if data == stored or await Commit({name: stored}, {name: data}):
+            if data == stored or await CompareAndSet({name: stored}, {name: data}):
                 return record
         raise StoreError("the key is being changed by others all the time")
 
@@ -282,7 +282,7 @@ class KeyRegistry:
 
     async def _stored(self, id: str) -> tuple[bytes, int]:
         """What is stored of a key, and the store's time."""
-        looked: Any = await Look(record_key(id))
+        looked: Any = await ReadWithTime(record_key(id))
         now, (stored,) = looked
         if stored is None:
             raise KeyNotFound(f"there is no key with the id {id}")

@@ -71,7 +71,7 @@ class Smooth(Limit):
         return -(-self.pace // TICKS)
 
     @property
-    def most(self) -> int:
+    def max_cost(self) -> int:
         return self.burst
 
     def numbers(self, now: int) -> tuple[int, int, int, int]:

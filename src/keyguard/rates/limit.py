@@ -62,7 +62,7 @@ class Limit:
         return f"<{type(self).__name__} {self.text}>"
 
     @property
-    def most(self) -> int:
+    def max_cost(self) -> int:
         """The units that it ever admits at once."""
         return self.quota
 
@@ -77,7 +77,7 @@ class Limit:
 
     def half_spent(self, state: bytes, now: int) -> bool:
         """Whether at least half of the units are taken. A store at its memory bound keeps such callers in mind."""
-        return self.take(state, now, 0)[2] * 2 <= self.most
+        return self.take(state, now, 0)[2] * 2 <= self.max_cost
 
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
         """Decide about a request that costs `cost` units (0 asks without taking)."""
@@ -97,7 +97,7 @@ class Limit:
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         """The state without a charge of `cost` made at `taken_at`, or `None` where it cannot be found any more.
 
-        Only called before that charge has lapsed by itself. It never touches another request's charge.
+        Only called before that charge has expired by itself. It never touches another request's charge.
         """
         raise NotImplementedError
 

@@ -1,6 +1,6 @@
 """The default algorithm: never more than N units in any window of one period, whatever the arrival pattern.
 
-A window is half-open: what was taken at t has lapsed at t + period. Two representations keep the promise in at
+A window is half-open: what was taken at t has expired at t + period. Two representations keep the promise in at
 most 300 bytes a caller:
 
 - `WindowLog`, for N up to 32: the moment of every unit, exact to the microsecond.
@@ -77,17 +77,17 @@ class WindowLog(_Window):
                 times = _shifted(times, now)
                 state = pack(f"<{len(times)}Q", *times)
                 moved = True
-        lapsed = bisect_right(times, now - period)
-        used = len(times) - lapsed
+        expired = bisect_right(times, now - period)
+        used = len(times) - expired
         if cost and used + cost > quota:
-            wait = NEVER if cost > quota else times[lapsed + used + cost - quota - 1] + period - now
-            reset = times[lapsed] + period - now if used else 0
+            wait = NEVER if cost > quota else times[expired + used + cost - quota - 1] + period - now
+            reset = times[expired] + period - now if used else 0
             return state if moved else None, period, max(0, quota - used), reset, wait
-        oldest = times[lapsed] if used else now
+        oldest = times[expired] if used else now
         if cost == 0:
             left = max(0, quota - used)
             return state if moved else None, period, left, oldest + period - now if used else 0, 0
-        state = state[8 * lapsed :] + now.to_bytes(8, "little") * cost
+        state = state[8 * expired :] + now.to_bytes(8, "little") * cost
         return state, period, quota - used - cost, oldest + period - now, 0
 
     def _take_slices(self, state: bytes, now: int, cost: int) -> Taking:
@@ -137,7 +137,7 @@ def _shifted(times: tuple[int, ...], now: int) -> tuple[int, ...]:
 
 
 def _log_of(state: bytes, now: int, period: int) -> bytes:
-    """Make a log of slices: each unit at the latest moment that does not move its lapse."""
+    """Make a log of slices: each unit at the latest moment that does not move its expiry."""
     width = slice_width(period)
     _, newest, _, count = _HEAD.unpack_from(state)
     times: list[int] = []
@@ -168,7 +168,7 @@ class WindowSlices(_Window):
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
         width = self.width
         here = now // width
-        until_lapse = (here + SLICES + 1) * width - now  # of what is taken now
+        until_expiry = (here + SLICES + 1) * width - now  # of what is taken now
         moved = False
         if state is None:
             total = count = 0
@@ -187,16 +187,16 @@ class WindowSlices(_Window):
                     total, count, older = advanced(total, count, older, here - newest)
         spent = total + cost
         if spent <= self.quota and cost:
-            reset = until_lapse - (len(older) >> 2) * width
-            return _HEAD.pack(_TAG, here, spent, count + cost) + older, until_lapse, self.quota - spent, reset, 0
+            reset = until_expiry - (len(older) >> 2) * width
+            return _HEAD.pack(_TAG, here, spent, count + cost) + older, until_expiry, self.quota - spent, reset, 0
         kept = _HEAD.pack(_TAG, here, total, count) + older if moved else None
-        reset = until_lapse - (len(older) >> 2) * width if total else 0
+        reset = until_expiry - (len(older) >> 2) * width if total else 0
         remaining = max(0, self.quota - total)
         if spent <= self.quota or not cost:
-            return kept, until_lapse, remaining, reset, 0
+            return kept, until_expiry, remaining, reset, 0
         if cost > self.quota:
-            return kept, until_lapse, remaining, reset, NEVER
-        return kept, until_lapse, remaining, reset, until_lapse - _younger(older, spent - self.quota) * width
+            return kept, until_expiry, remaining, reset, NEVER
+        return kept, until_expiry, remaining, reset, until_expiry - _younger(older, spent - self.quota) * width
 
     def _ask_log(self, state: bytes, now: int, cost: int) -> Taking:
         """Ask the state as the log it is, without taking the units if it has room for them."""
@@ -247,7 +247,7 @@ class WindowSlices(_Window):
 
 
 def _slices_of(state: bytes, now: int, period: int) -> bytes:
-    """A log as slices: what has not lapsed does so with the slice it falls into, never earlier than by itself."""
+    """A log as slices: what has not expired does so with the slice it falls into, never earlier than by itself."""
     width = slice_width(period)
     slices = [time // width for time in unpack(f"<{len(state) // 8}Q", state) if time > now - period]
     newest = max(slices, default=0)
@@ -270,7 +270,7 @@ def _stripped(older: bytes) -> bytes:
 
 
 def _younger(older: bytes, units: int) -> int:
-    """How many slices are younger than the one with which the oldest `units` have all lapsed."""
+    """How many slices are younger than the one with which the oldest `units` have all expired."""
     younger = len(older) >> 2
     for count in _counts(older):
         units -= count

@@ -25,8 +25,8 @@ from keyguard.stack.needs import unmet_needs
 from keyguard.stack.order import arranged, check_guards, check_layers
 from keyguard.stack.settings import check_functions, checked_field_name, checked_prefix, checked_underscores
 from keyguard.stores import open_store
-from keyguard.stores.best_effort import WatchedAside
-from keyguard.stores.circuit_breaker import StoreHealth, Watched
+from keyguard.stores.best_effort import BestEffortStore
+from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 from keyguard.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -93,13 +93,13 @@ class Keyguard:
         self._declared = [declared(guard) for guard in guards]
         self.store = open_store(named_store() if store is ... else store)
         among = checked_workers(workers)
-        self._here = Watched(self.store, workers=among, clock=clock, notify=on_health)
+        self._here = CircuitBreaker(self.store, workers=among, clock=clock, notify=on_health)
         # A store in memory cannot fail; a subclass of it may.
         self._watched = None if type(self.store) is MemoryStore else self._here
         self._clock = clock
         readers = [(guard, sources_of(guard)) for guard in guards if declared(guard).sources]
         self._sources = [sources for _, sources in readers]
-        self._aside: WatchedAside | None = None
+        self._aside: BestEffortStore | None = None
         self._attach()
         check_guards(guards)
         tell_of_decisions(self.store, guards)
@@ -158,7 +158,7 @@ class Keyguard:
             own = isinstance(getattr(store, "store", store), MemoryStore)  # leases may stand in front of it
             shared = not own and getattr(store, "holds_values", True)
             if shared:
-                self._aside = WatchedAside(store, clock=self._clock)
+                self._aside = BestEffortStore(store, clock=self._clock)
         for guard in self._declared:
             where = store if "values" in guard.keeps else self.store
             guard.attach(Surroundings(where, shared, self._sources, self._clock))

@@ -7,10 +7,10 @@ from typing import Any
 
 from keyguard.clock import Clock
 from keyguard.ops import Op, Read, Store
-from keyguard.stores.circuit_breaker import Watched
+from keyguard.stores.circuit_breaker import CircuitBreaker
 
 
-class WatchedAside:
+class BestEffortStore:
     """A store under watch for what no decision hangs on: reading and writing under a circuit breaker each.
 
     A server that is full, or a replica, still reads. And what is written comes in turns, such as a lease before the
@@ -21,8 +21,8 @@ class WatchedAside:
         self.store = store
         self.timeout: float | None = getattr(store, "timeout", None)
         """Seconds that one operation may take; `None` for a store that never waits."""
-        self.reading = Watched(store, workers=1, clock=clock, of="reading", alike=True)
-        self.writing = Watched(store, workers=1, clock=clock, of="writing", alike=True)
+        self.reading = CircuitBreaker(store, workers=1, clock=clock, of="reading", alike=True)
+        self.writing = CircuitBreaker(store, workers=1, clock=clock, of="writing", alike=True)
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations, or raise `StoreError`."""
@@ -32,5 +32,5 @@ class WatchedAside:
         """The same for an event loop."""
         return self._for(ops).aexecute(ops)
 
-    def _for(self, ops: Sequence[Op[Any]]) -> Watched:
+    def _for(self, ops: Sequence[Op[Any]]) -> CircuitBreaker:
         return self.reading if all(isinstance(op, Read) for op in ops) else self.writing

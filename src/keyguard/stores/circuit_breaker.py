@@ -81,7 +81,7 @@ class Circuit:
         self._told: dict[tuple[str, str, int], float] = {}
         """When the traceback of an unexpected exception was logged last, by its class and the line that raised it."""
         self.shares = Shares()
-        self.listeners: WeakSet[Watched] = WeakSet()
+        self.listeners: WeakSet[CircuitBreaker] = WeakSet()
         self._lock = threading.Lock()
         renew_after_fork(self)
 
@@ -261,7 +261,7 @@ def _circuit_of(store: Store, of: str, clock: Clock, alike: bool) -> Circuit:
         return known[of]
 
 
-class Watched:
+class CircuitBreaker:
     """A store with a circuit breaker, and what a process can decide without it.
 
     `workers` is the number of processes among which limits are shared out while the store is out of order. Those who

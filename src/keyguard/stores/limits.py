@@ -231,7 +231,7 @@ class LimitsStore:
         try:
             stats = self._limiter.get_window_stats(item, demand.key)
             remaining, reset = max(0, int(stats.remaining)), max(0, round(stats.reset_time * SECOND) - now)
-        except TypeError:  # MongoDB has no oldest of the moments that have all lapsed, and `limits` adds to it
+        except TypeError:  # MongoDB has no oldest of the moments that have all expired, and `limits` adds to it
             remaining, reset = limit.quota, 0
         wait = 0 if fits else NEVER if demand.cost > limit.quota else max(1, reset)
         return None, limit.period, remaining, reset, wait

@@ -40,8 +40,8 @@ class Shares:
         parts = []
         for demand in demands:
             part, cost = self._part(demand.limit, workers), demand.cost
-            if cost <= demand.limit.most:
-                cost = min(cost, part.most)
+            if cost <= demand.limit.max_cost:
+                cost = min(cost, part.max_cost)
             parts.append(Demand(demand.name, demand.key, part, cost))
         taken: Taken = store.execute([Take(parts)])[0]
         return taken

@@ -16,7 +16,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.ops import Op
 from keyguard.process.event_loops import in_thread
 from keyguard.request import Request
-from keyguard.stores.best_effort import WatchedAside
+from keyguard.stores.best_effort import BestEffortStore
 
 
 def for_trio(engine: Engine) -> Engine:
@@ -29,7 +29,7 @@ def for_trio(engine: Engine) -> Engine:
     if engine.aexecute is not None and not _is_at_home(engine.store):
         twin.aexecute = partial(in_thread, engine.execute)
     if engine.aside is not None and not _is_at_home(engine.aside.store):
-        twin.aside = _Aside(engine.aside)
+        twin.aside = _InThreads(engine.aside)
     return twin
 
 
@@ -59,10 +59,10 @@ def _refuse(why: str, request: Request, place: int = 0) -> NoReturn:
     raise ConfigurationError(why)
 
 
-class _Aside(WatchedAside):
+class _InThreads(BestEffortStore):
     """The store for what no decision hangs on."""
 
-    def __init__(self, aside: WatchedAside) -> None:
+    def __init__(self, aside: BestEffortStore) -> None:
         self.store, self.timeout = aside.store, aside.timeout
         self.reading, self.writing = aside.reading, aside.writing
 

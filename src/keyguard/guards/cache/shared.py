@@ -44,7 +44,7 @@ from keyguard.guards.cache.shared_ops import (
     read_moment,
     tag_mark,
 )
-from keyguard.ops import Aside, Look, Op, Put
+from keyguard.ops import BestEffort, Op, Put, ReadWithTime
 from keyguard.request import Request
 
 SECOND = 1_000_000
@@ -78,7 +78,7 @@ class _Guess(NamedTuple):
 
 
 class Shared:
-    """The store's half of a cache. Its flows await `Aside` steps, and raise `StoreError`."""
+    """The store's half of a cache. Its flows await `BestEffort` steps, and raise `StoreError`."""
 
     def __init__(self, max_variants: int) -> None:
         self.max_variants = max_variants
@@ -92,7 +92,7 @@ class Shared:
     async def look(self, request: Request, target: Target) -> Found:
         """The variants that match, in one trip where the key varies by what it varied by last time."""
         guess, asked = self._asked(request, target)
-        (seen,) = await Aside(Look(*asked))
+        (seen,) = await BestEffort(ReadWithTime(*asked))
         return await self._found(request, target, guess, seen)
 
     def _asked(self, request: Request, target: Target) -> tuple[_Guess, list[str]]:
@@ -126,7 +126,7 @@ class Shared:
             self._hint(guess.slot, tuple(living[0][1]))
         missing = [id for id in wanted if id not in blobs]
         if missing:
-            ((_, more),) = await Aside(Look(*[guess.start + id for id in missing]))
+            ((_, more),) = await BestEffort(ReadWithTime(*[guess.start + id for id in missing]))
             blobs.update(zip(missing, more, strict=True))
         invalidated = read_moment(mark)
         entries, astray = [], []
@@ -140,7 +140,7 @@ class Shared:
                     entry.received = entry.there + ahead
                 entries.append(entry)
         if astray:
-            await Aside(*[Put(key, None) for key in astray])
+            await BestEffort(*[Put(key, None) for key in astray])
         return Found(now, entries, len(living) > len(wanted))
 
     async def keep(self, target: Target, entry: Entry, *also: Op[Any]) -> bool:
@@ -156,17 +156,19 @@ class Shared:
         enlist = Enlist(f"rc:{pool}|i{slot}", id, names, ttl, self.max_variants)
         mark = Ensure(f"rc:{pool}|!", entry.since - 1)
         put = Put(f"rc:{pool}|v{slot}{id}", encode(entry), ttl)
-        invalidated, (now, (version,)), _, dropped, *_ = await Aside(mark, Look(PURGES[1]), put, enlist, *also)
+        invalidated, (now, (version,)), _, dropped, *_ = await BestEffort(
+            mark, ReadWithTime(PURGES[1]), put, enlist, *also
+        )
         self._hint(slot, tuple(names))
         if dropped:
-            await Aside(*[Put(f"rc:{pool}|v{slot}{old}", None) for old in dropped])
+            await BestEffort(*[Put(f"rc:{pool}|v{slot}{old}", None) for old in dropped])
         purges = await self._current_purges(version, now)
         return entry.since > invalidated and not _purged(purges, entry, target)
 
     async def drop(self, target: Target, entry: Entry) -> None:
         """Take an entry away."""
         slot, pool = digest(target.key), place(target.host, target.uri)
-        await Aside(Put(f"rc:{pool}|v{slot}{_id(entry.variance, entry.part is not None)}", None))
+        await BestEffort(Put(f"rc:{pool}|v{slot}{_id(entry.variance, entry.part is not None)}", None))
 
     def varies_by(self, target: Target) -> tuple[str, ...]:
         """The request fields that a key varied by last time, as far as is known."""
@@ -174,12 +176,12 @@ class Shared:
 
     async def invalidate(self, places: Sequence[str]) -> int:
         """Void all that is stored for some URIs. Returns the store's time after that."""
-        moments = await Aside(*[Stamp(f"rc:{pool}|!") for pool in places])
+        moments = await BestEffort(*[Stamp(f"rc:{pool}|!") for pool in places])
         return int(max(moments)) + 1
 
     async def purge(self, marks: Sequence[str]) -> None:
         """Void all that has one of these marks."""
-        await Aside(Purge(marks))
+        await BestEffort(Purge(marks))
 
     async def _current_purges(self, version: bytes | None, now: int) -> Purges:
         """What was purged, as of this version at least."""
@@ -189,14 +191,14 @@ class Shared:
         seen: bytes | None
         if due:
             try:
-                ((log, seen),) = await Aside(Renew())
+                ((log, seen),) = await BestEffort(Renew())
                 self._renewed = now
             except StoreError:
                 if version is None:
                     raise
                 due = False  # it may still read
         if not due:
-            ((_, (log, seen)),) = await Aside(Look(*PURGES))
+            ((_, (log, seen)),) = await BestEffort(ReadWithTime(*PURGES))
         purges = Purges(log, seen, now)
         self._purges, self._purges_seen = purges, seen
         return purges
@@ -218,21 +220,21 @@ class Shared:
         """
         guess, asked = self._asked(request, target)
         lease = Lease(_lease_key(target, flight), token, round(seconds * SECOND))
-        (there, at), seen = await Aside(lease, Look(*asked))
+        (there, at), seen = await BestEffort(lease, ReadWithTime(*asked))
         if there is None and at > seen[0]:
             # It was another one's when this one looked, and that one may have stored the answer since.
-            (seen,) = await Aside(Look(*asked))
+            (seen,) = await BestEffort(ReadWithTime(*asked))
         return there, await self._found(request, target, guess, seen)
 
     async def poll(self, request: Request, target: Target, flight: str) -> tuple[bytes | None, Found]:
         """Who asks just now, and what is there."""
         guess, asked = self._asked(request, target)
-        ((now, (holder, *values)),) = await Aside(Look(_lease_key(target, flight), *asked))
+        ((now, (holder, *values)),) = await BestEffort(ReadWithTime(_lease_key(target, flight), *asked))
         return holder, await self._found(request, target, guess, (now, values))
 
     async def release(self, target: Target, flight: str, token: bytes, *, apart: bool) -> None:
         """Let another one ask."""
-        await Aside(Release(_lease_key(target, flight), token, apart=apart, last=False))
+        await BestEffort(Release(_lease_key(target, flight), token, apart=apart, last=False))
 
     def releasing(self, target: Target, flight: str, token: bytes) -> Op[None]:
         """The same as an operation that goes along with storing the answer, and comes after it."""

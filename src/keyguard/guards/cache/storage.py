@@ -28,7 +28,7 @@ from keyguard.guards.cache.shared_ops import tag_mark
 from keyguard.guards.cache.stats import CacheStats, Explanation, Reports
 from keyguard.ops import Op
 from keyguard.request import Request
-from keyguard.response import Room
+from keyguard.response import ByteBudget
 from keyguard.run import arun_flow, run_flow
 
 SECOND = 1_000_000
@@ -74,7 +74,7 @@ class Holding(Asking):
         self.bounds = bounds
         self.local_ttl = local_ttl
         """Microseconds for which what this process holds of a shared store is used without asking."""
-        self.room = Room(bounds.bytes)
+        self.room = ByteBudget(bounds.bytes)
         """For the copies of bodies that are on their way."""
         self.flights = Flights()
         self.reports = Reports()
@@ -103,7 +103,7 @@ class Holding(Asking):
 
     def after_fork(self) -> None:
         """Called in a forked child."""
-        self.room = Room(self.bounds.bytes)
+        self.room = ByteBudget(self.bounds.bytes)
         self.shelf.renew()
         self.flights.renew()
         self.reports.renew()

@@ -133,9 +133,9 @@ class RateLimit(Limiting):
             self.rules = settings.rules_of(self._naming, rates)
         if isinstance(self.cost, int):
             for rule in self.all_rules:
-                if self.cost > rule.limit.most:
+                if self.cost > rule.limit.max_cost:
                     raise ConfigurationError(
-                        f"{rule.name}: a cost of {self.cost} is more than it ever admits, {rule.limit.most}"
+                        f"{rule.name}: a cost of {self.cost} is more than it ever admits, {rule.limit.max_cost}"
                     )
         needs = self.plans is not None or by in ("key", "subject")
         self.needs = frozenset({"identity"}) if needs else frozenset()

@@ -74,7 +74,7 @@ async def without_store(request: Request, asked: Take, forward: Forward) -> Resp
     """
     demands = asked.demands
     assert isinstance(demands, RuleDemands)
-    above = [demand for demand in demands if demand.cost > demand.limit.most]
+    above = [demand for demand in demands if demand.cost > demand.limit.max_cost]
     if above:
         return _refuse_cost(request, above, Headers())
     here: list[Demand] = []

@@ -6,7 +6,7 @@
     transaction   one transaction: locks, values, what is made of them, what is written (`names`, `schema`)
     connections   how one is opened, from what `urls` has read, and ended
     failures      what a failed transaction means for those who travelled in it
-    upkeep        what is done beside: deleting what has lapsed, settling doubts
+    upkeep        what is done beside: deleting what has expired, settling doubts
 """
 
 from keyguard.stores.postgres.store import PostgresStore as PostgresStore

@@ -60,17 +60,17 @@ class Decisions:
         missing: str,
         *,
         timeout: float,
-        most: int,
+        max_connections: int,
         clock: Clock | None,
     ) -> None:
         self._opener = opener
         self._sql = statements
         self._missing = missing
         self._timeout = timeout
-        self._most = most
+        self._max_connections = max_connections
         self._clock = clock
-        self._slow_most = most // 2
-        self._turns = max(1, min(_TURNS, most - self._slow_most))
+        self._max_slow = max_connections // 2
+        self._turns = max(1, min(_TURNS, max_connections - self._max_slow))
         self._queue = Queue()
         self._expiring: dict[int, list[Asked]] = {}
         self._idle: list[Line] = []
@@ -107,7 +107,7 @@ class Decisions:
         self._queue.put(asked)
 
     def _give_back(self, late: list[Taken]) -> None:
-        for taken in late:  # if that fails, it lapses with its window
+        for taken in late:  # if that fails, it expires with its window
             self._expect(Asked([Settle(taken)]), SLICES + self._in_ticks(_BACK))
 
     def _in_ticks(self, seconds: float) -> int:
@@ -186,7 +186,7 @@ class Decisions:
     def _may_wait(self) -> bool:
         """Whether a transaction may wait for a key: another connection must be left for those who wait for nobody."""
         slow = self._slow
-        return slow < self._slow_most and self._open >= slow + 2
+        return slow < self._max_slow and self._open >= slow + 2
 
     def _begin(self, asked: list[Asked], line: Line) -> None:
         transaction = Transaction(asked, line, began=self._ticks, done=self._done)
@@ -288,9 +288,9 @@ class Decisions:
     def _open_another(self) -> None:
         """Open a connection, if it is worth it; nobody waits for it alone."""
         fresh = sum(self._ticks - began < 2 * SLICES for began in self._opening.values())
-        if self._closed or fresh or self._open >= self._most or len(self._opening) >= _HANGING:
+        if self._closed or fresh or self._open >= self._max_connections or len(self._opening) >= _HANGING:
             return
-        if self._open and (self._ticks < self._asked_again or self._open >= self._turns + self._slow_most):
+        if self._open and (self._ticks < self._asked_again or self._open >= self._turns + self._max_slow):
             return
         opening = self._hold(self._opener.open())
         self._opening[opening] = self._ticks
@@ -302,7 +302,7 @@ class Decisions:
             return
         error = opening.exception()
         if error is None:
-            if self._closed or self._open >= self._most:
+            if self._closed or self._open >= self._max_connections:
                 self._hold(opening.result().close())
                 return
             self._open += 1

@@ -100,7 +100,7 @@ def statements(schema: str) -> Statements:
     keys = "::pg_catalog.bytea[]"
     after = "WHERE key OPERATOR(pg_catalog.>) %(start)s::pg_catalog.bytea ORDER BY key"
     # What somebody is writing is left alone.
-    lapsed = (
+    expired = (
         f"SELECT mine.key FROM TABLE AS mine JOIN (SELECT key FROM TABLE {after} LIMIT 500) AS stretch "
         "ON stretch.key = mine.key WHERE mine.expires OPERATOR(pg_catalog.<=) %(now)s FOR UPDATE OF mine SKIP LOCKED"
     )
@@ -146,7 +146,7 @@ def statements(schema: str) -> Statements:
             "ON CONFLICT (key) DO UPDATE SET value=excluded.value, expires=excluded.expires"
         ),
         delete=each(f"DELETE FROM TABLE WHERE key = ANY (%s{keys})"),
-        purge=each(f"DELETE FROM TABLE WHERE key = ANY ({lapsed})"),
+        purge=each(f"DELETE FROM TABLE WHERE key = ANY ({expired})"),
         next=each(f"SELECT key FROM TABLE {after} OFFSET 499 LIMIT 1"),
         dump=one(
             f"SELECT {_NOW}, key, value, expires FROM ("

@@ -33,7 +33,7 @@ from keyguard.stores.timeouts import check_patience
 _PATIENCE = 5
 """Seconds that an operator waits for a connection."""
 
-_AT_MOST = 10.0
+_MAX_WAIT = 10.0
 """Seconds after which nobody waits any longer, whatever has become of the thread of the connections."""
 
 
@@ -74,7 +74,7 @@ class PostgresStore:
         self._schema = schema
         self._sql = statements(schema)
         self._missing = f"PostgreSQL: the schema {schema!r} has no tables of keyguard: run `keyguard store init`"
-        self._most = max_connections
+        self._max_connections = max_connections
         self._clock = clock
         self._credentials = credentials
         self._forget()
@@ -116,7 +116,7 @@ class PostgresStore:
         """Run the operations in one transaction."""
         future = self._submit(ops)
         try:
-            return future.result(_AT_MOST)
+            return future.result(_MAX_WAIT)
         except TimeoutError:
             if not future.cancel():
                 raise  # it came from an operation
@@ -131,7 +131,7 @@ class PostgresStore:
         """The same for an event loop."""
         future = self._submit(ops)
         try:
-            async with asyncio.timeout(_AT_MOST):
+            async with asyncio.timeout(_MAX_WAIT):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
             if future.done() and not future.cancelled() and future.exception() is not None:
@@ -174,7 +174,12 @@ class PostgresStore:
         loop = self._loop = Loop()
         opener = Opener(self._settings, self._credentials, self._sql, self._missing)
         self._decisions = Decisions(
-            opener, self._sql, self._missing, timeout=self.timeout, most=self._most, clock=self._clock
+            opener,
+            self._sql,
+            self._missing,
+            timeout=self.timeout,
+            max_connections=self._max_connections,
+            clock=self._clock,
         )
         self._inbox = []
         self._thread = threading.Thread(target=loop.serve, name="keyguard-postgres", daemon=True)
@@ -248,7 +253,7 @@ class PostgresStore:
             return
         _end(loop, decisions)
         with suppress(RuntimeError):  # it is just being started, and ends by itself
-            thread.join(_AT_MOST)
+            thread.join(_MAX_WAIT)
 
 
 class _Scratch(PostgresStore):

@@ -1,4 +1,4 @@
-"""What is done beside decisions, in transactions that nobody waits for: deleting what has lapsed, and settling doubts.
+"""What is done beside decisions, in transactions that nobody waits for: deleting what has expired, and settling doubts.
 
 A doubt is a transaction whose commit was under way when its connection broke. Its token is taken: then it has happened,
 and what it charged is given back; or the token is put there first, and it never will.
@@ -60,7 +60,7 @@ class Upkeep:
         return self._settle
 
     async def _purge(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        """Delete what has lapsed, a stretch of a table at a time: an index on the expiry would slow every write."""
+        """Delete what has expired, a stretch of a table at a time: an index on the expiry would slow every write."""
         await connection.execute(self._sql.forget, [self._now])
         for table, start in self._purged_to.items():
             await connection.execute(self._sql.purge[table], {"start": start, "now": self._now})

@@ -14,7 +14,7 @@ from keyguard.stores.redis.scripts import KINDS
 _DEMAND = Struct("<BBB4QQQ")  # kind, place of the hash, flags, four numbers of the limit, cost, length of the lease
 _VERDICT = Struct("<qq")
 _FOUR = Struct("<4q")
-_MOST = 2**52  # more is more than any limit has
+_MAX = 2**52  # more is more than any limit has
 
 Settled = tuple[Demand, Taking, int]
 """A demand, what was taken for it, and what it costs in the end."""
@@ -50,7 +50,7 @@ def packed(demands: Sequence[Demand], place: Callable[[str], tuple[bytes, bytes]
         fields.append(field)
         number, file = KINDS[demand.limit.script]
         kinds.add(file)
-        cost = min(demand.cost, _MOST)
+        cost = min(demand.cost, _MAX)
         blob += _DEMAND.pack(number, keys.index(hash) + first, 0, *demand.limit.numbers(now), cost, 0)
     return Packed(frozenset(kinds), keys, blob, fields)
 
@@ -59,7 +59,7 @@ def settlement(token: bytes, at: int, settled: Sequence[Settled]) -> bytes:
     """Pack what is settled of a decision that was made at a time."""
     told = token + at.to_bytes(8, "little")
     for demand, taking, cost in settled:
-        told += pack("<qq", taking[1], min(_MOST, max(-_MOST, cost - demand.cost)))
+        told += pack("<qq", taking[1], min(_MAX, max(-_MAX, cost - demand.cost)))
     return told
 
 

@@ -12,7 +12,7 @@ from keyguard.ops import (
     Authenticate,
     Authenticated,
     Change,
-    Commit,
+    CompareAndSet,
     Demand,
     Op,
     Put,
@@ -49,7 +49,7 @@ class Wire(Names):
         """What to send for an operation."""
         if isinstance(op, (Take, Settle, Authenticate)):
             return self._decision(op)
-        if isinstance(op, Commit):
+        if isinstance(op, CompareAndSet):
             return self._commit(op)
         if isinstance(op, Read):
             return self._read(op)
@@ -82,7 +82,7 @@ class Wire(Names):
         """Whether it is read, applied and written in several trips."""
         if isinstance(op, (Take, Settle, Authenticate)):
             return not known(_demands(op))
-        return not isinstance(op, (Commit, Read)) and not (isinstance(op, Put) and not is_counter(op.keys[0]))
+        return not isinstance(op, (CompareAndSet, Read)) and not (isinstance(op, Put) and not is_counter(op.keys[0]))
 
     def _decision(self, op: Take | Settle | Authenticate) -> Plan:
         demands = _demands(op)
@@ -135,7 +135,7 @@ class Wire(Names):
             return Authenticated(False, None, taken, taken.at)
         return Authenticated(valid == 1, record or None, None, taken.at)
 
-    def _commit(self, op: Commit) -> Plan:
+    def _commit(self, op: CompareAndSet) -> Plan:
         if not op.keys:
             return True
         changes: list[Change] = [(key, value, None, None) for key, value in op.values]

@@ -29,14 +29,14 @@ _VALUES = frozenset({"read", "put", "swap"})
 class Line:
     """The connections to one server. A script that the server does not know is sent along, in a second trip."""
 
-    def __init__(self, servers: Servers, most: int, eviction: Eviction) -> None:
+    def __init__(self, servers: Servers, max_connections: int, eviction: Eviction) -> None:
         self._servers = servers
         self._pulse = Pulse(servers.timeout)
         self._eviction = eviction
         self._known: set[str] = set()
         """Scripts that the server knew when it was last asked."""
         connect, self._forget_sentinels = servers.connector()
-        self._threads = ThreadLink(connect, most, self._pulse, eviction)
+        self._threads = ThreadLink(connect, max_connections, self._pulse, eviction)
         self._latest: tuple[LoopLink, LoopLink] | None = None
         self._lock = threading.Lock()
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[LoopLink, LoopLink]] = WeakKeyDictionary()

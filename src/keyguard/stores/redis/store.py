@@ -59,7 +59,7 @@ class RedisStore:
     Raises `ConfigurationError` for a setting that is wrong; whether the server is there shows at the first operation.
     """
 
-    _longest: float = 1
+    _max_timeout: float = 1
     """Seconds that `timeout` may be at most: a request waits for a decision."""
 
     def __init__(
@@ -76,12 +76,12 @@ class RedisStore:
             raise ConfigurationError(f"namespace is printable ASCII text, not {namespace!r}")
         if set(namespace) & set("{}*?[]\\"):
             raise ConfigurationError(f"namespace holds none of {{}}*?[]\\, unlike {namespace!r}")
-        check_patience(timeout, max_connections, self._longest)
+        check_patience(timeout, max_connections, self._max_timeout)
         self.timeout = float(timeout)
         self.namespace = namespace
         self._url = url
         self._clock = clock
-        self._most = max_connections
+        self._max_connections = max_connections
         self._servers = Servers(url, self.timeout, credentials=credentials)
         self._credentials = credentials
         self._wire = Wire(namespace, clock, cluster=self._servers.cluster)
@@ -111,9 +111,9 @@ class RedisStore:
     def _open(self) -> None:
         self._line: Line | Cluster
         if self._servers.cluster:
-            self._line = Cluster(self._servers, lambda servers: Line(servers, self._most, self._eviction))
+            self._line = Cluster(self._servers, lambda servers: Line(servers, self._max_connections, self._eviction))
         else:
-            self._line = Line(self._servers, self._most, self._eviction)
+            self._line = Line(self._servers, self._max_connections, self._eviction)
 
     def after_fork(self) -> None:
         # The parent's connections are left alone: closing one would say goodbye in the parent's name.
@@ -355,7 +355,7 @@ class RedisStore:
 class _Scratch(RedisStore):
     """A store that is removed when it is closed. No request waits for it, so it may be patient."""
 
-    _longest = 10
+    _max_timeout = 10
 
     def close(self) -> None:
         super().close()

@@ -73,9 +73,9 @@ class _Job:
 class ThreadLink:
     """Connections to one server for any number of threads, each used by one at a time; at most `most`."""
 
-    def __init__(self, connect: Connect, most: int, pulse: Pulse, eviction: Eviction) -> None:
+    def __init__(self, connect: Connect, max_connections: int, pulse: Pulse, eviction: Eviction) -> None:
         self._connect = connect
-        self._most = most
+        self._max_connections = max_connections
         self._pulse = pulse
         self._eviction = eviction
         self._patience = pulse.timeout * 0.6  # seconds that a server has at least, so that there is time for a second
@@ -266,7 +266,7 @@ class ThreadLink:
         there, now = self._used + len(self._idle), monotonic()
         while self._waiting:
             on_their_way = len(self._openings)
-            if there and there + on_their_way >= self._most:
+            if there and there + on_their_way >= self._max_connections:
                 return
             if there and now < self._refused + opening.RESTS:
                 return
@@ -296,7 +296,7 @@ class ThreadLink:
             if begun.error is not None:
                 self._failed_to_open(begun)
                 return
-            wanted = begun in self._openings and self._used + len(self._idle) < self._most
+            wanted = begun in self._openings and self._used + len(self._idle) < self._max_connections
             self._openings.discard(begun)
             if wanted:
                 self._give(Connection(begun.opened, self._era))

@@ -32,7 +32,7 @@ _TOUCHES = 500  # written at a time; what is used less often than so many others
 _NOTED = 10_000
 _SMALL = 900  # bytes: marks, lists and the like
 _SPARE = 16 * 1024 * 1024  # bytes; SQLite's log takes some 4 MiB of it
-_LEAST = 64 * 1024  # bytes that are worth making room of
+_MIN = 64 * 1024  # bytes that are worth making room of
 _POOLS = 64  # evicted by one transaction: more than it can have filled
 _PURGE_EVERY = 100  # transactions that write
 _PURGE_ROWS = 250
@@ -87,13 +87,13 @@ _NEXT = "SELECT key, expires FROM cached WHERE key > ? ORDER BY key LIMIT ?"
 
 
 class Cached:
-    """The cached responses of one file, within `most` bytes. All of it runs in the store's transactions.
+    """The cached responses of one file, within `max_bytes` bytes. All of it runs in the store's transactions.
 
     `spare` tells how many bytes of the disk are free.
     """
 
-    def __init__(self, most: int, spare: Callable[[], int]) -> None:
-        self.most = most
+    def __init__(self, max_bytes: int, spare: Callable[[], int]) -> None:
+        self.max_bytes = max_bytes
         self._spare = spare
         self._left = 0
         """Bytes that may be written before the disk is looked at again."""
@@ -116,7 +116,7 @@ class Cached:
     def put(self, connection: sqlite3.Connection, key: str, value: bytes | None, expires: int, now: int) -> None:
         self.wrote = True
         # What is so large would only push the others out.
-        if value is None or len(value) > self.most // 4 or not self._fits(len(value)):
+        if value is None or len(value) > self.max_bytes // 4 or not self._fits(len(value)):
             connection.execute(_DELETE, (key,))
         else:
             connection.execute(_PUT, (key, expires, now // _MINUTE, value))
@@ -159,7 +159,7 @@ class Cached:
             self._purge(connection, now)
         for _ in range(_POOLS):
             (size,) = connection.execute(_BYTES).fetchone()
-            if size <= self.most:
+            if size <= self.max_bytes:
                 return
             row = connection.execute(_OLDEST).fetchone()
             if row is None:
@@ -174,20 +174,20 @@ class Cached:
         """Make room for what is no copy, in a transaction of its own. Returns whether there was anything to give."""
         connection.execute("BEGIN IMMEDIATE")
         (size,) = connection.execute(_BYTES).fetchone()
-        given = bool(size >= _LEAST)
+        given = bool(size >= _MIN)
         if given:
-            self.most = min(self.most, size * 3 // 4)
+            self.max_bytes = min(self.max_bytes, size * 3 // 4)
             self._read.clear()
             self.tidy(connection, now)
             log.warning(
                 "SQLite: the disk is full; cached responses make room for keys and counters: %d KiB from now on",
-                self.most // 1024,
+                self.max_bytes // 1024,
             )
         connection.execute("COMMIT")
         return given
 
     def _purge(self, connection: sqlite3.Connection, now: int) -> None:
-        """Delete what has lapsed, a stretch of the table at a time."""
+        """Delete what has expired, a stretch of the table at a time."""
         self._until_purge = _PURGE_EVERY
         rows = connection.execute(_NEXT, (self._purged_to, _PURGE_ROWS)).fetchall()
         connection.executemany(_DELETE, [(key,) for key, expires in rows if expires <= now])

@@ -27,7 +27,7 @@ from keyguard.stores.sqlite.place import check_writable, make_private, warn_of_j
 _LAYOUT = 2  # PRAGMA user_version
 _CHECK_EVERY = SECOND
 _FIRST_WAIT, _LONGEST_WAIT = 0.0002, 0.005  # seconds
-_LEAST_TRIES = 8
+_MIN_TRIES = 8
 """How often a decision tries to get the file at least: a busy process may have slept through its time."""
 
 _SCHEMA = """
@@ -175,7 +175,7 @@ def insist(
             return connection.execute(statement, values)
         except sqlite3.OperationalError as error:
             tries += 1
-            if deadline is None or not busy(error) or (monotonic() >= deadline and tries >= _LEAST_TRIES):
+            if deadline is None or not busy(error) or (monotonic() >= deadline and tries >= _MIN_TRIES):
                 raise
         pause(span)
         span = min(span * 1.5, _LONGEST_WAIT)

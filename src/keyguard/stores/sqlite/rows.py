@@ -1,6 +1,6 @@
 """The rows of an SQLite file: operations on them, in a transaction that others begin and end.
 
-What has lapsed is deleted a stretch of the table at a time: an index on the expiry would slow every write.
+What has expired is deleted a stretch of the table at a time: an index on the expiry would slow every write.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Rows:
         self._purged_to = ""
 
     def tidy(self, connection: sqlite3.Connection, now: int) -> None:
-        """End a transaction that writes: delete some of what has lapsed, and make room in the cache."""
+        """End a transaction that writes: delete some of what has expired, and make room in the cache."""
         self._until_purge -= 1
         if self._until_purge <= 0:
             self._purge(connection, now)
@@ -45,7 +45,7 @@ class Rows:
             self._cached.tidy(connection, now)
 
     def _purge(self, connection: sqlite3.Connection, now: int) -> None:
-        """Delete what has lapsed, a stretch of the table at a time: an index on the expiry would slow every write."""
+        """Delete what has expired, a stretch of the table at a time: an index on the expiry would slow every write."""
         self._until_purge = _PURGE_EVERY
         rows = connection.execute(_NEXT, (self._purged_to, _PURGE_ROWS)).fetchall()
         connection.executemany(_DELETE, [(key,) for key, expires in rows if expires <= now])

@@ -34,7 +34,7 @@ from keyguard.stores.sqlite.place import JOURNALS, spare, why_unusable
 from keyguard.stores.sqlite.rows import NEVER, Rows, Writes, kind_of, writing
 from keyguard.stores.sqlite.turns import Job, Kind, Turns
 
-_LEAST_CACHE = 1024 * 1024
+_MIN_CACHE = 1024 * 1024
 _QUEUE = 0.15
 """Seconds that a request waits at most for the others of its process."""
 _START = 10.0  # seconds, for what is done at the start or by operators
@@ -73,9 +73,9 @@ class SQLiteStore:
             )
         if not isinstance(timeout, (int, float)) or not 0 < timeout <= 60:
             raise ConfigurationError(f"timeout is a number of seconds, above 0 and at most 60, not {timeout!r}")
-        if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < _LEAST_CACHE:
+        if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < _MIN_CACHE:
             raise ConfigurationError(
-                f"cache_bytes is a whole number of bytes, at least {_LEAST_CACHE}, not {cache_bytes!r}"
+                f"cache_bytes is a whole number of bytes, at least {_MIN_CACHE}, not {cache_bytes!r}"
             )
         # Absolute, so that a worker which changes its directory still finds it.
         self._file = File(Path(name).absolute())

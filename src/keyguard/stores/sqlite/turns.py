@@ -29,7 +29,7 @@ from keyguard.ops import Op
 log = logger("keyguard.stores")
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.0002, 0.005  # seconds
-_LEAST_TRIES = 8
+_MIN_TRIES = 8
 """How often the file is tried at least: a busy process may have slept through its time."""
 _IDLE = 1.0
 """Seconds that the thread waits for more to do before it ends."""
@@ -262,7 +262,7 @@ class Turns:
                 job.tries += 1
                 if self.stuck:
                     self._give_up(job, StoreError(_STUCK))
-                elif now >= job.ends and job.tries >= _LEAST_TRIES:
+                elif now >= job.ends and job.tries >= _MIN_TRIES:
                     self._give_up(job, StoreBusy("SQLite: other processes kept the file locked"))
             if now - began > _LONG:
                 log.warning("SQLite: another process has kept the file locked for %.0f s", now - began)

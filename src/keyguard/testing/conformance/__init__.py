@@ -17,7 +17,7 @@ from keyguard.ops import (
     SEALED,
     Authenticate,
     Authenticated,
-    Commit,
+    CompareAndSet,
     Demand,
     Op,
     Put,
@@ -116,21 +116,25 @@ def _check_plain_values(make_store: Callable[[Clock], Store]) -> None:
         }
         for pool in ("k|", "j|", "l|"):  # the plain keys of one operation are of one pool: a cluster cannot do more
             part = {key: value for key, value in values.items() if key.startswith(pool)}
-            _same("writing all", True, _one(store, Commit(dict.fromkeys(part), part)))
+            _same("writing all", True, _one(store, CompareAndSet(dict.fromkeys(part), part)))
         _same("reading all", tuple(values.values()), _one(store, Read(*values)))
         _same("scan", sorted(pair for pair in values.items() if pair[0][0] == "k"), [*store.scan("k|")])
         _same("scan of a prefix that is a whole key", [("j|", b"other")], [*store.scan("j|")])
-        _same("a Commit that expects something else", False, _one(store, Commit({"k|a": None}, {"k|a": b"1"})))
         _same(
-            "a Commit that half fits",
+            "a CompareAndSet that expects something else",
             False,
-            _one(store, Commit({"k|a": b"", "k|ü€😀": None}, {"k|a": b"1", "k|ü€😀": b"2"})),
+            _one(store, CompareAndSet({"k|a": None}, {"k|a": b"1"})),
+        )
+        _same(
+            "a CompareAndSet that half fits",
+            False,
+            _one(store, CompareAndSet({"k|a": b"", "k|ü€😀": None}, {"k|a": b"1", "k|ü€😀": b"2"})),
         )
         _same("after these, nothing has changed", (b"", b"other"), _one(store, Read("k|a", "j|")))
-        _same("deleting", True, _one(store, Commit({"k|a": b""}, {"k|a": None})))
+        _same("deleting", True, _one(store, CompareAndSet({"k|a": b""}, {"k|a": None})))
         _same("reading what was deleted", (None,), _one(store, Read("k|a")))
         head = RECORD.pack(1, 0, 0, clock() + SECOND, b"d" * 32)
-        _one(store, Commit({"k|login": None}, {"k|login": head + b"{}"}))
+        _one(store, CompareAndSet({"k|login": None}, {"k|login": head + b"{}"}))
         guess = [Demand("guesses", "guess:keys|a", window(1, 60 * SECOND, "1/minute"))]
         for digest, valid, refused in (
             (b"d", True, False),
@@ -174,7 +178,7 @@ def _check_records(make_store: Callable[[Clock], Store]) -> None:
     reference = Reference(clock)
     with _opened(make_store, clock) as store:
         for number, (name, record) in enumerate(records.items()):
-            written = Commit({f"k|record{number}": None}, {f"k|record{number}": record})
+            written = CompareAndSet({f"k|record{number}": None}, {f"k|record{number}": record})
             reference.execute([written])
             _one(store, written)
             for digests in presented:
@@ -228,7 +232,7 @@ def _check_settlements(make_store: Callable[[Clock], Store]) -> None:
     with _opened(make_store, clock) as store:
         for place, limit in enumerate(LIMITS):
             key = f"rl:settled{place}:{limit.code}|a"
-            for cost, settled in ((1, 0), (1, 2), (2, 1), (0, 1), (1, limit.most), (0, 10**12)):
+            for cost, settled in ((1, 0), (1, 2), (2, 1), (0, 1), (1, limit.max_cost), (0, 10**12)):
                 take = Take([Demand("limit", key, limit, cost)])
                 (taken,) = reference.execute([take])
                 _one(store, take)

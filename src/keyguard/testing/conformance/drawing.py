@@ -12,12 +12,12 @@ from keyguard.ops import (
     RECORD,
     SEALED,
     Authenticate,
-    Commit,
+    CompareAndSet,
     Demand,
-    Look,
     Op,
     Put,
     Read,
+    ReadWithTime,
     Settle,
     Take,
     Taken,
@@ -96,13 +96,13 @@ class Steps:
         self.latest = 0
         self.taken: list[Taken] = []
         self.edges: list[tuple[int, Demand]] = []
-        """Moments at which a limit has room, or a state of it lapses."""
+        """Moments at which a limit has room, or a state of it expires."""
         self.due: Demand | None = None
         """The limit at an edge of which the clock stands."""
         self.values: dict[str, bytes | None] = {}
         self.reference: Reference | None = None
         self.queue: list[list[Op[Any]]] = []
-        """What comes before time is set back: a store may still hold what has lapsed, or may have deleted it."""
+        """What comes before time is set back: a store may still hold what has expired, or may have deleted it."""
         self.back_to = 0
         """To when time is set back after that; 0 for not at all."""
         self.again = 0
@@ -166,9 +166,14 @@ class Steps:
             self.back_to = now - self.random.choice(
                 [1, self.random.randrange(1, 20), self.random.randrange(90 * SECOND)]
             )
-            lapsed = [key for key, (_, end) in reference.table.items() if end is not None and self.back_to < end <= now]
-            if lapsed:
-                self.queue = [[Put(key, b"in its place", SECOND) for key in lapsed], [Put(key, None) for key in lapsed]]
+            expired = [
+                key for key, (_, end) in reference.table.items() if end is not None and self.back_to < end <= now
+            ]
+            if expired:
+                self.queue = [
+                    [Put(key, b"in its place", SECOND) for key in expired],
+                    [Put(key, None) for key in expired],
+                ]
         clock.advance(microseconds=span)
         self.latest = max(self.latest, clock())
 
@@ -177,11 +182,11 @@ class Steps:
         if self.queue:
             return self.queue.pop(0)
         if self.touched and self.random.random() < 0.4:
-            return [Look(*self.touched)]
+            return [ReadWithTime(*self.touched)]
         batch: list[Op[Any]] = []
         if self.due is not None and self.random.random() < 0.9:
             due = self.due
-            cost = self.random.choice([0, 1, 1, due.cost, due.limit.most, self.room(due.key, due.limit)])
+            cost = self.random.choice([0, 1, 1, due.cost, due.limit.max_cost, self.room(due.key, due.limit)])
             if self.again and self.random.random() < 0.5:
                 cost = 0
             batch = [Take([Demand(due.name, due.key, due.limit, cost)])]
@@ -206,9 +211,9 @@ class Steps:
         limit = self.limits[place]
         key = self.counter(place)
         left = self.room(key, limit)
-        cost = self.random.choice([0, 1, 1, 1, 1, 1, 2, 5, left, left + 1, limit.most, limit.most + 1])
+        cost = self.random.choice([0, 1, 1, 1, 1, 1, 2, 5, left, left + 1, limit.max_cost, limit.max_cost + 1])
         if self.random.random() < 0.05:
-            cost = 256 if limit.most >= 1000 else 10**12
+            cost = 256 if limit.max_cost >= 1000 else 10**12
         return Demand(limit.text, key, limit, cost)
 
     def room(self, key: str, limit: Limit) -> int:
@@ -230,13 +235,13 @@ class Steps:
 
     def settled(self, demand: Demand) -> int:
         """Draw what a demand costs in the end: less than was taken, as much, or more, up to far too much."""
-        more = [demand.cost + 1, demand.limit.most, 2 * demand.limit.most, 10**12]
+        more = [demand.cost + 1, demand.limit.max_cost, 2 * demand.limit.max_cost, 10**12]
         return self.random.choice([0, demand.cost // 2, demand.cost, demand.cost, *more])
 
     # -- plain values -----------------------------------------------------------------------------------------
 
     def read(self) -> Op[Any]:
-        kind = Look if self.random.random() < 0.3 else Read
+        kind = ReadWithTime if self.random.random() < 0.3 else Read
         return kind(*self.random.sample([*_PLAIN, *_CACHED, "missing|"], self.random.randint(1, 4)))
 
     def commit(self) -> Op[Any]:
@@ -244,7 +249,7 @@ class Steps:
         right = self.random.random() < 0.7
         expected = {name: self.values.get(name) if right else b"something else" for name in names}
         written = names[: self.random.randint(0, 3)]
-        return Commit(expected, {name: self.value() for name in written})
+        return CompareAndSet(expected, {name: self.value() for name in written})
 
     def value(self) -> bytes | None:
         return self.random.choice([*_VALUES, self.random.randbytes(20)])

@@ -4,7 +4,7 @@
 local floor, max, min = math.floor, math.max, math.min
 local pack, unpack_ = struct.pack, struct.unpack
 
--- The server's time, or the one that a test hands in: then nothing may lapse by itself while the test goes on.
+-- The server's time, or the one that a test hands in: then nothing may expire by itself while the test goes on.
 local now, slack
 if ARGV[1] == '' then
   local time = redis.call('TIME')

@@ -8,7 +8,7 @@
 -- A kind of limit is a table of functions. `take(entry, cost, a, b, c, d)` returns the new entry (nil if nothing changed),
 -- its time to live, what remains, the reset and the wait. `back(entry, at, cost, a, ...)` returns the entry without what
 -- was taken at a time, or nil. `over(entry, cost, a, ...)` charges whatever is left: the new entry, its time to live.
--- `lapses(at, cost, a, ...)` is when what was taken at a time has lapsed by itself.
+-- `expires(at, cost, a, ...)` is when what was taken at a time has expired by itself.
 
 local REMEMBERED, MOST = 10000000, 32  -- microseconds and number of decisions that are known by their tokens
 local CALLED_OFF = 2 ^ 52

@@ -35,16 +35,16 @@ for i = 4, #ARGV do
   local kind, hash, _, a, b, c, d, cost
   kind, hash, _, a, b, c, d, cost, _, from = unpack_(DEMAND, ARGV[2], from)
   kind = kinds[kind]
-  local entry, lapses, change = living(entries[i - 2]), nil, -cost
+  local entry, expires, change = living(entries[i - 2]), nil, -cost
   if called_off then
-    lapses = kind.lapses(at, cost, a, b, c, d)
+    expires = kind.expires(at, cost, a, b, c, d)
   else
-    lapses, change = unpack_('<i8i8', ARGV[3], 17 + 16 * (i - 4))
-    lapses = at + lapses
+    expires, change = unpack_('<i8i8', ARGV[3], 17 + 16 * (i - 4))
+    expires = at + expires
   end
   if change > 0 then
     put(hash, ARGV[i], kind.over(entry, change, a, b, c, d))
-  elseif entry and change < 0 and at <= now and now < lapses then
+  elseif entry and change < 0 and at <= now and now < expires then
     local left = kind.back(entry, at, -change, a, b, c, d)
     if left then
       changed = true

@@ -64,5 +64,5 @@ kinds[3] = {  -- Smooth: pace, room, burst
   take = take_smooth,
   back = back_smooth,
   over = charge_smooth,
-  lapses = function(at, cost, pace) return at + cost * pace / TICKS end,  -- before that it has not drained
+  expires = function(at, cost, pace) return at + cost * pace / TICKS end,  -- before that it has not drained
 }

@@ -58,13 +58,13 @@ local function take_log(entry, cost, quota, period)
       entry, moved = table.concat(times), true
     end
   end
-  local lapsed, oldest = 0, nil
-  while lapsed < length do
-    oldest = unpack_('<I8', entry, 8 * lapsed + 9)
+  local expired, oldest = 0, nil
+  while expired < length do
+    oldest = unpack_('<I8', entry, 8 * expired + 9)
     if oldest > now - period then break end
-    lapsed = lapsed + 1
+    expired = expired + 1
   end
-  local used = length - lapsed
+  local used = length - expired
   local reset = used > 0 and oldest + period - now or 0
   if cost == 0 then return moved and entry or nil, period, max(0, quota - used), reset, 0 end
   if used + cost > quota then
@@ -75,7 +75,7 @@ local function take_log(entry, cost, quota, period)
   local taken = pack('<I8', now)
   if cost > 1 then taken = taken:rep(cost) end
   if used == 0 then return pack('<I8', now + period) .. taken, period, quota - cost, period, 0 end
-  return pack('<I8', now + period) .. entry:sub(8 * lapsed + 9) .. taken, period, quota - used - cost, reset, 0
+  return pack('<I8', now + period) .. entry:sub(8 * expired + 9) .. taken, period, quota - used - cost, reset, 0
 end
 
 -- The slices of an entry as of now: whether time was set back, the sum of all counts, the newest, and the older ones.
@@ -92,7 +92,7 @@ end
 
 take_window = function(entry, cost, quota, width, period)
   local here = floor(now / width)
-  local until_lapse = (here + SLICES + 1) * width - now
+  local until_expiry = (here + SLICES + 1) * width - now
   local moved, total, count, older = false, 0, 0, ''
   if entry then
     if #entry % 2 == 0 then
@@ -104,39 +104,39 @@ take_window = function(entry, cost, quota, width, period)
     moved, total, count, older = slices_of(entry, here)
   end
   local spent = total + cost
-  local reset = until_lapse - #older / 4 * width
+  local reset = until_expiry - #older / 4 * width
   if spent <= quota and cost > 0 then
-    local new = pack('<I8c1I8I8I4', now + until_lapse, 'S', here, spent, count + cost)
-    return older == '' and new or new .. older, until_lapse, quota - spent, reset, 0
+    local new = pack('<I8c1I8I8I4', now + until_expiry, 'S', here, spent, count + cost)
+    return older == '' and new or new .. older, until_expiry, quota - spent, reset, 0
   end
-  local kept = moved and pack('<I8c1I8I8I4', now + until_lapse, 'S', here, total, count) .. older or nil
+  local kept = moved and pack('<I8c1I8I8I4', now + until_expiry, 'S', here, total, count) .. older or nil
   if total == 0 then reset = 0 end
   local wait = 0
   if cost > quota then
     wait = -1
   elseif spent > quota and cost > 0 then
-    -- how many slices are younger than the one with which the oldest units over the quota have all lapsed
+    -- how many slices are younger than the one with which the oldest units over the quota have all expired
     local over, younger = spent - quota, #older / 4
     for at = 1, #older, 4 do
       over = over - unpack_('<I4', older, at)
       if over <= 0 then break end
       younger = younger - 1
     end
-    wait = until_lapse - younger * width
+    wait = until_expiry - younger * width
   end
-  return kept, until_lapse, max(0, quota - total), reset, wait
+  return kept, until_expiry, max(0, quota - total), reset, wait
 end
 
 local function charge_window(entry, cost, quota, width, period)
   local here, total, count, older = floor(now / width), 0, 0, ''
-  local until_lapse = (here + SLICES + 1) * width - now
+  local until_expiry = (here + SLICES + 1) * width - now
   if entry then
     if #entry % 2 == 0 then entry = converted(take_log(entry, 0, quota, period) or entry, period) end
     local _
     _, total, count, older = slices_of(entry, here)
   end
   local more = min(cost, max(0, quota - count))
-  return pack('<I8c1I8I8I4', now + until_lapse, 'S', here, total + more, count + more) .. older, until_lapse
+  return pack('<I8c1I8I8I4', now + until_expiry, 'S', here, total + more, count + more) .. older, until_expiry
 end
 
 local function charge_log(entry, cost, quota, period)
@@ -183,11 +183,11 @@ kinds[1] = {  -- WindowLog: quota, period
   take = take_log,
   back = back_log,
   over = charge_log,
-  lapses = function(at, _, _, period) return at + period end,
+  expires = function(at, _, _, period) return at + period end,
 }
 kinds[2] = {  -- WindowSlices: quota, width of a slice, period
   take = take_window,
   back = back_window,
   over = charge_window,
-  lapses = function(at, _, _, width) return (floor(at / width) + SLICES + 1) * width end,
+  expires = function(at, _, _, width) return (floor(at / width) + SLICES + 1) * width end,
 }
