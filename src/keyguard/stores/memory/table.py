@@ -41,7 +41,7 @@ class Column:
 
     def note(self, limit: Limit) -> None:
         """Note that this limit counts here too."""
-        if limit.most < self.limit.most:
+        if limit.max_cost < self.limit.most:
             self.limit = limit
 
     def expiry(self, entry: Entry) -> int:
@@ -71,7 +71,7 @@ class Column:
 
     def half_spent(self, entry: Entry, now: int) -> bool:
         newest, spent = entry[self.offset : self.offset + 2]
-        if newest != _WHOLE and spent * 2 < self.limit.most:
+        if newest != _WHOLE and spent * 2 < self.limit.max_cost:
             return False  # it can only have become less since
         state = self.read(entry, now)
         return state is not None and self.limit.half_spent(state, now)
