@@ -41,7 +41,7 @@ class Column:
 
     def note(self, limit: Limit) -> None:
         """Note that this limit counts here too."""
-        if limit.max_cost < self.limit.most:
+        if limit.max_cost < self.limit.max_cost:
             self.limit = limit
 
     def expiry(self, entry: Entry) -> int:
