@@ -54,7 +54,7 @@ class Twins:
 
     def pool(self, rules: Sequence[Rule]) -> Pool:
         """The pool of these rules, the same one each time: it remembers in which slices it counts."""
-        known = tuple((rule.prefix, rule.limit.most) for rule in rules)
+        known = tuple((rule.prefix, rule.limit.max_cost) for rule in rules)
         if known not in self.pools:
             self.pools[known] = pool_of(self.store, rules)
         return self.pools[known]
