@@ -11,11 +11,13 @@ import ctypes
 import gc
 import json
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,4 +222,33 @@ def test_a_redis_store_that_is_used_by_itself_belongs_to_one_process_too(world: 
         taken += told(5)
     assert taken[-1] == 1000 - 3 - 4 * 25
     assert len(set(taken)) == 20
+    store.close()
+
+
+@pytest.mark.parametrize("world", ["threads", "loop"])
+def test_postgresql_leaves_no_thread_at_work_in_a_master_that_is_about_to_fork(
+    world: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was forked while that thread ran never began, and did not end either until it was killed."""
+    store = PostgresStore(postgres.url, schema=f"uwsgi_master_{world}", timeout=1)
+    store.migrate()
+    take = Take([Demand("d", "rl:forked|x", window(1000, 3_600_000_000, "1000/hour"))])
+
+    async def ask() -> Any:
+        return await store.aexecute([take])
+
+    def left() -> Any:
+        (taken,) = store.execute([take]) if world == "threads" else asyncio.run(ask())
+        return taken.takings[0][2]
+
+    def at_work() -> bool:
+        return any(thread.name == "keyguard-postgres" for thread in threading.enumerate())
+
+    assert not at_work()
+    place = SimpleNamespace(worker_id=lambda: 0, mule_id=lambda: 0, i_am_the_spooler=lambda: False)
+    monkeypatch.setitem(sys.modules, "uwsgi", place)
+    for number in range(3):
+        assert (left(), at_work()) == (999 - number, False)
+    place.worker_id = lambda: 1
+    assert (left(), at_work()) == (996, True), "a worker keeps its connections"
     store.close()

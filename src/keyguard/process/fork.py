@@ -8,9 +8,10 @@ uWSGI, forks without a word: so each way into keyguard calls `check_process` bef
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Renewable(Protocol):
@@ -58,6 +59,17 @@ def _all() -> list[Renewable]:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
+
+
+def forks_in_c() -> bool:
+    """Tell whether this is uWSGI's master, or what becomes it: it loads the app, and forks its workers then.
+
+    A thread that runs Python code at that moment holds the interpreter's lock in the workers for ever, and they never
+    begin.
+    """
+    uwsgi: Any = sys.modules.get("uwsgi")  # only uWSGI has it
+    roles = [getattr(uwsgi, name, None) for name in ("worker_id", "mule_id", "i_am_the_spooler")]
+    return roles[0] is not None and not any(role() for role in roles if role is not None)
 
 
 class ProcessLock:

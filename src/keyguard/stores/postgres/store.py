@@ -19,7 +19,7 @@ from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import is_async
 from keyguard.ops import Op, Settle
 from keyguard.process.exits import close_at_exit
-from keyguard.process.fork import check_process, renew_after_fork
+from keyguard.process.fork import check_process, forks_in_c, renew_after_fork
 from keyguard.stores.places import one_host
 from keyguard.stores.postgres.connections import CONNECTING, Credentials, Opener, login_of
 from keyguard.stores.postgres.decisions import Decisions
@@ -116,7 +116,7 @@ class PostgresStore:
         """Run the operations in one transaction."""
         future = self._submit(ops)
         try:
-            return future.result(_MAX_WAIT)
+            results = future.result(_MAX_WAIT)
         except TimeoutError:
             if not future.cancel():
                 raise  # it came from an operation
@@ -126,13 +126,15 @@ class PostgresStore:
         except BaseException:  # a greenlet is killed, say
             self._let_go(future)
             raise
+        self._rest()
+        return results
 
     async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """The same for an event loop."""
         future = self._submit(ops)
         try:
             async with asyncio.timeout(_MAX_WAIT):
-                return await asyncio.wrap_future(future)
+                results = await asyncio.wrap_future(future)
         except TimeoutError:
             if future.done() and not future.cancelled() and future.exception() is not None:
                 raise  # it came from an operation
@@ -141,6 +143,13 @@ class PostgresStore:
         except asyncio.CancelledError:
             self._let_go(future)
             raise
+        self._rest()
+        return results
+
+    def _rest(self) -> None:
+        """Leave no thread at work, which goes on after the answer, if this process is about to fork workers in C."""
+        if forks_in_c():
+            self.close()
 
     def _let_go(self, future: Future[list[Any]]) -> None:
         """Undo what was decided for somebody who has left, also if the answer was on its way already."""
