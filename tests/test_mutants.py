@@ -26,11 +26,11 @@ from keyguard.clock import SECOND, Clock, ManualClock, monotonic
 from keyguard.errors import StoreError
 from keyguard.ops import Authenticate, Demand, Put, Read, Take
 from keyguard.rates import smooth, window
-from keyguard.stores import sqlite
 from keyguard.stores.redis import RedisStore, calls
 from keyguard.stores.redis.demands import taken_of
 from keyguard.stores.redis.scripts import script_of
 from keyguard.stores.sqlite import SQLiteStore
+from keyguard.stores.sqlite import store as sqlite
 from keyguard.testing import check_store
 from tests import mutants
 from tests.servers import RedisServer
