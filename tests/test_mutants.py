@@ -199,8 +199,9 @@ def test_every_script(script: str, own_redis: RedisServer, monkeypatch: pytest.M
 def sqlite_statements() -> dict[str, tuple[Any, str, str]]:
     """By name: the module, the attribute, and the statement."""
     found = {}
-    for place in pkgutil.iter_modules(sqlite.__path__):
-        module = importlib.import_module(f"{sqlite.__name__}.{place.name}")
+    package = importlib.import_module("keyguard.stores.sqlite")
+    for place in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{place.name}")
         for name, value in vars(module).items():
             if isinstance(value, str) and re.match(r"\s*(SELECT|REPLACE|INSERT|DELETE|UPDATE)\b", value):
                 found[f"{module.__name__.rpartition('.')[2]}.{name}"] = (module, name, value)
