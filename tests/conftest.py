@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 import tempfile
 import traceback
 import warnings
@@ -12,6 +14,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import Postgres, RedisCluster, RedisServer, shared
+
+
+def pytest_collection_finish() -> None:
+    """Keep modules and thousands of tests out of what is searched for garbage: a second for each search adds up."""
+    if "hypothesis" in sys.modules:  # imported later, it would not find its own objects
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
