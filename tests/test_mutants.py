@@ -105,16 +105,16 @@ def check_lost_replies(make: Callable[[Clock], RedisStore]) -> None:
         store.execute([take])
         before = left()
         clock.advance(microseconds=3)
-        ask(call.undo)
+        ask(call.sequel)
         assert left() == [min(units + cost, most) for units, most in zip(before, whole, strict=True)]
-        ask(call.undo)
+        ask(call.sequel)
         assert left() == [min(units + cost, most) for units, most in zip(before, whole, strict=True)]
         with suppress(StoreError):
             taken_of(demands, ask(call))
             raise AssertionError("what was called off was done")
         never = next(store._wire.plan(take))[0]
         before = left()
-        ask(never.undo)
+        ask(never.sequel)
         with suppress(StoreError):
             taken_of(demands, ask(never))
             raise AssertionError("what was called off beforehand was done")
@@ -128,7 +128,7 @@ def check_lost_replies(make: Callable[[Clock], RedisStore]) -> None:
         assert calls.checked(store._ask([call], monotonic() + 10)[0])[0] == 0
     (asked,) = store.execute([Take([Demand("g", "guess:win60000000|a", guess[0].limit, 0)])])
     assert asked.takings[0][2] == 4, "sent three times, and it is one guess"
-    store._ask([call.undo], monotonic() + 10)
+    store._ask([call.sequel], monotonic() + 10)
     (asked,) = store.execute([Take([Demand("g", "guess:win60000000|a", guess[0].limit, 0)])])
     assert asked.takings[0][2] == 5
     store.close()
