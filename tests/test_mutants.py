@@ -30,7 +30,6 @@ from keyguard.stores.redis import RedisStore, calls
 from keyguard.stores.redis.demands import taken_of
 from keyguard.stores.redis.scripts import script_of
 from keyguard.stores.sqlite import SQLiteStore
-from keyguard.stores.sqlite import store as sqlite
 from keyguard.testing import check_store
 from tests import mutants
 from tests.servers import RedisServer
@@ -199,7 +198,7 @@ def test_every_script(script: str, own_redis: RedisServer, monkeypatch: pytest.M
 def sqlite_statements() -> dict[str, tuple[Any, str, str]]:
     """By name: the module, the attribute, and the statement."""
     found = {}
-    package = importlib.import_module("keyguard.stores.sqlite")
+    package = importlib.import_module("keyguard.stores.sqlite.store")
     for place in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{place.name}")
         for name, value in vars(module).items():
