@@ -198,7 +198,7 @@ def test_every_script(script: str, own_redis: RedisServer, monkeypatch: pytest.M
 def sqlite_statements() -> dict[str, tuple[Any, str, str]]:
     """By name: the module, the attribute, and the statement."""
     found = {}
-    package = importlib.import_module("keyguard.stores.sqlite.store")
+    package = importlib.import_module(SQLiteStore.__module__.rpartition(".")[0])
     for place in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{place.name}")
         for name, value in vars(module).items():
