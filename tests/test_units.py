@@ -87,7 +87,7 @@ def test_a_moment_may_be_a_duration_from_now() -> None:
             moment_from("expires", number, 5)
     with pytest.raises(ConfigurationError, match="behind the year 9999"):
         moment_from("expires", "418000 w", 1_800_000_000 * SECOND)
-    assert rfc3339(1_800_000_000 * SECOND + 999_999) == "2027-01-15T08:00:00Z"
+    assert rfc3339(1_800_000_000) == "2027-01-15T08:00:00Z"
 
 
 # -- where they are read ----------------------------------------------------------------------------------------

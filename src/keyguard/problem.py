@@ -12,10 +12,11 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 
 from keyguard.clock import SECOND, whole_seconds
+from keyguard.identity import ANONYMOUS
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import Request
-from keyguard.response import Headers, Response
-from keyguard.units import Duration, as_datetime, microseconds, moment, rfc3339
+from keyguard.response import Response
+from keyguard.units import Duration, microseconds, moment, rfc3339, second_of
 
 _STATUS = {
     Cause.USAGE: 429,
@@ -98,35 +99,51 @@ def refuse_for(
     key_id: str = "",
 ) -> Response:
     """Do as `refuse` does, with the wait and the moment in microseconds, as stores tell them."""
-    status = status or _STATUS[cause]
-    seconds = second = None
+    when = None
     if wait is not None:
-        seconds = whole_seconds(wait)
-        second = -(-((request.now() if at is None else at) + wait) // SECOND)
-    identity = request.caller
+        when = whole_seconds(wait), -(-((request.now() if at is None else at) + wait) // SECOND)
+    return refusal_of(request, cause, status or _STATUS[cause], detail, reason, when, tuple(policies), headers, key_id)
+
+
+def refusal_of(
+    request: Request,
+    cause: Cause,
+    status: int,
+    detail: str,
+    reason: str,
+    when: tuple[int, int] | None = None,
+    policies: tuple[str, ...] = (),
+    headers: Iterable[tuple[str, str]] = (),
+    key_id: str = "",
+) -> Response:
+    """Do the same; `when` are the seconds to wait, and the second since the Unix epoch in which waiting ends."""
+    findings = request.findings
+    identity = findings.identity or ANONYMOUS
     client = request.client
-    refusal = Refusal(
+    seconds, second = when or (None, None)
+    refusal = findings.refusal = Refusal(
         cause,
         status,
         detail,
         reason,
         request.id,
         seconds,
-        None if second is None else as_datetime(second * SECOND),
-        tuple(policies),
+        None if second is None else second_of(second),
+        policies,
         key_id or identity.key_id,
         identity.subject,
         "" if client is None else client.text,
     )
-    request.findings.refusal = refusal
     form = _preferred(request.header("accept"))
     media_type, body = (form, _json_of(refusal)) if form == JSON else _text_of(refusal, form)
     # No X-Request-ID: if some middleware or proxy sets it, it stands once. The id stands in the body.
-    fields = [("Content-Type", media_type), ("Cache-Control", "no-store")]
+    fields = [("Content-Type", media_type), _NO_STORE, *headers]
     if seconds is not None and status in (429, 503):
-        fields.append(("Retry-After", str(seconds)))
-    fields.extend(headers)
-    return Response(status, Headers(fields), body, refusal=refusal)
+        fields.insert(2, ("Retry-After", str(seconds)))
+    return Response(status, fields, body, refusal=refusal)
+
+
+_NO_STORE = ("Cache-Control", "no-store")
 
 
 def refuse_bad_request(request: Request, detail: str, *, reason: str) -> Response:
@@ -181,7 +198,7 @@ def _title(cause: Cause, status: int) -> str:
 
 @lru_cache(maxsize=64)  # many callers are told the same moment
 def _written(when: datetime) -> str:
-    return rfc3339(moment("recovers_at", when))
+    return rfc3339(moment("recovers_at", when) // SECOND)
 
 
 def _json_of(refusal: Refusal) -> bytes:

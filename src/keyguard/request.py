@@ -13,10 +13,10 @@ Rules kept here:
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from hashlib import blake2b
+from os import urandom
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from keyguard.errors import AmbiguousPath, ConfigurationError
@@ -347,7 +347,7 @@ class Request:
         findings = self.findings
         if findings.request_id is None:
             sent = self.header("x-request-id")
-            findings.request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+            findings.request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else urandom(8).hex()
         return findings.request_id
 
     @property

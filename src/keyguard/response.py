@@ -56,13 +56,14 @@ class Headers:
 
     def get(self, name: str) -> str | None:
         """The first line of this name, or `None`."""
-        name = name.lower()
-        return next((value for key, value in self if key.lower() == name), None)
+        name, size = name.lower(), len(name)
+        # Lengths are compared first: most names differ in that already.
+        return next((value for key, value in self if len(key) == size and key.lower() == name), None)
 
     def get_all(self, name: str) -> list[str]:
         """Every line of this name, in order."""
-        name = name.lower()
-        return [value for key, value in self if key.lower() == name]
+        name, size = name.lower(), len(name)
+        return [value for key, value in self if len(key) == size and key.lower() == name]
 
     def set(self, name: str, value: str) -> None:
         """Put one line of this name in the place of all there were."""
@@ -75,8 +76,13 @@ class Headers:
 
     def remove(self, name: str) -> None:
         """Drop every line of this name."""
-        name = name.lower()
-        self._pairs = [pair for pair in self._pairs if pair[0].lower() != name]
+        name, size = name.lower(), len(name)
+        self._pairs = [pair for pair in self._pairs if len(pair[0]) != size or pair[0].lower() != name]
+
+    def set_length(self, length: int) -> None:
+        """Put one `Content-Length` in the place of all there were."""
+        self.remove("Content-Length")
+        self._pairs.append(("Content-Length", str(length)))
 
     def join(self, name: str, value: str) -> None:
         """Add to a field that is a list (RFC 9110, section 5.6.1): a member more, still one line."""

@@ -132,17 +132,18 @@ def moment_from(name: str, when: object, now: int) -> int:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@lru_cache(maxsize=64)  # many callers are told the same moment
 def as_datetime(moment: int) -> datetime:
     """Return a moment in microseconds since the Unix epoch as a `datetime` in UTC."""
     return _EPOCH + timedelta(microseconds=moment)
 
 
-def rfc3339(moment: int) -> str:
-    """Return a moment in microseconds as RFC 3339 text, to the second, in UTC."""
-    return _rfc3339(moment // SECOND)
+@lru_cache(maxsize=64)  # many callers are told the same moment
+def second_of(second: int) -> datetime:
+    """Return a moment in whole seconds since the Unix epoch as a `datetime` in UTC."""
+    return as_datetime(second * SECOND)
 
 
 @lru_cache(maxsize=64)
-def _rfc3339(second: int) -> str:
-    return as_datetime(second * SECOND).strftime("%Y-%m-%dT%H:%M:%SZ")
+def rfc3339(second: int) -> str:
+    """Return a moment in whole seconds since the Unix epoch as RFC 3339 text, in UTC."""
+    return second_of(second).strftime("%Y-%m-%dT%H:%M:%SZ")

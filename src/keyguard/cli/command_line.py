@@ -31,7 +31,7 @@ from keyguard.cli import cache as cli_cache
 from keyguard.cli import store as cli_store
 from keyguard.cli.input import FORMS, Parser, add_store, given, store_url
 from keyguard.cli.output import discard_output, members_of, print_json, print_table, show_issued, show_record
-from keyguard.clock import wall_clock
+from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
 from keyguard.keys import KeyRegistry
 from keyguard.logs import plain
@@ -91,7 +91,7 @@ def _rotate(options: argparse.Namespace) -> int:
     issued = _registry(options).rotate(_key(options), overlap=options.overlap)
     if not options.json:
         ends = wall_clock() + round(options.overlap.total_seconds() * 1_000_000)
-        print(f"The old key {issued.record.replaces} works until {rfc3339(ends)}.", file=sys.stderr)
+        print(f"The old key {issued.record.replaces} works until {rfc3339(ends // SECOND)}.", file=sys.stderr)
     return show_issued(issued, options)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keyguard.cli.input import json_text
-from keyguard.clock import wall_clock
+from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import KeyguardError
 from keyguard.keys import IssuedKey, KeyRecord
 from keyguard.keys.record import to_json
@@ -26,7 +26,7 @@ def members_of(record: KeyRecord) -> dict[str, Any]:
     members = to_json(record)
     for name in ("created", "not_before", "expires", "revoked", "retires"):
         if members[name] is not None:
-            members[name] = rfc3339(members[name])
+            members[name] = rfc3339(members[name] // SECOND)
     return {**members, "status": record.status(wall_clock())}
 
 
@@ -68,8 +68,8 @@ _COLUMNS: dict[str, Callable[[KeyRecord], str | None]] = {
     "SUBJECT": lambda record: record.subject if record.subject != record.owner else None,
     "PLAN": lambda record: record.plan,
     "SCOPES": lambda record: " ".join(sorted(record.scopes)),
-    "CREATED (UTC)": lambda record: rfc3339(record.created),
-    "ENDS (UTC)": lambda record: rfc3339(record.not_after) if record.not_after < 2**62 else None,
+    "CREATED (UTC)": lambda record: rfc3339(record.created // SECOND),
+    "ENDS (UTC)": lambda record: rfc3339(record.not_after // SECOND) if record.not_after < 2**62 else None,
 }
 
 

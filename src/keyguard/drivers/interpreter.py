@@ -395,10 +395,10 @@ def sized_body(response: Response, method: str) -> bytes:
     if response.sized:
         return b"" if method == "HEAD" else body
     headers = response.headers
-    headers.remove("Content-Length")
     if method == "HEAD" or response.status < 200 or response.status in (204, 304):
+        headers.remove("Content-Length")
         return b""  # without Content-Length: it need not be said here, and some gateways take its word (RFC 9110, 8.6)
-    headers.add("Content-Length", str(len(body)))
+    headers.set_length(len(body))
     return body
 
 

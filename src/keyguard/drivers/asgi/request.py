@@ -80,6 +80,9 @@ class ByteHeaders(Headers):
                 return
         self._append(raw, wanted, value)
 
+    def set_length(self, length: int) -> None:
+        self.set("Content-Length", str(length))
+
     def remove(self, name: str) -> None:
         wanted = encoded_name(name)
         self._raw = [pair for pair in self.raw if pair[0].lower() != wanted]

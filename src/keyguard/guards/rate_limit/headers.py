@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from keyguard.clock import SECOND
 from keyguard.guards.rate_limit.rules import RuleDemands
@@ -24,22 +25,42 @@ def describe(headers: Headers, taken: Taken) -> None:
                 numbers += (remaining, (reset + _UP) // SECOND)
             value = demands.template % tuple(numbers)
         else:
-            members = []
-            for rule, taking in zip(demands.rules, taken.takings, strict=True):
-                if "draft-11" in rule.profiles:
-                    remaining, reset = _left(taking)
-                    members.append(f"{rule.member}{remaining};t={reset}")
-            value = ", ".join(members).encode("latin-1")
+            value = _value(demands, taken).encode("latin-1")
         headers.join_encoded("RateLimit-Policy", demands.policy)
         headers.join_encoded("RateLimit", value)
     if demands.legacy:
         _describe_legacy(headers, demands, taken)
 
 
+def fields_of(taken: Taken) -> Iterable[tuple[str, str]]:
+    """Return the fields of a response that has none yet."""
+    demands = taken.demands
+    assert isinstance(demands, RuleDemands)
+    if demands.legacy or not demands.policy:
+        headers = Headers()
+        describe(headers, taken)
+        return headers
+    return ("RateLimit-Policy", demands.policy.decode("latin-1")), ("RateLimit", _value(demands, taken))
+
+
+def _value(demands: RuleDemands, taken: Taken) -> str:
+    if demands.template is not None:
+        numbers: list[int] = []
+        for taking in taken.takings:
+            numbers += _left(taking)
+        return (demands.template % tuple(numbers)).decode("latin-1")
+    members = []
+    for rule, taking in zip(demands.rules, taken.takings, strict=True):
+        if "draft-11" in rule.profiles:
+            remaining, reset = _left(taking)
+            members.append(f"{rule.member}{remaining};t={reset}")
+    return ", ".join(members)
+
+
 def _left(taking: Taking) -> tuple[int, int]:
     """Units left, and the seconds that go with them: until this request is admitted, or until more units come back."""
     _, _, remaining, reset, wait = taking
-    return (0, -(-max(wait, reset) // SECOND)) if wait else (remaining, -(-reset // SECOND))
+    return (0, (max(wait, reset) + _UP) // SECOND) if wait else (remaining, (reset + _UP) // SECOND)
 
 
 def _describe_legacy(headers: Headers, demands: RuleDemands, taken: Taken) -> None:

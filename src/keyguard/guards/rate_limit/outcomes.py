@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import AmbiguousPath, StoreError
 from keyguard.flow import Flow
 from keyguard.guard import Mark
-from keyguard.guards.rate_limit.headers import describe
+from keyguard.guards.rate_limit.headers import describe, fields_of
 from keyguard.guards.rate_limit.rules import RuleDemands
 from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
-from keyguard.problem import refuse_for
+from keyguard.problem import refusal_of, refuse_for
 from keyguard.rates import NEVER
 from keyguard.refusal import Cause
 from keyguard.request import Forward, Request
-from keyguard.response import Headers, Response
+from keyguard.response import Response
 from keyguard.units import rfc3339
 
 STAYS = frozenset({Cause.CREDENTIALS, Cause.ADDRESS, Cause.REQUEST})
@@ -76,7 +77,7 @@ async def without_store(request: Request, asked: Take, forward: Forward) -> Resp
     assert isinstance(demands, RuleDemands)
     above = [demand for demand in demands if demand.cost > demand.limit.max_cost]
     if above:
-        return _refuse_cost(request, above, Headers())
+        return _refuse_cost(request, above, ())
     here: list[Demand] = []
     for rule, demand in zip(demands.rules, demands, strict=True):
         await Degraded(f"{rule.guard} {_DONE[rule.if_store_fails]}")
@@ -108,31 +109,28 @@ def _refuse_without_store(request: Request) -> Response:
 
 def refuse_limited(request: Request, taken: Taken) -> Response:
     """Answer with a 429: limits are used up. It says which, and when they work again."""
-    refusing: list[Demand] = taken.refusing
-    policies = [demand.name for demand in refusing]
-    names = " and ".join(f"'{name}'" for name in policies)
-    headers = Headers()
-    describe(headers, taken)
-    wait = taken.wait
-    if wait == NEVER:
-        return _refuse_cost(request, refusing, headers)
-    seconds = whole_seconds(wait)
-    subject = f"The limit {names} is" if len(refusing) == 1 else f"The limits {names} are"
+    wait, names = 0, []
+    for demand, taking in zip(taken.demands, taken.takings, strict=True):  # `taken.wait` and `taken.refusing` in one
+        if taking[4]:
+            if taking[4] == NEVER:
+                return _refuse_cost(request, taken.refusing, fields_of(taken))
+            names.append(demand.name)
+            wait = max(wait, taking[4])
+    policies = tuple(names)
+    seconds, second = whole_seconds(wait), (taken.at + wait + SECOND - 1) // SECOND
     span = "1 second" if seconds == 1 else f"{seconds} seconds"
-    detail = f"{subject} used up. It works again in {span}, at {rfc3339(taken.at + wait + 999_999)}."
-    return refuse_for(
-        request,
-        Cause.USAGE,
-        detail,
-        reason="limit-reached",
-        wait=wait,
-        at=taken.at,
-        policies=policies,
-        headers=headers,
-    )
+    detail = f"{_used_up(policies)} It works again in {span}, at {rfc3339(second)}."
+    when = seconds, second
+    return refusal_of(request, Cause.USAGE, 429, detail, "limit-reached", when, policies, fields_of(taken))
 
 
-def _refuse_cost(request: Request, refusing: Sequence[Demand], headers: Headers) -> Response:
+@lru_cache(maxsize=256)
+def _used_up(policies: tuple[str, ...]) -> str:
+    names = " and ".join(f"'{name}'" for name in policies)
+    return f"The limit {names} is used up." if len(policies) == 1 else f"The limits {names} are used up."
+
+
+def _refuse_cost(request: Request, refusing: Sequence[Demand], headers: Iterable[tuple[str, str]]) -> Response:
     policies = [demand.name for demand in refusing]
     names = " and ".join(f"'{name}'" for name in policies)
     cost = max(demand.cost for demand in refusing)
