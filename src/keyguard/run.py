@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
-from keyguard.ops import BestEffort, Op, Store
+from keyguard.ops import BestEffort, Op, Store, traits_of
 from keyguard.process.event_loops import in_thread, in_trio
 from keyguard.process.fork import check_process
 
@@ -42,8 +42,8 @@ async def arun_flow(store: Store, flow: Flow[R]) -> R:
     """The same without holding up the event loop, where the store can do that."""
     check_process()
     execute: Any = store.execute
-    aexecute: Any = getattr(store, "aexecute", execute)
-    if in_trio() and getattr(store, "needs_asyncio", True):
+    aexecute = traits_of(store).aexecute or execute
+    if in_trio() and traits_of(store).needs_asyncio is not False:
         aexecute = partial(in_thread, execute)
     op = _next(flow, None, None)
     while not isinstance(op, _Done):

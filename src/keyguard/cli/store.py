@@ -22,7 +22,7 @@ from keyguard.keys import KeyRegistry
 from keyguard.keys.record import has_pepper
 from keyguard.keys.registry import PEPPERED
 from keyguard.logs import plain, word
-from keyguard.ops import Put, Store, is_counter
+from keyguard.ops import Put, Store, is_counter, traits_of
 from keyguard.stores import open_store
 from keyguard.stores.schemes import scheme_of
 from keyguard.testing.conformance import check_store
@@ -54,8 +54,9 @@ def _opened(url: str, *, make: bool = True) -> Iterator[Any]:
     try:
         yield store
     finally:
-        if hasattr(store, "close"):
-            store.close()
+        close = traits_of(store).close
+        if close is not None:
+            close()
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +90,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 def _init(options: argparse.Namespace) -> int:
     with _opened(_url(options)) as store:
-        if not hasattr(store, "migrate"):
+        if traits_of(store).migrate is None:
             _say("This store has no tables: there is nothing to do.")
         else:
             _bring_tables(store)
@@ -98,7 +99,7 @@ def _init(options: argparse.Namespace) -> int:
 
 def _migrate(options: argparse.Namespace) -> int:
     with _opened(_url(options), make=False) as store:
-        if hasattr(store, "migrate"):
+        if traits_of(store).migrate is not None:
             _bring_tables(store)
         sealed, left = KeyRegistry(store).migrate()
     if sealed:
@@ -125,7 +126,7 @@ def _url(options: argparse.Namespace) -> str:
 def _check(options: argparse.Namespace) -> int:
     url = _url(options)
     with _opened(url) as store:
-        if not hasattr(store, "scratch"):
+        if traits_of(store).scratch is None:
             raise ConfigurationError("this store cannot make an empty one beside it: run keyguard.testing.check_store")
         compensates = scheme_of(url).endswith("+cluster")
         try:
@@ -150,7 +151,7 @@ def _copy(options: argparse.Namespace) -> int:
 
 def _copy_all(source: Any, target: Any, *, replace: bool) -> int:
     for store in (source, target):
-        if not hasattr(store, "dump"):
+        if traits_of(store).dump is None:
             raise ConfigurationError(f"{store!r} cannot be copied from or to")
     here, there = _entries(source), _entries(target)
     if not here:

@@ -26,7 +26,7 @@ from keyguard.http.fields import MOST_KEYS
 from keyguard.http.spelling import NOTHING, Inside
 from keyguard.keys.credentials import Sources
 from keyguard.logs import logger, plain, secret, story, without, word
-from keyguard.ops import BestEffort, Degraded, Op, Settle, Store, TakeHere
+from keyguard.ops import BestEffort, Degraded, Op, Settle, Store, TakeHere, traits_of
 from keyguard.problem import refuse_ambiguous, refuse_busy, refuse_for
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import Deferred, Findings, Request
@@ -138,7 +138,7 @@ class Engine:
         self.here = setup.here
         asked: Any = watched or store
         self.execute = asked.execute
-        self.aexecute: Callable[..., Any] | None = getattr(asked, "aexecute", None) if asynchronous else None
+        self.aexecute: Callable[..., Any] | None = traits_of(asked).aexecute if asynchronous else None
         timeout = None if watched is None else watched.timeout
         self.timeout = timeout or 0.0
         self.patience = 0.0 if timeout is None else max(BUDGET, 2 * timeout) - timeout

@@ -10,7 +10,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.given import given
 from keyguard.guard import Guard, declared
 from keyguard.logs import logger
-from keyguard.ops import Store
+from keyguard.ops import Store, keep_decisions, tiers_of, traits_of
 from keyguard.process.workers import seen_workers
 from keyguard.stores import open_store
 from keyguard.stores.memory import MemoryStore
@@ -34,7 +34,7 @@ def store_of_values(store: Store, keepers: Sequence[Guard]) -> Store:
     for guard in keepers:
         if guard.store is not None:
             guard.store = open_store(guard.store)
-            if not getattr(guard.store, "holds_values", True):
+            if not traits_of(guard.store).holds_values:
                 raise ConfigurationError(f"{guard!r} cannot be kept in {guard.store!r}, which holds limits alone")
     stores = [store if guard.store is None else open_store(guard.store) for guard in keepers]
     if any(other is not stores[0] for other in stores):
@@ -44,19 +44,14 @@ def store_of_values(store: Store, keepers: Sequence[Guard]) -> Store:
 
 def tell_of_decisions(store: Any, guards: Iterable[Any]) -> None:
     """Tell a store that keys and counters are kept there, which nothing may push out."""
-    if not any("decisions" in declared(guard).keeps for guard in guards):
-        return
-    while store is not None:
-        if hasattr(store, "keeps_decisions"):
-            store.keeps_decisions = True
-        store = getattr(store, "store", None)  # of a tier in front of it
+    if any("decisions" in declared(guard).keeps for guard in guards):
+        keep_decisions(store)
 
 
 def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
     """Log that the processes of an app do not share what they count, if that is so."""
-    while store is not None and not isinstance(store, MemoryStore) and not getattr(store, "of_one_process", False):
-        store = getattr(store, "store", None)  # of a tier in front of it
-    if store is None:
+    alone = [tier for tier in tiers_of(store) if isinstance(tier, MemoryStore) or traits_of(tier).of_one_process]
+    if not alone:
         return
     told = [declared(guard).warn_of_workers(among) for guard in guards]
     apart = [text for text in dict.fromkeys(told) if text]
@@ -65,7 +60,7 @@ def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
             "%d processes serve this app, and %s belongs to one: %s. Use sqlite:///file.db, redis:// or postgresql://, "
             "or say workers=1 if there is one process",
             among,
-            "memory://" if isinstance(store, MemoryStore) else repr(store),
+            "memory://" if isinstance(alone[0], MemoryStore) else repr(alone[0]),
             ", and ".join(apart),
         )
 

@@ -16,7 +16,7 @@ from keyguard.guard import AnyGuard, Chain, Guard, Surroundings, declared, may_d
 from keyguard.guards.cache import Explanation, ResponseCache
 from keyguard.http.addresses import ClientAddress
 from keyguard.logs import logger
-from keyguard.ops import Store
+from keyguard.ops import Store, traits_of
 from keyguard.process.fork import renew_after_fork
 from keyguard.refusal import Refusal
 from keyguard.stack.counters import claim
@@ -118,7 +118,7 @@ class Keyguard:
         claim(self.store, guards)
         if among > 1:
             warn_of_workers(self.store, guards, among)
-        limitations = getattr(self.store, "limitations", None)
+        limitations = traits_of(self.store).limitations
         if limitations is not None:
             limits = [limit for guard in self._declared for counters in guard.counters for limit in counters.limits]
             notice = limitations(limits, keys=any("keys" in guard.keeps for guard in self._declared))
@@ -155,8 +155,8 @@ class Keyguard:
         if keepers:
             store = store_of_values(self.store, keepers)
             # A store that is this process's own needs no second level, and one that holds limits alone cannot be one.
-            own = isinstance(getattr(store, "store", store), MemoryStore)  # leases may stand in front of it
-            shared = not own and getattr(store, "holds_values", True)
+            own = isinstance(traits_of(store).store or store, MemoryStore)  # leases may stand in front of it
+            shared = not own and traits_of(store).holds_values
             if shared:
                 self._aside = BestEffortStore(store, clock=self._clock)
         for guard in self._declared:

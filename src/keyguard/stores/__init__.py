@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, unquote_plus, urlsplit
 
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
-from keyguard.ops import Store
+from keyguard.ops import Store, is_store
 from keyguard.stores.schemes import ANSWERED, READ, scheme_of
 
 _KNOWN = (
@@ -40,7 +40,7 @@ def open_store(store: str | Store, clock: Clock | None = None) -> Store:
     Raises `ConfigurationError` for a URL that names none.
     """
     if not isinstance(store, str):
-        if not callable(getattr(store, "execute", None)):
+        if not is_store(store):
             raise ConfigurationError(f"a store is a URL or has execute() and scan(), unlike {type(store).__name__}")
         return store
     try:

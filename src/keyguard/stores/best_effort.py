@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from keyguard.clock import Clock
-from keyguard.ops import Op, Read, Store
+from keyguard.ops import Op, Read, Store, traits_of
 from keyguard.stores.circuit_breaker import CircuitBreaker
 
 
@@ -19,7 +19,7 @@ class BestEffortStore:
 
     def __init__(self, store: Store, *, clock: Clock) -> None:
         self.store = store
-        self.timeout: float | None = getattr(store, "timeout", None)
+        self.timeout: float | None = traits_of(store).timeout
         """Seconds that one operation may take; `None` for a store that never waits."""
         self.reading = CircuitBreaker(store, workers=1, clock=clock, of="reading", alike=True)
         self.writing = CircuitBreaker(store, workers=1, clock=clock, of="writing", alike=True)

@@ -30,7 +30,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from keyguard.clock import Clock, monotonic
 from keyguard.errors import KeyguardError, StoreBusy, StoreError
 from keyguard.logs import frames, logger, plain
-from keyguard.ops import Demand, Op, Store, Take, Taken
+from keyguard.ops import Demand, Op, Store, Take, Taken, traits_of
 from keyguard.process.fork import ProcessLock, renew_after_fork
 from keyguard.stores.health import StoreHealth as StoreHealth
 from keyguard.stores.local_shares import Shares
@@ -280,15 +280,15 @@ class CircuitBreaker:
         alike: bool = False,
     ) -> None:
         self.store = store
-        self._aexecute = getattr(store, "aexecute", None)
-        self._here: Callable[[Sequence[Op[Any]]], list[Any] | None] | None = getattr(store, "here", None)
+        self._aexecute = traits_of(store).aexecute
+        self._here = traits_of(store).here
         self._workers = workers
         self._notify = notify
         self._degraded: dict[str, int] = {}
         self._lock = threading.Lock()
         self._circuit = _circuit_of(store, of, clock, alike)
         self._circuit.listeners.add(self)
-        self.timeout: float | None = getattr(store, "timeout", None)
+        self.timeout: float | None = traits_of(store).timeout
         """Seconds that one operation may take; `None` for a store that never waits."""
         renew_after_fork(self)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keyguard.ops import Store
+from keyguard.ops import Store, traits_of
 
 
 class Itself:
@@ -22,7 +22,7 @@ class Itself:
 
 def place_of(store: Store) -> object:
     """Return where a store keeps what it is told: stores whose places are equal are one, however they were opened."""
-    place = getattr(store, "place", None)
+    place = traits_of(store).place
     return Itself(store) if place is None else place
 
 

@@ -16,6 +16,7 @@ from keyguard.drivers.field_names import tell_of_folding
 from keyguard.drivers.inspection.layers import lacking_within
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
 from keyguard.errors import ConfigurationError
+from keyguard.ops import close_in_loop, traits_of
 from keyguard.process.event_loops import in_thread, in_trio
 from keyguard.process.fork import check_process
 from keyguard.request import SHARED_ASGI, Deferred
@@ -153,14 +154,10 @@ class ASGILayer(ASGIDriver):
 
 async def close_store(store: Any) -> None:
     """Close a store, if it can be, with what it holds of this event loop."""
-    if in_trio():
-        if hasattr(store, "close"):
-            await in_thread(store.close)
-        return
-    close = getattr(store, "aclose", None) or getattr(store, "close", None)
-    closing = None if close is None else close()
-    if closing is not None:
-        await closing
+    if not in_trio():
+        await close_in_loop(store)
+    elif (close := traits_of(store).close) is not None:
+        await in_thread(close)
 
 
 async def refuse_start(receive: Receive, send: Send, why: str) -> NoReturn:

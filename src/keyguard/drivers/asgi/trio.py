@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from keyguard.drivers.interpreter import Engine
 from keyguard.errors import ConfigurationError
-from keyguard.ops import Op
+from keyguard.ops import Op, tiers_of, traits_of
 from keyguard.process.event_loops import in_thread
 from keyguard.request import Request
 from keyguard.stores.best_effort import BestEffortStore
@@ -34,24 +34,18 @@ def for_trio(engine: Engine) -> Engine:
 
 
 def _is_at_home(store: Any) -> bool:
-    return getattr(store, "needs_asyncio", None) is False
+    return traits_of(store).needs_asyncio is False
 
 
 def needs_asyncio(engine: Engine) -> str:
     """Tell why the app cannot run under trio; the text is empty if it can."""
-    waiting: list[Any] = [engine.store]
-    if engine.aside is not None:
-        waiting.append(engine.aside.store)
-    while waiting:
-        store = waiting.pop()
-        if getattr(store, "needs_asyncio", False):
+    aside = None if engine.aside is None else engine.aside.store
+    for store in (*tiers_of(engine.store), *tiers_of(aside)):
+        if traits_of(store).needs_asyncio:
             return (
                 f"keyguard: {type(store).__name__} needs asyncio, and this is trio's event loop. Serve the app on "
                 "asyncio (hypercorn without -k trio, say), or use memory:// or sqlite:///file.db"
             )
-        inner = getattr(store, "store", None)  # of a tier in front of it
-        if inner is not None:
-            waiting.append(inner)
     return ""
 
 

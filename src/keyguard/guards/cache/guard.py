@@ -34,7 +34,7 @@ from keyguard.guards.cache.policy import Asked, Settings, Use, use
 from keyguard.guards.cache.serving import NO_CONDITIONS, Conditions, answer, gateway_timeout
 from keyguard.guards.cache.stats import Explanation
 from keyguard.guards.cache.storage import CONDITIONS, Bounds, Holding
-from keyguard.ops import Store
+from keyguard.ops import Store, is_store
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 from keyguard.steps import Detach
@@ -145,7 +145,7 @@ class ResponseCache(Holding, Guard):
             credentials=checks.field_names("credentials", credentials, lower=False),
             stale_on_error=checks.whole("stale_on_error", stale_on_error, 0, 7 * 86400, "seconds"),
         )
-        if store is not None and not isinstance(store, str) and not callable(getattr(store, "execute", None)):
+        if store is not None and not isinstance(store, str) and not is_store(store):
             raise ConfigurationError(f"store is a URL or a store, not {store!r}")
         self.store = store
         self.when = when.surely if isinstance(when, Condition) else when

@@ -24,7 +24,7 @@ from typing import Any
 from keyguard.clock import Clock, steady_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Wait
-from keyguard.ops import Op, Store
+from keyguard.ops import Op, Store, asked_in_loop, close_in_loop, traits_of
 from keyguard.process import exits as exits  # before what is registered below: stores are closed after it has run
 from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.process.workers import seen_workers
@@ -47,9 +47,9 @@ class Leased:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ConfigurationError(f"workers is the number of processes that share the store, not {workers!r}")
         self.store: Any = open_store(store)
-        if hasattr(self.store, "limitations"):
+        if traits_of(self.store).limitations is not None:
             raise ConfigurationError(f"{self.store!r} takes nothing back: what is leased from it would be lost")
-        self.timeout: float | None = getattr(self.store, "timeout", None)
+        self.timeout: float | None = traits_of(self.store).timeout
         self._patience = self.timeout or 0.1
         self._leases = Leases(workers, clock or steady_clock())
         renew_after_fork(self)
@@ -106,8 +106,7 @@ class Leased:
                         found = self._leases.here(op)
             while found is None:
                 with self._leases.trip(op) as (batch, began):
-                    answer = getattr(self.store, "aexecute", self.store.execute)(batch)
-                    found = self._leases.back(op, batch, answer if isinstance(answer, list) else await answer, began)
+                    found = self._leases.back(op, batch, await asked_in_loop(self.store, batch), began)
             results += found
         return results
 
@@ -135,23 +134,19 @@ class Leased:
         """Give back what is not spent, and close the shared store."""
         check_process()
         self._give_back_all()
-        if hasattr(self.store, "close"):
-            self.store.close()
+        close = traits_of(self.store).close
+        if close is not None:
+            close()
 
     async def aclose(self) -> None:
         """The same under an event loop."""
         check_process()
         for ops in self._leases.all_unspent():
             try:
-                answer = getattr(self.store, "aexecute", self.store.execute)(ops)
-                if not isinstance(answer, list):
-                    await answer
+                await asked_in_loop(self.store, ops)
             except StoreError:
                 break
-        if hasattr(self.store, "aclose"):
-            await self.store.aclose()
-        elif hasattr(self.store, "close"):
-            self.store.close()
+        await close_in_loop(self.store)
 
 
 _tiers: weakref.WeakSet[Leased] = weakref.WeakSet()

@@ -26,6 +26,8 @@ from keyguard.ops import (
     Store,
     Take,
     Taken,
+    close_in_loop,
+    traits_of,
 )
 from keyguard.rates import Limit, window
 from keyguard.testing.conformance.drawing import EDITED, LIMITS, Draw, Steps
@@ -66,6 +68,7 @@ def check_store(
     _check_all_or_nothing(make_store)
     _check_threads(make_store)
     _check_async(make_store, back=back)
+    _check_traits(make_store)
 
 
 def _check_random_steps(make_store: Callable[[Clock], Store], steps: int, source: Steps) -> None:
@@ -80,8 +83,9 @@ def _check_random_steps(make_store: Callable[[Clock], Store], steps: int, source
             if step % 50 == 0:
                 for prefix in ("k|", "rc:"):
                     _same(f"{what}, scan", reference.scan(prefix), [*store.scan(prefix)])
-                    if hasattr(store, "dump"):
-                        _same(f"{what}, dump", reference.dump(prefix), [*store.dump(prefix)])
+                    dump = traits_of(store).dump
+                    if dump is not None:
+                        _same(f"{what}, dump", reference.dump(prefix), [*dump(prefix)])
                 keys = [key for key, _ in store.scan("")]
                 _same(f"{what}, the keys of all", sorted(keys), keys)
 
@@ -309,7 +313,7 @@ def _check_threads(make_store: Callable[[Clock], Store]) -> None:
 def _check_async(make_store: Callable[[Clock], Store], *, back: bool) -> None:
     clock = ManualClock()
     with _opened(make_store, clock) as store:
-        if hasattr(store, "aexecute"):
+        if traits_of(store).aexecute is not None:
             asyncio.run(_check_loop(store, clock, back))
 
 
@@ -329,8 +333,32 @@ async def _check_loop(store: Any, clock: ManualClock, back: bool) -> None:
         together = await asyncio.gather(*[ask([take]) for _ in range(150)])
         _same("150 tasks that ask at once for 100", 100, sum(not results[0].refused for results in together))
     finally:
-        if hasattr(store, "aclose"):
-            await store.aclose()
+        await close_in_loop(store)
+
+
+def _check_traits(make_store: Callable[[Clock], Store]) -> None:
+    """What a store may have beside is of the right kind, and does what `keyguard.ops.store` says."""
+    clock, take = ManualClock(), Take([Demand("limit", "rl:limit|traits", window(9, 60 * SECOND, "9/minute"))])
+    with _opened(make_store, clock) as store:
+        traits = traits_of(store)
+        _same("timeout is a number of seconds above 0, if there is one", True, (traits.timeout or 1) > 0)
+        _same("needs_asyncio is a truth value, if it is there", True, traits.needs_asyncio in (None, True, False))
+        _same("a place is equal to itself, and has a hash", True, {traits.place: 1}.get(traits_of(store).place) == 1)
+        _same("holds_values", True, traits.holds_values)
+        _same("a store that takes back what it gave has no limitations", None, traits.limitations)
+        if traits.here is not None:
+            found = traits.here([take])
+            _same("here returns a list of results, or None", True, found is None or len(found) == 1)
+        _one(store, take)
+        if traits.scratch is not None:
+            with _opened(traits.scratch, clock) as beside:
+                _same("a store that is made for a check is empty", [], [*beside.scan("")])
+                _one(beside, CompareAndSet({"k|traits": None}, {"k|traits": b"beside"}))
+            _same("what is done there is not done here", (None,), _one(store, Read("k|traits")))
+        if traits.close is not None:
+            with _opened(make_store, clock) as other:
+                _one(other, take)
+                _close(other)  # and once more at the end
 
 
 def _one(store: Store, op: Op[Any]) -> Any:
@@ -389,6 +417,6 @@ def _opened(make_store: Callable[[Clock], Store], clock: Clock) -> Iterator[Stor
 
 
 def _close(store: Store) -> None:
-    close = getattr(store, "close", None)
+    close = traits_of(store).close
     if close is not None:
         close()

@@ -1,0 +1,65 @@
+"""The verbs of the store. What must happen at once is one operation, with one meaning on every store.
+
+`Op.apply` is the whole meaning: old values and the time in, result and changes out; no clock, no I/O. A store may
+run it under a lock, in a transaction, or by compare-and-swap, and may carry a faster native version of an operation
+that it holds to the same answers (`keyguard.testing.check_store` compares them).
+
+Keys are text. The part before the first `|` names the key's pool, the rule it belongs to; the part after it, the
+bucket, names the caller. The pools of counters begin with `rl:` or `guess:`, and always have a time to live.
+"""
+
+from __future__ import annotations
+
+from keyguard.ops.keys import Authenticate, Authenticated
+from keyguard.ops.limits import REMEMBERED, Degraded, Demand, Settle, Take, TakeHere, Taken
+from keyguard.ops.op import COUNTERS, Change, Op, is_counter, run
+from keyguard.ops.store import (
+    AsyncStore,
+    ManagedStore,
+    Store,
+    Traits,
+    asked_in_loop,
+    close_in_loop,
+    is_store,
+    keep_decisions,
+    tiers_of,
+    traits_of,
+)
+from keyguard.ops.values import BestEffort, CompareAndSet, Put, Read, ReadWithTime
+from keyguard.record_head import RECORD, SEALED, Head, head_of
+
+__all__ = [
+    "COUNTERS",
+    "RECORD",
+    "REMEMBERED",
+    "SEALED",
+    "AsyncStore",
+    "Authenticate",
+    "Authenticated",
+    "BestEffort",
+    "Change",
+    "CompareAndSet",
+    "Degraded",
+    "Demand",
+    "Head",
+    "ManagedStore",
+    "Op",
+    "Put",
+    "Read",
+    "ReadWithTime",
+    "Settle",
+    "Store",
+    "Take",
+    "TakeHere",
+    "Taken",
+    "Traits",
+    "asked_in_loop",
+    "close_in_loop",
+    "head_of",
+    "is_counter",
+    "is_store",
+    "keep_decisions",
+    "run",
+    "tiers_of",
+    "traits_of",
+]
