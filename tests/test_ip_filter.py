@@ -16,8 +16,6 @@ from tests.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 class Fake(Request):
     """A request with a peer and a path, and nothing else."""
 
-    __slots__ = ("peer_", "raw")
-
     def __init__(self, peer: str | None = "192.0.2.1", path: str = "/", raw: bytes | None = None) -> None:
         super().__init__("GET", {}, ClientAddress(), lambda: 0)
         self.peer_ = peer

@@ -206,7 +206,7 @@ class Chain:
         """Ask the guards in turn, from the one at `place` on. Raises what one of them raises, if there are no marks."""
         marks: Marks = ()
         try:
-            for decide in self._decides[place:]:
+            for decide in self._decides[place:] if place else self._decides:
                 answer = decide(request)
                 if answer is not None:
                     if isinstance(answer, Mark):

@@ -52,48 +52,34 @@ _ONE_WORD = re.compile(r"[^\s,]+")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~:@=+/-]{1,128}")
 
 
-class Findings:
+class RequestState:
     """What the guards around one request found out, shared by all keyguard layers it passes.
 
     It stands in the ASGI scope as `scope["keyguard"]` and in the WSGI environ as `environ["keyguard.request"]`, so an
     app reads `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.
     """
 
-    __slots__ = (
-        "broken",
-        "caches",
-        "client",
-        "client_known",
-        "identity",
-        "own_limits",
-        "preflight",
-        "refusal",
-        "request_id",
-        "sources",
-        "waited",
-    )
-
-    def __init__(self) -> None:
-        self.broken = False
-        """Whether the app failed after its head, or somebody was told before its end that the client has gone. Layers
-        further out may see a body that ends well: what stands between them and the app may have ended it."""
-        self.identity: Identity | None = None
-        """The caller; `None` if no `APIKeys` has looked for it."""
-        self.preflight = False
-        """Whether it is a CORS preflight that `APIKeys` has let pass, which no limit further in counts."""
-        self.client: Address | None = None
-        self.client_known = False
-        self.request_id: str | None = None
-        self.refusal: Refusal | None = None
-        """Why keyguard refused the request, once it has."""
-        self.waited = 0.0
-        """Seconds that the request has waited for stores."""
-        self.sources: tuple[Any, ...] = ()
-        """Where the guards that found the identity look for credentials."""
-        self.own_limits: tuple[tuple[str, str], ...] | None = None
-        """The fields about limits that the app itself set, if a guard has changed them and a cache stands outside."""
-        self.caches: tuple[object, ...] = ()
-        """The response caches it is passing: one that is mounted twice acts once."""
+    # Class attributes: each request makes one of these, and most of them are never set.
+    broken = False
+    """Whether the app failed after its head, or somebody was told before its end that the client has gone. Layers
+    further out may see a body that ends well: what stands between them and the app may have ended it."""
+    identity: Identity | None = None
+    """The caller; `None` if no `APIKeys` has looked for it."""
+    preflight = False
+    """Whether it is a CORS preflight that `APIKeys` has let pass, which no limit further in counts."""
+    client: Address | None = None
+    client_known = False
+    request_id: str | None = None
+    refusal: Refusal | None = None
+    """Why keyguard refused the request, once it has."""
+    waited = 0.0
+    """Seconds that the request has waited for stores."""
+    sources: tuple[Any, ...] = ()
+    """Where the guards that found the identity look for credentials."""
+    own_limits: tuple[tuple[str, str], ...] | None = None
+    """The fields about limits that the app itself set, if a guard has changed them and a cache stands outside."""
+    caches: tuple[object, ...] = ()
+    """The response caches it is passing: one that is mounted twice acts once."""
 
 
 def veiled(query: bytes) -> bytes:
@@ -111,31 +97,33 @@ class KeepsFields(Protocol):
 class Request:
     """A request head. Guards read it; `forward` hands it on."""
 
-    __slots__ = (
-        "_path",
-        "_plain",
-        "_spelling",
-        "afterwards",
-        "carrier",
-        "clock",
-        "copied",
-        "deferred",
-        "findings",
-        "inside",
-        "late",
-        "method",
-        "reached_app",
-        "read_body",
-        "settings",
-        "source",
-    )
-
     websocket: ClassVar[bool] = False
     """True for a websocket handshake."""
     tells_by_names: ClassVar[bool] = False
     """Whether all of what is told of the caller stands under `names`."""
     shared: ClassVar[str] = SHARED_ASGI
     """The key under which findings stand in the carrier."""
+
+    # What each request is asked for stands in the instance: on Python 3.11, a class attribute that is read through one
+    # costs eight times as much as setting it. The others are class attributes.
+    deferred: list[Deferred] | None
+    afterwards: list[Deferred] | None
+    """Work for when the app has returned: background tasks and clean-up come after the last byte."""
+    inherited: bool
+    """Whether layers further out have left findings."""
+    late: Callable[[Deferred], None] | None = None
+    copied = False
+    """Whether the app's response may be copied: then it matters whether its client stays to the end."""
+    reached_app = False
+    """Whether the app was called: what is raised at `forward` before that is a guard's failure."""
+    read_body = False
+    """Whether the app has got a body that no header field had announced."""
+    _path: str | None = None
+    """If it was given and not found in the carrier."""
+    _plain: str | None = None
+    _spelling: Spelling | None = None
+    settings: KeepsFields
+    """Which fields with an underscore in their name reach guards and app."""
 
     def __init__(
         self,
@@ -153,26 +141,13 @@ class Request:
         self.clock = clock
         self.inside = inside
         """The app and all that stands in front of it, as far as it can be seen."""
-        self.settings: KeepsFields
-        """Which fields with an underscore in their name reach guards and app."""
-        self.deferred: list[Deferred] | None = None
-        self.afterwards: list[Deferred] | None = None
-        """Work for when the app has returned: background tasks and clean-up come after the last byte."""
-        self.late: Callable[[Deferred], None] | None = None
-        self.copied = False
-        """Whether the app's response may be copied: then it matters whether its client stays to the end."""
-        self.reached_app = False
-        """Whether the app was called: what is raised at `forward` before that is a guard's failure."""
-        self.read_body = False
-        """Whether the app has got a body that no header field had announced."""
-        self._path: str | None = None
-        """Where it was given and not found in the carrier."""
-        self._plain: str | None = None
-        self._spelling: Spelling | None = None
-        findings = carrier.get(self.shared)
-        if findings is None:
-            findings = carrier[self.shared] = self._carried_over() or Findings()
-        self.findings: Findings = findings
+        self.deferred = self.afterwards = None
+        state = carrier.get(self.shared) or self._carried_over()
+        self.inherited = state is not None
+        if state is None:
+            state = RequestState()
+        carrier[self.shared] = state
+        self.findings: RequestState = state
 
     # -- what the drivers supply ------------------------------------------------------------------------
 
@@ -260,7 +235,7 @@ class Request:
     def _forget_fields(self) -> None:
         """Drop what was read from the carrier's header fields."""
 
-    def _carried_over(self) -> Findings | None:
+    def _carried_over(self) -> RequestState | None:
         """Return the findings of layers in the other world, if this request came over a bridge from there."""
         return None
 

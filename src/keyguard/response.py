@@ -34,6 +34,18 @@ def field_value(value: str) -> str:
     return value
 
 
+class FieldNames:
+    """Names of fields that are added to many responses."""
+
+    __slots__ = ("sizes", "spelled")
+
+    def __init__(self, *names: str) -> None:
+        self.spelled = {name.lower().encode("latin-1"): name for name in names}
+        """The names by how ASGI has them."""
+        self.sizes = frozenset(map(len, names))
+        """Most fields that a response has already are told apart from these by their length."""
+
+
 class Headers:
     """Header fields in order. Names compare without regard to case; assignment replaces every line of a name."""
 
@@ -92,9 +104,19 @@ class Headers:
         else:
             self.add(name, value)
 
-    def join_encoded(self, name: str, value: bytes) -> None:
-        """The same with a value in ISO 8859-1 that is known to be well-formed."""
-        self.join(name, value.decode("latin-1"))
+    def join_encoded(self, pairs: list[tuple[bytes, bytes]], names: FieldNames) -> None:
+        """Do the same for several fields at once. Their values are in ISO 8859-1 and known to be well-formed."""
+        sizes = names.sizes
+        for name, _ in self._pairs:
+            if len(name) in sizes:
+                self._join_each(pairs, names)
+                return
+        for key, value in pairs:
+            self._pairs.append((names.spelled[key], value.decode("latin-1")))
+
+    def _join_each(self, pairs: list[tuple[bytes, bytes]], names: FieldNames) -> None:
+        for key, value in pairs:
+            self.join(names.spelled[key], value.decode("latin-1"))
 
 
 _PART = 48
@@ -262,7 +284,11 @@ class Tee:
 class Response:
     """A response head, and either a body or `APP`: the body that the app is about to send."""
 
-    __slots__ = ("body", "headers", "refusal", "sized", "status", "tees")
+    refusal: Refusal | None = None
+    """Why, if the response is a refusal by a guard."""
+    sized = False
+    """Whether `Content-Length` is in order already, or rightly absent: it is set by the driver if not."""
+    tees: list[Tee] | None = None
 
     def __init__(
         self,
@@ -275,11 +301,8 @@ class Response:
         self.status = status
         self.headers = headers if isinstance(headers, Headers) else Headers(headers)
         self.body = body
-        self.refusal = refusal
-        """Why, where the response is a refusal by a guard."""
-        self.sized = False
-        """Whether `Content-Length` is in order already, or rightly absent: it is set by the driver where not."""
-        self.tees: list[Tee] | None = None
+        if refusal is not None:
+            self.refusal = refusal
 
     def tee(self, tee: Tee) -> None:
         """Copy the app's body while it is sent. Only for a response whose body is `APP`."""

@@ -4,11 +4,10 @@ A bridge (a2wsgi, asgiref, Starlette's) makes an environ of a scope, or a scope 
 does not know. So the findings cross in one of three ways:
 
 - a2wsgi keeps the scope in the environ, and the environ in the scope: they are read there.
-- Else a driver leaves them in a context variable, which bridges carry into their threads. A context goes on to other
-  requests as well: to what an app sends to itself, to a background task, to the next request of a thread. So findings
-  are taken from it only by a request that came out of the same scope or environ, while that one's app runs. It shows
-  in the text of the scheme: the driver has put a text of its own there, and a bridge hands on the object. And the keys
-  that the caller was known by have to stand in that request too: an app may have made another one of the old parts.
+- Else a driver lists each request that its app is at work on, under the text of its scheme: the driver has put a text
+  of its own there, and a bridge hands on the object. So findings are taken only by a request that came out of the same
+  scope or environ, while that one's app runs. And the keys that the caller was known by have to stand in that request
+  too: an app may have made another one of the old parts.
 - A bridge that a driver stands directly around is taken apart and put together again, so that an app without a driver
   of its own inside finds them as well.
 """
@@ -16,11 +15,10 @@ does not know. So the findings cross in one of three ways:
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from contextvars import ContextVar
 from copy import copy
-from typing import Any, TypeAlias
+from typing import Any
 
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, Findings, Request
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, Request, RequestState
 
 _BRIDGES = {
     ("a2wsgi.wsgi", "WSGIMiddleware"): ("app", SHARED_WSGI),
@@ -30,55 +28,56 @@ _BRIDGES = {
 }
 """Bridges by module and name: the attribute that holds the app inside, and the key under which that app looks."""
 
-Passing: TypeAlias = "list[Any]"
-"""A request that a driver has passed on to its app, and its mark. Empty once the app has returned: contexts may be kept
-for long. It is a list, since each request makes one.
+_passing: dict[int, tuple[Request, str]] = {}
+"""The requests that drivers have passed on to their apps, each with its mark, by the identity of that.
 
 The mark is the scheme: a text that is no other request's, for equal ones are different objects.
 """
 
-_passing: ContextVar[Passing] = ContextVar("keyguard_passing")
-_NOTHING: Passing = []
 
+def pass_on(request: Request, carrier: MutableMapping[str, Any], scheme: str) -> str:
+    """Mark a scope or an environ that is about to go to the app. `scheme` is the key under which its scheme stands.
 
-def pass_on(request: Request, carrier: MutableMapping[str, Any], scheme: str) -> Passing:
-    """Mark a scope or an environ that is about to go to the app. `scheme` is the key under which its scheme stands."""
+    Returns the mark, which `returned` takes off the list.
+    """
     text: str = carrier.get(scheme) or ""
-    passing: Passing = [request, text[:1] + text[1:]]  # equal, and a new object
-    if len(text) > 1:
-        carrier[scheme] = passing[1]
-    else:
-        passing.clear()
-    _passing.set(passing)
-    return passing
+    if len(text) < 2:
+        return ""  # of such texts there are no two different objects
+    mark = carrier[scheme] = (text + " ")[:-1]  # equal, and another object
+    _passing[id(mark)] = request, mark
+    return mark
+
+
+def returned(mark: str) -> None:
+    """Note that the app has returned: whatever is kept of the request, no other one is taken for it."""
+    if mark:
+        del _passing[id(mark)]
 
 
 def passed(carrier: MutableMapping[str, Any], scheme: str) -> Request | None:
     """Return the request of another layer that this scope or environ was made of, if it came over a bridge."""
-    passing = _passing.get(_NOTHING)[:]  # it may be emptied by another thread at any moment
-    if not passing or passing[1] is not carrier.get(scheme):
-        return None
-    request: Request = passing[0]
-    return request
+    mark = carrier.get(scheme)
+    outer, listed = _passing.get(id(mark), _NOBODY)
+    return outer if listed is mark else None
 
 
-def carried_over(request: Request, scheme: str, kept: str, shared: str) -> Findings | None:
+_NOBODY: tuple[Request | None, object] = None, object()
+
+
+def carried_over(request: Request, scheme: str, kept: str, shared: str) -> RequestState | None:
     """Return the findings of layers on the other side of a bridge, if `request` came over one from there.
 
     `kept` is the key under which a2wsgi keeps the scope or environ of that side, and `shared` that of findings there.
     """
     carrier = request.carrier
-    if kept not in carrier:
-        if not _passing.get(_NOTHING):
-            return None  # so it is nearly always
-    else:
+    if kept in carrier:
         before = carrier[kept]
         found = before.get(shared) if isinstance(before, MutableMapping) else None
-        if isinstance(found, Findings):
+        if isinstance(found, RequestState):
             return found
-    outer = passed(carrier, scheme)
+    outer = passed(carrier, scheme) if _passing else None
     if outer is None:
-        return None
+        return None  # so it is nearly always
     same = all(sources.read(request) == sources.read(outer) for sources in outer.findings.sources)
     return outer.findings if same else None
 

@@ -61,19 +61,25 @@ def taken_off(name: str) -> ConfigurationError:
     )
 
 
-def clean_scope(scope: MutableMapping[str, Any], settings: KeepsFields) -> dict[bytes, bytes] | None:
-    """Take off the fields of an ASGI scope that might be read as others.
-
-    Returns the fields by name, if none of them came in several lines.
-    """
+def clean_scope(scope: MutableMapping[str, Any], settings: KeepsFields) -> None:
+    """Take off the fields of an ASGI scope that might be read as others."""
     headers = scope["headers"]
     if headers.__class__ is not list:
         headers = scope["headers"] = list(headers)  # "an iterable": it may be gone after the first look
-    fields = dict(headers)
-    if b"".join(fields).translate(None, _PLAIN):  # as in `odd`; each request comes here
-        headers = scope["headers"] = plain(headers, settings.underscores)
-        fields = dict(headers)
-    return fields if len(fields) == len(headers) else None
+    for name, _ in headers:
+        if name not in _plain_names:  # names are the same again and again, and nearly all requests end here
+            names = [name for name, _ in headers]
+            if odd(names):
+                scope["headers"] = plain(headers, settings.underscores)
+            elif len(_plain_names) < _MOST and sum(map(len, names)) < _LONGEST:
+                _plain_names.update(names)
+            return
+
+
+_plain_names: set[bytes] = set()
+"""Names that need no second look. So many are kept and no more, whatever callers send."""
+_MOST = 1024
+_LONGEST = 4096  # bytes of all names of one request
 
 
 # -- WSGI -----------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from keyguard.logs import logger, plain, secret, story, without, word
 from keyguard.ops import BestEffort, Degraded, Op, Settle, Store, TakeHere, traits_of
 from keyguard.problem import refuse_ambiguous, refuse_busy, refuse_for
 from keyguard.refusal import Cause, Refusal
-from keyguard.request import Deferred, Findings, Request
+from keyguard.request import Deferred, Request, RequestState
 from keyguard.response import Response, Tee
 from keyguard.steps import CallApp, Detach
 from keyguard.stores.best_effort import BestEffortStore
@@ -367,8 +367,9 @@ def _cannot_detach(step: Detach) -> bool:
 
 def is_heard_to_its_end(request: Request) -> bool:
     """Tell whether more than its head is to be heard of a response, or told to the app: so it takes the long way."""
-    findings = request.findings
-    return bool(request.deferred or request.afterwards or findings.caches or findings.preflight)
+    if request.deferred or request.afterwards:
+        return True
+    return request.inherited and bool(request.findings.caches or request.findings.preflight)
 
 
 def feed(tees: Iterable[Tee], part: bytes, *, last: bool, sure: bool) -> list[Flow[None]]:
@@ -383,7 +384,7 @@ def feed(tees: Iterable[Tee], part: bytes, *, last: bool, sure: bool) -> list[Fl
 
 def of_the_same_caller(request: Request) -> dict[str, Any]:
     """A scope or environ for another request of the same caller, with the same head."""
-    found, findings = request.findings, Findings()
+    found, findings = request.findings, RequestState()
     findings.identity, findings.client, findings.client_known = found.identity, found.client, found.client_known
     return {**request.carrier, request.shared: findings}
 

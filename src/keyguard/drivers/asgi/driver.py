@@ -11,7 +11,7 @@ from keyguard.drivers.asgi.exchange import ASGIApp as ASGIApp
 from keyguard.drivers.asgi.handshake import Handshake
 from keyguard.drivers.asgi.request import ASGIRequest, Scope, WebSocketRequest
 from keyguard.drivers.asgi.trio import for_trio, needs_asyncio
-from keyguard.drivers.bridges import opened, pass_on, passed
+from keyguard.drivers.bridges import opened, pass_on, passed, returned
 from keyguard.drivers.field_names import tell_of_folding
 from keyguard.drivers.inspection.layers import lacking_within
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
@@ -21,6 +21,8 @@ from keyguard.process.event_loops import in_thread, in_trio
 from keyguard.process.fork import check_process
 from keyguard.request import SHARED_ASGI, Deferred
 from keyguard.steps import Detach
+
+_new = object.__new__
 
 
 class ASGIDriver:
@@ -52,7 +54,8 @@ class ASGIDriver:
                 return
         if "wsgi_environ" in scope:
             tell_of_folding(scope["wsgi_environ"])  # a2wsgi's, of a server that may have folded names
-        request = ASGIRequest(scope, engine)
+        request = _new(ASGIRequest)
+        request.read(scope, engine)
         begun = engine.begin(request)
         if begun.__class__ is not tuple or is_heard_to_its_end(request):
             await Exchange(self.app, engine, request, receive, send).run(begun)
@@ -64,14 +67,14 @@ class ASGIDriver:
             exchange.state = WAIT
             send = exchange.send
         request.reached_app = True
-        passing = pass_on(request, scope, "scheme")
+        mark = pass_on(request, scope, "scheme")
         try:
             await self.app(scope, receive, send)
         except BaseException as failure:
             if exchange is None or not exchange.is_dead(failure):
                 raise
         finally:
-            passing.clear()
+            returned(mark)
             if request.deferred or request.afterwards:  # of a guard that has kept the request
                 await Exchange(self.app, engine, request, receive, send).settle()
             request.late = engine.late

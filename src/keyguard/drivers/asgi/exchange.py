@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 
 from keyguard.drivers.asgi.copies import Copies
 from keyguard.drivers.asgi.request import ByteHeaders, Scope, encoded_name
-from keyguard.drivers.bridges import pass_on
+from keyguard.drivers.bridges import pass_on, returned
 from keyguard.drivers.interpreter import Engine, Foreign, Pending, settle, sized_body
 from keyguard.drivers.tasks import Task, ended, hold
 from keyguard.errors import GuardError, NoResponse
@@ -166,7 +166,7 @@ class Exchange:
         """Run the app. Returns the next stop, or `None` where the response has gone."""
         self.state = WAIT
         self.request.reached_app = True
-        passing = pass_on(self.request, carrier, "scheme")
+        mark = pass_on(self.request, carrier, "scheme")
         error: Exception
         try:
             # From HTTP/2 on, a body need not be announced by a header field.
@@ -183,7 +183,7 @@ class Exchange:
         except Exception as failure:
             error = failure
         finally:
-            passing.clear()
+            returned(mark)
         if self.state == DEAD:
             return self._fault()
         if self.state == WAIT and self.flow is not None:
@@ -239,6 +239,8 @@ class Exchange:
             response = self._head(message)
             if response is None:
                 return self.send_on(message)
+            if self.flow is None:
+                return self._tell(message, response)
             # asgiref calls this in a worker thread, and awaits what it returns in the event loop: guards belong there.
             if in_loop():
                 return self._drive(message, response)
@@ -264,23 +266,35 @@ class Exchange:
     def _is_last(self, message: Message) -> bool:
         return message["type"] == "http.response.body" and not message.get("more_body", False)
 
+    def _tell(self, message: Message, head: Response) -> Awaitable[None]:
+        """Tell those who have left a mark. It is done on the spot, unless one of them has to ask somebody."""
+        try:
+            told = tell(self.marks, self.request, head)
+            return self._release(message, told) if isinstance(told, Response) else self._tell_on(message, told)
+        except BaseException as failure:
+            self.state, self.failure = DEAD, failure
+            raise
+
+    async def _tell_on(self, message: Message, flow: Flow[Response]) -> None:
+        self.state, self.flow = DRIVING, flow
+        try:
+            stop = self.engine.advance(flow, request=self.request)
+        except BaseException as failure:
+            self.state, self.failure = DEAD, failure
+            raise
+        await self._drive_on(message, stop)
+
     def _drive(self, message: Message, head: Response) -> Awaitable[None]:
+        assert self.flow is not None
         self.state = DRIVING
         try:
-            stop = self._tell(head) if self.flow is None else self.engine.advance(self.flow, head, request=self.request)
+            stop = self.engine.advance(self.flow, head, request=self.request)
             if stop.__class__ not in _WAITS:
                 return self._release(message, _decided(stop))
         except BaseException as failure:
             self.state, self.failure = DEAD, failure
             raise
         return self._drive_on(message, stop)
-
-    def _tell(self, head: Response) -> Any:
-        told = tell(self.marks, self.request, head)
-        if isinstance(told, Response):
-            return told
-        self.flow = told
-        return self.engine.advance(told, request=self.request)
 
     async def _drive_there(self, message: Message, head: Response) -> None:
         await self._drive(message, head)

@@ -12,8 +12,8 @@ from keyguard.drivers.interpreter import Engine
 from keyguard.http.callers import Told, told_by_scope
 from keyguard.http.paths import misplaced, plain, strip_root
 from keyguard.http.spelling import Spelling
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Findings, Request, veiled
-from keyguard.response import Headers, field_value
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Request, RequestState, veiled
+from keyguard.response import FieldNames, Headers, field_value
 
 Scope: TypeAlias = MutableMapping[str, Any]
 
@@ -26,12 +26,11 @@ def encoded_name(name: str) -> bytes:
 class ByteHeaders(Headers):
     """The app's own header fields: pairs of bytes, decoded only where a guard looks; copied before the first change."""
 
-    __slots__ = ("_raw", "changed")
+    changed = False
+    """Whether `_raw` is a changed copy of what the app gave."""
 
     def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
         self._raw: Any = raw
-        self.changed = False
-        """Whether `_raw` is a changed copy of what the app gave."""
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw])
@@ -70,15 +69,15 @@ class ByteHeaders(Headers):
             self._raw = [*raw, (name, value)]
             self.changed = True
 
-    def join_encoded(self, name: str, value: bytes) -> None:
-        wanted = encoded_name(name)
-        size = len(wanted)
+    def join_encoded(self, pairs: list[tuple[bytes, bytes]], names: FieldNames) -> None:
         raw = self.raw
-        for key, _ in raw:
-            if len(key) == size and key.lower() == wanted:
-                self.join(name, value.decode("latin-1"))
+        sizes = names.sizes
+        for name, _ in raw:
+            if len(name) in sizes:
+                self._join_each(pairs, names)
                 return
-        self._append(raw, wanted, value)
+        self._raw = raw + pairs
+        self.changed = True
 
     def set_length(self, length: int) -> None:
         self.set("Content-Length", str(length))
@@ -92,17 +91,30 @@ class ByteHeaders(Headers):
 class ASGIRequest(Request):
     """A request head from an ASGI scope (ASGI specification, "HTTP & WebSocket")."""
 
-    __slots__ = ("_fields", "_sent")
-
     shared = SHARED_ASGI
 
+    _fields: dict[bytes, bytes] | None = None
+
     def __init__(self, scope: Scope, engine: Engine) -> None:
+        self.read(scope, engine)
+
+    def read(self, scope: Scope, engine: Engine) -> None:
+        """Do what `__init__` does: on Python 3.11, calling a class that has one costs as much as all of this."""
         self._sent: Iterable[tuple[bytes, bytes]] = scope["headers"]
-        self._fields: dict[bytes, bytes] | None = clean_scope(scope, engine)
+        clean_scope(scope, engine)
+        self.method = "GET" if self.websocket else scope["method"]
+        self.carrier = scope
         self.settings = engine
-        super().__init__(
-            "GET" if self.websocket else scope["method"], scope, engine.source, engine.clock, engine.inside
-        )
+        self.source = engine.source
+        self.clock = engine.clock
+        self.inside = engine.inside
+        self.deferred = self.afterwards = None
+        state = scope.get(SHARED_ASGI) or carried_over(self, "scheme", "wsgi_environ", SHARED_WSGI)
+        self.inherited = state is not None
+        if state is None:
+            state = RequestState()
+        scope[SHARED_ASGI] = state
+        self.findings = state
 
     @property
     def scheme(self) -> str:
@@ -124,10 +136,7 @@ class ASGIRequest(Request):
         return client[0] or None if client else None
 
     def header(self, name: str) -> str | None:
-        fields = self._fields
-        if fields is None:
-            fields = self._fields = collected(self.carrier["headers"])
-        value = fields.get(encoded_name(name))
+        value = (self._fields or self._collected()).get(encoded_name(name))
         if value is not None:
             return value.decode("latin-1")
         if self.takes_off(name):
@@ -166,10 +175,7 @@ class ASGIRequest(Request):
         return {name.decode("latin-1").lower().replace("_", "-") for name, _ in sent}
 
     def address(self) -> tuple[object, ...]:
-        fields = self._fields
-        if fields is None:
-            fields = self._fields = collected(self.carrier["headers"])
-        scope, host = self.carrier, fields.get(b"host")
+        scope, host = self.carrier, (self._fields or self._collected()).get(b"host")
         query = scope["query_string"]
         get = scope.get
         # What `keyguard.guards.cache.hits` builds for itself, since it makes no request.
@@ -193,9 +199,6 @@ class ASGIRequest(Request):
 
     def _forget_fields(self) -> None:
         self._fields = None
-
-    def _carried_over(self) -> Findings | None:
-        return carried_over(self, "scheme", "wsgi_environ", SHARED_WSGI)
 
     def _find_plain(self) -> str:
         carrier = self.carrier
@@ -226,14 +229,13 @@ def replaced(headers: Iterable[tuple[bytes, bytes]], fields: Mapping[str, str | 
 class WebSocketRequest(ASGIRequest):
     """The handshake of a websocket."""
 
-    __slots__ = ()
-
     websocket = True
 
 
 def collected(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return the values of fields by their names; several lines of one name are one value."""
     pairs = headers if isinstance(headers, list) else list(headers)
-    fields = dict(pairs)
+    fields = {name: value for name, value in pairs}  # noqa: C416 - `dict(pairs)` takes twice as long
     if len(fields) != len(pairs):  # some field came in several lines
         lines: dict[bytes, list[bytes]] = {}
         for name, value in pairs:

@@ -27,7 +27,7 @@ from io import BytesIO
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from keyguard.drivers.bridges import pass_on
+from keyguard.drivers.bridges import pass_on, returned
 from keyguard.drivers.interpreter import Engine, Foreign, feed, settle, sized_body
 from keyguard.drivers.wsgi.body import Body, Peeked, SizedBody, close
 from keyguard.drivers.wsgi.request import Environ
@@ -114,7 +114,7 @@ class Exchange:
         request = self.request
         self.marks = marks
         request.reached_app = True
-        passing = pass_on(request, environ, "wsgi.url_scheme")
+        mark = pass_on(request, environ, "wsgi.url_scheme")
         iterable: Iterable[bytes] | None = None
         try:
             iterable = body = self.app(environ, self.start_at_once)
@@ -129,7 +129,7 @@ class Exchange:
                 raise
             iterable = None
         finally:
-            passing.clear()
+            returned(mark)
         if self.failure is not None:
             if iterable is not None:
                 close(iterable)
@@ -201,7 +201,7 @@ class Exchange:
         self.state = WAIT
         self.request.reached_app = True
         self.head = None
-        passing = pass_on(self.request, environ, "wsgi.url_scheme")
+        mark = pass_on(self.request, environ, "wsgi.url_scheme")
         error: Exception
         iterable: Iterable[bytes] | None = None
         try:
@@ -224,7 +224,7 @@ class Exchange:
         except Exception as failure:
             error = failure
         finally:
-            passing.clear()
+            returned(mark)
         if iterable is not None:
             close(iterable)
         if self.state == DEAD:

@@ -11,7 +11,7 @@ from keyguard.drivers.interpreter import Engine
 from keyguard.http.callers import Told, told_by_environ
 from keyguard.http.paths import decode_wsgi_path, plain
 from keyguard.http.spelling import Spelling
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Findings, Request, veiled
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Request, RequestState, veiled
 from keyguard.response import Headers
 
 Environ: TypeAlias = dict[str, Any]
@@ -122,7 +122,7 @@ class WSGIRequest(Request):
     def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
         return replaced(self.carrier, fields) if fields else self.carrier
 
-    def _carried_over(self) -> Findings | None:
+    def _carried_over(self) -> RequestState | None:
         return carried_over(self, "wsgi.url_scheme", "asgi.scope", SHARED_ASGI)
 
     def _find_plain(self) -> str:

@@ -41,7 +41,7 @@ class Limiting(Guard):
         raise NotImplementedError
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
-        if request.findings.preflight and request.method == "OPTIONS":
+        if request.method == "OPTIONS" and request.findings.preflight:
             return await forward(request)  # nothing is known of its caller
         try:
             asked = self.take_at_once(request) if self.fixed else await self.chosen_take(request)
@@ -67,7 +67,7 @@ def deciding(limiting: Limiting, store: Any) -> Decide | None:
     execute, take_at_once = store.execute, limiting.take_at_once
 
     def decide(request: Request) -> Response | Mark | None:
-        if request.findings.preflight and request.method == "OPTIONS":
+        if request.method == "OPTIONS" and request.findings.preflight:
             return None  # nothing is known of its caller
         try:
             take = take_at_once(request)

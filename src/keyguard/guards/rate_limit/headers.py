@@ -9,16 +9,17 @@ from keyguard.clock import SECOND
 from keyguard.guards.rate_limit.rules import RuleDemands
 from keyguard.ops import Taken
 from keyguard.rates import Taking
-from keyguard.response import Headers
+from keyguard.response import FieldNames, Headers
 
 _UP = SECOND - 1
+_FIELDS = FieldNames("RateLimit-Policy", "RateLimit")
 
 
 def describe(headers: Headers, taken: Taken) -> None:
     """Tell what is left of each limit, in the fields its rule asks for."""
     demands = taken.demands
     assert isinstance(demands, RuleDemands)
-    if demands.policy:
+    if demands.policy is not None:
         if demands.template is not None and not taken.refused:
             numbers: list[int] = []
             for _, _, remaining, reset, _ in taken.takings:
@@ -26,8 +27,7 @@ def describe(headers: Headers, taken: Taken) -> None:
             value = demands.template % tuple(numbers)
         else:
             value = _value(demands, taken).encode("latin-1")
-        headers.join_encoded("RateLimit-Policy", demands.policy)
-        headers.join_encoded("RateLimit", value)
+        headers.join_encoded([demands.policy, (b"ratelimit", value)], _FIELDS)
     if demands.legacy:
         _describe_legacy(headers, demands, taken)
 

@@ -62,8 +62,9 @@ class RuleDemands(list[Demand]):
         super().__init__(demands)
         self.rules = rules
         told = [rule for rule in rules if "draft-11" in rule.profiles]
-        self.policy = field_value(", ".join([rule.policy for rule in told])).encode("latin-1")
-        """`RateLimit-Policy`, which is the same for every outcome; empty where no rule asks for it."""
+        policy = field_value(", ".join([rule.policy for rule in told])).encode("latin-1")
+        self.policy = (b"ratelimit-policy", policy) if told else None
+        """The field that is the same for every outcome; `None` if no rule asks for it."""
         self.template: bytes | None = None
         """`RateLimit` without its numbers, what remains and the reset of each rule, where every rule has a member."""
         if len(told) == len(rules):
