@@ -36,11 +36,11 @@ def fields_of(taken: Taken) -> Iterable[tuple[str, str]]:
     """Return the fields of a response that has none yet."""
     demands = taken.demands
     assert isinstance(demands, RuleDemands)
-    if demands.legacy or not demands.policy:
+    if demands.legacy or demands.policy is None:
         headers = Headers()
         describe(headers, taken)
         return headers
-    return ("RateLimit-Policy", demands.policy.decode("latin-1")), ("RateLimit", _value(demands, taken))
+    return ("RateLimit-Policy", demands.policy[1].decode("latin-1")), ("RateLimit", _value(demands, taken))
 
 
 def _value(demands: RuleDemands, taken: Taken) -> str:
