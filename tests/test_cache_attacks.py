@@ -16,7 +16,7 @@ import pytest
 
 from keyguard import ConfigurationError, IPFilter, Keyguard, RateLimit, ResponseCache, asgi, wsgi
 from keyguard.drivers.asgi import background as asgi_detached
-from keyguard.guards.cache import key as keys
+from keyguard.guards.cache import variants
 from keyguard.stores import open_store
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Reply, Seen, World, world
@@ -101,7 +101,7 @@ def test_28_the_variants_of_a_long_url_hold_it_once(earth: World) -> None:
     app = earth.wrap(Keyguard(cache), earth.app(origin))
     for number in range(8):
         earth.ask(app, ask("/x?" + "a" * 15_000, Accept=f"text/{number}"))
-    slots = [slot for slot in cache.shelf._slots.values() if slot.entries]
+    slots = [slot for slot in cache.storage.local._slots.values() if slot.entries]
     assert [len(slot.entries) for slot in slots] == [8]
     assert len({id(entry.key) for entry in slots[0].entries}) == 1
 
@@ -292,7 +292,7 @@ def test_28_many_bodies_on_their_way_take_no_more_than_is_set() -> None:
         crowd = [asyncio.create_task(one(number)) for number in range(8)]
         while min(sent) < 30_000:  # noqa: ASYNC110 - turns of the loop, and no time
             await asyncio.sleep(0)
-        assert 0 <= cache.room.left < 30_000
+        assert 0 <= cache.storage.budget.left < 30_000
         go_on.set()
         await asyncio.gather(*crowd)
         assert sent == [30_001] * 8
@@ -300,7 +300,7 @@ def test_28_many_bodies_on_their_way_take_no_more_than_is_set() -> None:
     asyncio.run(story())
     assert cache.stats().not_stored == 5
     assert cache.stats().stored == 3
-    assert cache.room.left == 100_000
+    assert cache.storage.budget.left == 100_000
     assert "too much is being copied" in str(cache.explain("/7"))
 
 
@@ -317,7 +317,7 @@ def test_28_a_body_that_nobody_reads_or_closes_takes_no_room_for_ever() -> None:
         next(iter(body))
     del body
     gc.collect()
-    assert cache.room.left == 100_000
+    assert cache.storage.budget.left == 100_000
 
 
 # -- order --------------------------------------------------------------------------------------------------------
@@ -413,7 +413,7 @@ def test_22_who_has_waited_in_vain_does_not_wait_for_other_processes_as_well(tmp
         store: Any = open_store(f"sqlite:///{tmp_path}/lease.db?timeout=1")
         cache = ResponseCache(coalesce=0.05)
         guarded = Keyguard(cache, store=store).asgi(app)
-        shared: Any = cache.shared
+        shared: Any = cache.storage.shared
         original = shared.lease
 
         async def counted(*args: Any) -> Any:
@@ -442,12 +442,12 @@ def test_28_a_long_field_is_read_once_and_not_for_each_variant(earth: World, mon
         read.append(name)
         return normal(name, value)
 
-    normal = keys._normal
+    normal = variants._normal
     origin = Origin(lambda seen: (200, [("Vary", "Accept-Language"), ("Cache-Control", "max-age=600")], b"x"))
     app = earth.wrap(Keyguard(ResponseCache()), earth.app(origin))
     for number in range(32):
         earth.ask(app, ask(Accept_Language=f"l{number}"))
-    monkeypatch.setattr(keys, "_normal", counted)
+    monkeypatch.setattr(variants, "_normal", counted)
     assert hit(earth.ask(app, ask(Accept_Language="l0")))
     assert len(read) == 1
     read.clear()

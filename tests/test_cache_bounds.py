@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from keyguard import ConfigurationError, Keyguard, ResponseCache
 from keyguard.guards.cache.entry import Entry, Part
-from keyguard.guards.cache.local import Shelf
+from keyguard.guards.cache.local import LocalCache
 from tests.cache_site import PAGE, WORLDS, Site, asks, get, ok, served, status
 
 Make = Callable[..., Site]
@@ -36,62 +36,62 @@ def entry(size: int = 10, variance: Any = (), part: Part | None = None) -> Entry
     return Entry(200, (), received=0, age=0, lifetime=60, variance=variance, part=part, body=b"x" * size)
 
 
-def held(shelf: Shelf) -> tuple[int, int]:
+def held(local: LocalCache) -> tuple[int, int]:
     """Bytes and entries, counted one by one."""
-    slots = list(shelf._slots.values())
+    slots = list(local._slots.values())
     return (
         sum(slot.size + sum(each.size for each in slot.entries) for slot in slots),
         sum(len(slot.entries) for slot in slots),
     )
 
 
-# -- the shelf ----------------------------------------------------------------------------------------------------
+# -- the local cache -------------------------------------------------------------------------------------------------
 
 
 def test_28_a_hundred_thousand_urls_never_exceed_the_bounds() -> None:
-    shelf = Shelf(1_000_000, 10**9, 4)
-    few = Shelf(10**9, 100, 4)
+    local = LocalCache(1_000_000, 10**9, 4)
+    few = LocalCache(10**9, 100, 4)
     for number in range(100_000):
         key = ("http", f"/{number}")
         made = entry(number % 50)
         made.address = key
-        shelf.put(key, (f"p{number}",), made)
-        assert shelf.bytes <= 1_000_000
+        local.put(key, (f"p{number}",), made)
+        assert local.bytes <= 1_000_000
         if number % 10 == 0:
             few.put(key, (f"p{number}",), entry())
             assert few.count <= 100
-    assert held(shelf) == (shelf.bytes, shelf.count)
+    assert held(local) == (local.bytes, local.count)
     assert held(few) == (few.bytes, few.count)
-    assert len(shelf.plain) == shelf.count
-    assert len(shelf._by_place) == shelf.count
-    assert shelf.evicted == 100_000 - shelf.count
+    assert len(local.plain) == local.count
+    assert len(local._by_digest) == local.count
+    assert local.evicted == 100_000 - local.count
 
 
 def test_28_a_child_that_was_forked_amid_a_change_holds_nothing_half() -> None:
     """The thread that was changing it is not there to end that. Nor is who refreshes an entry in the background."""
-    shelf = Shelf(10**6, 3, 4)
-    shelf.put(("a",), ("p",), made := entry())
+    local = LocalCache(10**6, 3, 4)
+    local.put(("a",), ("p",), made := entry())
     made.refreshing_since = 5
-    shelf.renew()
-    assert (made.refreshing_since, shelf.count, held(shelf)) == (0, 1, (shelf.bytes, 1))
-    shelf._lock.acquire()
-    shelf.bytes += 100
-    shelf.renew()
-    assert (shelf.bytes, shelf.count, held(shelf), shelf.plain, shelf._by_place) == (0, 0, (0, 0), {}, {})
-    assert shelf.put(("a",), ("p",), entry())
+    local.renew()
+    assert (made.refreshing_since, local.count, held(local)) == (0, 1, (local.bytes, 1))
+    local._lock.acquire()
+    local.bytes += 100
+    local.renew()
+    assert (local.bytes, local.count, held(local), local.plain, local._by_digest) == (0, 0, (0, 0), {}, {})
+    assert local.put(("a",), ("p",), entry())
 
 
 def test_28_what_was_used_least_recently_goes_first() -> None:
-    shelf = Shelf(10**6, 3, 4)
+    local = LocalCache(10**6, 3, 4)
     for name in "abc":
-        shelf.put((name,), (name,), entry())
-    shelf.get(("a",))
-    shelf.touch(("b",))
-    shelf.put(("d",), ("d",), entry())
-    assert list(shelf._slots) == [("a",), ("b",), ("d",)]
-    shelf.put(("a",), ("a",), entry())
-    shelf.put(("e",), ("e",), entry())
-    assert list(shelf._slots) == [("d",), ("a",), ("e",)]
+        local.put((name,), (name,), entry())
+    local.get(("a",))
+    local.touch(("b",))
+    local.put(("d",), ("d",), entry())
+    assert list(local._slots) == [("a",), ("b",), ("d",)]
+    local.put(("a",), ("a",), entry())
+    local.put(("e",), ("e",), entry())
+    assert list(local._slots) == [("d",), ("a",), ("e",)]
 
 
 steps = st.lists(
@@ -106,49 +106,49 @@ steps = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(steps)
 def test_28_whatever_is_done_what_is_counted_is_what_is_held(steps: list[tuple[Any, ...]]) -> None:
-    shelf = Shelf(65_536, 4, 2)
+    local = LocalCache(65_536, 4, 2)
     for verb, name, *more in steps:
         key, places = (name,), ("p" + name, "everywhere")
         if verb == "put":
             variance, size, part = more
             made = entry(size, (("v", variance),), Part(0, size, True, None) if part else None)
             made.address = (name, variance)
-            shelf.put(key, places, made)
+            local.put(key, places, made)
         elif verb == "drop":
-            slot = shelf.get(key)
+            slot = local.get(key)
             if slot is not None:
-                shelf.drop(key, slot.entries[-1])
+                local.drop(key, slot.entries[-1])
         elif verb == "place":
-            shelf.drop_place("p" + name)
+            local.drop_uri("p" + name)
         elif verb == "where":
-            shelf.drop_where(lambda each: len(each.body) % 2 == 0)
+            local.drop_where(lambda each: len(each.body) % 2 == 0)
         else:
-            shelf.get(key)
-        assert held(shelf) == (shelf.bytes, shelf.count)
-        assert shelf.bytes <= 65_536
-        assert shelf.count <= 4
-        assert all(0 < len(slot.entries) <= 2 for slot in shelf._slots.values())
-        everything = {id(each) for slot in shelf._slots.values() for each in slot.entries}
-        assert {id(each) for each in shelf.plain.values()} <= everything
-        assert set().union(*shelf._by_place.values()) == set(shelf._slots)
-    shelf.drop_place("everywhere")
-    assert (shelf.bytes, shelf.count, shelf.plain, shelf._by_place) == (0, 0, {}, {})
+            local.get(key)
+        assert held(local) == (local.bytes, local.count)
+        assert local.bytes <= 65_536
+        assert local.count <= 4
+        assert all(0 < len(slot.entries) <= 2 for slot in local._slots.values())
+        everything = {id(each) for slot in local._slots.values() for each in slot.entries}
+        assert {id(each) for each in local.plain.values()} <= everything
+        assert set().union(*local._by_digest.values()) == set(local._slots)
+    local.drop_uri("everywhere")
+    assert (local.bytes, local.count, local.plain, local._by_digest) == (0, 0, {}, {})
 
 
 def test_28_threads_use_it_together() -> None:
-    shelf = Shelf(300_000, 10**6, 2)
+    local = LocalCache(300_000, 10**6, 2)
     failed: list[BaseException] = []
 
     def use(first: int) -> None:
         try:
             for number in range(3000):
                 name = f"{(first * 7 + number) % 60}"
-                shelf.get((name,))
-                shelf.put((name,), ("p" + name, "all"), entry(number % 500))
-                shelf.touch((f"{number % 60}",))
+                local.get((name,))
+                local.put((name,), ("p" + name, "all"), entry(number % 500))
+                local.touch((f"{number % 60}",))
                 if number % 100 == 0:
-                    shelf.drop_where(lambda each: len(each.body) % 7 == 0)
-                    shelf.drop_place("p" + name)
+                    local.drop_where(lambda each: len(each.body) % 7 == 0)
+                    local.drop_uri("p" + name)
         except BaseException as error:
             failed.append(error)
 
@@ -163,22 +163,22 @@ def test_28_threads_use_it_together() -> None:
     finally:
         sys.setswitchinterval(before)
     assert failed == []
-    assert held(shelf) == (shelf.bytes, shelf.count)
-    assert shelf.bytes <= 300_000
+    assert held(local) == (local.bytes, local.count)
+    assert local.bytes <= 300_000
 
 
 def test_21_a_purge_by_tag_meets_readers() -> None:
     """Reading moves a key to the end; the purge that walked over them at that moment failed."""
-    shelf = Shelf(10**8, 10**6, 2)
+    local = LocalCache(10**8, 10**6, 2)
     for number in range(1000):
-        shelf.put((str(number),), (), entry())
+        local.put((str(number),), (), entry())
     over = threading.Event()
 
     def read() -> None:
         while not over.is_set():
             for number in range(0, 1000, 7):
-                shelf.get((str(number),))
-                shelf.touch((str(number),))
+                local.get((str(number),))
+                local.touch((str(number),))
 
     readers = [threading.Thread(target=read) for _ in range(3)]
     before = sys.getswitchinterval()
@@ -187,7 +187,7 @@ def test_21_a_purge_by_tag_meets_readers() -> None:
         for reader in readers:
             reader.start()
         for _ in range(50):
-            assert shelf.drop_where(lambda each: False) == 0
+            assert local.drop_where(lambda each: False) == 0
     finally:
         over.set()
         sys.setswitchinterval(before)

@@ -8,19 +8,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from keyguard.digests import digest
 from keyguard.drivers.asgi.request import ASGIRequest
+from keyguard.guards.cache.coalescing import flight_key
 from keyguard.guards.cache.entry import Entry, Part, decode, encode
-from keyguard.guards.cache.key import (
-    Query,
-    Target,
-    digest,
-    flight_key,
-    place,
-    resolve,
-    split_url,
-    target_of,
-    variance_of,
-)
+from keyguard.guards.cache.key import Query, Target, target_of
+from keyguard.guards.cache.purge import resolve, split_url, uri_digest
+from keyguard.guards.cache.variants import variance_of
 from keyguard.http.addresses import ClientAddress
 from keyguard.http.spelling import NOTHING
 from tests.harness import Ask
@@ -231,7 +225,7 @@ def test_14_what_may_be_a_secret_is_kept_as_a_digest() -> None:
     ],
 )
 def test_21_references(reference: str, uri: str | None) -> None:
-    assert resolve(TARGET, reference) == uri
+    assert resolve(TARGET.host, TARGET.uri, reference) == uri
 
 
 @pytest.mark.parametrize(
@@ -256,8 +250,9 @@ def test_21_what_is_no_url(url: str) -> None:
 
 
 def test_21_a_place_is_the_same_under_each_scheme() -> None:
-    assert place("a.test", "/") == place("A.test:80", "/") == place("a.test:443", "/")
-    assert len({place("a.test", "/"), place("a.test:81", "/"), place("b.test", "/"), place("a.test", "/x")}) == 4
+    assert uri_digest("a.test", "/") == uri_digest("A.test:80", "/") == uri_digest("a.test:443", "/")
+    others = {uri_digest(*pair) for pair in (("a.test:81", "/"), ("b.test", "/"), ("a.test", "/x"))}
+    assert len(others | {uri_digest("a.test", "/")}) == 4
 
 
 # -- entries as a value -------------------------------------------------------------------------------------------

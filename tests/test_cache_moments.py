@@ -208,7 +208,7 @@ def test_21_a_change_that_is_made_after_its_answer(
         clock.advance(2)
         assert await read() == b"new"
         await asyncio.sleep(0)
-        closing = getattr(cache._store, "aclose", None)
+        closing = getattr(cache.storage._store, "aclose", None)
         if closing is not None:
             await closing()
 

@@ -15,17 +15,12 @@ from hypothesis import strategies as st
 
 from keyguard.drivers.asgi.request import ASGIRequest
 from keyguard.guards.cache.entry import Entry
-from keyguard.guards.cache.key import (
-    Query,
-    Target,
-    resolve,
-    split_url,
-    target_of,
-    variance_of,
-)
+from keyguard.guards.cache.key import Query, Target, target_of
+from keyguard.guards.cache.purge import resolve, split_url
 from keyguard.guards.cache.serving import Conditions, answer, etag_listed
+from keyguard.guards.cache.variants import variance_of
 from keyguard.http.addresses import ClientAddress
-from keyguard.http.cache_control import MOST_SECONDS, field_names, parse_cache_control, parse_targeted, seconds
+from keyguard.http.cache_control import MAX_SECONDS, field_names, parse_cache_control, parse_targeted, seconds
 from keyguard.http.dates import parse_date
 from keyguard.http.spelling import NOTHING
 from tests.harness import Ask
@@ -191,9 +186,9 @@ def test_10_directives(lines: list[str], found: dict[str, str | None]) -> None:
         ("00000000000060", 60),
         ("0" * 10_000, 0),
         ("0" * 10_000 + "7", 7),
-        ("2147483648", MOST_SECONDS),
-        ("4294967296", MOST_SECONDS),
-        ("9" * 10_000, MOST_SECONDS),
+        ("2147483648", MAX_SECONDS),
+        ("4294967296", MAX_SECONDS),
+        ("9" * 10_000, MAX_SECONDS),
         ("", None),
         (None, None),
         ("-1", None),
@@ -319,7 +314,7 @@ def test_no_text_troubles_a_parser(text: str) -> None:
     assert isinstance(parse_cache_control([text]), dict)
     parse_targeted(text)
     etag_listed(text, '"a"')
-    found = resolve(TARGET, text)
+    found = resolve(TARGET.host, TARGET.uri, text)
     assert found is None or found.startswith("/")
     with suppress(ValueError):
         split_url(text)
@@ -374,7 +369,7 @@ def test_a_long_text_takes_no_long_time(text: str) -> None:
     parse_cache_control([text])
     parse_targeted(text)
     etag_listed(text, '"a"')
-    resolve(TARGET, text)
+    resolve(TARGET.host, TARGET.uri, text)
     target_of(request, Query(("a*",), True), "")
     variance_of(request, ["x-any", "accept-encoding"])
     answer(request, ENTRY, Conditions(None, text, text, text), NOW * 10**6, "")

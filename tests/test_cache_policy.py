@@ -10,25 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyguard.guards.cache.entry import SKEW, Entry, Fields
-from keyguard.guards.cache.policy import (
-    HEURISTIC_MOST,
-    Asked,
-    Settings,
-    Use,
+from keyguard.guards.cache.policy import Use, may_serve_on_error, may_store, use
+from keyguard.guards.cache.request import CacheRequest
+from keyguard.guards.cache.settings import Settings
+from keyguard.guards.cache.storing import (
+    MAX_HEURISTIC,
     freshened,
     initial_age,
     kept_fields,
     lifetime_of,
     make_entry,
-    may_serve_on_error,
-    may_store,
     part_of,
     said,
     tags_of,
-    use,
     vary_of,
 )
-from keyguard.http.cache_control import MOST_SECONDS, parse_cache_control
+from keyguard.http.cache_control import MAX_SECONDS, parse_cache_control
 
 SECOND = 1_000_000
 NOW = 1_800_000_000
@@ -46,8 +43,8 @@ def cc(text: str, *more: tuple[str, str]) -> Fields:
     return (("Cache-Control", text), *more)
 
 
-def asked(text: str = "", *, method: str = "GET", credentials: bool = False, range: str | None = None) -> Asked:
-    return Asked(method, parse_cache_control([text] if text else []), credentials, range, "/a")
+def asked(text: str = "", *, method: str = "GET", credentials: bool = False, range: str | None = None) -> CacheRequest:
+    return CacheRequest(method, parse_cache_control([text] if text else []), credentials, range, "/a")
 
 
 def named(value: object) -> str:
@@ -66,7 +63,7 @@ POST = asked(method="POST")
 PRIVATE = Settings(private=True)
 TTL = Settings(ttl=30)
 
-MAY_STORE: list[tuple[str, Asked, int, Fields, Settings, str | None]] = [
+MAY_STORE: list[tuple[str, CacheRequest, int, Fields, Settings, str | None]] = [
     # caching.md 1
     ("an interim response", GET, 103, cc("max-age=60"), PLAIN, "RFC 9111, section 3"),
     # caching.md 2
@@ -132,7 +129,7 @@ MAY_STORE: list[tuple[str, Asked, int, Fields, Settings, str | None]] = [
 
 @pytest.mark.parametrize(("name", "request_", "status", "fields", "settings", "section"), MAY_STORE, ids=named)
 def test_may_store(
-    name: str, request_: Asked, status: int, fields: Fields, settings: Settings, section: str | None
+    name: str, request_: CacheRequest, status: int, fields: Fields, settings: Settings, section: str | None
 ) -> None:
     verdict = may_store(request_, status, fields, settings, RECEIVED)
     assert (verdict.stored, None if verdict.stored else verdict.section) == (section is None, section), verdict
@@ -166,7 +163,7 @@ LIFETIMES: list[tuple[str, int, Fields, Settings, int | None]] = [
     ("a bad s-maxage", 200, cc("s-maxage=x, max-age=60"), PLAIN, 0),
     ("the first of two", 200, cc("max-age=1, max-age=60"), PLAIN, 1),
     ("one inside a text", 200, cc('ext="max-age=60", max-age=1'), PLAIN, 1),
-    ("more than can be held", 200, cc("max-age=99999999999999999999"), PLAIN, MOST_SECONDS),
+    ("more than can be held", 200, cc("max-age=99999999999999999999"), PLAIN, MAX_SECONDS),
     ("nothing", 200, (MODIFIED,), PLAIN, None),
     ("our own", 200, (MODIFIED,), TTL, 30),
     ("theirs before our own", 200, cc("max-age=0"), TTL, 0),
@@ -175,7 +172,7 @@ LIFETIMES: list[tuple[str, int, Fields, Settings, int | None]] = [
     # A guess: ten per cent, and not without Last-Modified.
     ("a tenth", 200, (DATE, MODIFIED), Settings(heuristic=True), 100),
     ("by Date", 200, (("Date", date(-500)), MODIFIED), Settings(heuristic=True), 50),
-    ("at most so much", 200, (DATE, ("Last-Modified", date(-(10**9)))), Settings(heuristic=True), HEURISTIC_MOST),
+    ("at most so much", 200, (DATE, ("Last-Modified", date(-(10**9)))), Settings(heuristic=True), MAX_HEURISTIC),
     ("from the future", 200, (DATE, ("Last-Modified", date(+1000))), Settings(heuristic=True), 0),
     ("a bad one", 200, (DATE, ("Last-Modified", "then")), Settings(heuristic=True), None),
     ("for a status that is not cacheable", 201, (DATE, MODIFIED), Settings(heuristic=True), None),
@@ -225,7 +222,7 @@ AGES: list[tuple[str, Fields, int, int]] = [
     ("with a parameter", (("Age", "30;a"),), 0, 0),
     ("quoted", (("Age", '"30"'),), 0, 0),
     ("empty", (("Age", ""),), 0, 0),
-    ("endless", (("Age", "9" * 5000),), 0, MOST_SECONDS),
+    ("endless", (("Age", "9" * 5000),), 0, MAX_SECONDS),
 ]
 
 
@@ -509,13 +506,13 @@ def test_12_a_lifetime_is_guessed_for_these_and_for_no_more_than_a_day() -> None
 
 
 def test_12_with_nothing_but_a_validator_these_are_stored() -> None:
-    asked = Asked("GET", {}, False, None)
+    asked = CacheRequest("GET", {}, False, None)
     stored = {code for code in STATUSES if may_store(asked, code, (ETAG, PART), PLAIN, RECEIVED).stored}
     assert stored == GUESSED
 
 
 def test_4_must_understand_stores_what_it_knows() -> None:
-    asked = Asked("GET", {}, False, None)
+    asked = CacheRequest("GET", {}, False, None)
     fields = cc("max-age=60, must-understand, no-store", PART)
     stored = {code for code in STATUSES if may_store(asked, code, fields, PLAIN, RECEIVED).stored}
     assert stored == KNOWN

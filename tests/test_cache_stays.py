@@ -259,17 +259,17 @@ def test_the_systems_clock_is_compared_with_one_that_is_never_set_back(monkeypat
     cache = ResponseCache()
     guard = Keyguard(cache)
     assert guard.cache is cache
-    assert cache._on_the_wall
+    assert cache.storage._on_the_wall
     assert wall_clock() > 0
     ran_out: list[int] = []
-    monkeypatch.setattr(cache.shelf, "run_out", ran_out.append)
+    monkeypatch.setattr(cache.storage.local, "expire_all", ran_out.append)
     now = 1_800_000_000 * 1_000_000
     for passed, by_the_wall, expected in ((10, 10, 0), (50, 10, 1), (1, 1, 1), (0, -5, 2), (3, 3, 2), (1, 3600, 2)):
         real[0] += passed
         now += by_the_wall * 1_000_000
         if passed == 10:
-            cache.note_time(now - 10_000_000)
-        cache.note_time(now)
+            cache.storage.note_time(now - 10_000_000)
+        cache.storage.note_time(now)
         assert len(ran_out) == expected
 
 
@@ -362,9 +362,9 @@ def test_what_is_sent_in_the_query_stands_nowhere_in_clear(
     either.ask(app, Ask(target, (("Accept", "image/none"),)))
     gc.collect()
     held = repr([
-        list(cache.shelf._slots), list(cache.shelf._by_place), cache.flights._open, list(cache.flights._apart),
-        list(cache.reports._notes), caplog.text,
-        list(cache.shelf.plain),
+        list(cache.storage.local._slots), list(cache.storage.local._by_digest), cache.flights._open,
+        list(cache.flights._hit_for_miss), list(cache.storage.reports._notes), caplog.text,
+        list(cache.storage.local.plain),
     ])  # fmt: skip
     assert "SECRET-IN-QUERY" not in held
     assert is_hit(either.ask(app, Ask(target)))

@@ -18,7 +18,7 @@ from starlette.routing import Route
 import keyguard.asgi
 import keyguard.wsgi
 from keyguard import APIKeys, ConfigurationError, Identity, Keyguard, RateLimit, ResponseCache
-from keyguard.guards.cache.policy import names_request
+from keyguard.http.meanings import names_request
 from keyguard.testing import ManualClock
 from tests.cache_worlds import Origin, Reply, Seen, World, world
 from tests.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app

@@ -124,7 +124,7 @@ _PART = 48
 
 
 class ByteBudget:
-    """Bytes that copies may take together while they are made: clients that read slowly, and many, fill no memory."""
+    """Bytes that copies may take together while they are made, so that many slow clients do not fill the memory."""
 
     __slots__ = ("_lock", "left")
 
@@ -133,7 +133,7 @@ class ByteBudget:
         self._lock = threading.RLock()  # the garbage collector may come to a copy in the midst of it
 
     def take(self, size: int) -> bool:
-        """Whether there was room for so many bytes more; they are taken then."""
+        """Take so many bytes more. False if fewer are left."""
         with self._lock:
             if size > self.left:
                 return False
@@ -149,10 +149,10 @@ class ByteBudget:
 class Tee:
     """Keeps a copy of the app's body while it flows on to the client.
 
-    One of the two is called: `await done(body)` once the body is known to be whole, or `cut(why)` where the copy is not
-    whole: it is longer than `limit` bytes or not as long as `length`, there is no `room` for it, the app failed, or the
-    client has gone. `cut` comes after `done` where the app goes on beyond its `Content-Length`. `done` awaits steps
-    only; `cut` never awaits.
+    One of the two is called: `await done(body)` once the body is known to be whole, or `cut(why)` if the copy is not
+    whole: it is longer than `limit` bytes or not as long as `length`, the `budget` has no bytes left for it, the app
+    failed, or the client has gone. `cut` comes after `done` if the app goes on beyond its `Content-Length`. `done`
+    awaits steps only; `cut` never awaits.
 
     A body that is as long as `length` is whole, before its last byte leaves. One whose end nothing but its last message
     tells is whole once the app has returned as well: some middleware ends bodies whose app has failed. `waits` is
@@ -163,6 +163,7 @@ class Tee:
         "_held",
         "_parts",
         "_taken",
+        "budget",
         "crowded",
         "cut",
         "done",
@@ -171,7 +172,6 @@ class Tee:
         "length",
         "limit",
         "open",
-        "room",
         "waits",
     )
 
@@ -182,7 +182,7 @@ class Tee:
         cut: Callable[[str], None],
         *,
         length: int | None = None,
-        room: ByteBudget | None = None,
+        budget: ByteBudget | None = None,
         waits: Callable[[], None] | None = None,
         late: bool = False,
     ) -> None:
@@ -191,7 +191,7 @@ class Tee:
         self.cut = cut
         self.waits = waits
         self.late = late
-        self.room = room
+        self.budget = budget
         self.length = length
         """How many bytes the body has, as its `Content-Length` says; `None` where it does not say."""
         self.open = True
@@ -199,7 +199,7 @@ class Tee:
         self.ended = False
         """Whether all of it has come, as far as can be seen, and only the app has not returned."""
         self.crowded = False
-        """Whether there was no room for it."""
+        """Whether the budget had no bytes left for it."""
         self._parts: list[bytes] = []
         self._held = 0
         self._taken = 0
@@ -242,9 +242,9 @@ class Tee:
         else:
             whole = False
         if not whole:
-            if part and self.room is not None:
+            if part and self.budget is not None:
                 size = len(part) + _PART
-                if not self.room.take(size):
+                if not self.budget.take(size):
                     self.crowded = True
                     self.close("too much is being copied at the moment")
                     return None
@@ -277,8 +277,8 @@ class Tee:
 
     def _leave(self) -> None:
         taken, self._taken = self._taken, 0
-        if taken and self.room is not None:
-            self.room.give(taken)
+        if taken and self.budget is not None:
+            self.budget.give(taken)
 
 
 class Response:

@@ -23,11 +23,12 @@ from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow
 from keyguard.guards.cache import settings as checks
 from keyguard.guards.cache.entry import Fields, decode, lines
-from keyguard.guards.cache.key import everywhere, place, split_url
-from keyguard.guards.cache.policy import Asked, Settings, initial_age, lifetime_of, may_store, said, vary_of
-from keyguard.guards.cache.request import is_credential
+from keyguard.guards.cache.policy import may_store
+from keyguard.guards.cache.purge import ALL_MARK, path_mark, split_url, tag_mark, uri_digest
+from keyguard.guards.cache.request import CacheRequest, is_credential
+from keyguard.guards.cache.settings import Settings
 from keyguard.guards.cache.shared import Shared
-from keyguard.guards.cache.shared_ops import tag_mark
+from keyguard.guards.cache.storing import initial_age, lifetime_of, said, vary_of
 from keyguard.http.cache_control import parse_cache_control
 from keyguard.logs import plain
 from keyguard.run import run_flow
@@ -106,13 +107,13 @@ def _purge(options: argparse.Namespace) -> int:
     shared = Shared(1)
     flow: Flow[Any]
     if options.all:
-        what, flow = "everything", shared.purge(["*"])
+        what, flow = "everything", shared.purge([ALL_MARK])
     elif options.tag is not None:
         what, flow = f"the tag {options.tag}", shared.purge([tag_mark(options.tag)])
     else:
         host, uri = split_url(options.url)
         what = options.url
-        flow = shared.purge(["u" + everywhere(uri)]) if host is None else shared.invalidate([place(host, uri)])
+        flow = shared.purge([path_mark(uri)]) if host is None else shared.invalidate([uri_digest(host, uri)])
     run_flow(store, flow)
     if options.json:
         print(json.dumps({"purged": what}))
@@ -141,7 +142,7 @@ def _explain(options: argparse.Namespace) -> int:
     received = wall_clock()
     _, again = _get(url, headers)
     sent = {name.lower(): value for name, value in pairs}
-    asked = Asked(
+    asked = CacheRequest(
         "GET",
         parse_cache_control([sent["cache-control"]] if "cache-control" in sent else []),
         any(is_credential(name, settings) for name in sent),

@@ -20,7 +20,7 @@ from typing import TypeAlias
 Directives: TypeAlias = "dict[str, str | None]"
 """Lower-case names to their arguments, without quotes; `None` where there is none."""
 
-MOST_SECONDS = 2**31
+MAX_SECONDS = 2**31
 """What a number that is larger than can be held counts as (RFC 9111, section 1.2.2)."""
 
 # The blanks round a member are no part of it; those round "=" are not allowed, so what has them has another name.
@@ -79,11 +79,11 @@ def parse_cache_control(lines: Iterable[str]) -> Directives:
 
 
 def seconds(argument: str | None) -> int | None:
-    """Delta-seconds (RFC 9111, section 1.2.2), at most `MOST_SECONDS`; `None` where the argument is none."""
+    """Delta-seconds (RFC 9111, section 1.2.2), at most `MAX_SECONDS`; `None` where the argument is none."""
     if argument is None or not argument.isascii() or not argument.isdigit():
         return None
     digits = argument.lstrip("0") or "0"
-    return MOST_SECONDS if len(digits) > 10 else min(int(digits), MOST_SECONDS)
+    return MAX_SECONDS if len(digits) > 10 else min(int(digits), MAX_SECONDS)
 
 
 def field_names(argument: str) -> frozenset[str]:

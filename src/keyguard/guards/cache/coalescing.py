@@ -1,232 +1,254 @@
 """Waiting for each other: of the requests that miss the same entry, in one process and in several, one asks the app.
 
-In a process that is a flight (`flights.py`). Across processes it is a lease in the shared store: the leader of each
-process's flight tries to get it, and who does not looks again every few milliseconds whether the entry has come.
+Within a process that is a flight (`flights.py`). Across processes it is a lease in the shared store: the leader of each
+process's flight tries to get it. A leader that does not get it looks every few milliseconds whether the entry has come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Sequence
+from typing import NamedTuple, Protocol
 
+from keyguard.clock import SECOND
+from keyguard.digests import digest
 from keyguard.errors import StoreError
 from keyguard.flow import Signal, Wait
 from keyguard.guards.cache.entry import Entry
-from keyguard.guards.cache.flights import APART, LANDED, LEFT, Flight
-from keyguard.guards.cache.key import Key, Target, digest, flight_key, places_of, variance_of
-from keyguard.guards.cache.policy import Asked, Use, use
-from keyguard.guards.cache.serving import Conditions, answer
-from keyguard.guards.cache.shared import Found, new_token
-from keyguard.guards.cache.shared_ops import APART as OTHERS_APART
-from keyguard.request import Forward, Request
+from keyguard.guards.cache.flights import HIT_FOR_MISS, LANDED, LEFT, Flight, Flights
+from keyguard.guards.cache.key import Key, Target
+from keyguard.guards.cache.shared import Found, Shared, new_token
+from keyguard.guards.cache.shared_ops import HIT_FOR_MISS as HIT_FOR_MISS_ELSEWHERE
+from keyguard.guards.cache.stats import CacheCounts
+from keyguard.guards.cache.variants import Variance
+from keyguard.ops import Op
+from keyguard.request import Request
 from keyguard.response import Response
 
-if TYPE_CHECKING:
-    from keyguard.guards.cache.guard import ResponseCache
-
-SECOND = 1_000_000
-
 _POLL = 0.015  # seconds between two looks for what another process asks for
-_APART_FOR = 2 * SECOND
+_HIT_FOR_MISS_FOR = 60 * SECOND
+_HIT_FOR_MISS_ELSEWHERE_FOR = 2 * SECOND
 
 
-class Joining:
-    """A request that needs what is not stored, or not to be used as it is, and those that need the same."""
+def flight_key(target: Target, credentials: Sequence[str], variance: Variance) -> Key:
+    """Return what requests that may wait for one answer share: URI, credentials, values that it varied by last time."""
+    values = [text for name, value in variance for text in (name, "-" if value is None else "+" + value)]
+    return (*target.key, digest(credentials) if credentials else "", *values)
+
+
+class Served(NamedTuple):
+    """An entry that another request has brought, and the answer from it."""
+
+    entry: Entry
+    response: Response
+
+
+class Follower(Protocol):
+    """A request that may be answered with an entry that another one has brought."""
+
+    def from_entry(self, entry: Entry) -> Response | None:
+        """Return the answer from an entry, if it suits this request."""
+        ...
+
+    def from_local(self) -> Served | None:
+        """Return the answer from an entry that has come into this process since the request looked."""
+        ...
+
+    def from_found(self, found: Found) -> Served | None:
+        """Return the answer from an entry that has come into the shared store since then."""
+        ...
+
+
+class Coalescing:
+    """One request's part in a flight, and in the lease if there is a shared store. It has none before `join`."""
 
     def __init__(
         self,
-        cache: ResponseCache,
+        flights: Flights,
+        shared: Shared | None,
+        counts: CacheCounts,
+        patience: float,
         request: Request,
-        forward: Forward,
         target: Target,
-        asked: Asked,
-        conditions: Conditions,
-        entry: Entry | None,
-        since: int,
-        reason: str,
+        follower: Follower,
     ) -> None:
-        self.cache = cache
+        self.flights = flights
+        self.shared = shared
+        self.counts = counts
+        self.patience = patience
+        """Seconds that a request waits for another one; 0: it does not wait."""
         self.request = request
-        self.forward = forward
         self.target = target
-        self.asked = asked
-        self.conditions = conditions
-        self.entry = entry
-        """What is stored and may not be used without asking the app; `None` for nothing."""
-        self.since = since
-        self.reason = reason
-        """Why the app is asked, in the words of RFC 9211, section 2.2."""
+        self.follower = follower
         self.key: Key = ()
-        self.flight: Flight | None = None
-        self.token: bytes | None = None
-        self.in_vain = False
+        self.since = 0
+        """The store's time when this request got the lease; 0 if it has not."""
+        self._flight: Flight | None = None
+        self._token: bytes | None = None
+        self._in_vain = False
         """Whether it has waited for as long as is set: then it does not wait for other processes as well."""
-        self.asked_at = 0
-        self.moment = cache.flights.moment
-        """What has been purged after that is not stored."""
 
-    async def join(self) -> Response | None:
-        """Another request's answer, or `None` where this one has to ask: as the leader of a flight, or alone."""
-        cache, request = self.cache, self.request
-        deadline = request.now() + round(cache.coalesce * SECOND)
+    # -- within this process --------------------------------------------------------------------------------
+
+    async def join(self, key: Key) -> Response | None:
+        """Return another request's answer; `None` if this one asks the app, as the leader of a flight or alone."""
+        self.key = key
+        request, flights = self.request, self.flights
+        if flights.is_hit_for_miss(key, request.now()):
+            return None
+        deadline = request.now() + round(self.patience * SECOND)
         while True:
-            flight, leads = cache.flights.join(self.key)
+            flight, leads = flights.join(key)
             if leads:
-                self.lead(flight)
-                return self._just_landed()
-            left = min((deadline - request.now()) / SECOND, cache.coalesce)  # the clock may have been set back
-            if self.in_vain or left <= 0:
+                self._lead(flight)
+                return self._landed(self.follower.from_local())
+            left = min((deadline - request.now()) / SECOND, self.patience)  # the clock may have been set back
+            if self._in_vain or left <= 0:
                 return None
             if not await Wait(flight.signal, 0, left):
-                # Its client may read a byte a minute, or its app never answer: whoever comes now waits for another.
-                cache.flights.end(self.key, flight, LEFT)
-                self.in_vain = True
+                # The leader's client may read a byte a minute, or its app never answer: later requests follow another.
+                flights.end(key, flight, LEFT)
+                self._in_vain = True
                 continue
-            if flight.state == APART:
+            if flight.state == HIT_FOR_MISS:
                 return None
             if flight.state == LANDED and flight.entry is not None:
-                return self._collapsed(flight.entry)
+                return self.follower.from_entry(flight.entry)
 
-    def _just_landed(self) -> Response | None:
-        """What another flight has brought since this request looked."""
-        cache = self.cache
-        slot = cache.shelf.get(self.target.key)
-        now = self.request.now()
-        for entry in () if slot is None else slot.entries:
-            if (
-                entry.part is None
-                and entry is not self.entry
-                and not (cache.shared is not None and cache.old(entry, now))
-            ):
-                response = self._collapsed(entry)
-                if response is not None:
-                    self.end(LANDED, entry)
-                    return response
-        return None
+    def lead(self, key: Key, *, overdue: bool) -> bool:
+        """Lead the flight for a key, unless another request does, which is not waited for.
 
-    def _collapsed(self, entry: Entry) -> Response | None:
-        """The answer that another request brought, if it suits this one."""
-        request = self.request
-        if entry.variance != variance_of(request, [name for name, _ in entry.variance]):
-            return None
-        # Asked again: where guards further in look for them, the leader may only just have found out.
-        if not (entry.open_to_credentials or self.cache.by) and self.cache.has_credentials(request):
-            return None
-        now = request.now()
-        if use(self.asked, entry, now, self.cache.settings) not in (Use.FRESH, Use.REFRESH):
-            return None
-        status = f"{self.cache.name}; hit; ttl={entry.ttl(now)}; collapsed"
-        response = answer(request, entry, self.conditions, now, status)
-        if response is not None:
-            self.cache.reports.counts.hits += 1
-            self.cache.reports.counts.collapsed += 1
-        return response
+        `overdue`: the other one has not come back in the time that is set for it; its flight ends.
+        """
+        self.key = key
+        flight, leads = self.flights.join(key)
+        if overdue and not leads:
+            self.flights.end(key, flight, LEFT)
+            flight, leads = self.flights.join(key)
+        if leads:
+            self._lead(flight)
+        return leads
 
-    def lead(self, flight: Flight) -> None:
-        self.flight = flight
-        self.request.at_end(self._over)  # whatever becomes of it, nobody waits for ever
+    def _lead(self, flight: Flight) -> None:
+        self._flight = flight
+        self.request.at_end(self.over)  # whatever becomes of this request, the others do not wait for ever
 
-    def _over(self) -> Awaitable[None] | None:
+    def over(self) -> Awaitable[None] | None:
+        """Let the others go on, at the end of the request."""
         self.end(LEFT)
-        return self.release(apart=False) if self.token is not None else None
+        return self.release() if self._token is not None else None
 
     def end(self, state: int, entry: Entry | None = None) -> None:
-        if self.flight is not None:
-            self.cache.flights.end(self.key, self.flight, state, entry)
+        """End the flight, if this request leads one."""
+        if self._flight is not None:
+            self.flights.end(self.key, self._flight, state, entry)
+
+    def hit_for_miss(self) -> None:
+        """Note that the next answers will not be worth waiting for either."""
+        if self.key:
+            self.flights.hit_for_miss(self.key, self.request.now() + _HIT_FOR_MISS_FOR)
+
+    async def disperse(self, *, lasting: bool) -> None:
+        """Send all who wait to the app, in other processes too. `lasting`: those who come next as well, for a while."""
+        if lasting:
+            self.hit_for_miss()
+        self.end(HIT_FOR_MISS)
+        await self.release(hit_for_miss=True)
+        self.request.not_at_end(self.over)
+
+    def land(self, entry: Entry) -> None:
+        """End the flight with an entry that may be shared."""
+        self.flights.coalesce_again(self.key)
+        self.end(LANDED, entry)
+
+    def _landed(self, served: Served | None) -> Response | None:
+        if served is None:
+            return None
+        self.end(LANDED, served.entry)
+        return served.response
+
+    # -- across processes -----------------------------------------------------------------------------------
 
     async def lease(self) -> Response | None:
-        """Be the one process that asks, or wait for the one that does. `None`: this one asks."""
-        cache, request = self.cache, self.request
-        shared = cache.shared
-        assert shared is not None
-        flight = digest(self.key)
-        looks = int(cache.coalesce / _POLL)  # not a deadline: the clock may be set back
+        """Become the one process that asks, or return the answer of the one that did. `None`: this one asks."""
+        if self.shared is None or self._flight is None or self._in_vain:
+            return None
+        request = self.request
+        looks = int(self.patience / _POLL)  # not a deadline: the clock may be set back
         never = Signal()
         waited = request.findings.waited
         try:
-            holder, found = await self.try_lease()
+            holder, found = await self._try_lease(self.shared)
             while True:
-                response = self.brought(found)
+                response = self._landed(self.follower.from_found(found))
                 if response is not None:
-                    await self.hand_over(holder)
+                    await self._hand_over(holder)
                     return response
                 if holder is None:
                     self.since = found.since
                     return None
-                if holder == OTHERS_APART:
-                    cache.flights.set_apart(self.key, request.now() + _APART_FOR)
-                    self.end(APART)
+                if holder == HIT_FOR_MISS_ELSEWHERE:
+                    self.flights.hit_for_miss(self.key, request.now() + _HIT_FOR_MISS_ELSEWHERE_FOR)
+                    self.end(HIT_FOR_MISS)
                     break
                 looks -= 1
                 if looks < 0:
                     break
                 request.findings.waited = waited  # it is the app that takes so long, in another process
                 await Wait(never, 0, _POLL)
-                holder, found = await shared.poll(request, self.target, flight)
+                holder, found = await self.shared.poll(request, self.target, digest(self.key))
                 if holder is None:
-                    holder, found = await self.try_lease()
+                    holder, found = await self._try_lease(self.shared)
         except StoreError:
-            cache.reports.counts.errors += 1
-        self.token = None  # another process has it, or nobody: this one asks all the same
+            self.counts.errors += 1
+        self._token = None  # another process has the lease, or none has: this one asks all the same
         return None
 
-    def brought(self, found: Found) -> Response | None:
-        """The answer from what another process has stored meanwhile, if it suits."""
-        before = self.entry
-        for entry in found.entries:
-            known = before is not None and entry.same_as(before)
-            response = None if known or entry.part is not None else self._collapsed(entry)
-            if response is not None:
-                self.cache.hold(self.request, self.target, entry, self.request.now())
-                self.end(LANDED, entry)
-                return response
-        return None
+    async def lease_at_once(self) -> bool:
+        """Do the same without waiting. False if there is nothing left to ask: another process has asked, or asks."""
+        if self.shared is None:
+            return True
+        try:
+            holder, found = await self._try_lease(self.shared)
+            if self._landed(self.follower.from_found(found)) is not None:
+                await self._hand_over(holder)
+                return False
+            if holder is not None:
+                self._token = None
+                self.end(LEFT)
+                return False
+            self.since = found.since
+        except StoreError:
+            self._token = None
+        return True
 
-    async def hand_over(self, holder: bytes | None) -> None:
-        """Have nothing more to do with the lease, if this one got it."""
+    async def _try_lease(self, shared: Shared) -> tuple[bytes | None, Found]:
+        """Try to become the process that asks. Returns which is, `None` for this one, and what is stored by now."""
+        if self._token is None:
+            self._token = new_token()
+        # Half of the time that others wait: if this process dies, they have the other half to follow it.
+        return await shared.lease(self.request, self.target, digest(self.key), self._token, self.patience / 2)
+
+    async def _hand_over(self, holder: bytes | None) -> None:
+        """Give up the lease, if this request got it."""
         if holder is None:
-            await self.release(apart=False)
-        self.token = None
+            await self.release()
+        self._token = None
 
-    async def try_lease(self) -> tuple[bytes | None, Found]:
-        """Try to become the one that asks: who is, `None` for this one, and what is stored by now."""
-        shared = self.cache.shared
-        assert shared is not None
-        if self.token is None:
-            self.token = new_token()
-        # Half of the time that others wait: where this process dies, they have the other half to follow it.
-        return await shared.lease(self.request, self.target, digest(self.key), self.token, self.cache.coalesce / 2)
+    def releasing(self) -> list[Op[None]]:
+        """Return what gives up the lease in the same trip in which the answer is stored; then call `released`."""
+        if self._token is None or self.shared is None:
+            return []
+        return [self.shared.releasing(self.target, digest(self.key), self._token)]
 
-    async def keep(self, entry: Entry) -> bool:
-        """Store an entry, and let go of the lease in the same trip. False where it was purged meanwhile."""
-        if self._outdated():
-            return False
-        cache, token = self.cache, self.token
-        also = []
-        if token is not None and cache.shared is not None:
-            also.append(cache.shared.releasing(self.target, digest(self.key), token))
-        kept = await cache.keep(self.request, self.target, entry, self.asked_at, *also)
-        if kept.told:
-            self.token = None
-        if not self._outdated():
-            return not kept.void
-        cache.shelf.drop(self.target.key, entry)  # while it was put there
-        return False
+    def released(self) -> None:
+        """Forget the lease."""
+        self._token = None
 
-    def _outdated(self) -> bool:
-        """Whether something was purged in this process after the app was asked."""
-        return self.cache.flights.outdated(places_of(self.target), self.moment)
-
-    async def release(self, *, apart: bool) -> None:
-        token, self.token = self.token, None
-        if token is not None and self.cache.shared is not None:
+    async def release(self, *, hit_for_miss: bool = False) -> None:
+        """Give up the lease. `hit_for_miss`: other processes do not wait for the next one either."""
+        token, self._token = self._token, None
+        if token is not None and self.shared is not None:
             try:
-                await self.cache.shared.release(self.target, digest(self.key), token, apart=apart)
+                await self.shared.release(self.target, digest(self.key), token, hit_for_miss=hit_for_miss)
             except StoreError:
-                self.cache.reports.counts.errors += 1  # it lapses
-
-    def flight_key(self) -> Key:
-        entry, cache = self.entry, self.cache
-        names = cache.varies_by(self.target) if entry is None else [name for name, _ in entry.variance]
-        credentials = cache.credentials_of(self.request) if self.asked.credentials else []
-        return flight_key(self.target, credentials, variance_of(self.request, names))
+                self.counts.errors += 1  # it expires

@@ -1,4 +1,4 @@
-"""What a route says of its caching: `cache_control(...)` and `vary(...)`.
+"""Decorators by which a route says how it may be cached: `cache_control(...)` and `vary(...)`.
 
     @app.get("/products")                                           # Flask, Django, Starlette: above the view
     @cache_control(max_age=60, swr=30, tags=["products"])
@@ -7,8 +7,8 @@
     @app.get("/products", dependencies=[Depends(cache_control(max_age=60))])            # FastAPI, either way
 
 The view runs somewhere below the cache, maybe in another thread, so it cannot reach the response's head. It notes its
-wish in a context variable that the cache has set, and the cache sets the fields when the head comes. What the app set
-itself is left as it is.
+wish in a context variable that the cache has set, and the cache sets the fields when the head comes. Fields that the
+app has set itself are left as they are.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from keyguard.errors import ConfigurationError
 from keyguard.flow import is_async
 from keyguard.guards.cache.settings import check_flags, field_names, texts, whole
 from keyguard.process.event_loops import in_loop
-from keyguard.response import Headers
+from keyguard.request import Forward, Request
+from keyguard.response import Headers, Response
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Marks:
-    """What the route of one request has said."""
+    """What the route of one request has said about caching."""
 
     __slots__ = ("marks",)
 
@@ -45,15 +46,17 @@ class Marks:
 _current: ContextVar[Marks | None] = ContextVar("keyguard_cache_marks", default=None)
 
 
-def marking() -> Marks:
-    """The marks of the request that is about to go to the app. Never reset: the app may run in another task."""
+async def ask_app(request: Request, forward: Forward) -> Response:
+    """Call the app, and set what the decorators of its route say."""
     marks = Marks()
-    _current.set(marks)
-    return marks
+    _current.set(marks)  # never reset: the app may run in another task
+    response = await forward(request)
+    marks.apply(response.status, response.headers)
+    return response
 
 
 class _Noted:
-    """What a dependency returns: there is nothing to wait for."""
+    """The awaitable that a dependency returns: it is done at once."""
 
     def __await__(self) -> Generator[Any, Any, None]:
         return
@@ -65,16 +68,16 @@ _CLOSING = frozenset({"private", "no-cache", "no-store", "must-revalidate"})
 
 
 class CacheControl:
-    """Header fields for a route: a decorator of its view, or a dependency of FastAPI's."""
+    """Header fields for a route: a decorator of its view, or a dependency for FastAPI."""
 
     def __init__(self, control: str, vary: tuple[str, ...], tags: tuple[str, ...]) -> None:
         self.control = control
         """The value of `Cache-Control`; empty for none."""
         self.closing = ", ".join(word for word in control.split(", ") if word in _CLOSING)
-        """What of it only forbids."""
+        """The directives of it that only forbid."""
         self.vary = vary
         self.tags = tags
-        # FastAPI looks here if it has to run a dependency in a thread, which costs more than all that this one does.
+        # FastAPI looks here whether it must run a dependency in a thread, which would cost more than this one does.
         self.__dict__["__call__"] = self._as_dependency
 
     async def _as_dependency(self) -> None:
@@ -90,7 +93,7 @@ class CacheControl:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """What FastAPI reads: a dependency without parameters."""
+        """The signature that FastAPI reads: a dependency without parameters."""
         return inspect.Signature()
 
     @overload
@@ -103,7 +106,7 @@ class CacheControl:
             self._note()
             return _NOTED if in_loop() else None  # FastAPI awaits it
         if not callable(view) or isinstance(view, type):
-            raise ConfigurationError(f"a marker stands above a view, a function or a method, not {view!r}")
+            raise ConfigurationError(f"a decorator stands above a view, a function or a method, not {view!r}")
         if is_async(view):
 
             @functools.wraps(view)
@@ -121,10 +124,10 @@ class CacheControl:
         return marked
 
     def apply(self, status: int, headers: Headers) -> None:
-        """Set the fields, where the app has not.
+        """Set the fields that the app has not set.
 
-        An error gets no lifetime: what the route says is of what it answers, not of what it was asked wrongly, or
-        raised, or of who was not let in.
+        An error gets no lifetime: the route speaks of its answers, not of bad requests, failures and callers that were
+        not let in.
         """
         control = self.control if status < 400 else self.closing
         if control and "Cache-Control" not in headers:
@@ -156,17 +159,17 @@ def cache_control(
     vary: Iterable[str] = (),
     tags: Iterable[str] = (),
 ) -> CacheControl:
-    """What a route's responses say in `Cache-Control`, as a decorator of its view or a FastAPI dependency.
+    """Return a decorator of a view, or a FastAPI dependency, that sets `Cache-Control` on a route's responses.
 
     - `max_age`, `s_maxage`: seconds that a response is fresh, in any cache, and in shared ones (RFC 9111, 5.2.2).
-    - `swr`, `sie`: seconds that it may be served stale while it is refreshed, and where the app fails (RFC 5861).
-    - `public`: it is the same for everybody, also for callers with credentials (5.2.2.9).
+    - `swr`, `sie`: seconds that it may be served stale while it is refreshed, and if the app fails (RFC 5861).
+    - `public`: it is the same for all callers, those with credentials too (5.2.2.9).
     - `private`: it is one caller's own (5.2.2.7). `no_store`, `no_cache`, `must_revalidate`: 5.2.2.
     - `immutable`: it does not change while it is fresh (RFC 8246).
-    - `vary`: request fields that it is chosen by. `tags`: what `ResponseCache.purge(tag=...)` calls it by.
+    - `vary`: request fields by which it is chosen. `tags`: names for `ResponseCache.purge(tag=...)`.
 
-    What a response sets itself is left as it is, and an error gets no lifetime. Raises `ConfigurationError` for what
-    makes no sense.
+    Fields that a response sets itself are left as they are, and an error gets no lifetime. Raises `ConfigurationError`
+    for settings that make no sense.
     """
     flags = {
         "public": public,
@@ -176,7 +179,7 @@ def cache_control(
         "must-revalidate": must_revalidate,
         "immutable": immutable,
     }
-    check_flags({name.replace("-", "_"): flag for name, flag in flags.items()})
+    check_flags(**{name.replace("-", "_"): flag for name, flag in flags.items()})
     if private and (public or s_maxage is not None):
         raise ConfigurationError("private and public (or s_maxage) contradict each other")
     numbers = {
@@ -197,12 +200,12 @@ def cache_control(
             raise ConfigurationError(f"a tag is printable ASCII text without commas and blanks, not {tag!r}")
     names = field_names("vary", vary)
     if not words and not names and not found:
-        raise ConfigurationError("cache_control() says nothing: give it max_age=..., say")
+        raise ConfigurationError("cache_control() says nothing: give it a setting, such as max_age=60")
     return CacheControl(", ".join(words), names, found)
 
 
 def vary(*names: str) -> CacheControl:
-    """Request fields that a route's responses are chosen by, as a decorator or a FastAPI dependency."""
+    """Return a decorator or a FastAPI dependency that names request fields by which a route's responses are chosen."""
     if not names:
         raise ConfigurationError("vary() names at least one header field, such as vary('Accept-Language')")
     return cache_control(vary=names)

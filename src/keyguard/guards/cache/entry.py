@@ -1,7 +1,6 @@
 """A stored response, and its form in a shared store.
 
-Moments are microseconds since the Unix epoch, as the request's clock gives them; lifetimes and ages are whole seconds,
-as HTTP speaks of them.
+Moments are microseconds since the Unix epoch, by the request's clock; lifetimes and ages are whole seconds, as in HTTP.
 """
 
 from __future__ import annotations
@@ -16,27 +15,24 @@ from typing import Any, TypeAlias
 Fields: TypeAlias = "tuple[tuple[str, str], ...]"
 """Header fields in order, duplicates included; names as the app wrote them."""
 
-Variance: TypeAlias = "tuple[tuple[str, str | None], ...]"
-"""The request fields that `Vary` names, each with its normalised value; `None` where the request had none."""
-
 Ready: TypeAlias = "tuple[int, int, int, list[tuple[bytes, bytes]], bytes]"
-"""A plain hit as ASGI takes it: from when, until when it is right; status, fields, body."""
+"""A plain hit in the form that ASGI takes: from when and until when it is right; status, fields, body."""
 
 _FORM = 2
 _LENGTHS = Struct("<BII")
 """The form of what follows, and how long head and body are."""
 _BREAKS = re.compile(r"[\r\n\0]")
 OVERHEAD, FIELD, TEXT = 1900, 320, 64
-"""Bytes that an entry, each of its fields and each other text take in this process besides what it says. Measured, on
-the high side. What is in use has its head made ready besides: so each field says what it says twice."""
-
+"""Bytes that an entry, each of its fields and each other text take in this process, besides the texts themselves.
+Found by measuring, on the high side. The head of an entry in use is held in a ready form too, so fields count twice.
+"""
 
 SKEW = 2_000_000
-"""Microseconds by which the clocks of those who share entries may differ."""
+"""Microseconds by which the clocks of machines that share entries may differ."""
 
 
 class Part:
-    """Which bytes of a representation a 206 brought (RFC 9110, section 14.4)."""
+    """The bytes of a representation that a 206 has brought (RFC 9110, section 14.4)."""
 
     __slots__ = ("first", "length", "to_end", "total")
 
@@ -50,7 +46,7 @@ class Part:
 
 
 class Entry:
-    """One stored response, with what is needed to decide whether it may be used again."""
+    """One stored response, with all that decides whether it may be used again."""
 
     __slots__ = (
         "address",
@@ -94,7 +90,7 @@ class Entry:
         stale_while_revalidate: int = 0,
         stale_if_error: int = 0,
         open_to_credentials: bool = False,
-        variance: Variance = (),
+        variance: tuple[tuple[str, str | None], ...] = (),
         tags: tuple[str, ...] = (),
         part: Part | None = None,
         range_text: str | None = None,
@@ -111,21 +107,22 @@ class Entry:
         self.lifetime = lifetime
         """Its freshness lifetime in seconds (section 4.2.1)."""
         self.must_validate = must_validate
-        """`no-cache`: never to be used without asking the app."""
+        """`no-cache`: it is never used without asking the app."""
         self.no_stale = no_stale
-        """`must-revalidate` and the like: never to be used stale (section 4.2.4)."""
+        """`must-revalidate` and the like: it is never used stale (section 4.2.4)."""
         self.stale_while_revalidate = stale_while_revalidate
         self.stale_if_error = stale_if_error
         self.open_to_credentials = open_to_credentials
         """Whether requests with credentials may share it (section 3.5)."""
         self.variance = variance
+        """The request fields that `Vary` names, each with its normalised value; `None` if the request had none."""
         self.tags = tags
         self.part = part
         self.range_text = range_text
         """The `Range` that a 206 answered."""
         self.body = body
         self.since = since
-        """The store's time before the app was asked: what was purged after that is not used."""
+        """The store's time before the app was asked: a later purge makes this void."""
         self.there = there
         """When the response head arrived by the shared store's clock, as well as that is known here."""
         self.etag = first(fields, "etag")
@@ -135,11 +132,11 @@ class Entry:
         """When the shared store last confirmed that it still holds this."""
         self.refreshing_since = 0
         self.address: tuple[object, ...] | None = None
-        """The address by which requests are answered with this and no further question, if there is one."""
+        """The address of the requests that this answers without a further look at them, if there is one."""
         self.key: tuple[str | bytes, ...] = ()
-        """What it is filed under in this process."""
+        """The key under which this process holds it."""
         self.built: tuple[int, str, type, list[Any]] | None = None
-        """The head as it was last sent, kept for as long as it stays the same: for a second."""
+        """The head as it was last sent, which stays the same for a second."""
         self.ready: Ready | None = None
         self.measure()
 
@@ -150,24 +147,30 @@ class Entry:
         size += sum(len(tag) + TEXT for tag in self.tags)
         self.size = size + sum(len(name) + len(value or "") + 3 * TEXT for name, value in self.variance)
 
+    def set_vary(self, names: Iterable[str]) -> None:
+        """Set the `Vary` field."""
+        self.fields = (*without(self.fields, frozenset({"vary"})), ("Vary", ", ".join(names)))
+
     def current_age(self, now: int) -> int:
-        """Age in seconds (RFC 9111, section 4.2.3). What came in the time to come, by a clock that was set back, has
-        run out: nobody knows how old it is."""
+        """Return the age in seconds (RFC 9111, section 4.2.3).
+
+        If the clock was set back to before the response came, it is stale: its age cannot be known.
+        """
         passed = now - self.received
         if passed < -SKEW:
             return max(self.age, self.lifetime)
         return self.age + max(0, passed) // 1_000_000
 
     def ttl(self, now: int) -> int:
-        """Seconds it stays fresh; negative where it is stale."""
+        """Return the seconds for which it stays fresh; negative if it is stale."""
         return self.lifetime - self.current_age(now)
 
     def same_as(self, other: Entry) -> bool:
-        """Whether the other one is this one, as the shared store has it."""
+        """Tell whether the other one is the same stored response, by when it came to the shared store."""
         return (self.since, self.there) == (other.since, other.there)
 
     def usable_for(self) -> int:
-        """Seconds from `received` for which there is any use for it."""
+        """Return the seconds after `received` for which it may be of use."""
         left = max(0, self.lifetime - self.age)
         stale = max(self.stale_while_revalidate, self.stale_if_error)
         if self.etag is not None or self.last_modified is not None:
@@ -180,22 +183,22 @@ VALIDATED_FOR = 3600
 
 
 def first(fields: Iterable[tuple[str, str]], name: str) -> str | None:
-    """The first line of a field."""
+    """Return the first line of a field."""
     return next((value for key, value in fields if key.lower() == name), None)
 
 
 def lines(fields: Iterable[tuple[str, str]], name: str) -> list[str]:
-    """All lines of a field."""
+    """Return all lines of a field."""
     return [value for key, value in fields if key.lower() == name]
 
 
 def without(fields: Iterable[tuple[str, str]], names: frozenset[str]) -> list[tuple[str, str]]:
-    """The fields less those named."""
+    """Return the fields less those named."""
     return [(name, value) for name, value in fields if name.lower() not in names]
 
 
 def encode(entry: Entry) -> bytes:
-    """An entry as one value: whoever reads it has it whole, or not at all."""
+    """Return an entry as one value, so that a reader has it whole or not at all."""
     part = entry.part
     head = json.dumps(
         [
@@ -222,7 +225,7 @@ def encode(entry: Entry) -> bytes:
 
 
 def decode(value: bytes) -> Entry | None:
-    """The entry that `encode` wrote; `None` for what another version of keyguard wrote or somebody else, or is cut."""
+    """Return the entry that `encode` wrote; `None` for a value of another form, or one that was cut."""
     try:
         form, size, length = _LENGTHS.unpack_from(value)
         if form != _FORM or len(value) != _LENGTHS.size + size + length:
@@ -276,7 +279,7 @@ def decode(value: bytes) -> Entry | None:
 
 
 def _can_be_sent(text: str) -> bool:
-    """Whether header fields of this text break out of no line, and can be encoded at all."""
+    """Tell whether this text can stand in header fields: it has no line breaks, and can be encoded."""
     return (text.isascii() or text.encode("latin-1") is not None) and _BREAKS.search(text) is None
 
 

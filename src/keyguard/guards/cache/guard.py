@@ -6,86 +6,90 @@
 
 A request's way through it:
 
-    decide      a fresh entry that the request says nothing about: answered at once
+    decide      a fresh entry, for a request of which only the head has to be looked at: answered at once
     find        the entries that match, in this process or in the shared store
     use         fresh: answered; stale but usable: answered, and refreshed in the background
-    errand      else the app is asked: by one request of many that miss the same, with the entry's validators
+    Miss        else the app is asked: by one request of many that miss the same, with the entry's validators
 
 The rules themselves are in `policy.py`; nothing here decides what may be stored or used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
-from keyguard.clock import Clock
+from keyguard.clock import SECOND, Clock
 from keyguard.conditions import Condition
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow, call, is_async
-from keyguard.guard import LONG, Decide, Guard, Long
+from keyguard.guard import Decide, Guard, Surroundings
 from keyguard.guards.cache import settings as checks
+from keyguard.guards.cache.decorators import ask_app
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.exhausted import Exhausted
-from keyguard.guards.cache.hits import Instant, instant
-from keyguard.guards.cache.key import Chosen, Query, Target, changed_by, place, places_of, resolve
-from keyguard.guards.cache.miss import Errand, asked_app, strip_tags
-from keyguard.guards.cache.policy import Asked, Settings, Use, use
-from keyguard.guards.cache.serving import NO_CONDITIONS, Conditions, answer, gateway_timeout
-from keyguard.guards.cache.stats import Explanation
-from keyguard.guards.cache.storage import CONDITIONS, Bounds, Holding
+from keyguard.guards.cache.flights import Flights
+from keyguard.guards.cache.hits import Hits, Instant
+from keyguard.guards.cache.keeping import Lookup
+from keyguard.guards.cache.key import Query, Target, changed_by
+from keyguard.guards.cache.miss import Miss
+from keyguard.guards.cache.policy import Use, use
+from keyguard.guards.cache.purge import changed_uris, digests_of, uri_digest
+from keyguard.guards.cache.request import CONDITIONS, CacheRequest, RequestReader
+from keyguard.guards.cache.serving import NO_CONDITIONS, Conditions, answer, gateway_timeout, strip_tags
+from keyguard.guards.cache.settings import When
+from keyguard.guards.cache.stats import AMBIGUOUS_URL, BYPASSED, NO_COPY_ANSWERS, NO_STORE, CacheStats, Explanation
+from keyguard.guards.cache.storage import CacheStorage
+from keyguard.keys.credentials import Sources
 from keyguard.ops import Store, is_store
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 from keyguard.steps import Detach
 
-SECOND = 1_000_000
-
-When: TypeAlias = "Callable[[Request], bool | Awaitable[bool]]"
-
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT", "SEARCH"})
+_REFRESH_FOR = 60 * SECOND
 
 
-class ResponseCache(Holding, Guard):
+class ResponseCache(Guard):
     """Serves stored responses, as RFC 9111 allows a shared cache to.
 
     Out of the box only responses with explicit freshness or a validator are stored, none that set a cookie, and none to
     requests with credentials unless the app says `public`, `must-revalidate` or `s-maxage` (section 3.5). Credentials
-    are `Authorization`, every place from which an `APIKeys` of the stack reads keys, and whatever else names a caller:
+    are `Authorization`, every place from which an `APIKeys` of the stack reads keys, and all else that names a caller:
     fields like `X-API-Key` or `X-Forwarded-User`, `REMOTE_USER`, a user in the scope, the certificate of a client.
 
-    - `ttl`: seconds that a response is fresh for which the app sets no lifetime. For status 200, 203, 300, 301, 308,
+    - `ttl`: seconds for which a response is fresh if the app sets no lifetime. For status 200, 203, 300, 301, 308,
       404 and 410. Whatever may name a caller counts as credentials then, such as `Cookie` and `X-Tenant`.
     - `credentials`: names of request fields that count as credentials besides; of keys of the environ or scope too.
-    - `when`: a function of the request, such as `path("/products/*")`: whether it goes through the cache.
-    - `by`: `"key"` or `"subject"` makes entries each caller's own: then what is `private` may be stored too
+    - `when`: a function of the request, such as `path("/products/*")`, that says whether it goes through the cache.
+    - `by`: `"key"` or `"subject"` makes entries each caller's own: then `private` responses may be stored too
       (section 5.2.2.7), and nothing is shared between callers.
     - `public`: answers to callers with credentials are the same for all callers. An app's `private` still counts.
     - `heuristic`: responses with a `Last-Modified` and no lifetime are fresh for a tenth of their age, for a day at
       most (section 4.2.2).
-    - `set_cookie`: store responses that set cookies, and give those to everybody.
-    - `ignore_client_directives`: what requests say in `Cache-Control` and `Pragma` does not count (section 5.2.1); it
-      is a way to burn the app.
+    - `set_cookie`: store responses that set cookies, and give those cookies to everybody.
+    - `ignore_client_directives`: ignore `Cache-Control` and `Pragma` of requests (section 5.2.1), by which a client can
+      put load on the app.
     - `ignore_query`, `sort_query`: parameters that do not tell URLs apart (`"utm_*"`); whether order does not either.
-    - `vary`: request fields that responses are chosen by, besides those that they name in `Vary` (section 4.1).
+    - `vary`: request fields by which responses are chosen, besides those that they name in `Vary` (section 4.1).
     - `targeted`: targeted fields in order of preference, such as `["CDN-Cache-Control"]` (RFC 9213). None by
-      default: what an app says to a CDN, which it purges itself, it has not said to this cache.
-    - `stale_on_error`: seconds that a stale entry may stand in for an app that fails, where the app itself says no
-      `stale-if-error` (RFC 5861, section 4).
-    - `serve_exhausted`: a caller whose limit is used up still gets what is fresh in the cache. The cache stands right
+      default: an app that tells a CDN how long to keep a response, and purges it there, has not told this cache.
+    - `stale_on_error`: seconds for which a stale entry may stand in for an app that fails, if the app itself does not
+      say `stale-if-error` (RFC 5861, section 4).
+    - `serve_exhausted`: a caller whose limit is used up still gets fresh entries. The cache stands right
       after that limit then: no guard between them would be asked.
-    - `coalesce`: seconds that a request waits for another one's answer to the same; 0: it does not wait.
+    - `coalesce`: seconds for which a request waits for another one's answer to the same; 0: it does not wait.
     - `max_bytes`, `max_entries`, `max_variants` (of one URL), `max_entry_bytes`: bounds of what this process holds.
-      Bodies that are on their way, in parts, may take `max_bytes` once more; what goes beyond that is not stored.
-    - `local_bytes`, `local_ttl`: of a shared store, how much this process holds itself, and for how many seconds it
+      Bodies that are on their way, in parts, may take `max_bytes` once more; those beyond that are not stored.
+    - `local_bytes`, `local_ttl`: how much of a shared store this process holds itself, and for how many seconds it
       uses that without asking the store.
-    - `store`: where entries are shared, a URL or a store object, if not in the stack's own store. What is cached on a
-      server of its own takes no room there from keys and limits.
-    - `name`: what `Cache-Status` calls it. Caches of one name and of the same settings share what stands in one store:
-      give those of different apps different names, or what one app answers to a forged `Host` is served by another.
+    - `store`: where entries are shared, a URL or a store object, if not in the stack's own store. On a server of their
+      own, entries take no memory from keys and limits.
+    - `name`: its name in `Cache-Status`. Caches of one name and of the same settings share the entries of one store:
+      give those of different apps different names, or one app's answer to a forged `Host` is served by another.
 
     To behave like a general shared proxy: `ResponseCache(heuristic=True, set_cookie=True,
-    targeted=["CDN-Cache-Control"], stale_on_error=60)`. Only for apps whose cookies are not any one client's own.
+    targeted=["CDN-Cache-Control"], stale_on_error=60)`. Only for apps whose cookies are not one client's own.
 
     Raises `ConfigurationError` for a setting that is wrong.
     """
@@ -120,160 +124,100 @@ class ResponseCache(Holding, Guard):
         store: str | Store | None = None,
         name: str = "keyguard",
     ) -> None:
-        flags = {
-            "public": public,
-            "heuristic": heuristic,
-            "set_cookie": set_cookie,
-            "ignore_client_directives": ignore_client_directives,
-            "sort_query": sort_query,
-            "serve_exhausted": serve_exhausted,
-        }
-        checks.check_flags(flags)
+        checks.check_flags(sort_query=sort_query, serve_exhausted=serve_exhausted)
         if when is not None and not callable(when):
             raise ConfigurationError(f"when is a function of the request, such as path('/products/*'), not {when!r}")
-        if by not in (None, "key", "subject"):
-            raise ConfigurationError(f"by is 'key', 'subject' or None, not {by!r}")
-        settings = Settings(
-            ttl=None if ttl is None else checks.whole("ttl", ttl, 1, 365 * 86400, "seconds"),
-            private=by is not None,
+        settings = checks.settings(
+            ttl=ttl,
+            by=by,
             public=public,
             heuristic=heuristic,
             set_cookie=set_cookie,
-            ignore_client=ignore_client_directives,
-            targeted=checks.field_names("targeted", targeted),
-            vary=checks.field_names("vary", vary),
-            credentials=checks.field_names("credentials", credentials, lower=False),
-            stale_on_error=checks.whole("stale_on_error", stale_on_error, 0, 7 * 86400, "seconds"),
+            ignore_client_directives=ignore_client_directives,
+            targeted=targeted,
+            vary=vary,
+            credentials=credentials,
+            stale_on_error=stale_on_error,
         )
         if store is not None and not isinstance(store, str) and not is_store(store):
             raise ConfigurationError(f"store is a URL or a store, not {store!r}")
+        self.name = checks.token("name", name)
         self.store = store
         self.when = when.surely if isinstance(when, Condition) else when
         self.serve_exhausted = serve_exhausted
         self.coalesce = checks.number("coalesce", coalesce, 0, 300)
-        self._max_entry_bytes = checks.whole("max_entry_bytes", max_entry_bytes, 1, 2**31, "bytes")
         self.needs = frozenset() if by is None else frozenset({"identity"})
-        super().__init__(
-            name=checks.token("name", name),
-            settings=settings,
-            by=by,
-            query=Query(checks.texts("ignore_query", ignore_query), sort_query),
-            bounds=Bounds(
-                checks.whole("max_bytes", max_bytes, 65536, 2**40, "bytes"),
-                checks.whole("max_entries", max_entries, 1, 2**40, "entries"),
-                checks.whole("max_variants", max_variants, 1, 10_000, "variants"),
-                checks.whole("local_bytes", local_bytes, 65536, 2**40, "bytes"),
-            ),
-            local_ttl=round(checks.number("local_ttl", local_ttl, 0, 60) * SECOND),
-        )
+        bounds = checks.bounds(max_bytes, max_entries, max_variants, max_entry_bytes, local_bytes, local_ttl)
+        query = Query(checks.texts("ignore_query", ignore_query), sort_query)
+        self.reader = RequestReader(self.name, settings, by, query)
+        self.storage = CacheStorage(self.reader, bounds)
+        self.flights = Flights()
+        self.hits = Hits(self.storage, self.when)
 
     def __repr__(self) -> str:
         return f"<ResponseCache {self.name}>"
 
-    @property
-    def max_entry_bytes(self) -> int:
-        """How large a body may be: of a cache that is in this process alone, no larger than all of it."""
-        return self._max_entry_bytes if self.shared is not None else min(self._max_entry_bytes, self.shelf.max_bytes)
-
     def functions(self) -> dict[str, When]:
-        """The settings that are functions of the request."""
+        """Return the settings that are functions of the request."""
         return {} if self.when is None else {"when": self.when}
 
     def asynchronous(self) -> dict[str, object]:
-        """The settings that only an event loop can run."""
+        """Return the settings that only an event loop can run."""
         return {"when": self.when} if is_async(self.when) else {}
 
+    # -- put together by the stack --------------------------------------------------------------------------
+
+    def attach(self, stack: Surroundings) -> None:
+        self.storage.attach(stack)
+        self.reader.read_credentials(stack.sources)
+
+    def add_sources(self, sources: Sequence[Sources]) -> None:
+        self.reader.add_sources(sources)
+
+    def after_fork(self) -> None:
+        self.storage.after_fork()
+        self.flights.renew()
+
     def around_limits(self) -> Exhausted | None:
-        return Exhausted(self, self.when) if self.serve_exhausted else None
+        return Exhausted(self.storage, self.when) if self.serve_exhausted else None
+
+    def decider(self, store: Any) -> Decide | None:
+        return None if is_async(self.when) else self.hits.find
 
     def instant(self, clock: Clock) -> Instant | None:
-        # A plain hit needs no more than the request's address.
-        if self.when is None and self.by is None and not self.settings.credentials:
-            return instant(self, self.fresh_for, clock)
-        return None
+        return self.hits.instant(clock) if self.hits.by_address else None
 
     # -- the request ----------------------------------------------------------------------------------------
 
-    def decider(self, store: Any) -> Decide | None:
-        """Return what answers with a fresh entry, if nothing but the head of the request has to be looked at."""
-        return None if is_async(self.when) else self._decide
-
-    def _decide(self, request: Request) -> Response | Literal[Long.LONG]:
-        if request.method != "GET" or (self.when is not None and not self.when(request)):
-            return LONG
-        if self.by is None and self.plainly(request):
-            entry = self.shelf.plain.get(request.address())
-            if entry is not None:
-                identity = request.findings.identity
-                known = identity is not None and not identity.anonymous
-                return LONG if known and not entry.open_to_credentials else self._fresh(request, entry)
-            if not self.shelf.varied:
-                return LONG
-        if request.websocket or self.takes_long_way(request):
-            return LONG
-        target = self.target_of(request)
-        slot = None if target is None else self.shelf.get(target.key)
-        chosen = Chosen(request)
-        for entry in () if slot is None else slot.entries:
-            if not chosen.has(entry.variance):
-                continue
-            if not (self.by or entry.open_to_credentials) and self.has_credentials(request):
-                return LONG
-            return self._fresh(request, entry)
-        return LONG
-
-    def _fresh(self, request: Request, entry: Entry) -> Response | Literal[Long.LONG]:
-        """The answer from an entry that matches, if it is fresh and nothing has to be asked."""
-        now = request.now()
-        ttl = self.fresh_for(entry, now)
-        if ttl <= 0:
-            return LONG
-        self.reports.counts.hits += 1
-        age = entry.lifetime - ttl
-        if entry.built is None or entry.built[0] != age:
-            self.shelf.touch(entry.key)  # once a second is often enough to tell what is in use
-        return answer(request, entry, NO_CONDITIONS, now, f"{self.name}; hit; ttl={ttl}") or LONG
-
-    def fresh_for(self, entry: Entry, now: int) -> int:
-        """Seconds for which an entry answers plain requests; 0 or less where it does not."""
-        self.note_time(now)
-        if entry.part is not None or entry.must_validate:
-            return 0
-        if self.shared is not None and self.old(entry, now):
-            return 0
-        return entry.ttl(now)
-
     async def __call__(self, request: Request, forward: Forward) -> Response:
-        findings = request.findings
+        findings, reader = request.findings, self.reader
         if request.websocket or self in findings.caches:  # mounted twice: the outer one acts
             return await forward(request)
         findings.caches += (self,)
-        self.look_inside(request.inside, 1)
+        reader.look_inside(request.inside, 1)
         bypassed = self.when is not None and not await call(self.when, request)
-        target = None if bypassed else self.target_of(request)
+        target = None if bypassed else reader.target_of(request)
         if request.method not in ("GET", "HEAD"):
             return await self._changing(request, forward, target)
-        if target is None or self.bypasses(request) or request.header("content-length") not in (None, "", "0"):
-            if bypassed:
-                why = Explanation(False, "the function `when` says that it does not go through the cache", "")
-            elif target is None:
-                why = Explanation(False, "its URL or its Host cannot be read in one way", "RFC 9112, section 3.2")
-            else:
-                why = Explanation(False, "the request has a body, or a field that no copy answers to", "")
+        if target is None or reader.bypasses(request) or request.header("content-length") not in (None, "", "0"):
+            why = BYPASSED if bypassed else AMBIGUOUS_URL if target is None else NO_COPY_ANSWERS
             return await self._bypass(request, forward, "bypass", why)
-        asked = self.asked_of(request, target)
-        if "no-store" in asked.directives and not self.settings.ignore_client:
-            why = Explanation(False, "the request says no-store", "RFC 9111, section 5.2.1.5")
-            return await self._bypass(request, forward, "request", why)
-        moment = self.flights.moment
-        found = await self.find(request, target, asked)
+        asked = reader.read(request, target)
+        if "no-store" in asked.directives and not reader.settings.ignore_client:
+            return await self._bypass(request, forward, "request", NO_STORE)
+        return await self._answer(request, forward, target, asked)
+
+    async def _answer(self, request: Request, forward: Forward, target: Target, asked: CacheRequest) -> Response:
+        """Answer from what is stored, else from the app."""
+        settings = self.reader.settings
+        moment = self.storage.purges.moment
+        found = await self.storage.find(request, target, asked)
         conditions = Conditions.of(request) if request.sends(CONDITIONS) else NO_CONDITIONS
         reason = "vary-miss" if found.varied else "uri-miss"
-        entry = found.whole
         for candidate in (found.whole, found.part):
             if candidate is None or (candidate.part is not None and conditions.range is None):
                 continue
-            verdict = use(asked, candidate, request.now(), self.settings)
+            verdict = use(asked, candidate, request.now(), settings)
             if verdict in (Use.VALIDATE, Use.DEMANDED):
                 reason = "stale" if verdict is Use.VALIDATE else "request"
                 continue
@@ -284,39 +228,44 @@ class ResponseCache(Holding, Guard):
             if verdict is Use.REFRESH and request.method == "GET":
                 await self._refresh(request, forward, target, asked, candidate, found.since, moment)
             return response
-        if "only-if-cached" in asked.directives and not self.settings.ignore_client:
-            self.reports.counts.misses += 1
+        if "only-if-cached" in asked.directives and not settings.ignore_client:
+            self.storage.reports.counts.misses += 1
             return gateway_timeout(f"{self.name}; fwd={reason}; detail=only-if-cached")
-        errand = Errand(self, request, forward, target, asked, conditions, entry, found.since, reason)
-        errand.moment = moment
-        return await errand.run()
-
-    # -- answers --------------------------------------------------------------------------------------------
+        lookup = Lookup(request, target, asked, reason, moment, found.since, conditions, found.whole)
+        return await Miss(self.storage, self.flights, self.coalesce, lookup, forward).run()
 
     def _hit(self, request: Request, entry: Entry, conditions: Conditions, *, stale: bool) -> Response | None:
         now = request.now()
         response = answer(request, entry, conditions, now, f"{self.name}; hit; ttl={entry.ttl(now)}")
         if response is not None:
-            counts = self.reports.counts
+            counts = self.storage.reports.counts
             counts.hits += 1
             counts.stale += stale
         return response
 
     async def _bypass(self, request: Request, forward: Forward, word: str, why: Explanation) -> Response:
-        self.reports.counts.bypassed += 1
-        response = await asked_app(request, forward)
-        for where in places_of(changed_by(request, self.query)):
-            self.reports.note(where, why)
+        """Ask the app, and keep nothing of it."""
+        self.storage.reports.counts.bypassed += 1
+        response = await ask_app(request, forward)
+        target = changed_by(request, self.reader.query)
+        self.storage.reports.note(digests_of(target.host, target.uri), why)
         strip_tags(response)
         response.headers.add("Cache-Status", f"{self.name}; fwd={word}")
         return response
 
     async def _refresh(
-        self, request: Request, forward: Forward, target: Target, asked: Asked, entry: Entry, since: int, moment: int
+        self,
+        request: Request,
+        forward: Forward,
+        target: Target,
+        asked: CacheRequest,
+        entry: Entry,
+        since: int,
+        moment: int,
     ) -> None:
         """Ask the app in the background, once for each entry (RFC 5861, section 3)."""
         now = request.now()
-        if 0 <= now - entry.refreshing_since < 60 * SECOND:
+        if 0 <= now - entry.refreshing_since < _REFRESH_FOR:
             return
         overdue = entry.refreshing_since != 0  # its app hangs, or its event loop is gone
         entry.refreshing_since = now
@@ -324,41 +273,71 @@ class ResponseCache(Holding, Guard):
 
         def refresh(detached: Request) -> Flow[Response]:
             detached.findings.caches += (self,)
-            errand = Errand(self, detached, forward, target, wanted, NO_CONDITIONS, entry, since, "stale")
-            errand.moment = moment
-            return errand.refresh(overdue=overdue)
+            lookup = Lookup(detached, target, wanted, "stale", moment, since, entry=entry)
+            return Miss(self.storage, self.flights, self.coalesce, lookup, forward).refresh(overdue=overdue)
 
         if not await Detach(refresh, request):
             entry.refreshing_since = 0
 
     async def _changing(self, request: Request, forward: Forward, target: Target | None) -> Response:
-        """A method other than GET and HEAD: what it changes is not served from the cache any more (section 4.4)."""
-        self.reports.counts.bypassed += 1
+        """Ask the app by a method other than GET and HEAD, and void what it changes (RFC 9111, section 4.4)."""
+        storage, reader = self.storage, self.reader
+        storage.reports.counts.bypassed += 1
         asked_at = request.now()
-        response = await asked_app(request, forward)
-        errand: Errand | None = None
+        response = await ask_app(request, forward)
+        lookup: Lookup | None = None
         done = 200 <= response.status < 400 and request.findings.refusal is None
         if done and request.method not in _SAFE:
-            where = target or changed_by(request, self.query)
-            uris = [where.uri]
-            for name in ("location", "content-location"):
-                found = [resolve(where, line) for line in response.headers.get_all(name)]
-                uris += [self.query.filed(uri) for uri in found if uri is not None]
-            places = [place(where.host, uri) for uri in dict.fromkeys(uris)]
+            where = target or changed_by(request, reader.query)
+            uris = changed_uris(where.host, where.uri, response.headers)
+            digests = list({uri_digest(where.host, reader.query.filed(uri)): None for uri in uris})
 
             async def once_more() -> None:  # what was asked for since the head came may be from before the change
-                since = await self.invalidate(places, request.now())
-                if errand is not None:
-                    errand.since, errand.moment = since, self.flights.moment
+                since = await storage.invalidate(digests, request.now())
+                if lookup is not None:
+                    lookup.since, lookup.moment = since, storage.purges.moment
 
-            since = await self.invalidate(places, asked_at)
-            self.reports.counts.invalidated += len(places)
+            since = await storage.invalidate(digests, asked_at)
+            storage.reports.counts.invalidated += len(digests)
             request.after_app(once_more)
             if request.method == "POST" and target is not None:
-                asked = self.asked_of(request, target)
-                errand = Errand(self, request, forward, target, asked, NO_CONDITIONS, None, since, "method")
-                errand.asked_at = asked_at
-                return await errand.store(response, late=True)
+                asked = reader.read(request, target)
+                lookup = Lookup(request, target, asked, "method", storage.purges.moment, since, asked_at=asked_at)
+                miss = Miss(storage, self.flights, self.coalesce, lookup, forward)
+                return await miss.keeping.store(response, late=True)
         strip_tags(response)
         response.headers.add("Cache-Status", f"{self.name}; fwd=method")
         return response
+
+    # -- for the app's own code -----------------------------------------------------------------------------
+
+    def purge(self, url: str | None = None, *, tag: str | None = None) -> None:
+        """Serve nothing any more that is stored for a URL, on one host or, for a path alone, on all; or under a tag.
+
+        Every process follows within `local_ttl` seconds. Raises `ValueError` for a text that is not a URL, and
+        `StoreError` if a shared store cannot be told: then only this process has forgotten.
+        """
+        self.storage.run(self.storage.purge(url, tag))
+
+    async def apurge(self, url: str | None = None, *, tag: str | None = None) -> None:
+        """Do as `purge`, without holding up the event loop."""
+        await self.storage.arun(self.storage.purge(url, tag))
+
+    def purge_all(self) -> None:
+        """Serve nothing any more that is stored now."""
+        self.storage.run(self.storage.purge_all())
+
+    async def apurge_all(self) -> None:
+        """Do as `purge_all`, without holding up the event loop."""
+        await self.storage.arun(self.storage.purge_all())
+
+    def stats(self) -> CacheStats:
+        """Return what it has done, and how full it is, in this process."""
+        return self.storage.stats()
+
+    def explain(self, url: str) -> Explanation:
+        """Return why the last response for a URL, or for a path on any host, was stored or was not.
+
+        Raises `ValueError` for a text that is not a URL.
+        """
+        return self.storage.explain(url)

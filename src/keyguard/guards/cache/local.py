@@ -1,7 +1,7 @@
 """The entries that this process holds: so many bytes, entries, and variants of a key; least recently used out first.
 
-With a store that is this process's own, the shelf is the cache. In front of a shared store it is the first level: what
-stands here is used without asking for a moment only.
+With a store that is this process's own this is the cache. In front of a shared store it is the first level, whose
+entries are used for a moment only without asking the store.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from keyguard.guards.cache.key import Key
 class Slot:
     """The variants that are held for one key."""
 
-    __slots__ = ("entries", "key", "places", "size")
+    __slots__ = ("digests", "entries", "key", "size")
 
-    def __init__(self, key: Key, places: tuple[str, ...], size: int) -> None:
+    def __init__(self, key: Key, digests: tuple[str, ...], size: int) -> None:
         self.key = key
-        """The one that its entries have too: another request's is as long as its URL."""
+        """The very object that its entries have too: another request's key would take as much memory as its URL."""
         self.entries: list[Entry] = []
         """The newest first."""
-        self.places = places
-        """What invalidation calls this key by."""
+        self.digests = digests
+        """The digests by which its URI is purged."""
         self.size = size
 
 
-class Shelf:
+class LocalCache:
     """Entries by key, within `max_bytes`, `max_entries` and `max_variants` for a key."""
 
     def __init__(self, max_bytes: int, max_entries: int, max_variants: int) -> None:
@@ -41,35 +41,35 @@ class Shelf:
         self.count = 0
         self.evicted = 0
         self.varied = False
-        """Whether there has ever been an entry that is chosen by more than the URL."""
+        """Whether there has ever been an entry that is chosen by more than its URL."""
         self.plain: dict[tuple[object, ...], Entry] = {}
-        """The entries that have an address, by that: of one URL, the same for everybody."""
+        """The entries that have an address, by that: each is its URL's only one, and the same for everybody."""
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
-        self._by_place: dict[str, set[Key]] = {}
+        self._by_digest: dict[str, set[Key]] = {}
         self._lock = threading.Lock()
 
     def renew(self) -> None:
-        """Called in a forked child: the lock may have been held by a thread that is not there."""
-        if self._lock.locked():  # then it had not done all that it was about: nothing of it is to be relied on
+        """Take a new lock, in a forked child: a thread that is not there may hold the old one."""
+        if self._lock.locked():  # that thread may have left things half done: nothing of them can be relied on
             self.bytes = self.count = 0
             self.plain.clear()
             self._slots.clear()
-            self._by_place.clear()
+            self._by_digest.clear()
         for slot in self._slots.values():
             for entry in slot.entries:
-                entry.refreshing_since = 0  # whoever refreshes it does so for the parent
+                entry.refreshing_since = 0  # the parent refreshes it for itself
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Slot | None:
-        """What is held for a key, which is now the most recently used."""
-        with self._lock:  # moving is changing: others may be walking over them
+        """Return the slot of a key, which is now the most recently used."""
+        with self._lock:  # moving is changing, and other threads may be walking over them
             slot = self._slots.get(key)
             if slot is not None:
                 self._slots.move_to_end(key)
         return slot
 
-    def put(self, key: Key, places: tuple[str, ...], entry: Entry) -> bool:
-        """Hold an entry, in the place of the one it varies like. False where it is too large to be held at all."""
+    def put(self, key: Key, digests: tuple[str, ...], entry: Entry) -> bool:
+        """Hold an entry instead of the one with the same variance. False if it is too large to be held at all."""
         if entry.size > self.max_bytes:
             slot = self._slots.get(key)
             for other in () if slot is None else slot.entries:
@@ -79,10 +79,10 @@ class Shelf:
         with self._lock:
             slot = self._slots.get(key)
             if slot is None:
-                slot = self._slots[key] = Slot(key, places, 2 * sum(map(len, key)) + 600)
+                slot = self._slots[key] = Slot(key, digests, 2 * sum(map(len, key)) + 600)
                 self.bytes += slot.size
-                for place in places:
-                    self._by_place.setdefault(place, set()).add(key)
+                for digest in digests:
+                    self._by_digest.setdefault(digest, set()).add(key)
             else:
                 self._slots.move_to_end(key)
             entry.key = slot.key
@@ -92,7 +92,7 @@ class Shelf:
             self.count += len(entries) - len(slot.entries)
             self.evicted += 1 + len(kept) - len(entries)
             for other in slot.entries:
-                # The newest that matches is used: an older one that asks for no fields does not go before it.
+                # The newest that matches is used: an older one that varies by nothing must not answer before it.
                 if other is not entry and (other not in entries or entry.part is None):
                     self._unaddress(other)
             slot.entries = entries  # replaced, not changed: other threads may be reading it
@@ -105,7 +105,7 @@ class Shelf:
         return True
 
     def drop(self, key: Key, entry: Entry) -> None:
-        """Let go of one entry."""
+        """Drop one entry."""
         with self._lock:
             slot = self._slots.get(key)
             if slot is None or entry not in slot.entries:
@@ -118,13 +118,13 @@ class Shelf:
             self.bytes -= entry.size
             self.count -= 1
 
-    def drop_place(self, place: str) -> int:
-        """Let go of everything that is filed under a place. Returns how many entries that were."""
+    def drop_uri(self, digest: str) -> int:
+        """Drop all entries of a URI. Returns how many there were."""
         with self._lock:
-            return sum(len(self._remove(key).entries) for key in list(self._by_place.get(place, ())))
+            return sum(len(self._remove(key).entries) for key in list(self._by_digest.get(digest, ())))
 
     def drop_where(self, condition: Callable[[Entry], bool]) -> int:
-        """Let go of the entries for which `condition` holds. Returns how many that were."""
+        """Drop the entries for which `condition` holds. Returns how many there were."""
         with self._lock:
             slots = list(self._slots.items())
         found = [(key, entry) for key, slot in slots for entry in slot.entries if condition(entry)]
@@ -132,7 +132,7 @@ class Shelf:
             self.drop(key, entry)
         return len(found)
 
-    def run_out(self, now: int) -> None:
+    def expire_all(self, now: int) -> None:
         """Make everything stale, as of now."""
         with self._lock:
             entries = [entry for slot in self._slots.values() for entry in slot.entries]
@@ -156,15 +156,15 @@ class Shelf:
             self._unaddress(entry)
         self.bytes -= slot.size + sum(entry.size for entry in slot.entries)
         self.count -= len(slot.entries)
-        for place in slot.places:
-            keys = self._by_place.get(place)
+        for digest in slot.digests:
+            keys = self._by_digest.get(digest)
             if keys is not None:
                 keys.discard(key)
                 if not keys:
-                    del self._by_place[place]
+                    del self._by_digest[digest]
         return slot
 
 
 def _same(one: Entry, other: Entry) -> bool:
-    """Whether one entry takes the other's place: they were chosen by the same fields, and are whole or parts both."""
+    """Tell whether one entry replaces the other: both were chosen by the same fields, and are whole or both parts."""
     return one.variance == other.variance and (one.part is None) == (other.part is None)

@@ -1,38 +1,40 @@
-"""What a cache reads in a request: for what it asks, and whether it is of somebody in particular."""
+"""Reading requests for a cache: what they ask for, and whether they carry credentials."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from keyguard.digests import digest
 from keyguard.errors import ConfigurationError
-from keyguard.guards.cache.key import Query, Target, digest, target_of, too_long
-from keyguard.guards.cache.meanings import KEYED, PERHAPS, SURELY, UNCACHED, meaning
-from keyguard.guards.cache.policy import Asked, Settings
-from keyguard.http.cache_control import parse_cache_control
+from keyguard.guards.cache.key import Query, Target, target_of
+from keyguard.guards.cache.settings import Settings
+from keyguard.guards.cache.variants import too_long
+from keyguard.http.cache_control import Directives, parse_cache_control
 from keyguard.http.callers import is_nameless
 from keyguard.http.fields import FieldSet
+from keyguard.http.meanings import KEYED, PERHAPS, SURELY, UNCACHED, meaning
 from keyguard.http.spelling import Inside
 from keyguard.identity import UNKNOWN, Identity
 from keyguard.keys.credentials import Sources
 from keyguard.request import Request
 
 CREDENTIALS = ("authorization", "x-api-key", "proxy-authorization")
-"""Fields that hold credentials whatever the stack; where its `APIKeys` look comes on top."""
+"""Fields that hold credentials in any stack; those in which its `APIKeys` look are added."""
 CONDITIONS = FieldSet(("if-none-match", "if-modified-since", "range"))
 _LONG_WAY = FieldSet((*CONDITIONS.names, "if-range", "cache-control", "pragma", "content-length"))
-"""What makes a request more than a plain GET of a URL, besides what `meaning` tells."""
+"""Fields that make a request more than a plain GET of a URL, besides those that `meaning` tells of."""
 
 _REMEMBERED = 4096
 
 
 def means_callers(settings: Settings) -> int:
-    """What of `meaning` counts as credentials.
+    """Return what of `meaning` counts as credentials.
 
-    Where the app has said nothing of who its answers are for, or that each is for one caller, that is whatever may name
-    one. Else it is what surely does.
+    Whatever may name a caller, if the app has not said who its answers are for, or has said that each is for one
+    caller; else only what surely does.
     """
     if (settings.ttl is not None and not settings.public) or settings.private:
         return SURELY | PERHAPS
@@ -40,12 +42,24 @@ def means_callers(settings: Settings) -> int:
 
 
 def is_credential(name: str, settings: Settings) -> bool:
-    """Tell whether a request field, in lower case, counts as a credential whatever the stack."""
+    """Tell whether a request field, by its name in lower case, counts as a credential in any stack."""
     return name in CREDENTIALS or bool(meaning(name) & means_callers(settings))
 
 
-class Asking:
-    """The half of a response cache that reads requests."""
+class CacheRequest(NamedTuple):
+    """What the rules of caching need to know of a request."""
+
+    method: str
+    directives: Directives
+    credentials: bool
+    """Whether it carries any, in `Authorization` or wherever API keys are read from."""
+    range: str | None
+    target: str = ""
+    """The URI it asks for, for comparison with `Content-Location`."""
+
+
+class RequestReader:
+    """Reads requests for one cache. It learns where the guards around the app look for credentials."""
 
     def __init__(self, name: str, settings: Settings, by: str | None, query: Query) -> None:
         self.name = name
@@ -53,44 +67,45 @@ class Asking:
         self._for_anybody = replace(settings, private=False)
         self.by = by
         self.query = query
-        # What was stored by other rules, of another process or before the last change of them, is not this cache's.
+        # Entries that were stored by other rules, in another process or before the last change, are not this cache's.
         rules = repr((replace(settings, ignore_client=False), query.rules))
         self._partition = f"{name} {digest((rules,))[:12]}"
         self._sources: list[Sources] = []
         self._callers = means_callers(settings)
         self._looked: WeakKeyDictionary[Inside, int] = WeakKeyDictionary()
         self.crosses = False
-        """Whether an app of the other world stands inside: not all of what it does can be seen."""
+        """Whether an app of the other world stands inside, not all of whose doings can be seen."""
         self.plain: set[Any] = set()
         """Names of fields and variables that mean nothing to this cache, as servers give them."""
-        self._read_credentials([])
+        self.read_credentials([])
 
     # -- what stands inside -----------------------------------------------------------------------------------
 
-    def _read_credentials(self, sources: Sequence[Sources]) -> None:
+    def read_credentials(self, sources: Iterable[Sources]) -> None:
+        """Take what stands in these places for credentials."""
         self._sources += sources
         names = [name for source in self._sources for name in source.names]
         fields = {name.lower() for name in (*names, *self.settings.credentials) if ":" not in name}
         self._credential_fields = FieldSet((*CREDENTIALS, *sorted(fields - set(CREDENTIALS))))
-        # A name with underscores is one of the environ: no request field that is let through has any.
+        # A name with underscores is one of the environ: request fields with underscores do not come this far.
         self._credential_names = [name for name in self._credential_fields.names if "_" not in name]
         self._special = frozenset((*_LONG_WAY.names, *self._credential_fields.names))
         self.elsewhere = [source for source in self._sources if any(":" in name for name in source.names)]
         self.plain = set()
 
     def learn(self, request: Request) -> None:
-        """Note where the guards that the request has passed look for credentials: some may stand in other layers."""
+        """Note where the guards that a request has passed look for credentials: some may stand in other layers."""
         self.add_sources(request.findings.sources)
         self.look_inside(request.inside, 2)
 
-    def add_sources(self, sources: Sequence[Sources]) -> None:
-        """Take what stands in more places for credentials."""
+    def add_sources(self, sources: Iterable[Sources]) -> None:
+        """Do the same, but for the places that are known."""
         for source in sources:
             if source not in self._sources:
-                self._read_credentials([source])
+                self.read_credentials([source])
 
     def look_inside(self, inside: Inside, time: int) -> None:
-        """Look what stands inside, the first and the second time: before the app has run it may not be whole."""
+        """Look what stands inside, up to twice: before the app has run it may not be complete."""
         if self._looked.get(inside, 0) >= time:
             return
         self._looked[inside] = time
@@ -101,7 +116,7 @@ class Asking:
             self._callers |= PERHAPS
             self.plain = set()
 
-    # -- who asks for what ------------------------------------------------------------------------------------
+    # -- reading a request ------------------------------------------------------------------------------------
 
     def plainly(self, request: Request) -> bool:
         """Tell whether nothing in a request needs a closer look but its address."""
@@ -116,7 +131,7 @@ class Asking:
             name = request.field_name(raw)
             if name is None:
                 if not is_nameless(raw):
-                    continue  # it depends on what it says
+                    continue  # its value decides
             elif name in self._special or meaning(name) & (self._callers | KEYED | UNCACHED):
                 return False
             if len(plain) < _REMEMBERED:
@@ -124,15 +139,15 @@ class Asking:
         return True
 
     def bypasses(self, request: Request) -> bool:
-        """Tell whether the request has a field to which no copy answers."""
+        """Tell whether a request has a field to which no copy answers."""
         return self._means(request, UNCACHED)
 
     def is_keyed(self, request: Request) -> bool:
-        """Tell whether the request has fields that are a part of its key."""
+        """Tell whether a request has fields that are a part of its key."""
         return self._means(request, KEYED)
 
     def takes_long_way(self, request: Request) -> bool:
-        """Tell whether the request is more than a plain GET of a URL."""
+        """Tell whether a request is more than a plain GET of a URL."""
         return request.sends(_LONG_WAY) or self.bypasses(request)
 
     def _means(self, request: Request, what: int) -> bool:
@@ -145,16 +160,16 @@ class Asking:
         return False
 
     def target_of(self, request: Request) -> Target | None:
-        """What a request is filed under; `None` where it is not cached."""
+        """Return the URI that a request asks for, with its key; `None` if it is not cached."""
         partition = self._partition
         if self.by is not None:
             identity = request.findings.identity
             if identity is None:
-                raise ConfigurationError(f"{self!r} is by {self.by}, but {UNKNOWN}")
+                raise ConfigurationError(f"<ResponseCache {self.name}> is by {self.by}, but {UNKNOWN}")
             caller: Sequence[str] = ()
             keys: set[str] = set()
             if not identity.anonymous:
-                # It says more than the text of the key that it was found by; what else is sent counts beside it.
+                # The identity says more than the text of the key it was found by. Other credentials count beside it.
                 caller = _of_caller(identity, self.by)
                 keys = {key for source in self._sources for key in source.read(request)}
             partition = digest((partition, self.by, *caller, *self.credentials_of(request, keys)))
@@ -163,7 +178,7 @@ class Asking:
         return target_of(request, self.query, partition)
 
     def credentials_of(self, request: Request, less: Collection[str] = ()) -> list[str]:
-        """All that the request carries of credentials, less the keys named, for a digest."""
+        """Return all credentials that a request carries, less the keys named, for a digest."""
         found = []
         for raw in request.names():
             name = request.field_name(raw)
@@ -177,7 +192,7 @@ class Asking:
         return sorted(found)
 
     def has_credentials(self, request: Request) -> bool:
-        """Whether the request carries credentials, or was found to be of somebody."""
+        """Tell whether a request carries credentials, or was found to be a known caller's."""
         identity = request.findings.identity
         if identity is not None and not identity.anonymous:
             return True
@@ -197,7 +212,7 @@ class Asking:
         return name in self._credential_fields.names or bool(meaning(name) & self._callers)
 
     def _told(self, request: Request) -> list[tuple[str, str]]:
-        """What servers and middleware say of the caller, as far as it counts."""
+        """Return what servers and middleware say of the caller, as far as it counts."""
         told = request.told()
         found = [(name, value) for name, surely, value in told if surely & self._callers] if told else []
         for name in self.settings.credentials:
@@ -207,31 +222,31 @@ class Asking:
         return found
 
     def settings_for(self, request: Request) -> Settings:
-        """The settings that count for a request's caller: nothing is an anonymous caller's own."""
+        """Return the settings that count for a request's caller: an anonymous one has no entries of its own."""
         identity = request.findings.identity
         return self._for_anybody if identity is None or identity.anonymous else self.settings
 
-    def asked_of(self, request: Request, target: Target) -> Asked:
-        """What the policy needs to know of a request."""
+    def read(self, request: Request, target: Target) -> CacheRequest:
+        """Return what the rules of caching need to know of a request."""
         text = request.header("cache-control")
         if text is not None:
             directives = parse_cache_control((text,))
         elif _says_no_cache(request.header("pragma") or ""):
-            directives = {"no-cache": None}  # RFC 9111, section 5.4: where there is no Cache-Control
+            directives = {"no-cache": None}  # RFC 9111, section 5.4: if there is no Cache-Control
         else:
             directives = {}
         method = request.method
         ranged = request.header("range") if method == "GET" else None
-        return Asked(method, directives, self.has_credentials(request), ranged, target.uri)
+        return CacheRequest(method, directives, self.has_credentials(request), ranged, target.uri)
 
 
 def _says_no_cache(pragma: str) -> bool:
-    """Whether `Pragma` says it; one that is longer than it could have to be does."""
+    """Tell whether `Pragma` says no-cache; one that is too long to be meant seriously does."""
     return len(pragma) > 256 or "no-cache" in pragma.lower()
 
 
 def _of_caller(identity: Identity, by: str) -> list[str]:
-    """Whose an entry is, and all that the app may have made it by: what a caller loses is in no entry of its own."""
+    """Return whose an entry is and what the app may have made it by: a caller that loses a scope loses its entries."""
     return [
         identity.key_id if by == "key" else identity.subject,
         repr(identity.plan),
@@ -241,7 +256,7 @@ def _of_caller(identity: Identity, by: str) -> list[str]:
 
 
 def _canonical(value: Any) -> str:
-    """JSON values as a text, whatever the order of their names."""
+    """Return JSON values as a text that does not depend on the order of their names."""
     if isinstance(value, dict):
         return "{" + ",".join(sorted(f"{key!r}:{_canonical(one)}" for key, one in value.items())) + "}"
     if isinstance(value, (list, tuple)):

@@ -6,27 +6,27 @@ import re
 from itertools import islice
 from typing import NamedTuple
 
-from keyguard.guards.cache.entry import Entry, Fields, first, without
+from keyguard.clock import SECOND
+from keyguard.guards.cache.entry import Entry, first, without
 from keyguard.http.dates import parse_date
+from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.request import Request
 from keyguard.response import Headers, Response
 
-SECOND = 1_000_000
-
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"[^"]*"')
-_LONGEST, _MOST_TAGS = 8192, 256
-"""Characters and entity tags of an `If-None-Match`: what goes beyond names nothing, and the client gets the whole."""
+_MAX_LENGTH, _MAX_TAGS = 8192, 256
+"""Characters and entity tags of an `If-None-Match` that are read: beyond that it names nothing that is stored."""
 _NO_LENGTH = frozenset({204, 205, 304})
 _DIGESTS = frozenset({"content-digest", "content-md5", "digest"})
-"""Fields about the very bytes that are sent. `Repr-Digest` is about the whole, of which these are a part or nothing
-(RFC 9530, section 3). `Digest`, which went before the two, has been taken for either."""
-# What describes content that a 304 does not have (RFC 9110, section 15.4.5).
+"""Fields about the very bytes that are sent. `Repr-Digest` is about the whole representation, which may be more
+(RFC 9530, section 3). The older `Digest` has been read in both ways."""
+# These describe content, which a 304 does not have (RFC 9110, section 15.4.5).
 _OF_CONTENT = _DIGESTS | {"content-length", "content-type", "content-encoding", "content-language", "content-range"}
 
 
 class Conditions(NamedTuple):
-    """The conditions and the range that a client sent."""
+    """The conditions and the range of a request."""
 
     if_none_match: str | None
     if_modified_since: str | None
@@ -35,7 +35,7 @@ class Conditions(NamedTuple):
 
     @classmethod
     def of(cls, request: Request) -> Conditions:
-        """Those of a request. A range means something on GET alone (RFC 9110, section 14.2)."""
+        """Return those of a request. A range means something on GET alone (RFC 9110, section 14.2)."""
         ranged = request.header("range") if request.method == "GET" else None
         return cls(
             request.header("if-none-match"),
@@ -49,14 +49,14 @@ NO_CONDITIONS = Conditions(None, None, None, None)
 
 
 def answer(request: Request, entry: Entry, conditions: Conditions, now: int, status: str) -> Response | None:
-    """The response from an entry; `None` where it is a part, and not the part that was asked for.
+    """Return the response from an entry; `None` if the entry is a part, and not the part that was asked for.
 
     `status` is this cache's member of `Cache-Status` (RFC 9211).
     """
     if conditions is not NO_CONDITIONS:
         if entry.part is not None:
             if conditions.if_none_match is not None or conditions.if_modified_since is not None:
-                return None  # a part is for who holds none of it yet
+                return None  # a part is for a client that has none of it yet
             if not range_applies(conditions.if_range, entry, now):
                 return None
             return _of_part(request, entry, conditions.range, now, status)
@@ -72,7 +72,7 @@ def answer(request: Request, entry: Entry, conditions: Conditions, now: int, sta
     if built is None or built[0] != age or built[1] != status or built[2] is not request.__class__:
         fields = request.raw_fields(whole_fields(entry, age, status))
         built = entry.built = (age, status, request.__class__, fields)
-        entry.ready = None  # of two heads that are ready for the same entry the memory would be counted once
+        entry.ready = None  # an entry is counted with the memory of one such head, not of two
     response = Response(entry.status, request.headers_of(built[3]), entry.body)
     response.sized = True
     if request.method == "HEAD":  # its content is empty (RFC 9530, appendix B.2)
@@ -83,7 +83,7 @@ def answer(request: Request, entry: Entry, conditions: Conditions, now: int, sta
 
 
 def whole_fields(entry: Entry, age: int, status: str) -> list[tuple[str, str]]:
-    """The header fields of a response that has all of an entry."""
+    """Return the header fields of a response that has all of an entry."""
     fields = list(entry.fields)
     if entry.status not in _NO_LENGTH and first(fields, "content-length") is None:
         fields.append(("Content-Length", str(len(entry.body))))
@@ -107,7 +107,7 @@ def _bodiless(
 
 
 def not_modified(conditions: Conditions, entry: Entry, now: int) -> bool:
-    """Whether the client holds what the entry holds.
+    """Tell whether the client holds what the entry holds.
 
     "A recipient MUST ignore If-Modified-Since if the request contains an If-None-Match header field" (13.1.3).
     """
@@ -125,27 +125,27 @@ def not_modified(conditions: Conditions, entry: Entry, now: int) -> bool:
 
 
 def etag_listed(text: str, etag: str | None) -> bool:
-    """Whether `If-None-Match` names an entity tag, by weak comparison (RFC 9110, sections 8.8.3.2 and 13.1.2)."""
-    if len(text) > _LONGEST:
+    """Tell whether `If-None-Match` names an entity tag, by weak comparison (RFC 9110, sections 8.8.3.2 and 13.1.2)."""
+    if len(text) > _MAX_LENGTH:
         return False
     if text.strip() == "*":
         return True
     if etag is None:
         return False
     wanted = etag.removeprefix("W/")
-    tags = islice(_ETAG.finditer(text), _MOST_TAGS)
+    tags = islice(_ETAG.finditer(text), _MAX_TAGS)
     return any(tag[0].removeprefix("W/") == wanted for tag in tags) or text.strip() == etag
 
 
 def range_applies(if_range: str | None, entry: Entry, now: int) -> bool:
-    """Whether `If-Range` lets the range count: by strong comparison (RFC 9110, section 13.1.5)."""
+    """Tell whether `If-Range` lets the range count, by strong comparison (RFC 9110, section 13.1.5)."""
     if if_range is None:
         return True
     if '"' in if_range:
         return entry.etag == if_range and not if_range.startswith("W/")
     if entry.last_modified is None or entry.last_modified != if_range:
         return False
-    # A date is strong where it is at least a second older than the response (section 8.8.2.2).
+    # A date is strong if it is at least a second older than the response (section 8.8.2.2).
     modified = parse_date(entry.last_modified, now // SECOND)
     date = parse_date(first(entry.fields, "date"), now // SECOND)
     return modified is not None and modified < (entry.received // SECOND if date is None else date)
@@ -155,8 +155,8 @@ def range_applies(if_range: str | None, entry: Entry, now: int) -> bool:
 
 
 def _of_whole(request: Request, entry: Entry, text: str, now: int, status: str) -> Response | None:
-    """One range of a complete response; the whole where several are asked for, or something else than bytes."""
-    match = _RANGE.fullmatch(text.strip()) if len(text) <= _LONGEST else None
+    """Return one range of a whole entry; all of it if several ranges are asked for, or units other than bytes."""
+    match = _RANGE.fullmatch(text.strip()) if len(text) <= _MAX_LENGTH else None
     if match is None or (match[2] and int(match[2]) < int(match[1])):
         return answer(request, entry, NO_CONDITIONS, now, status)
     total = len(entry.body)
@@ -173,9 +173,9 @@ def _of_whole(request: Request, entry: Entry, text: str, now: int, status: str) 
 
 
 def _of_part(request: Request, entry: Entry, text: str | None, now: int, status: str) -> Response | None:
-    """A part, or a narrower one of it, as it was really received."""
+    """Return a part that was received, or a narrower one of it."""
     part = entry.part
-    match = None if text is None or len(text) > _LONGEST else _RANGE.fullmatch(text.strip())
+    match = None if text is None or len(text) > _MAX_LENGTH else _RANGE.fullmatch(text.strip())
     if part is None or match is None:
         return None
     if text == entry.range_text:
@@ -216,7 +216,7 @@ def _partial(request: Request, entry: Entry, body: bytes, start: int, total: str
 
 
 def gateway_timeout(status: str) -> Response:
-    """For `only-if-cached`, where nothing that may be used is stored (RFC 9111, section 5.2.1.7)."""
+    """Return the answer to `only-if-cached` if no stored response may be used (RFC 9111, section 5.2.1.7)."""
     body = (
         b'{"type": "about:blank", "title": "Gateway Timeout", "status": 504, "detail": "Nothing is stored for this."}'
     )
@@ -228,6 +228,17 @@ def gateway_timeout(status: str) -> Response:
     return Response(504, Headers(fields), body)
 
 
-def pairs(headers: Headers) -> Fields:
-    """Header fields as an entry keeps them."""
-    return tuple(headers)
+def set_limits(response: Response, told: Response) -> None:
+    """Set the fields about limits as another response tells them: an entry has those of the caller it was made for."""
+    fields = [pair for pair in told.headers if pair[0].lower() in LIMIT_FIELDS]
+    for name in {name for name, _ in fields}:
+        response.headers.remove(name)
+    for name, value in fields:
+        response.headers.add(name, value)
+
+
+def strip_tags(response: Response) -> None:
+    """Remove the fields that are for caches and not for clients."""
+    for name in ("Cache-Tag", "Surrogate-Key"):
+        if name in response.headers:
+            response.headers.remove(name)

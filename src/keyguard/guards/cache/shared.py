@@ -2,19 +2,21 @@
 
 Keys, all of one URI in one pool, so that on a cluster they lie together:
 
-    rc:{place}|i{slot}          which variants a key has, the newest first
-    rc:{place}|v{slot}{id}      one variant, head and body in one value: whoever reads it has it whole
-    rc:{place}|!                when the URI was last invalidated, or first stored
-    rc:{place}|l{flight}        which process asks the app just now
+    rc:{uri}|i{slot}            which variants a key has, the newest first
+    rc:{uri}|v{slot}{id}        one variant, head and body in one value, so that a reader has it whole
+    rc:{uri}|!                  when the URI was last invalidated, or first stored
+    rc:{uri}|l{flight}          which process asks the app just now
     rc:purges|log, |v           what was purged by tag, by path or altogether, and when; and when that last changed
+
+`uri`, `slot` and `flight` are digests: of the URI, of the key, of what requests share that wait for each other.
 
 Rules:
 - A hit is one trip: the variant is asked for together with the rest, by the fields that the key varied by last time.
-- Nothing is deleted to invalidate it. A variant knows the store's time before its request went to the app; what was
-  invalidated or purged since is not used. So a response that was on its way during a purge does not come back after it.
-- Entries know when they came by the store's clock as well: a machine whose own is behind keeps none for longer.
-- Where the store's clock was set back, what is from the time to come has no place before or after a purge: it goes.
-- A server may evict what it likes. Where the mark of a URI, or the log of purges, has gone, what is older is not used.
+- Invalidating deletes nothing. A variant knows the store's time before its request went to the app, and is not used if
+  its URI was invalidated or purged since. So a response that was on its way during a purge does not come back after it.
+- Entries know when they came by the store's clock as well: a machine whose own clock is behind keeps none for longer.
+- If the store's clock was set back, an entry from the time to come is dropped: it is neither before nor after a purge.
+- A server may evict what it likes. If the mark of a URI or the log of purges has gone, older entries are not used.
 - All is written with a time to live, about a day at most.
 - A store that fails is a miss. These flows raise `StoreError`; the guard counts it and goes on.
 """
@@ -26,11 +28,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from keyguard.clock import SECOND
+from keyguard.digests import digest
 from keyguard.errors import StoreError
-from keyguard.guards.cache.entry import Entry, Variance, decode, encode
-from keyguard.guards.cache.key import Chosen, Target, digest, everywhere, place, variance_of
+from keyguard.guards.cache.entry import Entry, decode, encode
+from keyguard.guards.cache.key import Target
+from keyguard.guards.cache.purge import ALL_MARK, path_mark, tag_mark, uri_digest
 from keyguard.guards.cache.shared_ops import (
-    LONGEST,
+    MAX_TTL,
     PURGES,
     Enlist,
     Ensure,
@@ -42,12 +47,10 @@ from keyguard.guards.cache.shared_ops import (
     Stamp,
     listed,
     read_moment,
-    tag_mark,
 )
+from keyguard.guards.cache.variants import Chosen, Variance, variance_of
 from keyguard.ops import BestEffort, Op, Put, ReadWithTime
 from keyguard.request import Request
-
-SECOND = 1_000_000
 
 _HINTS = 10_000
 _RENEW_EVERY = 3600 * SECOND
@@ -55,7 +58,7 @@ _SKEW = 2 * SECOND  # less than that may be the trip to the store
 
 
 class Found(NamedTuple):
-    """What a look into the store brought."""
+    """The result of a look into the store."""
 
     since: int
     """The store's time."""
@@ -66,19 +69,19 @@ class Found(NamedTuple):
 
 
 class _Guess(NamedTuple):
-    """What a look expects."""
+    """A guess at what a look into the store brings."""
 
     slot: str
     start: str
-    """What the keys of all variants begin with."""
+    """The beginning of the keys of all variants."""
     names: tuple[str, ...]
     """The fields that the key varied by last time."""
     ids: list[str]
-    """The variant that matches then: whole, and as a part where one is asked for."""
+    """The variant that matches then: whole, and as a part if one is asked for."""
 
 
 class Shared:
-    """The store's half of a cache. Its flows await `BestEffort` steps, and raise `StoreError`."""
+    """The entries of a shared store. Its flows await `BestEffort` steps, and raise `StoreError`."""
 
     def __init__(self, max_variants: int) -> None:
         self.max_variants = max_variants
@@ -87,17 +90,17 @@ class Shared:
         self._purges_seen: bytes | None = None
         self._renewed = 0
         self._ahead = 0
-        """How far this machine's clock is ahead of the store's."""
+        """Microseconds by which this machine's clock is ahead of the store's."""
 
     async def look(self, request: Request, target: Target) -> Found:
-        """The variants that match, in one trip where the key varies by what it varied by last time."""
+        """Return the variants that match, in one trip if the key still varies by what it varied by last time."""
         guess, asked = self._asked(request, target)
         (seen,) = await BestEffort(ReadWithTime(*asked))
         return await self._found(request, target, guess, seen)
 
     def _asked(self, request: Request, target: Target) -> tuple[_Guess, list[str]]:
-        """What is guessed, and the keys to look at: three, and one for each variant that might be there."""
-        slot, pool = digest(target.key), place(target.host, target.uri)
+        """Return a guess and the keys to look at: three, and one for each variant that might be there."""
+        slot, pool = digest(target.key), uri_digest(target.host, target.uri)
         names = self._hints.get(slot, ())
         parts = (False, True) if request.header("range") is not None else (False,)
         ids = [_id(variance_of(request, names), part) for part in parts]
@@ -106,7 +109,7 @@ class Shared:
         return _Guess(slot, start, names, ids), keys
 
     async def _found(self, request: Request, target: Target, guess: _Guess, seen: Any) -> Found:
-        """What to make of the values of these keys."""
+        """Return what the values of these keys hold."""
         now, (version, mark, index, *values) = seen
         ahead = self._ahead = request.now() - now
         purges = await self._current_purges(version, now)
@@ -144,14 +147,14 @@ class Shared:
         return Found(now, entries, len(living) > len(wanted))
 
     async def keep(self, target: Target, entry: Entry, *also: Op[Any]) -> bool:
-        """Write an entry: first itself, then that it is there. What else is to be done then goes along.
+        """Write an entry, then that it is there, together with other operations that come after that.
 
-        False for an entry that was void before it was there: it was asked for before something was purged.
+        False if it was void before it was there: its URI was purged after the app was asked.
         """
-        slot, pool = digest(target.key), place(target.host, target.uri)
+        slot, pool = digest(target.key), uri_digest(target.host, target.uri)
         id = _id(entry.variance, entry.part is not None)
         entry.there = max(0, entry.received - self._ahead)
-        ttl = max(1, min(entry.usable_for(), LONGEST)) * SECOND
+        ttl = max(1, min(entry.usable_for(), MAX_TTL)) * SECOND
         names = [name for name, _ in entry.variance]
         enlist = Enlist(f"rc:{pool}|i{slot}", id, names, ttl, self.max_variants)
         mark = Ensure(f"rc:{pool}|!", entry.since - 1)
@@ -166,17 +169,17 @@ class Shared:
         return entry.since > invalidated and not _purged(purges, entry, target)
 
     async def drop(self, target: Target, entry: Entry) -> None:
-        """Take an entry away."""
-        slot, pool = digest(target.key), place(target.host, target.uri)
+        """Delete an entry."""
+        slot, pool = digest(target.key), uri_digest(target.host, target.uri)
         await BestEffort(Put(f"rc:{pool}|v{slot}{_id(entry.variance, entry.part is not None)}", None))
 
     def varies_by(self, target: Target) -> tuple[str, ...]:
-        """The request fields that a key varied by last time, as far as is known."""
+        """Return the request fields that a key varied by last time, as far as is known."""
         return self._hints.get(digest(target.key), ())
 
-    async def invalidate(self, places: Sequence[str]) -> int:
-        """Void all that is stored for some URIs. Returns the store's time after that."""
-        moments = await BestEffort(*[Stamp(f"rc:{pool}|!") for pool in places])
+    async def invalidate(self, uris: Sequence[str]) -> int:
+        """Void all that is stored for some URIs, by their digests. Returns the store's time after that."""
+        moments = await BestEffort(*[Stamp(f"rc:{pool}|!") for pool in uris])
         return int(max(moments)) + 1
 
     async def purge(self, marks: Sequence[str]) -> None:
@@ -184,7 +187,7 @@ class Shared:
         await BestEffort(Purge(marks))
 
     async def _current_purges(self, version: bytes | None, now: int) -> Purges:
-        """What was purged, as of this version at least."""
+        """Return the log of purges, as of this version at least."""
         due = version is None or not 0 <= now - self._renewed < _RENEW_EVERY
         if not due and version == self._purges_seen:
             return self._purges
@@ -214,9 +217,10 @@ class Shared:
     async def lease(
         self, request: Request, target: Target, flight: str, token: bytes, seconds: float
     ) -> tuple[bytes | None, Found]:
-        """Try to be the process that asks. `None`: this one is. `APART`: nobody waits. Else another one is.
+        """Try to become the process that asks. Returns who is, and what is there now.
 
-        And what is there now: whoever had the lease until a moment ago may have stored it.
+        The first is `None` if this process is, `HIT_FOR_MISS` if no process waits for another, else another's token.
+        The second matters because whoever had the lease until a moment ago may have stored the answer.
         """
         guess, asked = self._asked(request, target)
         lease = Lease(_lease_key(target, flight), token, round(seconds * SECOND))
@@ -227,33 +231,33 @@ class Shared:
         return there, await self._found(request, target, guess, seen)
 
     async def poll(self, request: Request, target: Target, flight: str) -> tuple[bytes | None, Found]:
-        """Who asks just now, and what is there."""
+        """Return which process asks just now, and what is there."""
         guess, asked = self._asked(request, target)
         ((now, (holder, *values)),) = await BestEffort(ReadWithTime(_lease_key(target, flight), *asked))
         return holder, await self._found(request, target, guess, (now, values))
 
-    async def release(self, target: Target, flight: str, token: bytes, *, apart: bool) -> None:
-        """Let another one ask."""
-        await BestEffort(Release(_lease_key(target, flight), token, apart=apart, last=False))
+    async def release(self, target: Target, flight: str, token: bytes, *, hit_for_miss: bool) -> None:
+        """Let another process ask; with `hit_for_miss`, all of them."""
+        await BestEffort(Release(_lease_key(target, flight), token, hit_for_miss=hit_for_miss, last=False))
 
     def releasing(self, target: Target, flight: str, token: bytes) -> Op[None]:
-        """The same as an operation that goes along with storing the answer, and comes after it."""
-        return Release(_lease_key(target, flight), token, apart=False, last=True)
+        """Return the same as an operation that goes along with storing the answer, and comes after it."""
+        return Release(_lease_key(target, flight), token, hit_for_miss=False, last=True)
 
 
 def new_token() -> bytes:
-    """What tells one leader from another."""
+    """Return what tells one leader from another."""
     return secrets.token_bytes(12)
 
 
 def _purged(purges: Purges, entry: Entry, target: Target) -> bool:
     if not purges.moments:  # nearly always: what follows are digests
         return purges.floor >= entry.since
-    return purges.after(entry.since, ["*", "u" + everywhere(target.uri), *map(tag_mark, entry.tags)])
+    return purges.after(entry.since, [ALL_MARK, path_mark(target.uri), *map(tag_mark, entry.tags)])
 
 
 def _lease_key(target: Target, flight: str) -> str:
-    return f"rc:{place(target.host, target.uri)}|l{flight}"
+    return f"rc:{uri_digest(target.host, target.uri)}|l{flight}"
 
 
 def _id(variance: Variance, part: bool) -> str:

@@ -1,6 +1,6 @@
-"""The operations by which processes share a cache: what must happen at once, whatever the store.
+"""The operations by which processes share a cache: each happens at once, on any store.
 
-They know nothing of requests. What a key holds is in `shared.py`; a value that is none of ours counts as none.
+They know nothing of requests. `shared.py` says what each key holds; a value of another form counts as none.
 """
 
 from __future__ import annotations
@@ -9,24 +9,23 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from keyguard.guards.cache.key import digest
+from keyguard.clock import SECOND
 from keyguard.ops import Change, Op
 
-SECOND = 1_000_000
-LONGEST = 86400
-"""Seconds that an entry stays in a shared store at most."""
+MAX_TTL = 86400
+"""Seconds for which an entry stays in a shared store at most."""
 
 PURGES = ("rc:purges|log", "rc:purges|v")
-APART = b"-"
-"""What stands in the place of a lease where nobody is to wait."""
+HIT_FOR_MISS = b"-"
+"""Stands instead of a lease for a key whose answers may not be stored: no process waits for another then."""
 
-_MARK_TTL = (LONGEST + 3600) * SECOND
-_MOST_PURGES = 1000
-_APART_TTL = 2 * SECOND
+_MARK_TTL = (MAX_TTL + 3600) * SECOND
+_MAX_PURGES = 1000
+_HIT_FOR_MISS_TTL = 2 * SECOND
 
 
 class Stamp(Op[int]):
-    """Note the store's time under a key. Evaluates to it; where the clock lags, to a moment after the last."""
+    """Note the store's time under a key. Evaluates to it; if the clock lags, to a moment after the last."""
 
     __slots__ = ()
 
@@ -39,7 +38,7 @@ class Stamp(Op[int]):
 
 
 class Ensure(Op[int]):
-    """Write a moment where there is none. Evaluates to the one that stands there then."""
+    """Write a moment if none is written. Evaluates to the one that stands there then."""
 
     __slots__ = ("moment",)
     likely = (None,)
@@ -57,19 +56,19 @@ class Ensure(Op[int]):
 class Enlist(Op[list[str]]):
     """Put a variant at the head of a key's list. Evaluates to the ids that fell off its end."""
 
-    __slots__ = ("id", "most", "names", "ttl")
+    __slots__ = ("id", "max", "names", "ttl")
 
-    def __init__(self, key: str, id: str, names: Sequence[str], ttl: int, most: int) -> None:
+    def __init__(self, key: str, id: str, names: Sequence[str], ttl: int, max: int) -> None:
         self.keys = (key,)
         self.id = id
         self.names = list(names)
         self.ttl = ttl
-        self.most = most
+        self.max = max
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[list[str], Sequence[Change]]:
         items = [item for item in listed(old[0]) if item[0] != self.id and item[2] > now]
         items.insert(0, [self.id, self.names, now + self.ttl])
-        kept, dropped = items[: self.most], items[self.most :]
+        kept, dropped = items[: self.max], items[self.max :]
         value = json.dumps(kept, separators=(",", ":")).encode()
         ttl = max(item[2] for item in kept) - now
         return [item[0] for item in dropped], [(self.keys[0], value, ttl, None)]
@@ -86,14 +85,14 @@ class Purge(Op[int]):
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[int, Sequence[Change]]:
         purges = Purges(old[0], old[1], now)
-        moment = _after(old[1], now)  # of two purges no two have one version, or others would miss the second
+        moment = _after(old[1], now)  # two purges never have one version, or other processes would miss the second
         for mark in self.marks:
             purges.note(mark, moment)
         return moment, [(PURGES[0], purges.encode(), _MARK_TTL, None), (PURGES[1], _moment(moment), _MARK_TTL, None)]
 
 
 class Renew(Op[tuple[bytes, bytes]]):
-    """Have what was purged outlive the entries. Where the store has lost that, what it still has is void."""
+    """Make the log of purges outlive the entries. If the store has lost it, all that is older is void."""
 
     __slots__ = ()
 
@@ -107,9 +106,10 @@ class Renew(Op[tuple[bytes, bytes]]):
 
 
 class Lease(Op[tuple[bytes | None, int]]):
-    """Become the one that asks the app. Evaluates to `None` for who is, else to what stands there; and to when.
+    """Become the process that asks the app. Evaluates to a holder and a moment.
 
-    When is 0 where it was tried without looking first: then it came before whatever went along with it.
+    The holder is `None` if it is this process, else the value that stands there. The moment is the store's time; 0 if
+    the lease was taken without looking first, so before anything that went along with it.
     """
 
     __slots__ = ("token", "ttl")
@@ -127,35 +127,36 @@ class Lease(Op[tuple[bytes | None, int]]):
 
 
 class Release(Op[None]):
-    """Stop being the one that asks; `apart` tells the others not to wait for the next one either.
+    """Stop being the process that asks; `hit_for_miss` tells the others not to wait for the next one either.
 
     `last`: it goes along with operations that look before they write, and must not overtake them.
     """
 
-    __slots__ = ("apart", "likely", "token")
+    __slots__ = ("hit_for_miss", "likely", "token")
 
-    def __init__(self, key: str, token: bytes, *, apart: bool, last: bool) -> None:
+    def __init__(self, key: str, token: bytes, *, hit_for_miss: bool, last: bool) -> None:
         self.keys = (key,)
         self.likely = None if last else (token,)
         self.token = token
-        self.apart = apart
+        self.hit_for_miss = hit_for_miss
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[None, Sequence[Change]]:
         if old[0] != self.token:
             return None, ()
-        change: Change = (self.keys[0], APART, _APART_TTL, None) if self.apart else (self.keys[0], None, None, None)
-        return None, [change]
+        if self.hit_for_miss:
+            return None, [(self.keys[0], HIT_FOR_MISS, _HIT_FOR_MISS_TTL, None)]
+        return None, [(self.keys[0], None, None, None)]
 
 
 class Purges:
-    """What was purged when, by mark: `*` for everything, `t` and a tag's digest, `u` and a path's."""
+    """The log of purges, by mark: `*` for everything, `t` and a tag's digest, `u` and a path's."""
 
     __slots__ = ("floor", "moments")
 
     def __init__(self, log: bytes | None = None, version: bytes | None = None, now: int = 0) -> None:
         found = _json(log)
         self.floor: int = 0
-        """Everything from before this moment counts as purged: more is not remembered."""
+        """Everything from before this moment counts as purged, since older purges are not remembered."""
         self.moments: dict[str, int] = {}
         if version is None or not _is_moment(version):
             self.floor = now  # a server may evict what it likes, and this is how it shows
@@ -165,31 +166,26 @@ class Purges:
             self.floor = read_moment(version)
 
     def note(self, mark: str, now: int) -> None:
-        """A purge, now."""
+        """Note a purge, now."""
         self.moments.pop(mark, None)
         self.moments[mark] = now
-        while len(self.moments) > _MOST_PURGES:
+        while len(self.moments) > _MAX_PURGES:
             self.floor = max(self.floor, self.moments.pop(next(iter(self.moments))))
 
     def encode(self) -> bytes:
-        """As a value."""
+        """Return the log as a value."""
         return json.dumps([self.floor, self.moments], separators=(",", ":")).encode()
 
     def after(self, since: int, marks: Sequence[str]) -> bool:
-        """Whether something with these marks was purged at or after a moment."""
+        """Tell whether something with these marks was purged at or after a moment."""
         return self.floor >= since or any(self.moments.get(mark, 0) >= since for mark in marks)
-
-
-def tag_mark(tag: str) -> str:
-    """What stands for a tag."""
-    return "t" + digest((tag,))
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
 def listed(value: bytes | None) -> list[list[Any]]:
-    """The items of an index; none of what is no index."""
+    """Return the items of an index; none if the value is not an index."""
     found = _json(value)
     return found if isinstance(found, list) and all(map(_is_item, found)) else []
 
@@ -223,13 +219,13 @@ def _is_moment(value: bytes | None) -> bool:
 
 
 def _after(value: bytes | None, now: int) -> int:
-    """Now, or right after the last moment, where the clock has been set back a little or stands still."""
+    """Return now, or right after the last moment if the clock has been set back a little or stands still."""
     last = read_moment(value)
-    return last + 1 if now <= last < now + LONGEST * SECOND else now
+    return last + 1 if now <= last < now + MAX_TTL * SECOND else now
 
 
 def read_moment(value: bytes | None) -> int:
-    """What `Stamp` wrote; 0 for nothing, and the end of all days for what it cannot have written."""
+    """Return the moment that `Stamp` wrote; 0 for none, and a very late one for a value that it cannot have written."""
     if value is None:
         return 0
     return int.from_bytes(value, "little", signed=True) if len(value) == 8 else 2**63

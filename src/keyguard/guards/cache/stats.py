@@ -1,41 +1,42 @@
-"""What a cache tells: counts, and why a response was stored or not."""
+"""Statistics of a cache, and the reasons why a response was stored or not."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-_NOTES = 2000
+_MAX_NOTES = 2000
 
 
 @dataclass(slots=True)
 class CacheCounts:
-    """What has happened since the start, in this process."""
+    """What a cache has done since the start, in this process."""
 
     hits: int = 0
     """Answers from the cache, without the app; stale and collapsed ones are among them."""
     misses: int = 0
-    """Requests that went to the app because nothing that could be used was stored."""
+    """Requests that went to the app because no entry could be used."""
     stale: int = 0
     """Answers that were stale: while they were refreshed, or because the app failed."""
     validated: int = 0
     """Stale entries that the app confirmed with a 304."""
     collapsed: int = 0
-    """Answers that another request's miss brought."""
+    """Answers that another request's miss has brought."""
     bypassed: int = 0
-    """Requests that the cache has nothing to do with."""
+    """Requests that the cache does not answer: other methods, `when`, `no-store` and the like."""
     stored: int = 0
     not_stored: int = 0
     invalidated: int = 0
-    """URIs that an unsafe method or a purge made void."""
+    """URIs that an unsafe method or a purge has made void."""
     errors: int = 0
-    """Operations of a shared store that failed; each was a miss, or something not stored."""
+    """Operations of a shared store that failed; each was a miss, or a response that was not stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """What a cache has done since the start, and what it holds, in this process."""
+    """What a cache has done since the start and what it holds, in this process."""
 
     hits: int
     misses: int
@@ -57,16 +58,16 @@ class CacheStats:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What became of the last response for a URL."""
+    """The reason why the last response for a URL was stored or was not."""
 
     stored: bool
     rule: str
     """The deciding rule, in words."""
     section: str
-    """Where that rule stands."""
+    """The section that has that rule; empty for a setting."""
     status: int | None = None
     lifetime: int | None = None
-    """Seconds that it is fresh from when it was generated; `None` where it is not stored."""
+    """Seconds for which it is fresh from when it was generated; `None` if it is not stored."""
 
     def __str__(self) -> str:
         head = "stored" if self.stored else "not stored"
@@ -74,7 +75,13 @@ class Explanation:
         return f"{head}: {self.rule} ({self.section}){tail}" if self.section else f"{head}: {self.rule}{tail}"
 
 
-NOTHING_KNOWN = Explanation(False, "no response for this URL has come by since the start, as far as is remembered", "")
+NOTHING_KNOWN = Explanation(
+    False, "no response for this URL has been seen since the start, as far as is remembered", ""
+)
+BYPASSED = Explanation(False, "the function `when` says that it does not go through the cache", "")
+AMBIGUOUS_URL = Explanation(False, "its URL or its Host cannot be read in one way", "RFC 9112, section 3.2")
+NO_COPY_ANSWERS = Explanation(False, "the request has a body, or a field to which no copy answers", "")
+NO_STORE = Explanation(False, "the request says no-store", "RFC 9111, section 5.2.1.5")
 
 
 class Reports:
@@ -86,21 +93,22 @@ class Reports:
         self._lock = threading.Lock()
 
     def renew(self) -> None:
-        """Called in a forked child."""
+        """Take a new lock, in a forked child."""
         self._lock = threading.Lock()
 
-    def note(self, place: str, explanation: Explanation) -> None:
-        """Remember what became of a response, by the digest of its URL: a URL may hold secrets."""
+    def note(self, digests: Iterable[str], explanation: Explanation) -> None:
+        """Remember what became of a response, by the digests of its URL: a URL may hold secrets."""
         with self._lock:
-            self._notes[place] = explanation
-            self._notes.move_to_end(place)
-            if len(self._notes) > _NOTES:
-                self._notes.popitem(last=False)
+            for digest in digests:
+                self._notes[digest] = explanation
+                self._notes.move_to_end(digest)
+                if len(self._notes) > _MAX_NOTES:
+                    self._notes.popitem(last=False)
 
-    def last(self, place: str) -> Explanation:
-        """The last note of a place."""
-        return self._notes.get(place, NOTHING_KNOWN)
+    def last(self, digest: str) -> Explanation:
+        """Return the last note of a URL."""
+        return self._notes.get(digest, NOTHING_KNOWN)
 
     def values(self) -> dict[str, int]:
-        """The counts by name."""
+        """Return the counts by name."""
         return {field.name: getattr(self.counts, field.name) for field in fields(self.counts)}

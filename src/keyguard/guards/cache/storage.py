@@ -1,54 +1,43 @@
-"""What a cache holds, and for whom: finding, keeping, invalidating and purging entries, in this process and shared."""
+"""The stored responses of a cache: finding, keeping, invalidating and purging them, in this process and shared."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from keyguard.clock import monotonic, wall_clock
+from keyguard.clock import SECOND, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
+from keyguard.flow import Flow
 from keyguard.guard import Surroundings
 from keyguard.guards.cache.entry import Entry
-from keyguard.guards.cache.flights import Flights
-from keyguard.guards.cache.key import (
-    Chosen,
-    Query,
-    Target,
-    everywhere,
-    place,
-    places_of,
+from keyguard.guards.cache.key import Target
+from keyguard.guards.cache.local import LocalCache
+from keyguard.guards.cache.purge import (
+    ALL_MARK,
+    RecentPurges,
+    digests_of,
+    path_digest,
+    path_mark,
     split_url,
+    tag_mark,
+    uri_digest,
 )
-from keyguard.guards.cache.local import Shelf
-from keyguard.guards.cache.policy import Asked, Settings
-from keyguard.guards.cache.request import CONDITIONS as CONDITIONS
-from keyguard.guards.cache.request import Asking
-from keyguard.guards.cache.shared import Found, Shared
-from keyguard.guards.cache.shared_ops import tag_mark
+from keyguard.guards.cache.request import CacheRequest, RequestReader
+from keyguard.guards.cache.settings import Bounds
+from keyguard.guards.cache.shared import Shared
 from keyguard.guards.cache.stats import CacheStats, Explanation, Reports
+from keyguard.guards.cache.variants import Chosen
 from keyguard.ops import Op
 from keyguard.request import Request
 from keyguard.response import ByteBudget
 from keyguard.run import arun_flow, run_flow
 
-SECOND = 1_000_000
-
-
-class Bounds(NamedTuple):
-    """How much a cache holds in one process."""
-
-    bytes: int
-    entries: int
-    variants: int
-    local_bytes: int
-    """Bytes in front of a shared store."""
-
 
 class Candidates(NamedTuple):
-    """What is stored for a request."""
+    """The entries that match a request."""
 
     since: int
-    """The store's time before it was looked for."""
+    """The store's time before it was asked."""
     whole: Entry | None
     part: Entry | None
     varied: bool
@@ -59,77 +48,78 @@ class Kept(NamedTuple):
     """What became of an entry that was to be stored."""
 
     told: bool
-    """Whether what else was to be done in the shared store was done."""
+    """Whether the operations that went along were done in the shared store."""
     void: bool
     """Whether another process had purged it before it was there: then it is stored nowhere."""
 
 
-class Holding(Asking):
-    """The stored half of a response cache."""
+class CacheStorage:
+    """The entries of one cache: those that this process holds, in front of a shared store if there is one."""
 
-    def __init__(
-        self, *, name: str, settings: Settings, by: str | None, query: Query, bounds: Bounds, local_ttl: int
-    ) -> None:
-        super().__init__(name, settings, by, query)
+    def __init__(self, reader: RequestReader, bounds: Bounds) -> None:
+        self.reader = reader
         self.bounds = bounds
-        self.local_ttl = local_ttl
-        """Microseconds for which what this process holds of a shared store is used without asking."""
-        self.room = ByteBudget(bounds.bytes)
+        self.budget = ByteBudget(bounds.bytes)
         """For the copies of bodies that are on their way."""
-        self.flights = Flights()
+        self.purges = RecentPurges()
         self.reports = Reports()
         self.shared: Shared | None = None
-        self.shelf = Shelf(bounds.bytes, bounds.entries, bounds.variants)
+        self.local = LocalCache(bounds.bytes, bounds.entries, bounds.variants)
         self._store: Any = None
         self._time = 0, 0.0
         """A moment by the stack's clock, and the same by one that is never set back."""
         self._on_the_wall = False
 
-    # -- put together by the stack --------------------------------------------------------------------------
-
     def attach(self, stack: Surroundings) -> None:
-        """Note where entries are kept, and where the guards of the stack read keys from.
+        """Note where entries are kept.
 
         Raises `ConfigurationError` for a cache that already belongs to a stack with another store.
         """
         if self._store is not None and self._store is not stack.store:
-            raise ConfigurationError(f"{self!r} belongs to a stack with another store already; make a second one")
+            raise ConfigurationError(
+                f"<ResponseCache {self.reader.name}> belongs to a stack with another store already; make a second one"
+            )
         self._store = stack.store
         self._on_the_wall = stack.clock is wall_clock
         if stack.shared and self.shared is None:
             self.shared = Shared(self.bounds.variants)
-            self.shelf = Shelf(self.bounds.local_bytes, self.bounds.entries, self.bounds.variants)
-        self._read_credentials(stack.sources)
+            self.local = LocalCache(self.bounds.local_bytes, self.bounds.entries, self.bounds.variants)
 
     def after_fork(self) -> None:
-        """Called in a forked child."""
-        self.room = ByteBudget(self.bounds.bytes)
-        self.shelf.renew()
-        self.flights.renew()
+        """Take new locks, in a forked child."""
+        self.budget = ByteBudget(self.bounds.bytes)
+        self.local.renew()
+        self.purges.renew()
         self.reports.renew()
+
+    @property
+    def max_entry_bytes(self) -> int:
+        """How large a body may be: in a cache of this process alone, not larger than all of it."""
+        limit = self.bounds.entry_bytes
+        return limit if self.shared is not None else min(limit, self.local.max_bytes)
 
     # -- what is stored -------------------------------------------------------------------------------------
 
     def note_time(self, now: int) -> None:
-        """Have what is held in this process run out if the clock was set back: how old it is cannot be known then."""
+        """Make all that this process holds stale if the clock was set back: its age cannot be known then."""
         before, steady = self._time
         passed, really = now - before, 0
         if self._on_the_wall:
             really = round((monotonic() - steady) * SECOND)
         if passed < -SECOND or (before and passed < really - SECOND):
             if self.shared is not None:  # which knows when an entry came by the store's clock
-                self.shelf.drop_where(lambda entry: True)
+                self.local.drop_where(lambda entry: True)
             else:
-                self.shelf.run_out(now)
+                self.local.expire_all(now)
         elif passed < SECOND:
             return
         self._time = now, monotonic()
 
-    async def find(self, request: Request, target: Target, asked: Asked) -> Candidates:
-        """What is stored for a request and may be used for its caller: in this process, else in the shared store."""
+    async def find(self, request: Request, target: Target, asked: CacheRequest) -> Candidates:
+        """Return the entries for a request that its caller may have: from this process, else from the shared store."""
         now = since = request.now()
         self.note_time(now)
-        slot = self.shelf.get(target.key)
+        slot = self.local.get(target.key)
         held = [] if slot is None else slot.entries
         chosen = Chosen(request)
         entries = [entry for entry in held if chosen.has(entry.variance)]
@@ -137,7 +127,7 @@ class Holding(Asking):
         if self.shared is not None:
             if not entries or any(self.old(entry, now) for entry in entries):
                 try:
-                    found: Found = await self.shared.look(request, target)
+                    found = await self.shared.look(request, target)
                 except StoreError:
                     self.reports.counts.errors += 1
                     return Candidates(0, None, None, False)
@@ -146,30 +136,31 @@ class Holding(Asking):
             else:
                 since = max(entry.since for entry in entries)
         varied = varied and not entries
-        if asked.credentials and self.by is None:
+        if asked.credentials and self.reader.by is None:
             entries = [entry for entry in entries if entry.open_to_credentials]
         whole = next((entry for entry in entries if entry.part is None), None)
         part = next((entry for entry in entries if entry.part is not None), None)
         return Candidates(since, whole, part, varied)
 
     def varies_by(self, target: Target) -> Sequence[str]:
-        """The request fields that responses for a target varied by last time, as far as is known."""
-        slot = self.shelf.get(target.key)
+        """Return the request fields that responses for a target varied by last time, as far as is known."""
+        slot = self.local.get(target.key)
         if slot is not None and slot.entries:
             return [name for name, _ in slot.entries[0].variance]
         return () if self.shared is None else self.shared.varies_by(target)
 
     def hold(self, request: Request, target: Target, entry: Entry, checked: int) -> None:
-        """Hold an entry in this process. `checked`: when it was known last that nothing of it is void."""
+        """Hold an entry in this process. `checked`: when it was last known not to be void."""
         entry.checked = checked
-        special = self.by is not None or self.elsewhere or entry.part is not None or entry.must_validate
-        if not special and entry.variance == () and not self.is_keyed(request):
+        reader = self.reader
+        special = reader.by is not None or reader.elsewhere or entry.part is not None or entry.must_validate
+        if not special and entry.variance == () and not reader.is_keyed(request):
             entry.address = request.address()
-        self.shelf.put(target.key, places_of(target), entry)
+        self.local.put(target.key, digests_of(target.host, target.uri), entry)
 
-    async def let_go(self, target: Target, entry: Entry) -> None:
+    async def drop(self, target: Target, entry: Entry) -> None:
         """Serve an entry no more."""
-        self.shelf.drop(target.key, entry)
+        self.local.drop(target.key, entry)
         if self.shared is not None:
             try:
                 await self.shared.drop(target, entry)
@@ -177,24 +168,36 @@ class Holding(Asking):
                 self.reports.counts.errors += 1
 
     def _take_over(self, request: Request, target: Target, held: list[Entry], found: list[Entry]) -> list[Entry]:
-        """Hold what the shared store has just shown, and nothing else that would match the same."""
+        """Hold the entries that the shared store has just shown, and no other that would match the same request."""
         now = request.now()
         if len(held) == len(found) and all(map(Entry.same_as, held, found)):
-            for entry in held:  # the same still
+            for entry in held:
                 entry.checked = now
             return held
         for entry in held:
-            self.shelf.drop(target.key, entry)
-        for entry in reversed(found):  # the newest last: what is held last goes first
+            self.local.drop(target.key, entry)
+        for entry in reversed(found):  # the newest last, since the one that is held last is used first
             self.hold(request, target, entry, now)
         return found
 
     def old(self, entry: Entry, now: int) -> bool:
-        """Whether the shared store has to be asked if it still holds an entry."""
-        return not 0 <= now - entry.checked < self.local_ttl
+        """Tell whether the shared store, if there is one, must be asked if it still holds an entry."""
+        return self.shared is not None and not 0 <= now - entry.checked < self.bounds.local_ttl
 
-    async def keep(self, request: Request, target: Target, entry: Entry, asked_at: int, *also: Op[Any]) -> Kept:
-        """Store an entry, in this process and where it is shared. `asked_at`: when the app was asked for it."""
+    def fresh_for(self, entry: Entry, now: int) -> int:
+        """Return the seconds for which an entry answers plain requests; 0 or less if it does not."""
+        self.note_time(now)
+        if entry.part is not None or entry.must_validate or self.old(entry, now):
+            return 0
+        return entry.ttl(now)
+
+    async def keep(
+        self, request: Request, target: Target, entry: Entry, asked_at: int, also: Sequence[Op[Any]]
+    ) -> Kept:
+        """Store an entry, in this process and in the shared store. `asked_at`: when the app was asked for it.
+
+        `also`: operations that go along to the shared store.
+        """
         entry.measure()
         told, void, checked = not also, False, asked_at
         if self.shared is not None and entry.since:
@@ -212,85 +215,80 @@ class Holding(Asking):
 
     # -- invalidation ---------------------------------------------------------------------------------------
 
-    async def invalidate(self, places: Sequence[str], now: int) -> int:
-        """Serve nothing any more that is stored for some URIs. Returns from when on entries are valid again."""
-        for where in places:
-            self.flights.outdate(where)
-            self.shelf.drop_place(where)
+    async def invalidate(self, uris: Sequence[str], now: int) -> int:
+        """Void all that is stored for some URIs, by their digests. Returns from when on entries are valid again."""
+        for digest in uris:
+            self.purges.note(digest)
+            self.local.drop_uri(digest)
         if self.shared is None:
             return now
         try:
-            return await self.shared.invalidate(places)
+            return await self.shared.invalidate(uris)
         except StoreError:
             self.reports.counts.errors += 1
             return 0
 
-    def purge(self, url: str | None = None, *, tag: str | None = None) -> None:
-        """Serve nothing any more that is stored for a URL, on one host or, for a path alone, on all; or under a tag.
-
-        Every process follows within `local_ttl` seconds. Raises `ValueError` for what is no URL, and `StoreError`
-        where a shared store cannot be told: then only this process has forgotten.
-        """
-        flow = self._purge(url, tag)
-        run_flow(self._store, flow)
-
-    async def apurge(self, url: str | None = None, *, tag: str | None = None) -> None:
-        """`purge`, without holding up the event loop."""
-        await arun_flow(self._store, self._purge(url, tag))
-
-    def purge_all(self) -> None:
-        """Serve nothing any more that is stored now."""
-        run_flow(self._store, self._purge_everything())
-
-    async def apurge_all(self) -> None:
-        """`purge_all`, without holding up the event loop."""
-        await arun_flow(self._store, self._purge_everything())
-
-    async def _purge(self, url: str | None, tag: str | None) -> None:
+    async def purge(self, url: str | None, tag: str | None) -> None:
+        """Void all that is stored for a URL, or under a tag. Raises `ValueError` and `StoreError`."""
         if (url is None) == (tag is None):
             raise ValueError("name a URL, or tag=...; purge_all() is for everything")
-        if not isinstance(url if tag is None else tag, str) or tag == "":
+        if isinstance(url, str):
+            await self._purge_url(url)
+        elif isinstance(tag, str) and tag:
+            await self._purge_tag(tag)
+        else:
             raise ValueError(f"a URL or a tag is a text, and one at a time, not {url if tag is None else tag!r}")
+
+    async def _purge_url(self, url: str) -> None:
+        host, uri = self._filed(url)
         self.reports.counts.invalidated += 1
-        if tag is not None:
-            self.flights.outdate(None)
-            self.shelf.drop_where(lambda entry: tag in entry.tags)
-            if self.shared is not None:
-                await self.shared.purge([tag_mark(tag)])
-            return
-        assert url is not None
-        host, uri = self._address(url)
-        where = everywhere(uri) if host is None else place(host, uri)
-        self.flights.outdate(where)
-        self.shelf.drop_place(where)
+        digest = path_digest(uri) if host is None else uri_digest(host, uri)
+        self.purges.note(digest)
+        self.local.drop_uri(digest)
         if self.shared is not None:
-            await (self.shared.purge(["u" + where]) if host is None else self.shared.invalidate([where]))
+            await (self.shared.purge([path_mark(uri)]) if host is None else self.shared.invalidate([digest]))
 
-    def _address(self, url: str) -> tuple[str | None, str]:
-        """Host and URI of a URL as this cache files it."""
+    async def _purge_tag(self, tag: str) -> None:
+        self.reports.counts.invalidated += 1
+        self.purges.note(None)  # the tags of responses that are on their way are not known yet
+        self.local.drop_where(lambda entry: tag in entry.tags)
+        if self.shared is not None:
+            await self.shared.purge([tag_mark(tag)])
+
+    async def purge_all(self) -> None:
+        """Void all that is stored. Raises `StoreError`."""
+        self.purges.note(None)
+        self.local.drop_where(lambda entry: True)
+        if self.shared is not None:
+            await self.shared.purge([ALL_MARK])
+
+    def run(self, flow: Flow[None]) -> None:
+        """Run one of these from a thread."""
+        run_flow(self._store, flow)
+
+    async def arun(self, flow: Flow[None]) -> None:
+        """Run one of these without holding up the event loop."""
+        await arun_flow(self._store, flow)
+
+    def _filed(self, url: str) -> tuple[str | None, str]:
+        """Return host and URI of a URL as this cache files it."""
         host, uri = split_url(url)
-        return host, self.query.filed(uri)
+        return host, self.reader.query.filed(uri)
 
-    async def _purge_everything(self) -> None:
-        self.flights.outdate(None)
-        self.shelf.drop_where(lambda entry: True)
-        if self.shared is not None:
-            await self.shared.purge(["*"])
-
-    # -- what it tells --------------------------------------------------------------------------------------
+    # -- reports ----------------------------------------------------------------------------------------------
 
     def stats(self) -> CacheStats:
-        """What it has done, and how full it is, in this process."""
-        shelf = self.shelf
+        """Return what the cache has done, and how full it is, in this process."""
+        local = self.local
         return CacheStats(
             **self.reports.values(),
-            evicted=shelf.evicted,
-            entries=shelf.count,
-            bytes=shelf.bytes,
-            max_bytes=shelf.max_bytes,
+            evicted=local.evicted,
+            entries=local.count,
+            bytes=local.bytes,
+            max_bytes=local.max_bytes,
         )
 
     def explain(self, url: str) -> Explanation:
-        """Why the last response for a URL, or for a path on any host, was stored or was not. Raises `ValueError`."""
-        host, uri = self._address(url)
-        return self.reports.last(everywhere(uri) if host is None else place(host, uri))
+        """Return why the last response for a URL, or for a path on any host, was stored or was not."""
+        host, uri = self._filed(url)
+        return self.reports.last(path_digest(uri) if host is None else uri_digest(host, uri))

@@ -315,8 +315,8 @@ class Steps:
         return Lease("rc:lease|1", self.token(), self.random.randrange(1, 3 * SECOND))
 
     def release(self) -> Op[Any]:
-        apart, last = self.random.random() < 0.3, self.random.random() < 0.5
-        return Release("rc:lease|1", self.token(), apart=apart, last=last)
+        hit_for_miss, last = self.random.random() < 0.3, self.random.random() < 0.5
+        return Release("rc:lease|1", self.token(), hit_for_miss=hit_for_miss, last=last)
 
     def token(self) -> bytes:
         return self.random.choice([b"one", b"one", b"two"])

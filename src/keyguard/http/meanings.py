@@ -1,8 +1,8 @@
-"""What the name of a request field means to a cache: who asks, for what, or that no copy answers.
+"""Names of header fields, and what they mean to a cache: who asks, for what, that no copy answers, or which request.
 
 Frameworks, their proxy middleware and servers let header fields change the method, the host or the path of what the app
-sees. There are many such fields and no registry, so names are read by the words in them. A field too many that is taken
-for one parts two requests that could have shared an answer; one that is missed lets whoever sends it poison an entry.
+sees. There are many such fields and no registry, so names are read by the words in them. A field that is wrongly taken
+for one of these keeps two requests from sharing an answer; one that is missed lets its sender poison an entry.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from keyguard.guards.cache.policy import names_request
 from keyguard.http.callers import PERHAPS as PERHAPS
 from keyguard.http.callers import SURELY as SURELY
 from keyguard.http.callers import named_by
@@ -37,11 +36,18 @@ _KEYED = re.compile(
 _NOT_KEYED = frozenset({"host", "referer", "origin", "access-control-request-method", "upgrade-insecure-requests"})
 _OF_CLIENT = re.compile(r"(?:for|by|ip|ips|addr|address|remote-port|client-port|source-port)$|sec-|content-|cf-ip")
 """Names that say where a request came from."""
+# Fields that name one request: a hit answers another one, whose name comes from the middleware that gives it.
+_OF_ONE_REQUEST = re.compile(
+    r"(?:[a-z0-9]+-)*(?:request|correlation|trace|span)-?(?:id|uuid|guid)|b3|x-b3-[a-z]+|baggage|cf-ray|sentry-trace|"
+    r"(?:[a-z0-9]+-)*trace(?:parent|state|response)|x-cloud-trace-context|server-timing|"  # which may hold one too
+    r"x-(?:req|unique|opaque|invocation|global-transaction|vercel|amz-cf)-id|x-amz-id-2|x-azure-ref|rndr-id",
+    re.IGNORECASE,
+)
 
 
 def meaning(name: str) -> int:
     """Tell what a request field means by its name, in lower case: some of `PERHAPS`, `SURELY`, `KEYED`, `UNCACHED`."""
-    return UNCACHED if len(name) > LONGEST_NAME else _meaning(name)  # nobody names a field so in earnest
+    return UNCACHED if len(name) > LONGEST_NAME else _meaning(name)  # no honest field has a name as long as that
 
 
 @lru_cache(maxsize=4096)
@@ -59,3 +65,8 @@ def _meaning(name: str) -> int:
     ):
         found |= KEYED
     return found
+
+
+def names_request(name: str) -> bool:
+    """Tell whether a response field is the id of the request that was answered, or of its trace."""
+    return _OF_ONE_REQUEST.fullmatch(name) is not None
