@@ -11,7 +11,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "keyguard"
 
 # A room may import from earlier lines only; a package is a room with all its modules.
 ARROW = [
-    "clock digests errors identity logs process record_head refusal",
+    "checks errors",
+    "clock digests identity logs process record_head refusal",
     "flow given http rates units",
     "ops response",
     "request run",

@@ -16,6 +16,7 @@ from functools import lru_cache
 from math import isfinite
 from typing import TypeAlias
 
+from keyguard.checks import is_number
 from keyguard.clock import SECOND
 from keyguard.errors import ConfigurationError
 
@@ -79,7 +80,7 @@ def _read(duration: object) -> int | None:
         return duration // timedelta(microseconds=1)
     if isinstance(duration, str):
         return _read_text(duration.strip())
-    if isinstance(duration, bool) or not isinstance(duration, (int, float)) or not isfinite(duration):
+    if not is_number(duration) or not isfinite(duration):
         return None
     return round(duration * SECOND)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
+from keyguard.checks import TCHAR
 from keyguard.errors import ConfigurationError
 
 # inet_pton knows what fits together; what may be written at all is said here, for some systems accept more.
@@ -212,7 +213,7 @@ def _members(value: str) -> Iterable[str]:
 
 
 # Possessive, so that no text takes longer than its length.
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_TOKEN = f"{TCHAR}++"
 _QUOTED = r'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e])*+"'
 _BLANKS = r"[ \t]*+"
 _PARAMETER = re.compile(rf"({_TOKEN})=({_TOKEN}|{_QUOTED})")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TypeAlias
 
+from keyguard.checks import is_token
 from keyguard.errors import ConfigurationError
 from keyguard.http.fields import MOST_KEYS, decoded
 from keyguard.request import Request
@@ -25,7 +26,6 @@ _LONGEST = 16384
 """Characters of a query or of all cookies that are looked at."""
 _UNREAD = "\0"
 """Stands for what is not looked at; no key is that."""
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 
 
 class Sources:
@@ -64,7 +64,7 @@ def _reader(name: str) -> Reader | None:
     if not isinstance(name, str):
         raise ConfigurationError(f"a source is a text such as 'x-api-key', not {name!r}")
     kind, colon, rest = name.partition(":")
-    if not _TOKEN.fullmatch(rest if colon else kind) or (colon and kind not in ("cookie", "query")):
+    if not is_token(rest if colon else kind) or (colon and kind not in ("cookie", "query")):
         raise ConfigurationError(f"{name!r} is no source: name a header field, 'cookie:name' or 'query:name'")
     if kind == "cookie" and colon:
         return _cookie(rest)

@@ -27,6 +27,7 @@ import zlib
 from collections.abc import Mapping
 from typing import TypeAlias
 
+from keyguard.checks import is_whole
 from keyguard.errors import ConfigurationError
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -201,7 +202,7 @@ def _from_environment() -> str | dict[int, str]:
 
 
 def _checked(version: object, secret: object) -> bytes:
-    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version <= 65535:
+    if not is_whole(version) or not 0 <= version <= 65535:
         raise ConfigurationError(f"a pepper's version is a number from 1 to 65535, or 0 for none, not {version!r:.20}")
     if version == 0:
         if secret:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from keyguard.checks import is_number
 from keyguard.clock import SECOND
 from keyguard.errors import KeyNotFound
 from keyguard.http.addresses import Networks
@@ -87,6 +88,6 @@ def moment_of(name: str, when: datetime | timedelta | None, now: int) -> int | N
 def span_of(overlap: timedelta | float) -> int:
     """Return an overlap in microseconds. Raises `ValueError` for what is none."""
     seconds = overlap.total_seconds() if isinstance(overlap, timedelta) else overlap
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 10**9:
+    if not is_number(seconds) or not 0 <= seconds < 10**9:
         raise ValueError(f"overlap is a timedelta or seconds, 0 or more, not {overlap!r}")
     return round(seconds * SECOND)

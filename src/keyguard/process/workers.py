@@ -14,6 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from keyguard.checks import is_whole
+from keyguard.errors import ConfigurationError
+
 _OPTIONS = {
     "gunicorn": ("--workers", "-w"),
     "hypercorn": ("--workers", "-w"),
@@ -27,6 +30,15 @@ _OPTIONS = {
 def seen_workers() -> int | None:
     """Return the number of processes that serve the app; `None` if nothing tells it."""
     return max([*_told_by_the_environment(), *_told_by_the_command_line(), *_told_by_the_server()], default=None)
+
+
+def checked_workers(workers: int | None, otherwise: int) -> int:
+    """Return how many processes serve the app: as told, as far as it can be seen, or `otherwise`."""
+    if workers is None:
+        return seen_workers() or otherwise
+    if not is_whole(workers) or workers < 1:
+        raise ConfigurationError(f"workers is the number of processes that serve the app, at least 1, not {workers!r}")
+    return workers
 
 
 def _told_by_the_environment() -> Iterator[int]:
@@ -77,5 +89,5 @@ def _number(told: object) -> Iterator[int]:
     if isinstance(told, str):
         told = told.strip()
         told = int(told) if told.isascii() and told.isdigit() and len(told) < 10 else None
-    if isinstance(told, int) and not isinstance(told, bool) and told >= 1:
+    if is_whole(told) and told >= 1:
         yield told

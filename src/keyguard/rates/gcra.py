@@ -12,6 +12,7 @@ due has come in time: the clock could not tell. What is faster than can be count
 
 from __future__ import annotations
 
+from keyguard.checks import is_whole
 from keyguard.errors import ConfigurationError
 from keyguard.rates.limit import NEVER, Limit, Taking
 from keyguard.rates.notation import LONGEST, parse_rates
@@ -31,7 +32,7 @@ def smooth(rate: str, burst: int = 1) -> Smooth:
     rates = parse_rates(rate)
     if len(rates) != 1:
         raise ConfigurationError(f"smooth() takes one rate, such as '10/second', not {rate!r}")
-    if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
+    if not is_whole(burst) or burst < 1:
         raise ConfigurationError(f"burst is a whole number of requests, at least 1, not {burst!r}")
     quota, period, text = rates[0]
     if burst * -(-period // quota) > LONGEST:

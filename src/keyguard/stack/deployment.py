@@ -11,7 +11,6 @@ from keyguard.given import given
 from keyguard.guard import Guard, declared
 from keyguard.logs import logger
 from keyguard.ops import Store, keep_decisions, tiers_of, traits_of
-from keyguard.process.workers import seen_workers
 from keyguard.stores import open_store
 from keyguard.stores.memory import MemoryStore
 
@@ -63,12 +62,3 @@ def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
             "memory://" if isinstance(alone[0], MemoryStore) else repr(alone[0]),
             ", and ".join(apart),
         )
-
-
-def checked_workers(workers: int | None) -> int:
-    """Return how many processes serve the app: as told, or as far as it can be seen."""
-    if workers is None:
-        return seen_workers() or 1
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ConfigurationError(f"workers is the number of processes that serve the app, at least 1, not {workers!r}")
-    return workers

@@ -18,9 +18,10 @@ from keyguard.http.addresses import ClientAddress
 from keyguard.logs import logger
 from keyguard.ops import Store, traits_of
 from keyguard.process.fork import renew_after_fork
+from keyguard.process.workers import checked_workers
 from keyguard.refusal import Refusal
 from keyguard.stack.counters import claim
-from keyguard.stack.deployment import checked_workers, named_store, store_of_values, tell_of_decisions, warn_of_workers
+from keyguard.stack.deployment import named_store, store_of_values, tell_of_decisions, warn_of_workers
 from keyguard.stack.needs import unmet_needs
 from keyguard.stack.order import arranged, check_guards, check_layers
 from keyguard.stack.settings import check_functions, checked_field_name, checked_prefix, checked_underscores
@@ -92,7 +93,7 @@ class Keyguard:
         self.guards = guards
         self._declared = [declared(guard) for guard in guards]
         self.store = open_store(named_store() if store is ... else store)
-        among = checked_workers(workers)
+        among = checked_workers(workers, 1)
         self._here = CircuitBreaker(self.store, workers=among, clock=clock, notify=on_health)
         # A store in memory cannot fail; a subclass of it may.
         self._watched = None if type(self.store) is MemoryStore else self._here

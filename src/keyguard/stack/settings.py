@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Literal
 
+from keyguard.checks import is_token
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes, is_async, is_blocking
 from keyguard.http.paths import Paths
 from keyguard.keys.credentials import Sources
-
-_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def check_functions(
@@ -41,7 +39,7 @@ def checked_prefix(prefix: str | Literal[False]) -> str | Literal[False]:
 
 def checked_field_name(name: str | None) -> str | None:
     """Return the name of the field in which refusals tell the request's id."""
-    if name is None or (isinstance(name, str) and _FIELD_NAME.fullmatch(name)):
+    if name is None or (isinstance(name, str) and is_token(name)):
         return name
     raise ConfigurationError(f"request_id_header is the name of a header field, not {name!r}")
 
@@ -60,7 +58,7 @@ def checked_underscores(
     kept = set()
     ours = {name.lower(): guard for guard, sources in readers for name in sources.names}
     for name in names:
-        if not isinstance(name, str) or "_" not in name or not _FIELD_NAME.fullmatch(name):
+        if not isinstance(name, str) or "_" not in name or not is_token(name):
             raise ConfigurationError(f"underscores names header fields with an underscore in them, not {name!r}")
         name = name.lower()
         for read in (*ours, forwarded.lower()):

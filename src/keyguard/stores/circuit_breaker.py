@@ -27,7 +27,7 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from keyguard.clock import Clock, monotonic
+from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import KeyguardError, StoreBusy, StoreError
 from keyguard.logs import frames, logger, plain
 from keyguard.ops import Demand, Op, Store, Take, Taken, traits_of
@@ -150,7 +150,7 @@ class Circuit:
                     return
                 part, since = False, self._close()
         if part:  # it may have been another part that answered
-            passed = (self._clock() - since) / 1_000_000
+            passed = (self._clock() - since) / SECOND
             log.warning("a part of the store has not failed for %d s, after %.1f s", QUIET, passed)
             self._tell()
         else:
@@ -237,7 +237,7 @@ class Circuit:
         return since
 
     def _tell_closed(self, since: int) -> None:
-        log.warning("the store answers again, after %.1f s", (self._clock() - since) / 1_000_000)
+        log.warning("the store answers again, after %.1f s", (self._clock() - since) / SECOND)
         self._tell()
 
     def _tell(self) -> None:

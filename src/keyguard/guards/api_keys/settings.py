@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from keyguard.checks import is_number
 from keyguard.clock import SECOND
 from keyguard.errors import ConfigurationError
 from keyguard.http.addresses import Networks
@@ -63,7 +64,7 @@ def stale_for(if_store_fails: Any, stale_if_error: Any) -> int:
         raise ConfigurationError(
             f"if_store_fails of APIKeys is 'local' or 'refuse', not {if_store_fails!r}: nobody is let in unknown"
         )
-    if isinstance(stale_if_error, bool) or not isinstance(stale_if_error, (int, float)):
+    if not is_number(stale_if_error):
         raise ConfigurationError(f"stale_if_error is a number of seconds, not {stale_if_error!r}")
     if not 0 <= stale_if_error <= 86400:
         raise ConfigurationError(f"stale_if_error is from 0 to 86400 seconds, not {stale_if_error!r}")

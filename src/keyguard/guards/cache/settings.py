@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from keyguard.checks import is_number, is_token, is_whole
 from keyguard.clock import SECOND
 from keyguard.errors import ConfigurationError
 from keyguard.request import Request
@@ -15,7 +16,6 @@ When: TypeAlias = "Callable[[Request], bool | Awaitable[bool]]"
 """A function of the request that says whether it goes through the cache."""
 
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_.*:/-]{0,63}")  # a Token of RFC 9651, section 3.3.4, and no longer than that
-_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +111,14 @@ def check_flags(**flags: object) -> None:
 
 def whole(name: str, value: object, min: int, max: int, unit: str) -> int:
     """Return a whole number, if it is within bounds."""
-    if isinstance(value, bool) or not isinstance(value, int) or not min <= value <= max:
+    if not is_whole(value) or not min <= value <= max:
         raise ConfigurationError(f"{name} is a whole number of {unit} from {min} to {max}, not {value!r}")
     return value
 
 
 def number(name: str, value: object, min: float, max: float) -> float:
     """Return a number of seconds, if it is within bounds; NaN is not."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not min <= value <= max:
+    if not is_number(value) or not min <= value <= max:
         raise ConfigurationError(f"{name} is a number of seconds from {min} to {max}, not {value!r}")
     return float(value)
 
@@ -145,6 +145,6 @@ def field_names(name: str, values: Iterable[str], *, lower: bool = True) -> tupl
     """Return a list of header field names; in lower case, unless they may name something else as well."""
     found = texts(name, values)
     for value in found:
-        if not _FIELD.fullmatch(value) or value == "*":
+        if not is_token(value) or value == "*":
             raise ConfigurationError(f"{name} is a list of header field names, not {value!r}")
     return tuple(dict.fromkeys(value.lower() if lower else value for value in found))

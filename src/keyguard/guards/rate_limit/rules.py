@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from keyguard.checks import is_whole
 from keyguard.clock import whole_seconds
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes
@@ -187,13 +188,13 @@ def checked_cost(cost: Any) -> Any:
     if callable(cost):
         check_takes("cost", cost, "the request")
         return cost
-    if isinstance(cost, bool) or not isinstance(cost, int) or cost < 0:
+    if not is_whole(cost) or cost < 0:
         raise ConfigurationError(f"cost is a whole number of units, 0 or more, or a function, not {cost!r}")
     return cost
 
 
 def whole_cost(cost: Any) -> int:
-    if isinstance(cost, bool) or not isinstance(cost, int) or cost < 0:
+    if not is_whole(cost) or cost < 0:
         raise ValueError(f"a cost function returned {type(cost).__name__}, not a whole number of units, 0 or more")
     return cost
 

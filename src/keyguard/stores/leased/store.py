@@ -27,10 +27,13 @@ from keyguard.flow import Wait
 from keyguard.ops import Op, Store, asked_in_loop, close_in_loop, traits_of
 from keyguard.process import exits as exits  # before what is registered below: stores are closed after it has run
 from keyguard.process.fork import check_process, renew_after_fork
-from keyguard.process.workers import seen_workers
+from keyguard.process.workers import checked_workers
 from keyguard.stores import open_store
 from keyguard.stores.leased.leases import Leases
 from keyguard.stores.places import place_of
+
+_WORKERS = 4
+"""How many processes share a store if nothing tells it: who leases has several, and more would take less at a time."""
 
 
 class Leased:
@@ -42,16 +45,12 @@ class Leased:
     """
 
     def __init__(self, store: str | Store, *, workers: int | None = None, clock: Clock | None = None) -> None:
-        if workers is None:
-            workers = seen_workers() or 4
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise ConfigurationError(f"workers is the number of processes that share the store, not {workers!r}")
         self.store: Any = open_store(store)
         if traits_of(self.store).limitations is not None:
             raise ConfigurationError(f"{self.store!r} takes nothing back: what is leased from it would be lost")
         self.timeout: float | None = traits_of(self.store).timeout
         self._patience = self.timeout or 0.1
-        self._leases = Leases(workers, clock or steady_clock())
+        self._leases = Leases(checked_workers(workers, _WORKERS), clock or steady_clock())
         renew_after_fork(self)
         _tiers.add(self)
 

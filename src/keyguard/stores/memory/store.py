@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keyguard.checks import is_whole
 from keyguard.clock import Clock, steady_clock
 from keyguard.errors import ConfigurationError
 from keyguard.ops import Op
@@ -33,7 +34,7 @@ class MemoryStore:
         clock: Clock | None = None,
         on_bound: Callable[[MemoryStats], None] | None = None,
     ) -> None:
-        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < _MIN_BYTES:
+        if not is_whole(max_bytes) or max_bytes < _MIN_BYTES:
             raise ConfigurationError(f"max_bytes is a whole number of bytes, at least {_MIN_BYTES}, not {max_bytes!r}")
         self._core = core = Core(clock or steady_clock(), max_bytes, on_bound)
         self.values = core.values

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+from keyguard.checks import is_number, is_whole
 from keyguard.clock import Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.ops import Op, Settle, Taken
@@ -71,9 +72,9 @@ class SQLiteStore:
             raise ConfigurationError(
                 f"{name!r} is no file that processes can share; use a path, or memory:// for this process alone"
             )
-        if not isinstance(timeout, (int, float)) or not 0 < timeout <= 60:
+        if not is_number(timeout) or not 0 < timeout <= 60:
             raise ConfigurationError(f"timeout is a number of seconds, above 0 and at most 60, not {timeout!r}")
-        if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < _MIN_CACHE:
+        if not is_whole(cache_bytes) or cache_bytes < _MIN_CACHE:
             raise ConfigurationError(
                 f"cache_bytes is a whole number of bytes, at least {_MIN_CACHE}, not {cache_bytes!r}"
             )
