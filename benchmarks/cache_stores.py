@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import redis
 import redis.asyncio
 from benchmarks.redis_store import ratios, tell
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 from keyguard import Keyguard, ResponseCache
 from keyguard.stores import open_store
@@ -218,7 +218,7 @@ def together(url: str, folder: Path, rounds: int) -> None:
     for number in range(rounds):
         notes = folder / f"notes{number}"
         own = f"{url}&namespace=t{number}" if url.startswith("redis") else f"sqlite:///{folder}/t{number}.db?timeout=1"
-        words = [sys.executable, "-m", "tests.cache_worker", own, "public", "200", "25", str(notes)]
+        words = [sys.executable, "-m", "tests.support.cache_worker", own, "public", "200", "25", str(notes)]
         workers = [
             subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for _ in range(4)

@@ -20,9 +20,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests import test_postgres_faults, test_redis_faults, test_sqlite_faults
-from tests.faulty import Seen, Service
-from tests.servers import Postgres, Proxy, RedisServer
+from tests.stores.postgres import test_faults as test_postgres_faults
+from tests.stores.redis import test_faults as test_redis_faults
+from tests.stores.sqlite import test_faults as test_sqlite_faults
+from tests.support.faulty import Seen, Service
+from tests.support.servers import Postgres, Proxy, RedisServer
 
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore

@@ -9,7 +9,7 @@ import asyncio
 import sys
 import time
 
-from tests import long_fields
+from tests.support import long_fields
 
 MOST = 8
 """How many times as long as an unknown field of the same size a field may take."""

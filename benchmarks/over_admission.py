@@ -18,8 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.faulty import admitted_by_processes
-from tests.servers import Postgres, RedisCluster, RedisServer
+from tests.support.faulty import admitted_by_processes
+from tests.support.servers import Postgres, RedisCluster, RedisServer
 
 from keyguard.ops import Demand, Take
 from keyguard.rates import window

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import redis
 import redis.asyncio
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 from keyguard.ops import Demand, Take
 from keyguard.rates import window

@@ -19,8 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.faulty import Service, flood
-from tests.servers import Postgres, RedisServer
+from tests.support.faulty import Service, flood
+from tests.support.servers import Postgres, RedisServer
 
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore

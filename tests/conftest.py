@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import Postgres, RedisCluster, RedisServer, shared
+from tests.support.servers import Postgres, RedisCluster, RedisServer, shared
 
 
 def pytest_collection_finish() -> None:

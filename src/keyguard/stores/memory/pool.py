@@ -1,6 +1,6 @@
 """The way that a request takes from the limits of a guard: fast path of `Take.apply`, same answers.
 
-`tests/test_pools.py` holds it to them. What it does not admit at once it leaves to the operation.
+`tests/stores/test_pools.py` holds it to them. What it does not admit at once it leaves to the operation.
 """
 
 from __future__ import annotations

@@ -1,0 +1,112 @@
+"""The house: which module may import which, and what importing keyguard costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[2] / "src" / "keyguard"
+
+# A room may import from earlier lines only; a package is a room with all its modules.
+ARROW = [
+    "checks errors",
+    "clock digests identity logs process record_head refusal",
+    "flow given http rates units",
+    "ops response",
+    "request run",
+    "conditions problem steps",
+    "counter_names keys",
+    "guard stores",
+    "guards",
+    "drivers",
+    "stack",
+    "asgi testing wsgi",
+    "cli",
+]
+LEVEL = {name: level for level, names in enumerate(ARROW) for name in names.split()}
+
+
+def modules() -> dict[Path, str]:
+    found = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        if parts not in (("__init__",), ("__main__",)):
+            found[path] = parts[0]
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, wherever in it: also for types alone, and inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in FILES else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name in FILES}
+
+
+def name_of(path: Path) -> str:
+    parts = ("keyguard", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(path): path for path in SOURCE.rglob("*.py")}
+
+
+def test_every_room_has_its_place() -> None:
+    assert set(modules().values()) == set(LEVEL)
+
+
+def test_imports_run_one_way() -> None:
+    wrong = []
+    for path, room in modules().items():
+        for other in {name.split(".")[1] for name in imported(path) if "." in name}:
+            if other != room and LEVEL[other] >= LEVEL[room]:
+                wrong.append(f"{path.relative_to(SOURCE)} imports {other}")
+    assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    needs = {name: imported(path) - {name} for name, path in FILES.items()}
+    while free := [name for name, others in needs.items() if not others & needs.keys()]:
+        for name in free:
+            del needs[name]
+    assert needs == {}
+
+
+def test_guards_do_not_import_each_other_and_perform_no_io() -> None:
+    features = {"api_keys", "ip_filter", "rate_limit", "cache"}
+    for path in (SOURCE / "guards").rglob("*.py"):
+        feature = path.relative_to(SOURCE / "guards").parts[0].removesuffix(".py")
+        if feature == "__init__":
+            continue
+        text = path.read_text()
+        for other in features - {feature}:
+            assert f"keyguard.guards.{other}" not in text, f"{path.name} imports {other}"
+        for word in ("import socket", "import time", "import os", "open(", "keyguard.stores", "keyguard.drivers"):
+            assert word not in text, f"{path.name}: {word}"
+
+
+def test_clocks_are_read_in_one_place() -> None:
+    for path in SOURCE.rglob("*.py"):
+        if path.stem not in ("clock", "demo"):
+            text = path.read_text()
+            for word in ("time.time", "time.monotonic", "perf_counter", "datetime.now"):
+                assert word not in text, f"{path.name} reads a clock"
+
+
+def test_importing_keyguard_is_light() -> None:
+    code = "import sys, keyguard, keyguard.wsgi; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"starlette", "werkzeug", "fastapi", "flask", "django", "limits", "redis", "psycopg", "asyncio", "sqlite3"}
+    assert set(done.stdout.split()) & heavy == set()
+
+
+def test_tests_stand_in_the_folder_of_what_they_test() -> None:
+    tests = Path(__file__).parents[1]
+    assert [path.name for path in tests.glob("test_*.py")] == []
+    assert [str(path) for path in tests.rglob("*.py") if not (path.parent / "__init__.py").exists()] == []

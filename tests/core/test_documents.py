@@ -1,0 +1,234 @@
+"""What README and the examples show is run."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyguard import APIKeys, ConfigurationError, Keyguard, open_store
+from keyguard.cli import main
+from keyguard.testing import play
+from tests.support.harness import Ask, aask, ask_wsgi
+from tests.support.servers import Postgres, RedisServer
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+SHELL = re.findall(r"```sh\n(.*?)```", README, re.S)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KEYGUARD_STORE", f"sqlite:///{tmp_path}/keyguard.db")
+    return tmp_path
+
+
+def example(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_the_python_blocks_of_the_readme_run(number: int, folder: Path) -> None:
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(PYTHON[number], f"README block {number}", "exec"), names)
+    if "app" in names and hasattr(names["app"], "wsgi_app"):
+        assert ask_wsgi(names["app"], Ask()).status == 401
+    elif "app" in names:
+        assert asyncio.run(aask(names["app"], Ask())).status == 401
+    elif "guard" in names and number > 2:
+        assert play(names["guard"], "/health").status == 200
+
+
+def test_the_readmes_keys_can_be_issued_rotated_and_revoked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (commands,) = [block for block in SHELL if "keys issue" in block]
+    known = ""
+    for line in commands.splitlines():
+        if not line.startswith("keyguard"):
+            continue
+        line = line.replace("4fK2mQ9xTzLb", known or "4fK2mQ9xTzLb")
+        assert main(shlex.split(line)[1:]) == 0
+        if "issue" in line or "rotate" in line:
+            known = capsys.readouterr().out.split("_")[2]
+    assert len(commands.splitlines()) == 5
+
+
+def test_the_readme_has_its_two_commands_and_ci_runs_them() -> None:
+    run, test = (
+        README.split(heading)[1].split("```sh\n")[1].split("```")[0] for heading in ("### Run it", "### Test it")
+    )
+    assert len(run.strip().splitlines()) == len(test.strip().splitlines()) == 1
+    script = (ROOT / ".ci" / "run").read_text()
+    assert 'readme_command "### Run it"' in script
+    assert 'readme_command "### Test it"' in script
+
+
+# -- examples ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "world"), [("fastapi_app", "asgi"), ("flask_app", "wsgi"), ("django_app", "both")])
+def test_the_app_examples_are_guarded(name: str, world: str, folder: Path) -> None:
+    if name == "django_app":  # settings are configured once in a process
+        code = (
+            "import sys, asyncio; sys.path[:0] = sys.argv[1:3]; import django_app as m; "
+            "from tests.core.test_documents import guarded; guarded(m.guard, m.application, m.asgi_application)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(ROOT), str(ROOT / "examples")],
+            capture_output=True,
+            text=True,
+            env={**os.environ},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return
+    module = example(name)
+    guarded(module.guard, *((module.app, None) if world == "wsgi" else (None, module.app)))
+
+
+def guarded(guard: Keyguard, wsgi: Any, asgi: Any) -> None:
+    """Public without a key, closed without one, open with one, and limited."""
+    key = guard.keys.issue("acme").key.reveal()
+    for ask in [lambda a: ask_wsgi(wsgi, a, lint=False)] * bool(wsgi) + [
+        lambda a: asyncio.run(aask(asgi, a, lint=False))
+    ] * bool(asgi):
+        assert ask(Ask("/health")).status == 200
+        assert ask(Ask("/items/7")).status == 401
+        answer = ask(Ask("/items/7", (("X-API-Key", key),)))
+        assert (answer.status, b"acme" in answer.body) == (200, True)
+        assert "key:10/second" in (answer.get("ratelimit") or "")
+        assert ask(Ask("/items/7", (("X-API-Key", key),), client="203.0.113.1")).status == 403
+        # A preflight runs no view, also where views run whatever the method.
+        asked = (("Origin", "https://a.test"), ("Access-Control-Request-Method", "GET"))
+        assert ask(Ask("/items/7", asked, method="OPTIONS")).status == 401
+
+
+def test_stacked_middleware(folder: Path) -> None:
+    from keyguard import KeyRegistry
+
+    module = example("stacked_middleware")
+    key = KeyRegistry(module.store).issue("acme").key.reveal()
+    keyed = Ask("/hello", (("X-API-Key", key),))
+    for ask in (lambda a: asyncio.run(aask(module.asgi_app, a)), lambda a: ask_wsgi(module.wsgi_app, a)):
+        assert ask(Ask("/hello")).status == 401
+        assert ask(Ask("/hello", client="203.0.113.1")).status == 403
+        assert ask(keyed).status == 200
+    assert '"key:100/minute";r=97' in (ask_wsgi(module.wsgi_app, keyed).get("ratelimit") or "")
+
+
+def test_custom_guard() -> None:
+    module = example("custom_guard")
+    assert play(module.guard, "/").header("x-in-flight") == "1"
+    closed = play(module.guard, "/", method="POST")
+    assert (closed.status, closed.header("retry-after")) == (503, "600")
+    full = Keyguard(module.InFlight(0))
+    assert b'"cause": "overload"' in play(full).body
+
+
+def test_custom_policy() -> None:
+    guard = example("custom_policy").guard
+    key = {"X-API-Key": "s3cret-of-ada"}
+    assert play(guard, "/items/1").status == 401
+    assert play(guard, "/items/1", headers=key).status == 200
+    assert play(guard, "/items/1", headers=key, method="POST").status == 403
+    assert play(guard, "/export", headers=key).status == 429
+
+
+def test_cached_app(folder: Path) -> None:
+    module = example("cached_app")
+
+    def ask(target: str, **more: Any) -> Any:
+        return asyncio.run(aask(module.app, Ask(target, **more), lint=False))
+
+    assert ask("/products").get("cache-status") == "keyguard; fwd=uri-miss; stored"
+    again = ask("/products")
+    assert (again.get("cache-status"), again.body) == ("keyguard; hit; ttl=60", b'{"tea":3,"coffee":5}')
+    assert ask("/products/tea?price=4", method="PUT").status == 401
+    writer = (("X-API-Key", module.guard.keys.issue("shop", scopes=["write"]).key.reveal()),)
+    assert ask("/products/tea?price=4", method="PUT", headers=writer).status == 200
+    assert ask("/products").body == b'{"tea":4,"coffee":5}'
+    key = module.guard.keys.issue("acme").key.reveal()
+    for _ in range(2):
+        mine = ask("/me", headers=(("X-API-Key", key),))
+        assert (mine.body, mine.get("cache-status")) == (b'{"caller":"acme"}', "keyguard; fwd=uri-miss")
+    assert b"nobody" in ask("/me").body
+
+
+def test_the_routes_of_the_readme_are_cached(folder: Path) -> None:
+    from keyguard import ResponseCache
+
+    (block,) = [block for block in PYTHON if "cache_control" in block]
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(block, "README", "exec"), names)
+    app = Keyguard(ResponseCache()).asgi(names["api"])
+    for target in ("/products", "/prices"):
+        states = [asyncio.run(aask(app, Ask(target))).get("cache-status") for _ in range(2)]
+        assert states[0] == "keyguard; fwd=uri-miss; stored"
+        assert "hit" in states[1]
+
+
+def test_the_readmes_cache_can_be_explained_counted_and_purged(
+    folder: Path, valkey: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (commands,) = [block for block in SHELL if "cache explain" in block]
+    url = f"{valkey.url}?namespace=readme-{folder.name}"
+    for line in commands.splitlines():
+        words = [url if word == "redis://localhost" else word for word in line.partition("#")[0].split()]
+        if "explain" in words:
+            assert main(words[1:]) == 1  # nobody listens there; `test_cli_cache.py` asks a server
+            assert "no answer from 127.0.0.1" in capsys.readouterr().err
+        else:
+            assert main(words[1:]) == 0, line
+
+
+def test_custom_store() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "custom_store.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "means what every store means" in done.stdout
+    text = (ROOT / "examples" / "custom_store.py").read_text()
+    body = text.split("class ShelveStore:")[1].split("\nguard =")[0]
+    assert len([line for line in body.splitlines() if line.strip()]) < 15
+
+
+def test_every_example_has_a_test() -> None:
+    mine = Path(__file__).read_text()
+    for path in (ROOT / "examples").glob("*.py"):
+        assert f'"{path.stem}' in mine or f"{path.stem}()" in mine or f"test_{path.stem}" in mine, path.name
+
+
+def test_the_readmes_stores_open(folder: Path) -> None:
+    for url in re.findall(r"\| `((?:memory|sqlite)://[^`]*)`", README):
+        open_store(url)
+    with pytest.raises(ConfigurationError):
+        open_store("redis-cluster-of-dreams://")
+
+
+def test_the_readmes_stores_can_be_made_checked_and_copied(
+    folder: Path, valkey: RedisServer, postgres: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (commands,) = [block for block in SHELL if "store init" in block]
+    Keyguard(APIKeys(), store=os.environ["KEYGUARD_STORE"]).keys.issue("acme")
+    real = {
+        "postgresql://localhost/app": f"{postgres.url}?schema=readme",
+        "redis://localhost": f"{valkey.url}?namespace=readme-{folder.name}",
+    }
+    for line in commands.splitlines():
+        words = [real.get(word, word) for word in line.partition("#")[0].split()]
+        assert main([*words[1:], *(["--steps", "100"] if "check" in words else [])]) == 0, line
+    assert "Both hold the same." in capsys.readouterr().err

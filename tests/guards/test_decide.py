@@ -1,0 +1,360 @@
+"""`decide`, the quick answer of a guard: the same as that of its `__call__`, and never in place of somebody's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import pytest
+
+from keyguard import APIKeys, IPFilter, Keyguard, RateLimit, Request, Response, ResponseCache
+from keyguard.guard import LONG, Mark, may_decide
+from keyguard.ops import Put
+from keyguard.request import Forward
+from keyguard.stores.memory import MemoryStore
+from keyguard.testing import ManualClock
+from tests.support.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
+
+WORLDS = {"asgi": (ask_asgi, asgi_app), "wsgi": (ask_wsgi, wsgi_app)}
+
+
+@pytest.fixture(params=WORLDS)
+def world(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def asked(world: str, guard: Keyguard, ask: Ask, app: Any = None) -> Answer:
+    send, usual = WORLDS[world]
+    return send(getattr(guard, world)(app or usual), ask)
+
+
+# -- subclasses -------------------------------------------------------------------------------------------------
+
+
+class OwnCall:
+    """Refuses all that it is asked about with a 418."""
+
+    async def __call__(self, request: Request, forward: Forward) -> Response:
+        return Response(418)
+
+
+class OwnPlainCall:
+    def __call__(self, request: Request) -> Response | None:
+        return Response(418)
+
+
+GUARDS: dict[str, Any] = {
+    "IPFilter": (IPFilter, {"deny": ["10.0.0.0/8"]}),
+    "APIKeys": (APIKeys, {}),
+    "RateLimit": (RateLimit, {"by": "ip"}),
+    "RateLimit by key": (RateLimit, {"by": "key"}),
+    "ResponseCache": (ResponseCache, {"ttl": 60}),
+}
+
+
+def made(kind: Any, options: dict[str, Any]) -> Any:
+    return kind("9/minute", **options) if issubclass(kind, RateLimit) else kind(**options)
+
+
+@pytest.mark.parametrize("own", [OwnCall, OwnPlainCall])
+@pytest.mark.parametrize("name", GUARDS)
+def test_a_subclass_with_a_call_of_its_own_is_called(world: str, name: str, own: type) -> None:
+    """Alone, between others, and twice: what is decided for its parent is not decided for it."""
+    kind, options = GUARDS[name]
+    guard = made(type("Own", (own, kind), {}), options)
+    clock = ManualClock()
+    keys = () if kind is APIKeys else (APIKeys(),)
+    stack = Keyguard(*keys, RateLimit("99/minute", name="other"), guard, store=MemoryStore(clock=clock), clock=clock)
+    ask = Ask("/", (("X-API-Key", stack.keys.issue("acme").key.reveal()),))
+    if kind is APIKeys:
+        ask = Ask()
+    assert [asked(world, stack, ask).status for _ in range(3)] == [418] * 3
+
+
+@pytest.mark.parametrize("name", ["take_at_once", "_bucket", "_counts", "_identity"])
+def test_a_limit_that_overrides_a_method_counts_by_it(world: str, name: str) -> None:
+    class Own(RateLimit):
+        pass
+
+    def refuse(*args: Any) -> Any:
+        raise ValueError("asked")
+
+    setattr(Own, name, refuse)
+    guard = Own("9/minute", by="key", paths=["/*"])
+    assert may_decide(RateLimit("9/minute"))
+    assert not may_decide(guard)
+    clock = ManualClock()
+    stack = Keyguard(APIKeys(), guard, store=MemoryStore(clock=clock), clock=clock)
+    ask = Ask("/", (("X-API-Key", stack.keys.issue("acme").key.reveal()),))
+    assert asked(world, stack, ask).status == 503  # its method was called
+
+
+def test_what_says_nothing_about_decisions_may_be_overridden() -> None:
+    class Named(APIKeys):
+        provides = frozenset({"identity", "team"})
+
+        def __init__(self) -> None:
+            super().__init__(optional=True)
+
+        def __repr__(self) -> str:
+            return "<Named>"
+
+        def helper(self) -> None: ...
+
+    assert may_decide(Named())
+    patched = APIKeys()
+    patched.admitted = print  # type: ignore[attr-defined]
+    assert may_decide(patched)
+    patched._verify = print  # type: ignore[method-assign, assignment]
+    assert not may_decide(patched)
+
+
+# -- both ways --------------------------------------------------------------------------------------------------
+
+
+def stacks(name: str, store: MemoryStore, clock: ManualClock) -> Keyguard:
+    plans = {"free": "3/minute", "pro": None}
+    guards: dict[str, list[Any]] = {
+        "key and limits": [
+            IPFilter(deny=["10.0.0.0/8"], paths=["/*"]),
+            APIKeys(public=["/open/*"], scopes=["read"]),
+            RateLimit("4/second; 9/minute", by="key", headers=["draft-11", "x-ratelimit"]),
+            RateLimit("7/minute", by="ip", paths=["/items/*"], methods=["GET"], name="items"),
+        ],
+        "limits outside": [
+            RateLimit("30/minute", by="ip"),
+            IPFilter(deny=["10.0.0.0/8"]),
+            RateLimit("5/second", by="ip", name="second", headers="x-ratelimit"),
+            APIKeys(optional=True, preflights=True),
+            RateLimit(plans=plans, default="free"),
+        ],
+        "a cache": [
+            RateLimit("60/minute", by="ip"),
+            APIKeys(optional=True),
+            ResponseCache(ttl=2, public=True),
+            RateLimit("9/minute", by="subject"),
+        ],
+        "a cache between limits": [
+            APIKeys(optional=True),
+            RateLimit("9/minute", by="subject"),
+            ResponseCache(ttl=2, serve_exhausted=True),
+        ],
+    }
+    return Keyguard(*guards[name], store=store, clock=clock, trusted_proxies=["192.0.2.0/24"])
+
+
+def _fields(path: str) -> list[tuple[str, str]]:
+    own = [("RateLimit", '"own";r=1;t=9'), ("RateLimit-Policy", '"own";q=1;w=9')] if path == "/items/own" else []
+    old = [("X-RateLimit-Limit", "9"), ("X-RateLimit-Remaining", "2"), ("X-RateLimit-Reset", "5")]
+    return [("content-type", "text/plain"), *own, *(old if path == "/items/old" else [])]
+
+
+def asgi_site(scope: Any, receive: Any, send: Any) -> Any:
+    async def run() -> None:
+        path = scope["path"]
+        if path == "/early":
+            raise LookupError(path)
+        if path != "/silent":
+            fields = [(name.lower().encode(), value.encode()) for name, value in _fields(path)]
+            await send({"type": "http.response.start", "status": status_of(path), "headers": fields})
+            await send({"type": "http.response.body", "body": path.encode()})
+
+    return run()
+
+
+def wsgi_site(environ: Any, start_response: Any) -> Any:
+    path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+    if path == "/early":
+        raise LookupError(path)
+    if path == "/silent":
+        return []
+    if path == "/late":
+        return late(path, start_response)
+    start_response(f"{status_of(path)} Answer", _fields(path))
+    return [path.encode()]
+
+
+def late(path: str, start_response: Any) -> Iterator[bytes]:
+    start_response("200 Answer", _fields(path))
+    yield path.encode()
+
+
+def status_of(path: str) -> int:
+    return {"/missing": 404, "/busy": 429, "/broken": 500}.get(path, 200)
+
+
+PATHS = "/ /items/1 /items/own /items/old /open/door /missing /busy /broken /early /late //items/1 /a%2Fb /items/%2e%2e"
+METHODS = "GET GET GET HEAD POST OPTIONS BREW"
+
+
+def random_ask(random: Random, keys: list[str]) -> Ask:
+    one, other = random.choice(keys), random.choice(keys)
+    credentials: list[list[tuple[str, str]]] = [
+        [],
+        [("X-API-Key", one)],
+        [("X-API-Key", one)],
+        [("Authorization", f"Bearer {one}")],
+        [("Authorization", f"bearer  {one} , Basic x")],
+        [("Authorization", "Bearer other.token"), ("X-API-Key", one)],
+        [("X-API-Key", one), ("X-API-Key", other)],
+        [("X-API-Key", f"{one},{other}")],
+        [("X-API-Key", one), ("Authorization", f"Bearer {one}")],
+        [("X-API-Key", one + "x")],
+        [("X-API-Key", "")],
+        [("X_API_Key", one)],
+    ]
+    more: list[list[tuple[str, str]]] = [
+        [],
+        [],
+        [],
+        [("X-HTTP-Method-Override", "POST")],
+        [("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT")],
+        [("X-Forwarded-For", "10.1.1.1")],
+        [("Cache-Control", "no-cache")],
+        [("Cookie", "a=1")],
+    ]
+    return Ask(
+        random.choice(PATHS.split()),
+        (("X-Request-ID", "one"), *random.choice(credentials), *random.choice(more)),
+        random.choice(METHODS.split()),
+        random.choice(["198.51.100.1", "198.51.100.1", "198.51.100.2", "10.1.1.1", "192.0.2.9", None]),
+    )
+
+
+@pytest.mark.parametrize("name", ["key and limits", "limits outside", "a cache", "a cache between limits"])
+def test_the_short_and_the_long_way_answer_alike(name: str, world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    short_store, long_store = MemoryStore(clock=clock), MemoryStore(clock=clock)
+    short = stacks(name, short_store, clock)
+    monkeypatch.setattr("keyguard.guard.may_decide", lambda guard: False)
+    long = stacks(name, long_store, clock)
+    issued = [
+        short.keys.issue("acme", plan="free", scopes=["read"]),
+        short.keys.issue("else", plan="pro", scopes=["read", "write"]),
+        short.keys.issue("none"),
+        short.keys.issue("near", scopes=["read"], networks=["198.51.100.1/32"]),
+    ]
+    keys = [each.key.reveal() for each in issued]
+    long_store.execute([Put(key, value) for key, value in short_store.scan("")])
+    site = asgi_site if world == "asgi" else wsgi_site
+    apps = [getattr(stack, world)(site) for stack in (short, long)]
+    for seed in range(400):
+        random = Random(f"{name} {seed}")
+        ask = random_ask(random, keys)
+        answers = [outcome(world, app, ask) for app in apps]
+        assert answers[0] == answers[1], (seed, ask)
+        clock.advance(random.choice([0, 0, 0, 0.1, 0.6, 2, 20]))
+        if seed == 300:
+            for stack in (short, long):
+                stack.keys.revoke(issued[0].record.id)
+
+
+def outcome(world: str, app: Any, ask: Ask) -> Any:
+    try:
+        answer = WORLDS[world][0](app, ask, lint=False)
+    except (LookupError, AssertionError) as error:
+        return type(error)
+    return answer.status, sorted(answer.headers), answer.body
+
+
+# -- marks ------------------------------------------------------------------------------------------------------
+
+
+class Marking:
+    """A guard that leaves a mark, and writes down what that is told."""
+
+    def __init__(self, told: list[str], name: str, fails: bool = False) -> None:
+        self.told, self.name, self.fails = told, name, fails
+
+    def decider(self, store: Any) -> Any:
+        def decide(request: Request) -> Any:
+            return LONG if request.method == "POST" else Told(self)
+
+        return decide
+
+    async def __call__(self, request: Request, forward: Forward) -> Response:
+        response = await forward(request)
+        self.told.append(f"{self.name} called")
+        return response
+
+
+class Told(Mark):
+    def __init__(self, guard: Marking) -> None:
+        self.guard = guard
+
+    def head(self, request: Request, response: Response) -> None:
+        self.guard.told.append(f"{self.guard.name} {response.status}")
+        response.headers.add("X-Told", self.guard.name)
+        if self.guard.fails:
+            raise ValueError("told")
+
+    def failed(self, request: Request, error: BaseException) -> Any:
+        async def note() -> None:
+            self.guard.told.append(f"{self.guard.name} {type(error).__name__}")
+
+        return note()
+
+
+def test_marks_are_told_the_innermost_first(world: str) -> None:
+    told: list[str] = []
+    guard = Keyguard(Marking(told, "outer"), lambda request: None, Marking(told, "inner"))
+    assert asked(world, guard, Ask()).all("x-told") == ["inner", "outer"]
+    assert told == ["inner 200", "outer 200"]
+    asked(world, guard, Ask(method="POST"))
+    assert told[2:] == ["inner called", "outer called"]
+
+
+def test_marks_are_told_of_a_refusal_further_in_and_of_a_failure(world: str) -> None:
+    told: list[str] = []
+
+    def refusing(request: Request) -> Response | None:
+        if request.path == "/fails":
+            raise ValueError(request.path)
+        return Response(403) if request.path == "/refused" else None
+
+    async def last(request: Request, forward: Forward) -> Response:
+        if request.path == "/fails-long":
+            raise LookupError(request.path)
+        return await forward(request)
+
+    guard = Keyguard(Marking(told, "outer"), Marking(told, "inner"), refusing, last)
+    assert [asked(world, guard, Ask(path)).status for path in ("/refused", "/fails", "/fails-long", "/")] == [
+        403,
+        503,
+        503,
+        200,
+    ]
+    assert told == [
+        *("inner 403", "outer 403"),
+        *("inner ValueError", "outer ValueError"),
+        *("inner LookupError", "outer LookupError"),
+        *("inner 200", "outer 200"),
+    ]
+
+
+def test_a_mark_that_fails_at_the_head_ends_in_a_503_whatever_the_app_makes_of_it(world: str) -> None:
+    for fails in ("outer", "inner"):
+        told: list[str] = []
+        guard = Keyguard(*[Marking(told, name, fails == name) for name in ("outer", "inner")])
+        assert asked(world, guard, Ask()).status == 503
+
+        async def swallowing(scope: Any, receive: Any, send: Any) -> None:
+            with pytest.raises(ValueError, match="told"):
+                await asgi_app(scope, receive, send)
+            with pytest.raises(ValueError, match="told"):
+                await asgi_app(scope, receive, send)
+
+        def swallowing_too(environ: Any, start_response: Any) -> Any:
+            for _ in range(2):
+                with pytest.raises(ValueError, match="told"):
+                    start_response("200 OK", [])
+            return [b"mine"]
+
+        app = swallowing if world == "asgi" else swallowing_too
+        assert asked(world, guard, Ask(), app).status == 503
+
+
+def test_a_plain_guard_that_answers_anything_else_lets_nobody_in(world: str) -> None:
+    for answer in (True, False, "no", LONG, Mark, ()):
+        assert asked(world, Keyguard(lambda request, answer=answer: answer), Ask()).status == 503  # type: ignore[misc]

@@ -1,0 +1,277 @@
+"""Every Lua script and every SQL statement is held to its meaning: programs with one mistake each are all noticed.
+
+The mistakes are made by rule from the files (`mutants.py`), so a script or a statement that is added has its own. Tried
+are so many of each, evenly over the file and always the same. What is not noticed must change nothing that anybody
+could see: `CHANGES_NOTHING` says by rule what that is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import pkgutil
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from hashlib import sha1
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyguard.clock import SECOND, Clock, ManualClock, monotonic
+from keyguard.errors import StoreError
+from keyguard.ops import Authenticate, Demand, Put, Read, Take
+from keyguard.rates import smooth, window
+from keyguard.stores.redis import RedisStore, calls
+from keyguard.stores.redis.demands import taken_of
+from keyguard.stores.redis.scripts import script_of
+from keyguard.stores.sqlite import SQLiteStore
+from keyguard.testing import check_store
+from tests.support import mutants
+from tests.support.servers import RedisServer
+
+LUA = Path(calls.__file__).parent / "lua"
+SCRIPTS = {str(path.relative_to(LUA)): path.read_text() for path in sorted(LUA.rglob("*.lua"))}
+STEPS = 250
+
+CHANGES_NOTHING: list[tuple[str, str]] = [
+    (
+        r"\bslack\b|'PEXPIRE'",
+        "for how long the server keeps a value beyond the expiry that stands in it: nobody reads it",
+    ),
+    (
+        r"\bREMEMBERED\b|\bMOST\b",
+        "how many decisions are known by their tokens, and for how long: more than are asked for",
+    ),
+    (r"if micros < \S+ then micros, ticks = ", "moments before 1970"),
+    (r"pack\('<I8I8', [01], micros\)", "the place of an expiry that is written later"),
+    (r"--> .*#left > 9 ", "no state has nine bytes: one of eight is empty, and the next has sixteen"),
+    (r"settle.lua:\d+ \[.*\] +return [01] ", "a result that nobody reads"),
+    (
+        r"--> .*(newest >= now|moved or (entry|pack)|cost >= 1 then taken|ttl >= lives)",
+        "what is written again as it stood",
+    ),
+    (r"--> .*key <= \?", "no key ends with the last character that there is"),
+    (r"_NEXT.*--> .*key >= \?", "a key that is tidied twice"),
+    (r"_NEXT.*\[no order\]", "what is found by the index of keys comes in their order anyway"),
+    (r"_DELETE_POOL.*--> .*key > \?", "no key consists of its pool alone"),
+    (r"_TOUCH.*--> .*used <= \?", "what is written again as it stood"),
+    (r"_OLDEST.*--> .*LIMIT 2", "one row is read of them"),
+    (r"_OLDEST.*--> .*rowid DESC", "the order of those that were used in the same minute"),
+]
+"""Patterns of mutants, and why a mistake there is none."""
+
+
+# -- Redis ------------------------------------------------------------------------------------------------------------
+
+
+def limits() -> Iterator[Any]:
+    yield window(5, 60 * SECOND, "5/minute")
+    yield window(50, 60 * SECOND, "50/minute")
+    yield smooth("5/minute", burst=5)
+    yield smooth("50000/second", burst=9)
+
+
+def check_lost_replies(make: Callable[[Clock], RedisStore]) -> None:
+    """A decision that is sent twice is made once; called off, it is undone or never made."""
+    for limit, cost, apart in itertools.product(limits(), (1, 2), (False, True)):
+        clock = ManualClock()
+        store = make(clock)
+        demands = [Demand("d", f"rl:{limit.code}|a", limit, cost)]
+        if apart:
+            demands.append(Demand("e", "rl:win7000000|b", window(50, 7 * SECOND, "50/7 seconds"), cost))
+        take, asking = Take(demands), Take([Demand(d.name, d.key, d.limit, 0) for d in demands])
+
+        def left(store: RedisStore = store, asking: Take = asking) -> list[int]:
+            return [taking[2] for taking in store.execute([asking])[0].takings]
+
+        def ask(call: Any, store: RedisStore = store) -> Any:
+            return calls.checked(store._ask([call], monotonic() + 10)[0])
+
+        whole = left()
+        call = next(store._wire.plan(take))[0]
+        first = taken_of(demands, ask(call))
+        used = [units - cost for units in whole]
+        clock.advance(microseconds=3)
+        again = taken_of(demands, ask(call))
+        assert not first.refused
+        assert not again.refused
+        assert [taking[2] for taking in again.takings] == left() == used or limit.text.startswith("50000")
+        store.execute([take])
+        before = left()
+        clock.advance(microseconds=3)
+        ask(call.sequel)
+        assert left() == [min(units + cost, most) for units, most in zip(before, whole, strict=True)]
+        ask(call.sequel)
+        assert left() == [min(units + cost, most) for units, most in zip(before, whole, strict=True)]
+        with suppress(StoreError):
+            taken_of(demands, ask(call))
+            raise AssertionError("what was called off was done")
+        never = next(store._wire.plan(take))[0]
+        before = left()
+        ask(never.sequel)
+        with suppress(StoreError):
+            taken_of(demands, ask(never))
+            raise AssertionError("what was called off beforehand was done")
+        assert left() == before
+        store.close()
+    clock = ManualClock()
+    store = make(clock)
+    guess = [Demand("g", "guess:win60000000|a", window(5, 60 * SECOND, "5/minute"))]
+    call = next(store._wire.plan(Authenticate("k|none", {0: b"d" * 32}, guess)))[0]
+    for _ in range(3):
+        assert calls.checked(store._ask([call], monotonic() + 10)[0])[0] == 0
+    (asked,) = store.execute([Take([Demand("g", "guess:win60000000|a", guess[0].limit, 0)])])
+    assert asked.takings[0][2] == 4, "sent three times, and it is one guess"
+    store._ask([call.sequel], monotonic() + 10)
+    (asked,) = store.execute([Take([Demand("g", "guess:win60000000|a", guess[0].limit, 0)])])
+    assert asked.takings[0][2] == 5
+    store.close()
+
+
+def check_server_time(server: RedisServer) -> None:
+    """By the server's own clock, and what is kept ends with its time."""
+    store = RedisStore(server.url, namespace=f"mutant{os.urandom(4).hex()}", timeout=1)
+    try:
+        limits = [window(50, 60 * SECOND, "50/minute"), window(5, 9 * SECOND, "5/9 seconds")]
+        (taken,) = store.execute([Take([Demand("d", f"rl:{limit.code}|a", limit) for limit in limits])])
+        assert abs(taken.at / SECOND - time.time()) < 60
+        store.execute([Put("k|ttl", b"x", 20 * SECOND)])
+        assert store.execute([Read("k|ttl")]) == [(b"x",)]
+        ends = sorted(server.ask("PTTL", name) for name in server.client().scan_iter(f"{store.namespace}:*"))
+        assert len(ends) == 2  # the counters of one caller lie together
+        assert 15_000 < ends[0] < 25_000
+        assert 55_000 < ends[1] < 80_000
+    finally:
+        store.clear()
+        store.close()
+
+
+def wrong_with_redis(server: RedisServer) -> bool:
+    """Whether a mistake is noticed."""
+    try:
+        check_store(RedisStore(server.url).scratch, steps=STEPS)
+        check_lost_replies(RedisStore(server.url).scratch)  # type: ignore[arg-type]
+        check_server_time(server)
+    except (AssertionError, StoreError, IndexError, TypeError):
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def own_redis() -> Iterator[RedisServer]:
+    """A server of one's own: a mistake that does not end would hold up others."""
+    with RedisServer() as server:
+        yield server
+
+
+def test_the_scripts_pass_as_they_are(own_redis: RedisServer) -> None:
+    assert not wrong_with_redis(own_redis)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script(script: str, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = mutants.of_lua(script, SCRIPTS[script])
+    assert len(made) >= 5
+    alive = []
+    for mutant in mutants.sample(made, 11 if script in ("decisions.lua", "kinds/window.lua") else 7):
+        texts = {**SCRIPTS, script: mutant.text}
+
+        def text_of(name: str, texts: dict[str, str] = texts) -> tuple[bytes, bytes]:
+            text = script_of(name, {file.removesuffix(".lua"): part.encode() for file, part in texts.items()})
+            return text, sha1(text).hexdigest().encode()
+
+        monkeypatch.setattr(calls, "script_text", text_of)
+        if not wrong_with_redis(own_redis):
+            alive.append(mutant)
+        assert own_redis.ask("PING"), "it is not held up: what follows is noticed for its own mistake"
+    assert mutants.survivors(alive, CHANGES_NOTHING) == ""
+
+
+# -- SQLite -----------------------------------------------------------------------------------------------------------
+
+
+def sqlite_statements() -> dict[str, tuple[Any, str, str]]:
+    """By name: the module, the attribute, and the statement."""
+    found = {}
+    package = importlib.import_module(SQLiteStore.__module__.rpartition(".")[0])
+    for place in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{place.name}")
+        for name, value in vars(module).items():
+            if isinstance(value, str) and re.match(r"\s*(SELECT|REPLACE|INSERT|DELETE|UPDATE)\b", value):
+                found[f"{module.__name__.rpartition('.')[2]}.{name}"] = (module, name, value)
+    return found
+
+
+def check_room(folder: Path) -> None:
+    """Cached responses stay within their bound; what was used leaves last, a pool as a whole; nothing else leaves."""
+    clock = ManualClock()
+    path = folder / f"room{os.urandom(4).hex()}.db"
+    store = SQLiteStore(path, cache_bytes=1024 * 1024, clock=clock)
+    try:
+        store.execute([Put("k|key", b"kept"), Put("rc:purges|log", b"kept")])
+        for table, pool in (("cached", "rc:tidy"), ("entries", "k|tidy")):
+            for number in range(700):  # now and then what has lapsed is looked for
+                store.execute([Put(f"{pool}|{number:03d}", b"x", SECOND if number % 2 else 7200 * SECOND)])
+            clock.advance(2)
+            assert len(store.scan(pool)) == 350
+            for number in range(450):
+                store.execute([Put(f"{pool}|zzz", str(number).encode(), 7200 * SECOND)])
+            with closing(sqlite3.connect(path)) as connection:
+                ((rows,),) = connection.execute(f"SELECT count(*) FROM {table} WHERE key LIKE '{pool}%'")
+            assert rows == 351
+        pools = [f"rc:{number:02d}" for number in range(30)]
+        for pool in pools:
+            store.execute([Put(f"{pool}|a", b"x" * 40_000, 3600 * SECOND), Put(f"{pool}|b", b"mark", 3600 * SECOND)])
+            clock.advance(61)
+            store.execute([Read(f"{pools[0]}|a", f"{pools[0]}|b")])
+        there = {key for key, _ in store.scan("rc:")}
+        kept = [pool for pool in pools if f"{pool}|a" in there]
+        assert "rc:purges|log" in there
+        assert store.execute([Read("k|key")]) == [(b"kept",)]
+        assert kept[0] == pools[0], "it was used all the time"
+        assert kept[1:] == pools[-len(kept) + 1 :], "of the others the latest"
+        assert 10 <= len(kept) <= 26
+        assert [f"{pool}|b" in there for pool in pools] == [pool in kept for pool in pools], "a pool leaves as a whole"
+    finally:
+        store.close()
+
+
+def check_operations(folder: Path) -> None:
+    numbers = itertools.count()
+    made = os.urandom(4).hex()
+    check_store(lambda clock: SQLiteStore(folder / f"{made}{next(numbers)}.db", 5.0, clock=clock), steps=400)
+
+
+UPKEEP = {"_TOUCH", "_BYTES", "_OLDEST", "_DELETE_POOL", "_NEXT"}
+"""Statements that hardly any answer hangs on: their mistakes are shown to `check_room` first."""
+
+
+def wrong_with_sqlite(folder: Path, name: str = "") -> bool:
+    try:
+        for check in (check_room, check_operations) if name in UPKEEP else (check_operations, check_room):
+            check(folder)
+    except (AssertionError, StoreError, IndexError, TypeError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("statement", sqlite_statements())
+def test_every_statement_of_sqlite(statement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, name, text = sqlite_statements()[statement]
+    all_made = mutants.of_sql(statement, text)
+    assert len(all_made) >= 2
+    alive = []
+    for mutant in mutants.sample([one for one in all_made if mutants.survivors([one], CHANGES_NOTHING)], 3):
+        monkeypatch.setattr(module, name, mutant.text)
+        if not wrong_with_sqlite(tmp_path, name):
+            alive.append(mutant)
+    assert mutants.survivors(alive, CHANGES_NOTHING) == ""
+
+
+def test_the_statements_of_sqlite_pass_as_they_are(tmp_path: Path) -> None:
+    assert not wrong_with_sqlite(tmp_path)

@@ -1,0 +1,58 @@
+"""A server that is told to stop leaves nothing unclosed, unawaited or unfinished behind: Python would say so."""
+
+from __future__ import annotations
+
+import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from keyguard.stores.postgres import PostgresStore
+from tests.support.neighbours import ASGI_SERVERS, WSGI_SERVERS, served
+from tests.support.servers import Postgres, RedisServer
+
+pytestmark = pytest.mark.slow
+
+_COMPLAINTS = re.compile(
+    r"ResourceWarning|RuntimeWarning|never awaited|never retrieved|Task was destroyed|Exception ignored|unclosed|"
+    r"Traceback|Fatal Python error|leaked"
+)
+SERVERS = {
+    **{f"{name}, asgi": (command, "asgi") for name, command in ASGI_SERVERS.items()},
+    **{f"{name}, wsgi": (command, "wsgi") for name, command in WSGI_SERVERS.items()},
+    "uvicorn without lifespan, asgi": ([*ASGI_SERVERS["uvicorn"], "--lifespan=off"], "asgi"),
+}
+
+
+@pytest.fixture(scope="module")
+def migrated(postgres: Postgres) -> str:
+    store = PostgresStore(postgres.url)
+    store.migrate()
+    store.close()
+    return postgres.url
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_nothing_is_left_behind(name: str, tmp_path: Path, valkey: RedisServer, migrated: str) -> None:
+    """Each store by itself is looked at in `test_exits_plain.py`."""
+    command, app = SERVERS[name]
+    stores = ["memory://", f"sqlite:///{tmp_path}/exit.db?timeout=5", f"{valkey.url}?timeout=1"]
+    if "trio" not in name:
+        stores.append(f"{migrated}?timeout=1")  # which needs asyncio
+    kinds = [store.partition(":")[0] for store in stores]
+    words = {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "default::ResourceWarning,default::RuntimeWarning"}
+    with served(
+        command, f"tests.support.served_exits:{app}", tmp_path, KEYGUARD_STORES=" ".join(stores), **words
+    ) as server:
+        paths = [f"/{kind}/{age}" for kind in kinds for age in ("fresh", "stale")]
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(2):
+                statuses = list(pool.map(lambda path: server.get(path)[0], paths * 4))
+                assert set(statuses) == {200}, server.log
+        stored = server.get(f"/{kinds[-1]}/fresh")[2]["cache-status"]
+        assert "hit" in stored, stored
+        log = server.stop(signal.SIGINT if "uvicorn" in name else signal.SIGTERM)
+    found = [line for line in log.splitlines() if _COMPLAINTS.search(line)]
+    assert found == [], log

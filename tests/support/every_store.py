@@ -1,0 +1,40 @@
+"""A new, empty store of each kind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyguard.stores import open_store
+from keyguard.stores.memory import MemoryStore
+from tests.support.servers import Postgres, RedisCluster, RedisServer
+
+KINDS = ["memory", "sqlite", "redis", "cluster", "postgresql"]
+SHARED = KINDS[1:]
+
+
+def url_of(kind: str, request: pytest.FixtureRequest, folder: Path, name: str = "keys", timeout: int = 1) -> str:
+    """The URL of a store that others can open as well."""
+    place = re.sub(r"\W", "_", f"{name}_{folder.name}")[:40]
+    if kind == "sqlite":
+        return f"sqlite:///{folder}/{name}.db?timeout={timeout}"
+    if kind == "postgresql":
+        postgres: Postgres = request.getfixturevalue("postgres")
+        url = f"{postgres.url}?schema={place}&timeout={timeout}"
+        opened: Any = open_store(url)
+        opened.migrate()
+        opened.close()
+        return url
+    server: RedisServer | RedisCluster = request.getfixturevalue("valkey" if kind == "redis" else "cluster")
+    return f"{server.url}?namespace={place}&timeout={timeout}"
+
+
+def store_of(kind: str, request: pytest.FixtureRequest, folder: Path, name: str = "keys") -> Any:
+    """A store of that kind, closed when the test has ended."""
+    store: Any = MemoryStore() if kind == "memory" else open_store(url_of(kind, request, folder, name))
+    if hasattr(store, "close"):
+        request.addfinalizer(store.close)
+    return store
