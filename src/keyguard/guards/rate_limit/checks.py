@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
-from keyguard.guard import Decide, Guard, Mark, may_decide, within
-from keyguard.guards.rate_limit import rules as settings
+from keyguard.guard import Decide, Guard, may_decide, within
+from keyguard.guards.rate_limit.at_once import Joined, deciding
 from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited, without_store
-from keyguard.ops import Demand, Take, Taken
+from keyguard.ops import Take, Taken
 from keyguard.problem import refuse_ambiguous, refuse_busy
 from keyguard.request import Forward, Request
 from keyguard.response import Response
-
-KEPT = 4096
-"""Operations that are ready for the next request of the same caller."""
 
 
 class Limiting(Guard):
@@ -60,53 +57,21 @@ class Limiting(Guard):
         return await within((Charge(taken),), request, forward)
 
 
-def deciding(limiting: Limiting, store: Any) -> Decide | None:
-    """Return what takes from a store that answers at once, if it is known at once what a request takes."""
-    if store is None or not limiting.fixed:
-        return None
-    execute, take_at_once = store.execute, limiting.take_at_once
-
-    def decide(request: Request) -> Response | Mark | None:
-        if request.method == "OPTIONS" and request.findings.preflight:
-            return None  # nothing is known of its caller
-        try:
-            take = take_at_once(request)
-        except AmbiguousPath:
-            return refuse_ambiguous(request)
-        if take is None:
-            return None
-        taken: Taken = execute((take,))[0]
-        return refuse_limited(request, taken) if taken.refused else Charge(taken)
-
-    return decide
-
-
 class RateLimitGroup(Limiting):
     """Rate limits that stand next to each other: one operation takes from all of them, or from none."""
 
-    def __init__(self, limits: Sequence[Limiting]) -> None:
+    def __init__(self, limits: Sequence[Any]) -> None:
         self.limits = tuple(limits)
         self.fixed = all(limit.fixed for limit in limits)
-        self._ready: dict[tuple[Take, ...], Take] = {}
+        self._joined = Joined()
 
     def decider(self, store: Any) -> Decide | None:
-        return deciding(self, store) if all(map(may_decide, self.limits)) else None
+        return deciding(self.limits, store) if all(map(may_decide, self.limits)) else None
 
     def take_at_once(self, request: Request) -> Take | None:
-        takes = []
-        for limit in self.limits:
-            asked = limit.take_at_once(request)
-            if asked is not None:
-                takes.append(asked)
-        if len(takes) < 2:
-            return takes[0] if takes else None
-        together = tuple(takes)
-        joined = self._ready.get(together)
-        if joined is None:
-            if len(self._ready) >= KEPT:
-                self._ready.clear()
-            joined = self._ready[together] = _joined(together)
-        return joined
+        asked = [limit.take_at_once(request) for limit in self.limits]
+        takes = [take for take in asked if take is not None]
+        return self._joined.take(takes) if takes else None
 
     async def chosen_take(self, request: Request) -> Take | None:
         takes = []
@@ -114,19 +79,4 @@ class RateLimitGroup(Limiting):
             asked = limit.take_at_once(request) if limit.fixed else await limit.chosen_take(request)
             if asked is not None:
                 takes.append(asked)
-        return _joined(takes) if takes else None
-
-
-def take_of(rules: Sequence[settings.Rule], bucket: str, cost: int) -> Take:
-    demands = [Demand(rule.name, rule.prefix + bucket, rule.limit, cost) for rule in rules]
-    return Take(settings.RuleDemands(rules, demands))
-
-
-def _joined(takes: Sequence[Take]) -> Take:
-    rules: list[settings.Rule] = []
-    demands: list[Demand] = []
-    for take in takes:
-        assert isinstance(take.demands, settings.RuleDemands)
-        rules += take.demands.rules
-        demands += take.demands
-    return Take(settings.RuleDemands(rules, demands))
+        return self._joined.take(takes) if takes else None

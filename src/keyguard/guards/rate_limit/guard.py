@@ -22,7 +22,8 @@ from keyguard.errors import ConfigurationError
 from keyguard.flow import call, check_takes, is_async
 from keyguard.guard import Decide
 from keyguard.guards.rate_limit import rules as settings
-from keyguard.guards.rate_limit.checks import KEPT, Limiting, deciding, take_of
+from keyguard.guards.rate_limit.at_once import deciding
+from keyguard.guards.rate_limit.checks import Limiting
 from keyguard.http.fields import METHOD_OVERRIDES
 from keyguard.identity import UNKNOWN, Identity
 from keyguard.ops import Take
@@ -115,7 +116,7 @@ class RateLimit(Limiting):
         self.if_store_fails = settings.checked_failure_mode(if_store_fails)
         self.choose: Callable[[Request], Any] | None = None
         self.rules: tuple[settings.Rule, ...] = ()
-        self.plans: dict[str, settings.PlanRules] | None = None
+        self.plans: dict[str, settings.Terms] | None = None
         if plans is None and len(rates) == 1 and callable(rates[0]):
             check_takes("a function that chooses the limit", rates[0], "the request")
             self.choose = rates[0]
@@ -129,8 +130,9 @@ class RateLimit(Limiting):
             self.plans, self._default = settings.plans_of(self._naming, plans, default)
         elif default is not None:
             raise ConfigurationError("default is about plans, and there are none")
-        elif self.choose is None:
-            self.rules = settings.rules_of(self._naming, rates)
+        else:
+            self.rules = () if self.choose is not None else settings.rules_of(self._naming, rates)
+            self._default = settings.Terms(self.rules)
         if isinstance(self.cost, int):
             for rule in self.all_rules:
                 if self.cost > rule.limit.max_cost:
@@ -147,7 +149,6 @@ class RateLimit(Limiting):
             and self.exempt is None
         )
         self.counters = (self._counted(),)
-        self._ready: dict[str, Take] = {}
         self._unknown_plans: set[str] = set()
 
     def __repr__(self) -> str:
@@ -169,9 +170,12 @@ class RateLimit(Limiting):
     @property
     def all_rules(self) -> tuple[settings.Rule, ...]:
         """The rules that it was made with, of all plans; none that a function chooses."""
-        if self.plans is None:
-            return self.rules
-        return tuple(rule for plan in (*self.plans.values(), self._default) for rule in plan.rules or ())
+        return self.rules or tuple(rule for terms in self.all_terms for rule in terms.rules)
+
+    @property
+    def all_terms(self) -> tuple[settings.Terms, ...]:
+        """The same by plan."""
+        return (self._default,) if self.plans is None else (*self.plans.values(), self._default)
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """The settings that are functions of the request."""
@@ -183,8 +187,8 @@ class RateLimit(Limiting):
         return {word: function for word, function in self.functions().items() if is_async(function)}
 
     def _counted(self) -> counter_names.Counters:
-        plans = None if self.plans is None else {name: _limits(plan) for name, plan in self.plans.items()}
-        default = None if self.plans is None else _limits(self._default)
+        plans = None if self.plans is None else {name: _limits(terms.rules) for name, terms in self.plans.items()}
+        default = None if self.plans is None else _limits(self._default.rules)
         where = self.choose, self.by, self.cost, self.when, self.exempt, self.methods, self.paths
         return counter_names.Counters(
             self.counter,
@@ -200,7 +204,7 @@ class RateLimit(Limiting):
         return f"each of them admits the whole of a limit, so {workers} times as much together"
 
     def decider(self, store: Any) -> Decide | None:
-        return deciding(self, store)
+        return deciding((self,), store)
 
     # -- whether, and what, a request takes ---------------------------------------------------------------
 
@@ -228,7 +232,7 @@ class RateLimit(Limiting):
             return "@unknown" if client is None else "@" + client.bucket
         return settings.bucket_text(identity.key_id if self.by == "key" else identity.subject)
 
-    def _plan(self, request: Request) -> settings.PlanRules:
+    def _plan(self, request: Request) -> settings.Terms:
         assert self.plans is not None
         plan: Any = self._identity(request).plan
         if plan is None:
@@ -243,40 +247,35 @@ class RateLimit(Limiting):
                 log.warning("%r knows no plan %.200s: callers of it get the default", self, told)
         return found
 
-    def take_at_once(self, request: Request) -> Take | None:
-        """What the request takes, where no function has a say in it."""
+    def counted(self, request: Request) -> tuple[settings.Terms, str] | None:
+        """Return what counts for a request, and under which name, if no function has a say in it; `None` for nothing.
+
+        Raises `AmbiguousPath` if that cannot be said.
+        """
         if (self.paths is not None or self._uncounted) and not self._counts(request):
             return None
-        rules: tuple[settings.Rule, ...] | None = self.rules
-        ready = self._ready
-        if self.plans is not None:
-            rules, ready = self._plan(request)
-            if rules is None:
-                return None
-        bucket = self._bucket(request)
-        take = ready.get(bucket)
-        if take is None:
-            assert rules is not None
-            if len(ready) >= KEPT:
-                ready.clear()
-            take = ready[bucket] = take_of(rules, bucket, self.cost)
-        return take
+        terms = self._default if self.plans is None else self._plan(request)
+        return (terms, self._bucket(request)) if terms.rules else None
+
+    def take_at_once(self, request: Request) -> Take | None:
+        counted = self.counted(request)
+        return None if counted is None else counted[0].take(counted[1], self.cost)
 
     async def chosen_take(self, request: Request) -> Take | None:
-        """What the request takes, where functions decide."""
         if not self._counts(request):
             return None
         if self.when is not None and not await call(self.when, request):
             return None
         if self._opens is not None and await call(self._opens, request):
             return None
-        rules: tuple[settings.Rule, ...] | None = self.rules
         if self.choose is not None:
             chosen = await call(self.choose, request)
-            rules = None if chosen is None else settings.known_rules_of(self._naming, settings.listed(chosen))
-        elif self.plans is not None:
-            rules = self._plan(request).rules
-        if rules is None:
+            if chosen is None:
+                return None
+            terms = settings.known_terms_of(self._naming, settings.listed(chosen))
+        else:
+            terms = self._default if self.plans is None else self._plan(request)
+        if not terms.rules:
             return None
         if isinstance(self.by, str):
             bucket = self._bucket(request)
@@ -286,10 +285,8 @@ class RateLimit(Limiting):
                 return None
             bucket = settings.digest(who)
         cost = self.cost if isinstance(self.cost, int) else settings.whole_cost(await call(self.cost, request))
-        return take_of(rules, bucket, cost)
+        return terms.new_take(bucket, cost)
 
 
-def _limits(rules: Sequence[settings.Rule] | settings.PlanRules | None) -> list[Limit] | None:
-    if isinstance(rules, settings.PlanRules):
-        rules = rules.rules
-    return None if rules is None else [rule.limit for rule in rules]
+def _limits(rules: Sequence[settings.Rule]) -> list[Limit] | None:
+    return [rule.limit for rule in rules] or None

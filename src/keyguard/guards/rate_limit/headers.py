@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from keyguard.clock import SECOND
-from keyguard.guards.rate_limit.rules import RuleDemands
+from keyguard.guards.rate_limit.rules import RuleDemands, Terms
 from keyguard.ops import Taken
 from keyguard.rates import Taking
 from keyguard.response import FieldNames, Headers
@@ -19,42 +19,56 @@ def describe(headers: Headers, taken: Taken) -> None:
     """Tell what is left of each limit, in the fields its rule asks for."""
     demands = taken.demands
     assert isinstance(demands, RuleDemands)
-    if demands.policy is not None:
-        if demands.template is not None and not taken.refused:
-            numbers: list[int] = []
-            for _, _, remaining, reset, _ in taken.takings:
-                numbers += (remaining, (reset + _UP) // SECOND)
-            value = demands.template % tuple(numbers)
-        else:
-            value = _value(demands, taken).encode("latin-1")
-        headers.join_encoded([demands.policy, (b"ratelimit", value)], _FIELDS)
-    if demands.legacy:
+    terms = demands.terms
+    if terms.policy is not None:
+        headers.join_encoded([terms.policy, (b"ratelimit", _value(demands, taken))], _FIELDS)
+    if terms.legacy:
         _describe_legacy(headers, demands, taken)
+
+
+def describe_answer(headers: Headers, terms: Terms, answer: list[int]) -> bool:
+    """Do the same for the answer of a pool, `[at, left, reset, ...]`. False if that is not enough to tell."""
+    if terms.policy is None:
+        return not terms.legacy
+    if terms.template is None or terms.legacy:
+        return False
+    if len(terms.rules) == 1:
+        value = terms.template % (answer[1], (answer[2] + _UP) // SECOND)
+    else:
+        numbers = answer[1 : 1 + 2 * len(terms.rules)]
+        for place in range(1, len(numbers), 2):
+            numbers[place] = (numbers[place] + _UP) // SECOND
+        value = terms.template % tuple(numbers)
+    headers.join_encoded([terms.policy, (b"ratelimit", value)], _FIELDS)
+    return True
 
 
 def fields_of(taken: Taken) -> Iterable[tuple[str, str]]:
     """Return the fields of a response that has none yet."""
     demands = taken.demands
     assert isinstance(demands, RuleDemands)
-    if demands.legacy or demands.policy is None:
+    terms = demands.terms
+    if terms.legacy or terms.policy is None:
         headers = Headers()
         describe(headers, taken)
         return headers
-    return ("RateLimit-Policy", demands.policy[1].decode("latin-1")), ("RateLimit", _value(demands, taken))
+    value = _value(demands, taken).decode("latin-1")
+    return ("RateLimit-Policy", terms.policy[1].decode("latin-1")), ("RateLimit", value)
 
 
-def _value(demands: RuleDemands, taken: Taken) -> str:
-    if demands.template is not None:
+def _value(demands: RuleDemands, taken: Taken) -> bytes:
+    template = demands.terms.template
+    if template is not None:
         numbers: list[int] = []
         for taking in taken.takings:
             numbers += _left(taking)
-        return (demands.template % tuple(numbers)).decode("latin-1")
+        return template % tuple(numbers)
     members = []
     for rule, taking in zip(demands.rules, taken.takings, strict=True):
         if "draft-11" in rule.profiles:
             remaining, reset = _left(taking)
             members.append(f"{rule.member}{remaining};t={reset}")
-    return ", ".join(members)
+    return ", ".join(members).encode("latin-1")
 
 
 def _left(taking: Taking) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from keyguard.problem import refusal_of, refuse_for
 from keyguard.rates import NEVER
 from keyguard.refusal import Cause
 from keyguard.request import Forward, Request
-from keyguard.response import Response
+from keyguard.response import Headers, Response
 from keyguard.units import rfc3339
 
 STAYS = frozenset({Cause.CREDENTIALS, Cause.ADDRESS, Cause.REQUEST})
@@ -29,23 +29,28 @@ class Charge(Mark):
 
     __slots__ = ("taken",)
 
+    taken: Taken
+
     def __init__(self, taken: Taken) -> None:
         self.taken = taken
 
     def head(self, request: Request, response: Response) -> Flow[None] | None:
         findings = request.findings
-        refusal = findings.refusal
         # An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service.
-        if refusal is not None and response.status >= 400:
-            return give_back(self.taken, refusal.cause)
+        if response.status >= 400 and findings.refusal is not None:
+            return give_back(self.taken, findings.refusal.cause)
         if response.status != 429:  # of which the app tells itself: a limit that has passed is not the reason
             if findings.caches and findings.own_limits is None:
                 findings.own_limits = tuple([pair for pair in response.headers if pair[0].lower() in LIMIT_FIELDS])
-            describe(response.headers, self.taken)
+            self.describe(response.headers)
         return None
 
     def failed(self, request: Request, error: BaseException) -> Flow[None]:
         return give_back(self.taken, Cause.REQUEST if isinstance(error, AmbiguousPath) else None)
+
+    def describe(self, headers: Headers) -> None:
+        """Tell what is left of each limit."""
+        describe(headers, self.taken)
 
 
 async def give_back(taken: Taken, cause: Cause | None = None) -> None:

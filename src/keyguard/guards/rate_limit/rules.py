@@ -54,24 +54,55 @@ class Rule:
         self.member = f'"{quoted}";r='
 
 
-class RuleDemands(list[Demand]):
-    """Demands that know their rules, so that the outcome can be described; made once for each caller."""
+class Terms:
+    """The rules that count for a caller, with all that is the same for each of them: those of a guard, or of a plan."""
 
-    __slots__ = ("legacy", "policy", "rules", "template")
+    __slots__ = ("_ready", "legacy", "policy", "rules", "template")
 
-    def __init__(self, rules: Sequence[Rule], demands: Iterable[Demand]) -> None:
-        super().__init__(demands)
-        self.rules = rules
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = tuple(rules)
+        """None of them: no limit."""
         told = [rule for rule in rules if "draft-11" in rule.profiles]
         policy = field_value(", ".join([rule.policy for rule in told])).encode("latin-1")
         self.policy = (b"ratelimit-policy", policy) if told else None
         """The field that is the same for every outcome; `None` if no rule asks for it."""
         self.template: bytes | None = None
-        """`RateLimit` without its numbers, what remains and the reset of each rule, where every rule has a member."""
-        if len(told) == len(rules):
+        """`RateLimit` without its numbers, what remains and the reset of each rule, if every rule has a member."""
+        if told and len(told) == len(rules):
             members = [rule.member.replace("%", "%%") + "%d;t=%d" for rule in rules]
             self.template = ", ".join(members).encode("latin-1")
         self.legacy = any("x-ratelimit" in rule.profiles for rule in rules)
+        self._ready: dict[tuple[str, int], Take] = {}
+
+    def take(self, bucket: str, cost: int) -> Take:
+        """Return the operation that takes from all of them. It is kept for the next request of the same caller."""
+        take = self._ready.get((bucket, cost))
+        if take is None:
+            if len(self._ready) >= KEPT:
+                self._ready.clear()
+            take = self._ready[bucket, cost] = self.new_take(bucket, cost)
+        return take
+
+    def new_take(self, bucket: str, cost: int) -> Take:
+        """Return the same, made anew."""
+        return Take(
+            RuleDemands(self, [Demand(rule.name, rule.prefix + bucket, rule.limit, cost) for rule in self.rules])
+        )
+
+
+KEPT = 4096
+"""Operations that are ready for the next request of the same caller."""
+
+
+class RuleDemands(list[Demand]):
+    """Demands that know their rules, so that the outcome can be described; made once for each caller."""
+
+    __slots__ = ("rules", "terms")
+
+    def __init__(self, terms: Terms, demands: Iterable[Demand]) -> None:
+        super().__init__(demands)
+        self.terms = terms
+        self.rules = terms.rules
 
 
 # -- buckets ----------------------------------------------------------------------------------------------------
@@ -137,22 +168,13 @@ def listed(rates: Any) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=1024)
-def known_rules_of(guard: Naming, rates: tuple[Any, ...]) -> tuple[Rule, ...]:
-    """The same for rates that a function chose on a request."""
-    return rules_of(guard, rates)
+def known_terms_of(guard: Naming, rates: tuple[Any, ...]) -> Terms:
+    """Return the same for rates that a function chose on a request."""
+    return Terms(rules_of(guard, rates))
 
 
-class PlanRules(NamedTuple):
-    """The rules of one plan."""
-
-    rules: tuple[Rule, ...] | None
-    """`None`: no limit."""
-    ready: dict[str, Take]
-    """Operations that are ready for the next request of the same caller."""
-
-
-def plans_of(guard: Naming, plans: Any, default: Any) -> tuple[dict[str, PlanRules], PlanRules]:
-    """The rules of each plan, and of callers with none or one that is not known."""
+def plans_of(guard: Naming, plans: Any, default: Any) -> tuple[dict[str, Terms], Terms]:
+    """Return the terms of each plan, and of callers with none or one that is not known."""
     if not isinstance(plans, Mapping) or not plans:
         raise ConfigurationError(
             f"plans are a mapping of names to rates, such as {{'free': '2/second'}}, not {plans!r}"
@@ -161,7 +183,7 @@ def plans_of(guard: Naming, plans: Any, default: Any) -> tuple[dict[str, PlanRul
     for name, rates in plans.items():
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"the name of a plan is a text, not {name!r}")
-        made[name] = PlanRules(None if rates is None else rules_of(guard, listed(rates)), {})
+        made[name] = Terms(() if rates is None else rules_of(guard, listed(rates)))
     if isinstance(default, str) and default in made:
         return made, made[default]
     if default is None:
@@ -169,7 +191,7 @@ def plans_of(guard: Naming, plans: Any, default: Any) -> tuple[dict[str, PlanRul
             "plans need a default, for callers whose key has no plan or one that is not listed: default='free', say"
         )
     try:
-        return made, PlanRules(rules_of(guard, listed(default)), {})
+        return made, Terms(rules_of(guard, listed(default)))
     except ConfigurationError as error:
         names = ", ".join(map(repr, made))
         raise ConfigurationError(f"default={default!r} is none of the plans {names}, and no rate: {error}") from None

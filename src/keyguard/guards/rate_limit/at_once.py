@@ -1,0 +1,181 @@
+"""Limits that are decided at once, on a store in this process: fast path of `Limiting.__call__`, same answers.
+
+`tests/test_decide.py` plays the same requests through both. If the store has pools, they take from its counters; what a
+pool does not admit is asked as an operation, like everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from keyguard.errors import AmbiguousPath
+from keyguard.guard import Decide, Mark
+from keyguard.guards.rate_limit.headers import describe, describe_answer
+from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited
+from keyguard.guards.rate_limit.rules import KEPT, Rule, RuleDemands, Terms
+from keyguard.ops import Demand, Take, Taken
+from keyguard.problem import refuse_ambiguous
+from keyguard.request import Request
+from keyguard.response import Headers, Response
+
+
+class FixedLimit(Protocol):
+    """A rate limit, as far as it is decided here."""
+
+    fixed: bool
+
+    @property
+    def cost(self) -> Any: ...
+
+    @property
+    def all_rules(self) -> Sequence[Rule]: ...
+
+    @property
+    def all_terms(self) -> Sequence[Terms]: ...
+
+    def counted(self, request: Request) -> tuple[Terms, str] | None: ...
+
+
+def deciding(limits: Sequence[FixedLimit], store: Any) -> Decide | None:
+    """Return what takes from limits that stand next to each other, if it is known at once what a request takes."""
+    if store is None or not all(limit.fixed for limit in limits):
+        return None
+    pools = _pools(limits, store)
+    return _decide_one(limits[0], store, pools) if len(limits) == 1 else _decide_all(limits, store, pools)
+
+
+def _pools(limits: Sequence[FixedLimit], store: Any) -> dict[Terms, Any]:
+    make = getattr(store, "pool", None)
+    if make is None:
+        return {}
+    made = {terms: make(terms.rules, limit.all_rules) for limit in limits for terms in limit.all_terms if terms.rules}
+    return {terms: pool for terms, pool in made.items() if pool is not None}
+
+
+def _decide_one(limit: FixedLimit, store: Any, pools: dict[Terms, Any]) -> Decide:
+    cost, counted_by = limit.cost, limit.counted
+
+    def decide(request: Request) -> Response | Mark | None:
+        if request.method == "OPTIONS" and request.findings.preflight:
+            return None  # nothing is known of its caller
+        try:
+            counted = counted_by(request)
+        except AmbiguousPath:
+            return refuse_ambiguous(request)
+        if counted is None:
+            return None
+        terms, bucket = counted
+        pool = pools.get(terms)
+        answer = None if pool is None else pool.take(bucket, cost)
+        if answer is not None:
+            return PoolCharge(pool, terms, bucket, cost, answer)
+        return _asked(request, store, terms.take(bucket, cost))
+
+    return decide
+
+
+def _decide_all(limits: Sequence[FixedLimit], store: Any, pools: dict[Terms, Any]) -> Decide:
+    joined = Joined()
+
+    def decide(request: Request) -> Response | Mark | None:
+        if request.method == "OPTIONS" and request.findings.preflight:
+            return None  # nothing is known of its caller
+        counted = []
+        try:
+            for limit in limits:
+                found = limit.counted(request)
+                if found is not None:
+                    counted.append((*found, limit.cost))
+        except AmbiguousPath:
+            return refuse_ambiguous(request)
+        if not counted:
+            return None
+        asked = [(pools.get(terms), bucket, cost) for terms, bucket, cost in counted]
+        answers = None if None in [pool for pool, _, _ in asked] else store.take_together(asked)
+        if answers is None:
+            take = joined.take([terms.take(bucket, cost) for terms, bucket, cost in counted])
+            return _asked(request, store, take)
+        charges = [
+            PoolCharge(pool, terms, bucket, cost, answer)
+            for (terms, bucket, cost), (pool, _, _), answer in zip(counted, asked, answers, strict=True)
+        ]
+        return charges[0] if len(charges) == 1 else JoinedCharge(charges, joined)
+
+    return decide
+
+
+def _asked(request: Request, store: Any, take: Take) -> Response | Charge:
+    taken: Taken = store.execute((take,))[0]
+    return refuse_limited(request, taken) if taken.refused else Charge(taken)
+
+
+class PoolCharge(Charge):
+    """What a pool has charged."""
+
+    __slots__ = ("_answer", "_bucket", "_cost", "_pool", "_terms")
+
+    def __init__(self, pool: Any, terms: Terms, bucket: str, cost: int, answer: list[int]) -> None:
+        self._pool = pool
+        self._terms = terms
+        self._bucket = bucket
+        self._cost = cost
+        self._answer = answer
+
+    @property
+    def taken(self) -> Taken:  # type: ignore[override]
+        taken: Taken = self._pool.taken(self._terms.take(self._bucket, self._cost).demands, self._answer)
+        return taken
+
+    def describe(self, headers: Headers) -> None:
+        if not describe_answer(headers, self._terms, self._answer):
+            describe(headers, self.taken)
+
+
+class JoinedCharge(Charge):
+    """What several pools have charged at the same moment."""
+
+    __slots__ = ("_charges", "_joined")
+
+    def __init__(self, charges: Sequence[PoolCharge], joined: Joined) -> None:
+        self._charges = charges
+        self._joined = joined
+
+    @property
+    def taken(self) -> Taken:  # type: ignore[override]
+        parts = [charge.taken for charge in self._charges]
+        takings = [taking for part in parts for taking in part.takings]
+        return Taken(self._joined.demands([part.demands for part in parts]), takings, parts[0].at, False)
+
+
+class Joined:
+    """Operations of several limits as one, kept for the next requests of the same callers."""
+
+    __slots__ = ("_ready", "_terms")
+
+    def __init__(self) -> None:
+        self._terms: dict[tuple[Terms, ...], Terms] = {}
+        self._ready: dict[tuple[Take, ...], Take] = {}
+
+    def take(self, takes: Sequence[Take]) -> Take:
+        """Return what takes from all of them or from none."""
+        if len(takes) == 1:
+            return takes[0]
+        together = tuple(takes)
+        joined = self._ready.get(together)
+        if joined is None:
+            if len(self._ready) >= KEPT:
+                self._ready.clear()
+            joined = self._ready[together] = Take(self.demands([take.demands for take in takes]))
+        return joined
+
+    def demands(self, parts: Sequence[Any]) -> RuleDemands:
+        """Return all of several lists of demands."""
+        each = tuple([part.terms for part in parts])
+        terms = self._terms.get(each)
+        if terms is None:
+            if len(self._terms) >= KEPT:
+                self._terms.clear()
+            terms = self._terms[each] = Terms([rule for one in each for rule in one.rules])
+        demands: list[Demand] = [demand for part in parts for demand in part]
+        return RuleDemands(terms, demands)
