@@ -51,6 +51,9 @@ CHANGES_NOTHING: list[tuple[str, str]] = [
     (r"pack\('<I8I8', [01], micros\)", "the place of an expiry that is written later"),
     (r"--> .*#left > 9 ", "no state has nine bytes: one of eight is empty, and the next has sixteen"),
     (r"settle.lua:\d+ \[.*\] +return [01] ", "a result that nobody reads"),
+    (r"--> .*at > CALLED_OFF", "undoing what was never taken, step by step and not at once, changes nothing"),
+    (r"life = -floor\(-ahead / TICKS\) \+ ", "less than a microsecond of a life"),
+    (r"--> .*if ticks < 1 then micros", "the same moment, written in another way"),
     (
         r"--> .*(newest >= now|moved or (entry|pack)|cost >= 1 then taken|ttl >= lives)",
         "what is written again as it stood",
