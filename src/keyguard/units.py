@@ -112,16 +112,23 @@ def moment(name: str, when: object) -> int:
     """
     if not isinstance(when, datetime) or when.tzinfo is None:
         raise ConfigurationError(f"{name} is a datetime with a time zone, not {when!r:.80}")
+    return in_microseconds(when)
+
+
+def in_microseconds(when: datetime) -> int:
+    """Return a moment in microseconds since the Unix epoch."""
     return (when - _EPOCH) // timedelta(microseconds=1)
 
 
 def moment_from(name: str, when: object, now: int) -> int:
     """Return a moment that may be given as a duration from now as well. A number is neither: it could be either."""
-    if isinstance(when, (timedelta, str)):
-        found = now + microseconds(name, when)
-        if found >= _END:
+    span = _read(when) if isinstance(when, (timedelta, str)) else None
+    if span is not None:
+        if span < 0:
+            raise ConfigurationError(f"{name} is a duration from now, not one before it")
+        if now + span >= _END:
             raise ConfigurationError(f"{name} lies behind the year 9999")
-        return found
+        return now + span
     if not isinstance(when, datetime) or when.tzinfo is None:
         raise ConfigurationError(
             f"{name} is a duration from now, such as timedelta(days=30) or '30 days', or a datetime with a time zone, "

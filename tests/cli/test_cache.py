@@ -157,7 +157,7 @@ def test_explain_takes_a_cookie_for_credentials_where_the_app_does(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["explain", "http://127.0.0.1:1/", "--ttl", "-4"], "--ttl is a whole number"),
+        (["explain", "http://127.0.0.1:1/", "--ttl", "-4"], "--ttl is a duration from 1 second to 365 days"),
         (["explain", "http://127.0.0.1:1/", "--targeted", "a b"], "--targeted is a list of header field names"),
         (["purge", "--tag", ""], "--tag names a tag"),
     ],

@@ -209,7 +209,7 @@ def test_without_a_store_it_says_how_to_name_one(
         ["keys", "issue", "--owner", "a", "--expires", "soon"],
         ["keys", "issue", "--owner", "a", "--expires", "2030-01-01T00:00:00"],
         ["keys", "issue", "--owner", "a", "--metadata", "novalue"],
-        ["keys", "rotate", "x", "--overlap", "1 day"],
+        ["keys", "rotate", "x", "--overlap", "1 dag"],
         ["keys", "update"],
         ["keys", "update", "x", "--plan", "pro", "--no-plan"],
         ["keys", "update", "x", "--expires", "soon"],

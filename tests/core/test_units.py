@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyguard import Cause, ConfigurationError, Request, Response, refuse
+from keyguard import Cause, ConfigurationError, KeyRegistry, Request, Response, ResponseCache, cache_control, refuse
+from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
 from keyguard.units import as_datetime, microseconds, moment, moment_from, rfc3339, seconds
 
@@ -120,3 +121,22 @@ def test_a_guard_that_names_no_duration_refuses_all_the_same(caplog: pytest.LogC
 
     assert play(closed).status == 503
     assert "retry_after is a duration: seconds, a timedelta, or a text" in caplog.text
+
+
+def test_settings_and_arguments_take_them() -> None:
+    cache = ResponseCache(ttl="1 minute", coalesce=timedelta(seconds=2), local_ttl="500 ms", stale_on_error="1h")
+    assert (cache.reader.settings.ttl, cache.coalesce) == (60, 2)
+    assert cache.reader.settings.stale_on_error == 3600
+    assert cache_control(max_age="1h", swr=timedelta(minutes=1)).control == "max-age=3600, stale-while-revalidate=60"
+    for wrong in ("soon", 0, "2 years", 1.5):
+        with pytest.raises(ConfigurationError, match=r"^ttl is a"):
+            ResponseCache(ttl=wrong)
+    clock = ManualClock()
+    keys = KeyRegistry(MemoryStore(clock=clock), clock=clock)
+    old = keys.issue("ada", not_before="1h", expires="30 days").record
+    start = as_datetime(clock())
+    assert (old.created, old.not_before, old.expires) == (start, start + timedelta(hours=1), start + timedelta(days=30))
+    clock.advance(7200)
+    keys.rotate(old.id, overlap="90 s")
+    assert keys.get(old.id).retires == start + timedelta(hours=2, seconds=90)
+    assert keys.get(old.id).status(start + timedelta(hours=3)) == "replaced"

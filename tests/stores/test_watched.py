@@ -17,6 +17,7 @@ from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
+from keyguard.units import as_datetime
 from tests.support.harness import Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 
@@ -142,7 +143,7 @@ def test_what_concerns_some_keys_only_is_told_about(
     store, news = Flaky(), list[StoreHealth]()
     watched = CircuitBreaker(store, workers=1, clock=clock, notify=news.append)
     store.failing, store.partial = (Take,), True
-    began = clock()
+    began = as_datetime(clock())
     for _ in range(10):
         assert not ask(watched, TAKE)
         assert ask(watched, READ)

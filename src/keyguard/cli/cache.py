@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from keyguard.cli.input import FORMS, add_store, given, given_lines, json_text, store_url
+from keyguard.cli.input import FORMS, add_store, given, given_lines, json_text, seconds_or_duration, store_url
 from keyguard.cli.store import open_for_operators
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError
@@ -32,6 +32,7 @@ from keyguard.guards.cache.storing import initial_age, lifetime_of, said, vary_o
 from keyguard.http.cache_control import parse_cache_control
 from keyguard.logs import plain
 from keyguard.run import run_flow
+from keyguard.units import seconds
 
 _TIMEOUT = 10  # seconds
 
@@ -57,7 +58,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     explain = action("explain", _explain, "ask for a URL, and tell why its response is cached or is not")
     explain.add_argument("url", help=f"such as http://127.0.0.1:8000/products/1, {FORMS}")
     explain.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help=FORMS.capitalize())
-    explain.add_argument("--ttl", type=int, metavar="SECONDS", help="as in ResponseCache(ttl=...)")
+    explain.add_argument("--ttl", type=seconds_or_duration, metavar="DURATION", help="as in ResponseCache(ttl=...)")
     explain.add_argument("--heuristic", action="store_true", help="as in ResponseCache(heuristic=True)")
     explain.add_argument("--public", action="store_true", help="as in ResponseCache(public=True)")
     explain.add_argument("--private", action="store_true", help="as in ResponseCache(by=...)")
@@ -127,7 +128,7 @@ def _purge(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     settings = Settings(
-        ttl=None if options.ttl is None else checks.whole("--ttl", options.ttl, 1, 365 * 86400, "seconds"),
+        ttl=None if options.ttl is None else seconds("--ttl", options.ttl, min=1, max="365 days"),
         private=options.private,
         public=options.public,
         heuristic=options.heuristic,

@@ -20,22 +20,22 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from keyguard import __version__
 from keyguard.cli import cache as cli_cache
 from keyguard.cli import store as cli_store
-from keyguard.cli.input import FORMS, Parser, add_store, given, store_url
+from keyguard.cli.input import FORMS, Parser, add_store, duration, given, store_url
 from keyguard.cli.output import discard_output, members_of, print_json, print_table, show_issued, show_record
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
 from keyguard.keys import KeyRegistry
 from keyguard.logs import plain
-from keyguard.units import rfc3339
+from keyguard.units import microseconds, rfc3339
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +90,7 @@ def _issue(options: argparse.Namespace) -> int:
 def _rotate(options: argparse.Namespace) -> int:
     issued = _registry(options).rotate(_key(options), overlap=options.overlap)
     if not options.json:
-        ends = wall_clock() + round(options.overlap.total_seconds() * 1_000_000)
+        ends = wall_clock() + microseconds("--overlap", options.overlap)
         print(f"The old key {issued.record.replaces} works until {rfc3339(ends // SECOND)}.", file=sys.stderr)
     return show_issued(issued, options)
 
@@ -178,29 +178,16 @@ def _key(options: argparse.Namespace) -> str:
 
 # -- the command line -------------------------------------------------------------------------------------------
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
-
-def _span(text: str) -> timedelta:
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no span of time: write 90s, 15m, 12h, 30d or 2w")
-    try:
-        return timedelta(**{_UNITS[match[2]]: int(match[1])})
-    except OverflowError:
-        raise argparse.ArgumentTypeError(f"{text!r} is longer than can be said") from None
-
-
-def _moment(text: str) -> datetime | timedelta:
-    try:
-        return _span(text)
-    except argparse.ArgumentTypeError:
-        pass
+def _moment(text: str) -> datetime | str:
+    with suppress(ValueError):
+        microseconds("a duration", text)
+        return text
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no moment: write a span from now, such as 30d, or 2027-01-31T12:00:00+00:00"
+            f"{text!r} is not a moment: write a duration from now, such as 30d, or 2027-01-31T12:00:00+00:00"
         ) from None
     if moment.tzinfo is None:
         raise argparse.ArgumentTypeError(f"{text!r} lacks its time zone: write for example {text}+00:00")
@@ -281,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     rotate = action("rotate", _rotate, "issue a successor; the old key works on for a while")
     rotate.add_argument("id", help=named)
     rotate.add_argument(
-        "--overlap", type=_span, default=timedelta(hours=24), metavar="SPAN", help="how long the old one works: 24h"
+        "--overlap", type=duration, default="24h", metavar="SPAN", help="how long the old one works: 24h"
     )
 
     cli_store.add_commands(commands.add_parser("store", help="make, check and copy stores"))

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NoReturn
 from keyguard.errors import ConfigurationError
 from keyguard.given import given as given
 from keyguard.given import given_lines as given_lines
+from keyguard.units import microseconds
 
 FORMS = "or @FILE, - for a line of standard input, env:NAME"
 _PLAIN = re.compile(r"[a-z][a-z-]{0,19}|--?[a-z][a-z-]*")
@@ -47,6 +48,23 @@ def store_url(options: argparse.Namespace, example: str) -> str:
     if not text:
         raise ConfigurationError(f"name the store: {example}, or the environment's KEYGUARD_STORE")
     return given(text, "the URL of a store")
+
+
+def duration(text: str) -> str:
+    """Read an argument that is a duration, with its unit."""
+    try:
+        microseconds("a duration", text)
+    except ConfigurationError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration: write 90s, 15m, 12h, 30d or 2w") from None
+    return text
+
+
+def seconds_or_duration(text: str) -> float | str:
+    """Read an argument that is a duration, in seconds if it has no unit."""
+    try:
+        return float(text)
+    except ValueError:
+        return duration(text)
 
 
 def json_text(value: Any, *, ascii_alone: bool) -> str:

@@ -10,24 +10,25 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from keyguard.cli.input import json_text
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import KeyguardError
 from keyguard.keys import IssuedKey, KeyRecord
-from keyguard.keys.record import to_json
+from keyguard.keys.record import MOMENTS, to_json
 from keyguard.logs import plain
-from keyguard.units import rfc3339
+from keyguard.units import as_datetime, in_microseconds, rfc3339
 
 
 def members_of(record: KeyRecord) -> dict[str, Any]:
     """Return a record for scripts: moments as RFC 3339 text, and the status of now."""
     members = to_json(record)
-    for name in ("created", "not_before", "expires", "revoked", "retires"):
+    for name in MOMENTS:
         if members[name] is not None:
             members[name] = rfc3339(members[name] // SECOND)
-    return {**members, "status": record.status(wall_clock())}
+    return {**members, "status": record.status(as_datetime(wall_clock()))}
 
 
 def show_issued(issued: IssuedKey, options: argparse.Namespace) -> int:
@@ -63,14 +64,18 @@ def show_record(record: KeyRecord, options: argparse.Namespace) -> int:
 
 _COLUMNS: dict[str, Callable[[KeyRecord], str | None]] = {
     "ID": lambda record: record.id,
-    "STATUS": lambda record: record.status(wall_clock()),
+    "STATUS": lambda record: record.status(as_datetime(wall_clock())),
     "OWNER": lambda record: record.owner,
     "SUBJECT": lambda record: record.subject if record.subject != record.owner else None,
     "PLAN": lambda record: record.plan,
     "SCOPES": lambda record: " ".join(sorted(record.scopes)),
-    "CREATED (UTC)": lambda record: rfc3339(record.created // SECOND),
-    "ENDS (UTC)": lambda record: rfc3339(record.not_after // SECOND) if record.not_after < 2**62 else None,
+    "CREATED (UTC)": lambda record: _written(record.created),
+    "ENDS (UTC)": lambda record: None if record.not_after is None else _written(record.not_after),
 }
+
+
+def _written(when: datetime) -> str:
+    return rfc3339(in_microseconds(when) // SECOND)
 
 
 def print_table(records: list[KeyRecord]) -> None:

@@ -1,7 +1,7 @@
 """What a store keeps of a key: everything but the key.
 
 A record is a fixed head, which the store compares (`keyguard.ops.SEALED`: validity and digest), and JSON, which only
-keyguard reads. Moments are microseconds since the Unix epoch.
+keyguard reads. Moments are stored as microseconds since the Unix epoch.
 
 Rules:
 - A record is sealed: whoever changes it without knowing the pepper makes it invalid.
@@ -12,8 +12,10 @@ Rules:
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from hmac import compare_digest
 from typing import Any
 
@@ -21,6 +23,7 @@ from keyguard.errors import StoreError
 from keyguard.keys.format import KEYED, Peppers, PlainKey
 from keyguard.keys.values import checked_networks
 from keyguard.ops import RECORD, SEALED, Head, head_of
+from keyguard.units import as_datetime, in_microseconds
 
 FOREVER = 2**63 - 1
 DISABLED = 1
@@ -45,34 +48,33 @@ class KeyRecord:
     """Who answers for the key: a person or a company, for people to read."""
     subject: str
     """Whom quotas and limits belong to; it outlives the key."""
-    created: int
+    created: datetime
     plan: str | None = None
     scopes: frozenset[str] = frozenset()
     networks: tuple[str, ...] = ()
     """Where the key may be used from; anywhere if empty."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    not_before: int | None = None
-    expires: int | None = None
-    revoked: int | None = None
+    not_before: datetime | None = None
+    expires: datetime | None = None
+    revoked: datetime | None = None
     revoked_for: str | None = None
     """Why it was revoked, in the operator's words."""
     replaces: str | None = None
     """The id of the key that this one was rotated from."""
     replaced_by: str | None = None
-    retires: int | None = None
+    retires: datetime | None = None
     """When a key that was rotated stops working."""
     disabled: bool = False
     """True for a key that is out of use for now."""
 
     @property
-    def not_after(self) -> int:
-        """The moment from which the key is not valid."""
-        ends = [end for end in (self.expires, self.revoked, self.retires) if end is not None]
-        return min(ends, default=FOREVER)
+    def not_after(self) -> datetime | None:
+        """The moment from which the key is not valid; `None` for a key without an end."""
+        return min([end for end in (self.expires, self.revoked, self.retires) if end is not None], default=None)
 
-    def status(self, now: int) -> str:
-        """`active`, `rotating` (still valid, replaced by another), `pending`, `expired`, `replaced`, `revoked` or
-        `disabled`."""
+    def status(self, now: datetime) -> str:
+        """Return `active`, `rotating` (still valid, replaced by another), `pending`, `expired`, `replaced`, `revoked`
+        or `disabled`."""
         if self.revoked is not None and self.revoked <= now:
             return "revoked"
         if self.retires is not None and self.retires <= now:
@@ -92,9 +94,21 @@ _FIELDS = (
 )  # fmt: skip
 
 
+MOMENTS = ("created", "not_before", "expires", "revoked", "retires")
+
+
+def end_of(record: KeyRecord) -> int:
+    """Return the moment from which a key is not valid, in microseconds; `FOREVER` for a key without an end."""
+    end = record.not_after
+    return FOREVER if end is None else in_microseconds(end)
+
+
 def to_json(record: KeyRecord) -> dict[str, Any]:
-    """The record as JSON values."""
+    """Return the record as JSON values, its moments in microseconds since the Unix epoch."""
     members: dict[str, Any] = {name: getattr(record, name) for name in _FIELDS}
+    for name in MOMENTS:
+        if members[name] is not None:
+            members[name] = in_microseconds(members[name])
     return {**members, "scopes": sorted(record.scopes), "networks": list(record.networks)}
 
 
@@ -103,8 +117,8 @@ def encode(record: KeyRecord, peppers: Peppers, head: Head, *, sealed: bool = Tr
 
     A record without a seal is not valid, whatever it says.
     """
-    begins, flags = record.not_before or 0, DISABLED if record.disabled else 0
-    parts = SEALED.pack(_LAYOUT, head.kind, flags, head.pepper, begins, record.not_after, head.digest, _NO_SEAL)
+    begins, flags = _begin_of(record), DISABLED if record.disabled else 0
+    parts = SEALED.pack(_LAYOUT, head.kind, flags, head.pepper, begins, end_of(record), head.digest, _NO_SEAL)
     start, text = parts[: -len(_NO_SEAL)], _text(record)
     return start + (peppers.seal(head.pepper, start + text) if sealed else _NO_SEAL) + text
 
@@ -125,7 +139,11 @@ def encode_again(record: KeyRecord, peppers: Peppers, stored: bytes) -> bytes:
     if head.pepper in peppers:
         digest = peppers.sealed_digest(head.pepper, head.digest)
         return encode(record, peppers, head._replace(kind=KEYED, digest=digest))
-    return RECORD.pack(1, head.pepper, record.not_before or 0, record.not_after, head.digest) + _text(record)
+    return RECORD.pack(1, head.pepper, _begin_of(record), end_of(record), head.digest) + _text(record)
+
+
+def _begin_of(record: KeyRecord) -> int:
+    return 0 if record.not_before is None else in_microseconds(record.not_before)
 
 
 def _text(record: KeyRecord) -> bytes:
@@ -167,6 +185,9 @@ def decode(stored: bytes) -> KeyRecord:
             raise ValueError("flags of a later keyguard")
         members["scopes"] = frozenset(members["scopes"])
         members["networks"] = tuple(members["networks"])
+        for name in MOMENTS:
+            if members.get(name) is not None:
+                members[name] = as_datetime(operator.index(members[name]))
         record = KeyRecord(**members, disabled=head.flags & DISABLED != 0)
         _check_kinds(record)
         return record
@@ -189,7 +210,7 @@ def _check_kinds(record: KeyRecord) -> None:
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("id", "prefix", "env", "owner", "subject"), (str,)),
     **dict.fromkeys(("plan", "revoked_for", "replaces", "replaced_by"), (str, type(None))),
-    **dict.fromkeys(("not_before", "expires", "revoked", "retires"), (int, type(None))),
-    "created": (int,),
+    **dict.fromkeys(("not_before", "expires", "revoked", "retires"), (datetime, type(None))),
+    "created": (datetime,),
     "metadata": (dict,),
 }

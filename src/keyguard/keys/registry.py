@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from keyguard.clock import Clock, wall_clock
 from keyguard.errors import ConfigurationError, KeyNotFound, StoreError
@@ -36,17 +36,20 @@ from keyguard.keys.values import (
     checked_scopes,
     checked_text,
     key_id,
-    moment_of,
-    span_of,
 )
 from keyguard.logs import word
 from keyguard.ops import CompareAndSet, Put, Read, ReadWithTime, Store, head_of
 from keyguard.process.event_loops import in_thread
 from keyguard.run import arun_flow, run_flow
+from keyguard.units import Duration, as_datetime, microseconds, moment_from
 
 PEPPERED = "keys|peppered"
 """The store's key of the note whether it holds keys with a pepper: `1`, or `0`. It is missing if nobody has looked."""
 
+Moment: TypeAlias = "datetime | timedelta | str"
+"""A `datetime` with a time zone, or a duration from now."""
+
+_LONGEST_OVERLAP = "10000 days"
 _TRIES = 20
 _UNCHANGED: Any = object()
 _NO_PEPPER = (
@@ -99,15 +102,15 @@ class KeyRegistry:
         scopes: Iterable[str] = (),
         networks: Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
-        not_before: datetime | timedelta | None = None,
-        expires: datetime | timedelta | None = None,
+        not_before: Moment | None = None,
+        expires: Moment | None = None,
         env: str | None = None,
     ) -> IssuedKey:
         """Make a new key.
 
         `subject` is whom its limits belong to, by default the owner. `not_before` and `expires` are aware datetimes,
-        or spans from now. `scopes`, `networks` and `metadata` are what `KeyRecord` says. `env` is the second word of
-        the key, by default the registry's.
+        or durations from now (a `timedelta`, or a text such as `"30 days"`). `scopes`, `networks` and `metadata` are
+        what `KeyRecord` says. `env` is the second word of the key, by default the registry's.
         """
         record, key = self._draft(
             owner, subject, plan, scopes, networks, metadata, not_before=not_before, expires=expires, env=env
@@ -116,9 +119,23 @@ class KeyRegistry:
             self._look()
         return run_flow(self.store, self._issue(record, key))
 
-    async def aissue(self, owner: str, **options: Any) -> IssuedKey:
-        """`issue` under an event loop; takes the same."""
-        record, key = self._draft(owner, **{"subject": None, "plan": None, **options})
+    async def aissue(
+        self,
+        owner: str,
+        *,
+        subject: str | None = None,
+        plan: str | None = None,
+        scopes: Iterable[str] = (),
+        networks: Iterable[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        not_before: Moment | None = None,
+        expires: Moment | None = None,
+        env: str | None = None,
+    ) -> IssuedKey:
+        """Do as `issue` does, under an event loop."""
+        record, key = self._draft(
+            owner, subject, plan, scopes, networks, metadata, not_before=not_before, expires=expires, env=env
+        )
         if not await arun_flow(self.store, self._noted()):
             await in_thread(self._look)
         return await arun_flow(self.store, self._issue(record, key))
@@ -133,7 +150,7 @@ class KeyRegistry:
 
     def list(self, *, subject: str | None = None, status: str | None = None) -> list[KeyRecord]:
         """All keys, oldest first; of one subject, or of one status (see `KeyRecord.status`), where given."""
-        now = self._clock()
+        now = as_datetime(self._clock())
         records = [_named(key, value) for key, value in self.store.scan(record_key(""))]
         found = [
             record
@@ -154,17 +171,17 @@ class KeyRegistry:
         """`revoke` under an event loop."""
         return await arun_flow(self.store, self._revoke(id, reason))
 
-    def rotate(self, id: str, *, overlap: timedelta | float = timedelta(hours=24)) -> IssuedKey:
+    def rotate(self, id: str, *, overlap: Duration = "24 hours") -> IssuedKey:
         """Issue a successor with the same subject, plan, scopes, networks, metadata and expiry.
 
-        The old key goes on working for `overlap`, a span or seconds; 0 ends it at once. Limits are the subject's, so
+        The old key goes on working for `overlap`, a duration; 0 ends it at once. Limits are the subject's, so
         nothing is reset. Raises `ValueError` for a key that is not valid any more or was rotated already.
         """
-        return run_flow(self.store, self._rotate(id, span_of(overlap)))
+        return run_flow(self.store, self._rotate(id, microseconds("overlap", overlap, max=_LONGEST_OVERLAP)))
 
-    async def arotate(self, id: str, *, overlap: timedelta | float = timedelta(hours=24)) -> IssuedKey:
+    async def arotate(self, id: str, *, overlap: Duration = "24 hours") -> IssuedKey:
         """`rotate` under an event loop."""
-        return await arun_flow(self.store, self._rotate(id, span_of(overlap)))
+        return await arun_flow(self.store, self._rotate(id, microseconds("overlap", overlap, max=_LONGEST_OVERLAP)))
 
     def update(
         self,
@@ -174,17 +191,26 @@ class KeyRegistry:
         scopes: Iterable[str] = _UNCHANGED,
         networks: Iterable[str] = _UNCHANGED,
         metadata: Mapping[str, Any] | None = _UNCHANGED,
-        expires: datetime | timedelta | None = _UNCHANGED,
+        expires: Moment | None = _UNCHANGED,
         owner: str = _UNCHANGED,
     ) -> KeyRecord:
         """Change what is given of a key, and nothing else."""
         changes = self._changes(plan, scopes, networks, metadata, expires, owner)
         return run_flow(self.store, self._change(id, lambda record, now: replace(record, **changes)))
 
-    async def aupdate(self, id: str, **options: Any) -> KeyRecord:
-        """`update` under an event loop; takes the same."""
-        given = dict.fromkeys(("plan", "scopes", "networks", "metadata", "expires", "owner"), _UNCHANGED) | options
-        changes = self._changes(**given)
+    async def aupdate(
+        self,
+        id: str,
+        *,
+        plan: str | None = _UNCHANGED,
+        scopes: Iterable[str] = _UNCHANGED,
+        networks: Iterable[str] = _UNCHANGED,
+        metadata: Mapping[str, Any] | None = _UNCHANGED,
+        expires: Moment | None = _UNCHANGED,
+        owner: str = _UNCHANGED,
+    ) -> KeyRecord:
+        """Do as `update` does, under an event loop."""
+        changes = self._changes(plan, scopes, networks, metadata, expires, owner)
         return await arun_flow(self.store, self._change(id, lambda record, now: replace(record, **changes)))
 
     def migrate(self) -> tuple[int, int]:
@@ -222,9 +248,9 @@ class KeyRegistry:
         why = None if reason is None else checked_text("a reason", reason)
 
         def revoked(record: KeyRecord, now: int) -> KeyRecord:
-            if record.revoked is not None and record.revoked <= now:
+            if record.revoked is not None and record.revoked <= as_datetime(now):
                 return record
-            return replace(record, revoked=now, revoked_for=why)
+            return replace(record, revoked=as_datetime(now), revoked_for=why)
 
         return await self._change(id, revoked, untrusted=True)
 
@@ -236,11 +262,12 @@ class KeyRegistry:
                 raise ConfigurationError(_NO_PEPPER)
             if old.replaced_by is not None:
                 raise ValueError(f"key {old.id} was rotated already, to {old.replaced_by}: rotate that one")
-            if old.status(now) not in ("active", "pending"):
-                raise ValueError(f"key {old.id} is {old.status(now)}: issue a new one instead")
+            status = old.status(as_datetime(now))
+            if status not in ("active", "pending"):
+                raise ValueError(f"key {old.id} is {status}: issue a new one instead")
             key = new_key(old.prefix, old.env)
-            successor = replace(old, id=key.id, created=now, replaces=old.id)
-            retired = replace(old, replaced_by=key.id, retires=now + overlap)
+            successor = replace(old, id=key.id, created=as_datetime(now), replaces=old.id)
+            retired = replace(old, replaced_by=key.id, retires=as_datetime(now + overlap))
             name, new_name = record_key(old.id), record_key(key.id)
             await self._noted()
             done = await CompareAndSet(
@@ -333,14 +360,14 @@ class KeyRegistry:
         networks: Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
         *,
-        not_before: datetime | timedelta | None = None,
-        expires: datetime | timedelta | None = None,
+        not_before: Moment | None = None,
+        expires: Moment | None = None,
         env: str | None = None,
     ) -> tuple[KeyRecord, PlainKey]:
         now = self._clock()
         key = new_key(self.prefix, self.env if env is None else env)
-        begins, ends = moment_of("not_before", not_before, now), moment_of("expires", expires, now)
-        if ends is not None and ends <= max(now, begins or 0):
+        begins, ends = _moment("not_before", not_before, now), _moment("expires", expires, now)
+        if ends is not None and ends <= max(as_datetime(now), begins or as_datetime(now)):
             raise ValueError("expires lies before the key would begin to work")
         record = KeyRecord(
             id=key.id,
@@ -348,7 +375,7 @@ class KeyRegistry:
             env=key.env,
             owner=checked_text("owner", owner),
             subject=checked_text("subject", owner if subject is None else subject),
-            created=now,
+            created=as_datetime(now),
             plan=None if plan is None else checked_text("plan", plan),
             scopes=checked_scopes(scopes),
             networks=checked_networks(networks),
@@ -373,8 +400,12 @@ class KeyRegistry:
         if metadata is not _UNCHANGED:
             changes["metadata"] = checked_metadata(metadata)
         if expires is not _UNCHANGED:
-            changes["expires"] = moment_of("expires", expires, self._clock())
+            changes["expires"] = _moment("expires", expires, self._clock())
         return changes
+
+
+def _moment(name: str, when: Moment | None, now: int) -> datetime | None:
+    return None if when is None else as_datetime(moment_from(name, when, now))
 
 
 def _named(key: str, value: bytes) -> KeyRecord:

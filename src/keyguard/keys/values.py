@@ -1,15 +1,12 @@
-"""The values that may stand in a record, as they are given: texts, scopes, networks, metadata, moments, spans, ids."""
+"""The values that may stand in a record, as they are given: texts, scopes, networks, metadata, ids."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
 from typing import Any
 
-from keyguard.checks import is_number
-from keyguard.clock import SECOND
 from keyguard.errors import KeyNotFound
 from keyguard.http.addresses import Networks
 from keyguard.keys.format import parse_key
@@ -17,8 +14,6 @@ from keyguard.keys.format import parse_key
 _METADATA_MAX = 4096  # bytes of JSON
 _TEXT_MAX = 256  # characters
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")  # scope-token, RFC 6749, section 3.3
-_LATEST = 253_402_300_800 * SECOND
-"""The end of the year 9999: what comes later can be written down nowhere."""
 
 
 def checked_text(name: str, text: object) -> str:
@@ -67,27 +62,3 @@ def key_id(text: str) -> str:
         # Not shown: it may be a key with a typo.
         raise KeyNotFound("this is neither a key nor the id of one; an id is the third part of a key, 12 characters")
     return text
-
-
-def moment_of(name: str, when: datetime | timedelta | None, now: int) -> int | None:
-    """Return a moment in microseconds, from an aware datetime or a span from now. Raises `ValueError` otherwise."""
-    if when is None:
-        return None
-    if isinstance(when, timedelta):
-        if when < timedelta(0):
-            raise ValueError(f"{name} is a span from now, not one before it")
-        moment = now + round(when.total_seconds() * SECOND)
-        if moment >= _LATEST:
-            raise ValueError(f"{name} lies behind the year 9999")
-        return moment
-    if not isinstance(when, datetime) or when.tzinfo is None:
-        raise ValueError(f"{name} is a timedelta from now, or a datetime with a time zone, not {when!r}")
-    return int(when.timestamp()) * SECOND + when.microsecond
-
-
-def span_of(overlap: timedelta | float) -> int:
-    """Return an overlap in microseconds. Raises `ValueError` for what is none."""
-    seconds = overlap.total_seconds() if isinstance(overlap, timedelta) else overlap
-    if not is_number(seconds) or not 0 <= seconds < 10**9:
-        raise ValueError(f"overlap is a timedelta or seconds, 0 or more, not {overlap!r}")
-    return round(seconds * SECOND)

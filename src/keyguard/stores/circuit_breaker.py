@@ -35,6 +35,7 @@ from keyguard.process.fork import ProcessLock, renew_after_fork
 from keyguard.stores.health import StoreHealth as StoreHealth
 from keyguard.stores.local_shares import Shares
 from keyguard.stores.memory import MemoryStore
+from keyguard.units import as_datetime
 
 log = logger("keyguard.stores")
 
@@ -304,8 +305,14 @@ class CircuitBreaker:
         partial = since is None and part_since is not None
         since = part_since if since is None else since
         return StoreHealth(
-            since is None, since, circuit.failure, circuit.failures, circuit.outages, degraded, partial
-        )  # fmt: skip
+            since is None,
+            None if since is None else as_datetime(since),
+            circuit.failure,
+            circuit.failures,
+            circuit.outages,
+            degraded,
+            partial,
+        )
 
     @property
     def failing(self) -> bool:

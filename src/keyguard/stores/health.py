@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,8 +11,8 @@ class StoreHealth:
     """How a stack's store does, as this process sees it."""
 
     ok: bool
-    since: int | None
-    """Since when it has been out of order, in microseconds since the Unix epoch; `None` where it is not."""
+    since: datetime | None
+    """Since when it has been out of order; `None` if it is not."""
     failure: str
     """What failed last, in words for the operator."""
     failures: int

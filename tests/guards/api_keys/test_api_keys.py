@@ -26,6 +26,7 @@ from keyguard.response import Response
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, play
+from keyguard.units import as_datetime
 from tests.support.harness import Ask, aask, asgi_app, ask_wsgi, wsgi_app
 
 SECOND = 1_000_000
@@ -58,7 +59,7 @@ def test_a_key_works_from_not_before_until_it_expires(guard: Keyguard, keys: Key
     key = issued.key.reveal()
     seen = []
     for _ in range(5):
-        seen.append((status(guard, key), keys.get(issued.record.id).status(clock())))
+        seen.append((status(guard, key), keys.get(issued.record.id).status(as_datetime(clock()))))
         clock.advance(1800)
     assert seen == [(401, "pending"), (401, "pending"), (200, "active"), (200, "active"), (401, "expired")]
 

@@ -113,8 +113,8 @@ def test_without_the_store_a_key_is_accepted_for_a_while_and_no_longer() -> None
     ("options", "words"),
     [
         ({"if_store_fails": "allow"}, "nobody is let in unknown"),
-        ({"stale_if_error": -1}, "from 0 to 86400"),
-        ({"stale_if_error": "5m"}, "number of seconds"),
+        ({"stale_if_error": -1}, "a duration from 0 seconds to 1 day"),
+        ({"stale_if_error": "soon"}, "stale_if_error is a duration"),
     ],
 )
 def test_a_wrong_setting_stops_the_start(options: dict[str, Any], words: str) -> None:

@@ -37,6 +37,7 @@ from keyguard.rates import NEVER
 from keyguard.refusal import Cause
 from keyguard.request import Forward, Request
 from keyguard.response import Response
+from keyguard.units import Duration, as_datetime
 
 Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]
 
@@ -67,7 +68,7 @@ class APIKeys(Guard):
     - `prefix`, `env`: how keys begin, such as `kg_live_`: others are not accepted. With `env=None` those of every
       environment are, and new ones are `live` if nothing else is said.
     - `if_store_fails`: while the store is out of order, `"local"` goes on accepting keys that this process has
-      verified within the last `stale_if_error` seconds, `"refuse"` accepts none. All others get a 503, cause `fault`.
+      verified within the last `stale_if_error`, `"refuse"` accepts none. All others get a 503, cause `fault`.
     - `realm`: named in the challenge of a 401.
     - `preflights`: whether CORS preflights, which browsers send without a key, pass, answered without a body. By
       default they do if CORS middleware that answers them can be seen inside: that of Starlette and FastAPI, Litestar's
@@ -100,7 +101,7 @@ class APIKeys(Guard):
         prefix: str = "kg",
         env: str | None = "live",
         if_store_fails: Literal["local", "refuse"] = "local",
-        stale_if_error: float = 300,
+        stale_if_error: Duration = 300,
         realm: str = "api",
         preflights: bool | None = None,
         name: str = UNNAMED,
@@ -311,7 +312,7 @@ class APIKeys(Guard):
         if head.pepper not in self.peppers:
             return "pepper"
         try:
-            status = decode(record).status(found.at) if trusted(record, self.peppers) else ""
+            status = decode(record).status(as_datetime(found.at)) if trusted(record, self.peppers) else ""
         except StoreError:
             status = ""
         return status if status not in ("", "active", "rotating") else "tampered"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from keyguard.checks import is_number
-from keyguard.clock import SECOND
 from keyguard.errors import ConfigurationError
 from keyguard.http.addresses import Networks
+from keyguard.units import microseconds
 
 
 def listed(word: str, texts: Any) -> list[Any]:
@@ -64,8 +63,5 @@ def stale_for(if_store_fails: Any, stale_if_error: Any) -> int:
         raise ConfigurationError(
             f"if_store_fails of APIKeys is 'local' or 'refuse', not {if_store_fails!r}: nobody is let in unknown"
         )
-    if not is_number(stale_if_error):
-        raise ConfigurationError(f"stale_if_error is a number of seconds, not {stale_if_error!r}")
-    if not 0 <= stale_if_error <= 86400:
-        raise ConfigurationError(f"stale_if_error is from 0 to 86400 seconds, not {stale_if_error!r}")
-    return round(stale_if_error * SECOND) if if_store_fails == "local" else 0
+    stale = microseconds("stale_if_error", stale_if_error, max="1 day")
+    return stale if if_store_fails == "local" else 0

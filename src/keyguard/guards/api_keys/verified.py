@@ -14,7 +14,7 @@ from keyguard.clock import SECOND
 from keyguard.errors import StoreError
 from keyguard.http.addresses import Networks
 from keyguard.identity import Identity
-from keyguard.keys.record import decode
+from keyguard.keys.record import decode, end_of
 
 RECHECK = SECOND // 2
 """Microseconds for which a verified key is trusted without asking the store again."""
@@ -106,4 +106,4 @@ def remembered(stored: bytes) -> Known | None:
         metadata=record.metadata,
     )
     networks = Networks(record.networks) if record.networks else None
-    return Known(identity, stored, networks, record.not_after)
+    return Known(identity, stored, networks, end_of(record))

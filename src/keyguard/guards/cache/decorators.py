@@ -21,10 +21,11 @@ from typing import Any, TypeVar, overload
 
 from keyguard.errors import ConfigurationError
 from keyguard.flow import is_async
-from keyguard.guards.cache.settings import check_flags, field_names, texts, whole
+from keyguard.guards.cache.settings import check_flags, field_names, texts
 from keyguard.process.event_loops import in_loop
 from keyguard.request import Forward, Request
 from keyguard.response import Headers, Response
+from keyguard.units import Duration, seconds
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -141,15 +142,12 @@ class CacheControl:
             headers.add("Cache-Tag", ", ".join(self.tags))
 
 
-_YEAR = 365 * 86400
-
-
 def cache_control(
     *,
-    max_age: int | None = None,
-    s_maxage: int | None = None,
-    swr: int | None = None,
-    sie: int | None = None,
+    max_age: Duration | None = None,
+    s_maxage: Duration | None = None,
+    swr: Duration | None = None,
+    sie: Duration | None = None,
     public: bool = False,
     private: bool = False,
     no_cache: bool = False,
@@ -161,8 +159,9 @@ def cache_control(
 ) -> CacheControl:
     """Return a decorator of a view, or a FastAPI dependency, that sets `Cache-Control` on a route's responses.
 
-    - `max_age`, `s_maxage`: seconds that a response is fresh, in any cache, and in shared ones (RFC 9111, 5.2.2).
-    - `swr`, `sie`: seconds that it may be served stale while it is refreshed, and if the app fails (RFC 5861).
+    - `max_age`, `s_maxage`: how long a response is fresh (seconds, a `timedelta`, or a text such as `"1h"`), in any
+      cache, and in shared ones (RFC 9111, 5.2.2).
+    - `swr`, `sie`: how long it may be served stale while it is refreshed, and if the app fails (RFC 5861).
     - `public`: it is the same for all callers, those with credentials too (5.2.2.9).
     - `private`: it is one caller's own (5.2.2.7). `no_store`, `no_cache`, `must_revalidate`: 5.2.2.
     - `immutable`: it does not change while it is fresh (RFC 8246).
@@ -191,9 +190,7 @@ def cache_control(
     if no_store and (public or any(value is not None for value in numbers.values())):
         raise ConfigurationError("no_store and a lifetime contradict each other")
     words = [name for name, flag in flags.items() if flag]
-    words += [
-        f"{name}={whole(name, value, 0, 10 * _YEAR, 'seconds')}" for name, value in numbers.items() if value is not None
-    ]
+    words += [f"{name}={seconds(name, value, max='3650 days')}" for name, value in numbers.items() if value is not None]
     found = texts("tags", tags)
     for tag in found:
         if not tag.isascii() or not tag.isprintable() or set(tag) & set(", "):

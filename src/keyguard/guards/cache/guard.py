@@ -45,6 +45,7 @@ from keyguard.ops import Store, is_store
 from keyguard.request import Forward, Request
 from keyguard.response import Response
 from keyguard.steps import Detach
+from keyguard.units import Duration, microseconds
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT", "SEARCH"})
 _REFRESH_FOR = 60 * SECOND
@@ -58,8 +59,9 @@ class ResponseCache(Guard):
     are `Authorization`, every place from which an `APIKeys` of the stack reads keys, and all else that names a caller:
     fields like `X-API-Key` or `X-Forwarded-User`, `REMOTE_USER`, a user in the scope, the certificate of a client.
 
-    - `ttl`: seconds for which a response is fresh if the app sets no lifetime. For status 200, 203, 300, 301, 308,
-      404 and 410. Whatever may name a caller counts as credentials then, such as `Cookie` and `X-Tenant`.
+    - `ttl`: how long a response is fresh if the app sets no lifetime: seconds, a `timedelta`, or a text such as
+      `"10 minutes"`, like all durations here. For status 200, 203, 300, 301, 308, 404 and 410. Whatever may name a
+      caller counts as credentials then, such as `Cookie` and `X-Tenant`.
     - `credentials`: names of request fields that count as credentials besides; of keys of the environ or scope too.
     - `when`: a function of the request, such as `path("/products/*")`, that says whether it goes through the cache.
     - `by`: `"key"` or `"subject"` makes entries each caller's own: then `private` responses may be stored too
@@ -74,15 +76,15 @@ class ResponseCache(Guard):
     - `vary`: request fields by which responses are chosen, besides those that they name in `Vary` (section 4.1).
     - `targeted`: targeted fields in order of preference, such as `["CDN-Cache-Control"]` (RFC 9213). None by
       default: an app that tells a CDN how long to keep a response, and purges it there, has not told this cache.
-    - `stale_on_error`: seconds for which a stale entry may stand in for an app that fails, if the app itself does not
+    - `stale_on_error`: how long a stale entry may stand in for an app that fails, if the app itself does not
       say `stale-if-error` (RFC 5861, section 4).
     - `serve_exhausted`: a caller whose limit is used up still gets fresh entries. The cache stands right
       after that limit then: no guard between them would be asked.
-    - `coalesce`: seconds for which a request waits for another one's answer to the same; 0: it does not wait.
+    - `coalesce`: how long a request waits for another one's answer to the same; 0: it does not wait.
     - `max_bytes`, `max_entries`, `max_variants` (of one URL), `max_entry_bytes`: bounds of what this process holds.
       Bodies that are on their way, in parts, may take `max_bytes` once more; those beyond that are not stored.
-    - `local_bytes`, `local_ttl`: how much of a shared store this process holds itself, and for how many seconds it
-      uses that without asking the store.
+    - `local_bytes`, `local_ttl`: how much of a shared store this process holds itself, and for how long it uses
+      that without asking the store.
     - `store`: where entries are shared, a URL or a store object, if not in the stack's own store. On a server of their
       own, entries take no memory from keys and limits.
     - `name`: its name in `Cache-Status`. Caches of one name and of the same settings share the entries of one store:
@@ -100,7 +102,7 @@ class ResponseCache(Guard):
     def __init__(
         self,
         *,
-        ttl: int | None = None,
+        ttl: Duration | None = None,
         when: When | None = None,
         by: Literal["key", "subject"] | None = None,
         credentials: Iterable[str] = (),
@@ -112,15 +114,15 @@ class ResponseCache(Guard):
         sort_query: bool = False,
         vary: Iterable[str] = (),
         targeted: Iterable[str] = (),
-        stale_on_error: int = 0,
+        stale_on_error: Duration = 0,
         serve_exhausted: bool = False,
-        coalesce: float = 10.0,
+        coalesce: Duration = 10,
         max_bytes: int = 64 * 1024 * 1024,
         max_entries: int = 100_000,
         max_variants: int = 32,
         max_entry_bytes: int = 1024 * 1024,
         local_bytes: int = 16 * 1024 * 1024,
-        local_ttl: float = 1.0,
+        local_ttl: Duration = 1,
         store: str | Store | None = None,
         name: str = "keyguard",
     ) -> None:
@@ -145,7 +147,7 @@ class ResponseCache(Guard):
         self.store = store
         self.when = when.surely if isinstance(when, Condition) else when
         self.serve_exhausted = serve_exhausted
-        self.coalesce = checks.number("coalesce", coalesce, 0, 300)
+        self.coalesce = microseconds("coalesce", coalesce, max="5 minutes") / SECOND
         self.needs = frozenset() if by is None else frozenset({"identity"})
         bounds = checks.bounds(max_bytes, max_entries, max_variants, max_entry_bytes, local_bytes, local_ttl)
         query = Query(checks.texts("ignore_query", ignore_query), sort_query)

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from keyguard.checks import is_number, is_token, is_whole
-from keyguard.clock import SECOND
+from keyguard.checks import is_token, is_whole
 from keyguard.errors import ConfigurationError
 from keyguard.request import Request
+from keyguard.units import Duration, microseconds, seconds
 
 When: TypeAlias = "Callable[[Request], bool | Awaitable[bool]]"
 """A function of the request that says whether it goes through the cache."""
@@ -54,7 +54,7 @@ class Bounds(NamedTuple):
 
 def settings(
     *,
-    ttl: int | None,
+    ttl: Duration | None,
     by: str | None,
     public: bool,
     heuristic: bool,
@@ -63,7 +63,7 @@ def settings(
     targeted: Iterable[str],
     vary: Iterable[str],
     credentials: Iterable[str],
-    stale_on_error: int,
+    stale_on_error: Duration,
 ) -> Settings:
     """Return the checked settings of a `ResponseCache`, whose docstring says what they mean."""
     check_flags(
@@ -75,7 +75,7 @@ def settings(
     if by not in (None, "key", "subject"):
         raise ConfigurationError(f"by is 'key', 'subject' or None, not {by!r}")
     return Settings(
-        ttl=None if ttl is None else whole("ttl", ttl, 1, 365 * 86400, "seconds"),
+        ttl=None if ttl is None else seconds("ttl", ttl, min=1, max="365 days"),
         private=by is not None,
         public=public,
         heuristic=heuristic,
@@ -84,12 +84,12 @@ def settings(
         targeted=field_names("targeted", targeted),
         vary=field_names("vary", vary),
         credentials=field_names("credentials", credentials, lower=False),
-        stale_on_error=whole("stale_on_error", stale_on_error, 0, 7 * 86400, "seconds"),
+        stale_on_error=seconds("stale_on_error", stale_on_error, max="7 days"),
     )
 
 
 def bounds(
-    max_bytes: int, max_entries: int, max_variants: int, max_entry_bytes: int, local_bytes: int, local_ttl: float
+    max_bytes: int, max_entries: int, max_variants: int, max_entry_bytes: int, local_bytes: int, local_ttl: Duration
 ) -> Bounds:
     """Return the checked bounds of a `ResponseCache`."""
     return Bounds(
@@ -98,7 +98,7 @@ def bounds(
         whole("max_variants", max_variants, 1, 10_000, "variants"),
         whole("max_entry_bytes", max_entry_bytes, 1, 2**31, "bytes"),
         whole("local_bytes", local_bytes, 65536, 2**40, "bytes"),
-        round(number("local_ttl", local_ttl, 0, 60) * SECOND),
+        microseconds("local_ttl", local_ttl, max="1 minute"),
     )
 
 
@@ -114,13 +114,6 @@ def whole(name: str, value: object, min: int, max: int, unit: str) -> int:
     if not is_whole(value) or not min <= value <= max:
         raise ConfigurationError(f"{name} is a whole number of {unit} from {min} to {max}, not {value!r}")
     return value
-
-
-def number(name: str, value: object, min: float, max: float) -> float:
-    """Return a number of seconds, if it is within bounds; NaN is not."""
-    if not is_number(value) or not min <= value <= max:
-        raise ConfigurationError(f"{name} is a number of seconds from {min} to {max}, not {value!r}")
-    return float(value)
 
 
 def token(name: str, value: object) -> str:
