@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keyguard.clock import SECOND
-from keyguard.ops import Demand, Settle, Take, Taken
+from keyguard.ops import Commit, Demand, Put, Read, Settle, Take, Taken
 from keyguard.rates import Limit, smooth, window
 from keyguard.stores.memory import MemoryStore, Pool, core
 from keyguard.testing import ManualClock, Reference
@@ -166,3 +167,163 @@ def test_pools_answer_as_operations_do(guards: list[list[Limit]], play: list[Any
             else:
                 twins.clock.advance(microseconds=given[0] if what == "step" else -given[0])
             twins.stand_alike({rule.prefix: rule.limit for rule in every + others})
+
+
+# -- where counters stand -------------------------------------------------------------------------------------------
+
+
+def left(store: MemoryStore, rule: Rule, bucket: str) -> int:
+    return int(store.execute([take_of([rule], bucket, 0)])[0].takings[0][2])
+
+
+def test_what_was_counted_before_there_was_a_pool_counts_in_it_and_so_does_what_a_cell_holds() -> None:
+    store = MemoryStore(MIB, clock=ManualClock())
+    (rule,) = rules_of(window(5, MINUTE, ""))
+    for number in range(8_000):
+        for _ in range(6):
+            store.execute([take_of([rule], f"caller-{number}")])
+    before = store.stats()
+    assert before.folded > 1000
+    pool = pool_of(store, [rule])
+    assert not any(pool.take(f"caller-{number}") for number in range(8_000))
+    assert store.stats().cells == before.cells
+    assert store.stats().entries == before.entries
+
+
+def test_a_table_gets_the_rules_of_another_plan() -> None:
+    store = MemoryStore(clock=ManualClock())
+    free, day = rules_of(window(5, MINUTE, ""), window(100, 1440 * MINUTE, ""))
+    (pro,) = rules_of(window(50, MINUTE, ""))
+    first = pool_of(store, [free])
+    assert first.take("a", 4)
+    both = pool_of(store, [day, pro])
+    assert both.take("a", 40)
+    assert first.take("a") is None
+    assert (left(store, free, "a"), left(store, pro, "a"), left(store, day, "a")) == (0, 6, 60)
+    assert store.stats().entries == 1
+
+
+def test_counters_that_stand_in_two_tables_are_left_to_operations() -> None:
+    store = MemoryStore(clock=ManualClock())
+    minute, second = rules_of(window(5, MINUTE, ""), window(2, SECOND, ""))
+    pool_of(store, [minute])
+    pool_of(store, [second])
+    assert store.pool([minute, second]) is None
+    assert not store.execute([take_of([minute, second], "a")])[0].refused
+    assert (left(store, minute, "a"), left(store, second, "a")) == (4, 1)
+    assert store.pool([minute, minute]) is None
+    assert store.pool([]) is None
+    assert store.pool([Rule("rl:a|b|", minute.limit)]) is None
+
+
+def test_a_subclass_with_an_execute_of_its_own_is_asked() -> None:
+    class Asked(MemoryStore):
+        def execute(self, ops: Any) -> list[Any]:
+            return super().execute(ops)
+
+    class Named(MemoryStore):
+        pass
+
+    rules = rules_of(window(5, MINUTE, ""))
+    assert Asked().pool(rules) is None
+    assert Named().pool(rules) is not None
+
+
+def test_a_caller_who_comes_twice_in_one_decision_is_left_to_operations() -> None:
+    store = MemoryStore(clock=ManualClock())
+    pool = pool_of(store, rules_of(window(5, MINUTE, "")))
+    assert store.take_together([(pool, "a", 1), (pool, "a", 1)]) is None
+    answers = store.take_together([(pool, "a", 1), (pool, "b", 1)])
+    assert answers is not None
+    assert [answer[1] for answer in answers] == [4, 4]
+
+
+def test_a_refusal_takes_no_room() -> None:
+    store = MemoryStore(clock=ManualClock())
+    one, other = (pool_of(store, rules_of(window(5, MINUTE, ""), name=name)) for name in "ab")
+    assert one.take("stranger", 6) is None
+    assert store.take_together([(one, "stranger", 1), (other, "stranger", 6)]) is None
+    assert (store.stats().entries, store.stats().bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("limit", [window(5, MINUTE, ""), window(100, MINUTE, ""), smooth("5/minute", burst=5)])
+def test_operations_write_what_pools_count(limit: Limit) -> None:
+    clock = ManualClock()
+    store = MemoryStore(clock=clock)
+    (rule,) = rules_of(limit)
+    pool = pool_of(store, [rule])
+    assert pool.take("a", 5)
+    key = rule.prefix + "a"
+    (state,) = store.execute([Read(key)])[0]
+    store.execute([Put(key, None)])
+    assert store.execute([Read(key)])[0] == (None,)
+    assert left(store, rule, "a") == limit.max_cost
+    store.execute([Put(key, state, 3 * SECOND)])
+    assert left(store, rule, "a") == limit.max_cost - 5
+    clock.advance(3)
+    assert left(store, rule, "a") == limit.max_cost, "it lapses when it was told to"
+    assert store.stats().entries == 1
+
+
+def test_a_state_that_cannot_be_read_charges_nothing_and_concerns_its_caller_alone() -> None:
+    store = MemoryStore(MIB, clock=ManualClock())
+    good, bad = rules_of(window(5, MINUTE, ""), window(100, 2 * MINUTE, ""))
+    pool = pool_of(store, [good, bad])
+    store.execute([Put(bad.prefix + "a", b"???", 60 * MINUTE)])
+    assert pool.take("a") is None
+    with pytest.raises(Exception, match="unpack"):
+        store.execute([take_of([good, bad], "a")])
+    assert left(store, good, "a") == 5
+    for number in range(10_000):
+        assert pool.take(f"b{number}")
+    assert store.stats().forgotten > 0
+    assert store.execute([Read(bad.prefix + "a")])[0] == (b"???",)
+
+
+def test_callers_of_several_rules_are_folded_together_and_none_is_forgiven() -> None:
+    store = MemoryStore(MIB, clock=ManualClock())
+    rules = rules_of(window(2, MINUTE, ""), window(100, 60 * MINUTE, ""), smooth("3/minute", burst=50))
+    pool = pool_of(store, rules)
+    for number in range(6_000):
+        while pool.take(f"caller-{number}"):
+            pass
+    stats = store.stats()
+    assert stats.folded > 1000
+    assert stats.bytes <= MIB
+    assert not any(pool.take(f"caller-{number}") for number in range(6_000))
+
+
+def test_room_is_made_where_most_of_it_is_taken() -> None:
+    store = MemoryStore(MIB, clock=ManualClock())
+    few, many = (pool_of(store, rules_of(window(100, 60 * MINUTE, ""), name=name)) for name in "ab")
+    for number in range(100):
+        assert few.take(f"caller-{number}")
+    for number in range(20_000):
+        assert many.take(f"10.0.{number >> 8}.{number & 255}")
+    assert store.stats().forgotten > 10_000
+    answers = [few.take(f"caller-{number}") for number in range(100)]
+    assert all(answer is not None and answer[1] == 98 for answer in answers)
+
+
+def test_threads_take_no_more_than_there_is() -> None:
+    store = MemoryStore()
+    pools = [pool_of(store, rules_of(window(500, 60 * MINUTE, ""), window(1000, 600 * MINUTE, ""))) for _ in range(2)]
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda number: pools[number % 2].take("a"), range(2000)))
+    assert sum(answer is not None for answer in answers) == 500
+    assert left(store, rules_of(window(1000, 600 * MINUTE, ""))[0], "a") == 500
+
+
+def test_a_value_is_the_same_object_until_it_is_written() -> None:
+    store = MemoryStore(clock=ManualClock())
+    record = b"record" * 10
+    store.execute([Commit({"key|a": None}, {"key|a": record})])
+    assert store.values["key|a"] is record
+    assert store.execute([Read("key|a")])[0][0] is record
+    store.execute([Put("key|a", b"other", SECOND)])
+    assert "key|a" not in store.values
+    assert store.execute([Read("key|a")])[0] == (b"other",)
+    store.execute([Put("key|a", record)])
+    assert dict(store.scan("key|")) == {"key|a": record}
+    store.execute([Put("key|a", None)])
+    assert (store.stats().entries, store.stats().bytes) == (0, 0)

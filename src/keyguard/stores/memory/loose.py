@@ -27,9 +27,17 @@ class Loose(Generations[Entry]):
         return entry[0] if entry is not None and entry[1] > now else None
 
     def write(self, key: str, entry: Entry, now: int) -> None:
-        if key in self.young:
+        before = self.young.get(key)
+        if before is None:
+            self._core.put(self, key, entry, now)
+        elif before[2] is entry[2]:
+            self.young[key] = entry
+            grown = len(entry[0]) - len(before[0])
+            if grown:
+                self._core.grow(self, key, entry, grown, now)
+        else:
             self._core.drop(self, key)
-        self._core.put(self, key, entry, now)
+            self._core.put(self, key, entry, now)
 
     def release(self, prefix: str) -> list[tuple[str, Entry]]:
         """Give away all entries whose keys begin with `prefix`."""

@@ -13,7 +13,7 @@ from keyguard.process.fork import check_process
 from keyguard.rates import Limit, Taking
 from keyguard.rates.window import SLICES, WindowSlices, advanced, is_window
 from keyguard.stores.memory.core import Core
-from keyguard.stores.memory.table import PLACES, Column, Entry, Table
+from keyguard.stores.memory.table import PLACES, WHOLE, Column, Entry, Table
 
 Answer: TypeAlias = "list[int]"
 """`[at, left, reset, ...]`: the moment, and for each rule the units left and the span until more units come back.
@@ -124,10 +124,18 @@ class Pool:
                 return None
             entry[offset : offset + PLACES] = newest, spent + cost, spent, older
             return left, (newest + SLICES + 1 - (len(older) >> 2)) * column.width - now
-        kept, ttl, left, reset, wait = limit.take(column.read(entry, now), now, cost)
+        whole = newest == _NO_SLICE and entry[offset] == WHOLE  # and will be, so it need not be looked at
+        state: bytes | None = entry[offset + 3] if whole else column.read(entry, now)
+        if whole and entry[offset + 1] <= now:
+            state = None
+        kept, ttl, left, reset, wait = limit.take(state, now, cost)
         if wait:
             return None
-        column.write(entry, kept, now + ttl)
+        if kept is not None and whole:
+            entry[offset + 1] = now + ttl
+            entry[offset + 3] = kept
+        elif kept is not None:
+            column.write(entry, kept, now + ttl)
         return (left, reset) if is_window(limit) else (left, reset, ttl)
 
     def taken(self, demands: Sequence[Demand], answer: Answer) -> Taken:

@@ -101,14 +101,12 @@ class MemoryStore:
                 column.note(limit)
             table.write(key[len(column.prefix) :], column, value, expiry, now)
             return
-        lasting = value is not None and expiry == _NEVER and limit is None
-        if value is None or lasting:
+        lasting = expiry == _NEVER and limit is None
+        if lasting or key in self.values:
+            self._core.put_value(key, value if lasting else None, now)
+        if lasting or value is None:
             self._core.drop(self._loose, key)
-        if not lasting and self.values:
-            self._core.put_value(key, None, now)
-        if lasting:
-            self._core.put_value(key, value, now)
-        elif value is not None:
+        else:
             self._loose.write(key, (value, expiry, limit), now)
 
     def _place(self, key: str) -> tuple[Table, Column] | None:

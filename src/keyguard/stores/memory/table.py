@@ -17,11 +17,11 @@ from keyguard.stores.memory.core import CELLS, Core, Generations
 Entry: TypeAlias = "list[Any]"
 
 PLACES = 4  # that a column has in an entry
-_WHOLE = -1  # in the place of `newest`: the state is not taken apart
+WHOLE = -1  # in the place of `newest`: the state is not taken apart
 _BLANK = (0, 0, 0, b"")
 # Measured as `VALUE_COST` is: the name of the caller, a list, two slots of a dict; and for each column four places, two
 # numbers, and bytes.
-_ENTRY_COST = 300
+_ENTRY_COST = 240
 _COLUMN_COST = 130
 
 
@@ -46,7 +46,7 @@ class Column:
 
     def expiry(self, entry: Entry) -> int:
         newest, spent = entry[self.offset : self.offset + 2]
-        expiry: int = spent if newest == _WHOLE else (newest + SLICES + 1) * self.width
+        expiry: int = spent if newest == WHOLE else (newest + SLICES + 1) * self.width
         return expiry
 
     def read(self, entry: Entry, now: int) -> bytes | None:
@@ -54,7 +54,7 @@ class Column:
         if self.expiry(entry) <= now:
             return None
         newest, spent, before, older = entry[self.offset : self.offset + PLACES]
-        return older if newest == _WHOLE else packed(newest, spent, before, older)
+        return older if newest == WHOLE else packed(newest, spent, before, older)
 
     def write(self, entry: Entry, state: bytes | None, expiry: int) -> int:
         """Set a caller's state, or nothing. Return by how many bytes it is longer than before."""
@@ -65,13 +65,13 @@ class Column:
             slices = unpacked(state) if self.width else None
             # They lapse by themselves. If they are to do so earlier, they are kept as they are.
             known = slices is not None and expiry >= (slices[0] + SLICES + 1) * self.width
-            column = slices if slices is not None and known else (_WHOLE, expiry, 0, state)
+            column = slices if slices is not None and known else (WHOLE, expiry, 0, state)
         entry[offset : offset + PLACES] = column
         return len(column[3]) - before
 
     def half_spent(self, entry: Entry, now: int) -> bool:
         newest, spent = entry[self.offset : self.offset + 2]
-        if newest != _WHOLE and spent * 2 < self.limit.max_cost:
+        if newest != WHOLE and spent * 2 < self.limit.max_cost:
             return False  # it can only have become less since
         state = self.read(entry, now)
         return state is not None and self.limit.half_spent(state, now)
