@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keyguard.clock import SECOND
-from keyguard.ops import Commit, Demand, Put, Read, Settle, Take, Taken
+from keyguard.ops import CompareAndSet, Demand, Put, Read, Settle, Take, Taken
 from keyguard.rates import Limit, smooth, window
 from keyguard.stores.memory import MemoryStore, Pool, core
 from keyguard.testing import ManualClock, Reference
@@ -317,7 +317,7 @@ def test_threads_take_no_more_than_there_is() -> None:
 def test_a_value_is_the_same_object_until_it_is_written() -> None:
     store = MemoryStore(clock=ManualClock())
     record = b"record" * 10
-    store.execute([Commit({"key|a": None}, {"key|a": record})])
+    store.execute([CompareAndSet({"key|a": None}, {"key|a": record})])
     assert store.values["key|a"] is record
     assert store.execute([Read("key|a")])[0][0] is record
     store.execute([Put("key|a", b"other", SECOND)])
