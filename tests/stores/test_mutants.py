@@ -48,6 +48,8 @@ CHANGES_NOTHING: list[tuple[str, str]] = [
         "how many decisions are known by their tokens, and for how long: more than are asked for",
     ),
     (r"if micros < \S+ then micros, ticks = ", "moments before 1970"),
+    (r"if ticks < 1 then micros, ticks = ", "the same moment, a microsecond earlier and as many ticks more"),
+    (r"if at > CALLED_OFF then", "what was called off is taken in the future, where nothing is given back"),
     (r"pack\('<I8I8', [01], micros\)", "the place of an expiry that is written later"),
     (r"--> .*#left > 9 ", "no state has nine bytes: one of eight is empty, and the next has sixteen"),
     (r"settle.lua:\d+ \[.*\] +return [01] ", "a result that nobody reads"),

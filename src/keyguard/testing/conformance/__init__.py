@@ -248,6 +248,10 @@ def _check_settlements(make_store: Callable[[Clock], Store]) -> None:
                     (expected,) = reference.execute([op])
                     what = f"{limit.text}, {cost} taken and {settled} settled, {('once', 'again')[again // 2]}"
                     _same(what, _plain(expected), _plain(_one(store, op)))
+                dump = traits_of(store).dump
+                if dump is not None:
+                    lives = [(name, ttl) for name, _, ttl in dump(key)]
+                    _same(f"{what}: how long it lives", [(name, ttl) for name, _, ttl in reference.dump(key)], lives)
 
 
 def _check_set_back(make_store: Callable[[Clock], Store]) -> None:
