@@ -1,0 +1,78 @@
+"""How a store is asked, and how its answers are held to others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from keyguard.clock import Clock
+from keyguard.ops import (
+    Authenticated,
+    Op,
+    Store,
+    Taken,
+    traits_of,
+)
+from keyguard.testing.conformance.reference import Reference as Reference
+
+
+def one(store: Store, op: Op[Any]) -> Any:
+    return executed(store, [op], "a directed check")[0]
+
+
+def executed(store: Store, batch: Sequence[Op[Any]], what: str) -> list[Any]:
+    try:
+        return answers(store.execute(batch))
+    except Exception as error:
+        ops = "; ".join(map(described, batch))
+        raise AssertionError(f"{what}, {ops}: expected results, got {error!r}") from error
+
+
+def answers(results: Any) -> list[Any]:
+    if not isinstance(results, list):
+        raise AssertionError(f"execute returns a list of results, not {type(results).__name__}")
+    return results
+
+
+def plain(result: Any) -> Any:
+    """A result as values that compare."""
+    if isinstance(result, Taken):
+        # The state itself is how a store may represent it; what it means shows in the next answers.
+        return result.at, result.refused, [taking[1:] for taking in result.takings]
+    if isinstance(result, Authenticated):
+        return result.valid, result.record, plain(result.guesses), result.at
+    return result
+
+
+def described(op: Op[Any]) -> str:
+    return f"{type(op).__name__} of {', '.join(op.keys)}"
+
+
+def same(what: str, expected: Any, got: Any) -> None:
+    if expected != got:
+        raise AssertionError(f"{what}: expected {_short(expected)}, got {_short(got)}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 1000 else f"{text[:1000]}..."
+
+
+@contextmanager
+def opened(make_store: Callable[[Clock], Store], clock: Clock) -> Iterator[Store]:
+    """A store that is closed whatever is found: one that is made for a check is removed by it."""
+    store = make_store(clock)
+    try:
+        yield store
+    except BaseException:
+        with suppress(Exception):  # what was found comes first
+            close(store)
+        raise
+    close(store)
+
+
+def close(store: Store) -> None:
+    close = traits_of(store).close
+    if close is not None:
+        close()

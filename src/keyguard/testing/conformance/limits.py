@@ -1,0 +1,105 @@
+"""Limits: what is given back, settled, set back, and all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keyguard.clock import SECOND, Clock, ManualClock
+from keyguard.ops import (
+    Demand,
+    Op,
+    Read,
+    Settle,
+    Store,
+    Take,
+    traits_of,
+)
+from keyguard.rates import window
+from keyguard.testing.conformance.comparing import one, opened, plain, same
+from keyguard.testing.conformance.drawing import LIMITS
+from keyguard.testing.conformance.reference import Reference as Reference
+
+
+def check_refunds(make_store: Callable[[Clock], Store]) -> None:
+    """What is given back in between leaves what was taken before and after, however much it was."""
+    clock = ManualClock()
+    reference = Reference(clock)
+    limit = window(1000, 60 * SECOND, "1000/minute")
+    with opened(make_store, clock) as store:
+        for before in (1, 2, 255, 256, 257, 512):
+            key = f"rl:win60000000|refund{before}"
+            taken = []
+            for cost in (before, 1, 3):
+                take = Take([Demand("limit", key, limit, cost)])
+                taken.append(reference.execute([take])[0])
+                one(store, take)
+                clock.advance(2)
+            for charge in (taken[1], taken[0], taken[0]):
+                asked: list[Op[Any]] = [Settle(charge), Take([Demand("limit", key, limit, 0)])]
+                for op in asked:
+                    (expected,) = reference.execute([op])
+                    same(f"giving back, {before}, 1 and 3 taken", plain(expected), plain(one(store, op)))
+
+
+def check_settlements(make_store: Callable[[Clock], Store]) -> None:
+    """What is settled is settled once, however often it is asked for while its token is known; also above a limit."""
+    clock = ManualClock()
+    reference = Reference(clock)
+    with opened(make_store, clock) as store:
+        for place, limit in enumerate(LIMITS):
+            key = f"rl:settled{place}:{limit.code}|a"
+            for cost, settled in ((1, 0), (1, 2), (2, 1), (0, 1), (1, limit.max_cost), (0, 10**12)):
+                take = Take([Demand("limit", key, limit, cost)])
+                (taken,) = reference.execute([take])
+                one(store, take)
+                clock.advance(microseconds=3)
+                settle = Settle(taken, [settled])
+                left = Take([Demand("limit", key, limit, 0)])
+                asked: list[Op[Any]] = [settle, left, settle, left]
+                for again, op in enumerate(asked):
+                    (expected,) = reference.execute([op])
+                    what = f"{limit.text}, {cost} taken and {settled} settled, {('once', 'again')[again // 2]}"
+                    same(what, plain(expected), plain(one(store, op)))
+                dump = traits_of(store).dump
+                if dump is not None:
+                    lives = [(name, ttl) for name, _, ttl in dump(key)]
+                    same(f"{what}: how long it lives", [(name, ttl) for name, _, ttl in reference.dump(key)], lives)
+
+
+def check_set_back(make_store: Callable[[Clock], Store]) -> None:
+    """What lies in the future counts as happening now, from the first question on."""
+    clock = ManualClock()
+    reference = Reference(clock)
+    with opened(make_store, clock) as store:
+        for place, limit in enumerate(LIMITS):
+            for cost, seconds in ((1, 0), (0, -1), (0, 1), (1, 0), (0, 1)):
+                clock.advance(microseconds=seconds * limit.period // 4)
+                take = Take([Demand("limit", f"rl:back{place}:{limit.code}|a", limit, cost)])
+                (expected,) = reference.execute([take])
+                what = f"{limit.text}, {cost} asked for when time was set back"
+                same(what, plain(expected), plain(one(store, take)))
+
+
+def check_expiry(make_store: Callable[[Clock], Store]) -> None:
+    clock = ManualClock()
+    with opened(make_store, clock) as store:
+        limit = window(2, 10 * SECOND, "2/10 seconds")
+        demand = Demand("limit", "rl:limit|expiry", limit)
+        one(store, Take([demand]))
+        same("scan lists counters too", ["rl:limit|expiry"], [key for key, _ in store.scan("rl:limit|")])
+        clock.advance(microseconds=10 * SECOND - 1)
+        same("a value is there until its time to live is over", True, one(store, Read("rl:limit|expiry")) != (None,))
+        clock.advance(microseconds=1)
+        same("and not from then on", (None,), one(store, Read("rl:limit|expiry")))
+        same("nor in scan", [], [*store.scan("rl:limit|")])
+
+
+def check_all_or_nothing(make_store: Callable[[Clock], Store]) -> None:
+    with opened(make_store, ManualClock()) as store:
+        wide, narrow = window(100, 60 * SECOND, "100/minute"), window(2, 60 * SECOND, "2/minute")
+        demands = [Demand("wide", "rl:limit|wide", wide), Demand("narrow", "rl:limit|narrow", narrow)]
+        outcomes = [one(store, Take(demands)) for _ in range(5)]
+        same("two of five are admitted", [False, False, True, True, True], [taken.refused for taken in outcomes])
+        asked = one(store, Take([Demand("wide", "rl:limit|wide", wide, 0)]))
+        same("the refused ones charged nothing", 98, asked.takings[0][2])
