@@ -19,7 +19,7 @@ from keyguard.errors import StoreBusy, StoreError
 from keyguard.guards.cache.shared_ops import Stamp
 from keyguard.ops import Authenticate, CompareAndSet, Demand, Op, Put, Read, ReadWithTime, Settle, Take
 from keyguard.rates import window
-from keyguard.stores import circuit_breaker as module
+from keyguard.stores import circuit as module
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 from keyguard.stores.leased import Leased
 from keyguard.stores.limits import LimitsStore

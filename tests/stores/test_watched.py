@@ -12,7 +12,7 @@ from keyguard import APIKeys, Keyguard, RateLimit
 from keyguard.errors import StoreError
 from keyguard.ops import Demand, Op, Read, Settle, Take
 from keyguard.rates import smooth, window
-from keyguard.stores import circuit_breaker as module
+from keyguard.stores import circuit as module
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore

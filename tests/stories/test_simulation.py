@@ -19,7 +19,7 @@ from keyguard.clock import Clock
 from keyguard.drivers import interpreter as engine
 from keyguard.errors import StoreError
 from keyguard.ops import Op, Settle, Taken
-from keyguard.stores import circuit_breaker as watched
+from keyguard.stores import circuit as watched
 from keyguard.stores.memory import MemoryStore
 from tests.support.harness import Answer, Ask, aask
 
