@@ -9,11 +9,17 @@ outermost, so what finds the identity is added after what needs it.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Unpack
 
 from keyguard import guards
 from keyguard.drivers.asgi.driver import ASGIApp, ASGIDriver
 from keyguard.stack.layers import stack_of
+
+if TYPE_CHECKING:
+    from keyguard.guards.rate_limit.guard import Rates
+    from keyguard.request import Request
+    from keyguard.stack.options import APIKeysOptions, IPFilterOptions, RateLimitOptions, ResponseCacheOptions
 
 __all__ = ["APIKeys", "IPFilter", "RateLimit", "ResponseCache"]
 
@@ -21,30 +27,38 @@ __all__ = ["APIKeys", "IPFilter", "RateLimit", "ResponseCache"]
 class APIKeys(ASGIDriver):
     """`keyguard.APIKeys` around an ASGI app."""
 
-    def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
-        self.guard, stack = stack_of(guards.APIKeys, args, options)
+    def __init__(self, app: ASGIApp, **options: Unpack[APIKeysOptions]) -> None:
+        self.guard, stack = stack_of(guards.APIKeys, (), options)
         super().__init__(app, stack.engine(app, asynchronous=True))
 
 
 class IPFilter(ASGIDriver):
     """`keyguard.IPFilter` around an ASGI app."""
 
-    def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
-        self.guard, stack = stack_of(guards.IPFilter, args, options)
+    def __init__(
+        self,
+        app: ASGIApp,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] = (),
+        **options: Unpack[IPFilterOptions],
+    ) -> None:
+        self.guard, stack = stack_of(guards.IPFilter, (allow, deny), options)
         super().__init__(app, stack.engine(app, asynchronous=True))
 
 
 class RateLimit(ASGIDriver):
     """`keyguard.RateLimit` around an ASGI app."""
 
-    def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
-        self.guard, stack = stack_of(guards.RateLimit, args, options)
+    def __init__(
+        self, app: ASGIApp, *rates: Rates | Callable[[Request], Any], **options: Unpack[RateLimitOptions]
+    ) -> None:
+        self.guard, stack = stack_of(guards.RateLimit, rates, options)
         super().__init__(app, stack.engine(app, asynchronous=True))
 
 
 class ResponseCache(ASGIDriver):
     """`keyguard.ResponseCache` around an ASGI app."""
 
-    def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
-        self.guard, stack = stack_of(guards.ResponseCache, args, options)
+    def __init__(self, app: ASGIApp, **options: Unpack[ResponseCacheOptions]) -> None:
+        self.guard, stack = stack_of(guards.ResponseCache, (), options)
         super().__init__(app, stack.engine(app, asynchronous=True))

@@ -4,10 +4,9 @@
 admits more than N in any window; `gcra` paces evenly.
 """
 
-from keyguard.rates.gcra import Smooth as Smooth
-from keyguard.rates.gcra import smooth as smooth
-from keyguard.rates.limit import NEVER as NEVER
-from keyguard.rates.limit import Limit as Limit
-from keyguard.rates.limit import Taking as Taking
-from keyguard.rates.notation import parse_rates as parse_rates
-from keyguard.rates.window import window as window
+from keyguard.rates.gcra import Smooth, smooth
+from keyguard.rates.limit import NEVER, Limit, Taking
+from keyguard.rates.notation import parse_rates
+from keyguard.rates.window import window
+
+__all__ = ["NEVER", "Limit", "Smooth", "Taking", "parse_rates", "smooth", "window"]

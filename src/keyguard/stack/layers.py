@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from keyguard.stack.keyguard import Keyguard
@@ -19,8 +19,8 @@ class _Layer(Keyguard):
     _is_layer = True
 
 
-def stack_of(guard: Callable[..., G], args: tuple[Any, ...], options: dict[str, Any]) -> tuple[G, Keyguard]:
+def stack_of(guard: Callable[..., G], args: Iterable[Any], options: Mapping[str, Any]) -> tuple[G, Keyguard]:
     """Build the guard and its stack, each from the options that are its own."""
-    stack_options = {name: options.pop(name) for name in list(options) if name in _STACK_OPTIONS}
-    made = guard(*args, **options)
-    return made, _Layer(made, **stack_options)
+    of_stack = {name: value for name, value in options.items() if name in _STACK_OPTIONS}
+    made = guard(*args, **{name: value for name, value in options.items() if name not in _STACK_OPTIONS})
+    return made, _Layer(made, **of_stack)

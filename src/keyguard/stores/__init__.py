@@ -15,6 +15,8 @@ from keyguard.errors import ConfigurationError
 from keyguard.ops import Store, is_store
 from keyguard.stores.schemes import ANSWERED, READ, scheme_of
 
+__all__ = ["open_store"]
+
 _KNOWN = (
     "memory://, sqlite:///file.db (relative), sqlite:////path/file.db (absolute), redis://, rediss://, unix://, "
     "redis+sentinel://, redis+cluster:// (rediss+... with TLS) and postgresql://"

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from keyguard.clock import ManualClock as ManualClock
 from keyguard.guard import AnyGuard
 from keyguard.stack.keyguard import Keyguard
 from keyguard.testing.conformance import Reference as Reference
 from keyguard.testing.conformance import check_store as check_store
+
+if TYPE_CHECKING:
+    from keyguard.stack.options import StackOptions
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,14 @@ def play(
     method: str = "GET",
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     client: str | None = "198.51.100.1",
-    **options: Any,
+    **options: Unpack[StackOptions],
 ) -> Played:
     """Send one request through a guard, or a whole stack, around an app that answers 200 with `ok`.
 
     `options` are those of `Keyguard`; the store is one in memory, if none is given. To send several requests to one
     stack, build it once and pass it.
     """
-    stack = guard if isinstance(guard, Keyguard) else Keyguard(guard, **{"store": "memory://", **options})
+    stack = guard if isinstance(guard, Keyguard) else Keyguard(guard, **({"store": "memory://"} | options))
     heads: list[tuple[int, list[tuple[str, str]]]] = []
 
     def app(environ: Any, start_response: Any) -> Iterable[bytes]:

@@ -9,4 +9,6 @@
     upkeep        what is done beside: deleting what has expired, settling doubts
 """
 
-from keyguard.stores.postgres.store import PostgresStore as PostgresStore
+from keyguard.stores.postgres.store import PostgresStore
+
+__all__ = ["PostgresStore"]

@@ -4,4 +4,6 @@
 `line` and `links` carry them over redis-py's connections; `cluster` finds the node; `servers` reads URLs.
 """
 
-from keyguard.stores.redis.store import RedisStore as RedisStore
+from keyguard.stores.redis.store import RedisStore
+
+__all__ = ["RedisStore"]

@@ -25,6 +25,8 @@ from keyguard.testing.conformance.values import check_plain_values, check_puts, 
 
 __all__ = ["Reference", "check_store"]
 
+__all__ = ["Reference", "check_store"]
+
 
 def check_store(
     make_store: Callable[[Clock], Store],

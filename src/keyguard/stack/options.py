@@ -1,0 +1,112 @@
+"""The settings of each guard and of a stack, as types: what a layer of one guard takes by name.
+
+They repeat the signatures of the guards and of `Keyguard`, since Python's types cannot join two of them; a test holds
+the two to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import EllipsisType
+from typing import Literal, TypedDict
+
+from keyguard.clock import Clock
+from keyguard.conditions import OnPaths
+from keyguard.guards.api_keys.guard import Scopes
+from keyguard.guards.api_keys.look_ups import Lookup
+from keyguard.guards.cache.settings import When
+from keyguard.guards.rate_limit.guard import By, FailureMode, Profile, Rates, Setting
+from keyguard.keys import Pepper
+from keyguard.ops import Store
+from keyguard.refusal import Refusal
+from keyguard.stores.circuit_breaker import StoreHealth
+from keyguard.units import Duration
+
+
+class StackOptions(TypedDict, total=False):
+    """The settings of `Keyguard`."""
+
+    store: str | Store | EllipsisType
+    trusted_proxies: Iterable[str]
+    forwarded_header: str
+    underscores: Iterable[str]
+    request_id_header: str | None
+    on_refusal: Callable[[Refusal], None] | None
+    on_health: Callable[[StoreHealth], None] | None
+    workers: int | None
+    root_path: str | Literal[False]
+    clock: Clock
+
+
+class APIKeysOptions(StackOptions, total=False):
+    """The settings of `APIKeys` that are given by name, and those of a stack of its own."""
+
+    lookup: Lookup | None
+    sources: Iterable[str]
+    public: Iterable[str] | OnPaths
+    paths: Iterable[str] | OnPaths | None
+    ignore_case: bool
+    optional: bool
+    scopes: Scopes | None
+    guesses: str | None
+    guess_exempt: Iterable[str]
+    pepper: Pepper
+    prefix: str
+    env: str | None
+    if_store_fails: Literal["local", "refuse"]
+    stale_if_error: Duration
+    realm: str
+    preflights: bool | None
+    name: str
+
+
+class IPFilterOptions(StackOptions, total=False):
+    """The settings of `IPFilter` that are given by name, and those of a stack of its own."""
+
+    paths: Iterable[str] | OnPaths | None
+    ignore_case: bool
+    name: str
+
+
+class RateLimitOptions(StackOptions, total=False):
+    """The settings of `RateLimit` that are given by name, and those of a stack of its own."""
+
+    by: By | None
+    cost: Setting[int]
+    when: Setting[bool] | None
+    exempt: Setting[bool] | None
+    methods: Iterable[str] | None
+    paths: Iterable[str] | OnPaths | None
+    ignore_case: bool
+    plans: Mapping[str, Rates | Sequence[Rates] | None] | None
+    default: Rates | Sequence[Rates] | None
+    name: str | None
+    headers: Profile | Sequence[Profile] | None
+    if_store_fails: FailureMode
+
+
+class ResponseCacheOptions(StackOptions, total=False):
+    """The settings of `ResponseCache` that are given by name, and those of a stack of its own."""
+
+    ttl: Duration | None
+    when: When | None
+    by: Literal["key", "subject"] | None
+    credentials: Iterable[str]
+    public: bool
+    heuristic: bool
+    set_cookie: bool
+    ignore_client_directives: bool
+    ignore_query: Iterable[str]
+    sort_query: bool
+    vary: Iterable[str]
+    targeted: Iterable[str]
+    stale_on_error: Duration
+    serve_exhausted: bool
+    coalesce: Duration
+    max_bytes: int
+    max_entries: int
+    max_variants: int
+    max_entry_bytes: int
+    local_bytes: int
+    local_ttl: Duration
+    name: str
