@@ -19,8 +19,8 @@ from urllib.parse import parse_qsl, unquote
 from keyguard.cli.input import FORMS, given, store_url
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
 from keyguard.keys import KeyRegistry
+from keyguard.keys.flows import PEPPERED
 from keyguard.keys.record import has_pepper
-from keyguard.keys.registry import PEPPERED
 from keyguard.logs import plain, word
 from keyguard.ops import Put, Store, is_counter, traits_of
 from keyguard.stores import open_store
