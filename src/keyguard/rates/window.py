@@ -31,6 +31,7 @@ _TAG = b"S"
 _HEAD_SIZE = _HEAD.size
 _OLDER = 4 * SLICES  # bytes of counts of older slices that a window can touch
 _ZEROS = bytes(_OLDER)
+_COUNTS = [Struct(f"<{count}I") for count in range(SLICES + SLICES + 1)]
 _QUOTA_MAX = 2**32 - 1  # a count is four bytes
 
 
@@ -256,7 +257,7 @@ def _slices_of(state: bytes, now: int, period: int) -> bytes:
 
 
 def _counts(data: bytes) -> tuple[int, ...]:
-    return unpack(f"<{len(data) >> 2}I", data)
+    return _COUNTS[len(data) >> 2].unpack(data)
 
 
 def _packed(counts: list[int]) -> bytes:
@@ -311,12 +312,15 @@ def advanced(total: int, count: int, older: bytes, slices: int) -> tuple[int, in
         return total, count, older
     if slices > SLICES:
         return 0, 0, b""
-    older += count.to_bytes(4, "little") + _ZEROS[: 4 * (slices - 1)]
+    older += count.to_bytes(4, "little")
+    if slices > 1:
+        older += _ZEROS[: 4 * (slices - 1)]
     beyond = len(older) - _OLDER
     if beyond > 0:
         total -= sum(_counts(older[:beyond]))
         older = older[beyond:]
-    return total, 0, _stripped(older)
+    # Most begin with a slice that counts something: no more than its lowest byte need be looked at.
+    return total, 0, older if older[0] else _stripped(older)
 
 
 def is_window(limit: Limit) -> bool:

@@ -144,7 +144,7 @@ class Pool:
         more = iter(answer[1 + 2 * len(self._limits) :])
         takings: list[Taking] = []
         for place, limit in enumerate(self._limits):
-            if isinstance(limit, WindowSlices):
+            if type(limit) is WindowSlices:
                 ttl = (at // limit.width + SLICES + 1) * limit.width - at
             else:
                 ttl = limit.period if is_window(limit) else next(more)

@@ -51,10 +51,14 @@ class Column:
 
     def read(self, entry: Entry, now: int) -> bytes | None:
         """Return a caller's state as the bytes that an operation reads; `None` if it has lapsed."""
-        if self.expiry(entry) <= now:
+        offset = self.offset
+        newest = entry[offset]
+        if newest == WHOLE:
+            state: bytes | None = entry[offset + 3] if entry[offset + 1] > now else None
+            return state
+        if (newest + SLICES + 1) * self.width <= now:
             return None
-        newest, spent, before, older = entry[self.offset : self.offset + PLACES]
-        return older if newest == WHOLE else packed(newest, spent, before, older)
+        return packed(newest, entry[offset + 1], entry[offset + 2], entry[offset + 3])
 
     def write(self, entry: Entry, state: bytes | None, expiry: int) -> int:
         """Set a caller's state, or nothing. Return by how many bytes it is longer than before."""
