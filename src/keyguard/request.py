@@ -24,6 +24,7 @@ from keyguard.http.callers import Told
 from keyguard.http.fields import FieldSet as FieldSet
 from keyguard.http.fields import asks_for_another_method
 from keyguard.http.spelling import NOTHING, Inside, Spelling
+from keyguard.http.values import Fields, Values, cookie_values, query_values
 from keyguard.identity import ANONYMOUS, Identity
 
 if TYPE_CHECKING:
@@ -95,7 +96,15 @@ class KeepsFields(Protocol):
 
 
 class Request:
-    """A request head. Guards read it; `forward` hands it on."""
+    """A request head. Guards read it; `forward` hands it on.
+
+    - `method`, `scheme`, `path`, `raw_path`, `raw_query`, `root`, `websocket`: what is asked for.
+    - `headers`, `query`, `cookies`: what it carries, as read-only mappings. `header(name)` is one field.
+    - `client`, `identity`, `caller`, `id`: who asks, and what the request is called in the log.
+    - `at_end(work)`, `after_app(work)`, `changed(fields)`: what a guard may do with it.
+
+    All else is for keyguard's own parts, and may change.
+    """
 
     websocket: ClassVar[bool] = False
     """True for a websocket handshake."""
@@ -157,7 +166,7 @@ class Request:
         raise NotImplementedError
 
     @property
-    def query(self) -> bytes:
+    def raw_query(self) -> bytes:
         """The query, percent-encoded, without the `?`."""
         raise NotImplementedError
 
@@ -240,6 +249,21 @@ class Request:
         return None
 
     # -- what guards use --------------------------------------------------------------------------------
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header fields by name, in any case. Several lines of one name are joined by `,`."""
+        return Fields(self)
+
+    @property
+    def query(self) -> Values:
+        """The parameters of the query by name: the first of each, and all of them by `get_all`. Read anew each time."""
+        return query_values(self.raw_query)
+
+    @property
+    def cookies(self) -> Values:
+        """The cookies by name: the first of each, and all of them by `get_all`. Read anew each time."""
+        return cookie_values(self.header("cookie"))
 
     @property
     def path(self) -> str:

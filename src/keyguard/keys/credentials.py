@@ -117,7 +117,7 @@ def _query(name: str) -> Reader:
     pair = re.compile(rf"(?:^|&){signs}=([^&]*)".encode())
 
     def read(request: Request, found: set[str]) -> None:
-        text = request.query
+        text = request.raw_query
         if len(text) > _LONGEST:
             found.add(_UNREAD)
         elif b"=" in text:

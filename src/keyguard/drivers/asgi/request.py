@@ -121,7 +121,7 @@ class ASGIRequest(Request):
         return str(self.carrier.get("scheme", "http"))
 
     @property
-    def query(self) -> bytes:
+    def raw_query(self) -> bytes:
         query: bytes = self.carrier.get("query_string", b"")
         return query
 

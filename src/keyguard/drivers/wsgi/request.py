@@ -58,7 +58,7 @@ class WSGIRequest(Request):
         return str(self.carrier["wsgi.url_scheme"])
 
     @property
-    def query(self) -> bytes:
+    def raw_query(self) -> bytes:
         return str(self.carrier.get("QUERY_STRING", "")).encode("latin-1")
 
     @property

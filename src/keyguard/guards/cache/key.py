@@ -111,7 +111,7 @@ def target_of(request: Request, query: Query, partition: str) -> Target | None:
     raw = request.raw_path
     path = request.spelling.path
     root = request.spelling.root
-    asked = request.query
+    asked = request.raw_query
     if len(root) + len(path) > _MAX_PART or len(asked) > _MAX_PART or len(raw or b"") > 3 * _MAX_PART:
         return None
     if query.changes and asked.count(b"&") >= _MAX_PARAMETERS:
@@ -163,7 +163,7 @@ def changed_by(request: Request, query: Query) -> Target:
     found = target_of(request, query, "")
     if found is not None:
         return found
-    path, asked = request.spelling.root + request.spelling.path, request.query
+    path, asked = request.spelling.root + request.spelling.path, request.raw_query
     host, many = request.header("host") or "", query.changes and asked.count(b"&") >= _MAX_PARAMETERS
     escaped = max(asked.count(b"%"), (request.raw_path or b"").count(b"%")) > _MAX_ESCAPES
     if max(len(path), len(asked)) > _MAX_PART or len(host) > _MAX_FIELD or many or escaped:

@@ -205,7 +205,7 @@ class RequestReader:
         return (
             bool(self._told(request))
             or any(source.read(request) for source in self.elsewhere)
-            or (self.query.changes and self.query.ignores_credentials(request.query))
+            or (self.query.changes and self.query.ignores_credentials(request.raw_query))
         )
 
     def _is_credential(self, name: str) -> bool:
