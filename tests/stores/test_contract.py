@@ -46,7 +46,7 @@ class Least:
 def test_a_store_that_has_no_more_than_it_must() -> None:
     traits = traits_of(Least())
     lacking = ["aexecute", "needs_asyncio", "aclose", "timeout", "place", "dump", "scratch", "close", "migrate"]
-    assert [getattr(traits, name) for name in (*lacking, "store", "here", "limitations")] == [None] * 12
+    assert [getattr(traits, name) for name in (*lacking, "store", "here", "limitations", "pool")] == [None] * 13
     assert traits.holds_values
     assert not traits.of_one_process
 

@@ -120,8 +120,8 @@ class MemoryStore:
         `among` are all rules that may count for the same callers, such as those of other plans. Pools with a rule in
         common count in one table.
         """
-        if type(self).execute is not MemoryStore.execute:
-            return None  # a subclass, which wants to be asked
+        if getattr(self.execute, "__func__", None) is not MemoryStore.execute:
+            return None  # of a subclass, which wants to be asked
         check_process()
         every = [*among, *rules]
         if not rules or any(rule.prefix.find("|") != len(rule.prefix) - 1 for rule in every):
