@@ -248,7 +248,7 @@ def test_what_is_done_for_somebody_who_has_gone_is_given_back(backend: str, tmp_
     store = SQLiteStore(tmp_path / "k.db", timeout=20)
     left(store)
     taken = threading.Event()
-    run_all = store._run_all
+    run_all = store._serving._run_all
 
     def slowly(*args: Any) -> Any:
         results = run_all(*args)
@@ -258,7 +258,7 @@ def test_what_is_done_for_somebody_who_has_gone_is_given_back(backend: str, tmp_
         return results
 
     gone = threading.Event()
-    store._run_all = slowly  # type: ignore[method-assign]
+    store._serving._run_all = slowly  # type: ignore[method-assign]
 
     async def story() -> None:
         other = sqlite3.connect(tmp_path / "k.db", isolation_level=None)
@@ -295,13 +295,13 @@ class Wrong(Op[None]):
 def test_those_who_wait_travel_in_one_transaction_and_a_wrong_one_concerns_nobody_else(tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "k.db", timeout=20)
     assert left(store) == 1000
-    run_all, batches = store._run_all, []
+    run_all, batches = store._serving._run_all, []
 
     def counted(connection: Any, kind: Any, batch: Any) -> Any:
         batches.append(len(batch))
         return run_all(connection, kind, batch)
 
-    store._run_all = counted  # type: ignore[method-assign]
+    store._serving._run_all = counted  # type: ignore[method-assign]
     with ThreadPoolExecutor(60) as pool:
         with locked(tmp_path / "k.db"):
             takes = [pool.submit(store.execute, [TAKE]) for _ in range(40)]
