@@ -39,12 +39,15 @@ class Hits:
         if request.method != "GET" or (self.when is not None and not self.when(request)):
             return LONG
         reader, local = self.reader, self.storage.local
-        if reader.by is None and reader.plainly(request):
+        credentials = reader.glance(request) if reader.by is None else None
+        if credentials is not None:
             entry = local.plain.get(request.address())
             if entry is not None:
-                identity = request.findings.identity
-                known = identity is not None and not identity.anonymous
-                return LONG if known and not entry.open_to_credentials else self._fresh(request, entry)
+                if not entry.open_to_credentials:
+                    identity = request.findings.identity
+                    if credentials or (identity is not None and not identity.anonymous):
+                        return LONG
+                return self._fresh(request, entry)
             if not local.varied:
                 return LONG
         if request.websocket or reader.takes_long_way(request):

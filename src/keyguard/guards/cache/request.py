@@ -11,7 +11,7 @@ from keyguard.digests import digest
 from keyguard.errors import ConfigurationError
 from keyguard.guards.cache.key import Query, Target, target_of
 from keyguard.guards.cache.settings import Settings
-from keyguard.guards.cache.variants import too_long
+from keyguard.guards.cache.variants import MAX_VALUE, too_long
 from keyguard.http.cache_control import Directives, parse_cache_control
 from keyguard.http.callers import is_nameless
 from keyguard.http.fields import FieldSet
@@ -77,6 +77,8 @@ class RequestReader:
         """Whether an app of the other world stands inside, not all of whose doings can be seen."""
         self.plain: set[Any] = set()
         """Names of fields and variables that mean nothing to this cache, as servers give them."""
+        self._bearing: set[Any] = set()
+        """Those of fields that bear credentials, and mean nothing else."""
         self.read_credentials([])
 
     # -- what stands inside -----------------------------------------------------------------------------------
@@ -89,9 +91,8 @@ class RequestReader:
         self._credential_fields = FieldSet((*CREDENTIALS, *sorted(fields - set(CREDENTIALS))))
         # A name with underscores is one of the environ: request fields with underscores do not come this far.
         self._credential_names = [name for name in self._credential_fields.names if "_" not in name]
-        self._special = frozenset((*_LONG_WAY.names, *self._credential_fields.names))
         self.elsewhere = [source for source in self._sources if any(":" in name for name in source.names)]
-        self.plain = set()
+        self.plain, self._bearing = set(), set()
 
     def learn(self, request: Request) -> None:
         """Note where the guards that a request has passed look for credentials: some may stand in other layers."""
@@ -114,28 +115,44 @@ class RequestReader:
         if crosses and not self.crosses:
             self.crosses = True
             self._callers |= PERHAPS
-            self.plain = set()
+            self.plain, self._bearing = set(), set()
 
     # -- reading a request ------------------------------------------------------------------------------------
 
-    def plainly(self, request: Request) -> bool:
-        """Tell whether nothing in a request needs a closer look but its address."""
+    def glance(self, request: Request) -> bool | None:
+        """Tell whether a request carries credentials; `None` if more in it needs a closer look than its address.
+
+        The fast path of `has_credentials`, `takes_long_way` and `is_keyed`, with the same answers: most requests have
+        only fields whose names have been looked at before.
+        """
         plain, names = self.plain, request.names()
-        if plain.issuperset(names) and request.tells_by_names and not self.settings.credentials:
-            return True
-        if self._told(request):
+        found = False
+        if not plain.issuperset(names):
+            for raw in names:
+                if raw not in plain:
+                    if raw not in self._bearing and not self._sort(request, raw):
+                        return None
+                    if raw in self._bearing:
+                        if len(request.field_value(raw)) > MAX_VALUE:
+                            return None
+                        found = True
+        elif request.tells_by_names and not self.settings.credentials:
             return False
-        for raw in names:
-            if raw in plain:
-                continue
-            name = request.field_name(raw)
-            if name is None:
-                if not is_nameless(raw):
-                    continue  # its value decides
-            elif name in self._special or meaning(name) & (self._callers | KEYED | UNCACHED):
-                return False
-            if len(plain) < _REMEMBERED:
-                plain.add(raw)
+        return found or bool(self._told(request))
+
+    def _sort(self, request: Request, raw: Any) -> bool:
+        """Remember what the name of a field or variable means. False if it means more than credentials."""
+        name = request.field_name(raw)
+        known = self.plain
+        if name is None:
+            if not is_nameless(raw):
+                return True  # its value decides
+        elif name in _LONG_WAY.names or meaning(name) & (KEYED | UNCACHED):
+            return False
+        elif self._is_credential(name):
+            known = self._bearing
+        if len(known) < _REMEMBERED:
+            known.add(raw)
         return True
 
     def bypasses(self, request: Request) -> bool:
