@@ -56,6 +56,8 @@ def returned(mark: str) -> None:
 
 def passed(carrier: MutableMapping[str, Any], scheme: str) -> Request | None:
     """Return the request of another layer that this scope or environ was made of, if it came over a bridge."""
+    if not _passing:  # no request is on a bridge
+        return None
     mark = carrier.get(scheme)
     outer, listed = _passing.get(id(mark), _NOBODY)
     return outer if listed is mark else None

@@ -108,7 +108,7 @@ _NOBODY = frozenset({"", "NONE", "(null)", "-"})
 _nameless_variables: set[str] = set()
 _MOST = 4096
 
-_SCOPE = frozenset(
+NAMELESS_KEYS = frozenset(
     {
         *("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path"),
         *("headers", "client", "server", "extensions", "state", "subprotocols", "app", "router", "endpoint"),
@@ -157,8 +157,8 @@ def is_nameless(variable: str) -> bool:
 def told_by_scope(scope: Mapping[str, Any]) -> Told:
     """Return what an ASGI scope says of the caller, besides header fields: a user, a session, a client certificate."""
     found: Told = []
-    if not _SCOPE.issuperset(scope):
-        for key in scope.keys() - _SCOPE:
+    if not NAMELESS_KEYS.issuperset(scope):
+        for key in scope.keys() - NAMELESS_KEYS:
             surely = named_by(key.lower()) if isinstance(key, str) else NOTHING
             if key == "session":
                 surely = PERHAPS  # it is there for everybody, and says as much as a cookie

@@ -6,7 +6,7 @@ from sys import modules
 from typing import Any, ClassVar, NoReturn, Protocol
 
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
-from keyguard.drivers.asgi.exchange import DEAD, WAIT, Exchange, Message, Receive, Send, start_settling
+from keyguard.drivers.asgi.exchange import DEAD, WAIT, Exchange, Message, Receive, Send, as_sent, start_settling
 from keyguard.drivers.asgi.exchange import ASGIApp as ASGIApp
 from keyguard.drivers.asgi.handshake import Handshake
 from keyguard.drivers.asgi.request import ASGIRequest, Scope, WebSocketRequest
@@ -20,6 +20,7 @@ from keyguard.ops import close_in_loop, traits_of
 from keyguard.process.event_loops import in_thread, in_trio
 from keyguard.process.fork import check_process
 from keyguard.request import SHARED_ASGI, Deferred
+from keyguard.response import Response
 from keyguard.steps import Detach
 
 _new = object.__new__
@@ -57,6 +58,16 @@ class ASGIDriver:
         request = _new(ASGIRequest)
         request.read(scope, engine)
         begun = engine.begin(request)
+        if isinstance(begun, Response):  # the fast path of `Exchange.run`, with the same answers
+            try:
+                fields, body = as_sent(engine, request, begun)
+                await send({"type": "http.response.start", "status": begun.status, "headers": fields})
+                await send({"type": "http.response.body", "body": body})
+            finally:
+                if request.deferred or request.afterwards:
+                    await Exchange(self.app, engine, request, receive, send).settle()
+                request.late = engine.late
+            return
         if begun.__class__ is not tuple or is_heard_to_its_end(request):
             await Exchange(self.app, engine, request, receive, send).run(begun)
             return

@@ -1,7 +1,8 @@
 """A request under ASGI: guards are told inside the app's own `send`, with no task, no queue and no buffered body.
 
 The short way of a request that all guards have let pass is in `driver.py`: of this, it needs `send` alone, and only if
-a guard has left a mark. All else takes the long way through `Exchange.run`.
+a guard has left a mark. So is that of one that a guard has answered at once. All else takes the long way through
+`Exchange.run`.
 
 Each call of the app is a small state machine:
 
@@ -357,11 +358,7 @@ class Exchange:
 
     async def _answer(self, response: Response) -> None:
         """Send a response of our own."""
-        if response.refusal is not None:
-            self.engine.refused(response.refusal, response)
-        body = sized_body(response, self.request.method)
-        headers = response.headers
-        raw = headers.raw if isinstance(headers, ByteHeaders) else _raw(headers)
+        raw, body = as_sent(self.engine, self.request, response)
         await self._send_whole(response.status, raw, body)
 
     async def _send_whole(self, status: int, raw: list[tuple[bytes, bytes]], body: bytes) -> None:
@@ -414,6 +411,15 @@ def _decided(stop: Any) -> Response:
     if not isinstance(stop, Response):
         raise GuardError("a guard called forward again, or returned no response, after the app had answered")
     return stop
+
+
+def as_sent(engine: Engine, request: Request, response: Response) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return the fields and the body of a response of our own, as they are sent. A refusal is told of."""
+    if response.refusal is not None:
+        engine.refused(response.refusal, response)
+    body = sized_body(response, request.method)
+    headers = response.headers
+    return headers.raw if isinstance(headers, ByteHeaders) else _raw(headers), body
 
 
 def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:

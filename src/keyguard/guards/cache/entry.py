@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 Fields: TypeAlias = "tuple[tuple[str, str], ...]"
 """Header fields in order, duplicates included; names as the app wrote them."""
 
-Ready: TypeAlias = "tuple[int, int, int, list[tuple[bytes, bytes]], bytes]"
-"""A plain hit in the form that ASGI takes: from when and until when it is right; status, fields, body."""
+Ready: TypeAlias = "tuple[int, int, str, list[Any]]"
+"""The fields of a plain hit, ready to be sent: from when and until when they are right, in which world, the fields."""
 
 _FORM = 2
 _LENGTHS = Struct("<BII")
@@ -52,7 +52,6 @@ class Entry:
         "address",
         "age",
         "body",
-        "built",
         "checked",
         "etag",
         "fields",
@@ -135,9 +134,8 @@ class Entry:
         """The address of the requests that this answers without a further look at them, if there is one."""
         self.key: tuple[str | bytes, ...] = ()
         """The key under which this process holds it."""
-        self.built: tuple[int, str, type, list[Any]] | None = None
-        """The head as it was last sent, which stays the same for a second."""
         self.ready: Ready | None = None
+        """The head as it was last sent, which stays the same for a second."""
         self.measure()
 
     def measure(self) -> None:

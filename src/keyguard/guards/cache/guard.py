@@ -23,7 +23,7 @@ from keyguard.clock import SECOND, Clock
 from keyguard.conditions import Condition
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow, call, is_async
-from keyguard.guard import Decide, Guard, Surroundings
+from keyguard.guard import LONG, Decide, Guard, Surroundings
 from keyguard.guards.cache import settings as checks
 from keyguard.guards.cache.decorators import ask_app
 from keyguard.guards.cache.entry import Entry
@@ -237,6 +237,10 @@ class ResponseCache(Guard):
         return await Miss(self.storage, self.flights, self.coalesce, lookup, forward).run()
 
     def _hit(self, request: Request, entry: Entry, conditions: Conditions, *, stale: bool) -> Response | None:
+        if conditions is NO_CONDITIONS and not stale and request.method == "GET":
+            found = self.hits.fresh(request, entry)
+            if found is not LONG:
+                return found
         now = request.now()
         response = answer(request, entry, conditions, now, f"{self.name}; hit; ttl={entry.ttl(now)}")
         if response is not None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, Literal, TypeAlias
 
 from keyguard.clock import SECOND, Clock
 from keyguard.guard import LONG, Long
 from keyguard.guards.cache.entry import Entry, Ready
-from keyguard.guards.cache.serving import NO_CONDITIONS, answer, whole_fields
+from keyguard.guards.cache.serving import whole_fields
 from keyguard.guards.cache.settings import When
 from keyguard.guards.cache.storage import CacheStorage
 from keyguard.guards.cache.variants import Chosen
-from keyguard.http.callers import told_by_scope
+from keyguard.http.callers import NAMELESS_KEYS, told_by_scope
 from keyguard.request import SHARED_ASGI, Request, veiled
 from keyguard.response import Response
 
@@ -20,6 +20,7 @@ Messages: TypeAlias = "tuple[dict[str, Any], dict[str, Any]]"
 
 Instant: TypeAlias = "Callable[[MutableMapping[str, Any]], Messages | None]"
 """Asked with the scope of an HTTP request; answers with the messages of a hit, or `None`."""
+RawFields: TypeAlias = "Callable[[Iterable[tuple[str, str]]], list[Any]]"
 
 
 class Hits:
@@ -47,7 +48,7 @@ class Hits:
                     identity = request.findings.identity
                     if credentials or (identity is not None and not identity.anonymous):
                         return LONG
-                return self._fresh(request, entry)
+                return self.fresh(request, entry)
             if not local.varied:
                 return LONG
         if request.websocket or reader.takes_long_way(request):
@@ -60,20 +61,21 @@ class Hits:
                 continue
             if not (reader.by or entry.open_to_credentials) and reader.has_credentials(request):
                 return LONG
-            return self._fresh(request, entry)
+            return self.fresh(request, entry)
         return LONG
 
-    def _fresh(self, request: Request, entry: Entry) -> Response | Literal[Long.LONG]:
-        storage = self.storage
+    def fresh(self, request: Request, entry: Entry) -> Response | Literal[Long.LONG]:
+        """Return all of a whole entry, if it is fresh and the store need not be asked."""
         now = request.now()
-        ttl = storage.fresh_for(entry, now)
-        if ttl <= 0:
-            return LONG
-        storage.reports.counts.hits += 1
-        age = entry.lifetime - ttl
-        if entry.built is None or entry.built[0] != age:
-            storage.local.touch(entry.key)  # once a second is often enough to tell what is in use
-        return answer(request, entry, NO_CONDITIONS, now, f"{self.reader.name}; hit; ttl={ttl}") or LONG
+        ready = entry.ready
+        if ready is None or not ready[0] <= now < ready[1] or ready[2] is not request.shared:
+            ready = self._prepare(entry, now, request.shared, request.raw_fields)
+            if ready is None:
+                return LONG
+        self.storage.reports.counts.hits += 1
+        response = Response(entry.status, request.headers_of(ready[3]), entry.body)
+        response.sized = True
+        return response
 
     @property
     def by_address(self) -> bool:
@@ -114,42 +116,43 @@ class Hits:
                 or len(fields) != len(headers)  # some field came twice
                 or not reader.plain.issuperset(fields)
                 or SHARED_ASGI in scope  # layers outside may know who asks
-                or told_by_scope(scope)
+                or (
+                    (scope.get("state") or scope.get("extensions") or not NAMELESS_KEYS.issuperset(scope))
+                    and told_by_scope(scope)
+                )
             ):
                 return None
             now = clock()
             ready = entry.ready
-            if ready is None or not ready[0] <= now < ready[1]:
-                ready = self._prepare(entry, now)
+            if ready is None or not ready[0] <= now < ready[1] or ready[2] is not SHARED_ASGI:
+                ready = self._prepare(entry, now, SHARED_ASGI, _encoded)
                 if ready is None:
                     return None
             counts.hits += 1
             # A list of its own for each: what stands outside may change it.
             return (
-                {"type": "http.response.start", "status": ready[2], "headers": ready[3].copy()},
-                {"type": "http.response.body", "body": ready[4]},
+                {"type": "http.response.start", "status": entry.status, "headers": ready[3].copy()},
+                {"type": "http.response.body", "body": entry.body},
             )
 
         return messages
 
-    def _prepare(self, entry: Entry, now: int) -> Ready | None:
-        """Make an entry's answer ready for as long as it stays the same: a second at most."""
+    def _prepare(self, entry: Entry, now: int, world: str, raw_fields: RawFields) -> Ready | None:
+        """Make an entry's head ready for as long as it stays the same: a second at most. `None` if it is not fresh."""
         storage = self.storage
         ttl = storage.fresh_for(entry, now)
         if ttl <= 0:
             return None
         age = entry.lifetime - ttl
-        begin, end = now, entry.received + (age - entry.age + 1) * SECOND
+        end = entry.received + (age - entry.age + 1) * SECOND
         if storage.shared is not None:
             end = min(end, entry.checked + storage.bounds.local_ttl)
         storage.local.touch(entry.key)  # once a second is often enough to tell what is in use
-        status = f"{self.reader.name}; hit; ttl={ttl}"
-        built = entry.built
-        if built is not None and built[:2] == (age, status) and type(built[3][0][0]) is bytes:
-            raw = built[3]
-        else:
-            fields = whole_fields(entry, age, status)
-            raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
-            entry.built = None
-        entry.ready = begin, end, entry.status, raw, entry.body
+        fields = whole_fields(entry, age, f"{self.reader.name}; hit; ttl={ttl}")
+        entry.ready = now, end, world, raw_fields(fields)
         return entry.ready
+
+
+def _encoded(fields: Iterable[tuple[str, str]]) -> list[Any]:
+    """Return fields as `raw_fields` of a request does under ASGI."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]

@@ -139,7 +139,7 @@ class LocalCache:
         for entry in entries:
             entry.age = max(entry.age, entry.lifetime)
             entry.received = now
-            entry.built = entry.ready = None
+            entry.ready = None
 
     def touch(self, key: Key) -> None:
         """Make a key the most recently used."""

@@ -138,7 +138,7 @@ class RequestReader:
                         found = True
         elif request.tells_by_names and not self.settings.credentials:
             return False
-        return found or bool(self._told(request))
+        return found or bool((request.told() or self.settings.credentials) and self._told(request))
 
     def _sort(self, request: Request, raw: Any) -> bool:
         """Remember what the name of a field or variable means. False if it means more than credentials."""

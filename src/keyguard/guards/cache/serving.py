@@ -67,13 +67,8 @@ def answer(request: Request, entry: Entry, conditions: Conditions, now: int, sta
                 return _of_whole(request, entry, conditions.range, now, status)
     elif entry.part is not None:
         return None
-    age = entry.current_age(now)
-    built = entry.built
-    if built is None or built[0] != age or built[1] != status or built[2] is not request.__class__:
-        fields = request.raw_fields(whole_fields(entry, age, status))
-        built = entry.built = (age, status, request.__class__, fields)
-        entry.ready = None  # an entry is counted with the memory of one such head, not of two
-    response = Response(entry.status, request.headers_of(built[3]), entry.body)
+    fields = request.raw_fields(whole_fields(entry, entry.current_age(now), status))
+    response = Response(entry.status, request.headers_of(fields), entry.body)
     response.sized = True
     if request.method == "HEAD":  # its content is empty (RFC 9530, appendix B.2)
         for name in _DIGESTS:
