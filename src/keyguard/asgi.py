@@ -1,4 +1,4 @@
-"""The guards as ASGI middleware classes of their own, to stack one by one.
+"""The guards as single ASGI middleware classes, to stack one by one.
 
     app.add_middleware(keyguard.asgi.RateLimit, "100/minute", by="ip")
 

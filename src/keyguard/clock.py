@@ -18,12 +18,12 @@ SECOND = 1_000_000
 
 
 def wall_clock() -> int:
-    """The system's time. Shared by all processes of a machine; it may be set back by its operator."""
+    """Return the system's time. It is shared by all processes of a machine; it may be set back by its operator."""
     return time.time_ns() // 1000
 
 
 def steady_clock() -> Clock:
-    """A clock that starts at the system's time and never jumps, in this process."""
+    """Return a clock that starts at the system's time and never jumps, in this process."""
     offset = time.time_ns() - time.monotonic_ns()
 
     def steady() -> int:

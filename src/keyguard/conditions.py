@@ -35,7 +35,7 @@ class Condition:
         return self.holds(request, wide=False)
 
     def surely(self, request: Request) -> bool:
-        """Tell the same, and false if nobody can say: for a help that decides nothing, such as a cache."""
+        """Tell the same, and false if it cannot be known: for a help that decides nothing, such as a cache."""
         try:
             return self.holds(request, wide=False)
         except AmbiguousPath:
@@ -92,7 +92,7 @@ _CUT = re.compile("[?#]")
 
 
 def path(*patterns: str, ignore_case: bool = False) -> OnPaths:
-    """Holds for requests for one of these paths: `"/products/*"`, `"/items/{id}"`, `"/prices"`.
+    """Return a condition that holds for requests for one of these paths: `"/products/*"`, `"/items/{id}"`, `"/prices"`.
 
     For `RateLimit(when=...)` and `exempt=...`, `APIKeys(public=...)`, `ResponseCache(when=...)` and wherever a list of
     `paths` is taken; and to be called in functions of your own: `path("/admin/*")(request)`.

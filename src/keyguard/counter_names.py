@@ -24,7 +24,7 @@ _LONGEST = 80  # characters: a name stands in every response, a long list of pat
 
 
 def public_name(by: object, methods: Iterable[str], paths: Iterable[str]) -> str:
-    """Name a limit for those whom it limits: by whom it counts, and where."""
+    """Name a limit for those whom it limits: by whom it counts, and for which paths."""
     return _named([by if isinstance(by, str) else _short(by), *sorted(methods), *sorted(paths)])
 
 
@@ -77,7 +77,7 @@ def _qualified(function: object) -> str:
     if isinstance(function, partial):
         return f"partial {_qualified(function.func)}"
     named = function if hasattr(function, "__qualname__") else type(function)
-    # Without the brackets of "<lambda>" and "<locals>": they are no part of a name that is quoted elsewhere.
+    # Without the brackets of "<lambda>" and "<locals>": they do not belong to a name that is quoted elsewhere.
     return f"{named.__module__}.{named.__qualname__}".replace("<", "").replace(">", "")
 
 
@@ -132,7 +132,7 @@ def same(one: object, other: object) -> bool:
 
 
 def _same(one: object, other: object, seen: dict[tuple[int, int], object]) -> bool:
-    """`seen` are pairs that are the same if all the rest is: things may refer to each other."""
+    """Tell the same. `seen` are pairs that are the same if all the rest is: things may refer to each other."""
     pair = (id(one), id(other))
     if one is other or pair in seen:
         return True

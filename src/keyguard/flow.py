@@ -51,7 +51,7 @@ class Signal:
         self._wakers: list[Callable[[], None]] = []
 
     def move(self) -> None:
-        """Count one up, and wake all who wait."""
+        """Count one up, and wake all that wait."""
         with self._lock:
             self.count += 1
             wakers, self._wakers = self._wakers, []
@@ -59,7 +59,7 @@ class Signal:
             wake()
 
     def call_when_moved(self, seen: int, wake: Callable[[], None]) -> bool:
-        """Call `wake` once, when the count has gone beyond `seen`. False, and no call, where it already has."""
+        """Call `wake` once, when the count has gone beyond `seen`. Return false, and do not call, if it already has."""
         with self._lock:
             if self.count > seen:
                 return False
@@ -207,7 +207,7 @@ def is_async(function: object) -> bool:
 
 
 def check_takes(word: str, function: Callable[..., Any], what: str) -> None:
-    """Raise `ConfigurationError` where a user's function cannot be called with one argument, `what`."""
+    """Raise `ConfigurationError` if a user's function cannot be called with one argument, `what`."""
     try:
         signature = inspect.signature(function)
     except ValueError:

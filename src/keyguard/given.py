@@ -27,7 +27,7 @@ def given_lines(text: str, what: str) -> list[str]:
     if text == "-":
         line = "" if sys.stdin is None else sys.stdin.readline()
         if not line.strip():
-            raise ConfigurationError(f"{what} is expected on standard input, and there is no more")
+            raise ConfigurationError(f"{what} is expected on standard input, which has ended")
         return [line.strip()]
     if text.startswith("@"):
         try:

@@ -52,7 +52,7 @@ from keyguard.steps import CallApp
 
 
 class Guard:
-    """What a guard tells its stack, and what it is told. All of it is optional, and each default means "nothing".
+    """The base of guards that tell their stack more than a function can. All of it is optional.
 
         class Quarantine(Guard):
             filters_addresses = True
@@ -86,7 +86,7 @@ class Guard:
     """The limits it counts, so that no two of one process share a counter by chance."""
     joined: Callable[[Sequence[Any]], Any] | None = None
     """A static method that makes one guard of several that stand next to each other. It stands in the class of the
-    `__call__` it speaks for: a subclass with a `__call__` of its own is not joined."""
+    `__call__` it speaks for: a subclass that overrides it is not joined."""
 
     def functions(self) -> Mapping[str, Callable[..., Any]]:
         """Return its settings that are functions of the request. Those that read the identity make it a need."""
@@ -100,7 +100,7 @@ class Guard:
         """Take note of the stack, when it is built. Raise `ConfigurationError` if the guard cannot stand there."""
 
     def add_sources(self, sources: Sequence[Sources]) -> None:
-        """Take note of where layers further in look for credentials."""
+        """Take note of the places in which layers further in look for credentials."""
 
     def after_fork(self) -> None:
         """Make anew what belongs to one process: called in a forked child, before any other code of it runs."""
@@ -110,7 +110,7 @@ class Guard:
         raise ConfigurationError(f"{self!r} keeps no keys")
 
     def warn_of_workers(self, workers: int) -> str:
-        """Say what goes wrong if that many processes each have a store of their own; empty if nothing does."""
+        """Say what goes wrong if so many processes do not share their store; empty if nothing does."""
         return ""
 
     def around_limits(self) -> AsyncGuard | None:
@@ -243,7 +243,7 @@ async def within(marks: Marks, request: Request, forward: Callable[..., Awaitabl
     try:
         response = await forward(request, *more)
     except GeneratorExit:
-        raise  # nobody is left who could ask the store
+        raise  # the coroutine is being closed: it cannot ask the store any more
     except BaseException as error:
         if not request.reached_app:
             for mark in marks:
@@ -349,7 +349,7 @@ def declared(guard: object) -> Guard:
 
 
 def sources_of(guard: object) -> Sources:
-    """Return where a guard that looks for credentials does so."""
+    """Return the places in which a guard looks for credentials."""
     sources = declared(guard).sources
     return sources if isinstance(sources, Sources) else Sources(sources)
 

@@ -1,4 +1,4 @@
-"""Who calls: what authentication found out, and where an app reads it.
+"""Identities: the caller as authentication found it, and how an app reads it.
 
 One `Identity` serves all requests of a key, so it cannot be changed, however deep.
 """
@@ -15,7 +15,7 @@ class Identity:
     """The caller, as far as authentication knows it.
 
     `subject` owns quotas and outlives its keys: rotating a key changes `key_id` and nothing else. Where only one of the
-    two is given it stands for both: nobody who is known is taken for an anonymous caller.
+    two is given it stands for both: a known caller is never taken for an anonymous one.
     """
 
     subject: str
@@ -37,7 +37,7 @@ class Identity:
 
     @property
     def anonymous(self) -> bool:
-        """True where no key was needed and none was sent."""
+        """Whether no key was needed and none was sent."""
         return not self.key_id
 
 
@@ -86,7 +86,7 @@ class _List(list[Any]):
 
 
 def _frozen(value: Any) -> Any:
-    """Return a copy that cannot be changed. A value that is no dict, list, tuple or set stays as it is."""
+    """Return a copy that cannot be changed. A value of another kind than dict, list, tuple or set stays as it is."""
     if isinstance(value, (_Dict, _List)):
         return value
     if isinstance(value, Mapping):
@@ -117,4 +117,4 @@ UNKNOWN = (
 """A developer is told this whose guard needs the caller's identity, and has none."""
 
 ANONYMOUS = Identity(subject="")
-"""The caller of a public path, or of an app with `optional=True`, who sent no key."""
+"""The caller of a public path, or of an app with `optional=True`, if no key was sent."""

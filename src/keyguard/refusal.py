@@ -19,7 +19,7 @@ class Cause(enum.StrEnum):
     FAULT = "fault"
     """The store, keyguard or the app failed. The caller's key is not exhausted."""
     OVERLOAD = "overload"
-    """The app is saturated; nobody's key is to blame."""
+    """The app is saturated; no key is to blame."""
     CREDENTIALS = "credentials"
     """No key, or not a valid one."""
     PERMISSION = "permission"

@@ -39,7 +39,7 @@ def run_flow(store: Store, flow: Flow[R]) -> R:
 
 
 async def arun_flow(store: Store, flow: Flow[R]) -> R:
-    """The same without holding up the event loop, where the store can do that."""
+    """Do the same without holding up the event loop, if the store can do that."""
     check_process()
     execute: Any = store.execute
     aexecute = traits_of(store).aexecute or execute

@@ -1,4 +1,4 @@
-"""The steps that concern requests: running the app, and running a guard for a request of its own."""
+"""The steps that concern requests: running the app, and running a guard for a new request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CallApp(Step[Response]):
 
 
 class Detach(Step[bool]):
-    """Run `guard(request)` as a request of its own, which nobody waits for and whose client is nobody.
+    """Run `guard(request)` as a new request, which has no client and is not waited for.
 
     That request has the head of `request`, its identity, and no body. Evaluates to whether it was begun: so many run
     at a time and no more.

@@ -1,4 +1,4 @@
-"""The guards as WSGI middleware classes of their own, to stack one by one.
+"""The guards as single WSGI middleware classes, to stack one by one.
 
     app.wsgi_app = keyguard.wsgi.RateLimit(app.wsgi_app, "100/minute", by="ip")
 

@@ -81,7 +81,7 @@ def test_stats_count_what_a_store_holds(store: str, capsys: pytest.CaptureFixtur
         (["purge", "/a", "--all"], "name one of: a URL, --tag TAG, --all"),
         (["purge", "no-url"], "neither a path"),
         (["stats", "--store", "memory://"], "the app's own"),
-        (["explain", "/a"], "is no URL such as"),
+        (["explain", "/a"], "is not a URL such as"),
         (["explain", "http://127.0.0.1:1/a"], "no answer from 127.0.0.1"),
     ],
 )

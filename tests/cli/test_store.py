@@ -288,7 +288,7 @@ def test_a_check_of_nothing_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     for steps in ("0", "-5", "1_000", "many"):
         with pytest.raises(SystemExit):
             main(["store", "check", "redis://127.0.0.1:1", "--steps", steps])
-        assert "is no number of steps" in capsys.readouterr().err
+        assert "is not a number of steps" in capsys.readouterr().err
 
 
 def test_what_cannot_be_copied_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

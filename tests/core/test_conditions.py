@@ -207,7 +207,7 @@ def test_only_some_paths_need_a_key() -> None:
         (lambda: APIKeys(ignore_case=True), "ignore_case is about paths"),
         (lambda: APIKeys(paths=[]), "empty"),
         (lambda: APIKeys(paths=5), "are a list"),  # type: ignore[arg-type]
-        (lambda: RateLimit("1/minute", paths=[path("/x")]), "is no path pattern"),  # type: ignore[list-item]
+        (lambda: RateLimit("1/minute", paths=[path("/x")]), "is not a path pattern"),  # type: ignore[list-item]
     ],
 )
 def test_a_wrong_setting_of_paths_does_not_start(make: Callable[[], object], words: str) -> None:

@@ -106,7 +106,7 @@ class Head:
 
     def __init__(self, ask: Ask) -> None:
         self.fields = {name.decode(): value.decode() for name, value in ask.fields()}
-        self.query = ask.target.partition("?")[2].encode()
+        self.raw_query = ask.target.partition("?")[2].encode()
 
     def header(self, name: str) -> str | None:
         return self.fields.get(name)

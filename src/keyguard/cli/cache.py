@@ -38,7 +38,7 @@ _TIMEOUT = 10  # seconds
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """The actions of `keyguard cache`."""
+    """Add the actions of `keyguard cache`."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
     def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
@@ -178,7 +178,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _get(url: str, headers: dict[str, str]) -> tuple[int, Fields]:
-    """Status and header fields; a redirect is an answer like any other."""
+    """Return status and header fields; a redirect is an answer like any other."""
     problem = ""
     try:
         parts = urlsplit(url)
@@ -187,7 +187,7 @@ def _get(url: str, headers: dict[str, str]) -> tuple[int, Fields]:
         host = port = None
     if not host or parts.scheme not in ("http", "https"):
         # Not shown: it may hold a key, or a password.
-        raise ConfigurationError("this is no URL such as http://127.0.0.1:8000/products/1")
+        raise ConfigurationError("this is not a URL such as http://127.0.0.1:8000/products/1")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(host, port, timeout=_TIMEOUT)
     try:

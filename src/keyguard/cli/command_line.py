@@ -41,11 +41,11 @@ from keyguard.units import microseconds, rfc3339
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     options = _parser().parse_args(argv)
-    if sys.stdout is None:  # before a key is made that nobody could ever see
+    if sys.stdout is None:  # before a key is made that could never be seen
         _complain("standard output is closed")
         return 1
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # an owner's name is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter of an owner's name should not stop a command
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -197,7 +197,7 @@ def _moment(text: str) -> datetime | str:
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is no pair: write name=value")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a pair: write name=value")
     return name, value
 
 
@@ -221,7 +221,9 @@ def _parser() -> argparse.ArgumentParser:
     issue.add_argument("--subject", help="whom its limits belong to; the owner, if not given")
     issue.add_argument("--plan", help="such as pro; KEYGUARD_PLANS=free,pro warns of any other")
     issue.add_argument("--scope", action="append", default=[], help="may be given several times")
-    issue.add_argument("--network", action="append", default=[], help="where it may be used from; several times")
+    issue.add_argument(
+        "--network", action="append", default=[], help="a network from which it may be used; several times"
+    )
     issue.add_argument("--metadata", action="append", default=[], type=_pair, metavar="NAME=VALUE")
     issue.add_argument("--not-before", type=_moment, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
     issue.add_argument("--expires", type=_moment, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
@@ -283,5 +285,5 @@ def _parser() -> argparse.ArgumentParser:
 
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65534:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 1 to 65534")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 1 to 65534")
     return int(text)

@@ -25,7 +25,7 @@ LIMITS = "5/10 seconds; 1000/day"
 
 
 def guarded(store: str) -> Keyguard:
-    """The stack that both apps stand behind."""
+    """Return the stack that both apps stand behind."""
     return Keyguard(
         IPFilter(deny=["203.0.113.0/24"]),
         APIKeys(public=["/health"]),
@@ -105,7 +105,7 @@ class Server(NamedTuple):
 
 @contextmanager
 def serving(store: str, port: int | None) -> Iterator[tuple[Server, Server, Keyguard]]:
-    """Both servers, up and answering; stopped on the way out."""
+    """Run both servers, up and answering, and stop them on the way out."""
     try:
         import uvicorn
         from waitress.server import create_server
@@ -120,7 +120,7 @@ def serving(store: str, port: int | None) -> Iterator[tuple[Server, Server, Keyg
     # The demo plays the proxy itself, so uvicorn must not read the forwarding header first.
     config = uvicorn.Config(asgi, log_level="warning", proxy_headers=False, server_header=False)
     uvicorn_server = uvicorn.Server(config)
-    # waitress drops X-Forwarded-For unless told that somebody who knows about proxies will read it.
+    # waitress drops X-Forwarded-For unless told that the app knows about proxies.
     waitress_server: Any = create_server(wsgi, sockets=[sockets[1]], threads=4, clear_untrusted_proxy_headers=False)
     threads = [
         threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [sockets[0]]}, daemon=True),
@@ -172,7 +172,7 @@ def _wait_until_up(*servers: Server) -> None:
 
 
 def run(serve: bool = False, port: int | None = None) -> int:
-    """Tell the story; with `serve`, stay up afterwards. Returns the exit code: 0 where all went as it should."""
+    """Tell the story; with `serve`, stay up afterwards. Return the exit code: 0 if all went as it should."""
     with tempfile.TemporaryDirectory(prefix="keyguard-demo-") as folder:
         store = f"sqlite:///{Path(folder, 'keyguard.db')}"
         with serving(store, port) as (fastapi, flask, guard):

@@ -37,7 +37,7 @@ _PASSES = 5
 
 
 def open_for_operators(url: str, *, make: bool = True) -> Store:
-    """A store with the patience that a person has, and a request has not; `make` also where there is no file yet."""
+    """Open a store with a person's patience, which a request has not; with `make` also if there is no file yet."""
     scheme, query = url.partition(":")[0].lower(), url.partition("?")[2]
     if scheme == "sqlite" and not make:
         path = Path(unquote(url.partition("?")[0].partition("://")[2].partition("/")[2]).replace("\0", "?"))
@@ -60,7 +60,7 @@ def _opened(url: str, *, make: bool = True) -> Iterator[Any]:
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """The actions of `keyguard store`."""
+    """Add the actions of `keyguard store`."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
     def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
@@ -78,11 +78,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         ),
     ):
         action(name, run, what).add_argument("store", metavar="URL", nargs="?", help=help)
-    check = action("check", _check, "hold a real store to the meaning of every operation, in a place of its own")
+    check = action("check", _check, "hold a real store to the meaning of every operation, under names that no app uses")
     check.add_argument("store", metavar="URL", nargs="?", help=help)
     check.add_argument("--steps", type=_count, default=3000, help="random operations: 3000")
     check.add_argument("--seed", type=int, default=1)
-    copy = action("copy", _copy, "copy keys and counters to another store; again, it goes on where it stopped")
+    copy = action("copy", _copy, "copy keys and counters to another store; run again, it goes on from there")
     copy.add_argument("source", metavar="FROM", help=f"a URL, {FORMS}")
     copy.add_argument("target", metavar="TO", help="the same")
     copy.add_argument("--replace", action="store_true", help="also keys that stand there already, and differ")
@@ -236,7 +236,7 @@ class _Copying:
 
 
 def _check_keys(here: list[Entry], there: list[Entry]) -> None:
-    """Raise where a key would be replaced: what was revoked there since would work again."""
+    """Raise if a key would be replaced: one that was revoked there since would work again."""
     stand = {key: value for key, value, _ in there}
     differing = [key for key, value, _ in here if key.startswith(_KEYS) and stand.get(key, value) != value]
     if differing:
@@ -273,7 +273,7 @@ def _digest(entries: Iterable[Entry]) -> str:
 
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10**7:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of steps: a whole number, at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps: a whole number, at least 1")
     return int(text)
 
 

@@ -1,13 +1,14 @@
-"""Who is at the other end: addresses, networks, and the client behind trusted proxies.
+"""The other end of a connection: addresses, networks, and the client behind trusted proxies.
 
 Rules:
 - Addresses are compared as numbers. An IPv4-mapped IPv6 address is its IPv4 address, before anything is masked: it is
   how a socket for both families writes an IPv4 peer. No other embedding (IPv4-compatible, 6to4, NAT64) is unwrapped:
-  those are IPv6 addresses in their own right, and who can choose one must not pass for the IPv4 address inside it.
+  those are IPv6 addresses in their own right, and a caller who can choose one must not pass for the IPv4 address inside
+  it.
 - Zone ids, ports and brackets are no part of an address. Leading zeros, octal and hexadecimal IPv4 are refused.
 - No forwarding header counts unless the peer is a trusted proxy. The client is the rightmost hop that is not trusted.
 - Forwarding headers are read from the right, and no further than the client. What stands left of that was written by
-  anybody: however long or broken it is, it changes nothing. So nobody can make their own address unknown.
+  anybody: however long or broken it is, it changes nothing. So a caller cannot make their own address unknown.
 - What cannot be read is unknown (`None`), never somebody: it is in no network, and shares one bucket.
 """
 
@@ -49,7 +50,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address | None:
-    """The address that `text` spells, with or without brackets, port and zone; `None` where it spells none."""
+    """Return the address that `text` spells, with or without brackets, port and zone; `None` if it spells none."""
     # Long texts do not reach the memory of verdicts: its size is bounded whatever callers send.
     return _parsed(text) if len(text) <= _LONGEST else None
 
@@ -82,14 +83,14 @@ class Networks:
     __slots__ = ("_edges", "texts")
 
     def __init__(self, texts: Iterable[str]) -> None:
-        """Raises `ConfigurationError` that names the text which is no network, and says what would be right."""
+        """Raise `ConfigurationError` that names a text which is not a network, and says what would be right."""
         self.texts = _listed(texts)
         spans: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
         for text in self.texts:
             version, first, behind = _span(text)
             spans[version].append((first, behind))
         # For each version the first number inside, the first behind, the next inside, ...: sorted and merged, so that
-        # a number is inside where an odd count of edges does not exceed it.
+        # a number is inside if an odd count of edges does not exceed it.
         self._edges = {version: _merged(found) for version, found in spans.items()}
 
     def __repr__(self) -> str:
@@ -104,7 +105,7 @@ class Networks:
 
     @property
     def covers_everything(self) -> bool:
-        """True where no IPv4 address, or no IPv6 address, is left out."""
+        """Tell whether no IPv4 address, or no IPv6 address, is left out."""
         return self._edges[4] == [0, 1 << 32] or self._edges[6] == [0, 1 << 128]
 
 
@@ -115,17 +116,17 @@ def _listed(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def _span(text: object) -> tuple[int, int, int]:
-    """The version, the first number inside and the first behind."""
+    """Return the version, the first number inside and the first behind."""
     match = _NETWORK.fullmatch(text.strip()) if isinstance(text, str) else None
     packed = _packed(match[1]) if match else None
     if match is None or packed is None:
         raise ConfigurationError(
-            f"{text!r} is no network: write a text such as '203.0.113.7', '203.0.113.0/24' or '2001:db8::/32'"
+            f"{text!r} is not a network: write a text such as '203.0.113.7', '203.0.113.0/24' or '2001:db8::/32'"
         )
     most = len(packed) * 8
     prefix = most if match[2] is None else int(match[2])
     if prefix > most:
-        raise ConfigurationError(f"{text!r} is no network: the prefix of such an address is at most {most}")
+        raise ConfigurationError(f"{text!r} is not a network: the prefix of such an address is at most {most}")
     if packed.startswith(_MAPPED):
         # "::ffff:10.0.0.0/8" is a slip: taken at its word it is a part of IPv6, and holds no IPv4 address at all.
         if prefix < 96:
@@ -151,7 +152,7 @@ def _merged(spans: list[tuple[int, int]]) -> list[int]:
 
 
 _UNIX = "unix"
-_HOPS_MAX = 50  # so many trusted proxies in a row are no chain, but a loop
+_HOPS_MAX = 50  # so many trusted proxies in a row are a loop
 _LONGEST_PIECE, _MOST_PIECES = 1024, 200  # of a `Forwarded` field, between two commas
 _FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
@@ -191,7 +192,7 @@ class ClientAddress:
         return hash(self._settings)
 
     def find(self, peer: str | None, header: Callable[[str], str | None]) -> Address | None:
-        """The client behind `peer`, or `None` where it cannot be known."""
+        """Return the client behind `peer`, or `None` if it cannot be known."""
         address = None if peer is None else parse_address(peer)
         if self._trusts_nobody:
             return address
@@ -208,7 +209,7 @@ class ClientAddress:
 
 
 def _members(value: str) -> Iterable[str]:
-    """The members of a list, the last first. All that stand left of the last `_HOPS_MAX` are one, which says nobody."""
+    """Return the members of a list, the last first. All left of the last `_HOPS_MAX` are one, which names no client."""
     return reversed(value.rsplit(",", _HOPS_MAX))
 
 
@@ -224,7 +225,7 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
 def _elements(value: str) -> Iterator[str]:
-    """The `for` parameters of a `Forwarded` field (RFC 7239, section 4), the last first; "" where one is not well said.
+    """Return the `for` parameters of a `Forwarded` field (RFC 7239, section 4), the last first; "" for a malformed one.
 
     Elements are told apart from the right, by the quotes behind each comma: a quote that a caller opened and left open
     cannot swallow what the proxies added behind it. What is longer than any proxy writes, or has more members, is not

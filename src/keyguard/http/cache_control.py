@@ -18,12 +18,13 @@ from functools import lru_cache
 from typing import TypeAlias
 
 Directives: TypeAlias = "dict[str, str | None]"
-"""Lower-case names to their arguments, without quotes; `None` where there is none."""
+"""Lower-case names to their arguments, without quotes; `None` for a name without one."""
 
 MAX_SECONDS = 2**31
 """What a number that is larger than can be held counts as (RFC 9111, section 1.2.2)."""
 
-# The blanks round a member are no part of it; those round "=" are not allowed, so what has them has another name.
+# The blanks round a member do not belong to it; those round "=" are not allowed, so a member with those has another
+# name.
 _MEMBER = re.compile(
     r"""[ \t]*(?P<name>[^\s",;=]+)(?:=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<token>[^\s",;]*)))?[ \t]*(?:,|$)""",
     re.DOTALL,
@@ -71,7 +72,7 @@ _remembered = lru_cache(maxsize=512)(_parse)  # apps and clients of one kind sen
 
 
 def parse_cache_control(lines: Iterable[str]) -> Directives:
-    """The directives of all lines of a `Cache-Control` field."""
+    """Return the directives of all lines of a `Cache-Control` field."""
     text = ",".join(lines)
     if not text:
         return {}
@@ -79,7 +80,7 @@ def parse_cache_control(lines: Iterable[str]) -> Directives:
 
 
 def seconds(argument: str | None) -> int | None:
-    """Delta-seconds (RFC 9111, section 1.2.2), at most `MAX_SECONDS`; `None` where the argument is none."""
+    """Return delta-seconds (RFC 9111, section 1.2.2), at most `MAX_SECONDS`; `None` if the argument is not one."""
     if argument is None or not argument.isascii() or not argument.isdigit():
         return None
     digits = argument.lstrip("0") or "0"
@@ -87,7 +88,7 @@ def seconds(argument: str | None) -> int | None:
 
 
 def field_names(argument: str) -> frozenset[str]:
-    """The lower-case names of the fields that `private="..."` or `no-cache="..."` lists."""
+    """Return the lower-case names of the fields that `private="..."` or `no-cache="..."` lists."""
     return frozenset(name.strip().lower() for name in argument.split(",") if name.strip())
 
 
@@ -108,10 +109,10 @@ _DICTIONARY_MEMBER = re.compile(
 
 
 def parse_targeted(text: str) -> Directives | None:
-    """The directives of a targeted field; `None` where it is empty or malformed, and so has no say.
+    """Return the directives of a targeted field; `None` if it is empty or malformed, and so has no say.
 
     That is what RFC 9213, section 2.1, asks for: no part of a field counts that cannot be read as a whole. A text
-    counts only where a directive lists fields: `max-age="60"` is no number here.
+    counts only if a directive lists fields: `max-age="60"` is not a number here.
     """
     text = text.strip(" ")
     found: Directives = {}

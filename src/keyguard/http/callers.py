@@ -29,7 +29,7 @@ _SURELY = re.compile(
     r"claim|consumer|session|sess(?:-|$)|csrf|xsrf|signature|hmac|"
     r"account|acct|customer|subscri|member|person|employee|staff|student|patient|whoami|msisdn|calling-line|wallet|"
     r"(?:first|last|full|given|family|sur|nick|display|real|common|preferred|screen)-?name|"
-    # Clients, where that does not mean an address, a version or a hint.
+    # Clients, if that does not mean an address, a version or a hint.
     r"client-?(?:id|uid|name|key|dn|cn|s-dn|i-dn|subject|issuer|verify|serial|fingerprint|peer)|(?:ssl|tls)-?client|"
     r"(?:^|-)(?:ssl|tls|mtls|https)-?(?:cn|dn|s-dn|i-dn|subject|issuer|verify|verified|serial|peer|id)|"
     # Products that put their own name in front of all they say.
@@ -200,7 +200,10 @@ _STATE = re.compile(
 
 
 def _by_state(state: Any) -> Iterator[tuple[str, int, str]]:
-    """What middleware left in `request.state`. Objects that an app keeps there for all requests have other names."""
+    """List what middleware left in `request.state`.
+
+    Objects that an app keeps there for all requests have other names.
+    """
     held = getattr(state, "_state", state)
     if isinstance(held, Mapping):
         for key, value in [*held.items()]:
@@ -216,7 +219,7 @@ _UNNAMED = frozenset({"sourceip", "useragent", "accesskey", "apikeyid", "vpceid"
 
 
 def _by_connection(key: str, connection: Any) -> Told:
-    """The certificate that a client showed, of servers that hand on the connection."""
+    """List the certificate that a client showed, of servers that hand on the connection."""
     try:
         ask = getattr(connection, "getpeercert", None)
         certificate = None if ask is None else ask(True)
@@ -226,7 +229,7 @@ def _by_connection(key: str, connection: Any) -> Told:
 
 
 def _by_event(key: str, event: Any, inside: bool = False, depth: int = 0) -> Told:
-    """Who calls, as a gateway has it that has looked: not from where, nor with which program."""
+    """List the caller as a gateway found it: not the address, nor the program."""
     found: Told = []
     if isinstance(event, Mapping) and depth < 6:
         inside = inside or key.lower().endswith("authorizer")
@@ -240,7 +243,7 @@ def _by_event(key: str, event: Any, inside: bool = False, depth: int = 0) -> Tol
 
 
 def _speaks(value: Any) -> bool:
-    """Whether a value is somebody's: not empty, and not an object that says of itself that it is nobody's."""
+    """Tell whether a value names a caller: it is not empty, and not an object that says that it is anonymous."""
     if value is None or value is False:
         return False
     if isinstance(value, (str, bytes)):
@@ -255,7 +258,7 @@ def _speaks(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """A text that stands for a value: different for what cannot be compared."""
+    """Return a text that stands for a value: a new one for each that cannot be compared."""
     if isinstance(value, (str, bytes, int, float)):
         return repr(value)
     if isinstance(value, Mapping):

@@ -32,7 +32,7 @@ _FORMS = [
 
 
 def parse_date(text: str | None, now: int) -> int | None:
-    """Seconds since the Unix epoch, or `None` where `text` is no HTTP date. `now` is in seconds too.
+    """Return seconds since the Unix epoch, or `None` if `text` is not an HTTP date. `now` is in seconds too.
 
     "Recipients of a timestamp value in rfc850-date format, which uses a two-digit year, MUST interpret a timestamp
     that appears to be more than 50 years in the future as representing the most recent year in the past that had the
@@ -52,7 +52,7 @@ def parse_date(text: str | None, now: int) -> int | None:
         return _seconds(year, *rest)
     this_year = datetime.fromtimestamp(now, UTC).year
     year += this_year - this_year % 100 + 100
-    # The latest year that is no more than 50 years ahead: not by its date alone, for 2100 has no 29 February.
+    # The latest year that is at most 50 years ahead: not by its date alone, for 2100 has no 29 February.
     while year > this_year + 50 or (
         year == this_year + 50 and calendar.timegm((year, *rest)) > _seconds_ahead(now, 50)
     ):
@@ -76,7 +76,7 @@ def _seconds(year: int, month: int, day: int, hour: int, minute: int, second: in
 
 
 def format_date(moment: int) -> str:
-    """An IMF-fixdate. `moment` is in seconds."""
+    """Return an IMF-fixdate. `moment` is in seconds."""
     at = datetime.fromtimestamp(moment, UTC)
     day, month = _DAYS.split("|")[at.weekday()].title(), [*_MONTHS][at.month - 1].title()
     return f"{day}, {at.day:02} {month} {at.year:04} {at.hour:02}:{at.minute:02}:{at.second:02} GMT"

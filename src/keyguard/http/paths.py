@@ -52,7 +52,7 @@ def plain(path: str, raw_path: bytes | None) -> bool:
 
 
 def strip_root(path: str, root: str) -> str:
-    """The path after the prefix `root`; the path itself where `root` is not a prefix of whole segments."""
+    """Return the path after the prefix `root`; the path itself if `root` is not a prefix of whole segments."""
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         return path[len(root) :]
     return path
@@ -67,16 +67,16 @@ def misplaced(path: str, root: str) -> bool:
 
 
 def decode_wsgi_path(path_info: str) -> str:
-    """PEP 3333 hands over bytes as if they were ISO 8859-1; the path is UTF-8."""
+    """Decode a path of WSGI: PEP 3333 hands over bytes as if they were ISO 8859-1, and the path is UTF-8."""
     return path_info if path_info.isascii() else path_info.encode("latin-1").decode("utf-8", "replace")
 
 
 def readings(path: str, root: str, prefixes: Iterable[str]) -> set[str]:
     """List what else a path may be for the app: with the prefix `root`, and without those that something may cut off.
 
-    A prefix may hold variables, such as `/{tenant}/api`, and stand there in any case. If it is no whole segment it is
-    cut off all the same, for many write `path.removeprefix("/api")`. What is mounted further in may cut off `root` once
-    more.
+    A prefix may hold variables, such as `/{tenant}/api`, and stand there in any case. If it is not a whole segment it
+    is cut off all the same, for many write `path.removeprefix("/api")`. What is mounted further in may cut off `root`
+    once more.
     """
     root = root.strip("/")
     found = {path, f"/{root}{path}"} if root else {path}
@@ -163,15 +163,15 @@ class Paths:
     `"/health"` is that path, in that case; `"/docs/*"` is `/docs`, `/docs/` and every path below; `"/items/{id}"` has
     one segment, whatever it is but empty, in the place of `{id}`; `"/*"` is every path.
 
-    What opens a door is exact, so that it opens nothing else. What closes one is built with `trailing_slash`: there a
-    path with a slash at its end matches like the path without, and `/items/` like `/items/{id}`, since an app may route
-    them alike. `ignore_case` is for apps that route paths in any case.
+    A list that lets requests pass is exact, so that it lets nothing else pass. One that stops them is built with
+    `trailing_slash`: there a path with a slash at its end matches like the path without, and `/items/` like
+    `/items/{id}`, since an app may route them alike. `ignore_case` is for apps that route paths in any case.
     """
 
     __slots__ = ("_exact", "_ignore_case", "_root", "_shapes", "_trailing_slash", "everything", "texts")
 
     def __init__(self, patterns: Iterable[str], *, trailing_slash: bool = False, ignore_case: bool = False) -> None:
-        """One text is a list of one. Raises `ConfigurationError` for a text that is no pattern."""
+        """Compile patterns; one text is a list of one. Raise `ConfigurationError` for a text that is not a pattern."""
         if not isinstance(patterns, Iterable):
             raise ConfigurationError(f"paths are a list of patterns, such as ['/docs/*'], not {patterns!r}")
         self.texts = (patterns,) if isinstance(patterns, str) else tuple(patterns)
@@ -279,4 +279,4 @@ def _segments(text: object) -> list[str]:
 
 
 def _no_pattern(text: object, problem: str) -> ConfigurationError:
-    return ConfigurationError(f"{text!r} is no path pattern: {problem}")
+    return ConfigurationError(f"{text!r} is not a path pattern: {problem}")

@@ -2,7 +2,7 @@
 
 Rules:
 - The path is the one after the prefix that the app is mounted under. Servers send that prefix inside of the path or
-  beside it, some frameworks ignore it, and what stands inside of a guard may cut off one of its own. So there are other
+  beside it, some frameworks ignore it, and apps inside of a guard may cut off other prefixes. So there are other
   paths too: what closes a door holds for each of them.
 - What opens a door goes by the path. A prefix that some app inside goes by, nobody knows for which requests, must not
   make another path of it.
@@ -25,12 +25,12 @@ class Inside:
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Prefixes that some app inside goes by, nobody knows for which requests."""
+        """Return prefixes that some app inside goes by; for which requests is not known."""
         return ()
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """These, and all others that something inside might cut off."""
+        """Return these, and all others that something inside might cut off."""
         return ()
 
     @property
@@ -48,7 +48,7 @@ class Inside:
         return False
 
     def seen(self) -> tuple[bool, tuple[Any, ...]]:
-        """Whether an app of the other world stands inside, and where the guards inside look for credentials."""
+        """Tell whether an app of the other world stands inside, and where the guards inside look for credentials."""
         return False, ()
 
 
@@ -63,7 +63,7 @@ class Spelling:
     def __init__(
         self, path: str, raw_path: bytes | None, root: str = "", inside: Inside = NOTHING, tail: str | None = None
     ) -> None:
-        """`path` is what follows the prefix `root`; `tail` what follows it if it stands elsewhere in the path."""
+        """Take `path`, which follows the prefix `root`, and `tail`, which follows it if it stands elsewhere."""
         self._inside = inside
         self.root = root
         """The prefix before it."""
@@ -86,7 +86,7 @@ class Spelling:
 
     @property
     def others(self) -> set[str]:
-        """Other paths that the app may route the request as, apart from how it is spelled."""
+        """Return other paths that the app may route the request as, apart from how it is spelled."""
         if self._others is None:
             self._others = readings(self.path, self.root, self._inside.prefixes)
             if self._inside.cuts_unseen:
@@ -95,14 +95,14 @@ class Spelling:
 
     @property
     def hidden(self) -> set[str]:
-        """Paths as which an app inside that goes by a prefix routes it; none if no such prefix is there."""
+        """Return paths as which an app inside that goes by a prefix routes it; none if no such prefix is there."""
         if self._hidden is None:
             self._hidden = readings(self.path, "", self._inside.hidden) if self._inside.hidden else set()
         return self._hidden
 
     @property
     def texts(self) -> list[str]:
-        """All that the names of which it is made could stand in, for a path that is ambiguous."""
+        """Return all texts in which its names could stand, for a path that is ambiguous."""
         return [self.path, *("/" + tail.lstrip("/") for tail in self._tails)]
 
     @property

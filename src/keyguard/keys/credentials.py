@@ -65,7 +65,7 @@ def _reader(name: str) -> Reader | None:
         raise ConfigurationError(f"a source is a text such as 'x-api-key', not {name!r}")
     kind, colon, rest = name.partition(":")
     if not is_token(rest if colon else kind) or (colon and kind not in ("cookie", "query")):
-        raise ConfigurationError(f"{name!r} is no source: name a header field, 'cookie:name' or 'query:name'")
+        raise ConfigurationError(f"{name!r} is not a source: name a header field, 'cookie:name' or 'query:name'")
     if kind == "cookie" and colon:
         return _cookie(rest)
     if kind == "query" and colon:

@@ -25,7 +25,8 @@ from keyguard.ops import CompareAndSet, Put, Read, ReadWithTime, head_of
 from keyguard.units import as_datetime
 
 PEPPERED = "keys|peppered"
-"""The store's key of the note whether it holds keys with a pepper: `1`, or `0`. It is missing if nobody has looked."""
+"""The store's key of the note whether it holds keys with a pepper: `1`, or `0`. It is missing if no process has
+looked."""
 
 NO_PEPPER = (
     "this store holds keys that were made with a pepper, and none is set: a key that is made without would not be "
@@ -122,7 +123,7 @@ class Flows:
         return note is not None
 
     async def stored(self, id: str) -> tuple[bytes, int]:
-        """What is stored of a key, and the store's time."""
+        """Return what is stored of a key, and the store's time."""
         looked: Any = await ReadWithTime(record_key(id))
         now, (stored,) = looked
         if stored is None:
@@ -153,7 +154,5 @@ class Flows:
                 f"key {word(record.id)} was made with {what}: set KEYGUARD_PEPPER as the app has it"
             )
         if not trusted(stored, self._peppers):
-            raise StoreError(
-                f"the record of key {word(record.id)} was changed by somebody who does not know the pepper: revoke it"
-            )
+            raise StoreError(f"the record of key {word(record.id)} was changed without the pepper: revoke it")
         return record

@@ -54,7 +54,7 @@ class PlainKey:
         self._text = text
 
     def reveal(self) -> str:
-        """The key as its owner sends it. Show it once; it cannot be had from the store again."""
+        """Return the key as its owner sends it. Show it once; it cannot be had from the store again."""
         return self._text
 
     def __repr__(self) -> str:
@@ -68,7 +68,7 @@ class PlainKey:
 
 
 def new_key(prefix: str = "kg", env: str = "live") -> PlainKey:
-    """A fresh random key. Raises `ConfigurationError` where a word is not 1 to 16 of a-z and 0-9, a letter first."""
+    """Return a fresh random key. Raise `ConfigurationError` if a word is not 1 to 16 of a-z and 0-9, a letter first."""
     check_words(prefix, env)
     id, secret = _random(ID_LENGTH), _random(SECRET_LENGTH)
     body = f"{prefix}_{env}_{id}_{secret}"
@@ -83,7 +83,7 @@ def check_words(prefix: str, env: str) -> None:
 
 
 def parse_key(text: str) -> PlainKey | None:
-    """The key that `text` spells, or `None`: wrong shape, or a checksum that does not fit. Asks no store."""
+    """Return the key that `text` spells, or `None`: wrong shape, or a checksum that does not fit. Asks no store."""
     if len(text) > _LONGEST:
         return None
     match = _KEY.fullmatch(text)
@@ -123,7 +123,7 @@ class Peppers:
 
     Version 0 stands for keys that were made without a pepper, by a fixed label that everybody knows. It counts if there
     is no other version, or if it is named: `{1: "...", 0: None}`, or `1:...,0:`. With it alone digests can still not be
-    reversed, but somebody who can write to the store could add keys of their own.
+    reversed, but whoever can write to the store could add keys.
     """
 
     __slots__ = ("_peppers", "current")
@@ -170,7 +170,7 @@ class Peppers:
         return _sealed(self._peppers[version], digest)
 
     def seal(self, version: int, data: bytes) -> bytes:
-        """Make 32 bytes of `data`, as only who knows the pepper can. Raises `KeyError` for an unknown version."""
+        """Make 32 bytes of `data`, which nobody can without the pepper. Raises `KeyError` for an unknown version."""
         return hmac.digest(self._peppers[version], b"\0record\0" + data, "sha256")
 
 

@@ -33,7 +33,7 @@ _NO_SEAL = bytes(32)
 
 
 def record_key(id: str) -> str:
-    """The store's key of a key's record."""
+    """Return the store's key of a key's record."""
     return f"key|{id}"
 
 
@@ -69,7 +69,7 @@ class KeyRecord:
 
     @property
     def not_after(self) -> datetime | None:
-        """The moment from which the key is not valid; `None` for a key without an end."""
+        """Return the moment from which the key is not valid; `None` for a key without an end."""
         return min([end for end in (self.expires, self.revoked, self.retires) if end is not None], default=None)
 
     def status(self, now: datetime) -> str:
@@ -165,7 +165,7 @@ def has_pepper(stored: bytes) -> bool:
 
 
 def trusted(stored: bytes, peppers: Peppers) -> bool:
-    """Tell whether who wrote a record knew its pepper. A record of layout 1 has no seal, and is trusted."""
+    """Tell whether the writer of a record knew its pepper. A record of layout 1 has no seal, and is trusted."""
     head = head_of(stored)
     if head is None or head.pepper not in peppers:
         return False

@@ -29,7 +29,7 @@ class KeyRegistry:
     """The keys in a store.
 
     Where a method takes an id it also takes the whole key, so that a leaked one can be revoked as it was found.
-    Raises `KeyNotFound` for an id that is none, `ValueError` for a value that cannot be, `StoreError` where the store
+    Raises `KeyNotFound` for an unknown id, `ValueError` for a value that cannot be, `StoreError` if the store
     fails; `ConfigurationError` if a key would be made without a pepper in a store that holds keys with one, and for a
     change of a key whose pepper is not set. Revoking needs no pepper.
     """
@@ -117,15 +117,15 @@ class KeyRegistry:
         return await arun_flow(self.store, self._flows.issue(record, key))
 
     def get(self, id: str) -> KeyRecord:
-        """The record of a key."""
+        """Return the record of a key."""
         return run_flow(self.store, self._flows.get(id))
 
     async def aget(self, id: str) -> KeyRecord:
-        """`get` under an event loop."""
+        """Do as `get` does, under an event loop."""
         return await arun_flow(self.store, self._flows.get(id))
 
     def list(self, *, subject: str | None = None, status: str | None = None) -> list[KeyRecord]:
-        """All keys, oldest first; of one subject, or of one status (see `KeyRecord.status`), where given."""
+        """Return all keys, oldest first; of one subject, or of one status (see `KeyRecord.status`), if given."""
         now = as_datetime(self._clock())
         records = [_named(key, value) for key, value in self.store.scan(record_key(""))]
         found = [
@@ -136,7 +136,7 @@ class KeyRegistry:
         return sorted(found, key=lambda record: (record.created, record.id))
 
     async def alist(self, *, subject: str | None = None, status: str | None = None) -> Sequence[KeyRecord]:
-        """`list` under an event loop."""
+        """Do as `list` does, under an event loop."""
         return await in_thread(self.list, subject=subject, status=status)
 
     def revoke(self, id: str, reason: str | None = None) -> KeyRecord:
@@ -144,7 +144,7 @@ class KeyRegistry:
         return run_flow(self.store, self._flows.revoke(id, reason))
 
     async def arevoke(self, id: str, reason: str | None = None) -> KeyRecord:
-        """`revoke` under an event loop."""
+        """Do as `revoke` does, under an event loop."""
         return await arun_flow(self.store, self._flows.revoke(id, reason))
 
     def rotate(self, id: str, *, overlap: Duration = "24 hours") -> IssuedKey:
@@ -156,7 +156,7 @@ class KeyRegistry:
         return run_flow(self.store, self._rotated(id, overlap))
 
     async def arotate(self, id: str, *, overlap: Duration = "24 hours") -> IssuedKey:
-        """`rotate` under an event loop."""
+        """Do as `rotate` does, under an event loop."""
         return await arun_flow(self.store, self._rotated(id, overlap))
 
     def update(
@@ -233,7 +233,7 @@ class KeyRegistry:
 
 
 def _named(key: str, value: bytes) -> KeyRecord:
-    """The record of a key; where it is damaged, the error says which it is."""
+    """Return the record of a key; if it is damaged, the error says which it is."""
     try:
         return decode(value)
     except StoreError as error:

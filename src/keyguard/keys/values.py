@@ -17,14 +17,14 @@ _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")  # scope-token, RFC 6749
 
 
 def checked_text(name: str, text: object) -> str:
-    """A text for people to read. Raises `ValueError` that says what would be right."""
+    """Return a text for people to read. Raise `ValueError` that says what would be right."""
     if not isinstance(text, str) or not text.strip() or len(text) > _TEXT_MAX or not text.isprintable():
         raise ValueError(f"{name} is a printable text of 1 to {_TEXT_MAX} characters, not {text!r:.80}")
     return text
 
 
 def checked_scopes(scopes: Iterable[str]) -> frozenset[str]:
-    """Raises `ValueError` for what is no list of scope tokens."""
+    """Return a set of scopes. Raise `ValueError` for other things than scope tokens."""
     if isinstance(scopes, str):
         raise ValueError(f"scopes are a list, such as [{scopes!r}], not one text")
     names = frozenset(scopes)
@@ -35,12 +35,12 @@ def checked_scopes(scopes: Iterable[str]) -> frozenset[str]:
 
 
 def checked_networks(networks: Iterable[str]) -> tuple[str, ...]:
-    """Raises `ConfigurationError`, which is a `ValueError`, for what is no list of networks."""
+    """Return networks as texts. Raise `ConfigurationError`, which is a `ValueError`, for other things."""
     return Networks(networks).texts
 
 
 def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Raises `ValueError` for what cannot be written as JSON, or is too long."""
+    """Return metadata as JSON has it. Raise `ValueError` if it cannot be written so, or is too long."""
     if metadata is None:
         return {}
     try:

@@ -54,7 +54,10 @@ def is_stopped() -> bool:
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a function in a thread, in the caller's context. It runs to its end, even if nobody waits for it."""
+    """Call a function in a thread, in the caller's context.
+
+    It runs to its end, even if its result is not waited for.
+    """
     if in_trio():
         import trio
 
@@ -69,8 +72,8 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
 def keep(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
     """Have `close` awaited before asyncio's event loop, which runs here, ends; or once what is returned is closed.
 
-    Not every server tells an app that it ends, and a test, a script or a command tells nobody. But who ends a loop
-    ends its asynchronous generators first (`loop.shutdown_asyncgens`), as `asyncio.run` does.
+    Not every server tells an app that it ends, and a test, a script or a command does not tell at all. But whoever ends
+    a loop ends its asynchronous generators first (`loop.shutdown_asyncgens`), as `asyncio.run` does.
     """
     keeper = _closing(close)
     with suppress(StopIteration):

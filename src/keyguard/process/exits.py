@@ -1,4 +1,4 @@
-"""Stores that are closed when the process ends: a script, a test or a WSGI server says so to nobody.
+"""Stores that are closed when the process ends: a script, a test or a WSGI server does not say so.
 
 It is for stores whose connections live in a thread of their own. What lives in the app's event loop ends with that
 (`keyguard.process.event_loops.keep`).

@@ -18,7 +18,7 @@ class Renewable(Protocol):
     """Something with a state that does not survive a fork."""
 
     def after_fork(self) -> None:
-        """Called in the child, before any other code of it runs."""
+        """Make anew what belongs to one process. It is called in the child, before other code of it runs."""
         ...
 
 

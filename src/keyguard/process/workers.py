@@ -73,7 +73,7 @@ def _options(words: list[str], names: Iterable[str]) -> Iterator[int]:
 
 def _told_by_the_server() -> Iterator[int]:
     """Ask the server that is just loading the app: its objects stand in the frames of this thread."""
-    # Only there where uWSGI itself has put it.
+    # It is there only if uWSGI itself has put it there.
     yield from _number(getattr(sys.modules.get("uwsgi"), "numproc", None))
     frame: Any = sys._getframe()
     while frame is not None:

@@ -56,15 +56,15 @@ def _claims_at(place: object) -> list[tuple[Counters, _Claim]]:
 
 
 def _check_stack(counted: list[tuple[Any, Counters]]) -> None:
-    """Within one stack not even equal limits may share: a request would be counted twice."""
+    """Raise if limits of one stack share counters, even equal ones: a request would be counted twice."""
     for at, (guard, counters) in enumerate(counted):
         for other, others in counted[:at]:
             if counters.shares(others):
                 raise _shared(guard, counters, repr(other))
             for name in counters.rules & others.rules:
                 raise ConfigurationError(
-                    f"two limits would be called {name!r}, and nobody could tell which of them refused: give {guard!r} "
-                    "a name=..."
+                    f"two limits would be called {name!r}, and refusals would not tell which of them refused: give "
+                    f"{guard!r} a name=..."
                 )
 
 

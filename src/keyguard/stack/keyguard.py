@@ -46,8 +46,8 @@ class Keyguard:
         app.add_middleware(guard.asgi)                  # Starlette, FastAPI, Litestar, Quart, ...
         app.wsgi_app = guard.wsgi(app.wsgi_app)         # Flask, Django, Falcon, Pyramid, ...
 
-    - `store`: where keys and counters live: a URL (`memory://`, `sqlite:///file.db`) or a store object; by default the
-      URL in the environment's `KEYGUARD_STORE`, else `memory://`. A memory store belongs to one process.
+    - `store`: the place of keys and counters, a URL (`memory://`, `sqlite:///file.db`) or a store object; by default
+      the URL in the environment's `KEYGUARD_STORE`, else `memory://`. A memory store belongs to one process.
     - `trusted_proxies`: networks of the proxies whose `forwarded_header` counts (`"unix"` for unix sockets). By default
       no forwarding header counts.
     - `forwarded_header`: `"x-forwarded-for"`, `"forwarded"` (RFC 7239), or a header of one address.
@@ -72,7 +72,7 @@ class Keyguard:
     """
 
     _is_layer = False
-    """True where other keyguard layers may stand outside this one."""
+    """Whether other keyguard layers may stand outside this one."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Keyguard:
 
     @property
     def keys(self) -> KeyRegistry:
-        """Issue, list, rotate and revoke the keys that this stack's `APIKeys` accepts."""
+        """Return the registry of the keys that this stack accepts: it issues, lists, rotates and revokes them."""
         for guard in self._declared:
             if "keys" in guard.keeps:
                 return guard.registry(self.store)
@@ -139,14 +139,14 @@ class Keyguard:
 
     @property
     def cache(self) -> ResponseCache:
-        """The stack's response cache: `purge`, `stats`, `explain`."""
+        """Return the stack's response cache: `purge`, `stats`, `explain`."""
         for guard in self.guards:
             if isinstance(guard, ResponseCache):  # by its class: what is returned is that, with all its methods
                 return guard
         raise ConfigurationError("this stack has no ResponseCache")
 
     def explain(self, url: str) -> Explanation:
-        """Why the last response for a URL, or for a path on any host, was stored in the cache or was not."""
+        """Tell why the last response for a URL, or for a path on any host, was stored in the cache or was not."""
         return self.cache.explain(url)
 
     def _attach(self) -> None:
@@ -168,14 +168,14 @@ class Keyguard:
 
     @property
     def health(self) -> StoreHealth:
-        """How the store does, as this process sees it: since when it has been out of order, and what was done so."""
+        """Tell how the store does, as this process sees it: since when it has been out of order, and what was done."""
         return StoreHealth(True, None, "", 0, 0) if self._watched is None else self._watched.health
 
     @cached_property
     def asgi(self) -> type[ASGILayer]:
-        """Puts the guards around an ASGI app: `guard.asgi(app)`. Pass it to `add_middleware`, or call it.
+        """Return what puts the guards around an ASGI app. Pass it to `add_middleware`, or call it: `guard.asgi(app)`.
 
-        It is a class: what frameworks call a middleware class, and what agents patch.
+        It is a class, since frameworks take middleware classes, and monitoring agents patch classes.
         """
         from keyguard.drivers.asgi.driver import ASGILayer
 

@@ -1,4 +1,4 @@
-"""One guard as a stack of its own: what the single middleware classes of both worlds share."""
+"""A stack of one guard, for the middleware classes of both worlds."""
 
 from __future__ import annotations
 

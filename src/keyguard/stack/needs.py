@@ -43,7 +43,10 @@ def unmet_needs(guards: Iterable[Any]) -> frozenset[str]:
 
 
 def reads_identity(function: Callable[..., Any]) -> bool:
-    """Tell whether a function reads `.identity` of its argument, the request. What it calls is not looked into."""
+    """Tell whether a function reads `.identity` of its argument, the request.
+
+    The functions that it calls are not looked into.
+    """
     given = 0
     while isinstance(function, partial):
         given += len(function.args)

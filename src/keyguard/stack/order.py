@@ -1,4 +1,4 @@
-"""The order of guards: what must not stand outside of what, and what stands there together."""
+"""The order of guards: which may not stand outside of which, and which join."""
 
 from __future__ import annotations
 
@@ -56,12 +56,15 @@ def check_layers(guards: Iterable[Any], needs: frozenset[str], app: Any) -> None
 
 
 def arranged(guards: Sequence[Any]) -> list[Any]:
-    """Return the guards as they run: those that join as one, and what answers exhausted callers outside of limits."""
+    """Return the guards as they run: those that join as one; those for exhausted callers outside of the limits."""
     return _joined(_with_those_around_limits(guards))
 
 
 def _with_those_around_limits(guards: Sequence[Any]) -> list[Any]:
-    """No other guard may stand between: it would not be asked about a caller whom the limit has refused."""
+    """Put what answers exhausted callers outside of the limits.
+
+    No other guard may stand between: it would not be asked about a caller whom the limit has refused.
+    """
     made = list(guards)
     for guard in guards:
         outer = declared(guard).around_limits()

@@ -21,7 +21,7 @@ def check_functions(
         if not callable(function) and (function is not None or word == "clock"):
             raise ConfigurationError(f"{word} is a function, not {function!r}")
         if is_async(function) or is_blocking(function):
-            raise ConfigurationError(f"{word} is a plain function, and nobody would await {function!r}")
+            raise ConfigurationError(f"{word} is a plain function: {function!r} would not be awaited")
     for word, told, what in (("on_refusal", on_refusal, "a Refusal"), ("on_health", on_health, "a StoreHealth")):
         if told is not None:
             check_takes(word, told, what)
@@ -49,7 +49,7 @@ def checked_underscores(
 ) -> frozenset[bytes]:
     """Return the names of fields with an underscore that are let through.
 
-    `readers` are the guards that read credentials, and where; `forwarded` is the header that names the client.
+    `readers` are the guards that read credentials, with their places; `forwarded` is the header that names the client.
     """
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
         raise ConfigurationError(

@@ -31,7 +31,7 @@ class Played:
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """The first line of a header field."""
+        """Return the first line of a header field, or `None`."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
 

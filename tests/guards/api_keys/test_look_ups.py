@@ -275,8 +275,8 @@ def test_blocking_decorates_and_can_be_awaited_in_a_guard() -> None:
     [
         (lambda: blocking(5), "a plain function"),
         (lambda: blocking(asyncio.sleep), "needs no thread"),
-        (lambda: Keyguard(on_refusal=blocking(print)), "nobody would await"),
-        (lambda: Keyguard(on_health=blocking(print)), "nobody would await"),
+        (lambda: Keyguard(on_refusal=blocking(print)), "would not be awaited"),
+        (lambda: Keyguard(on_health=blocking(print)), "would not be awaited"),
         (lambda: RateLimit("1/minute", by=blocking(lambda: "x")), "called with the request alone"),
         (lambda: Keyguard(blocking(lambda request: None)), "runs in place"),
     ],
