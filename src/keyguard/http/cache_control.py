@@ -1,13 +1,13 @@
 """`Cache-Control` and its targeted relatives, read strictly. No clock, no I/O.
 
 Rules (RFC 9111, section 5.2; RFC 9213):
-- Names are compared without regard to case. A name inside another directive's quoted string is no directive.
+- Names are compared without regard to case. A name inside another directive's quoted string is not a directive.
 - Of a directive that stands twice, the first counts: "either the first occurrence should be used or the response
   should be considered stale" (RFC 9111, section 4.2.1).
-- What is no number of seconds is no lifetime: the response is stale, not fresh for a while.
-- A field that is longer than any that is meant seriously, or has more members, is not read: it says no-store. Whoever
-  sends it may not have others wait while it is taken to pieces.
-- A targeted field is a Dictionary (RFC 9651, section 3.2): it is read as a whole or, where it is malformed, ignored.
+- A lifetime that is not a number of seconds makes a response stale, not fresh for a while.
+- A field that is longer than any that is meant seriously, or has more members, is not read: it says no-store. Its
+  sender must not make others wait while it is taken to pieces.
+- A targeted field is a Dictionary (RFC 9651, section 3.2): it is read as a whole or, if it is malformed, ignored.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Directives: TypeAlias = "dict[str, str | None]"
 """Lower-case names to their arguments, without quotes; `None` for a name without one."""
 
 MAX_SECONDS = 2**31
-"""What a number that is larger than can be held counts as (RFC 9111, section 1.2.2)."""
+"""What a larger number counts as (RFC 9111, section 1.2.2)."""
 
 # The blanks round a member do not belong to it; those round "=" are not allowed, so a member with those has another
 # name.
@@ -30,24 +30,24 @@ _MEMBER = re.compile(
     re.DOTALL,
 )
 _JUNK = re.compile(r"""(?:[^",]|"(?:[^"\\]|\\.)*"?)*(?:,|$)""", re.DOTALL)
-# What is malformed opens nothing, but still closes: "private; max-age=60" was meant to keep something to itself.
+# A malformed member opens nothing, but still closes: "private; max-age=60" was meant to keep something to itself.
 _FORBIDDING = re.compile(r"\b(?:no-store|private|no-cache|must-revalidate)\b", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _IN_PART = frozenset({"private", "no-cache"})
 
-_LONGEST = 4096  # characters
-_MOST_MEMBERS = 64
-_SHORT = 256  # what is longer is not remembered, or whoever sends it could fill the memory
+_MAX_LENGTH = 4096  # characters
+_MAX_MEMBERS = 64
+_SHORT = 256  # a longer text is not remembered, or its sender could fill the memory
 
 
 def _parse(text: str) -> Directives:
     found: Directives = {}
     at = members = 0
-    if len(text) > _LONGEST:
+    if len(text) > _MAX_LENGTH:
         return {"no-store": None}
     while at < len(text):
         members += 1
-        if members > _MOST_MEMBERS:
+        if members > _MAX_MEMBERS:
             return {"no-store": None}
         match = _MEMBER.match(text, at)
         if match is None:
@@ -62,7 +62,7 @@ def _parse(text: str) -> Directives:
         argument = match["token"] if quoted is None else _ESCAPED.sub(r"\1", quoted)
         name = match["name"].lower()
         if argument is None and name in _IN_PART:
-            found[name] = None  # what forbids altogether is not weakened by what forbids in part
+            found[name] = None  # a directive that forbids all is not weakened by one that forbids a part
         else:
             found.setdefault(name, argument)
     return found
@@ -94,19 +94,6 @@ def field_names(argument: str) -> frozenset[str]:
 
 # -- targeted fields --------------------------------------------------------------------------------------------
 
-_KEY = r"[a-z*][a-z0-9_.*-]*"
-_STRING = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
-_TOKEN = r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*"
-_NUMBER = r"-?(?:[0-9]{1,12}\.[0-9]{1,3}|[0-9]{1,15})"
-_BINARY = r":[A-Za-z0-9+/=]*:"
-_DATE = r"@-?[0-9]{1,15}"
-_BARE = rf"(?:{_STRING}|{_TOKEN}|{_NUMBER}|{_BINARY}|\?[01]|{_DATE})"
-_PARAMETERS = rf"(?:; *{_KEY}(?:={_BARE})?)*"
-_DICTIONARY_MEMBER = re.compile(
-    rf"(?P<name>{_KEY})(?:=(?:(?P<value>{_BARE})|\( *(?:{_BARE}{_PARAMETERS}(?: +{_BARE}{_PARAMETERS})* *)?\)))?"
-    rf"{_PARAMETERS}[ \t]*(?P<comma>,)?[ \t]*"
-)
-
 
 def parse_targeted(text: str) -> Directives | None:
     """Return the directives of a targeted field; `None` if it is empty or malformed, and so has no say.
@@ -114,21 +101,21 @@ def parse_targeted(text: str) -> Directives | None:
     That is what RFC 9213, section 2.1, asks for: no part of a field counts that cannot be read as a whole. A text
     counts only if a directive lists fields: `max-age="60"` is not a number here.
     """
-    text = text.strip(" ")
+    import http_sf  # here, since it takes as long to import as all of keyguard, and few apps set such fields
+
+    if len(text) > _MAX_LENGTH:
+        return {"no-store": None}
+    try:
+        members: Any = http_sf.parse(text.encode("latin-1"), tltype="dictionary")
+    except ValueError:
+        return None
     found: Directives = {}
-    at, comma = 0, True
-    while at < len(text):
-        match = _DICTIONARY_MEMBER.match(text, at)
-        if match is None or not comma:
-            return None
-        at, comma = match.end(), match["comma"] is not None
-        name, value = match["name"], match["value"]
-        found.pop(name, None)  # of a member that stands twice the last counts (RFC 9651, section 4.2.2)
-        if value is None or value == "?1":
-            found[name] = None
-        elif value[0] == '"':
-            if name in ("private", "no-cache"):
-                found[name] = _ESCAPED.sub(r"\1", value[1:-1])
-        elif value != "?0":
-            found[name] = value
-    return None if comma else found
+    for name, (value, _) in members.items():
+        if isinstance(value, str):
+            if name in _IN_PART:
+                found[name] = value
+        elif value is not False:
+            # What is neither a number nor a token is no argument that a directive can have.
+            whole = isinstance(value, (int, http_sf.Token)) and value is not True
+            found[name] = str(value) if whole else None
+    return found if members else None

@@ -1,7 +1,7 @@
 """HTTP dates (RFC 9110, section 5.6.7): the three forms, and nothing that merely looks like one.
 
-`email.utils` reads much with goodwill; a cache must not: a lifetime computed from a date that was misread is a wrong
-answer for as long as it lasts. Names and the zone may stand in any case, since all caches take them so.
+`email.utils` reads leniently; a cache must not: a lifetime computed from a date that was misread is a wrong answer for
+as long as it lasts. Names and the zone may stand in any case, since all caches accept that.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _seconds_ahead(now: int, years: int) -> int:
 
 
 def _seconds(year: int, month: int, day: int, hour: int, minute: int, second: int) -> int | None:
-    if second == 60:  # a leap second is the last of its minute
+    if second == 60:  # a leap second counts as the last second of its minute
         second = 59
     try:
         moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)

@@ -29,7 +29,10 @@ PAGES = {
 
 STACKS: dict[str, Any] = {
     "outermost": lambda: [ResponseCache()],
-    "outermost, with a lifetime": lambda: [ResponseCache(ttl=4, ignore_query=["token", "utm_*"]), RateLimit("999/hour")],
+    "outermost, with a lifetime": lambda: [
+        ResponseCache(ttl=4, ignore_query=["token", "utm_*"]),
+        RateLimit("999/hour"),
+    ],
     "for all callers": lambda: [ResponseCache(ttl=4, public=True, vary=["Accept-Language"])],
     "by a function": lambda: [ResponseCache(ttl=4, when=path("/open", "/silent", "/vary"))],
     "own credentials": lambda: [ResponseCache(ttl=4, credentials=["X-Own"])],
