@@ -505,8 +505,8 @@ def test_guesses_that_race_in_threads_do_not_get_through(tmp_path: Path) -> None
     [
         ({"lookup": "table"}, "lookup is a function"),
         ({"sources": []}, "sources is empty"),
-        ({"sources": ["body:key"]}, "no source"),
-        ({"sources": ["x api key"]}, "no source"),
+        ({"sources": ["body:key"]}, "not a source"),
+        ({"sources": ["x api key"]}, "not a source"),
         ({"public": ["health"]}, "begins with '/'"),
         ({"guesses": "0/minute"}, "admits nothing"),
         ({"realm": 'a"b'}, "realm is printable"),
