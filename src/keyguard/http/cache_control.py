@@ -115,7 +115,7 @@ def parse_targeted(text: str) -> Directives | None:
             if name in _IN_PART:
                 found[name] = value
         elif value is not False:
-            # What is neither a number nor a token is no argument that a directive can have.
+            # No directive has an argument that is neither a number nor a token.
             whole = isinstance(value, (int, http_sf.Token)) and value is not True
             found[name] = str(value) if whole else None
     return found if members else None

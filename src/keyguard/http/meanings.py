@@ -35,7 +35,7 @@ _KEYED = re.compile(
 )
 _NOT_KEYED = frozenset({"host", "referer", "origin", "access-control-request-method", "upgrade-insecure-requests"})
 _OF_CLIENT = re.compile(r"(?:for|by|ip|ips|addr|address|remote-port|client-port|source-port)$|sec-|content-|cf-ip")
-"""Names that say where a request came from."""
+"""Names of fields that are about the origin of a request."""
 # Fields that name one request: a hit answers another one, whose name comes from the middleware that gives it.
 _OF_ONE_REQUEST = re.compile(
     r"(?:[a-z0-9]+-)*(?:request|correlation|trace|span)-?(?:id|uuid|guid)|b3|x-b3-[a-z]+|baggage|cf-ray|sentry-trace|"

@@ -31,7 +31,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Marks:
-    """What the route of one request has said about caching."""
+    """The wishes of the route that answers one request."""
 
     __slots__ = ("marks",)
 

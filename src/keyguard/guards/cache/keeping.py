@@ -1,4 +1,4 @@
-"""What becomes of the app's answer to a miss: it is stored, or freshens an entry, or replaces one and is not stored."""
+"""Keeping the app's answer to a miss: it is stored, or freshens an entry, or ends one without being stored itself."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Keeping:
             return False
         lookup = self.lookup
         fresh.since = lookup.since
-        # What freshens an entry may name more fields that it is chosen by (RFC 9111, section 4.1).
+        # The update may name more fields by which the entry is chosen (RFC 9111, section 4.1).
         names = sorted({*(vary_of(update) or ()), *[name for name, _ in entry.variance]})
         if len(names) > len(entry.variance):
             fresh.variance = variance_of(lookup.request, names)
@@ -269,7 +269,7 @@ class Keeping:
     def _fields(self, response: Response) -> Fields:
         """Return the fields as the app set them, without those of the guards further in: they are about this caller.
 
-        Behind a bridge nobody can see who set which.
+        Behind a bridge it is not known who set which.
         """
         own = self.lookup.request.findings.own_limits
         if own is None:

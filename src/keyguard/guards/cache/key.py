@@ -55,7 +55,7 @@ class Target(NamedTuple):
 
 
 class Query:
-    """What counts of a query: all as it stands, or all but the parameters to ignore, or its parameters sorted."""
+    """The part of a query that counts: all as it stands, or all but some parameters, or its parameters sorted."""
 
     __slots__ = ("_names", "_prefixes", "_sort", "changes", "rules")
 

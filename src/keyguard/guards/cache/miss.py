@@ -27,7 +27,7 @@ log = logging.getLogger("keyguard")
 _ERRORS = frozenset({500, 502, 503, 504})
 _NOTHING: dict[str, None] = {}
 _NO_CLIENT = dict.fromkeys(("if-none-match", "if-modified-since", "range", "if-range"))
-"""What a client says of its own copy: a request in the background has no client."""
+"""Fields about a client's own copy: a request in the background has no client."""
 
 
 class Miss:

@@ -1,6 +1,6 @@
-"""Whether a response may be stored, and whether an entry may be used: RFC 9111 as functions without clock or I/O.
+"""The decisions to store a response and to use an entry: RFC 9111 as functions without clock or I/O.
 
-A decision about storing is a `Verdict`. It names the rule and the section that decided, so that a developer who asks
+The decision about storing is a `Verdict`. It names the rule and the section that decided, so that a developer who asks
 "why is this not cached?" can read it.
 """
 

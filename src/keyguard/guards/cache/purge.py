@@ -16,7 +16,7 @@ _REMEMBERED = 10_000
 
 
 class RecentPurges:
-    """What was purged in this process, so that a response that was on its way meanwhile is not stored.
+    """The latest purges in this process, so that a response that was on its way meanwhile is not stored.
 
     A request notes the `moment` before it asks the app, and asks `void` before it stores the answer.
     """
@@ -78,17 +78,17 @@ def _digests(host: str, uri: str) -> tuple[str, str]:
 
 
 def tag_mark(tag: str) -> str:
-    """Return what stands for a tag in the shared log of purges."""
+    """Return the mark of a tag in the shared log of purges."""
     return "t" + digest((tag,))
 
 
 def path_mark(uri: str) -> str:
-    """Return what stands there for a path and query on every host."""
+    """Return the mark of a path and query on every host."""
     return "u" + path_digest(uri)
 
 
 ALL_MARK = "*"
-"""What stands there for everything."""
+"""The mark of everything."""
 
 
 def _without_port(host: str) -> str:

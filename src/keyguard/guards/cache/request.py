@@ -47,7 +47,7 @@ def is_credential(name: str, settings: Settings) -> bool:
 
 
 class CacheRequest(NamedTuple):
-    """What the rules of caching need to know of a request."""
+    """The facts of a request by which the rules of caching decide."""
 
     method: str
     directives: Directives

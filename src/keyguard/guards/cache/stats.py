@@ -12,7 +12,7 @@ _MAX_NOTES = 2000
 
 @dataclass(slots=True)
 class CacheCounts:
-    """What a cache has done since the start, in this process."""
+    """Counts of what a cache has done since the start, in this process."""
 
     hits: int = 0
     """Answers from the cache, without the app; stale and collapsed ones are among them."""
@@ -36,7 +36,7 @@ class CacheCounts:
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """What a cache has done since the start and what it holds, in this process."""
+    """The counts of a cache since the start, and how full it is, in this process."""
 
     hits: int
     misses: int

@@ -45,7 +45,7 @@ class Candidates(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What became of an entry that was to be stored."""
+    """The outcome of storing an entry."""
 
     told: bool
     """Whether the operations that went along were done in the shared store."""

@@ -1,6 +1,6 @@
 """From a response to the entry that is stored: its fields, its freshness, and what a 304 changes (RFC 9111).
 
-Functions without clock or I/O. Whether it may be stored is decided in `policy.py`.
+Functions without clock or I/O. `policy.py` decides whether it may be stored.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from keyguard.request import Request
 Variance: TypeAlias = "tuple[tuple[str, str | None], ...]"
 """The request fields that `Vary` names, each with its normalised value; `None` if the request had none."""
 
-# Fields whose values are no secrets: everything else is kept as a digest, for it may be one.
+# Fields whose values are not secret. Of all others only a digest is kept.
 _PLAIN = frozenset({"accept", "accept-encoding", "accept-language", "origin", "user-agent", "x-requested-with"})
 _WEIGHT = re.compile(r"q=(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 _WEIGHTED = frozenset({"accept-encoding", "accept-language"})
@@ -43,7 +43,7 @@ def _value(request: Request, name: str) -> str | None:
 
 
 class Chosen:
-    """What a request chooses by the fields that `Vary` names: read once for all variants that name the same."""
+    """The values by which a request chooses among variants: read once for all that name the same fields."""
 
     __slots__ = ("_known", "_request")
 
