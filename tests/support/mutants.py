@@ -121,7 +121,7 @@ POSTGRES: Sequence[Rule] = (
     _rule("a conflict is an error", r" ON CONFLICT DO NOTHING", ""),
     _rule("another number", r"(?<=^SELECT )version(?= FROM)", "version + 1"),
     _rule("a lower number", r"(?<=^SELECT )version(?= FROM)", "version - 1"),
-    _rule("a little earlier", r"(?<=key, value, )expires(?=(, 0)? FROM)", "expires - 1"),
+    _rule("a little earlier", r"(?<=key, value, )expires(?=(, [01])? FROM)", "expires - 1"),
 )
 
 

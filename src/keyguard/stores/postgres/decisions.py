@@ -18,20 +18,27 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
-
-import psycopg
+from collections.abc import Iterable
 
 from keyguard.clock import Clock
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.ops import Settle, Taken
 from keyguard.stores.postgres.connections import Line, Opener
-from keyguard.stores.postgres.failures import NO_ANSWER, NO_CONNECTION, NO_TURN, Way, lost, store_error, way_on
+from keyguard.stores.postgres.failures import (
+    NO_ANSWER,
+    NO_CONNECTION,
+    NO_TURN,
+    Way,
+    fail_each,
+    lost,
+    store_error,
+    way_on,
+)
+from keyguard.stores.postgres.loop import Tasks
 from keyguard.stores.postgres.queue import Queue
 from keyguard.stores.postgres.schema import Statements
 from keyguard.stores.postgres.transaction import Asked, Patience, Transaction, charges
-from keyguard.stores.postgres.upkeep import Upkeep
+from keyguard.stores.postgres.upkeep import Upkeep, Work, done
 
 SLICES = 15
 """Ticks of a time-out."""
@@ -81,7 +88,7 @@ class Decisions:
         self._asked_again = 0
         """The tick from which a server that takes no further connection is asked for one."""
         self._under_way: set[Transaction] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
         self._upkeep = Upkeep(statements)
         self._keeping = False
         self._ticks = 0
@@ -159,7 +166,7 @@ class Decisions:
                 self._begin(work, line)
             else:
                 self._keeping = True
-                self._hold(self._keep(work, line))
+                self._tasks.hold(self._keep(work, line))
         if self._queue and (not self._idle or self._queue.holding):
             self._open_another()
         if self._queue or self._under_way or self._opening:
@@ -170,7 +177,7 @@ class Decisions:
             self._timer.cancel()
             self._timer = None
 
-    def _next(self) -> list[Asked] | Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]] | None:
+    def _next(self) -> list[Asked] | Work | None:
         if self._upkeep.due and not self._keeping and self._open > self._slow:
             return self._upkeep.next()
         if self._may_wait() and (asked := self._queue.next_held()):
@@ -195,7 +202,7 @@ class Decisions:
         self._under_way.add(transaction)
         if not transaction.reading:
             self._queue.busy |= transaction.keys
-        self._hold(self._run(transaction))
+        self._tasks.hold(self._run(transaction))
 
     async def _run(self, transaction: Transaction) -> None:
         line = transaction.line
@@ -241,9 +248,7 @@ class Decisions:
             settling = [asked for asked in transaction.asked if asked.settling and asked.tries < _TRIES]
             waiting = [asked for asked in waiting if asked not in settling]
             for asked in settling:
-                again = asked if not asked.future.done() else Asked(asked.ops)
-                again.tries = asked.tries + 1
-                self._expect(again, SLICES + self._in_ticks(_BACK))
+                self._expect(asked.once_more(), SLICES + self._in_ticks(_BACK))
         if transaction.unknown or lost(transaction, error):
             self._condemn()
         way, told = way_on(transaction, error, self._missing, others=self._done > transaction.done)
@@ -252,17 +257,12 @@ class Decisions:
         elif way is Way.AGAIN:
             self._again(waiting, told)
         else:
-            self._apart(waiting, held=way is Way.WAITING)
+            self._queue.put_apart(waiting, held=way is Way.WAITING)
 
     def _tell(self, waiting: Iterable[Asked], error: Exception) -> None:
         if isinstance(error, StoreError) and not isinstance(error, StoreBusy):
             self._trouble = True
-        for asked in waiting:
-            own = error
-            if isinstance(error, StoreError):  # who raises it writes its own traceback into it
-                own = type(error)(*error.args)
-                own.__cause__ = error.__cause__
-            asked.fail(own)
+        fail_each(waiting, error)
 
     def _again(self, waiting: Iterable[Asked], error: Exception) -> None:
         again = []
@@ -274,15 +274,6 @@ class Decisions:
                 again.append(asked)
         self._queue.put_back(again)
 
-    def _apart(self, waiting: Iterable[Asked], *, held: bool) -> None:
-        apart = []
-        for asked in waiting:
-            asked.alone = True
-            if held:
-                asked.held = asked.keys
-            apart.append(asked)
-        self._queue.put_back(apart)
-
     # -- connections --------------------------------------------------------------------------------------
 
     def _open_another(self) -> None:
@@ -292,7 +283,7 @@ class Decisions:
             return
         if self._open and (self._ticks < self._asked_again or self._open >= self._turns + self._max_slow):
             return
-        opening = self._hold(self._opener.open())
+        opening = self._tasks.hold(self._opener.open())
         self._opening[opening] = self._ticks
         opening.add_done_callback(self._opened)
 
@@ -303,7 +294,7 @@ class Decisions:
         error = opening.exception()
         if error is None:
             if self._closed or self._open >= self._max_connections:
-                self._hold(opening.result().close())
+                self._tasks.hold(opening.result().close())
                 return
             self._open += 1
             self._idle.append(opening.result())
@@ -326,36 +317,19 @@ class Decisions:
         """A connection broke, or fell silent: those that lie idle were opened to the same server."""
         idle, self._idle = self._idle, []
         for line in idle:
-            self._hold(self._drop(line))
+            self._tasks.hold(self._drop(line))
 
     # -- what else there is to do -------------------------------------------------------------------------
 
-    async def _keep(self, work: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]], line: Line) -> None:
+    async def _keep(self, work: Work, line: Line) -> None:
         """Do something that nobody waits for."""
-        try:
-            async with asyncio.timeout(max(1.0, 2 * self._timeout)):
-                await self._opener.begin(line)
-                await work(line.connection)
-                await line.connection.execute("COMMIT")
-        except (psycopg.Error, TimeoutError):
-            line.cut()
-            await self._drop(line)
-        else:
+        if await done(work, line, self._opener, max(1.0, 2 * self._timeout)):
             self._give_back(self._upkeep.take_back())
             self._idle.append(line)
+        else:
+            await self._drop(line)
         self._keeping = False
         self._go_on()
-
-    def _hold(self, work: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waits for it has been told
 
     async def finish(self) -> None:
         """Close the connections, once everybody has been answered. What is under way after that is cut off."""
@@ -369,5 +343,4 @@ class Decisions:
         self._condemn()
         if self._timer is not None:
             self._timer.cancel()
-        while self._tasks - {asyncio.current_task()}:
-            await asyncio.gather(*self._tasks - {asyncio.current_task()}, return_exceptions=True)
+        await self._tasks.ended()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum, auto
 
 import psycopg
 
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.stores.postgres.names import words_of
-from keyguard.stores.postgres.transaction import Transaction
+from keyguard.stores.postgres.transaction import Asked, Transaction
 
 NO_ANSWER = "PostgreSQL did not answer in time"
 NO_TURN = "PostgreSQL: too much is asked for at once, or of one key"
@@ -72,3 +73,13 @@ def store_error(error: BaseException) -> StoreError:
     found = StoreError(f"PostgreSQL: {words_of(error)}")
     found.__cause__ = error
     return found
+
+
+def fail_each(waiting: Iterable[Asked], error: Exception) -> None:
+    """Tell each of those who wait why there is no answer."""
+    for asked in waiting:
+        own = error
+        if isinstance(error, StoreError):  # whoever raises it writes its own traceback into it
+            own = type(error)(*error.args)
+            own.__cause__ = error.__cause__
+        asked.fail(own)

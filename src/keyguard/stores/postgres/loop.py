@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import selectors
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class _Polite(selectors.BaseSelector):
@@ -69,3 +71,27 @@ class Loop(asyncio.SelectorEventLoop):
         finally:
             self.close()
             _set_running(self._polite.outer)
+
+
+class Tasks:
+    """The tasks that run on a loop: held, or they could be garbage before they have ended."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def hold(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin a task."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it has been told
+
+    async def ended(self) -> None:
+        """Wait until all have ended but the one that asks."""
+        while others := self._running - {asyncio.current_task()}:
+            await asyncio.gather(*others, return_exceptions=True)

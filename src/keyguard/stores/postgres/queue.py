@@ -41,6 +41,15 @@ class Queue:
         for one in reversed([*asked]):
             (self._held if one.held else self._reading if one.reading else self._writing).appendleft(one)
 
+    def put_apart(self, asked: Iterable[Asked], *, held: bool) -> None:
+        """Have each of them travel alone, in front of the others; if `held`, it waits for its keys."""
+        apart = [*asked]
+        for one in apart:
+            one.alone = True
+            if held:
+                one.held = one.keys
+        self.put_back(apart)
+
     def retry_held(self) -> None:
         """Have those whose keys were held try again in company, without waiting for the keys."""
         back = [*self._held]

@@ -53,6 +53,12 @@ class Asked:
         """How many transactions had been answered when it was asked for."""
         self.transaction: Transaction | None = None
 
+    def once_more(self) -> Asked:
+        """Return what asks for the same again: itself, or another one if nobody waits for it any more."""
+        again = Asked(self.ops) if self.future.done() else self
+        again.tries = self.tries + 1
+        return again
+
     def answer(self, results: list[Any]) -> bool:
         """Return whether somebody still waited for it."""
         try:

@@ -6,6 +6,7 @@ and what it charged is given back; or the token is put there first, and it never
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import psycopg
 
 from keyguard.ops import Taken
+from keyguard.stores.postgres.connections import Line, Opener
 from keyguard.stores.postgres.schema import Statements
 
 _PURGE_EVERY = 200
@@ -20,6 +22,19 @@ _PURGE_EVERY = 200
 _SETTLED_AT_ONCE = 100
 
 Work = Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]]
+
+
+async def done(work: Work, line: Line, opener: Opener, seconds: float) -> bool:
+    """Do something in a transaction of its own. Return whether it could be done; else the connection is cut."""
+    try:
+        async with asyncio.timeout(seconds):
+            await opener.begin(line)
+            await work(line.connection)
+            await line.connection.execute("COMMIT")
+    except (psycopg.Error, TimeoutError):
+        line.cut()
+        return False
+    return True
 
 
 class Upkeep:

@@ -15,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from redis.exceptions import ClusterCrossSlotError, MovedError, ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import ClusterCrossSlotError, MovedError, ReadOnlyError
 
-from keyguard.clock import SECOND, Clock, monotonic
+from keyguard.clock import Clock, monotonic
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
-from keyguard.ops import Op, is_counter
+from keyguard.ops import Op
 from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.process.tokens import new_token
 from keyguard.stores.redis.calls import Call, Reply, Rounds, SettleCall, TakeCall, TakeForm, checked, unknown_script
@@ -31,6 +31,7 @@ from keyguard.stores.redis.credentials import Credentials
 from keyguard.stores.redis.demands import taken_of
 from keyguard.stores.redis.encoding import Wire
 from keyguard.stores.redis.eviction import Eviction
+from keyguard.stores.redis.listing import listed, node_of_a_cluster
 from keyguard.stores.redis.node import Line
 from keyguard.stores.redis.pulse import Lost, TimedOut
 from keyguard.stores.redis.url import Servers
@@ -234,7 +235,7 @@ class RedisStore:
             if reply.__class__ is bytes:
                 continue
             if isinstance(reply, (MovedError, ClusterCrossSlotError)) and not self._servers.cluster:
-                raise StoreError(_node_of_a_cluster(self._servers.secure))
+                raise node_of_a_cluster(self._servers)
             if reply.__class__ is ReadOnlyError:
                 self._line.drop_idle()  # a replica now: the next connection may find the new primary
         return replies
@@ -285,42 +286,12 @@ class RedisStore:
     # -- for operators ------------------------------------------------------------------------------------
 
     def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
-        """Every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
-        try:
-            client = self._servers.client()
-            try:
-                return sorted(self._walk(client, prefix))
-            finally:
-                client.close()
-        except (MovedError, ClusterCrossSlotError) as error:
-            raise StoreError(_node_of_a_cluster(self._servers.secure)) from error
-        except (RedisError, RedisClusterException, OSError) as error:
-            raise StoreError(f"Redis: {error}") from error
+        """Return every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
+        return listed(self._servers, self._wire, prefix, self._clock)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Every living key that starts with `prefix`, in order."""
         return [(key, value) for key, value, _ in self.dump(prefix)]
-
-    def _walk(self, client: Any, prefix: str) -> Iterator[tuple[str, bytes, int | None]]:
-        if self._clock is not None:
-            now = self._clock()
-        else:
-            seconds, micros = client.time(**({"target_nodes": "random"} if self._servers.cluster else {}))
-            now = seconds * SECOND + micros
-        pattern = self._wire.values if prefix and not is_counter(prefix) else self._wire.pattern
-        for name in set(client.scan_iter(match=pattern, count=1000)):
-            if self._wire.is_hash(name):
-                entries = client.hgetall(name)
-                entries.pop(b"!", None)
-                keys = self._wire.keys_of(name, entries)
-                pairs = zip(keys, entries.values(), strict=True)
-            else:
-                entry = client.get(name)
-                pairs = zip(self._wire.keys_of(name, ()), [] if entry is None else [entry], strict=False)
-            for key, entry in pairs:
-                expiry = int.from_bytes(entry[:8], "little")
-                if key.startswith(prefix) and (not expiry or expiry > now):
-                    yield key, entry[8:], expiry - now if expiry else None
 
     def scratch(self, clock: Clock) -> RedisStore:
         """An empty store on the same server, for checks. Closing it removes what it holds."""
@@ -374,8 +345,3 @@ def _check_time(rounds: Rounds, deadline: float) -> None:
     """Raise `StoreBusy` where there is no time for what is still to be sent, though all was answered so far."""
     if rounds.trips > 1 and rounds.calls and monotonic() > deadline:
         raise StoreBusy("Redis: a key is being changed by others all the time")
-
-
-def _node_of_a_cluster(secure: bool) -> str:
-    scheme = "rediss+cluster" if secure else "redis+cluster"
-    return f"Redis: this server is a node of a cluster: write {scheme}:// in the store's URL"

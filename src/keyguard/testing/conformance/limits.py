@@ -9,6 +9,7 @@ from keyguard.clock import SECOND, Clock, ManualClock
 from keyguard.ops import (
     Demand,
     Op,
+    Put,
     Read,
     Settle,
     Store,
@@ -82,17 +83,19 @@ def check_set_back(make_store: Callable[[Clock], Store]) -> None:
 
 
 def check_expiry(make_store: Callable[[Clock], Store]) -> None:
+    """What has a time to live is there until it is over, and not from then on: plain values, and counters."""
     clock = ManualClock()
-    with opened(make_store, clock) as store:
-        limit = window(2, 10 * SECOND, "2/10 seconds")
-        demand = Demand("limit", "rl:limit|expiry", limit)
-        one(store, Take([demand]))
-        same("scan lists counters too", ["rl:limit|expiry"], [key for key, _ in store.scan("rl:limit|")])
-        clock.advance(microseconds=10 * SECOND - 1)
-        same("a value is there until its time to live is over", True, one(store, Read("rl:limit|expiry")) != (None,))
-        clock.advance(microseconds=1)
-        same("and not from then on", (None,), one(store, Read("rl:limit|expiry")))
-        same("nor in scan", [], [*store.scan("rl:limit|")])
+    take = Take([Demand("limit", "rl:limit|expiry", window(2, 10 * SECOND, "2/10 seconds"))])
+    for key, op in (("rl:limit|expiry", take), ("k|expiry", Put("k|expiry", b"a value", 10 * SECOND))):
+        with opened(make_store, clock) as store:
+            prefix = key.partition("|")[0]
+            one(store, op)
+            same("scan lists all keys of a pool", [key], [found for found, _ in store.scan(f"{prefix}|")])
+            clock.advance(microseconds=10 * SECOND - 1)
+            same("a value is there until its time to live is over", True, one(store, Read(key)) != (None,))
+            clock.advance(microseconds=1)
+            same("and not from then on", (None,), one(store, Read(key)))
+            same("nor in scan", [], [*store.scan(f"{prefix}|")])
 
 
 def check_all_or_nothing(make_store: Callable[[Clock], Store]) -> None:
