@@ -118,7 +118,7 @@ def settle_through(store: Any, proxy: Proxy, mode: str, again: Callable[[Settle]
         proxy.mode = ""
         patiently(lambda settle=settle: again(settle))
         expected += settled
-        wait_until(lambda: patiently(lambda: used(store)) == expected, f"{expected} units to be used", 5)
+        assert patiently(lambda: used(store)) == expected
 
 
 MODES = ["reset", "cut", "drop", "delay", "half-close", "deaf", "reset once"]
