@@ -68,7 +68,7 @@ STACKS: dict[str, Callable[..., Keyguard]] = {
     "ip": lambda **o: Keyguard(RateLimit("2/minute", by="ip"), **o),
     "by key": lambda **o: Keyguard(APIKeys(), RateLimit("2/minute", by="key"), **o),
     "smooth": lambda **o: Keyguard(RateLimit(smooth("1/second", burst=2)), **o),
-    "cost": lambda **o: Keyguard(RateLimit("10/minute", cost=lambda r: int(r.query or b"1")), **o),
+    "cost": lambda **o: Keyguard(RateLimit("10/minute", cost=lambda r: int(r.raw_query or b"1")), **o),
     "old fields": lambda **o: Keyguard(RateLimit("2/minute; 50/hour", headers="x-ratelimit"), **o),
     "scope": lambda **o: Keyguard(RateLimit("1/minute", paths=["/items/{id}"], methods=["POST"]), **o),
     "reads": lambda **o: Keyguard(RateLimit("1/minute", methods=["GET"]), **o),
