@@ -47,7 +47,7 @@ from keyguard.keys import KeyRegistry
 from keyguard.keys.credentials import Sources
 from keyguard.ops import Store
 from keyguard.request import Forward, Request
-from keyguard.response import APP, Response
+from keyguard.response import APP, Headers, Response
 from keyguard.steps import CallApp
 
 
@@ -175,8 +175,8 @@ class Mark:
 
     __slots__ = ()
 
-    def head(self, request: Request, response: Response) -> Flow[None] | None:
-        """Hear of the response, of the app or of a guard further in, at its head. Its fields may be changed."""
+    def head(self, request: Request, status: int, headers: Headers) -> Flow[None] | None:
+        """Hear of the head of the response, of the app or of a guard further in. The fields may be changed."""
 
     def failed(self, request: Request, error: BaseException) -> Flow[None] | None:
         """Hear that the request has not reached the app: a guard further in failed, or the client left."""
@@ -214,7 +214,9 @@ class Chain:
                     elif answer is LONG:
                         return self._long(request, place, marks)
                     else:
-                        return tell(marks, request, checked(answer))
+                        response = checked(answer)
+                        flow = tell(marks, request, response.status, response.headers)
+                        return response if flow is None else _after(flow, response)
                 place += 1
         except Exception as error:
             if not marks:
@@ -251,23 +253,32 @@ async def within(marks: Marks, request: Request, forward: Callable[..., Awaitabl
                 if flow is not None:
                     await flow
         raise
-    told = tell(marks, request, response)
-    return told if isinstance(told, Response) else await told
-
-
-def tell(marks: Marks, request: Request, response: Response) -> Response | Flow[Response]:
-    """Tell marks of a response, the innermost first. Return it, or what has to be run first and returns it then."""
-    for place, mark in enumerate(marks):
-        flow = mark.head(request, response)
-        if flow is not None:
-            return _tell_after(flow, marks[place + 1 :], request, response)
+    flow = tell(marks, request, response.status, response.headers)
+    if flow is not None:
+        await flow
     return response
 
 
-async def _tell_after(flow: Flow[None], marks: Marks, request: Request, response: Response) -> Response:
+def tell(marks: Marks, request: Request, status: int, headers: Headers) -> Flow[None] | None:
+    """Tell marks of a head, the innermost first. Returns what has to be awaited before it leaves, if anything."""
+    for place, mark in enumerate(marks):
+        flow = mark.head(request, status, headers)
+        if flow is not None:
+            return _tell_after(flow, marks[place + 1 :], request, status, headers)
+    return None
+
+
+async def _tell_after(flow: Flow[None], marks: Marks, request: Request, status: int, headers: Headers) -> None:
     await flow
-    told = tell(marks, request, response)
-    return told if isinstance(told, Response) else await told
+    for mark in marks:
+        more = mark.head(request, status, headers)
+        if more is not None:
+            await more
+
+
+async def _after(flow: Flow[None], response: Response) -> Response:
+    await flow
+    return response
 
 
 async def _fail(error: Exception, request: Request) -> Response:

@@ -12,6 +12,7 @@ from keyguard import APIKeys, IPFilter, Keyguard, RateLimit, Request, Response, 
 from keyguard.guard import LONG, Mark, may_decide
 from keyguard.ops import Put
 from keyguard.request import Forward
+from keyguard.response import Headers
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 from tests.support.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
@@ -283,9 +284,9 @@ class Told(Mark):
     def __init__(self, guard: Marking) -> None:
         self.guard = guard
 
-    def head(self, request: Request, response: Response) -> None:
-        self.guard.told.append(f"{self.guard.name} {response.status}")
-        response.headers.add("X-Told", self.guard.name)
+    def head(self, request: Request, status: int, headers: Headers) -> None:
+        self.guard.told.append(f"{self.guard.name} {status}")
+        headers.add("X-Told", self.guard.name)
         if self.guard.fails:
             raise ValueError("told")
 

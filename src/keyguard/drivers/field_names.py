@@ -18,6 +18,7 @@ import logging
 import sys
 from collections.abc import Iterable, MutableMapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 from keyguard.drivers.bridges import passed
@@ -66,16 +67,16 @@ def clean_scope(scope: MutableMapping[str, Any], settings: KeepsFields) -> None:
     headers = scope["headers"]
     if headers.__class__ is not list:
         headers = scope["headers"] = list(headers)  # "an iterable": it may be gone after the first look
-    for name, _ in headers:
-        if name not in _plain_names:  # names are the same again and again, and nearly all requests end here
-            names = [name for name, _ in headers]
-            if odd(names):
-                scope["headers"] = plain(headers, settings.underscores)
-            elif len(_plain_names) < _MOST and sum(map(len, names)) < _LONGEST:
-                _plain_names.update(names)
-            return
+    if _plain_names.issuperset(map(_name_of, headers)):
+        return  # names are the same again and again, and nearly all requests end here
+    names = [name for name, _ in headers]
+    if odd(names):
+        scope["headers"] = plain(headers, settings.underscores)
+    elif len(_plain_names) < _MOST and sum(map(len, names)) < _LONGEST:
+        _plain_names.update(names)
 
 
+_name_of = itemgetter(0)
 _plain_names: set[bytes] = set()
 """Names that need no second look. So many are kept and no more, whatever callers send."""
 _MOST = 1024

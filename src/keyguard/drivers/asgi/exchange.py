@@ -61,7 +61,7 @@ class Exchange:
 
     copies: Copies | None = None
     failure: BaseException | None = None
-    flow: Flow[Response] | None = None
+    flow: Flow[Any] | None = None
     """The coroutine of the guards that go the long way."""
     marks: Marks = ()
     """Those of a request that all guards have let pass."""
@@ -237,11 +237,13 @@ class Exchange:
                 return self._send_last(message)
             return self.send_on(message)
         if state == WAIT:
-            response = self._head(message)
-            if response is None:
+            head = self._head(message)
+            if head is None:
                 return self.send_on(message)
+            status, headers = head
             if self.flow is None:
-                return self._tell(message, response)
+                return self._tell(message, status, headers)
+            response = Response(status, headers, APP)
             # asgiref calls this in a worker thread, and awaits what it returns in the event loop: guards belong there.
             if in_loop():
                 return self._drive(message, response)
@@ -258,32 +260,39 @@ class Exchange:
             raise self.failure
         raise RuntimeError("the app sent a message while its last one was still being handled")
 
-    def _head(self, message: Message) -> Response | None:
-        """The app's response, if this message is its head."""
+    def _head(self, message: Message) -> tuple[int, ByteHeaders] | None:
+        """The head of the app's response, if this message is it."""
         if message["type"] != "http.response.start":
             return None
-        return Response(message["status"], ByteHeaders(message.get("headers") or ()), APP)
+        headers = object.__new__(ByteHeaders)  # its `__init__` costs as much as all of this
+        raw = message.get("headers") or ()
+        headers.raw = raw if raw.__class__ is list else list(raw)
+        return message["status"], headers
 
     def _is_last(self, message: Message) -> bool:
         return message["type"] == "http.response.body" and not message.get("more_body", False)
 
-    def _tell(self, message: Message, head: Response) -> Awaitable[None]:
+    def _tell(self, message: Message, status: int, headers: ByteHeaders) -> Awaitable[None]:
         """Tell those who have left a mark. It is done on the spot, unless one of them has to ask somebody."""
         try:
-            told = tell(self.marks, self.request, head)
-            return self._release(message, told) if isinstance(told, Response) else self._tell_on(message, told)
+            flow = tell(self.marks, self.request, status, headers)
         except BaseException as failure:
             self.state, self.failure = DEAD, failure
             raise
+        if flow is not None:
+            return self._tell_on(message, status, headers, flow)
+        self.state = STREAM
+        return self.send_on(self._with_head(message, status, headers.raw) if headers.changed else message)
 
-    async def _tell_on(self, message: Message, flow: Flow[Response]) -> None:
+    async def _tell_on(self, message: Message, status: int, headers: ByteHeaders, flow: Flow[Any]) -> None:
         self.state, self.flow = DRIVING, flow
         try:
-            stop = self.engine.advance(flow, request=self.request)
+            await self._to_the_end(self.engine.advance(flow, request=self.request))
         except BaseException as failure:
             self.state, self.failure = DEAD, failure
             raise
-        await self._drive_on(message, stop)
+        self.state = STREAM
+        await self.send_on(self._with_head(message, status, headers.raw) if headers.changed else message)
 
     def _drive(self, message: Message, head: Response) -> Awaitable[None]:
         assert self.flow is not None
@@ -302,16 +311,20 @@ class Exchange:
 
     async def _drive_on(self, message: Message, stop: Any) -> None:
         try:
-            while stop.__class__ in _WAITS:
-                value, error = await _awaited(stop)
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                stop = self._resume(stop, value, error)
-            sending = self._release(message, _decided(stop))
+            sending = self._release(message, _decided(await self._to_the_end(stop)))
         except BaseException as failure:
             self.state, self.failure = DEAD, failure
             raise
         await sending
+
+    async def _to_the_end(self, stop: Any) -> Any:
+        """Drive the guards on from a stop, until there is nothing more to be waited for."""
+        while stop.__class__ in _WAITS:
+            value, error = await _awaited(stop)
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            stop = self._resume(stop, value, error)
+        return stop
 
     def _release(self, message: Message, response: Response) -> Awaitable[None]:
         """Send the head that the guards decided on, and open the way for the app's body or close it."""

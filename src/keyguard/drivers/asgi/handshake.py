@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from keyguard.drivers.asgi.exchange import IDLE, Exchange, Message
 from keyguard.drivers.asgi.request import ByteHeaders
-from keyguard.response import APP, Response
 
 
 class Handshake(Exchange):
     """A websocket handshake. Accepting is its head; refused, it gets a denial response or a close, which means 403."""
 
-    def _head(self, message: Message) -> Response | None:
+    def _head(self, message: Message) -> tuple[int, ByteHeaders] | None:
         kind = message["type"]
         if kind == "websocket.accept":
-            return Response(101, ByteHeaders(message.get("headers") or ()), APP)
+            return 101, ByteHeaders(message.get("headers") or ())
         if kind == "websocket.http.response.start":
-            return Response(message["status"], ByteHeaders(message.get("headers") or ()), APP)
-        if kind == "websocket.close":
-            return Response(403, ByteHeaders(()), APP)
-        return None
+            return message["status"], ByteHeaders(message.get("headers") or ())
+        return (403, ByteHeaders(())) if kind == "websocket.close" else None
 
     def _is_last(self, message: Message) -> bool:
         return bool(message["type"] == "websocket.close")

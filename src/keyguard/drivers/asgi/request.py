@@ -26,24 +26,18 @@ def encoded_name(name: str) -> bytes:
 class ByteHeaders(Headers):
     """The app's own header fields: pairs of bytes, decoded only where a guard looks; copied before the first change."""
 
+    raw: list[tuple[bytes, bytes]]
     changed = False
-    """Whether `_raw` is a changed copy of what the app gave."""
+    """Whether `raw` is a changed copy of what the app gave."""
 
     def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
-        self._raw: Any = raw
+        self.raw = raw if isinstance(raw, list) else list(raw)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw])
 
     def __len__(self) -> int:
         return len(self.raw)
-
-    @property
-    def raw(self) -> list[tuple[bytes, bytes]]:
-        raw: list[tuple[bytes, bytes]] = self._raw
-        if raw.__class__ is not list:
-            raw = self._raw = list(raw)
-        return raw
 
     def get(self, name: str) -> str | None:
         found = self.get_all(name)
@@ -60,31 +54,26 @@ class ByteHeaders(Headers):
         ]
 
     def add(self, name: str, value: str) -> None:
-        self._append(self.raw, encoded_name(name), field_value(value).encode("latin-1"))
-
-    def _append(self, raw: list[tuple[bytes, bytes]], name: bytes, value: bytes) -> None:
+        pair = encoded_name(name), field_value(value).encode("latin-1")
         if self.changed:
-            raw.append((name, value))  # a list of our own by now
+            self.raw.append(pair)  # a list of our own by now
         else:
-            self._raw = [*raw, (name, value)]
+            self.raw = [*self.raw, pair]
             self.changed = True
 
     def join_encoded(self, pairs: list[tuple[bytes, bytes]], names: FieldNames) -> None:
-        raw = self.raw
-        sizes = names.sizes
-        for name, _ in raw:
-            if len(name) in sizes:
-                self._join_each(pairs, names)
-                return
-        self._raw = raw + pairs
-        self.changed = True
+        if names.may_be_among(self.raw):
+            self._join_each(pairs, names)
+        else:
+            self.raw = self.raw + pairs
+            self.changed = True
 
     def set_length(self, length: int) -> None:
         self.set("Content-Length", str(length))
 
     def remove(self, name: str) -> None:
         wanted = encoded_name(name)
-        self._raw = [pair for pair in self.raw if pair[0].lower() != wanted]
+        self.raw = [pair for pair in self.raw if pair[0].lower() != wanted]
         self.changed = True
 
 

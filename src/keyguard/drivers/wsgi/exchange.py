@@ -57,7 +57,7 @@ class Exchange:
     """One request through the guards and the app. The table at the top of this file is its theory."""
 
     failure: Exception | None = None
-    flow: Flow[Response] | None = None
+    flow: Flow[Any] | None = None
     """The coroutine of the guards that go the long way."""
     head: tuple[str, list[tuple[str, str]]] | None = None
     """What the app gave to `start_response`; once released, what the guards made of it."""
@@ -154,13 +154,13 @@ class Exchange:
                 raise AssertionError(_TWICE)
             self.head = (status, headers)
             if self.marks:
-                head = Response(int(status[:3]), Headers(headers), APP)
+                told = Headers(headers)
                 try:
-                    self._tell(head)
+                    self._tell(int(status[:3]), told)
                 except Exception as failure:
                     self.failure = failure
                     raise
-                headers = list(head.headers)
+                headers = list(told)
             # A second head is for the server to take or not: it raises exc_info if the first one has gone (PEP 3333,
             # "The start_response() Callable").
             return self.server_start(status, headers, exc_info) if exc_info else self.server_start(status, headers)
@@ -247,7 +247,9 @@ class Exchange:
             return
         head = Response(int(status[:3]), Headers(pairs), APP)
         try:
-            stop = self._tell(head) if self.flow is None else self._advance(head)
+            if self.flow is None:
+                self._tell(head.status, head.headers)
+            stop = head if self.flow is None else self._advance(head)
             if not isinstance(stop, Response):
                 raise GuardError("a guard called forward again, or returned no response, after the app had answered")
         except Exception as failure:
@@ -259,13 +261,13 @@ class Exchange:
         else:
             self.state, self.replacement = DISCARD, stop
 
-    def _tell(self, head: Response) -> Any:
-        told = tell(self.marks, self.request, head)
-        if isinstance(told, Response):
-            return told
-        self.flow = told
-        stop, self.flow = self._advance(), None
-        return stop
+    def _tell(self, status: int, headers: Headers) -> None:
+        """Tell those who have left a mark."""
+        flow = tell(self.marks, self.request, status, headers)
+        if flow is not None:
+            self.flow = flow
+            self._advance()
+            self.flow = None
 
     def _release(self, status: str, pairs: list[tuple[str, str]]) -> None:
         assert self.head is not None

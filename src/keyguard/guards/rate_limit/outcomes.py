@@ -34,15 +34,15 @@ class Charge(Mark):
     def __init__(self, taken: Taken) -> None:
         self.taken = taken
 
-    def head(self, request: Request, response: Response) -> Flow[None] | None:
+    def head(self, request: Request, status: int, headers: Headers) -> Flow[None] | None:
         findings = request.findings
         # An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service.
-        if response.status >= 400 and findings.refusal is not None:
+        if status >= 400 and findings.refusal is not None:
             return give_back(self.taken, findings.refusal.cause)
-        if response.status != 429:  # of which the app tells itself: a limit that has passed is not the reason
+        if status != 429:  # of which the app tells itself: a limit that has passed is not the reason
             if findings.caches and findings.own_limits is None:
-                findings.own_limits = tuple([pair for pair in response.headers if pair[0].lower() in LIMIT_FIELDS])
-            self.describe(response.headers)
+                findings.own_limits = tuple([pair for pair in headers if pair[0].lower() in LIMIT_FIELDS])
+            self.describe(headers)
         return None
 
     def failed(self, request: Request, error: BaseException) -> Flow[None]:
