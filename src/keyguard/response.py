@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -45,13 +44,6 @@ class FieldNames:
         """The names by how ASGI has them."""
         self.sizes = frozenset(map(len, names))
         """Most fields that a response has already are told apart from these by their length."""
-
-    def may_be_among(self, pairs: Iterable[tuple[str, str]] | Iterable[tuple[bytes, bytes]]) -> bool:
-        """Tell whether one of these may stand there already."""
-        return not self.sizes.isdisjoint(map(len, map(_name_of, pairs)))
-
-
-_name_of = itemgetter(0)
 
 
 class Headers:
@@ -114,9 +106,11 @@ class Headers:
 
     def join_encoded(self, pairs: list[tuple[bytes, bytes]], names: FieldNames) -> None:
         """Do the same for several fields at once. Their values are in ISO 8859-1 and known to be well-formed."""
-        if names.may_be_among(self._pairs):
-            self._join_each(pairs, names)
-            return
+        sizes = names.sizes
+        for name, _ in self._pairs:
+            if len(name) in sizes:
+                self._join_each(pairs, names)
+                return
         for key, value in pairs:
             self._pairs.append((names.spelled[key], value.decode("latin-1")))
 

@@ -359,3 +359,65 @@ def test_a_mark_that_fails_at_the_head_ends_in_a_503_whatever_the_app_makes_of_i
 def test_a_plain_guard_that_answers_anything_else_lets_nobody_in(world: str) -> None:
     for answer in (True, False, "no", LONG, Mark, ()):
         assert asked(world, Keyguard(lambda request, answer=answer: answer), Ask()).status == 503  # type: ignore[misc]
+
+
+# -- credentials --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lookup", [False, True])
+@pytest.mark.parametrize(
+    "sources",
+    [
+        ["authorization", "x-api-key"],
+        ["X-API-Key"],
+        ["Authorization"],
+        ["x-other", "authorization", "x-api-key"],
+        ["x-api-key", "cookie:key"],
+        ["query:key", "authorization"],
+    ],
+)
+def test_the_quick_reading_of_credentials_is_that_of_the_full_one(
+    sources: list[str], lookup: bool, world: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = APIKeys(sources=sources, lookup=(lambda text: None) if lookup else None)
+    read: list[tuple[str | None, set[str]]] = []
+
+    def note(request: Request) -> Response | None:
+        read.append((keys.sources.read_one(request), keys.sources.read(request)))
+        return None
+
+    app = getattr(Keyguard(note), world)(WORLDS[world][1])
+    pieces = ["kg_a", "kg_b", "Bearer", "bearer", "BEARER", "Basic", " ", "  ", ",", "\t", "", "=", "x"]
+    names = ["Authorization", "authorization", "X-API-Key", "x-api-key", "X-Other", "Cookie"]
+    random = Random(f"{sources} {lookup}")
+    usual = [
+        "kg_a",
+        "Bearer kg_a",
+        "Bearer kg_a ",
+        "bearer kg_b",
+        "Bearer other",
+        "Bearer  kg_a",
+        "key=kg_a",
+        "",
+        " kg_a",
+    ]
+    for _ in range(1500):
+        values = [random.choice([*usual, "".join(random.choices(pieces, k=random.randint(1, 5)))]) for _ in range(3)]
+        fields = tuple((random.choice(names), value) for value in values[: random.randint(0, 3)])
+        WORLDS[world][0](app, Ask(random.choice(["/", "/?key=kg_a", "/?key=kg_b&key=kg_a"]), fields), lint=False)
+        one, all_ = read[-1]
+        assert one == (next(iter(all_)) if len(all_) == 1 else None), fields
+    assert {one for one, _ in read} > {None, "kg_a"}
+
+
+def test_a_key_that_is_revoked_in_this_process_is_refused_at_once(world: str) -> None:
+    clock = ManualClock()
+    guard = Keyguard(APIKeys(), store=MemoryStore(clock=clock), clock=clock)
+    issued = guard.keys.issue("acme")
+    ask = Ask("/", (("X-API-Key", issued.key.reveal()),))
+    app = getattr(guard, world)(WORLDS[world][1])
+    assert [WORLDS[world][0](app, ask).status for _ in range(3)] == [200] * 3
+    clock.advance(3600)  # nothing was written since, so nobody is asked
+    assert WORLDS[world][0](app, ask).status == 200
+    guard.keys.revoke(issued.record.id)
+    assert WORLDS[world][0](app, ask).status == 401

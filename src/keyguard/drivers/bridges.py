@@ -43,7 +43,7 @@ def pass_on(request: Request, carrier: MutableMapping[str, Any], scheme: str) ->
     text: str = carrier.get(scheme) or ""
     if len(text) < 2:
         return ""  # of such texts there are no two different objects
-    mark = carrier[scheme] = (text + " ")[:-1]  # equal, and another object
+    mark = carrier[scheme] = text.encode().decode()  # equal, and another object
     _passing[id(mark)] = request, mark
     return mark
 

@@ -31,7 +31,7 @@ _UNREAD = "\0"
 class Sources:
     """The places in which a key is looked for. A Bearer text is a key if it begins with `beginning`."""
 
-    __slots__ = ("_bearer", "_beginning", "_readers", "names")
+    __slots__ = ("_bearer", "_beginning", "_plain", "_readers", "names")
 
     def __init__(self, names: Iterable[str], beginning: str = "") -> None:
         self.names = tuple([names] if isinstance(names, str) else names)
@@ -41,6 +41,12 @@ class Sources:
         readers = [_reader(name) for name in self.names]
         self._bearer = None in readers
         self._readers = [read for read in readers if read is not None]
+        self._plain: list[tuple[str, str]] = []
+        """Each field that is looked at, with the beginning of a value that needs no second look. Empty if other places
+        are looked at too."""
+        if not any(":" in name for name in self.names):
+            fields = dict.fromkeys([name.lower() for name in self.names])
+            self._plain = [(name, f"Bearer {beginning}" if name == "authorization" else "") for name in fields]
 
     def read(self, request: Request) -> set[str]:
         """Return the different keys that the request carries. An empty one is a key, and not a valid one."""
@@ -52,6 +58,24 @@ class Sources:
         for read in self._readers:
             read(request, found)
         return found
+
+    def read_one(self, request: Request) -> str | None:
+        """Return the key of a request that carries one, else `None`: fast path of `read`, same answers."""
+        one: str | None = None
+        for name, start in self._plain:
+            value = request.header(name)
+            if value is not None:
+                if "," in value or not value.startswith(start):
+                    break
+                text = value[7:].strip() if start else value.strip()
+                if one is not None and text != one:
+                    return None
+                one = text
+        else:
+            if self._plain:
+                return one
+        found = self.read(request)
+        return found.pop() if len(found) == 1 else None
 
     def foreign(self, request: Request) -> bool:
         """Tell whether the request carries a Bearer text that is not a key."""

@@ -6,7 +6,7 @@ from sys import modules
 from typing import Any, ClassVar, NoReturn, Protocol
 
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
-from keyguard.drivers.asgi.exchange import DEAD, WAIT, Exchange, Message, Receive, Send, as_sent, start_settling
+from keyguard.drivers.asgi.exchange import DEAD, Exchange, Message, Receive, Send, as_sent, start_settling
 from keyguard.drivers.asgi.exchange import ASGIApp as ASGIApp
 from keyguard.drivers.asgi.handshake import Handshake
 from keyguard.drivers.asgi.request import ASGIRequest, Scope, WebSocketRequest
@@ -24,6 +24,7 @@ from keyguard.response import Response
 from keyguard.steps import Detach
 
 _new = object.__new__
+"""For objects that each request needs: on Python 3.11, to call a class with an `__init__` takes twice as long."""
 
 
 class ASGIDriver:
@@ -73,9 +74,8 @@ class ASGIDriver:
             return
         exchange = None
         if begun:  # the head is told to those who have left a mark
-            exchange = Exchange(self.app, engine, request, receive, send)
-            exchange.marks = begun
-            exchange.state = WAIT
+            exchange = _new(Exchange)
+            exchange.await_head(self.app, engine, request, receive, send, begun)
             send = exchange.send
         request.reached_app = True
         mark = pass_on(request, scope, "scheme")

@@ -110,7 +110,19 @@ class Exchange:
         if request.deferred:
             await self._settle(request.deferred)
 
-    # -- the end of the short way -----------------------------------------------------------------------
+    # -- the short way ----------------------------------------------------------------------------------
+
+    def await_head(
+        self, app: ASGIApp, engine: Engine, request: Request, receive: Receive, send: Send, marks: Marks
+    ) -> None:
+        """Make an exchange that only tells marks of the head, for a request that goes to the app by itself."""
+        self.app = app
+        self.engine = engine
+        self.request = request
+        self.receive = receive
+        self.send_on = send
+        self.marks = marks
+        self.state = WAIT
 
     def is_dead(self, failure: BaseException) -> bool:
         """Tell whether the app has failed since a guard has, when it was told of the head."""

@@ -166,27 +166,45 @@ class APIKeys(Guard):
             return "a key that is issued or revoked in one of them is not in the others"
         return "each of them counts wrong keys by itself"
 
-    def decider(self, store: Any) -> Decide:
-        """Return what lets pass a request with one key, which was verified just now, if there is nothing to ask."""
-        return self._decide
+    def decider(self, store: Any) -> Decide | None:
+        """Return what lets pass a request with one key that is known, if there is nothing to ask.
 
-    def _decide(self, request: Request) -> Literal[Long.LONG] | None:
-        if self._by_path:
-            try:
-                if self._needs_no_key(request):
-                    return LONG
-            except AmbiguousPath:
+        If the store is in this process, a key is known as long as its record has not been written since; else for as
+        long as `verified.py` says.
+        """
+        scopes = self.scopes
+        if callable(scopes):
+            return None
+        read, known_by, by_path, ours = self.sources.read_one, self._known.get, self._by_path, (self.sources,)
+        stored = getattr(store, "values", None) if self.lookup is None else None
+
+        def decide(request: Request) -> Literal[Long.LONG] | None:
+            if by_path and self._may_need_no_key(request):
                 return LONG
-        sent = self.sources.read(request)
-        known = self._known.get(fingerprint_of(sent.pop())) if len(sent) == 1 else None
-        if known is None or known.networks is not None or not known.trusted(request.now()):
-            return LONG
-        if self.scopes is not None and (callable(self.scopes) or not self.scopes <= known.identity.scopes):
-            return LONG
-        findings = request.findings
-        findings.sources += (self.sources,)
-        findings.identity = known.identity
-        return None
+            text = read(request)
+            known = None if text is None else known_by(fingerprint_of(text))
+            if known is None or known.networks is not None:
+                return LONG
+            if stored is None:
+                if not known.trusted(request.clock()):
+                    return LONG
+            elif stored.get(known.place) is not known.record or request.clock() >= known.not_after:
+                known.doubt()
+                return LONG
+            if scopes is not None and not scopes <= known.identity.scopes:
+                return LONG
+            findings = request.findings
+            findings.sources = findings.sources + ours if findings.sources else ours
+            findings.identity = known.identity
+            return None
+
+        return decide
+
+    def _may_need_no_key(self, request: Request) -> bool:
+        try:
+            return self._needs_no_key(request)
+        except AmbiguousPath:
+            return True
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         findings = request.findings
@@ -298,6 +316,7 @@ class APIKeys(Guard):
         if not found.valid:
             return await self._wrong(request, guess, self._reason(found, record), key.id)
         if known is not None and known.record == record:
+            known.record = record  # the object by which it is known to have been written anew
             return known
         verified = remembered(record) if trusted(record, self.peppers) else None
         if verified is None or verified.identity.key_id != key.id:

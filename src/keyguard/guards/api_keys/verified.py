@@ -14,6 +14,7 @@ from keyguard.clock import SECOND
 from keyguard.errors import StoreError
 from keyguard.http.addresses import Networks
 from keyguard.identity import Identity
+from keyguard.keys import record_key
 from keyguard.keys.record import decode, end_of
 
 RECHECK = SECOND // 2
@@ -21,7 +22,7 @@ RECHECK = SECOND // 2
 _AHEAD = RECHECK // 4
 """Microseconds before that end at which one request asks again, while the others go on trusting it."""
 
-REMEMBERED = 10_000
+REMEMBERED = 25_000
 KEY_MAX = 512  # bytes; more is no key of anybody's
 FOREVER = 2**63 - 1
 """The end of a key that has none."""
@@ -30,11 +31,15 @@ FOREVER = 2**63 - 1
 class Known:
     """A verified key."""
 
-    __slots__ = ("fresh_until", "identity", "networks", "not_after", "record", "trusted_until")
+    __slots__ = ("fresh_until", "identity", "networks", "not_after", "place", "record", "trusted_until")
 
-    def __init__(self, identity: Identity, record: bytes, networks: Networks | None, not_after: int) -> None:
+    def __init__(
+        self, identity: Identity, record: bytes, networks: Networks | None, not_after: int, place: str = ""
+    ) -> None:
         self.identity = identity
         self.record = record
+        self.place = place
+        """Where the record stands in the store."""
         self.networks = networks
         self.not_after = not_after
         self.fresh_until = 0
@@ -49,6 +54,10 @@ class Known:
     def trusted(self, now: int) -> bool:
         """Whether the store need not be asked."""
         return self.fresh_until - RECHECK <= now < self.trusted_until
+
+    def doubt(self) -> None:
+        """Have the next request ask the store again."""
+        self.trusted_until = 0
 
     def being_verified(self) -> None:
         """Let the others go on with what is known for as long as it may be trusted."""
@@ -106,4 +115,4 @@ def remembered(stored: bytes) -> Known | None:
         metadata=record.metadata,
     )
     networks = Networks(record.networks) if record.networks else None
-    return Known(identity, stored, networks, end_of(record))
+    return Known(identity, stored, networks, end_of(record), record_key(record.id))

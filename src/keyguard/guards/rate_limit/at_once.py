@@ -14,7 +14,7 @@ from keyguard.guard import Decide, Mark
 from keyguard.guards.rate_limit.headers import describe, describe_answer
 from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited
 from keyguard.guards.rate_limit.rules import KEPT, Rule, RuleDemands, Terms
-from keyguard.ops import Demand, Take, Taken, traits_of
+from keyguard.ops import Demand, Take, Taken
 from keyguard.problem import refuse_ambiguous
 from keyguard.request import Request
 from keyguard.response import Headers, Response
@@ -41,20 +41,36 @@ def deciding(limits: Sequence[FixedLimit], store: Any) -> Decide | None:
     """Return what takes from limits that stand next to each other, if it is known at once what a request takes."""
     if store is None or not all(limit.fixed for limit in limits):
         return None
-    pools = _pools(limits, store)
-    return _decide_one(limits[0], store, pools) if len(limits) == 1 else _decide_all(limits, store, pools)
+    pooled = _pooled(limits, store)
+    return _decide_one(limits[0], store, pooled) if len(limits) == 1 else _decide_all(limits, store, pooled)
 
 
-def _pools(limits: Sequence[FixedLimit], store: Any) -> dict[Terms, Any]:
-    make = traits_of(store).pool
+class Pooled:
+    """Terms and their pool."""
+
+    __slots__ = ("cost", "pool", "terms")
+
+    def __init__(self, pool: Any, terms: Terms, cost: int) -> None:
+        self.pool = pool
+        self.terms = terms
+        self.cost = cost
+
+
+def _pooled(limits: Sequence[FixedLimit], store: Any) -> dict[Terms, Pooled]:
+    make = getattr(store, "pool", None)
+    made: dict[Terms, Pooled] = {}
     if make is None:
-        return {}
-    made = {terms: make(terms.rules, limit.all_rules) for limit in limits for terms in limit.all_terms if terms.rules}
-    return {terms: pool for terms, pool in made.items() if pool is not None}
+        return made
+    for limit in limits:
+        for terms in limit.all_terms:
+            pool = make(terms.rules, limit.all_rules) if terms.rules else None
+            if pool is not None:
+                made[terms] = Pooled(pool, terms, limit.cost)
+    return made
 
 
-def _decide_one(limit: FixedLimit, store: Any, pools: dict[Terms, Any]) -> Decide:
-    cost, counted_by = limit.cost, limit.counted
+def _decide_one(limit: FixedLimit, store: Any, pooled: dict[Terms, Pooled]) -> Decide:
+    cost, counted_by, pooled_by = limit.cost, limit.counted, pooled.get
 
     def decide(request: Request) -> Response | Mark | None:
         if request.method == "OPTIONS" and request.findings.preflight:
@@ -66,16 +82,17 @@ def _decide_one(limit: FixedLimit, store: Any, pools: dict[Terms, Any]) -> Decid
         if counted is None:
             return None
         terms, bucket = counted
-        pool = pools.get(terms)
-        answer = None if pool is None else pool.take(bucket, cost)
-        if answer is not None:
-            return PoolCharge(pool, terms, bucket, cost, answer)
+        counters = pooled_by(terms)
+        if counters is not None:
+            answer = counters.pool.take(bucket, cost)
+            if answer is not None:
+                return PoolCharge(counters, bucket, answer)
         return _asked(request, store, terms.take(bucket, cost))
 
     return decide
 
 
-def _decide_all(limits: Sequence[FixedLimit], store: Any, pools: dict[Terms, Any]) -> Decide:
+def _decide_all(limits: Sequence[FixedLimit], store: Any, pooled: dict[Terms, Pooled]) -> Decide:
     joined = Joined()
 
     def decide(request: Request) -> Response | Mark | None:
@@ -91,16 +108,13 @@ def _decide_all(limits: Sequence[FixedLimit], store: Any, pools: dict[Terms, Any
             return refuse_ambiguous(request)
         if not counted:
             return None
-        asked = [(pools.get(terms), bucket, cost) for terms, bucket, cost in counted]
-        answers = None if None in [pool for pool, _, _ in asked] else store.take_together(asked)
-        if answers is None:
-            take = joined.take([terms.take(bucket, cost) for terms, bucket, cost in counted])
-            return _asked(request, store, take)
-        charges = [
-            PoolCharge(pool, terms, bucket, cost, answer)
-            for (terms, bucket, cost), (pool, _, _), answer in zip(counted, asked, answers, strict=True)
-        ]
-        return charges[0] if len(charges) == 1 else JoinedCharge(charges, joined)
+        asked = [(counters, bucket) for terms, bucket, _ in counted if (counters := pooled.get(terms)) is not None]
+        if len(asked) == len(counted):
+            answers = store.take_together([(counters.pool, bucket, counters.cost) for counters, bucket in asked])
+            if answers is not None:
+                charges = [PoolCharge(*pair, answer) for pair, answer in zip(asked, answers, strict=True)]
+                return charges[0] if len(charges) == 1 else JoinedCharge(charges, joined)
+        return _asked(request, store, joined.take([terms.take(bucket, cost) for terms, bucket, cost in counted]))
 
     return decide
 
@@ -113,22 +127,22 @@ def _asked(request: Request, store: Any, take: Take) -> Response | Charge:
 class PoolCharge(Charge):
     """What a pool has charged."""
 
-    __slots__ = ("_answer", "_bucket", "_cost", "_pool", "_terms")
+    __slots__ = ("_answer", "_bucket", "_counters")
 
-    def __init__(self, pool: Any, terms: Terms, bucket: str, cost: int, answer: list[int]) -> None:
-        self._pool = pool
-        self._terms = terms
+    def __init__(self, counters: Pooled, bucket: str, answer: list[int]) -> None:
+        self._counters = counters
         self._bucket = bucket
-        self._cost = cost
         self._answer = answer
 
     @property
     def taken(self) -> Taken:  # type: ignore[override]
-        taken: Taken = self._pool.taken(self._terms.take(self._bucket, self._cost).demands, self._answer)
+        counters = self._counters
+        demands = counters.terms.take(self._bucket, counters.cost).demands
+        taken: Taken = counters.pool.taken(demands, self._answer)
         return taken
 
     def describe(self, headers: Headers) -> None:
-        if not describe_answer(headers, self._terms, self._answer):
+        if not describe_answer(headers, self._counters.terms, self._answer):
             describe(headers, self.taken)
 
 
