@@ -34,8 +34,8 @@ from keyguard.stores.redis.credentials import Asked, Credentials, check_credenti
 from keyguard.stores.redis.opening import OPENING
 from keyguard.stores.schemes import SCHEMES, ours
 
-if int(redis.__version__.partition(".")[0]) < 8:  # another library may have brought it along
-    raise ImportError(f"redis-py {redis.__version__} is older than 8")
+if redis.__version__.partition(".")[0] != "8":  # another library may have brought it along
+    raise ImportError(f"redis-py {redis.__version__} is not version 8, of which parts are used that others may lack")
 
 _PORTS = {"sentinel": 26379, "cluster": 6379}
 _PATIENCE = 5.0  # seconds, for operators
