@@ -283,27 +283,28 @@ def _younger(older: bytes, units: int) -> int:
 
 # -- slices taken apart, for a store that counts them in place ----------------------------------------------------
 
-Slices: TypeAlias = tuple[int, int, int, bytes]
-"""`(newest, spent, before, older)`.
-
-- `newest`: the number of the newest slice.
-- `spent`: the sum of all counts.
-- `before`: the sum of the counts of older slices; the difference is that of the newest.
-- `older`: the counts of older slices, as in a state.
-"""
+Slices: TypeAlias = tuple[int, int, bytes]
+"""`(newest, spent, older)`: the number of the newest slice, the sum of all counts, and older slices as bytes."""
 
 
 def unpacked(state: bytes) -> Slices | None:
     """Take a state apart; `None` if it is not one of slices."""
-    if len(state) & 3 != _HEAD_SIZE & 3 or len(state) < _HEAD_SIZE or state[:1] != _TAG:
+    if len(state) & 3 != _HEAD_SIZE & 3 or not _HEAD_SIZE <= len(state) <= _HEAD_SIZE + _OLDER or state[:1] != _TAG:
         return None
     _, newest, spent, count = _HEAD.unpack_from(state)
-    return newest, spent, spent - count, state[_HEAD_SIZE:]
+    older = state[_HEAD_SIZE:]
+    return (newest, spent, older) if spent == count + sum(_counts(older)) else None
 
 
-def packed(newest: int, spent: int, before: int, older: bytes) -> bytes:
+def packed(newest: int, spent: int, older: bytes) -> bytes:
     """Return the state that was taken apart."""
-    return _HEAD.pack(_TAG, newest, spent, spent - before) + older
+    return _HEAD.pack(_TAG, newest, spent, spent - sum(_counts(older))) + older
+
+
+def moved_on(spent: int, older: bytes, slices: int) -> tuple[int, bytes]:
+    """Return `spent` and `older` as they are so many slices later."""
+    total, _, older = advanced(spent, spent - sum(_counts(older)), older, slices)
+    return total, older
 
 
 def advanced(total: int, count: int, older: bytes, slices: int) -> tuple[int, int, bytes]:

@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 from keyguard.ops import Demand, Taken
 from keyguard.process.fork import check_process
 from keyguard.rates import Limit, Taking
-from keyguard.rates.window import SLICES, WindowSlices, advanced, is_window
+from keyguard.rates.window import SLICES, WindowSlices, is_window, moved_on
 from keyguard.stores.memory.core import Core
 from keyguard.stores.memory.table import PLACES, WHOLE, Column, Entry, Table
 
@@ -46,8 +46,8 @@ class Pool:
         self._core = core
         self._limits = tuple(limits)
         self._columns = {column.offset: (column, limit) for column, limit in zip(columns, limits, strict=True)}
-        self._rules: list[tuple[int, int, int, int, int]] = []
-        """`(offset, newest, quota, lapse, width)` of each, as long as no slice has turned."""
+        self._rules: list[tuple[int, int, int]] = []
+        """`(offset, newest, quota)` of each, as long as no slice has turned."""
         self._begin = self._until = 0
         """The span in which no slice turns."""
 
@@ -68,6 +68,27 @@ class Pool:
         """Do the same, under the lock."""
         if not self._begin <= now < self._until:
             self._go_on(now)
+        entry = self.table.young.get(bucket)
+        if entry is None or cost <= 0:
+            return self._charge_slowly(bucket, cost, now)
+        answer = [now]
+        for offset, newest, quota in self._rules:
+            if entry[offset] is not newest:  # the same object: comparing numbers of this size costs more
+                break
+            spent = entry[offset + 1] + cost
+            if spent > quota:
+                break
+            entry[offset + 1] = spent
+            answer.append(quota - spent)
+            answer.append(entry[offset + 2] - now)
+        else:
+            return answer
+        for offset, *_ in self._rules[: len(answer) // 2]:  # that were charged
+            entry[offset + 1] -= cost
+        return self._charge_slowly(bucket, cost, now)
+
+    def _charge_slowly(self, bucket: str, cost: int, now: int) -> Answer | None:
+        """Do the same for a caller who has just come back, or if a slice has turned, or for other kinds of limits."""
         if cost <= 0:
             return None
         table = self.table
@@ -75,24 +96,15 @@ class Pool:
         young = entry is not None
         if entry is None:
             entry = table.at_hand(bucket)
-        rules = self._rules
-        before = entry[:] if len(rules) > 1 else None
+        before = entry[:]
         answer = [now]
         more: tuple[int, ...] = ()
         grown = 0
         charged = False
         try:
-            for offset, newest, quota, lapse, width in rules:
-                if entry[offset] == newest:
-                    spent = entry[offset + 1] + cost
-                    if spent > quota:
-                        break
-                    entry[offset + 1] = spent
-                    answer.append(quota - spent)
-                    answer.append(lapse - (len(entry[offset + 3]) >> 2) * width - now)
-                    continue
+            for offset, newest, _ in self._rules:
                 size = len(entry[offset + 3])
-                found = self._take_otherwise(entry, offset, newest, cost, now)
+                found = self._take_one(entry, offset, newest, cost, now)
                 if found is None:
                     break
                 grown += len(entry[offset + 3]) - size
@@ -103,8 +115,7 @@ class Pool:
         except Exception:  # a state that cannot be read: the operation will tell
             pass
         if not charged:
-            if before is not None:
-                entry[:] = before
+            entry[:] = before
             return None
         answer += more
         if not young:
@@ -113,17 +124,16 @@ class Pool:
             self._core.grow(table, bucket, entry, grown, now)
         return answer
 
-    def _take_otherwise(self, entry: Entry, offset: int, newest: int, cost: int, now: int) -> tuple[int, ...] | None:
-        """Take from one limit, other than from slices that are counted already: the units left, the reset, and more."""
+    def _take_one(self, entry: Entry, offset: int, newest: int, cost: int, now: int) -> tuple[int, ...] | None:
+        """Take from one limit, and return the units left, the reset, and more. `None` if it does not admit so many."""
         column, limit = self._columns[offset]
-        if newest > entry[offset] >= 0:
-            last, spent, older_spent, older = entry[offset : offset + PLACES]
-            spent, _, older = advanced(spent, spent - older_spent, older, newest - last)
+        if newest >= entry[offset] >= 0:
+            last, spent, _, older = entry[offset : offset + PLACES]
+            spent, older = moved_on(spent, older, newest - last)
             left = limit.quota - spent - cost
             if left < 0:
                 return None
-            entry[offset : offset + PLACES] = newest, spent + cost, spent, older
-            return left, (newest + SLICES + 1 - (len(older) >> 2)) * column.width - now
+            return left, column.set_slices(entry, newest, spent + cost, older) - now
         whole = newest == _NO_SLICE and entry[offset] == WHOLE  # and will be, so it need not be looked at
         state: bytes | None = entry[offset + 3] if whole else column.read(entry, now)
         if whole and entry[offset + 1] <= now:
@@ -157,11 +167,10 @@ class Pool:
         core.sweep(now)
         until = core.next_sweep
         self._rules = rules = []
-        for offset, (_, limit) in self._columns.items():
-            newest, width = _NO_SLICE, 0
+        for offset, (column, limit) in self._columns.items():
+            newest = _NO_SLICE
             if type(limit) is WindowSlices:
-                width = limit.width
-                newest = now // width
-                until = min(until, (newest + 1) * width)
-            rules.append((offset, newest, limit.quota, (newest + SLICES + 1) * width, width))
+                newest = column.slice_at(now)
+                until = min(until, (newest + 1) * column.width)
+            rules.append((offset, newest, limit.quota))
         self._begin, self._until = now, until

@@ -1,8 +1,9 @@
 """The counters of a guard's rules: one entry a caller for all of them, counted in place.
 
-An entry is a list with four places for each rule, its *column*. Slices of a window stand in it taken apart, as
-`keyguard.rates.window.Slices`: `newest, spent, before, older`. Whatever else a state may be stands in it as it is:
-`-1, expiry, 0, state`. A column that nothing was counted in is `0, 0, 0, b""`, slices that have lapsed long ago.
+An entry is a list with four places for each rule, its *column*. Slices of a window stand in it taken apart:
+`newest, spent, back, older`, where `back` is the moment at which units come back, and the rest is as in
+`keyguard.rates.window.Slices`. Whatever else a state may be stands in it as it is: `-1, expiry, 0, state`. A column in
+which nothing was counted is `0, 0, 0, b""`: slices that have lapsed long ago.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _COLUMN_COST = 130
 class Column:
     """The place of one rule's counters in each entry of a table."""
 
-    __slots__ = ("limit", "offset", "prefix", "width")
+    __slots__ = ("_lapse", "_newest", "limit", "offset", "prefix", "width")
 
     def __init__(self, prefix: str, offset: int, limit: Limit) -> None:
         self.prefix = prefix
@@ -38,11 +39,20 @@ class Column:
         """The smallest of all limits that count here: a caller who has spent half of any of them is not forgotten."""
         self.width = slice_width(limit.period) if is_window(limit) else 0
         """Microseconds of a slice; 0 if what counts here has none."""
+        self._newest = self._lapse = 0
 
     def note(self, limit: Limit) -> None:
         """Note that this limit counts here too."""
         if limit.max_cost < self.limit.max_cost:
             self.limit = limit
+
+    def slice_at(self, now: int) -> int:
+        """Return the number of the slice at a time, the same object each time until another one is asked for."""
+        newest = now // self.width
+        if newest != self._newest:
+            self._newest = newest
+            self._lapse = (newest + SLICES + 1) * self.width
+        return self._newest
 
     def expiry(self, entry: Entry) -> int:
         newest, spent = entry[self.offset : self.offset + 2]
@@ -58,20 +68,29 @@ class Column:
             return state
         if (newest + SLICES + 1) * self.width <= now:
             return None
-        return packed(newest, entry[offset + 1], entry[offset + 2], entry[offset + 3])
+        return packed(newest, entry[offset + 1], entry[offset + 3])
 
     def write(self, entry: Entry, state: bytes | None, expiry: int) -> int:
         """Set a caller's state, or nothing. Return by how many bytes it is longer than before."""
         offset = self.offset
-        before = len(entry[offset + 3])
-        column: tuple[int, int, int, bytes] = _BLANK
-        if state is not None:
-            slices = unpacked(state) if self.width else None
-            # They lapse by themselves. If they are to do so earlier, they are kept as they are.
-            known = slices is not None and expiry >= (slices[0] + SLICES + 1) * self.width
-            column = slices if slices is not None and known else (WHOLE, expiry, 0, state)
-        entry[offset : offset + PLACES] = column
-        return len(column[3]) - before
+        size = len(entry[offset + 3])
+        slices = unpacked(state) if self.width and state is not None else None
+        if state is None:
+            entry[offset : offset + PLACES] = _BLANK
+        # They lapse by themselves. If they are to do so earlier, they are kept as they are.
+        elif slices is not None and expiry >= (slices[0] + SLICES + 1) * self.width:
+            self.set_slices(entry, *slices)
+        else:
+            entry[offset : offset + PLACES] = WHOLE, expiry, 0, state
+        return len(entry[offset + 3]) - size
+
+    def set_slices(self, entry: Entry, newest: int, spent: int, older: bytes) -> int:
+        """Set a caller's slices. Return the moment when units come back."""
+        back = self._lapse  # one number for all who have only just come, of whom there may be millions
+        if older or newest is not self._newest:
+            back = (newest + SLICES + 1 - (len(older) >> 2)) * self.width
+        entry[self.offset : self.offset + PLACES] = newest, spent, back, older
+        return back
 
     def half_spent(self, entry: Entry, now: int) -> bool:
         newest, spent = entry[self.offset : self.offset + 2]
