@@ -16,10 +16,11 @@ import keyguard
 import keyguard.asgi
 import keyguard.testing
 import keyguard.wsgi
-from keyguard import APIKeys, IPFilter, Keyguard, RateLimit, ResponseCache
+from keyguard import Keyguard, guards
 from keyguard.stack import options
 
 ROOT = Path(__file__).parent.parent.parent
+GUARDS = [getattr(guards, name) for name in guards.__all__]
 BY_NAME = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -32,7 +33,7 @@ def types_in(options: Any) -> dict[str, str]:
     return {name: kind.__forward_arg__ for name, kind in vars(options)["__annotations__"].items()}
 
 
-@pytest.mark.parametrize("guard", [APIKeys, IPFilter, RateLimit, ResponseCache])
+@pytest.mark.parametrize("guard", GUARDS)
 def test_options_of_a_layer_are_those_of_its_guard_and_of_a_stack(guard: Any) -> None:
     stack = types_of(Keyguard)
     assert types_in(options.StackOptions) == stack
@@ -40,7 +41,7 @@ def test_options_of_a_layer_are_those_of_its_guard_and_of_a_stack(guard: Any) ->
 
 
 @pytest.mark.parametrize("world", [keyguard.asgi, keyguard.wsgi])
-@pytest.mark.parametrize("guard", [APIKeys, IPFilter, RateLimit, ResponseCache])
+@pytest.mark.parametrize("guard", GUARDS)
 def test_what_stands_without_a_name_is_the_same(guard: Any, world: Any) -> None:
     layer = inspect.signature(getattr(world, guard.__name__)).parameters.values()
     unnamed = [(each.name, each.kind, each.annotation, each.default) for each in layer]

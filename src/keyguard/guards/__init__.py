@@ -1,4 +1,4 @@
-"""The guards that come with keyguard: one feature, one file, one class."""
+"""The guards that come with keyguard: one feature, one folder or one file."""
 
 from keyguard.guards.api_keys.guard import APIKeys
 from keyguard.guards.cache import ResponseCache
