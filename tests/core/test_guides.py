@@ -1,0 +1,62 @@
+"""What `CONTRIBUTING.md` and `docs/` show is run, and the files that they name are there."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "keyguard"
+TEXTS = {path.name: path.read_text() for path in [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]}
+COMMANDS = [
+    line
+    for text in TEXTS.values()
+    for block in re.findall(r"```sh\n(.*?)```", text, re.S)
+    for line in block.splitlines()
+]
+PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|toml))`( \(new\))?")
+
+
+def test_guides_are_found() -> None:
+    assert {"CONTRIBUTING.md", "architecture.md"} <= TEXTS.keys()
+    assert sum(PATH.findall(text) != [] for text in TEXTS.values()) == len(TEXTS)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_that_are_named_exist(name: str) -> None:
+    """Those that a reader is to make do not."""
+    for path, new in PATH.findall(TEXTS[name]):
+        there = [folder / path for folder in (ROOT, SOURCE) if (folder / path).exists()]
+        made = new or f"`{path}` (new)" in TEXTS[name]
+        assert bool(there) != bool(made), path
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_blocks_of_code_run(name: str, tmp_path: Path) -> None:
+    """Each sees what those before it have defined, and the tests among it are run."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", TEXTS[name], re.S | re.M)
+    assert {kind for kind, _ in blocks} <= {"python", "sh", "text"}
+    names: dict[str, Any] = {"__name__": name}
+    for number, (kind, code) in enumerate(blocks):
+        if kind == "python":
+            exec(compile(code, f"{name}, block {number}", "exec", dont_inherit=True), names)
+            for test in [names.pop(word) for word in [*names] if word.startswith("test_")]:
+                test(**({"tmp_path": tmp_path} if inspect.signature(test).parameters else {}))
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_work(line: str) -> None:
+    """Those that run tests find some; all others are what README and CI run."""
+    if " -m pytest " in line:
+        words = line.replace(".venv/bin/python", f"'{sys.executable}'") + " --collect-only"
+        done = subprocess.run(words, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    else:
+        known = (ROOT / "README.md").read_text() + (ROOT / ".ci" / "run").read_text()
+        assert line in known
