@@ -109,6 +109,15 @@ def test_clocks_are_read_in_one_place() -> None:
                 assert word not in text, f"{path.name} reads a clock"
 
 
+def test_who_starts_threads_knows_that_some_processes_must_have_none() -> None:
+    """One that runs when uWSGI forks its workers keeps them from beginning."""
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text()
+        if re.search(r"\bThread\(|\bTimer\(|\bThreadPoolExecutor|to_thread|run_in_executor|start_new_thread", text):
+            room = path.relative_to(SOURCE).parts[0]
+            assert "forks_in_c()" in text or room in ("cli", "testing"), f"{path}: see forks_in_c"
+
+
 def test_importing_keyguard_is_light() -> None:
     code = "import sys, keyguard, keyguard.wsgi; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,6 +11,7 @@ import ctypes
 import gc
 import json
 import os
+import sqlite3
 import sys
 import threading
 from collections import Counter
@@ -21,18 +22,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from limits.storage import RedisStorage
 
-from keyguard import Keyguard, ResponseCache
+from keyguard import Keyguard, RateLimit, Request, ResponseCache, StoreBusy, StoreError
+from keyguard.drivers import field_names
 from keyguard.drivers.asgi import background as asgi_detached
 from keyguard.drivers.wsgi import background as wsgi_detached
+from keyguard.flow import blocking
 from keyguard.ops import Demand, Take
+from keyguard.process.event_loops import in_thread
 from keyguard.rates import window
+from keyguard.stores.limits import LimitsStore
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore
+from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock
-from tests.support.harness import Ask, aask, ask_wsgi
+from tests.support.harness import Ask, aask, asgi_app, ask_wsgi
 from tests.support.neighbours import UWSGI_THREADS, UWSGI_WORKERS, Served, served
-from tests.support.servers import Postgres, RedisServer, wait_until
+from tests.support.servers import Postgres, RedisServer, free_port, wait_until
 
 slow = pytest.mark.slow
 pytestmark = pytest.mark.timeout(300)
@@ -96,6 +103,39 @@ def test_exactly_as_many_are_admitted_and_nobody_is_taken_for_another(
     if mode != "lazy apps":  # each would have keys of its own
         stores.append("memory://")
     check(MODES[mode], stores, tmp_path)
+
+
+@slow
+def test_no_thread_of_ours_is_alive_when_the_workers_are_forked_and_all_of_them_begin(
+    valkey: RedisServer, postgres: Postgres, tmp_path: Path
+) -> None:
+    """uWSGI gives Python's lock away for its fork: a thread that took it then had it in the workers for ever."""
+    store = PostgresStore(postgres.url, schema="master")
+    store.migrate()
+    store.close()
+    valkey.ask("FLUSHALL")
+    words = {
+        "KEYGUARD_TOLD": f"{tmp_path}",
+        "KEYGUARD_FILE": f"{tmp_path}/k.db",
+        "KEYGUARD_REDIS": valkey.url,
+        # A name: it is looked up in a thread.
+        "KEYGUARD_POSTGRES": postgres.url.replace("127.0.0.1", "localhost"),
+        "KEYGUARD_NOWHERE": f"{free_port()}",
+    }
+    with served(
+        [*UWSGI_THREADS, "--processes", "8"], "tests.support.loaded_by_master:wsgi", tmp_path, **words
+    ) as server:
+        told = tmp_path / "left.json"
+        wait_until(lambda: told.exists() or server.process.poll() is not None, "the app to be loaded", 100)
+        assert told.exists(), server.log[-3000:]
+        left = json.loads(told.read_text())
+        assert len(left) > 20
+        assert {step: threads for step, threads in left.items() if threads} == {}
+        wait_until(lambda: len(list(tmp_path.glob("worker-*"))) == 8, "all workers to begin")
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: server.get(), range(24)))
+        assert {(status, body) for status, body, _ in answers} == {(200, json.dumps([False] * 6))}, server.log[-3000:]
+        assert "Traceback" not in server.stop()
 
 
 # -- a fork without a word, with things in progress --------------------------------------------------------------------
@@ -225,30 +265,104 @@ def test_a_redis_store_that_is_used_by_itself_belongs_to_one_process_too(world: 
     store.close()
 
 
+# -- in uWSGI's master, which is about to fork ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def master(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """This process is taken for it."""
+    place = SimpleNamespace(worker_id=lambda: 0, mule_id=lambda: 0, i_am_the_spooler=lambda: False)
+    monkeypatch.setitem(sys.modules, "uwsgi", place)
+    monkeypatch.setattr(field_names, "_told", {"uWSGI"})  # what it does to names is told once in a process
+    return place
+
+
+TAKE = Take([Demand("d", "rl:forked|x", window(1000, 3_600_000_000, "1000/hour"))])
+
+
+def left(store: Any, world: str) -> Any:
+    """Take one, and say how many are left."""
+
+    async def ask() -> Any:
+        answer = store.aexecute([TAKE])
+        return answer if isinstance(answer, list) else await answer
+
+    (taken,) = store.execute([TAKE]) if world == "threads" else asyncio.run(ask())
+    return taken.takings[0][2]
+
+
 @pytest.mark.parametrize("world", ["threads", "loop"])
 def test_postgresql_leaves_no_thread_at_work_in_a_master_that_is_about_to_fork(
-    world: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    world: str, postgres: Postgres, master: SimpleNamespace
 ) -> None:
     """A worker that was forked while that thread ran never began, and did not end either until it was killed."""
     store = PostgresStore(postgres.url, schema=f"uwsgi_master_{world}", timeout=1)
     store.migrate()
-    take = Take([Demand("d", "rl:forked|x", window(1000, 3_600_000_000, "1000/hour"))])
-
-    async def ask() -> Any:
-        return await store.aexecute([take])
-
-    def left() -> Any:
-        (taken,) = store.execute([take]) if world == "threads" else asyncio.run(ask())
-        return taken.takings[0][2]
 
     def at_work() -> bool:
         return any(thread.name == "keyguard-postgres" for thread in threading.enumerate())
 
     assert not at_work()
-    place = SimpleNamespace(worker_id=lambda: 0, mule_id=lambda: 0, i_am_the_spooler=lambda: False)
-    monkeypatch.setitem(sys.modules, "uwsgi", place)
     for number in range(3):
-        assert (left(), at_work()) == (999 - number, False)
-    place.worker_id = lambda: 1
-    assert (left(), at_work()) == (996, True), "a worker keeps its connections"
+        assert (left(store, world), at_work()) == (999 - number, False)
+    nowhere = PostgresStore(f"postgresql://x@localhost:{free_port()}/x", timeout=1)
+    with pytest.raises(StoreError):
+        left(nowhere, world)
+    assert not at_work()
+    master.worker_id = lambda: 1
+    assert (left(store, world), at_work()) == (996, True), "a worker keeps its connections"
     store.close()
+
+
+@pytest.mark.parametrize("world", ["threads", "loop"])
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "limits"])
+def test_what_a_store_does_in_threads_it_does_in_place_or_ends_them_in_a_master(
+    kind: str, world: str, valkey: RedisServer, tmp_path: Path, master: SimpleNamespace
+) -> None:
+    store: Any
+    if kind == "redis":
+        store = RedisStore(valkey.url, namespace=f"master-{world}", timeout=1, credentials=lambda: ("default", "any"))
+    elif kind == "limits":
+        store = LimitsStore(RedisStorage(valkey.url, key_prefix=f"master-{world}"), timeout=1)
+    else:
+        store = SQLiteStore(tmp_path / "k.db", timeout=0.2)
+    before = set(threading.enumerate())
+    assert left(store, world) == 999
+    if kind == "sqlite":
+        with sqlite3.connect(tmp_path / "k.db", isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")  # else nobody is waited for
+            with pytest.raises(StoreBusy):
+                left(store, world)
+            other.execute("COMMIT")
+        other.close()
+    assert left(store, world) == 998
+    assert set(threading.enumerate()) <= before
+    store.close()
+
+
+def test_what_runs_beside_a_request_runs_at_once_in_a_master(master: SimpleNamespace) -> None:
+    clock, made = ManualClock(), []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        made.append(threading.current_thread())
+        start_response("200 OK", [("Cache-Control", "max-age=1, stale-while-revalidate=600")])
+        return [b"x"]
+
+    def by(request: Request) -> str:
+        made.append(threading.current_thread())
+        return "everybody"
+
+    guarded = Keyguard(ResponseCache(), clock=clock).wsgi(app)
+    ask_wsgi(guarded, Ask("/"), lint=False)
+    clock.advance(5)
+    assert ask_wsgi(guarded, Ask("/"), lint=False).body == b"x"
+    assert len(made) == 2
+
+    async def story() -> None:
+        limited = Keyguard(RateLimit("1/hour", by=blocking(by), name="all")).asgi(asgi_app)
+        assert [(await aask(limited, Ask("/"), lint=False)).status for _ in range(2)] == [200, 429]
+        made.append(await in_thread(threading.current_thread))
+
+    asyncio.run(story())
+    assert set(made) == {threading.current_thread()}
+    assert len(made) == 5

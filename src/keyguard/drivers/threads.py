@@ -18,7 +18,7 @@ from typing import Any
 
 from keyguard.errors import StoreBusy
 from keyguard.flow import Blocking, Signal, Wait
-from keyguard.process.fork import renew_after_fork
+from keyguard.process.fork import forks_in_c, renew_after_fork
 
 MOST = 40
 TURN = 5.0
@@ -113,6 +113,8 @@ pool = Threads()
 
 async def in_thread(step: Blocking[Any]) -> Sequence[Any]:
     """Return the function's result, in a sequence of one. Raises `StoreBusy` if there was no thread for it in time."""
+    if forks_in_c():  # these threads stay
+        return (copy_context().run(step.run),)
     job = pool.start(step)
     try:
         if not await Wait(job.signal, 0, TURN).in_loop() and pool.withdraw(job):

@@ -12,6 +12,8 @@ from contextlib import suppress
 from math import inf
 from typing import Any, ParamSpec, TypeVar
 
+from keyguard.process.fork import forks_in_c
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -56,8 +58,11 @@ def is_stopped() -> bool:
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call a function in a thread, in the caller's context.
 
-    It runs to its end, even if its result is not waited for.
+    It runs to its end, even if its result is not waited for. The thread is the event loop's, and stays for a while: so
+    if there must be none (`forks_in_c`), it runs in place.
     """
+    if forks_in_c():
+        return function(*args, **kwargs)
     if in_trio():
         import trio
 

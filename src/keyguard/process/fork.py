@@ -11,7 +11,10 @@ import os
 import sys
 import threading
 import weakref
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, ParamSpec, Protocol
+
+P = ParamSpec("P")
 
 
 class Renewable(Protocol):
@@ -64,12 +67,31 @@ if hasattr(os, "register_at_fork"):
 def forks_in_c() -> bool:
     """Tell whether this is uWSGI's master, or what becomes it: it loads the app, and forks its workers then.
 
-    A thread that runs Python code at that moment holds the interpreter's lock in the workers for ever, and they never
-    begin.
+    uWSGI gives the interpreter's lock away around that fork. A thread that takes it at that moment holds it in the
+    workers for ever, and they never begin. So no operation leaves a thread behind there: what would run in one runs in
+    place (`run_aside`), or the thread is ended, and waited for, before the operation returns.
     """
-    uwsgi: Any = sys.modules.get("uwsgi")  # only uWSGI has it
+    uwsgi = sys.modules.get("uwsgi")  # only uWSGI has it; elsewhere this is all there is to do
+    return uwsgi is not None and _is_master(uwsgi)
+
+
+def _is_master(uwsgi: Any) -> bool:
     roles = [getattr(uwsgi, name, None) for name in ("worker_id", "mule_id", "i_am_the_spooler")]
     return roles[0] is not None and not any(role() for role in roles if role is not None)
+
+
+def run_aside(name: str, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> threading.Thread | None:
+    """Call a function in a daemon thread of that name, which is returned; in place if this process `forks_in_c`.
+
+    Raises `RuntimeError` if there is no room for a thread. A daemon, since a process that is told to end does not wait
+    for what hangs.
+    """
+    if forks_in_c():
+        function(*args, **kwargs)
+        return None
+    thread = threading.Thread(target=function, args=args, kwargs=kwargs, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 class ProcessLock:

@@ -20,9 +20,9 @@ A stack on it says so in the log when it starts. Use one of keyguard's own store
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -47,13 +47,15 @@ from limits.strategies import (
 from keyguard.clock import SECOND, Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError, StoreBusy, StoreError
 from keyguard.ops import Demand, Op, Settle, Take, Taken
-from keyguard.process.fork import renew_after_fork
+from keyguard.process.fork import forks_in_c, renew_after_fork
 from keyguard.rates import NEVER, Limit, Taking
 from keyguard.rates.gcra import Smooth
 from keyguard.rates.window import WindowLog, WindowSlices
 from keyguard.stores.timeouts import check_patience
 
 _THREADS = 16
+_ENDING = 5.0
+"""Seconds that a thread is waited for if it has to end: no longer, for it may hang."""
 _DAY = 86400 * SECOND
 _MEMCACHED_KEEPS = 30 * _DAY
 """For how long memcached keeps a counter at most: a longer life is taken for a date, which has long passed."""
@@ -152,31 +154,43 @@ class LimitsStore:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Take from limits, one after the other; settle nothing. Raises `StoreError` for other operations."""
-        pool = self._pool
-        done, work = pool.done, pool.submit(lambda: self._execute(ops))
-        with suppress(TimeoutError):
-            return work.future.result(self.timeout)
-        if not work.future.cancel():  # it has its turn, or is over by now
+        with self._threads() as pool:
+            done, work = pool.done, pool.submit(lambda: self._execute(ops))
             with suppress(TimeoutError):
-                return work.future.result(work.left(self.timeout))
-        raise self._late(work.future.cancelled() and pool.done > done)
+                return work.future.result(self.timeout)
+            if not work.future.cancel():  # it has its turn, or is over by now
+                with suppress(TimeoutError):
+                    return work.future.result(work.left(self.timeout))
+            raise self._late(work.future.cancelled() and pool.done > done)
 
     async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """The same for an event loop."""
-        pool = self._pool
-        done, work = pool.done, pool.submit(lambda: self._execute(ops))
-        answer = asyncio.wrap_future(work.future)
-        answer.add_done_callback(_seen)
+        with self._threads() as pool:
+            done, work = pool.done, pool.submit(lambda: self._execute(ops))
+            answer = asyncio.wrap_future(work.future)
+            answer.add_done_callback(_seen)
+            try:
+                await asyncio.wait({answer}, timeout=self.timeout)
+                if not answer.done() and not work.future.cancel():
+                    await asyncio.wait({answer}, timeout=work.left(self.timeout))
+            except asyncio.CancelledError:
+                work.future.cancel()  # if it has not begun
+                raise
+            if answer.done() and not answer.cancelled():
+                return answer.result()
+            raise self._late(work.future.cancelled() and pool.done > done)
+
+    @contextmanager
+    def _threads(self) -> Iterator[_Threads]:
+        """The threads; those of one operation alone, which end with it, in a process that forks in C."""
+        if not forks_in_c():
+            yield self._pool
+            return
+        pool = _Threads(self._hang_up)
         try:
-            await asyncio.wait({answer}, timeout=self.timeout)
-            if not answer.done() and not work.future.cancel():
-                await asyncio.wait({answer}, timeout=work.left(self.timeout))
-        except asyncio.CancelledError:
-            work.future.cancel()  # if it has not begun
-            raise
-        if answer.done() and not answer.cancelled():
-            return answer.result()
-        raise self._late(work.future.cancelled() and pool.done > done)
+            yield pool
+        finally:
+            pool.end(_ENDING)
 
     def _late(self, queued: bool) -> StoreError:
         """What to raise if there is no answer in time; `queued` if others were answered, and this was never asked."""
@@ -278,7 +292,7 @@ class _Threads:
         self._at_end = at_end
         self._work: SimpleQueue[_Work | None] = SimpleQueue()
         self._lock = Lock()
-        self._started = 0
+        self._started: list[Thread] = []
         self._asked = 0
         """What is under way, or waits for a thread."""
         self.done = 0
@@ -289,9 +303,10 @@ class _Threads:
         work = _Work(call)
         with self._lock:
             self._asked += 1
-            if self._started < min(self._asked, _THREADS):
-                self._started += 1
-                Thread(target=self._run, name="keyguard-limits", daemon=True).start()
+            if len(self._started) < min(self._asked, _THREADS):
+                thread = Thread(target=self._run, name="keyguard-limits", daemon=True)
+                thread.start()
+                self._started.append(thread)
         self._work.put(work)
         return work
 
@@ -304,12 +319,14 @@ class _Threads:
                 self.done += ran
         self._at_end()
 
-    def end(self) -> None:
-        """End the threads, each when it has done what it does."""
+    def end(self, wait: float | None = None) -> None:
+        """End the threads, each when it has done what it does. `wait`: seconds to wait for each."""
         with self._lock:
-            started = self._started
-        for _ in range(started):
+            started = list(self._started)
+        for _ in started:
             self._work.put(None)
+        for thread in started if wait else ():
+            thread.join(wait)
 
 
 class _Item:

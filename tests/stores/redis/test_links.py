@@ -21,7 +21,7 @@ from keyguard.rates import window
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.redis.node import Line
 from tests.support.harness import Ask, aask, asgi_app, ask_wsgi, wsgi_app
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, wait_until
 
 HOUR = window(1000, 3_600_000_000, "1000/hour")
 
@@ -55,8 +55,7 @@ def test_a_name_that_is_looked_up_for_long_keeps_no_request_waiting(valkey: Redi
         store.execute([take("x")])
     assert time.monotonic() - began < 1
     opening.through.set()
-    for late in list(opening.link._openings):
-        late.join()
+    wait_until(lambda: not opening.link._openings, "the connections to be there")
     assert store.execute([take("x")])[0].takings[0][2] == 999
     assert opening.begun == 1, "the connection that came late is the one that is used"
     store.close()
@@ -70,8 +69,7 @@ def test_no_more_than_a_few_connections_are_on_their_way_for_nobody(valkey: Redi
             store.execute([take("x")])
     assert opening.begun <= 4
     opening.through.set()
-    for late in list(opening.link._openings):
-        late.join()
+    wait_until(lambda: not opening.link._openings, "the connections to be there")
     store.close()
 
 

@@ -13,7 +13,7 @@ from keyguard.drivers.wsgi.exchange import Exchange, ExcInfo, Write, WSGIApp
 from keyguard.drivers.wsgi.request import WSGIRequest
 from keyguard.flow import Flow
 from keyguard.logs import logger
-from keyguard.process.fork import forks_in_c, renew_after_fork
+from keyguard.process.fork import renew_after_fork, run_aside
 from keyguard.request import Request
 from keyguard.response import Response
 from keyguard.steps import Detach
@@ -48,14 +48,7 @@ def detach(app: WSGIApp, engine: Engine, step: Detach) -> bool:
         environ.pop(name, None)
     request = WSGIRequest(environ, engine)
     exchange = Exchange(app, engine, request, _ignore_head)
-    if forks_in_c():  # a thread that runs when the workers are forked would be a danger to them
-        copy_context().run(_run, exchange, step.guard, places)
-        return True
-    # A daemon: a process that is told to stop does not wait for what nobody waits for.
-    run = copy_context().run
-    threading.Thread(
-        target=run, args=(_run, exchange, step.guard, places), name="keyguard-detached", daemon=True
-    ).start()
+    run_aside("keyguard-detached", copy_context().run, _run, exchange, step.guard, places)
     return True
 
 

@@ -17,13 +17,13 @@ import asyncio
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import psycopg
 
 from keyguard.errors import StoreError
+from keyguard.process.fork import run_aside
 from keyguard.stores.postgres.names import words_of
 from keyguard.stores.postgres.schema import VERSION, Statements, other_layout
 
@@ -172,5 +172,5 @@ async def _in_thread(credentials: Credentials) -> dict[str, str]:
         with contextlib.suppress(RuntimeError):  # the store was closed meanwhile
             loop.call_soon_threadsafe(tell, login, failure)
 
-    threading.Thread(target=ask, name="keyguard-postgres-credentials", daemon=True).start()
+    run_aside("keyguard-postgres-credentials", ask)
     return await answer

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+from keyguard.process.fork import forks_in_c
+
 
 class _Polite(selectors.BaseSelector):
     """A selector that puts things as they were for as long as others may run."""
@@ -68,6 +70,8 @@ class Loop(asyncio.SelectorEventLoop):
         asyncio._set_running_loop(None)  # or it would not begin
         try:
             self.run_forever()
+            if forks_in_c():  # names of hosts are looked up in threads of the loop's own, which outlive it for a moment
+                self.run_until_complete(self.shutdown_default_executor())
         finally:
             self.close()
             _set_running(self._polite.outer)

@@ -116,7 +116,7 @@ class PostgresStore:
         """Run the operations in one transaction."""
         future = self._submit(ops)
         try:
-            results = future.result(_MAX_WAIT)
+            return future.result(_MAX_WAIT)
         except TimeoutError:
             if not future.cancel():
                 raise  # it came from an operation
@@ -126,15 +126,15 @@ class PostgresStore:
         except BaseException:  # a greenlet is killed, say
             self._let_go(future)
             raise
-        self._rest()
-        return results
+        finally:
+            self._rest()
 
     async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """The same for an event loop."""
         future = self._submit(ops)
         try:
             async with asyncio.timeout(_MAX_WAIT):
-                results = await asyncio.wrap_future(future)
+                return await asyncio.wrap_future(future)
         except TimeoutError:
             if future.done() and not future.cancelled() and future.exception() is not None:
                 raise  # it came from an operation
@@ -143,11 +143,11 @@ class PostgresStore:
         except asyncio.CancelledError:
             self._let_go(future)
             raise
-        self._rest()
-        return results
+        finally:
+            self._rest()
 
     def _rest(self) -> None:
-        """Leave no thread at work, which goes on after the answer, if this process is about to fork workers in C."""
+        """End the thread, which else goes on after the answer, in a process that forks in C."""
         if forks_in_c():
             self.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -11,6 +10,7 @@ from redis.exceptions import AuthenticationError
 
 from keyguard.errors import ConfigurationError
 from keyguard.flow import is_async
+from keyguard.process.event_loops import in_thread
 
 Credentials: TypeAlias = Callable[[], str | tuple[str, str]]
 """A plain function without arguments: a password, or a user name and a password. It may take seconds."""
@@ -39,7 +39,7 @@ class Asked(CredentialProvider):
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
         """Ask in a thread: an event loop has other things to do."""
-        return await asyncio.to_thread(self.get_credentials)
+        return await in_thread(self.get_credentials)
 
 
 def check_credentials(function: object) -> None:

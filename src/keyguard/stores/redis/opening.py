@@ -9,13 +9,13 @@ Rules:
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from keyguard.clock import monotonic
+from keyguard.process.fork import run_aside
 from keyguard.stores.redis.eviction import Eviction
 
 OPENING = 5.0
@@ -50,11 +50,10 @@ class Connection:
         """When the server last answered on it."""
 
 
-class Opening(threading.Thread):
+class Opening:
     """Opens one connection, and hands it over."""
 
     def __init__(self, connect: Connect, patience: float, eviction: Eviction, done: Callable[[Opening], None]) -> None:
-        super().__init__(name="keyguard-redis-opening", daemon=True)
         self._connect = connect
         self._patience = patience
         self._eviction = eviction
@@ -63,7 +62,11 @@ class Opening(threading.Thread):
         self.opened: Any = None
         self.error: Exception | None = None
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """Open it, and hand it over. Raises `RuntimeError` if there is no room for a thread."""
+        run_aside("keyguard-redis-opening", self._run)
+
+    def _run(self) -> None:
         made = None
         try:
             made = self._connect()

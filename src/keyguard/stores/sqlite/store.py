@@ -27,7 +27,7 @@ from keyguard.clock import Clock, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.ops import Op, Settle, Taken
 from keyguard.process.exits import close_at_exit
-from keyguard.process.fork import check_process, renew_after_fork
+from keyguard.process.fork import check_process, forks_in_c, renew_after_fork
 from keyguard.stores.sqlite.cached import Cached
 from keyguard.stores.sqlite.file import File, busy, insist
 from keyguard.stores.sqlite.place import JOURNALS, spare, why_unusable
@@ -173,7 +173,8 @@ class SQLiteStore:
 
         Whatever this process decides next comes after it.
         """
-        self._turns.add(Job(ops, Kind.DECIDING, monotonic() + _SETTLE))
+        # If there is no thread, this request waits after all: no longer than at the start.
+        self._turns.add(Job(ops, Kind.DECIDING, monotonic() + (_START if forks_in_c() else _SETTLE)))
         self._turns.wake()
         return [None] * len(ops)
 

@@ -25,6 +25,7 @@ from keyguard.errors import StoreBusy, StoreError
 from keyguard.flow import Signal, Wait
 from keyguard.logs import logger
 from keyguard.ops import Op
+from keyguard.process.fork import forks_in_c, run_aside
 
 log = logger("keyguard.stores")
 
@@ -182,8 +183,8 @@ class Turns:
 
         What was done for somebody who had gone by then is told to `late`.
         """
-        self.wake()
         try:
+            self.wake()
             Wait(job.signal, 0, _patience(job)).block()
             return _result(job)
         except BaseException:
@@ -195,8 +196,8 @@ class Turns:
         if self.stuck:
             self.withdraw(job)
             raise StoreError(_STUCK)
-        self.wake()
         try:
+            self.wake()
             await Wait(job.signal, 0, _patience(job)).in_loop()
             return _result(job)
         except BaseException:
@@ -209,16 +210,13 @@ class Turns:
         """Have the thread look after the queue."""
         self._work.move()
         if not self._serving and self._claim():
-            thread = threading.Thread(target=self._run, args=(self._stops,), name=self._name, daemon=True)
             try:
-                thread.start()
+                self._thread = run_aside(self._name, self._run, self._stops)
             except RuntimeError as error:  # there are too many, or the process is ending
                 self._serving = False
                 for job in list(self.jobs):
                     if self.withdraw(job):
                         job.end(None, StoreBusy(f"SQLite: no thread to wait for the file in ({error})"))
-            else:
-                self._thread = thread
 
     def stop(self) -> None:
         """End the thread, when the queue is empty."""
@@ -239,7 +237,7 @@ class Turns:
         while True:
             seen = self._work.count
             self._serve_all()
-            if self._stops != stops or not Wait(self._work, seen, _IDLE).block():
+            if self._stops != stops or forks_in_c() or not Wait(self._work, seen, _IDLE).block():
                 self._serving = False
                 if not self.jobs or not self._claim():
                     return
