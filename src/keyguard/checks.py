@@ -6,7 +6,7 @@ import re
 from typing import TypeGuard
 
 TCHAR = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
-"""What a token consists of: names of fields, methods, schemes (RFC 9110, section 5.6.2)."""
+"""Signs of a token, such as the name of a field, a method or a scheme (RFC 9110, section 5.6.2)."""
 
 _TOKEN = re.compile(f"{TCHAR}+")
 

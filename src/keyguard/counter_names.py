@@ -82,7 +82,7 @@ def _qualified(function: object) -> str:
 
 
 class Counters:
-    """What a guard counts: under which name, and what is admitted there. Other guards of the process may not clash.
+    """The counters of a guard: their name, and what is admitted there. Other guards of the process may not clash.
 
     - `name`: stands in the keys of the counters. Guards with different names share nothing.
     - `meaning`: all that decides whom and what they admit, such as its settings; compared by `same`.

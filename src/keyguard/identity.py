@@ -19,13 +19,13 @@ class Identity:
     """
 
     subject: str
-    """Whom the key was issued to. Empty for an anonymous caller."""
+    """The holder of the key. Empty for an anonymous caller."""
     key_id: str = ""
     """The public id of the key, safe to log and to show. Empty for an anonymous caller."""
     plan: str | None = None
     scopes: frozenset[str] = frozenset()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What the issuer noted down with the key; JSON values. Read-only, with the dicts and lists in it; a copy of it, or
+    """Notes of the issuer with the key; JSON values. Read-only, with the dicts and lists in it; a copy of it, or
     of one in it, can be changed."""
 
     def __post_init__(self) -> None:

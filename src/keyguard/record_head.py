@@ -12,7 +12,7 @@ SEALED = Struct("<BBHHqq32s32s")
 """The head of one in layout 2: layout, kind, flags, pepper version, not-before, not-after, digest, seal.
 
 A key is valid from not-before until just before not-after; revoking it moves not-after. A flag of any kind makes it
-invalid. What follows in either layout is JSON. The seal covers all the rest, and is read by keyguard alone: no store
+invalid. Either layout goes on with JSON. The seal covers all the rest, and is read by keyguard alone: no store
 knows a pepper.
 """
 

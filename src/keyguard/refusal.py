@@ -1,4 +1,4 @@
-"""Refusals as data: whose doing a refusal is, and what the log, the metric and the caller are told of it.
+"""Refusals as data: the cause, and what the log, the metric and the caller are told of it.
 
 Every refusal has one cause, and the same cause stands in the body, the log and the metric. `reason` is for the
 operator and never leaves the process: callers are told the same for an unknown, an expired and a revoked key.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Cause(enum.StrEnum):
-    """Whose doing a refusal is."""
+    """The cause of a refusal: one of seven."""
 
     USAGE = "usage"
     """The caller spent a limit or a quota."""

@@ -70,7 +70,7 @@ def seconds_or_duration(text: str) -> float | str:
 def json_text(value: Any, *, ascii_alone: bool) -> str:
     """Write a value as JSON, of which no text sends a terminal commands."""
     text = json.dumps(value, indent=2, ensure_ascii=ascii_alone)
-    # What is not printable stands within texts alone, but for the line breaks between members.
+    # Signs that are not printable stand within texts alone, but for the line breaks between members.
     return "".join([one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text])
 
 

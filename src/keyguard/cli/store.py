@@ -160,7 +160,7 @@ def _copy_all(source: Any, target: Any, *, replace: bool) -> int:
         _check_keys(here, there)
     copying = _Copying(target, there)
     for _ in range(_PASSES):
-        # What is in use changes while it is copied: what differs is copied again.
+        # Keys in use change while they are copied: those that differ are copied again.
         missing = copying.missing(here, there)
         if not missing:
             break

@@ -7,7 +7,7 @@ Rules:
   it.
 - Zone ids, ports and brackets are no part of an address. Leading zeros, octal and hexadecimal IPv4 are refused.
 - No forwarding header counts unless the peer is a trusted proxy. The client is the rightmost hop that is not trusted.
-- Forwarding headers are read from the right, and no further than the client. What stands left of that was written by
+- Forwarding headers are read from the right, and no further than the client. The members left of that were written by
   anybody: however long or broken it is, it changes nothing. So a caller cannot make their own address unknown.
 - What cannot be read is unknown (`None`), never somebody: it is in no network, and shares one bucket.
 """
@@ -228,8 +228,8 @@ def _elements(value: str) -> Iterator[str]:
     """Return the `for` parameters of a `Forwarded` field (RFC 7239, section 4), the last first; "" for a malformed one.
 
     Elements are told apart from the right, by the quotes behind each comma: a quote that a caller opened and left open
-    cannot swallow what the proxies added behind it. What is longer than any proxy writes, or has more members, is not
-    well said either, from there on to the left.
+    cannot swallow what the proxies added behind it. A field that is longer than any proxy writes, or has more members,
+    is not well said either, from there on to the left.
     """
     start = end = len(value)
     quoted = False

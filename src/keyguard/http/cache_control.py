@@ -21,7 +21,7 @@ Directives: TypeAlias = "dict[str, str | None]"
 """Lower-case names to their arguments, without quotes; `None` for a name without one."""
 
 MAX_SECONDS = 2**31
-"""What a larger number counts as (RFC 9111, section 1.2.2)."""
+"""The number that larger ones count as (RFC 9111, section 1.2.2)."""
 
 # The blanks round a member do not belong to it; those round "=" are not allowed, so a member with those has another
 # name.

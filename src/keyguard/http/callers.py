@@ -1,4 +1,4 @@
-"""What may name the caller of a request: header fields by their names, and what servers and middleware say besides.
+"""Signs of the caller of a request: names of header fields, and words of servers and middleware.
 
 For who must not mix callers up, and cannot know how the app tells them apart. One field too many that is taken for a
 name costs a hit of the cache; one that is missed shows one caller's page to another. So names are read by the words in
@@ -20,7 +20,7 @@ NOTHING, PERHAPS, SURELY = 0, 1, 2
 """Whether a field names a caller: `PERHAPS` if it names a group of callers, or a browser, or if it only may."""
 
 Told: TypeAlias = "list[tuple[str, int, str]]"
-"""What was said of the caller: by what name, how surely that names one, and a text that stands for the value."""
+"""A sign of the caller: its name, how surely that names one, and a text that stands for the value."""
 
 _SURELY = re.compile(
     # Words that stand for somebody wherever they are.
@@ -62,7 +62,7 @@ _NAMELESS = frozenset(
         *("idempotency-key", "surrogate-key", "cache-key", "early-data", "author", "from-cache"),
         *("client-data", "client-version", "client-hints", "client-protocol", "client-trace-id", "viewer-country"),
         *("cf-visitor", "front-end-https", "host", "te", "via", "dnt", "via-proxy", "mobile-version"),
-        # What platforms and players add to the requests of everybody.
+        # Added by platforms and players to the requests of all callers.
         *("sentry-trace", "vercel-oidc-token", "vercel-proxy-signature", "vercel-proxy-signature-ts", "rndr-id"),
         *("playback-session-id", "wap-profile", "fastly-client", "cf-worker"),
     }
@@ -103,7 +103,7 @@ _OF_SERVERS = re.compile(
 _ALWAYS = re.compile(r"(?:redirect_)*(?:remote_user|remote_ident|auth_type|ssl_client_.*|https_dn)")
 """Variables that are about the caller whatever the process's own environment holds."""
 _NOBODY = frozenset({"", "NONE", "(null)", "-"})
-"""What servers write in the variables of a client certificate if there was none."""
+"""Words that servers write in the variables of a client certificate if there was none."""
 
 _nameless_variables: set[str] = set()
 _MOST = 4096
@@ -213,7 +213,8 @@ def _by_state(state: Any) -> Iterator[tuple[str, int, str]]:
 
 _CONNECTION = re.compile(r"(?:socket|ssl_object|connection|transport)$")
 _EVENT = re.compile(r"(?:event|request_?context|authorizer)$", re.IGNORECASE)
-"""What a gateway told of a request to a function that serves it: AWS and others, by Mangum, serverless-wsgi, Zappa."""
+"""List what a gateway told of a request to a function that serves it: AWS and others, by Mangum, serverless-wsgi,
+Zappa."""
 _OF_GATEWAYS = frozenset({"authorizer", "identity", "clientcert", "authentication", "principal", "user", "claims"})
 _UNNAMED = frozenset({"sourceip", "useragent", "accesskey", "apikeyid", "vpceid", "vpcid"})
 

@@ -75,8 +75,8 @@ def readings(path: str, root: str, prefixes: Iterable[str]) -> set[str]:
     """List what else a path may be for the app: with the prefix `root`, and without those that something may cut off.
 
     A prefix may hold variables, such as `/{tenant}/api`, and stand there in any case. If it is not a whole segment it
-    is cut off all the same, for many write `path.removeprefix("/api")`. What is mounted further in may cut off `root`
-    once more.
+    is cut off all the same, for many write `path.removeprefix("/api")`. An app that is mounted further in may cut off
+    `root` once more.
     """
     root = root.strip("/")
     found = {path, f"/{root}{path}"} if root else {path}

@@ -1,4 +1,4 @@
-"""What a request carries, as read-only mappings: its header fields, its query, its cookies."""
+"""Parts of a request as read-only mappings: its header fields, its query, its cookies."""
 
 from __future__ import annotations
 

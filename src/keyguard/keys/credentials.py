@@ -1,8 +1,8 @@
 """Where a request carries API keys: header fields, the Bearer scheme, cookies, the query.
 
 Every place is read, and every key that is found counts: two different ones are for the guard to refuse, whatever
-places they came in. Texts are compared as they are; nothing is normalised. What is not looked at, since a place holds
-more than any caller has reason to send, counts as one more key, which is not valid.
+places they came in. Texts are compared as they are; nothing is normalised. A part that is not looked at, since a place
+holds more than any caller has reason to send, counts as one more key, which is not valid.
 
 The Bearer scheme is everybody's: an app may have tokens of its own there, beside a key in another place. If it is known
 how keys begin, a Bearer text that begins otherwise is not a key. In the other places stands what was put there for us.

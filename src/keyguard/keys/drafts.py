@@ -1,4 +1,4 @@
-"""What an operator says of a key, checked: the record of a new one, and the changes of one that there is."""
+"""The words of an operator about a key, checked: the record of a new one, and the changes of one that exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Moment: TypeAlias = "datetime | timedelta | str"
 """A `datetime` with a time zone, or a duration from now."""
 
 UNCHANGED: Any = object()
-"""What stands for a value that an operator did not give."""
+"""Stands for a value that an operator did not give."""
 
 
 def draft(

@@ -1,9 +1,9 @@
-"""What is done with keys in a store, each action written once, as a flow that a thread or an event loop drives.
+"""Actions on keys in a store, each written once, as a flow that a thread or an event loop drives.
 
 Every change is one `CompareAndSet` that succeeds only if nobody changed the record meanwhile; else it is read and tried
 again.
 
-What ends a key from now on ends it by the store's clock, which says whether keys are valid: an operator's machine
+Actions that end a key from now on do so by the store's clock, which says whether keys are valid: an operator's machine
 whose clock is ahead would else revoke a key later than it says.
 
 A store that holds keys with a pepper gets none without: they would not be accepted. Whether it does is noted in it,

@@ -1,4 +1,4 @@
-"""What a store keeps of a key: everything but the key.
+"""Records of keys: a store keeps everything of a key but the key.
 
 A record is a fixed head, which the store compares (`keyguard.ops.SEALED`: validity and digest), and JSON, which only
 keyguard reads. Moments are stored as microseconds since the Unix epoch.
@@ -45,9 +45,9 @@ class KeyRecord:
     prefix: str
     env: str
     owner: str
-    """Who answers for the key: a person or a company, for people to read."""
+    """The person or company that answers for the key, for people to read."""
     subject: str
-    """Whom quotas and limits belong to; it outlives the key."""
+    """The owner of quotas and limits; it outlives the key."""
     created: datetime
     plan: str | None = None
     scopes: frozenset[str] = frozenset()

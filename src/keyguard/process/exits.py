@@ -1,6 +1,6 @@
 """Stores that are closed when the process ends: a script, a test or a WSGI server does not say so.
 
-It is for stores whose connections live in a thread of their own. What lives in the app's event loop ends with that
+It is for stores whose connections live in a thread of their own. Connections in the app's event loop end with that
 (`keyguard.process.event_loops.keep`).
 """
 

@@ -1,4 +1,4 @@
-"""What belongs to one process, and is made anew in its children.
+"""Parts of keyguard that belong to one process, and are made anew in its children.
 
 Locks that another thread held in the parent are held for ever in a child; connections, event loops, threads and random
 names would be shared with the parent. Python tells of a fork that it makes itself. A server written in C, such as

@@ -7,7 +7,7 @@ State: the theoretical arrival time, eight bytes of microseconds, and two of 163
 
 Clocks tell whole microseconds. For a pace of 100 of them and more, rounding it up to whole ones costs less than 1 % of
 the rate. A faster pace is counted in 16384th parts (ticks here), and who comes within a microsecond after a unit was
-due has come in time: the clock could not tell. What is faster than can be counted so within 1 % does not start.
+due has come in time: the clock could not tell. A rate that is too fast to be counted so within 1 % does not start.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What an algorithm is: pure arithmetic over one caller's state.
+"""Algorithms of limits: pure arithmetic over one caller's state.
 
 Rules for every algorithm:
 - State is bytes, or `None` for a caller never seen or long gone. Time is an argument: whole microseconds.
 - A refusal charges nothing. It says how long a caller who is alone must wait: at that moment the same request is
   admitted, and a microsecond earlier it is not.
-- Time may be set back. What lies in the future then counts as happening now: nobody is forgiven anything, and
+- Time may be set back. Units taken in the future count as taken now then: no caller is forgiven anything, and
   nobody waits longer than one period.
 """
 

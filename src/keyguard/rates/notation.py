@@ -1,7 +1,7 @@
 """The notation of rates: `"10/second; 5000/day"`, `"100 per 5 minutes"`.
 
-The grammar is that of the `limits` library, and its parser reads it. What that parser lets pass and means
-something surprising by is refused here: a limit of 0, a period of 0, months and years.
+The grammar is that of the `limits` library, and its parser reads it. Texts that the parser reads in a
+surprising way are refused here: a limit of 0, a period of 0, months and years.
 """
 
 from __future__ import annotations

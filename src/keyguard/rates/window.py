@@ -43,7 +43,7 @@ def window(quota: int, period: int, text: str) -> Limit:
 
 
 class _Window(Limit):
-    """What both representations have in common."""
+    """The parts that both representations have in common."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Whose counters are whose: limits of one process that would count different things under one name do not start.
+"""Owners of counters: limits of one process that would count different things under one name do not start.
 
 Rules:
 - Limits that mean the same share their counters, wherever they are made: a factory that is called twice, several apps.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Played:
-    """What came back from `play`."""
+    """The response that came back from `play`."""
 
     status: int
     headers: list[tuple[str, str]]

@@ -1,4 +1,4 @@
-"""What every store is compared with: a store in a dict."""
+"""The store that all others are compared with: a store in a dict."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ class Reference:
         return sorted(living, key=lambda entry: entry[0])
 
     def value(self, key: str) -> bytes | None:
-        """What stands under a key now."""
+        """Return the value of a key now."""
         value, end = self.table.get(key, (None, None))
         return value if end is None or end > self.clock() else None
