@@ -1,4 +1,4 @@
-"""Guards, and how they nest.
+"""Guards: what a stack may ask of them, and what each has to keep to.
 
 A guard decides about a request. Two shapes:
 
@@ -35,20 +35,18 @@ from __future__ import annotations
 
 import enum
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, MutableMapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from keyguard.clock import Clock
 from keyguard.counter_names import Counters
-from keyguard.errors import ConfigurationError, GuardError
+from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow, is_async, is_blocking
 from keyguard.keys import KeyRegistry
 from keyguard.keys.credentials import Sources
 from keyguard.ops import Store
 from keyguard.request import Forward, Request
-from keyguard.response import APP, Headers, Response
-from keyguard.steps import CallApp
+from keyguard.response import Headers, Response
 
 
 class Guard:
@@ -182,144 +180,10 @@ class Mark:
         """Hear that the request has not reached the app: a guard further in failed, or the client left."""
 
 
-Marks: TypeAlias = tuple[Mark, ...]
-"""Those of one request, the innermost first."""
 Decide: TypeAlias = "Callable[[Request], Response | Mark | Literal[Long.LONG] | None]"
-Begun: TypeAlias = "Marks | Response | Flow[Response]"
-"""What guards have made of a request: all have let it pass, and left these marks; or one has answered; or this
-coroutine is to be run."""
-
-
-class Chain:
-    """A nest of guards, ready to run. Raises `ConfigurationError` for what is not a guard."""
-
-    __slots__ = ("_decides", "_forwards", "_guards")
-
-    def __init__(self, guards: Sequence[AnyGuard], store: Any = None) -> None:
-        """Nest `guards`, the first one outermost. `store` is theirs if it answers at once and cannot fail."""
-        self._decides = tuple([_decide_of(guard, store) for guard in guards])
-        self._guards: tuple[Any, ...] = tuple(guards)
-        self._forwards: tuple[Forward, ...] = tuple([self._forward(place + 1) for place in range(len(guards))])
-        """What each guard is given as its `forward`."""
-
-    def begin(self, request: Request, place: int = 0) -> Begun:
-        """Ask the guards in turn, from the one at `place` on. Raises what one of them raises, if there are no marks."""
-        marks: Marks = ()
-        try:
-            for decide in self._decides[place:] if place else self._decides:
-                answer = decide(request)
-                if answer is not None:
-                    if isinstance(answer, Mark):
-                        marks = (answer, *marks)
-                    elif answer is LONG:
-                        return self._long(request, place, marks)
-                    else:
-                        response = checked(answer)
-                        flow = tell(marks, request, response.status, response.headers)
-                        return response if flow is None else _after(flow, response)
-                place += 1
-        except Exception as error:
-            if not marks:
-                raise
-            return within(marks, request, partial(_fail, error))
-        return marks
-
-    def _long(self, request: Request, place: int, marks: Marks) -> Flow[Response]:
-        """Run the guard at `place` as a coroutine, and those further in as it forwards the request."""
-        guard, forward = self._guards[place], self._forwards[place]
-        flow: Flow[Response] = guard(request, forward) if not marks else within(marks, request, guard, forward)
-        return flow
-
-    def _forward(self, place: int) -> Forward:
-        def forward(request: Request) -> Awaitable[Response]:
-            begun = self.begin(request, place)
-            if isinstance(begun, tuple):
-                return within(begun, request, CallApp) if begun else CallApp(request)
-            return _Answer(begun) if isinstance(begun, Response) else begun
-
-        return forward if place < len(self._guards) else CallApp
-
-
-async def within(marks: Marks, request: Request, forward: Callable[..., Awaitable[Response]], *more: Any) -> Response:
-    """Forward a request, and tell the marks around it how that ended."""
-    try:
-        response = await forward(request, *more)
-    except GeneratorExit:
-        raise  # the coroutine is being closed: it cannot ask the store any more
-    except BaseException as error:
-        if not request.reached_app:
-            for mark in marks:
-                flow = mark.failed(request, error)
-                if flow is not None:
-                    await flow
-        raise
-    flow = tell(marks, request, response.status, response.headers)
-    if flow is not None:
-        await flow
-    return response
-
-
-def tell(marks: Marks, request: Request, status: int, headers: Headers) -> Flow[None] | None:
-    """Tell marks of a head, the innermost first. Returns what has to be awaited before it leaves, if anything."""
-    for place, mark in enumerate(marks):
-        flow = mark.head(request, status, headers)
-        if flow is not None:
-            return _tell_after(flow, marks[place + 1 :], request, status, headers)
-    return None
-
-
-async def _tell_after(flow: Flow[None], marks: Marks, request: Request, status: int, headers: Headers) -> None:
-    await flow
-    for mark in marks:
-        more = mark.head(request, status, headers)
-        if more is not None:
-            await more
-
-
-async def _after(flow: Flow[None], response: Response) -> Response:
-    await flow
-    return response
-
-
-async def _fail(error: Exception, request: Request) -> Response:
-    raise error
-
-
-class _Answer:
-    """An awaitable that is already done."""
-
-    __slots__ = ("response",)
-
-    def __init__(self, response: Response) -> None:
-        self.response = response
-
-    def __await__(self) -> Generator[Any, Any, Response]:
-        return self.response
-        yield
-
-
-def checked(answer: object) -> Response:
-    """Return the answer of guards that ran without the app. Raises `GuardError` if it is not one."""
-    if not isinstance(answer, Response):
-        raise GuardError(f"a guard returned {type(answer).__name__}, not a Response")
-    if answer.body is APP:
-        raise GuardError("a guard returned a response with the app's body, but the app did not run")
-    return answer
 
 
 # -- asking what a guard is -------------------------------------------------------------------------------------
-
-
-def _decide_of(guard: Any, store: Any) -> Decide:
-    if _is_plain(guard):
-        decide: Decide = guard
-        return decide
-    made: Decide | None = guard.decider(store) if may_decide(guard) else None
-    return _go_the_long_way if made is None else made
-
-
-def _go_the_long_way(request: Request) -> Literal[Long.LONG]:
-    return LONG
 
 
 def may_decide(guard: object, what: str = "decider") -> bool:
@@ -365,7 +229,8 @@ def sources_of(guard: object) -> Sources:
     return sources if isinstance(sources, Sources) else Sources(sources)
 
 
-def _is_plain(guard: object) -> bool:
+def is_plain(guard: object) -> bool:
+    """Tell whether a guard only looks at the head. Raise `ConfigurationError` for what is not a guard."""
     name = getattr(guard, "__name__", type(guard).__name__)
     if isinstance(guard, type) or not callable(guard):
         raise ConfigurationError(f"{name} is not a guard: pass an instance or a function, such as {name}(...)")

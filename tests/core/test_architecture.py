@@ -21,6 +21,7 @@ ARROW = [
     "conditions keys problem steps",
     "counter_names",
     "guard",
+    "chain",
     "drivers guards",
     "stack",
     "asgi testing wsgi",

@@ -266,7 +266,9 @@ def test_an_async_function_gets_none_either() -> None:
 def test_functions_that_do_not_read_the_path_are_not_concerned() -> None:
     def make() -> Keyguard:
         return Keyguard(
-            RateLimit("9/hour", by=lambda r: r.method, cost=lambda r: len(r.raw_query) or 1, exempt=lambda r: r.ambiguous),
+            RateLimit(
+                "9/hour", by=lambda r: r.method, cost=lambda r: len(r.raw_query) or 1, exempt=lambda r: r.ambiguous
+            ),
             APIKeys(lookup=lookup, scopes=lambda r: ["admin"] if (r.raw_path or b"").startswith(b"/admin") else None),
         )
 

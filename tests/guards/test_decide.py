@@ -228,7 +228,7 @@ def test_the_short_and_the_long_way_answer_alike(name: str, world: str, monkeypa
     clock = ManualClock()
     short_store, long_store = MemoryStore(clock=clock), MemoryStore(clock=clock)
     short = stacks(name, short_store, clock)
-    monkeypatch.setattr("keyguard.guard.may_decide", lambda guard: False)
+    monkeypatch.setattr("keyguard.chain.may_decide", lambda guard: False)
     long = stacks(name, long_store, clock)
     issued = [
         short.keys.issue("acme", plan="free", scopes=["read"]),

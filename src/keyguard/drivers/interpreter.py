@@ -17,10 +17,10 @@ from contextlib import suppress
 from logging import INFO
 from typing import Any, NamedTuple
 
+from keyguard.chain import Begun, Chain
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import AmbiguousPath, GuardError, StoreBusy, StoreError
 from keyguard.flow import Blocking, Flow, Step, Wait
-from keyguard.guard import Begun, Chain
 from keyguard.http.addresses import ClientAddress
 from keyguard.http.fields import MOST_KEYS
 from keyguard.http.spelling import NOTHING, Inside

@@ -7,12 +7,13 @@ from functools import cached_property
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal
 
+from keyguard.chain import Chain
 from keyguard.clock import Clock, wall_clock
 from keyguard.drivers.inspection.app import AppInside
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
 from keyguard.errors import ConfigurationError
-from keyguard.guard import AnyGuard, Chain, Guard, Surroundings, declared, may_decide, sources_of
+from keyguard.guard import AnyGuard, Guard, Surroundings, declared, may_decide, sources_of
 from keyguard.guards.cache import Explanation, ResponseCache
 from keyguard.http.addresses import ClientAddress
 from keyguard.logs import logger

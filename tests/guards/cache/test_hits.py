@@ -115,7 +115,7 @@ def test_fast_ways_to_a_hit_give_the_answers_of_the_long_way(
         if number == 1:
             monkeypatch.setattr(ResponseCache, "instant", lambda self, clock: None)
         elif number == 2:
-            monkeypatch.setattr("keyguard.guard.may_decide", lambda guard: False)
+            monkeypatch.setattr("keyguard.chain.may_decide", lambda guard: False)
         stack = Keyguard(*made, store=store, clock=clock)
         if number == 0 and any(isinstance(guard, APIKeys) for guard in made):
             key = stack.keys.issue("acme").key.reveal()

@@ -31,6 +31,7 @@ import sys
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, TypeAlias
 
+from keyguard.chain import Begun, Marks, checked, tell
 from keyguard.drivers.asgi.copies import Copies
 from keyguard.drivers.asgi.request import ByteHeaders, Scope, encoded_name
 from keyguard.drivers.bridges import pass_on, returned
@@ -38,7 +39,6 @@ from keyguard.drivers.interpreter import Engine, Foreign, Pending, settle, sized
 from keyguard.drivers.tasks import Task, ended, hold
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import Flow
-from keyguard.guard import Begun, Marks, checked, tell
 from keyguard.process.event_loops import in_loop, in_trio
 from keyguard.request import Deferred, Request
 from keyguard.response import APP, Headers, Response

@@ -27,13 +27,13 @@ from io import BytesIO
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from keyguard.chain import Begun, Marks, checked, tell
 from keyguard.drivers.bridges import pass_on, returned
 from keyguard.drivers.interpreter import Engine, Foreign, feed, settle, sized_body
 from keyguard.drivers.wsgi.body import Body, Peeked, SizedBody, close
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import Flow
-from keyguard.guard import Begun, Marks, checked, tell
 from keyguard.logs import logger
 from keyguard.request import Deferred, Request
 from keyguard.response import APP, Headers, Response, Tee

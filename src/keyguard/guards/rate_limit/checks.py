@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from keyguard.chain import within
 from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
-from keyguard.guard import Decide, Guard, may_decide, within
+from keyguard.guard import Decide, Guard, may_decide
 from keyguard.guards.rate_limit.at_once import Joined, deciding
 from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited, without_store
 from keyguard.ops import Take, Taken
