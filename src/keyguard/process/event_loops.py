@@ -91,3 +91,15 @@ async def _closing(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None,
         yield
     finally:
         await close()
+
+
+def mark_coroutine_function(function: Any) -> None:
+    """Have `iscoroutinefunction` take a plain function that returns an awaitable for a coroutine function."""
+    if sys.version_info >= (3, 12):
+        import inspect
+
+        inspect.markcoroutinefunction(function)
+    else:
+        import asyncio
+
+        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]

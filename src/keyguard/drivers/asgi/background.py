@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keyguard.drivers.asgi.exchange import ASGIApp, Exchange, Message
+from keyguard.drivers.asgi.exchange import Exchange
+from keyguard.drivers.asgi.messages import ASGIApp, Message
 from keyguard.drivers.asgi.request import ASGIRequest
 from keyguard.drivers.interpreter import Engine, Pending, of_the_same_caller
 from keyguard.drivers.tasks import Task, end, hold, is_lost

@@ -6,10 +6,13 @@ from sys import modules
 from typing import Any, ClassVar, NoReturn, Protocol
 
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
-from keyguard.drivers.asgi.exchange import DEAD, Exchange, Message, Receive, Send, as_sent, start_settling
-from keyguard.drivers.asgi.exchange import ASGIApp as ASGIApp
+from keyguard.drivers.asgi.driving import start_settling
+from keyguard.drivers.asgi.exchange import Exchange
 from keyguard.drivers.asgi.handshake import Handshake
+from keyguard.drivers.asgi.messages import ASGIApp as ASGIApp
+from keyguard.drivers.asgi.messages import Message, Receive, Send, as_sent
 from keyguard.drivers.asgi.request import ASGIRequest, Scope, WebSocketRequest
+from keyguard.drivers.asgi.telling import Telling
 from keyguard.drivers.asgi.trio import for_trio, needs_asyncio
 from keyguard.drivers.bridges import opened, pass_on, passed, returned
 from keyguard.drivers.field_names import tell_of_folding
@@ -72,25 +75,24 @@ class ASGIDriver:
         if begun.__class__ is not tuple or is_heard_to_its_end(request):
             await Exchange(self.app, engine, request, receive, send).run(begun)
             return
-        exchange = None
+        telling = None
         if begun:  # the head is told to those who have left a mark
-            exchange = _new(Exchange)
-            exchange.await_head(self.app, engine, request, receive, send, begun)
-            send = exchange.send
+            telling = _new(Telling)
+            telling.begin(engine, request, begun, send)
         request.reached_app = True
         mark = pass_on(request, scope, "scheme")
         try:
-            await self.app(scope, receive, send)
-        except BaseException as failure:
-            if exchange is None or not exchange.is_dead(failure):
+            await self.app(scope, receive, send if telling is None else telling.send)
+        except Exception:
+            if telling is None or telling.failure is None:
                 raise
         finally:
             returned(mark)
             if request.deferred or request.afterwards:  # of a guard that has kept the request
                 await Exchange(self.app, engine, request, receive, send).settle()
             request.late = engine.late
-        if exchange is not None and exchange.state == DEAD:
-            await exchange.answer_failure()
+        if telling is not None and telling.failure is not None:
+            await Exchange(self.app, engine, request, receive, send).run(engine.fault(request, telling.failure))
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Guard the handshake of a websocket; pass a lifespan on."""

@@ -1,14 +1,13 @@
-"""A request under ASGI: guards are told inside the app's own `send`, with no task, no queue and no buffered body.
+"""A request under ASGI that takes the long way: guards are resumed inside the app's own `send`, with no task, no queue
+and no buffered body.
 
-The short way of a request that all guards have let pass is in `driver.py`: of this, it needs `send` alone, and only if
-a guard has left a mark. So is that of one that a guard has answered at once. All else takes the long way through
-`Exchange.run`.
+The short way of a request that all guards have let pass, or that one has answered at once, is in `driver.py`.
 
 Each call of the app is a small state machine:
 
     state     on the head              on a body part           on the app's return     on the app's error
     IDLE      (the app has not run)
-    WAIT      tell the guards -> ...   (pass on)                NoResponse to guards    raise it to the guards
+    WAIT      drive the guards -> ...  (pass on)                NoResponse to guards    raise it to the guards
     DRIVING   refused                  refused                  -                       -
     STREAM    (pass on)                pass on; the end settles done                    raise
     TEE       (pass on)                copy, and pass on        cut the copy short      cut the copy short; raise
@@ -25,34 +24,28 @@ by it is noted, and where the response may be copied, whether it tells that the 
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import sys
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
-from typing import Any, TypeAlias
+from collections.abc import Awaitable
+from typing import Any
 
-from keyguard.chain import Begun, Marks, checked, tell
+from keyguard.chain import Begun, checked, within
 from keyguard.drivers.asgi.copies import Copies
-from keyguard.drivers.asgi.request import ByteHeaders, Scope, encoded_name
+from keyguard.drivers.asgi.driving import WAITS, Relay, awaited, decided, finished, later, settled
+from keyguard.drivers.asgi.messages import ASGIApp, Message, Receive, Send, as_sent, nothing, raw_fields, without_body
+from keyguard.drivers.asgi.request import ByteHeaders, Scope
 from keyguard.drivers.bridges import pass_on, returned
-from keyguard.drivers.interpreter import Engine, Foreign, Pending, settle, sized_body
-from keyguard.drivers.tasks import Task, ended, hold
-from keyguard.errors import GuardError, NoResponse
+from keyguard.drivers.interpreter import Engine, Foreign, Pending
+from keyguard.drivers.tasks import hold
+from keyguard.errors import NoResponse
 from keyguard.flow import Flow
-from keyguard.process.event_loops import in_loop, in_trio
-from keyguard.request import Deferred, Request
-from keyguard.response import APP, Headers, Response
+from keyguard.process.event_loops import in_loop, in_trio, mark_coroutine_function
+from keyguard.request import Request
+from keyguard.response import APP, Response
 from keyguard.steps import CallApp
-
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 IDLE, WAIT, DRIVING, STREAM, TEE, DISCARD, DEAD = range(7)
 
-_WAITS = (Pending, Foreign)
-_STOPS = (CallApp, *_WAITS)
+_STOPS = (CallApp, *WAITS)
 """What guards may stop at before the app has answered, besides a response."""
 
 
@@ -63,8 +56,6 @@ class Exchange:
     failure: BaseException | None = None
     flow: Flow[Any] | None = None
     """The coroutine of the guards that go the long way."""
-    marks: Marks = ()
-    """Those of a request that all guards have let pass."""
     state = IDLE
 
     def __init__(self, app: ASGIApp, engine: Engine, request: Request, receive: Receive, send: Send) -> None:
@@ -88,7 +79,7 @@ class Exchange:
                 else:
                     value = error = None
                     try:  # here and not in a coroutine of its own, which each request would keep while it waits
-                        value = (await stop.results)[0] if stop.__class__ is Pending else await _Relay(stop.yielded)
+                        value = (await stop.results)[0] if stop.__class__ is Pending else await Relay(stop.yielded)
                     except Exception as failure:  # cancelled, it goes on up: `_let_go` tells the guards
                         error = failure
                     stop = self._go_on(stop, value, error)
@@ -102,55 +93,23 @@ class Exchange:
 
     async def settle(self) -> None:
         """Run what was put off until the end."""
-        request = self.request
-        if request.afterwards:
-            await self._settle(request.afterwards)
+        if self.request.afterwards:
+            await settled(self.engine, self.request.afterwards)
         if self.copies is not None:
             self.copies.close("the response ended before it was whole")
-        if request.deferred:
-            await self._settle(request.deferred)
-
-    # -- the short way ----------------------------------------------------------------------------------
-
-    def await_head(
-        self, app: ASGIApp, engine: Engine, request: Request, receive: Receive, send: Send, marks: Marks
-    ) -> None:
-        """Make an exchange that only tells marks of the head, for a request that goes to the app by itself."""
-        self.app = app
-        self.engine = engine
-        self.request = request
-        self.receive = receive
-        self.send_on = send
-        self.marks = marks
-        self.state = WAIT
-
-    def is_dead(self, failure: BaseException) -> bool:
-        """Tell whether the app has failed since a guard has, when it was told of the head."""
-        if not isinstance(failure, Exception):
-            self._let_go(failure)
-            return False
-        if self.state in (STREAM, TEE):
-            self.request.findings.broken = True
-        return self.state == DEAD
-
-    async def answer_failure(self) -> None:
-        """Answer in the app's place, since a guard has failed when it was told of the head."""
-        await self._answer(self._fault())
-
-    def _fault(self) -> Response:
-        assert self.failure is not None
-        self._let_go(self.failure)  # only the app's `send` may have been cancelled, and the guards still wait
-        return self.engine.fault(self.request, self.failure)
+        if self.request.deferred:
+            await settled(self.engine, self.request.deferred)
 
     # -- driving the guards -----------------------------------------------------------------------------
 
     def _first(self, begun: Begun) -> Any:
         """The first stop."""
-        if isinstance(begun, tuple):
-            self.marks = begun
-            return CallApp(self.request)
         if isinstance(begun, Response):
             return begun
+        if isinstance(begun, tuple):
+            if not begun:
+                return CallApp(self.request)
+            begun = within(begun, self.request, CallApp)
         self.flow = begun
         try:
             return self._checked(self.engine.advance(begun, request=self.request))
@@ -198,7 +157,9 @@ class Exchange:
         finally:
             returned(mark)
         if self.state == DEAD:
-            return self._fault()
+            assert self.failure is not None
+            self._let_go(self.failure)  # only the app's `send` may have been cancelled, and the guards still wait
+            return self.engine.fault(self.request, self.failure)
         if self.state == WAIT and self.flow is not None:
             self.state = DRIVING
             try:
@@ -216,7 +177,7 @@ class Exchange:
     async def _returned(self) -> None:
         """The app has returned. What it has changed is settled first: of some copies that is the beginning."""
         if self.request.afterwards:
-            await self._settle(self.request.afterwards)
+            await settled(self.engine, self.request.afterwards)
         assert self.copies is not None
         await self.copies.returned(finished)
 
@@ -254,19 +215,18 @@ class Exchange:
                 return self.send_on(message)
             status, headers = head
             if self.flow is None:
-                return self._tell(message, status, headers)
+                self.state = STREAM
+                return self.send_on(message)
             response = Response(status, headers, APP)
             # asgiref calls this in a worker thread, and awaits what it returns in the event loop: guards belong there.
-            if in_loop():
-                return self._drive(message, response)
-            return self._drive_there(message, response)
+            return self._drive(message, response) if in_loop() else later(self._drive, message, response)
         if state == TEE:
             if message["type"] == "http.response.body":
                 assert self.copies is not None
                 self.copies.note(last=self._is_last(message))
             return self._send_teed(message)
         if state == DISCARD:
-            return _nothing()
+            return nothing()
         if state == DEAD:
             assert self.failure is not None
             raise self.failure
@@ -276,67 +236,35 @@ class Exchange:
         """The head of the app's response, if this message is it."""
         if message["type"] != "http.response.start":
             return None
-        headers = object.__new__(ByteHeaders)  # its `__init__` costs as much as all of this
-        raw = message.get("headers") or ()
-        headers.raw = raw if raw.__class__ is list else list(raw)
-        return message["status"], headers
+        return message["status"], ByteHeaders(message.get("headers") or ())
 
     def _is_last(self, message: Message) -> bool:
         return message["type"] == "http.response.body" and not message.get("more_body", False)
-
-    def _tell(self, message: Message, status: int, headers: ByteHeaders) -> Awaitable[None]:
-        """Tell those who have left a mark. It is done on the spot, unless one of them has to ask somebody."""
-        try:
-            flow = tell(self.marks, self.request, status, headers)
-        except BaseException as failure:
-            self.state, self.failure = DEAD, failure
-            raise
-        if flow is not None:
-            return self._tell_on(message, status, headers, flow)
-        self.state = STREAM
-        return self.send_on(self._with_head(message, status, headers.raw) if headers.changed else message)
-
-    async def _tell_on(self, message: Message, status: int, headers: ByteHeaders, flow: Flow[Any]) -> None:
-        self.state, self.flow = DRIVING, flow
-        try:
-            await self._to_the_end(self.engine.advance(flow, request=self.request))
-        except BaseException as failure:
-            self.state, self.failure = DEAD, failure
-            raise
-        self.state = STREAM
-        await self.send_on(self._with_head(message, status, headers.raw) if headers.changed else message)
 
     def _drive(self, message: Message, head: Response) -> Awaitable[None]:
         assert self.flow is not None
         self.state = DRIVING
         try:
             stop = self.engine.advance(self.flow, head, request=self.request)
-            if stop.__class__ not in _WAITS:
-                return self._release(message, _decided(stop))
+            if stop.__class__ not in WAITS:
+                return self._release(message, decided(stop))
         except BaseException as failure:
             self.state, self.failure = DEAD, failure
             raise
         return self._drive_on(message, stop)
 
-    async def _drive_there(self, message: Message, head: Response) -> None:
-        await self._drive(message, head)
-
     async def _drive_on(self, message: Message, stop: Any) -> None:
         try:
-            sending = self._release(message, _decided(await self._to_the_end(stop)))
+            while stop.__class__ in WAITS:
+                value, error = await awaited(stop)
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                stop = self._resume(stop, value, error)
+            sending = self._release(message, decided(stop))
         except BaseException as failure:
             self.state, self.failure = DEAD, failure
             raise
         await sending
-
-    async def _to_the_end(self, stop: Any) -> Any:
-        """Drive the guards on from a stop, until there is nothing more to be waited for."""
-        while stop.__class__ in _WAITS:
-            value, error = await _awaited(stop)
-            if error is not None and not isinstance(error, Exception):
-                raise error
-            stop = self._resume(stop, value, error)
-        return stop
 
     def _release(self, message: Message, response: Response) -> Awaitable[None]:
         """Send the head that the guards decided on, and open the way for the app's body or close it."""
@@ -355,7 +283,7 @@ class Exchange:
                 return self.send_on(message)
             raw = headers.raw
         else:
-            raw = _raw(headers)
+            raw = raw_fields(headers)
         return self.send_on(self._with_head(message, response.status, raw))
 
     def _with_head(self, message: Message, status: int, raw: list[tuple[bytes, bytes]]) -> Message:
@@ -398,7 +326,7 @@ class Exchange:
         finally:
             deferred = self.request.deferred
             if deferred:
-                await self._settle(deferred)
+                await settled(self.engine, deferred)
             self.request.late = self.engine.late
 
     def _let_go(self, failure: BaseException) -> None:
@@ -417,91 +345,6 @@ class Exchange:
         else:
             flow.close()
 
-    async def _settle(self, deferred: list[Deferred]) -> None:
-        task = start_settling(self.engine, deferred)
-        if task is not None:
-            # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
-            await ended(task)
-
 
 # What calls `send` may ask whether it is a coroutine function, as asgiref does where a WSGI app stands inside.
-if sys.version_info >= (3, 12):
-    inspect.markcoroutinefunction(Exchange.send)
-else:
-    Exchange.send._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
-
-
-def _decided(stop: Any) -> Response:
-    """What the guards made of the app's head."""
-    if not isinstance(stop, Response):
-        raise GuardError("a guard called forward again, or returned no response, after the app had answered")
-    return stop
-
-
-def as_sent(engine: Engine, request: Request, response: Response) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Return the fields and the body of a response of our own, as they are sent. A refusal is told of."""
-    if response.refusal is not None:
-        engine.refused(response.refusal, response)
-    body = sized_body(response, request.method)
-    headers = response.headers
-    return headers.raw if isinstance(headers, ByteHeaders) else _raw(headers), body
-
-
-def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
-    return [(encoded_name(name), value.encode("latin-1")) for name, value in headers]
-
-
-async def _nothing() -> None:
-    """What sending comes to once the app's response has been replaced."""
-
-
-def without_body(receive: Receive) -> Receive:
-    """Make the `receive` of an app that gets a CORS preflight: whatever comes, it has no body."""
-    given = False
-
-    async def nothing() -> Message:
-        nonlocal given
-        if not given:
-            given = True
-            return {"type": "http.request", "body": b"", "more_body": False}
-        while (message := await receive())["type"] == "http.request":
-            pass
-        return message
-
-    return nothing
-
-
-class _Relay:
-    """Hands what a guard's coroutine yielded on to the event loop."""
-
-    __slots__ = ("yielded",)
-
-    def __init__(self, yielded: Any) -> None:
-        self.yielded = yielded
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return (yield self.yielded)
-
-
-async def _awaited(stop: Pending | Foreign) -> tuple[Any, BaseException | None]:
-    """The value to send into the flow, or the error to raise in it."""
-    try:
-        if isinstance(stop, Pending):
-            return (await stop.results)[0], None
-        return await _Relay(stop.yielded), None
-    except BaseException as error:
-        return None, error
-
-
-async def finished(engine: Engine, flow: Flow[Any], stop: Any) -> None:
-    """Drive a flow to its end, wherever it stops."""
-    while stop.__class__ in _WAITS:
-        value, error = await _awaited(stop)
-        stop = engine.advance(flow, value, error)
-    flow.close()
-
-
-def start_settling(engine: Engine, deferred: list[Deferred]) -> Task | None:
-    flow = settle(deferred)
-    stop = engine.advance(flow)
-    return None if stop is None else hold(finished(engine, flow, stop))
+mark_coroutine_function(Exchange.send)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from keyguard.drivers.asgi.exchange import IDLE, Exchange, Message
+from keyguard.drivers.asgi.exchange import IDLE, Exchange
+from keyguard.drivers.asgi.messages import Message
 from keyguard.drivers.asgi.request import ByteHeaders
 
 

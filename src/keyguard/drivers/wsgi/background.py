@@ -9,7 +9,8 @@ from io import BytesIO
 
 from keyguard.drivers.interpreter import Engine, of_the_same_caller
 from keyguard.drivers.wsgi.body import close
-from keyguard.drivers.wsgi.exchange import Exchange, ExcInfo, Write, WSGIApp
+from keyguard.drivers.wsgi.driving import ExcInfo, Write, WSGIApp
+from keyguard.drivers.wsgi.exchange import Exchange
 from keyguard.drivers.wsgi.request import WSGIRequest
 from keyguard.flow import Flow
 from keyguard.logs import logger

@@ -1,4 +1,4 @@
-"""The WSGI driver: a WSGI app that stands around another one. A request's way is in `exchange.py`."""
+"""The WSGI driver: a WSGI app around another one. A request's short way is in `telling.py`, the long in `exchange.py`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from keyguard.drivers.bridges import opened
 from keyguard.drivers.field_names import clean_environ, tell_of_folding
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
 from keyguard.drivers.wsgi.background import detach
-from keyguard.drivers.wsgi.exchange import Exchange, StartResponse, settle_all
-from keyguard.drivers.wsgi.exchange import WSGIApp as WSGIApp
+from keyguard.drivers.wsgi.driving import StartResponse, settle_all
+from keyguard.drivers.wsgi.driving import WSGIApp as WSGIApp
+from keyguard.drivers.wsgi.exchange import Exchange
 from keyguard.drivers.wsgi.request import Environ, WSGIRequest
+from keyguard.drivers.wsgi.telling import Telling
 from keyguard.process.fork import check_process
 from keyguard.request import Deferred
 from keyguard.steps import Detach
@@ -43,7 +45,6 @@ class WSGIDriver:
             clean_environ(environ, self.engine.underscores)
         request = WSGIRequest(environ, self.engine)
         begun = self.engine.begin(request)
-        exchange = Exchange(self.app, self.engine, request, start_response)
         if isinstance(begun, tuple) and not is_heard_to_its_end(request):
-            return exchange.run_short(environ, begun)
-        return exchange.run(begun)
+            return Telling(self.engine, request, begun, start_response).run(self.app, environ)
+        return Exchange(self.app, self.engine, request, start_response).run(begun)

@@ -1,9 +1,8 @@
-"""A request under WSGI (PEP 3333): guards are told when the app's response head is known.
+"""A request under WSGI (PEP 3333) that takes the long way: guards are resumed when the app's head is known.
 
-The short way is that of a request which all guards have let pass: those that have left a mark are told inside
-`start_response`, the head goes on to the server at once, and the app's iterable goes back to it. On the long way guards
-are resumed after the app has returned, if it called `start_response` at once; after the first item of its iterable, if
-it calls it late (generator apps); or inside `write()`.
+That is after the app has returned, if it called `start_response` at once; after the first item of its iterable, if it
+calls it late (generator apps); or inside `write()`. The short way of a request that all guards have let pass is in
+`telling.py`.
 
 Rules:
 - An untouched response returns the app's own iterable: its `len()` and `wsgi.file_wrapper` still count for the server.
@@ -21,36 +20,37 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from http import HTTPStatus
+from collections.abc import Iterable, Sequence
 from io import BytesIO
-from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
-from keyguard.chain import Begun, Marks, checked, tell
+from keyguard.chain import Begun, checked, within
 from keyguard.drivers.bridges import pass_on, returned
-from keyguard.drivers.interpreter import Engine, Foreign, feed, settle, sized_body
+from keyguard.drivers.interpreter import Engine, Foreign, feed, sized_body
 from keyguard.drivers.wsgi.body import Body, Peeked, SizedBody, close
+from keyguard.drivers.wsgi.driving import (
+    NO_BODY,
+    NO_HEAD,
+    TWICE,
+    ExcInfo,
+    StartResponse,
+    Write,
+    WSGIApp,
+    drive,
+    settle_all,
+    status_line,
+)
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import Flow
 from keyguard.logs import logger
-from keyguard.request import Deferred, Request
+from keyguard.request import Request
 from keyguard.response import APP, Headers, Response, Tee
 from keyguard.steps import CallApp
-
-ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
-Write: TypeAlias = Callable[[bytes], object]
-StartResponse: TypeAlias = Callable[..., Write]
-WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 log = logger("keyguard")
 
 IDLE, WAIT, STREAM, DISCARD, DEAD = range(5)
-
-_NO_BODY = "the WSGI app returned None, not an iterable of bytes"
-_NO_HEAD = "the app returned without calling start_response"
-_TWICE = "start_response was called a second time, without exc_info"
 
 
 class Exchange:
@@ -61,8 +61,6 @@ class Exchange:
     """The coroutine of the guards that go the long way."""
     head: tuple[str, list[tuple[str, str]]] | None = None
     """What the app gave to `start_response`; once released, what the guards made of it."""
-    marks: Marks = ()
-    """Those of a request that all guards have let pass."""
     replacement: Response | None = None
     server_write: Write | None = None
     state = IDLE
@@ -94,9 +92,9 @@ class Exchange:
             self.end()
             self.closed(failed=True)
             raise
-        return self._until_its_end(body) if self.tees or watched else self._given_back(body)
+        return self._until_its_end(body) if self.tees or watched else self.given_back(body)
 
-    def _given_back(self, body: Iterable[bytes]) -> Iterable[bytes]:
+    def given_back(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """The body as it is, if nothing is to be run at its end."""
         request = self.request
         if request.deferred is None and request.afterwards is None:
@@ -107,75 +105,16 @@ class Exchange:
     def _until_its_end(self, body: Iterable[bytes]) -> Iterable[bytes]:
         return SizedBody(body, self) if hasattr(body, "__len__") else Body(body, self)
 
-    # -- the short way ----------------------------------------------------------------------------------
-
-    def run_short(self, environ: Environ, marks: Marks) -> Iterable[bytes]:
-        """Call the app for a request that all guards have let pass. Returns the body of the response."""
-        request = self.request
-        self.marks = marks
-        request.reached_app = True
-        mark = pass_on(request, environ, "wsgi.url_scheme")
-        iterable: Iterable[bytes] | None = None
-        try:
-            iterable = body = self.app(environ, self.start_at_once)
-            if self.head is None or body is None:
-                body = self._begun(iterable)
-        except BaseException as failure:
-            if iterable is not None:
-                close(iterable)
-            if self.failure is None or not isinstance(failure, Exception):
-                self.end()
-                self.closed(failed=True)
-                raise
-            iterable = None
-        finally:
-            returned(mark)
-        if self.failure is not None:
-            if iterable is not None:
-                close(iterable)
-            body = self._answer(self.engine.fault(request, self.failure))
-        return self._given_back(body)
-
-    def _begun(self, iterable: Iterable[bytes] | None) -> Iterable[bytes]:
-        """The body of an app that calls `start_response` with its first item."""
-        if iterable is None:
-            raise TypeError(_NO_BODY)
-        peeked = Peeked(iterable)
-        if self.head is None:
-            raise NoResponse(_NO_HEAD)
-        return peeked
-
-    def start_at_once(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write:
-        """What the app gets as its `start_response` on the short way."""
-        try:
-            if self.failure is not None:
-                raise self.failure
-            if self.head is not None and not exc_info:
-                raise AssertionError(_TWICE)
-            self.head = (status, headers)
-            if self.marks:
-                told = Headers(headers)
-                try:
-                    self._tell(int(status[:3]), told)
-                except Exception as failure:
-                    self.failure = failure
-                    raise
-                headers = list(told)
-            # A second head is for the server to take or not: it raises exc_info if the first one has gone (PEP 3333,
-            # "The start_response() Callable").
-            return self.server_start(status, headers, exc_info) if exc_info else self.server_start(status, headers)
-        finally:
-            exc_info = None  # or the traceback's frames and this one hold each other
-
     # -- driving the guards -----------------------------------------------------------------------------
 
     def _first(self, begun: Begun) -> Any:
         """The first stop."""
-        if isinstance(begun, tuple):
-            self.marks = begun
-            return CallApp(self.request)
         if isinstance(begun, Response):
             return begun
+        if isinstance(begun, tuple):
+            if not begun:
+                return CallApp(self.request)
+            begun = within(begun, self.request, CallApp)
         self.flow = begun
         try:
             return self._checked(self._advance())
@@ -209,7 +148,7 @@ class Exchange:
                 environ = {**environ, "wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}  # whatever comes, it has no body
             iterable = self.app(environ, self.start_response)
             if iterable is None:
-                raise TypeError(_NO_BODY)
+                raise TypeError(NO_BODY)
             if self.head is None:  # start_response comes with the first item
                 iterable = Peeked(iterable)
             if self.state == WAIT and self.head is not None:
@@ -220,7 +159,7 @@ class Exchange:
                 assert self.replacement is not None
                 close(iterable)
                 return self.replacement, None
-            error = NoResponse(_NO_HEAD)
+            error = NoResponse(NO_HEAD)
         except Exception as failure:
             error = failure
         finally:
@@ -242,14 +181,12 @@ class Exchange:
         """Hand the app's head to the guards, and what they make of it to the server."""
         assert self.head is not None
         status, pairs = self.head
-        if self.flow is None and not self.marks:
+        if self.flow is None:
             self._release(status, pairs)
             return
         head = Response(int(status[:3]), Headers(pairs), APP)
         try:
-            if self.flow is None:
-                self._tell(head.status, head.headers)
-            stop = head if self.flow is None else self._advance(head)
+            stop = self._advance(head)
             if not isinstance(stop, Response):
                 raise GuardError("a guard called forward again, or returned no response, after the app had answered")
         except Exception as failure:
@@ -257,17 +194,9 @@ class Exchange:
             raise
         if stop.body is APP:
             self.tees = stop.tees or ()
-            self._release(status if stop.status == int(status[:3]) else _status_line(stop.status), list(stop.headers))
+            self._release(status if stop.status == int(status[:3]) else status_line(stop.status), list(stop.headers))
         else:
             self.state, self.replacement = DISCARD, stop
-
-    def _tell(self, status: int, headers: Headers) -> None:
-        """Tell those who have left a mark."""
-        flow = tell(self.marks, self.request, status, headers)
-        if flow is not None:
-            self.flow = flow
-            self._advance()
-            self.flow = None
 
     def _release(self, status: str, pairs: list[tuple[str, str]]) -> None:
         assert self.head is not None
@@ -285,7 +214,7 @@ class Exchange:
                 assert self.failure is not None
                 raise self.failure
             if self.head is not None and not exc_info:
-                raise AssertionError(_TWICE)
+                raise AssertionError(TWICE)
             if self.state == STREAM:
                 self._cut("the app began its response again")  # what comes now is another one's body
                 # Too late for the guards, but not for what they had to say: the server may still take another head.
@@ -345,7 +274,7 @@ class Exchange:
         if response.refusal is not None:
             self.engine.refused(response.refusal, response)
         body = sized_body(response, self.request.method)
-        self.server_start(_status_line(response.status), list(response.headers))
+        self.server_start(status_line(response.status), list(response.headers))
         return [body] if body else []
 
     @property
@@ -388,23 +317,3 @@ class Exchange:
             except BaseException:
                 return  # the failure itself, most of all; it is raised by the caller
             self.flow.close()
-
-
-def settle_all(engine: Engine, deferred: list[Deferred]) -> None:
-    """Run deferred work to its end."""
-    while deferred:
-        drive(engine, settle(deferred), None)
-
-
-def drive(engine: Engine, flow: Flow[None], request: Request | None) -> None:
-    """Drive a flow that has no answer to its end."""
-    stop = engine.advance(flow, request=request)
-    while isinstance(stop, Foreign):
-        stop = engine.advance(flow, error=GuardError("deferred work awaited an event loop under WSGI"))
-
-
-def _status_line(status: int) -> str:
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return f"{status} Unknown"

@@ -1,0 +1,72 @@
+"""Flows in an event loop: driven to their end, wherever they stop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+from keyguard.drivers.interpreter import Engine, Foreign, Pending, settle
+from keyguard.drivers.tasks import Task, ended, hold
+from keyguard.errors import GuardError
+from keyguard.flow import Flow
+from keyguard.request import Deferred
+from keyguard.response import Response
+
+WAITS = (Pending, Foreign)
+"""Stops after which something has to be waited for."""
+
+
+class Relay:
+    """Hands what a guard's coroutine yielded on to the event loop."""
+
+    __slots__ = ("yielded",)
+
+    def __init__(self, yielded: Any) -> None:
+        self.yielded = yielded
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self.yielded)
+
+
+async def awaited(stop: Pending | Foreign) -> tuple[Any, BaseException | None]:
+    """The value to send into the flow, or the error to raise in it."""
+    try:
+        if isinstance(stop, Pending):
+            return (await stop.results)[0], None
+        return await Relay(stop.yielded), None
+    except BaseException as error:
+        return None, error
+
+
+async def finished(engine: Engine, flow: Flow[Any], stop: Any) -> None:
+    """Drive a flow to its end, wherever it stops."""
+    while stop.__class__ in WAITS:
+        value, error = await awaited(stop)
+        stop = engine.advance(flow, value, error)
+    flow.close()
+
+
+def start_settling(engine: Engine, deferred: list[Deferred]) -> Task | None:
+    flow = settle(deferred)
+    stop = engine.advance(flow)
+    return None if stop is None else hold(finished(engine, flow, stop))
+
+
+async def settled(engine: Engine, deferred: list[Deferred]) -> None:
+    """Run deferred work."""
+    task = start_settling(engine, deferred)
+    if task is not None:
+        # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
+        await ended(task)
+
+
+def decided(stop: Any) -> Response:
+    """What the guards made of the app's head."""
+    if not isinstance(stop, Response):
+        raise GuardError("a guard called forward again, or returned no response, after the app had answered")
+    return stop
+
+
+async def later(send: Callable[..., Awaitable[None]], *args: Any) -> None:
+    """Call a function where its result is awaited, and not at once."""
+    await send(*args)

@@ -1,0 +1,49 @@
+"""ASGI messages, as they come from the app and go to the server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from keyguard.drivers.asgi.request import ByteHeaders, Scope, encoded_name
+from keyguard.drivers.interpreter import Engine, sized_body
+from keyguard.request import Request
+from keyguard.response import Headers, Response
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def as_sent(engine: Engine, request: Request, response: Response) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return the fields and the body of a response of our own, as they are sent. A refusal is told of."""
+    if response.refusal is not None:
+        engine.refused(response.refusal, response)
+    body = sized_body(response, request.method)
+    headers = response.headers
+    return headers.raw if isinstance(headers, ByteHeaders) else raw_fields(headers), body
+
+
+def raw_fields(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [(encoded_name(name), value.encode("latin-1")) for name, value in headers]
+
+
+def without_body(receive: Receive) -> Receive:
+    """Make the `receive` of an app that gets a CORS preflight: whatever comes, it has no body."""
+    given = False
+
+    async def empty() -> Message:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        while (message := await receive())["type"] == "http.request":
+            pass
+        return message
+
+    return empty
+
+
+async def nothing() -> None:
+    """What sending comes to once the app's response has been replaced."""

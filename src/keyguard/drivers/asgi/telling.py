@@ -1,0 +1,78 @@
+"""The `send` of an app whose request all guards have let pass, if some of them want to be told of its head."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from keyguard.chain import Marks, tell
+from keyguard.drivers.asgi.driving import WAITS, awaited
+from keyguard.drivers.asgi.messages import Message, Send
+from keyguard.drivers.asgi.request import ByteHeaders
+from keyguard.drivers.interpreter import Engine, Pending
+from keyguard.flow import Flow
+from keyguard.process.event_loops import mark_coroutine_function
+from keyguard.request import Request
+
+WAIT, STREAM, DEAD = range(3)
+
+
+class Telling:
+    """Tells marks of the head, and passes all on. If a mark fails at that, all that the app sends then fails too."""
+
+    engine: Engine
+    failure: BaseException | None = None
+    marks: Marks
+    request: Request
+    send_on: Send
+    state: int
+
+    def begin(self, engine: Engine, request: Request, marks: Marks, send: Send) -> None:
+        """Do what an `__init__` would do, for `object.__new__`."""
+        self.engine = engine
+        self.request = request
+        self.marks = marks
+        self.send_on = send
+        self.state = WAIT
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """What the app gets as its `send`. A plain function: awaiting through one more coroutine has a price."""
+        if self.state == WAIT and message["type"] == "http.response.start":
+            return self._tell(message)
+        if self.failure is not None:
+            raise self.failure
+        return self.send_on(message)
+
+    def _tell(self, message: Message) -> Awaitable[None]:
+        headers: ByteHeaders = object.__new__(ByteHeaders)  # its `__init__` costs as much as all of this
+        raw = message.get("headers") or ()
+        headers.raw = raw if raw.__class__ is list else list(raw)
+        try:
+            flow = tell(self.marks, self.request, message["status"], headers)
+        except BaseException as failure:
+            self.state, self.failure = DEAD, failure
+            raise
+        if flow is not None:
+            return self._tell_on(message, headers, flow)
+        self.state = STREAM
+        return self.send_on({**message, "headers": headers.raw} if headers.changed else message)
+
+    async def _tell_on(self, message: Message, headers: ByteHeaders, flow: Flow[Any]) -> None:
+        """Do what a mark wants to have done before the head leaves."""
+        engine, request = self.engine, self.request
+        try:
+            stop = engine.advance(flow, request=request)
+            while stop.__class__ in WAITS:
+                value, error = await awaited(stop)
+                if isinstance(stop, Pending) and stop.began:
+                    engine.waited(request, stop.began)
+                stop = engine.advance(flow, value, error, request)
+        except BaseException as failure:
+            self.state, self.failure = DEAD, failure
+            raise
+        self.state = STREAM
+        await self.send_on({**message, "headers": headers.raw} if headers.changed else message)
+
+
+# What calls `send` may ask whether it is a coroutine function, as asgiref does where a WSGI app stands inside.
+mark_coroutine_function(Telling.send)

@@ -1,0 +1,43 @@
+"""What both ways of a request under WSGI share: PEP 3333 in types and words, and flows driven to their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from keyguard.drivers.interpreter import Engine, Foreign, settle
+from keyguard.drivers.wsgi.request import Environ
+from keyguard.errors import GuardError
+from keyguard.flow import Flow
+from keyguard.request import Deferred, Request
+
+ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+Write: TypeAlias = Callable[[bytes], object]
+StartResponse: TypeAlias = Callable[..., Write]
+WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+NO_BODY = "the WSGI app returned None, not an iterable of bytes"
+NO_HEAD = "the app returned without calling start_response"
+TWICE = "start_response was called a second time, without exc_info"
+
+
+def settle_all(engine: Engine, deferred: list[Deferred]) -> None:
+    """Run deferred work to its end."""
+    while deferred:
+        drive(engine, settle(deferred), None)
+
+
+def drive(engine: Engine, flow: Flow[Any], request: Request | None) -> None:
+    """Drive a flow that has no answer to its end."""
+    stop = engine.advance(flow, request=request)
+    while isinstance(stop, Foreign):
+        stop = engine.advance(flow, error=GuardError("deferred work awaited an event loop under WSGI"))
+
+
+def status_line(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} Unknown"
