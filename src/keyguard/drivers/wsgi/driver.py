@@ -1,4 +1,4 @@
-"""The WSGI driver: a WSGI app around another one. A request's short way is in `telling.py`, the long in `exchange.py`."""
+"""The WSGI driver: a WSGI app around another one. The short way of a request is in `telling.py`."""
 
 from __future__ import annotations
 
