@@ -12,9 +12,9 @@ import sys
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
-T = TypeVar("T")
-
 from keyguard.process.fork import forks_in_c
+
+T = TypeVar("T")
 
 
 class _Polite(selectors.BaseSelector):
