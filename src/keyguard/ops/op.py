@@ -59,7 +59,7 @@ def run(op: Op[R], table: MutableMapping[str, tuple[bytes, int | None]], now: in
 
 
 def is_counter(key: str) -> bool:
-    """Whether a key holds the state of a limit. Such keys have a time to live, and can be packed by caller."""
+    """Tell whether a key holds the state of a limit. Such keys have a time to live, and can be packed by caller."""
     return key.startswith(COUNTERS)
 
 

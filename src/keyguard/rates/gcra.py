@@ -24,7 +24,7 @@ _EXACT = 2**52  # numbers up to twice this are exact in all stores; beyond that,
 
 
 def smooth(rate: str, burst: int = 1) -> Smooth:
-    """An evenly paced limit: `smooth("10/second", burst=5)`.
+    """Return an evenly paced limit: `smooth("10/second", burst=5)`.
 
     `burst` is the number of units that may come at once, at least 1. Raises `ConfigurationError` for a bad rate, and
     for one that cannot be paced within 1 %.

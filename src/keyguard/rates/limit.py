@@ -76,7 +76,7 @@ class Limit:
         raise NotImplementedError
 
     def half_spent(self, state: bytes, now: int) -> bool:
-        """Whether at least half of the units are taken. A store at its memory bound keeps such callers in mind."""
+        """Tell whether at least half of the units are taken. A store at its memory bound keeps such callers in mind."""
         return self.take(state, now, 0)[2] * 2 <= self.max_cost
 
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
@@ -84,7 +84,7 @@ class Limit:
         raise NotImplementedError
 
     def share(self, among: int) -> Limit:
-        """The part of this limit that each of so many processes may admit by itself; at least one unit."""
+        """Return the part of this limit that each of so many processes may admit by itself; at least one unit."""
         raise NotImplementedError
 
     def charge(self, state: bytes | None, now: int, cost: int) -> tuple[bytes, int]:
@@ -95,12 +95,12 @@ class Limit:
         raise NotImplementedError
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
-        """The state without a charge of `cost` made at `taken_at`, or `None` where it cannot be found any more.
+        """Return the state without a charge of `cost` made at `taken_at`, or `None` if that cannot be found any more.
 
         Only called before that charge has expired by itself. It never touches another request's charge.
         """
         raise NotImplementedError
 
     def merge(self, one: bytes, other: bytes) -> bytes:
-        """A state at least as spent as either. A store at its memory bound folds callers together so."""
+        """Return a state at least as spent as either. A store at its memory bound folds callers together so."""
         raise NotImplementedError

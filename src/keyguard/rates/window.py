@@ -36,7 +36,7 @@ _QUOTA_MAX = 2**32 - 1  # a count is four bytes
 
 
 def window(quota: int, period: int, text: str) -> Limit:
-    """The limit that keeps `quota` in any window of `period` microseconds."""
+    """Return the limit that keeps `quota` in any window of `period` microseconds."""
     if quota > _QUOTA_MAX:
         raise ValueError(f"a limit can be at most {_QUOTA_MAX}, not {quota}")
     return WindowLog(quota, period, text) if quota <= LOG_MAX else WindowSlices(quota, period, text)
@@ -248,7 +248,7 @@ class WindowSlices(_Window):
 
 
 def _slices_of(state: bytes, now: int, period: int) -> bytes:
-    """A log as slices: what has not expired does so with the slice it falls into, never earlier than by itself."""
+    """Make slices of a log: what has not expired does so with the slice it falls into, not earlier than by itself."""
     width = slice_width(period)
     slices = [time // width for time in unpack(f"<{len(state) // 8}Q", state) if time > now - period]
     newest = max(slices, default=0)
@@ -271,7 +271,7 @@ def _stripped(older: bytes) -> bytes:
 
 
 def _younger(older: bytes, units: int) -> int:
-    """How many slices are younger than the one with which the oldest `units` have all expired."""
+    """Count the slices that are younger than the one with which the oldest `units` have all expired."""
     younger = len(older) >> 2
     for count in _counts(older):
         units -= count

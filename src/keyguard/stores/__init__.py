@@ -33,7 +33,7 @@ _ENCODE = (
 
 
 def open_store(store: str | Store, clock: Clock | None = None) -> Store:
-    """The store that a URL names; a store object is returned as it is.
+    """Return the store that a URL names; a store object is returned as it is.
 
     `memory://?max_bytes=67108864` lives in this process. `sqlite:///file.db?timeout=0.1&cache_bytes=268435456` is
     shared by the processes of a machine; `redis://host:6379/0?namespace=keyguard&timeout=0.1&max_connections=64`, by
@@ -177,7 +177,7 @@ def _postgres(url: str, clock: Clock | None) -> Store:
 
 
 def _split(url: str, ours: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The URL without the options that are keyguard's, and these; the others are the client library's."""
+    """Split a URL: itself without the options that are keyguard's, and these. Others are the client library's."""
     place, _, query = url.partition("?")
     settings: dict[str, Any] = {}
     others = []

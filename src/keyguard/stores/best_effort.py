@@ -29,7 +29,7 @@ class BestEffortStore:
         return self._for(ops).execute(ops)
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
-        """The same for an event loop."""
+        """Do the same for an event loop."""
         return self._for(ops).aexecute(ops)
 
     def _for(self, ops: Sequence[Op[Any]]) -> CircuitBreaker:

@@ -188,7 +188,7 @@ class Circuit:
         return failure
 
     def _unexpected(self, error: Exception) -> StoreError:
-        """What stands for an exception that no store should raise. Its text may hold what was being stored."""
+        """Return what stands for an exception that no store should raise. Its text may hold what was being stored."""
         kind = type(error).__name__
         failure = StoreError(f"the store raised {kind}")
         # A library that fails to connect fails for everybody; one that stumbles over a value, for that one.
@@ -256,7 +256,7 @@ _making = ProcessLock()
 
 
 def circuit_of(store: Store, of: str, clock: Clock, alike: bool) -> Circuit:
-    """The circuit of a store object, for one kind of use."""
+    """Return the circuit of a store object, for one kind of use."""
     with _making:
         try:
             known = _circuits.setdefault(store, {})

@@ -96,7 +96,7 @@ class CircuitBreaker:
         return results
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
-        """The same for an event loop."""
+        """Do the same for an event loop."""
         if self._aexecute is None:
             return self.execute(ops)
         circuit = self._circuit

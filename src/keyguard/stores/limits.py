@@ -103,7 +103,7 @@ class LimitsStore:
         return f"<LimitsStore {type(self.storage).__name__}, {type(self._limiter).__name__}>"
 
     def limitations(self, limits: Sequence[Limit], *, keys: bool) -> str:
-        """What a stack should know that has these limits and may take several at once; empty for nothing.
+        """Return what a stack should know that has these limits and may take several at once; empty for nothing.
 
         Raises `ConfigurationError` for what cannot be done at all.
         """
@@ -193,7 +193,7 @@ class LimitsStore:
             pool.end(_ENDING)
 
     def _late(self, queued: bool) -> StoreError:
-        """What to raise if there is no answer in time; `queued` if others were answered, and this was never asked."""
+        """Return what to raise if there is no answer in time; `queued` if others were answered, and this one was not."""
         name = type(self.storage).__name__
         return (
             StoreBusy(f"{name}: other requests were first") if queued else StoreError(f"{name} did not answer in time")
@@ -262,7 +262,7 @@ class _Work:
         self.future: Future[list[Any]] = Future()
 
     def left(self, timeout: float) -> float:
-        """Seconds until it has taken longer than it may, since it has had its turn."""
+        """Return the seconds until it has taken longer than it may, since it has had its turn."""
         return max(0.0, self._began + timeout - monotonic())
 
     def run(self) -> bool:
@@ -342,9 +342,9 @@ class _Item:
         self._name = "keyguard/" + blake2b(name, digest_size=20).hexdigest()
 
     def get_expiry(self) -> int:
-        """The period in seconds."""
+        """Return the period in seconds."""
         return self._period
 
     def key_for(self, *identifiers: object) -> str:
-        """The name of the counter. No quota stands in it: an edited limit keeps its counters."""
+        """Return the name of the counter. It does not say the quota: an edited limit keeps its counters."""
         return self._name

@@ -100,7 +100,7 @@ class Leases:
         """What is to be settled in the shared store, and until when it may be sent again; 0 if it was not sent yet."""
 
     def here(self, op: Op[Any]) -> list[Any] | None:
-        """The result in a list, or `None` where it needs a trip."""
+        """Return the result in a list, or `None` if it needs a trip."""
         if isinstance(op, Settle) and isinstance(op.taken, _Spent):
             self._settle(op, op.taken)
             return [None]
@@ -150,7 +150,7 @@ class Leases:
 
     @contextmanager
     def promise(self, op: Op[Any]) -> Iterator[Signal | None]:
-        """The trip that brings what a request needs, if there is one under way and others do not need it all."""
+        """Yield the trip that brings what a request needs, if one is under way and others do not need all of it."""
         demands = op.demands if isinstance(op, Take) and _leasable(op) else ()
         leases: list[_Lease] = []
         trip = None
@@ -180,7 +180,7 @@ class Leases:
 
     @contextmanager
     def trip(self, op: Op[Any]) -> Iterator[tuple[list[Op[Any]], int]]:
-        """What goes to the shared store: unspent units, and the operation; a `Take` with more units than it needs.
+        """Yield what goes to the shared store: unspent units, and the operation; a `Take` asks for more than it needs.
 
         And when it began. What others are on their way for is not asked for again: with many requests in flight, one
         worker would take it all.
@@ -231,7 +231,7 @@ class Leases:
         return Demand(demand.name, demand.key, demand.limit, demand.cost + extra)
 
     def _end(self, lease: _Lease, now: int) -> None:
-        """The slice is over: what was not spent goes back, what was spent is what the next one may need."""
+        """End a slice: what was not spent goes back, what was spent is what the next one may need."""
         if lease.units:
             self._unspent.append((_settling(lease.demand, lease.units, 0, lease.at, lease.length), 0))
         if lease.slice >= 0:  # else it has ended already, and the trip for the next slice is under way
@@ -240,7 +240,7 @@ class Leases:
         lease.slice = -1
 
     def back(self, op: Op[Any], batch: list[Op[Any]], results: list[Any], began: int) -> list[Any] | None:
-        """The result in a list; `None` where it must be asked again, for no more than it needs."""
+        """Return the result in a list; `None` if it must be asked again, for no more than it needs."""
         taken = results[-1]
         if not isinstance(op, Take) or not _leasable(op):
             return [taken]
@@ -333,7 +333,7 @@ def _name(op: Take) -> tuple[Any, ...]:
 
 
 def _later(taken: Taken, passed: int) -> Taken:
-    """A refusal, as it reads some microseconds later."""
+    """Return a refusal as it reads some microseconds later."""
     takings: list[Taking] = [
         (None, ttl, remaining, max(0, reset - passed), wait - passed if wait > passed else min(wait, 0))
         for _, ttl, remaining, reset, wait in taken.takings

@@ -90,7 +90,7 @@ class Leased:
         return results
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
-        """The same for an event loop: the results at once, where no trip is needed."""
+        """Do the same for an event loop: return the results at once if no trip is needed."""
         found = self.here(ops)
         return self._atrips(ops) if found is None else found
 
@@ -112,14 +112,14 @@ class Leased:
     # -- without a trip -----------------------------------------------------------------------------------
 
     def here(self, ops: Sequence[Op[Any]]) -> list[Any] | None:
-        """The results, where they need no trip: also while the shared store is out of order."""
+        """Return the results if they need no trip, also while the shared store is out of order."""
         check_process()
         return self._leases.here(ops[0]) if len(ops) == 1 else None
 
     # -- the rest is the shared store's -------------------------------------------------------------------
 
     def scan(self, prefix: str) -> Any:
-        """Every living key that starts with `prefix`; units that are leased count as spent."""
+        """Return every living key that starts with `prefix`; units that are leased count as spent."""
         return self.store.scan(prefix)
 
     def _give_back_all(self) -> None:
@@ -138,7 +138,7 @@ class Leased:
             close()
 
     async def aclose(self) -> None:
-        """The same under an event loop."""
+        """Do the same under an event loop."""
         check_process()
         for ops in self._leases.all_unspent():
             try:

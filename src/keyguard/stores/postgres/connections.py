@@ -136,7 +136,7 @@ class Opener:
 
 
 def login_of(credentials: Credentials) -> dict[str, str]:
-    """The words for libpq. What the function raises is not shown: it may hold a password."""
+    """Return the words for libpq. What the function raises is not shown: it may hold a password."""
     try:
         found: Any = credentials()
     except Exception as error:

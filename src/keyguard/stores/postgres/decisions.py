@@ -191,7 +191,7 @@ class Decisions:
         return sum(bool(one.held) for one in self._under_way)
 
     def _may_wait(self) -> bool:
-        """Whether a transaction may wait for a key: another connection must be left for those who wait for nobody."""
+        """Tell whether a transaction may wait for a key: a connection must be left for those who wait for nobody."""
         slow = self._slow
         return slow < self._max_slow and self._open >= slow + 2
 
@@ -314,7 +314,7 @@ class Decisions:
         await line.close()
 
     def _condemn(self) -> None:
-        """A connection broke, or fell silent: those that lie idle were opened to the same server."""
+        """Drop the connections that lie idle: they were opened to the server of one that broke, or fell silent."""
         idle, self._idle = self._idle, []
         for line in idle:
             self._tasks.hold(self._drop(line))

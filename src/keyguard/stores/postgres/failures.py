@@ -64,12 +64,12 @@ def way_on(transaction: Transaction, error: Exception, missing: str, *, others: 
 
 
 def lost(transaction: Transaction, error: Exception) -> bool:
-    """Whether the connection is gone. A process that was too busy to go on has lost it too."""
+    """Tell whether the connection is gone. A process that was too busy to go on has lost it too."""
     return transaction.line.connection.broken or isinstance(error, _Errors.IdleInTransactionSessionTimeout)
 
 
 def store_error(error: BaseException) -> StoreError:
-    """An error of psycopg as ours."""
+    """Return an error of psycopg as ours."""
     found = StoreError(f"PostgreSQL: {words_of(error)}")
     found.__cause__ = error
     return found

@@ -15,12 +15,12 @@ TABLES = ("entries", "counters")
 
 
 def name_of(key: str) -> bytes:
-    """A key as it stands in the tables."""
+    """Return a key as it stands in the tables."""
     return key.encode("utf-8", "surrogatepass")
 
 
 def lock_of(name: bytes) -> int:
-    """The advisory lock of a key."""
+    """Return the advisory lock of a key."""
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "big", signed=True)
 
 
@@ -35,5 +35,5 @@ def table_for(key: str, limit: Limit | None) -> str:
 
 
 def words_of(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """Return what an error says, on one line."""
     return " ".join(str(error).split()) or type(error).__name__

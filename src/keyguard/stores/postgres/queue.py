@@ -71,7 +71,7 @@ class Queue:
         return bool(self._held)
 
     def next_held(self) -> list[Asked]:
-        """Those who wait for the same keys as the first of them."""
+        """Return those who wait for the same keys as the first of them."""
         taken: list[Asked] = []
         left: list[Asked] = []
         for asked in self._held:
@@ -86,7 +86,7 @@ class Queue:
         return taken
 
     def next(self) -> list[Asked]:
-        """Those who travel next, none of them waiting for anybody."""
+        """Return those who travel next, none of them waiting for anybody."""
         return self._read() or self._write()
 
     def _read(self) -> list[Asked]:

@@ -62,7 +62,7 @@ def create(connection: psycopg.Connection[Any], schema: str) -> tuple[int, int]:
 
 
 def other_layout(version: int) -> str:
-    """What to tell where the tables have another layout than this one."""
+    """Return what to tell if the tables have another layout than this one."""
     todo = "run `keyguard store migrate`" if version < VERSION else "this keyguard is older than the tables"
     return f"the tables have layout {version}, not {VERSION}: {todo}"
 
@@ -88,7 +88,7 @@ class Statements:
 
 
 def statements(schema: str) -> Statements:
-    """The statements for the tables in `schema`."""
+    """Return the statements for the tables in `schema`."""
     name = sql.Identifier(schema)
 
     def one(text: str) -> sql.Composed:

@@ -92,7 +92,7 @@ class PostgresStore:
         return f"<PostgresStore {self._settings.get('host', '')}, {self._schema}>"
 
     def _forget(self) -> None:
-        """A process of its own: no thread, no connection yet."""
+        """Begin as a process of its own: no thread, no connection yet."""
         self._starting = threading.Lock()
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -130,7 +130,7 @@ class PostgresStore:
             self._rest()
 
     async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
-        """The same for an event loop."""
+        """Do the same for an event loop."""
         future = self._submit(ops)
         try:
             async with asyncio.timeout(_MAX_WAIT):
@@ -214,13 +214,13 @@ class PostgresStore:
         return before, after
 
     def _connection(self) -> psycopg.Connection[Any]:
-        """A connection for what operators do."""
+        """Return a connection for what operators do."""
         login = {} if self._credentials is None else login_of(self._credentials)
         settings = {**self._settings, "connect_timeout": _PATIENCE, **login}
         return psycopg.connect(**settings, prepare_threshold=None)
 
     def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
-        """Every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
+        """Return every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
         start = name_of(prefix)
         try:
             with self._connection() as connection:
@@ -236,11 +236,11 @@ class PostgresStore:
         return found
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
-        """Every living key that starts with `prefix`, in order."""
+        """Return every living key that starts with `prefix`, in order."""
         return [(key, value) for key, value, _ in self.dump(prefix)]
 
     def scratch(self, clock: Clock) -> PostgresStore:
-        """An empty store in the same database, for checks. Closing it removes what it holds."""
+        """Return an empty store in the same database, for checks. Closing it removes what it holds."""
         store = _Scratch(
             self._url,
             credentials=self._credentials,

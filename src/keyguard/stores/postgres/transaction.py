@@ -177,7 +177,7 @@ class Transaction:
         held: Collection[str],
         clock: Clock | None,
     ) -> dict[str, Change]:
-        """What the decisions are, in order, and what they change together."""
+        """Make the decisions, in order, and return what they change together."""
         self.now = now = int(rows[0][2]) if clock is None else clock()
         values: dict[str, bytes | None] = dict.fromkeys(names.values())
         there: set[tuple[str, str]] = set()
@@ -243,12 +243,12 @@ class Transaction:
         return late
 
     def waiting(self) -> Iterable[Asked]:
-        """Those who have no answer yet."""
+        """Return those who have no answer yet."""
         return [asked for asked in self.asked if not asked.future.done()]
 
 
 def charges(results: Sequence[Any]) -> list[Taken]:
-    """What decisions charged. A wrong key's guess stays charged: it was one."""
+    """Return what decisions charged. A wrong key's guess stays charged: it was one."""
     return [result for result in results if isinstance(result, Taken) and not result.refused and result.demands]
 
 

@@ -32,7 +32,7 @@ _OTHERS = {
 
 
 def settings_of(url: str) -> dict[str, Any]:
-    """The settings in a URL, those that keep a connection alive among them. Raises `ConfigurationError`."""
+    """Return the settings in a URL, those that keep a connection alive among them. Raise `ConfigurationError`."""
     url = _DRIVER.sub("postgresql://", url, count=1)  # as SQLAlchemy writes it
     scheme, found, rest = url.partition("://")
     if found and re.fullmatch(r"[A-Za-z0-9+.-]+", scheme):

@@ -66,7 +66,7 @@ class LoopLink:
         """Another one to the same server."""
 
     def ask(self, packed: bytes, count: int) -> asyncio.Future[list[Reply]]:
-        """The replies to so many calls, error replies among them. Nothing is sent twice."""
+        """Return the replies to so many calls, error replies among them. Nothing is sent twice."""
         loop = self.loop
         asked = Waiting(packed, count, loop.create_future())
         if self._pipe is not None:

@@ -47,7 +47,7 @@ class Call:
         return self._undo
 
     def packed(self, whole: bool = False) -> bytes:
-        """The bytes of the command; `whole` with the script itself, for a server that does not know it."""
+        """Return the bytes of the command; `whole` with the script itself, for a server that does not know it."""
         text, digest = script_text(self.script)
         numkeys = b"%d" % len(self.keys)
         if whole:
@@ -179,12 +179,12 @@ _OF_THE_SERVER = ("OOM", "READONLY", "MISCONF", "MASTERDOWN", "LOADING", "NOREPL
 
 
 def _about_a_value(words: str) -> bool:
-    """Whether an error tells of one key: a value of another type, or one that a script of ours cannot read."""
+    """Tell whether an error is about one key: a value of another type, or one that a script of ours cannot read."""
     if any(said in words for said in _OF_THE_SERVER):
         return False
     return words.startswith(("WRONGTYPE", "user_script:", "ERR Error running script"))
 
 
 def unknown_script(reply: Reply) -> bool:
-    """Whether a call did not run because the server does not know the script: it is sent again, with its text."""
+    """Tell whether a call did not run because the server does not know the script: it is sent again, with its text."""
     return isinstance(reply, Exception) and ("NOSCRIPT" in str(reply) or "No matching script" in str(reply))

@@ -60,7 +60,7 @@ class Cluster:
         return line
 
     def _to_ask(self) -> list[Address]:
-        """Nodes that may know the slots, those that rest last; none where they are known, or it is too early again."""
+        """Return nodes that may know the slots, those that rest last; none if they are known, or it is too early."""
         now = monotonic()
         if not self._stale or (self._slots and now < self._learned + _REST / 2):
             return []
@@ -107,12 +107,12 @@ class Cluster:
         return True
 
     def _all_rest(self) -> bool:
-        """Whether nobody is left: then it is no matter of some keys only."""
+        """Tell whether no node is left: then it concerns all keys, and not some."""
         now = monotonic()
         return all(now < self._resting.get(address, 0.0) for address in self._nodes)
 
     def _route(self, calls: Sequence[Call]) -> dict[Address, list[int]]:
-        """The places of the calls, by the node that they go to. Raises `NodeError` where there is none."""
+        """Return the places of the calls, by the node that they go to. Raise `NodeError` if there is none."""
         routes: dict[Address, list[int]] = {}
         now = monotonic()
         for place, call in enumerate(calls):
@@ -146,7 +146,7 @@ class Cluster:
         return NodeError(words) if partial else StoreError(words)
 
     def _redirected(self, calls: Sequence[Call], replies: list[Reply]) -> list[tuple[int, Address | None, bool]]:
-        """Calls that did not run: `(place, where they should go, on the way)`; without an address, again later."""
+        """Return calls that did not run: `(place, where they should go, on the way)`; without an address: later."""
         found: list[tuple[int, Address | None, bool]] = []
         for place, reply in enumerate(replies):
             if not isinstance(reply, Exception):
@@ -168,7 +168,7 @@ class Cluster:
     # -- asking -------------------------------------------------------------------------------------------
 
     def ask(self, calls: Sequence[Call], deadline: float) -> list[Reply]:
-        """The replies to the calls, from the nodes that hold their slots."""
+        """Return the replies to the calls, from the nodes that hold their slots."""
         self._learn(deadline)
         replies: list[Reply] = [None] * len(calls)
         for address, places in self._route(calls).items():
@@ -193,7 +193,7 @@ class Cluster:
         return _unhurt(replies)
 
     async def aask(self, calls: Sequence[Call]) -> list[Reply]:
-        """The same for an event loop; the nodes are asked side by side."""
+        """Do the same for an event loop; the nodes are asked side by side."""
         # No time-out around it all: a loop that is busy would cut off replies that are there. Each connection has one.
         deadline = monotonic() + self._servers.timeout
         await self._alearn(deadline)
@@ -247,7 +247,7 @@ def _raise_first(results: Sequence[Any]) -> None:
 
 
 def _unhurt(replies: list[Reply]) -> list[Reply]:
-    """Replies as they are; where a node says that it cannot serve the slot at the moment, that is no error of all."""
+    """Return replies as they are; a node that cannot serve a slot at the moment makes an error of some keys only."""
     for reply in replies:
         if isinstance(reply, Exception) and type(reply).__name__ in ("TryAgainError", "ClusterDownError", "AskError"):
             if str(reply).endswith("cluster is down"):  # it serves no slot at all

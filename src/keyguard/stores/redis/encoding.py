@@ -40,13 +40,13 @@ class Wire(Names):
         self._cluster = cluster
 
     def now(self) -> bytes:
-        """The time that scripts are told; nothing where they ask the server."""
+        """Return the time that scripts are told; nothing if they ask the server."""
         return b"" if self._clock is None else b"%d" % self._clock()
 
     # -- operations ---------------------------------------------------------------------------------------
 
     def plan(self, op: Op[Any]) -> Plan:
-        """What to send for an operation."""
+        """Return what to send for an operation."""
         if isinstance(op, (Take, Settle, Authenticate)):
             return self._decision(op)
         if isinstance(op, CompareAndSet):
@@ -58,7 +58,7 @@ class Wire(Names):
         return self._swap(op)
 
     def turns(self, ops: Sequence[Op[Any]]) -> Iterator[list[Op[Any]]]:
-        """Operations by what may be under way together, in order.
+        """Return operations by what may be under way together, in order.
 
         What takes one trip is done in the order in which it was sent. What may take several must not meet the keys of
         another meanwhile.
@@ -79,7 +79,7 @@ class Wire(Names):
             yield turn
 
     def _takes_several(self, op: Op[Any]) -> bool:
-        """Whether it is read, applied and written in several trips."""
+        """Tell whether an operation is read, applied and written in several trips."""
         if isinstance(op, (Take, Settle, Authenticate)):
             return not known(_demands(op))
         return not isinstance(op, (CompareAndSet, Read)) and not (isinstance(op, Put) and not is_counter(op.keys[0]))
@@ -103,11 +103,11 @@ class Wire(Names):
         return taken_of(op.demands, outcome)
 
     def taking(self, op: Take) -> Call:
-        """The call for a `Take` of one caller whose limits the scripts know."""
+        """Return the call for a `Take` of one caller whose limits the scripts know."""
         return TakeCall(self._form_of(op), self.now(), new_token())
 
     def simple(self, op: Op[Any]) -> TakeForm | None:
-        """The form of the call, where the operation is one `taking`."""
+        """Return the form of the call, if `taking` can do the operation."""
         if type(op) is not Take:
             return None
         form: TakeForm | None = op.form

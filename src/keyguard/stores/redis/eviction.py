@@ -25,7 +25,7 @@ class Eviction:
         self._asked = False
 
     def questions(self) -> Generator[tuple[str, ...], Any, None]:
-        """Commands to send, in turn; each is sent its reply, or the error that came."""
+        """Yield the commands to send; each is sent its reply, or the error that came."""
         if not self.matters or self._asked:
             return
         self._asked, policy = True, None

@@ -27,21 +27,21 @@ class Names:
         """What matches the names of all that is not a counter, of which there are many."""
 
     def counter(self, key: str) -> tuple[bytes, bytes]:
-        """The hash of a counter, and its field."""
+        """Return the hash of a counter, and its field."""
         pool, _, bucket = key.partition("|")
         return _bytes(f"{self._counters}{_tag(bucket)}"), _bytes(pool)
 
     def value(self, key: str) -> bytes:
-        """The name of a plain value."""
+        """Return the name of a plain value."""
         pool, bar, bucket = key.partition("|")
         return _bytes(f"{self._values}{_tag(pool)}{bar}{bucket}")
 
     def place(self, key: str) -> tuple[bytes, bytes]:
-        """The name of a key and its field; the field is empty where it is no counter."""
+        """Return the name of a key and its field; the field is empty if it is not a counter."""
         return self.counter(key) if is_counter(key) else (self.value(key), b"")
 
     def keys_of(self, name: bytes, fields: Iterable[bytes]) -> list[str]:
-        """The keys that stand under a name that the server listed."""
+        """Return the keys that stand under a name that the server listed."""
         text = name.decode("utf-8", "surrogatepass")
         if text.startswith(self._counters):
             bucket = _untagged(text[len(self._counters) :])
@@ -53,12 +53,12 @@ class Names:
         return [_untagged(pool + "}") + rest]
 
     def is_hash(self, name: bytes) -> bool:
-        """Whether counters stand under this name."""
+        """Tell whether counters stand under this name."""
         return name.startswith(self._counters.encode())
 
 
 def _tag(text: str) -> str:
-    """A hash tag. The dot keeps it from being empty, which would mean that there is none."""
+    """Return a hash tag. The dot keeps it from being empty, which would mean that there is none."""
     return f"{{.{text}}}" if text[:1] in ("", ".", "}") else f"{{{text}}}"
 
 

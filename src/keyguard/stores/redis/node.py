@@ -44,7 +44,7 @@ class Line:
         """Close the connections of a loop that ends."""
 
     def ask(self, calls: Sequence[Call], deadline: float, *, asking: bool = False) -> list[Reply]:
-        """The replies to the calls, error replies among them. `asking`: the slot is on its way to this node."""
+        """Return the replies to the calls, error replies among them. `asking`: the slot is on its way to this node."""
         alone = calls[0].script in _VALUES
         sent = self._packed(calls, asking)
         replies = self._threads.ask(sent, len(calls), deadline, skip=asking, alone=alone)
@@ -58,11 +58,11 @@ class Line:
         return replies
 
     def send(self, script: str, packed: bytes) -> asyncio.Future[list[Reply]]:
-        """The one reply to a call, under an event loop, whatever it is."""
+        """Return the one reply to a call, under an event loop, whatever it is."""
         return self._link(script).ask(packed, 1)
 
     async def aask(self, calls: Sequence[Call], *, asking: bool = False) -> list[Reply]:
-        """The same as `ask` for an event loop."""
+        """Do the same as `ask` for an event loop."""
         replies = await self._asked(calls, asking)
         self._learn(calls, replies)
         unknown = [place for place, reply in enumerate(replies) if unknown_script(reply)]
@@ -90,11 +90,11 @@ class Line:
             self._known.update([call.script for call in calls])
 
     def command(self, deadline: float, *words: bytes) -> Reply:
-        """The reply to one plain command."""
+        """Return the reply to one plain command."""
         return self._threads.ask([_pack(words)], 1, deadline)[0]
 
     async def acommand(self, *words: bytes) -> Reply:
-        """The same for an event loop."""
+        """Do the same for an event loop."""
         return (await self._link("").ask(_pack(words), 1))[0]
 
     def _link(self, script: str) -> LoopLink:
@@ -158,7 +158,7 @@ _pack: Callable[[Any], bytes] = pack_command
 
 
 def packed(calls: Sequence[Call], asking: bool, *, whole: bool = False) -> Packed:
-    """The bytes of some calls."""
+    """Return the bytes of some calls."""
     if not asking:
         return [call.packed(whole) for call in calls]
     return [_pack((b"ASKING",)) + call.packed(whole) for call in calls]

@@ -82,7 +82,7 @@ class Opening:
 
 
 def greeting(eviction: Eviction) -> Generator[tuple[str, ...], Any, None]:
-    """Commands to send on a new connection, in turn; each is sent its reply, or the error that came.
+    """Yield the commands to send on a new connection; each is sent its reply, or the error that came.
 
     Raises what redis-py does if the server has no place for us.
     """
@@ -114,7 +114,7 @@ def answer(talk: Generator[tuple[str, ...], Any, None], reply: Any) -> tuple[str
 
 
 def _be_quick(connection: Any, patience: float) -> None:
-    """From now on, nothing on the connection waits longer than that."""
+    """Have nothing on the connection wait longer than that from now on."""
     connection.socket_timeout = patience
     connection._sock.settimeout(patience)
     connection._parser._socket_timeout = patience

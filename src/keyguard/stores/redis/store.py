@@ -150,7 +150,7 @@ class RedisStore:
         return results
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> Awaitable[list[Any]]:
-        """The same for an event loop."""
+        """Do the same for an event loop."""
         check_process()
         if len(ops) == 1:
             form = self._wire.simple(ops[0])
@@ -290,11 +290,11 @@ class RedisStore:
         return listed(self._servers, self._wire, prefix, self._clock)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
-        """Every living key that starts with `prefix`, in order."""
+        """Return every living key that starts with `prefix`, in order."""
         return [(key, value) for key, value, _ in self.dump(prefix)]
 
     def scratch(self, clock: Clock) -> RedisStore:
-        """An empty store on the same server, for checks. Closing it removes what it holds."""
+        """Return an empty store on the same server, for checks. Closing it removes what it holds."""
         return _Scratch(
             self._url, namespace=f"keyguard-check-{os.urandom(6).hex()}", timeout=10.0, clock=clock,
             credentials=self._credentials,

@@ -141,7 +141,7 @@ class ThreadLink:
         raise self._pulse.not_opened(self._waited(monotonic() - deadline))
 
     def _waited(self, late: float) -> float:
-        """Seconds that the oldest connection has been on its way, as those who wait for it find.
+        """Return the seconds that the oldest connection has been on its way, as those who wait for it find.
 
         If they are woken late, this process has much to do, and so had no time to open it: then it is none.
         """

@@ -179,7 +179,7 @@ class Servers:
         }
 
     def _secured(self) -> dict[str, Any]:
-        """The settings of TLS for what is not made from a URL."""
+        """Return the settings of TLS for what is not made from a URL."""
         if not self.secure:
             return {}
         read: dict[str, Any] = dict(redis.connection.parse_url(f"rediss://localhost/?{self._tls}"))
@@ -223,13 +223,13 @@ class Servers:
         return kind.from_url(self._url, **settings, **self.login)
 
     def node(self, host: str, port: int) -> Servers:
-        """One node of a cluster."""
+        """Return the servers of one node of a cluster."""
         place = f"{f'[{host}]' if ':' in host else host}:{port}/0"
         url = f"rediss://{place}?{self._tls}" if self.secure else f"redis://{place}"
         return Servers(url, self.timeout, self.login)
 
     def client(self) -> Any:
-        """A client for what operators do, with time-outs of seconds."""
+        """Return a client for what operators do, with time-outs of seconds."""
         settings = self._settings(_PATIENCE, Retry(NoBackoff(), 1))
         # With TLS a new connection has something to read, which redis-py's pool takes for a stale reply; where it has
         # introduced itself first, all has been read.
@@ -261,7 +261,7 @@ class _Sentinel(Sentinel):
 
 
 class _AsyncSentinel(AsyncSentinel):
-    """The same for an event loop."""
+    """Do the same for an event loop."""
 
     async def discover_master(self, service_name: str) -> Any:
         try:

@@ -122,7 +122,7 @@ class Cached:
             connection.execute(_PUT, (key, expires, now // _MINUTE, value))
 
     def _fits(self, size: int) -> bool:
-        """Whether the disk has room for a value, and for keys and counters besides."""
+        """Tell whether the disk has room for a value, and for keys and counters besides."""
         if size <= _SMALL:
             return True
         self._left -= size
@@ -131,7 +131,7 @@ class Cached:
         return self._left >= 0
 
     def due(self, now: int) -> bool:
-        """Whether what was read is to be written although nothing else is: once a minute."""
+        """Tell whether what was read is to be written although nothing else is: once a minute."""
         if not self._read or now // _MINUTE == self._written_at:
             return False
         self._written_at = now // _MINUTE

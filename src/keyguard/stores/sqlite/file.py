@@ -55,7 +55,7 @@ class File:
         self._next_check = 0
 
     def connect(self, deadline: float | None, *, make: bool = False) -> sqlite3.Connection:
-        """Another connection, and with `make` the file and its tables where there are none.
+        """Open another connection, and with `make` the file and its tables if there are none.
 
         What is made is its user's alone.
 
@@ -87,7 +87,7 @@ class File:
         return connection
 
     def opened(self, now: int) -> sqlite3.Connection:
-        """This process's connection, to the file that is there now. Nobody is waited for."""
+        """Return this process's connection, to the file that is there now, without waiting for anybody."""
         if self._unusable:
             raise sqlite3.ProgrammingError(
                 "this process was forked while another thread was using the file, and has to be restarted: let no "
@@ -106,7 +106,7 @@ class File:
             connection.close()
 
     def forget(self) -> None:
-        """The same, whatever state it is in."""
+        """Return the same, whatever state it is in."""
         try:
             self.close()
         except sqlite3.Error:
@@ -182,12 +182,12 @@ def insist(
 
 
 def busy(error: sqlite3.Error) -> bool:
-    """Whether another process is in the way."""
+    """Tell whether another process is in the way."""
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
 def full(error: sqlite3.Error) -> bool:
-    """Whether there is no room for what was to be written: on the disk, or within somebody's quota of it."""
+    """Tell whether what was to be written has no room, on the disk or within somebody's quota of it."""
     extended = getattr(error, "sqlite_errorcode", 0)
     return _code(error) == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_WRITE
 

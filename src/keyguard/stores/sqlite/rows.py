@@ -69,7 +69,7 @@ class Rows:
         return result
 
     def _run_on_cached(self, connection: sqlite3.Connection, op: Op[Any], now: int) -> Any:
-        """The same, where some of the keys are those of cached responses."""
+        """Run an operation some of whose keys are those of cached responses."""
         values: list[bytes | None] = []
         for key in op.keys:
             if key.startswith(PREFIX):
@@ -90,7 +90,7 @@ class Rows:
 
 
 def kind_of(ops: Sequence[Op[Any]]) -> Kind:
-    """What a transaction with these operations is for."""
+    """Return what a transaction with these operations is for."""
     if len(ops) == 1 and ops[0].__class__ is Take:
         return Kind.DECIDING
     # Only a wrong key is charged. So who has a right one does not wait for those who write.
@@ -102,6 +102,6 @@ def kind_of(ops: Sequence[Op[Any]]) -> Kind:
 
 
 def writing(ops: Sequence[Op[Any]]) -> Kind:
-    """The same of operations that are known to write."""
+    """Return the same of operations that are known to write."""
     cached = any(key.startswith(PREFIX) for op in ops for key in op.keys)
     return Kind.CACHING if cached else Kind.DECIDING

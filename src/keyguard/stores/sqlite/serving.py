@@ -98,7 +98,7 @@ class Serving:
             self.turns.ended(job, None, failure)
 
     def _begin(self, kind: Kind) -> sqlite3.Connection:
-        """The connection, in a transaction of that kind."""
+        """Return the connection, in a transaction of that kind."""
         self._file.in_use = True
         try:
             connection = self._file.opened(self._clock())

@@ -155,7 +155,7 @@ class SQLiteStore:
         return job.result() if job.over else turns.wait(job, self._came_late)
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
-        """The results, where nobody is in the way; else an awaitable of them, waited for in a thread."""
+        """Return the results if nobody is in the way; else an awaitable of them, waited for in a thread."""
         check_process()
         kind = kind_of(ops)
         found = self._at_once(ops, kind)
@@ -179,17 +179,17 @@ class SQLiteStore:
         return [None] * len(ops)
 
     def _came_late(self, results: list[Any]) -> None:
-        """Who asked has gone: what was charged is given back."""
+        """Give back what was charged to a caller who has gone."""
         charges = [Settle(taken) for taken in results if isinstance(taken, Taken) and not taken.refused]
         if charges:
             self._settle(charges)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
-        """Every living key that starts with `prefix`, in order."""
+        """Return every living key that starts with `prefix`, in order."""
         return [(key, value) for key, value, _ in self.dump(prefix)]
 
     def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
-        """Every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
+        """Return every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
         check_process()
         now = self._clock()
         deadline = monotonic() + _START
@@ -206,12 +206,12 @@ class SQLiteStore:
             raise StoreError(f"SQLite: {error}") from error
 
     def scratch(self, clock: Clock) -> SQLiteStore:
-        """An empty store in the same folder, for checks. Closing it removes it."""
+        """Return an empty store in the same folder, for checks. Closing it removes it."""
         path = self._file.path
         return _Scratch(path.with_name(f".{path.name}.check-{os.urandom(6).hex()}"), 5.0, clock=clock)
 
     def _at_once(self, ops: Sequence[Op[Any]], kind: Kind) -> list[Any] | None:
-        """The results, or `None` where somebody is in the way or was there before."""
+        """Return the results, or `None` if somebody is in the way or was there before."""
         turns = self._turns
         if not turns.lock.acquire(blocking=False):
             return None

@@ -192,7 +192,7 @@ class Turns:
             raise
 
     async def wait_in_loop(self, job: Job, late: Callable[[list[Any]], None]) -> list[Any]:
-        """The same in an event loop."""
+        """Do the same in an event loop."""
         if self.stuck:
             self.withdraw(job)
             raise StoreError(_STUCK)

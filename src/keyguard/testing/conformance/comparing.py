@@ -36,7 +36,7 @@ def answers(results: Any) -> list[Any]:
 
 
 def plain(result: Any) -> Any:
-    """A result as values that compare."""
+    """Return a result as values that compare."""
     if isinstance(result, Taken):
         # The state itself is how a store may represent it; what it means shows in the next answers.
         return result.at, result.refused, [taking[1:] for taking in result.takings]
@@ -61,7 +61,7 @@ def _short(value: Any) -> str:
 
 @contextmanager
 def opened(make_store: Callable[[Clock], Store], clock: Clock) -> Iterator[Store]:
-    """A store that is closed whatever is found: one that is made for a check is removed by it."""
+    """Open a store that is closed whatever is found: one that is made for a check is removed by it."""
     store = make_store(clock)
     try:
         yield store

@@ -216,7 +216,7 @@ class Steps:
         return Demand(limit.text, key, limit, cost)
 
     def room(self, key: str, limit: Limit) -> int:
-        """How many units there is room for now: to ask for just as many, and for one more."""
+        """Count the units for which there is room now: to ask for just as many, and for one more."""
         reference = self.reference
         return 1 if reference is None else limit.take(reference.value(key), reference.clock(), 0)[2]
 
@@ -273,7 +273,7 @@ class Steps:
     # -- keys -------------------------------------------------------------------------------------------------
 
     def record(self) -> Op[Any]:
-        """Records of every layout, kind, version and state, most of them in force."""
+        """Draw records of every layout, kind, version and state, most of them in force."""
         version, flags = self.random.choice([0, 0, 7]), self.random.choice([0, 0, 0, 1])
         kind = self.random.choice([0, 1, 1, 2])
         since = self.latest + self.random.choice([-SECOND, 0, 1, SECOND])

@@ -23,7 +23,7 @@ from keyguard.testing.conformance.reference import Reference as Reference
 
 
 def check_refunds(make_store: Callable[[Clock], Store]) -> None:
-    """What is given back in between leaves what was taken before and after, however much it was."""
+    """Check that what is given back in between leaves what was taken before and after, however much it was."""
     clock = ManualClock()
     reference = Reference(clock)
     limit = window(1000, 60 * SECOND, "1000/minute")
@@ -44,7 +44,7 @@ def check_refunds(make_store: Callable[[Clock], Store]) -> None:
 
 
 def check_settlements(make_store: Callable[[Clock], Store]) -> None:
-    """What is settled is settled once, however often it is asked for while its token is known; also above a limit."""
+    """Check that what is settled is settled once, however often it is asked for; also above a limit."""
     clock = ManualClock()
     reference = Reference(clock)
     with opened(make_store, clock) as store:
@@ -69,7 +69,7 @@ def check_settlements(make_store: Callable[[Clock], Store]) -> None:
 
 
 def check_set_back(make_store: Callable[[Clock], Store]) -> None:
-    """What lies in the future counts as happening now, from the first question on."""
+    """Check that what lies in the future counts as happening now, from the first question on."""
     clock = ManualClock()
     reference = Reference(clock)
     with opened(make_store, clock) as store:
@@ -83,7 +83,7 @@ def check_set_back(make_store: Callable[[Clock], Store]) -> None:
 
 
 def check_expiry(make_store: Callable[[Clock], Store]) -> None:
-    """What has a time to live is there until it is over, and not from then on: plain values, and counters."""
+    """Check that what has a time to live is there until it is over, and not from then on: values and counters."""
     clock = ManualClock()
     take = Take([Demand("limit", "rl:limit|expiry", window(2, 10 * SECOND, "2/10 seconds"))])
     for key, op in (("rl:limit|expiry", take), ("k|expiry", Put("k|expiry", b"a value", 10 * SECOND))):

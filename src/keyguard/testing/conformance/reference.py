@@ -22,11 +22,11 @@ class Reference:
         return [ops.run(op, self.table, self.clock()) for op in batch]
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
-        """Every living key that starts with `prefix`, in order."""
+        """Return every living key that starts with `prefix`, in order."""
         return [(key, value) for key, value, _ in self.dump(prefix)]
 
     def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
-        """The same with the microseconds that each has to live."""
+        """Return the same with the microseconds that each has to live."""
         now = self.clock()
         living = [
             (key, value, None if end is None else end - now)

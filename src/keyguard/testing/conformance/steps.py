@@ -109,7 +109,7 @@ async def _check_loop(store: Any, clock: ManualClock, back: bool) -> None:
 
 
 def check_traits(make_store: Callable[[Clock], Store]) -> None:
-    """What a store may have beside is of the right kind, and does what `keyguard.ops.store` says."""
+    """Check that what a store may have beside is of the right kind, and does what `keyguard.ops.store` says."""
     clock, take = ManualClock(), Take([Demand("limit", "rl:limit|traits", window(9, 60 * SECOND, "9/minute"))])
     with opened(make_store, clock) as store:
         traits = traits_of(store)

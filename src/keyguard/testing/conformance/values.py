@@ -68,7 +68,7 @@ def check_plain_values(make_store: Callable[[Clock], Store]) -> None:
 
 
 def check_records(make_store: Callable[[Clock], Store]) -> None:
-    """Records of every layout, kind, version and length: what cannot be compared is not valid, on any store."""
+    """Check records of every layout, kind, version and length: what cannot be compared is not valid, on any store."""
     clock = ManualClock()
     now, digest, nothing = clock(), b"d" * 32, bytes(32)
     end = now + SECOND
@@ -105,7 +105,7 @@ def check_records(make_store: Callable[[Clock], Store]) -> None:
 
 
 def check_puts(make_store: Callable[[Clock], Store]) -> None:
-    """A `Put` writes if what it expects stands there, plain values and counters alike."""
+    """Check that a `Put` writes if what it expects stands there, plain values and counters alike."""
     clock = ManualClock()
     reference = Reference(clock)
     with opened(make_store, clock) as store:
