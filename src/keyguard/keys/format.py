@@ -8,12 +8,12 @@
     '- prefix: what secret scanners look for
 
 Rules:
-- The checksum refuses a mistyped key without a look-up. It is no secret and protects against nothing else.
+- The checksum refuses a mistyped key without a look-up. It is not a secret and protects against nothing else.
 - A store sees a digest: HMAC-SHA-256 of the whole text, keyed with a pepper. A key carries far too many random bits
   to be found from its digest, so a fast digest is enough, and a slow one would stall the event loop.
-- Whoever can write to a store, and does not know the pepper, can neither add keys nor change what one may do: a record
-  is sealed with the pepper. The digest of a sealed record is made of that of an unsealed one, as earlier records have
-  it, and not the other way round: no record can be put back into the form that has no seal.
+- Somebody who can write to a store, and does not know the pepper, can neither add keys nor change what one may do: a
+  record is sealed with the pepper. The digest of a sealed record is made of that of an unsealed one, as earlier records
+  have it, and not the other way round: no record can be put back into the form that has no seal.
 - Nothing here shows a secret unless `reveal()` is called.
 """
 

@@ -6,7 +6,7 @@ keyguard reads. Moments are stored as microseconds since the Unix epoch.
 Rules:
 - A record is sealed: whoever changes it without knowing the pepper makes it invalid.
 - Records of layout 1 have no seal. They are read, and get one whenever they are written again.
-- What is not a record is an error that shows nothing of it.
+- Bytes that are not a record are an error, which shows nothing of them.
 """
 
 from __future__ import annotations

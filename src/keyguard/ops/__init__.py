@@ -1,4 +1,4 @@
-"""The verbs of the store. What must happen at once is one operation, with one meaning on every store.
+"""The verbs of the store. All that must happen at once is one operation, with one meaning on every store.
 
 `Op.apply` is the whole meaning: old values and the time in, result and changes out; no clock, no I/O. A store may
 run it under a lock, in a transaction, or by compare-and-swap, and may carry a faster native version of an operation

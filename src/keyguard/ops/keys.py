@@ -46,8 +46,8 @@ class Authenticate(Op[Authenticated]):
         record = old[0]
         head = None if record is None else head_of(record)
         wanted = None if head is None else self.digests.get(head.place)
-        # The same work for a key that is not there, so that time tells nothing. What is not among the digests presented
-        # is never the same, whatever stands in the record.
+        # The same work for a key that is not there, so that time tells nothing. A digest that is not among those
+        # presented is never the same, whatever stands in the record.
         same = compare_digest(_NOTHING if head is None else head.digest, wanted or _NOTHING) and wanted is not None
         if same and head is not None and not head.flags and head.not_before <= now < head.not_after:
             return Authenticated(True, record, None, now), ()

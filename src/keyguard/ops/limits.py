@@ -45,7 +45,7 @@ class Taken:
 
     @property
     def wait(self) -> int:
-        """Microseconds until a lone caller that asks for the same is admitted; `NEVER` where it cannot be."""
+        """Microseconds until a lone caller that asks for the same is admitted; `NEVER` if it cannot be."""
         waits = [taking[4] for taking in self.takings]
         return NEVER if NEVER in waits else max(waits, default=0)
 

@@ -16,7 +16,7 @@ Change: TypeAlias = tuple[str, bytes | None, int | None, Limit | None]
 - `value`: what to write; `None` deletes.
 - `ttl`: microseconds from now after which the key is as if it had never been; `None` keeps it for good.
 - `limit`: what the value is a caller's state of. A store at its memory bound may ask it how much is spent, and fold
-  states together; `None` where a value must never be lost.
+  states together; `None` if a value must never be lost.
 """
 
 
@@ -26,9 +26,9 @@ class Op(Step[R]):
     __slots__ = ("keys",)
 
     keys: tuple[str, ...]
-    """Every key it reads or writes, each once. Those that it writes and are no counters are of one pool."""
+    """Every key it reads or writes, each once. Those that it writes and are not counters are of one pool."""
     likely: Sequence[bytes | None] | None = None
-    """Values that probably stand there: where they do, a store need not read them first. What `apply` makes of them
+    """Values that probably stand there: if they do, a store need not read them first. What `apply` makes of them
     does not depend on the time."""
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[R, Sequence[Change]]:

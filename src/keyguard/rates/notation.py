@@ -50,7 +50,7 @@ def parse_rates(text: str | RateLimitItem) -> list[Rate]:
         if item.amount == 0:
             raise ConfigurationError(f"{part!r} admits nothing, ever: a limit is at least 1")
         if _says_zero_periods(part):
-            raise ConfigurationError(f"{part!r}: a period of 0 {unit}s is no period; {_HELP}")
+            raise ConfigurationError(f"{part!r}: a period of 0 {unit}s is not a period; {_HELP}")
         many = item.multiples
         if item.get_expiry() * SECOND > LONGEST:
             raise ConfigurationError(f"{part!r}: a period is at most {LONGEST // 86400 // SECOND} days")

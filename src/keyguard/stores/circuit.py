@@ -7,13 +7,13 @@ Rules:
 - One answer is enough. If it is that of a kind of operation that failed, all is as before. If it is of another kind,
   all the others go on; those of the kind that failed are probes, for a full server and a replica still read. When
   nothing has failed for `SETTLED`, all is as before as well: it may be long until somebody asks for that kind again.
-- What counts is when an operation began. An answer that was on its way when the store failed proves nothing; no more
-  does a failure of what began before an answer came.
+- The moment that counts is when an operation began. An answer that was on its way when the store failed proves nothing;
+  no more does a failure of what began before an answer came.
 - All stacks of a process that use one store object share its circuit, and what they count without it.
-- What a store decides without a trip (a lease) goes on, and says nothing about whether it answers.
-- What concerns some keys only (one node of a cluster) does not open the circuit for the others. It is told about all
+- A decision without a trip (a lease) goes on, and says nothing about whether it answers.
+- A failure of some keys only (one node of a cluster) does not open the circuit for the others. It is told about all
   the same, and over when nothing of the kind has been seen for `QUIET`.
-- An exception that is no `StoreError` becomes one here, and nowhere else, so that guards do without the store as they
+- An exception that is not a `StoreError` becomes one here alone, so that guards do without the store as they
   were told to. Its traceback is logged, without its text, which may show what was being stored.
 - Each change is logged once, and told to whoever listens; requests are counted, not logged.
 """
@@ -49,7 +49,7 @@ QUIET = 5.0
 
 
 class Listener(Protocol):
-    """Who is told of a change."""
+    """Something that is told of a change."""
 
     def tell(self) -> None: ...
 

@@ -78,7 +78,7 @@ class CircuitBreaker:
     # -- operations ---------------------------------------------------------------------------------------
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
-        """Run the operations, or raise `StoreError`: at once, where it is known that the store is out of order."""
+        """Run the operations, or raise `StoreError`: at once, if it is known that the store is out of order."""
         circuit = self._circuit
         if circuit.since is None:
             number = circuit.begin()

@@ -2,19 +2,19 @@
 
 What a `limits` storage cannot do, this store cannot:
 - Several limits are asked one after the other, and then charged one after the other. Between that, others may come: a
-  request may be refused by one limit and still be charged by another. What was taken stays as it is: nothing is given
-  back, and nothing is settled later.
+  request may be refused by one limit and still be charged by another. Units that were taken stay taken: nothing is
+  given back, and nothing is settled later.
 - It keeps no keys: authentication needs another store, in a layer of its own.
-- It cannot be called off: what takes longer than `timeout` is given up, and may still be charged. What has got no
-  thread by then is not asked for at all.
+- It cannot be called off: a call that takes longer than `timeout` is given up, and may still be charged. A call that
+  got no thread by then is not asked for at all.
 - It may forget: memcached drops counters when it is full, and keeps none for more than 30 days. What a storage can be
   known not to keep stops the start.
-- How exact a limit is depends on the storage: a moving window where it has one, else two fixed windows weighed (up to
+- How exact a limit is depends on the storage: a moving window if it has one, else two fixed windows weighed (up to
   twice the limit in bad cases), else a fixed window (twice the limit).
 
 Storages differ in what the name of a counter may hold, and how long it may be: it is always a digest.
 
-A stack on it says so in the log when it starts. Use one of keyguard's own stores where that matters.
+A stack on it says so in the log when it starts. Use one of keyguard's own stores if that matters.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class LimitsStore:
             pool.end(_ENDING)
 
     def _late(self, queued: bool) -> StoreError:
-        """Return what to raise if there is no answer in time; `queued` if others were answered, and this one was not."""
+        """Return what to raise if there is no answer in time; `queued` if others were, and this one was not."""
         name = type(self.storage).__name__
         return (
             StoreBusy(f"{name}: other requests were first") if queued else StoreError(f"{name} did not answer in time")
@@ -294,9 +294,9 @@ class _Threads:
         self._lock = Lock()
         self._started: list[Thread] = []
         self._asked = 0
-        """What is under way, or waits for a thread."""
+        """How many calls are under way, or wait for a thread."""
         self.done = 0
-        """What has ended, well or not."""
+        """How many calls have ended, well or not."""
 
     def submit(self, call: Callable[[], list[Any]]) -> _Work:
         """Have `call()` done, in its turn."""

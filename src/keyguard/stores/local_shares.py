@@ -31,7 +31,7 @@ class Shares:
         self._lock = threading.Lock()
 
     def take(self, demands: Sequence[Demand], workers: int) -> Taken:
-        """Take from this process's parts, one of `workers`. What costs more than a part takes the whole part.
+        """Take from this process's parts, one of `workers`. A request that costs more than a part takes the whole part.
 
         What costs more than the limit ever admits is refused here as well.
         """

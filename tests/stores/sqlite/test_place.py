@@ -232,7 +232,7 @@ def test_other_reasons_are_told_in_words_as_well(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for name, reason in [
         ("no/folder/k.db", "there is no folder"),
-        ("file/k.db", "is no folder"),
+        ("file/k.db", "is not a folder"),
         (".", "it is a folder"),
     ]:
         with pytest.raises(ConfigurationError, match=rf"for user .*{reason}"):

@@ -1,4 +1,4 @@
-"""What a worker holds of a shared store's limits: units taken and not yet spent, and refusals.
+"""The part of a shared store's limits that a worker holds: units taken and not yet spent, and refusals.
 
 Nothing here asks the store: `store.py` does, and tells what came back. All of it may be called from any thread.
 """
@@ -97,7 +97,7 @@ class Leases:
         """By counter and quota: what was taken under a wide limit is not spent under a narrow one."""
         self._refusals: dict[tuple[Any, ...], tuple[Taken, int, int]] = {}
         self._unspent: deque[tuple[Settle, int]] = deque(maxlen=_KEPT)
-        """What is to be settled in the shared store, and until when it may be sent again; 0 if it was not sent yet."""
+        """Settlements for the shared store, and until when each may be sent again; 0 if it was not sent yet."""
 
     def here(self, op: Op[Any]) -> list[Any] | None:
         """Return the result in a list, or `None` if it needs a trip."""
@@ -182,7 +182,7 @@ class Leases:
     def trip(self, op: Op[Any]) -> Iterator[tuple[list[Op[Any]], int]]:
         """Yield what goes to the shared store: unspent units, and the operation; a `Take` asks for more than it needs.
 
-        And when it began. What others are on their way for is not asked for again: with many requests in flight, one
+        And when it began. Units that others are fetching are not asked for again: with many requests in flight, one
         worker would take it all.
         """
         asked: list[tuple[_Lease, int]] = []

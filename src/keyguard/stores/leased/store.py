@@ -5,10 +5,10 @@ Rules:
   units counts by slices of 1/32 of its period and does not tell moments within a slice apart, so what is spent in the
   slice it was taken in is counted exactly as if it had been taken there and then. A lease ends with its slice.
 - A worker takes what it used in the slice before, and at most its part of what is left: near the limit, one by one.
-- What was not spent goes back with the next trip, when the store is closed, or when the process ends; where a worker is
-  killed, it comes back with its window.
-- Who needs what a trip is under way for waits for that one, once, and makes none: many at a time cost few trips.
-- A refusal is remembered until the moment it named: who goes on asking costs the shared store nothing.
+- Units that were not spent go back with the next trip, when the store is closed, or when the process ends; if a worker
+  is killed, they come back with their window.
+- A request whose units are being fetched waits for that trip, once, and makes none: many at a time cost few trips.
+- A refusal is remembered until the moment it named: a caller who goes on asking costs the shared store nothing.
 - Windows of up to 32 units and even pacing tell every moment apart: requests under such a limit make their trip.
 
 What a caller is told is left is what the shared store said last, less what this worker has spent since.
@@ -73,7 +73,7 @@ class Leased:
     # -- operations ---------------------------------------------------------------------------------------
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
-        """Run the operations: here where leases cover them, else in the shared store."""
+        """Run the operations: here if leases cover them, else in the shared store."""
         check_process()
         results = []
         for op in ops:
@@ -153,7 +153,7 @@ _tiers: weakref.WeakSet[Leased] = weakref.WeakSet()
 
 @atexit.register
 def _give_back_at_exit() -> None:
-    # Under WSGI nobody says when a worker stops. What a child has not asked for itself is its parent's.
+    # Under WSGI nobody says when a worker stops. Units that a child has not asked for are its parent's.
     check_process()
     for tier in list(_tiers):
         tier._give_back_all()

@@ -85,7 +85,7 @@ class Opener:
         self._credentials = credentials
         self._sql = statements
         self._missing = missing
-        """What to tell where there are no tables."""
+        """What to tell if there are no tables."""
 
     async def open(self) -> Line:
         """Open one. Raises `StoreError` if that fails, or if what is behind it cannot be used."""

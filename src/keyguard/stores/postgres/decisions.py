@@ -244,7 +244,7 @@ class Decisions:
         if transaction.unknown:
             charged = [taken for _, results in transaction.results for taken in charges(results)]
             self._upkeep.doubt(transaction.token, charged)
-            # What is settled has a token of its own: it is asked for again, also if nobody waits for it any more.
+            # A settlement has a token of its own: it is asked for again, also if nobody waits for it any more.
             settling = [asked for asked in transaction.asked if asked.settling and asked.tries < _TRIES]
             waiting = [asked for asked in waiting if asked not in settling]
             for asked in settling:
@@ -332,7 +332,7 @@ class Decisions:
         self._go_on()
 
     async def finish(self) -> None:
-        """Close the connections, once everybody has been answered. What is under way after that is cut off."""
+        """Close the connections, once everybody has been answered. Work that is under way after that is cut off."""
         while self._queue or self._under_way or self._keeping:
             self._go_on()
             await asyncio.sleep(self._timeout / SLICES)

@@ -1,8 +1,8 @@
-"""Who travels next: the decisions that wait, and how they are put together.
+"""The decisions that wait, and how those that travel next are put together.
 
 Rules:
-- Whoever waits for the same travels together, first come, first served; a key is in one transaction of this process at
-  a time, so that it does not wait for its own lock.
+- Decisions that wait for the same travel together, first come, first served; a key is in one transaction of this
+  process at a time, so that it does not wait for its own lock.
 - Decisions that only read go apart from those that write: they need no locks, and wait for none.
 - A decision whose key somebody else holds waits for that key in a transaction of its own kind, and keeps nobody else.
 """
@@ -109,7 +109,7 @@ class Queue:
             asked = waiting.popleft()
             if asked.future.done():
                 continue
-            # Whoever shares a key with one who has to wait comes after him, or he would wait for ever.
+            # A decision that shares a key with one that has to wait comes after it, or that would wait for ever.
             if not passed.isdisjoint(asked.keys) or (asked.alone and taken):
                 passed |= asked.keys
                 left.append(asked)

@@ -122,7 +122,7 @@ class Transaction:
         """The decisions that were left out: their keys are held, or they must be made under locks."""
 
     async def run(self, sql: Statements, patience: Patience, clock: Clock | None) -> None:
-        """Make the decisions. Whoever is not left out is told then, by `answer`."""
+        """Make the decisions. Those that are not left out are told then, by `answer`."""
         connection = self.line.connection
         names = {name_of(key): key for key in sorted(self.keys)}
         by_table = {table: [name for name, key in names.items() if table in tables_of(key)] for table in TABLES}
@@ -153,7 +153,7 @@ class Transaction:
         self.writing, self.written = bool(written), len(written)
         try:
             async with connection.pipeline():
-                if charged and written:  # first: where the decision was called off, this fails
+                if charged and written:  # first: if the decision was called off, this fails
                     await connection.execute(sql.remember, [self.token, self.now + _REMEMBERED])
                 await self._write(connection, sql, written.values())
                 await connection.execute("COMMIT")

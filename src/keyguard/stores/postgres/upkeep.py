@@ -1,4 +1,4 @@
-"""What is done beside decisions, in transactions that nobody waits for: deleting what has expired, and settling doubts.
+"""Work beside decisions, in transactions that nobody waits for: deleting what has expired, and settling doubts.
 
 A doubt is a transaction whose commit was under way when its connection broke. Its token is taken: then it has happened,
 and what it charged is given back; or the token is put there first, and it never will.

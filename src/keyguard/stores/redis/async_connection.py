@@ -4,7 +4,7 @@ redis-py opens a connection and introduces itself (addresses, TLS, passwords, se
 over by a protocol of our own, since the streams of redis-py cost more than a decision does.
 
 Rules, besides those of `sync_connection.py`:
-- A call that finds the connection at rest is written at once. What is asked for while replies are awaited leaves as
+- A call that finds the connection at rest is written at once. Calls that come while replies are awaited leave as
   one write in the next turn of the loop.
 - Replies come in the order of the calls. When the oldest call has waited too long, the connection is cut and whatever
   is on it fails: a server that does not answer one does not answer those behind it. While it is busy with what was
@@ -13,7 +13,7 @@ Rules, besides those of `sync_connection.py`:
 - A connection may take longer to open than a call may wait for it: names, TLS and passwords take turns of the loop,
   which may have much else to do. Those who waited are told in time, and the next ones find it open. One that takes long
   is not waited for alone: others are begun beside it, and the first that is there is used.
-- What lives while a call is on its way is little: it is what the garbage collector walks over when many wait.
+- Little lives while a call is on its way: it is what the garbage collector walks over when many wait.
 - A call that nobody waits for any more keeps its place, so that its reply is not taken for another's.
 """
 
@@ -56,10 +56,11 @@ class LoopLink:
         self._pipe: Pipe | None = None
         self._pipes: set[Pipe] = set()
         self._openings: dict[asyncio.Task[None], float] = {}
-        """What is being opened, and the seconds that it has had, but for those in which the loop did other things."""
+        """Connections that are being opened, and the seconds that each has had, but for those in which the loop did
+        other things."""
         self._ticking: asyncio.TimerHandle | None = None
         self._waiting: deque[Waiting] = deque()
-        """What is asked for while there is no connection, the oldest first."""
+        """Calls that came while no connection was open, the oldest first."""
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.beside: LoopLink | None = None
@@ -181,7 +182,7 @@ class LoopLink:
             pipe.retire()
 
     async def aclose(self) -> None:
-        """Close the connections. What is under way is cut off."""
+        """Close the connections. Calls that are under way are cut off."""
         self._closed = True
         openings = list(self._openings)
         for one in openings:

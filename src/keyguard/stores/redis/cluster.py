@@ -26,7 +26,7 @@ Address: TypeAlias = tuple[str, int]
 
 _REST = 0.5  # seconds for which a node that failed is left alone
 _HOPS = 4
-_PAUSE = 0.01  # seconds, where a slot is on its way and its keys are in two places
+_PAUSE = 0.01  # seconds, while a slot is on its way and its keys are in two places
 
 
 class NodeError(StoreError):

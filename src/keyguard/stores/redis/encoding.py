@@ -60,8 +60,8 @@ class Wire(Names):
     def turns(self, ops: Sequence[Op[Any]]) -> Iterator[list[Op[Any]]]:
         """Return operations by what may be under way together, in order.
 
-        What takes one trip is done in the order in which it was sent. What may take several must not meet the keys of
-        another meanwhile.
+        Operations of one trip are done in the order in which they were sent. One that may take several must not meet
+        the keys of another meanwhile.
         """
         turn: list[Op[Any]] = []
         keys: set[str] = set()

@@ -24,7 +24,7 @@ class Names:
         self._values = f"{namespace}:v:"
         self.pattern = f"{namespace}:[cv]:*"
         self.values = f"{namespace}:v:*"
-        """What matches the names of all that is not a counter, of which there are many."""
+        """Matches the names of plain values: counters are many more."""
 
     def counter(self, key: str) -> tuple[bytes, bytes]:
         """Return the hash of a counter, and its field."""

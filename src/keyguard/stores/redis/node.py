@@ -1,6 +1,6 @@
 """One server: calls in, replies out, over the connections of threads and of each event loop.
 
-Calls are done in the order in which they are sent. So where several scripts are called in one trip, those that the
+Calls are done in the order in which they are sent. So if several scripts are called in one trip, those that the
 server may not know are sent with their text: else the first might have to be sent again, after the second has run.
 """
 

@@ -31,7 +31,7 @@ AT_ONCE = 4
 """Those that are begun for callers that wait at the same time."""
 
 RESTS = 0.5
-"""Seconds for which no further connection is tried where there are some, and the server has refused the last one."""
+"""Seconds for which no further connection is tried if there are some, and the server has refused the last one."""
 
 Connect = Callable[[], Any]
 """Makes a connection of redis-py that is not open yet."""

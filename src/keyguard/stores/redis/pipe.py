@@ -21,7 +21,7 @@ _ONE_MORE_TURN = 0.002  # seconds
 
 
 class Link(Protocol):
-    """What a connection is of."""
+    """The link to a server that a connection is of."""
 
     loop: asyncio.AbstractEventLoop
     pulse: Pulse

@@ -64,14 +64,14 @@ class Pulse:
         return self.answered > sent or (on_the_way >= _MANY and monotonic() < self.answered + _SILENCE)
 
     def timed_out(self, sent: float, on_the_way: int) -> TimedOut:
-        """Return what to raise where no answer came in time to what was sent then, among so many calls."""
+        """Return what to raise if no answer came in time to what was sent then, among so many calls."""
         if self.busy(sent, on_the_way):
             return Slow("Redis did not answer in time: it has much to do")
         self.failed = True
         return TimedOut("Redis did not answer in time")
 
     def not_opened(self, waited: float) -> NotSent:
-        """Return what to raise where no connection came in time; the oldest that is on its way has had so many seconds.
+        """Return what to raise if no connection came in time; the oldest that is on its way has had so many seconds.
 
         Those do not count in which this process had other things to do.
         """

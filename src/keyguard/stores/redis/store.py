@@ -4,9 +4,9 @@ Rules:
 - One decision is one script, so it is exact whatever the number of processes; the server's time decides.
 - A decision carries a token. If the connection breaks it is sent once more, and the token keeps it from being charged
   twice. If no answer comes in time it is called off: its charge is undone, or will never be made.
-- What is settled later (a refund, a cost) carries a token too, and is sent again until it is answered.
-- What is not a decision (changing a key) is not sent again: it could touch what others did meanwhile.
-- No call takes longer than `timeout`. What to do without the store is the guards' business.
+- A settlement (a refund, a cost known later) carries a token too, and is sent again until it is answered.
+- A change of a key is not sent again: it could touch what others did meanwhile.
+- No call takes longer than `timeout`. The guards say what to do without the store.
 - Connections are a process's own, and under asyncio an event loop's own.
 """
 
@@ -49,7 +49,7 @@ class RedisStore:
     - `timeout`: seconds that one operation may take, with everything; 0.01 to 1.
     - `max_connections`: of the threads of this process; an event loop uses two.
     - `credentials`: a plain function that returns a password, or a user name and a password; asked, in a thread, each
-      time a connection is opened, for tokens that expire (IAM). What was opened with one stays open.
+      time a connection is opened, for tokens that expire (IAM). A connection that was opened with one stays open.
 
     Counters and cached responses have a time to live; API keys have none. A server whose memory is full evicts what its
     `maxmemory-policy` says: only `noeviction` keeps counters and keys, and any other is warned of in the log when a
@@ -125,7 +125,7 @@ class RedisStore:
     # -- operations ---------------------------------------------------------------------------------------
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
-        """Run the operations, in one trip where they go to one server."""
+        """Run the operations, in one trip if they go to one server."""
         check_process()
         if len(ops) == 1 and self._wire.simple(ops[0]) is not None:
             op: Any = ops[0]
@@ -159,7 +159,7 @@ class RedisStore:
         return self._aexecute(ops)
 
     async def _atake(self, op: Any, form: TakeForm) -> list[Any]:
-        # What nearly every request asks: one call, and nothing between it and the connection.
+        # Nearly every request asks this: one call, and nothing between it and the connection.
         line: Any = self._line  # on a cluster nothing is so simple
         now, token, began = self._wire.now(), new_token(), monotonic()
         try:
@@ -217,7 +217,7 @@ class RedisStore:
         return self._seen(replies)
 
     async def _after(self, error: BaseException, calls: list[Call], began: float) -> list[Reply]:
-        """Ask once more what was sent, where that may help."""
+        """Ask once more what was sent, if that may help."""
         try:
             if isinstance(error, Lost):
                 self._line.drop_idle()
@@ -342,6 +342,6 @@ def _repeatable(calls: list[Call]) -> bool:
 
 
 def _check_time(rounds: Rounds, deadline: float) -> None:
-    """Raise `StoreBusy` where there is no time for what is still to be sent, though all was answered so far."""
+    """Raise `StoreBusy` if there is no time for what is still to be sent, though all was answered so far."""
     if rounds.trips > 1 and rounds.calls and monotonic() > deadline:
         raise StoreBusy("Redis: a key is being changed by others all the time")

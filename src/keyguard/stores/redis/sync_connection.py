@@ -1,13 +1,14 @@
 """Connections of threads: bytes out, replies in, within a deadline. Those of event loops are in `async_connection.py`.
 
 Rules:
-- Nothing is sent again here. Whoever sent decides, by what a failure says about the server having acted: `NotSent`
+- Nothing is sent again here. The caller decides, by what a failure says about the server having acted: `NotSent`
   and `Lost` come quickly, `TimedOut` when the deadline is over.
 - A connection on which anything went wrong is closed: the next reply on it might be another call's.
 - Idle connections die silently together (a NAT, a failover): the first that gets no answer condemns those that have
   not answered since.
-- Whoever finds no connection free waits in a queue. When a connection comes free, or has been opened, the first in the
-  queue takes it and sends what the others ask for along: however many threads there are, a few trips serve them all.
+- A thread that finds no connection free waits in a queue. When a connection comes free, or has been opened, the first
+  in the queue takes it and sends what the others ask for along: however many threads there are, a few trips serve them
+  all.
 - Where the server refuses a further connection, the open ones go on to serve.
 """
 
@@ -59,7 +60,7 @@ class _Job:
         self.taken = False
         """Whether it has left the queue: it may have been sent."""
         self.connection: Connection | None = None
-        """The connection on which this thread is to send `batch`, where that falls to it."""
+        """The connection on which this thread is to send `batch`, if that falls to it."""
         self.batch: list[_Job] = [self]
         self.got: list[Reply] | None = None
         self.error: Exception | None = None
@@ -192,7 +193,7 @@ class ThreadLink:
         try:
             packed = batch[0].packed if len(batch) == 1 else [part for job in batch for part in job.packed]
             socket.send_packed_command(packed, check_health=False)
-            # What the server has, counts from here: among threads that compute, this one may just have been woken.
+            # The time that the server has begins here: among threads that compute, this one may just have been woken.
             deadline = max(deadline, monotonic() + self._patience)
             for job in batch:
                 got: list[Reply] = []

@@ -231,7 +231,7 @@ class Servers:
     def client(self) -> Any:
         """Return a client for what operators do, with time-outs of seconds."""
         settings = self._settings(_PATIENCE, Retry(NoBackoff(), 1))
-        # With TLS a new connection has something to read, which redis-py's pool takes for a stale reply; where it has
+        # With TLS a new connection has something to read, which redis-py's pool takes for a stale reply; if it has
         # introduced itself first, all has been read.
         del settings["driver_info"]
         if self.cluster:

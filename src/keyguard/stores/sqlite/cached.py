@@ -2,9 +2,9 @@
 
 Rules:
 - They have a table of their own: whatever is asked for, keys and counters neither lose their room nor their speed.
-- What leaves, leaves by pool: all that is stored of a URI, together with the mark that voids it. So what was
-  invalidated does not come back because its mark has gone. What was purged by tag or path never leaves so.
-- A hit writes nothing. What was read is noted in memory, each key once a minute, and written when something else is,
+- Responses leave by pool: all that is stored of a URI, together with the mark that voids it. So a response that
+  was invalidated does not come back because its mark has gone. Marks of tags and paths never leave so.
+- A hit writes nothing. Its use is noted in memory, each key once a minute, and written when something else is,
   or once a minute.
 - The last of the disk is for keys and counters: with less than `_SPARE` free, no more responses are stored. What voids
   or lists them is.
@@ -115,7 +115,7 @@ class Cached:
 
     def put(self, connection: sqlite3.Connection, key: str, value: bytes | None, expires: int, now: int) -> None:
         self.wrote = True
-        # What is so large would only push the others out.
+        # So large a response would only push the others out.
         if value is None or len(value) > self.max_bytes // 4 or not self._fits(len(value)):
             connection.execute(_DELETE, (key,))
         else:
@@ -138,7 +138,7 @@ class Cached:
         return True
 
     def note_use(self, connection: sqlite3.Connection, now: int) -> None:
-        """Write what was read, in a transaction of its own, where that can be done just now: it is worth no error."""
+        """Write what was read, in a transaction of its own, if that can be done just now: it is not worth an error."""
         try:
             connection.execute("BEGIN IMMEDIATE")
             self.tidy(connection, now)
@@ -171,7 +171,7 @@ class Cached:
                 connection.execute(_DELETE_POOL, (pool, pool + "\U0010ffff"))
 
     def give_way(self, connection: sqlite3.Connection, now: int) -> bool:
-        """Make room for what is no copy, in a transaction of its own. Returns whether there was anything to give."""
+        """Make room for what is not a copy, in a transaction of its own. Returns whether there was anything to give."""
         connection.execute("BEGIN IMMEDIATE")
         (size,) = connection.execute(_BYTES).fetchone()
         given = bool(size >= _MIN)

@@ -8,7 +8,7 @@ Rules:
   midst of something there, that would undo the parent's work, and the child cannot use the file any more.
 - After any error the connection is closed and opened again: the file may have been replaced. It is made at the start
   alone: a store that is gone is a fault, and an empty one in its place would tell every caller that its key is bad.
-- Who may read the file, and what its file system can do: `place.py`.
+- The rights to the file, and what its file system can do: `place.py`.
 - Other processes are waited for by asking often: see `insist`.
 """
 
@@ -127,7 +127,8 @@ class File:
     def _prepare(self, connection: sqlite3.Connection, deadline: float | None) -> None:
         (mode,) = insist(connection, deadline, "PRAGMA journal_mode").fetchone()
         if mode != "wal":
-            # Whoever else has the file open, or recovers or closes it, makes this fail, whatever the busy time-out.
+            # Any other process that has the file open, or recovers or closes it, makes this fail, whatever the busy
+            # time-out.
             try:
                 (mode,) = insist(connection, deadline, "PRAGMA journal_mode = WAL").fetchone()
             except sqlite3.OperationalError as error:
@@ -164,7 +165,7 @@ class File:
 def insist(
     connection: sqlite3.Connection, deadline: float | None, statement: str, values: Sequence[Any] = ()
 ) -> sqlite3.Cursor:
-    """Run a statement, waiting for other processes until `deadline`; not at all where there is none.
+    """Run a statement, waiting for other processes until `deadline`; not at all if there is none.
 
     SQLite's own waiting sleeps longer each time, so that under load some process waits for ever; a transaction
     here takes some thirty microseconds, so asking often is better.

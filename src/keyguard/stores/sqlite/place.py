@@ -90,7 +90,7 @@ def _reason(path: Path) -> str:
     if not folder.exists():
         return f"there is no folder {folder}"
     if not folder.is_dir():
-        return f"{folder} is no folder"
+        return f"{folder} is not a folder"
     if path.is_dir():
         return "it is a folder"
     for place in (path, *(Path(f"{path}{end}") for end in JOURNALS)):

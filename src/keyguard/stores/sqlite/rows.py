@@ -25,7 +25,7 @@ _NEXT = "SELECT key, expires FROM entries WHERE key > ? ORDER BY key LIMIT ?"
 
 
 class Writes(Exception):
-    """What was expected to read alone has something to write."""
+    """An operation that was expected to read alone has something to write."""
 
 
 class Rows:

@@ -1,12 +1,12 @@
 """The store of one machine: an SQLite file that its processes share.
 
 Rules:
-- Every decision is one `BEGIN IMMEDIATE` transaction, so it is exact across threads and processes. What was committed
+- Every decision is one `BEGIN IMMEDIATE` transaction, so it is exact across threads and processes. A commit
   survives the death of any process (WAL, `synchronous=NORMAL`; a power failure may take the last moments).
-- One connection a process, behind a lock: SQLite admits one writer anyway. Who waits for whom, and how long:
-  `turns.py`. An event loop never waits for another process.
-- A file that another process keeps locked is busy, and not out of order: who got no turn is told that, and charged
-  nothing.
+- One connection a process, behind a lock: SQLite admits one writer anyway. How requests wait for their
+  turns: `turns.py`. An event loop never waits for another process.
+- A file that another process keeps locked is busy, and not out of order: a request that got no turn is told that, and
+  charged nothing.
 - Workers that start together on a new file wait for each other, longer than a decision would.
 - The connection, and what becomes of the file: `file.py`. Cached responses live in a table of their own, within
   bounds: `cached.py`.
@@ -52,8 +52,8 @@ class SQLiteStore:
 
     `timeout` is how long, in seconds, a decision waits for other processes before it raises `StoreBusy`;
     `cache_bytes`, how many bytes of the file cached responses may fill, at least 1 MiB. The file and its tables are
-    made where there are none; a file that vanishes later is a fault, until one is there again. Raises
-    `ConfigurationError` where the file cannot be used.
+    made if there are none; a file that vanishes later is a fault, until one is there again. Raises
+    `ConfigurationError` if the file cannot be used.
     """
 
     needs_asyncio = False
@@ -70,7 +70,7 @@ class SQLiteStore:
         name = os.fspath(path)
         if not isinstance(name, str) or not name or name.startswith((":", "file:")):
             raise ConfigurationError(
-                f"{name!r} is no file that processes can share; use a path, or memory:// for this process alone"
+                f"{name!r} is not a file that processes can share; use a path, or memory:// for this process alone"
             )
         if not is_number(timeout) or not 0 < timeout <= 60:
             raise ConfigurationError(f"timeout is a number of seconds, above 0 and at most 60, not {timeout!r}")

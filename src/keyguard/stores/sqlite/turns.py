@@ -1,14 +1,14 @@
 """Turns at an SQLite file: how the threads and event loops of a process share it, with each other and other processes.
 
 Rules:
-- Whoever has the lock tries at once, and waits for nothing: a greenlet that is set aside with the lock in its hands
-  would stop its whole process.
-- Whoever gets the file does the work of all who wait for the same kind of thing, in one transaction. So a thousand
-  threads are as fast as one, and those of one process do not wait for other processes one after the other.
+- A thread that has the lock tries at once, and waits for nothing: a greenlet that is set aside with the lock in its
+  hands would stop its whole process.
+- The thread that gets the file does the work of all who wait for the same kind of thing, in one transaction. So a
+  thousand threads are as fast as one, and those of one process do not wait for other processes one after the other.
 - Other processes are waited for by one thread of the store's own, made if it is needed, and never in an event loop or
   behind an app's own jobs.
-- Nobody waits longer than a request may. Who got no turn by then is told that (`StoreBusy`), whoever was in the way:
-  that is no failure of the file, and nothing was charged.
+- Nobody waits longer than a request may. A request that got no turn by then is told so (`StoreBusy`), whoever was in
+  the way: that is not a failure of the file, and nothing was charged.
 - A disk that does not answer is a failure. It is told from a process that is too busy by that thread: it gets to run as
   often as whoever has the lock, so if it looks again and again and nothing has moved, nothing moves.
 """
@@ -159,7 +159,7 @@ class Turns:
         return taken
 
     def leave(self, job: Job, late: Callable[[list[Any]], None]) -> None:
-        """Nobody waits for it any more. What it has done by then, or does yet, is told to `late`."""
+        """Nobody waits for it any more. Results that it has by then, or comes to yet, are told to `late`."""
         if not self.withdraw(job):
             self._left[job] = late
             if job.over:

@@ -41,11 +41,11 @@ def check_store(
 
     `make_store` opens an empty store that takes its time from the clock it is given. `steps` random operations of every
     kind, on limits of every kind, run on it and on a reference, and every answer is compared, and what they left; then
-    come values and keys of odd kinds, all-or-nothing, expiry, `scan`, threads, and `aexecute` where there is one.
+    come values and keys of odd kinds, all-or-nothing, expiry, `scan`, threads, and `aexecute` if there is one.
 
     `ops` are operations of your own, or functions that make one from a `random.Random`, and `limits` are limits of your
     own: they are drawn among the others. `compensates` is for a store that takes from several callers' counters one
-    after the other, and gives back where one refuses (a cluster): it is then not asked what a clock that is set back
+    after the other, and gives back if one refuses (a cluster): it is then not asked what a clock that is set back
     does to states in which a charge came and went.
     """
     back = not compensates

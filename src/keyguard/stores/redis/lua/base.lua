@@ -1,4 +1,4 @@
--- What all scripts begin with. Numbers are doubles, exact up to 2^53. An *entry* is what is stored: eight bytes of expiry
+-- All scripts begin with this. Numbers are doubles, exact up to 2^53. An *entry* is what is stored: eight bytes of expiry
 -- (microseconds, 0 for never) and the value.
 
 local floor, max, min = math.floor, math.max, math.min

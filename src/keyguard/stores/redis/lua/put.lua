@@ -1,6 +1,6 @@
 -- Write or delete one plain value.  ARGV: clock; '+', eight bytes of time to live (0 for ever) and the value, or '-' to
 -- delete; what must stand there: '=' and the value, '-' for none, or nothing for whatever does.
--- Returns 1 where it wrote: not if the same value stood there.
+-- Returns 1 if it wrote: not if the same value stood there.
 local key, change, expected = KEYS[1], ARGV[2], ARGV[3]
 local entry = living(redis.call('GET', key))
 local value = entry and entry:sub(9) or nil

@@ -1,4 +1,4 @@
--- The values of some keys.  ARGV: clock, then for each of KEYS its field, or nothing where it is no hash.
+-- The values of some keys.  ARGV: clock, then for each of KEYS its field, or nothing if it is not a hash.
 -- Returns the time and the values.
 local values = { string.format('%.0f', now) }
 for i, key in ipairs(KEYS) do

@@ -1,5 +1,5 @@
 -- ops.Settle.  KEYS: the hashes.  ARGV: clock, demands, what is settled, fields.
--- What is settled is the settlement's token, the time of the Take, and for each demand its time to live and the change of
+-- The third argument is the settlement's token, the time of the Take, and for each demand its time to live and the change of
 -- its cost. Or it is the token of a Take alone: then whatever was decided under it is undone, and may not happen later.
 read(4, 1)
 

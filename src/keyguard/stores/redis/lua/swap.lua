@@ -1,6 +1,6 @@
 -- Write values if all keys hold what is expected.  ARGV: clock, then for each of KEYS three: its field, or nothing
--- where it is no hash; '=' and the value expected, or nothing where none is; and '+', eight bytes of time to live
--- (0 for ever) and the new value, or '-' to delete, or nothing to leave it.  Returns 1 where it did.
+-- if it is not a hash; '=' and the value expected, or nothing if none is; and '+', eight bytes of time to live
+-- (0 for ever) and the new value, or '-' to delete, or nothing to leave it.  Returns 1 if it did.
 for i, key in ipairs(KEYS) do
   local field, expected = ARGV[3 * i - 1], ARGV[3 * i]
   local entry
