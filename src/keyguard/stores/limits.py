@@ -164,7 +164,7 @@ class LimitsStore:
             raise self._late(work.future.cancelled() and pool.done > done)
 
     async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
-        """The same for an event loop."""
+        """Do the same for an event loop."""
         with self._threads() as pool:
             done, work = pool.done, pool.submit(lambda: self._execute(ops))
             answer = asyncio.wrap_future(work.future)
@@ -182,7 +182,7 @@ class LimitsStore:
 
     @contextmanager
     def _threads(self) -> Iterator[_Threads]:
-        """The threads; those of one operation alone, which end with it, in a process that forks in C."""
+        """Yield the threads; those of one operation alone, which end with it, in a process that forks in C."""
         if not forks_in_c():
             yield self._pool
             return

@@ -343,5 +343,5 @@ class Steps:
 
 
 def _known(demand: Demand) -> bool:
-    """Whether it is of a kind of limit that stores may have a faster way for."""
+    """Tell whether it is of a kind of limit that stores may have a faster way for."""
     return demand.limit.script != ""
