@@ -352,7 +352,7 @@ def test_21_purges(site_of: Make) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"ttl": 0}, "ttl is a whole number of seconds"),
+        ({"ttl": 0}, "ttl is a duration from 1 second to 365 days"),
         ({"ttl": True}, "ttl is a whole number"),
         ({"ttl": 1.5}, "ttl is a whole number"),
         ({"coalesce": float("nan")}, "coalesce is a number of seconds"),

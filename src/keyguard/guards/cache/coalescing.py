@@ -115,7 +115,7 @@ class Coalescing:
                 return self.follower.from_entry(flight.entry)
 
     def lead(self, key: Key, *, overdue: bool) -> bool:
-        """Lead the flight for a key, unless another request does, which is not waited for.
+        """Lead the flight for a key. False if another request leads it, which is not waited for.
 
         `overdue`: the other one has not come back in the time that is set for it; its flight ends.
         """
@@ -148,7 +148,7 @@ class Coalescing:
             self.flights.hit_for_miss(self.key, self.request.now() + _HIT_FOR_MISS_FOR)
 
     async def disperse(self, *, lasting: bool) -> None:
-        """Send all who wait to the app, in other processes too. `lasting`: those who come next as well, for a while."""
+        """Send all waiting requests to the app, in other processes too. `lasting`: for a while, the next ones too."""
         if lasting:
             self.hit_for_miss()
         self.end(HIT_FOR_MISS)

@@ -318,7 +318,7 @@ class ResponseCache(Guard):
     # -- for the app's own code -----------------------------------------------------------------------------
 
     def purge(self, url: str | None = None, *, tag: str | None = None) -> None:
-        """Serve nothing any more that is stored for a URL, on one host or, for a path alone, on all; or under a tag.
+        """Stop serving what is stored for a URL, on one host or, for a path alone, on all; or under a tag.
 
         Every process follows within `local_ttl` seconds. Raises `ValueError` for a text that is not a URL, and
         `StoreError` if a shared store cannot be told: then only this process has forgotten.
@@ -330,7 +330,7 @@ class ResponseCache(Guard):
         await self.storage.arun(self.storage.purge(url, tag))
 
     def purge_all(self) -> None:
-        """Serve nothing any more that is stored now."""
+        """Stop serving all that is stored now."""
         self.storage.run(self.storage.purge_all())
 
     async def apurge_all(self) -> None:

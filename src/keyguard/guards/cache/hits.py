@@ -79,7 +79,7 @@ class Hits:
 
     @property
     def by_address(self) -> bool:
-        """Whether a plain hit needs no more than the request's address."""
+        """True if a plain hit needs no more than the request's address."""
         return self.when is None and self.reader.by is None and not self.reader.settings.credentials
 
     def instant(self, clock: Clock) -> Instant:

@@ -147,7 +147,7 @@ class Shared:
         return Found(now, entries, len(living) > len(wanted))
 
     async def keep(self, target: Target, entry: Entry, *also: Op[Any]) -> bool:
-        """Write an entry, then that it is there, together with other operations that come after that.
+        """Write an entry, then note that it is there; other operations go along and come after that.
 
         False if it was void before it was there: its URI was purged after the app was asked.
         """
@@ -217,7 +217,7 @@ class Shared:
     async def lease(
         self, request: Request, target: Target, flight: str, token: bytes, seconds: float
     ) -> tuple[bytes | None, Found]:
-        """Try to become the process that asks. Returns who is, and what is there now.
+        """Try to become the process that asks. Returns which one is, and what is there now.
 
         The first is `None` if this process is, `HIT_FOR_MISS` if no process waits for another, else another's token.
         The second matters because whoever had the lease until a moment ago may have stored the answer.

@@ -94,7 +94,7 @@ class CacheStorage:
 
     @property
     def max_entry_bytes(self) -> int:
-        """How large a body may be: in a cache of this process alone, not larger than all of it."""
+        """The bytes that a body may have: in a cache of this process alone, not more than all of it."""
         limit = self.bounds.entry_bytes
         return limit if self.shared is not None else min(limit, self.local.max_bytes)
 
@@ -159,7 +159,7 @@ class CacheStorage:
         self.local.put(target.key, digests_of(target.host, target.uri), entry)
 
     async def drop(self, target: Target, entry: Entry) -> None:
-        """Serve an entry no more."""
+        """Stop serving an entry."""
         self.local.drop(target.key, entry)
         if self.shared is not None:
             try:
