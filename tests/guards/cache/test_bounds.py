@@ -353,10 +353,10 @@ def test_21_purges(site_of: Make) -> None:
     ("options", "says"),
     [
         ({"ttl": 0}, "ttl is a duration from 1 second to 365 days"),
-        ({"ttl": True}, "ttl is a whole number"),
+        ({"ttl": True}, "ttl is a duration: seconds"),
         ({"ttl": 1.5}, "ttl is a whole number"),
-        ({"coalesce": float("nan")}, "coalesce is a number of seconds"),
-        ({"coalesce": -1}, "coalesce is a number of seconds"),
+        ({"coalesce": float("nan")}, "coalesce is a duration: seconds"),
+        ({"coalesce": -1}, "coalesce is a duration from 0 seconds"),
         ({"max_bytes": 1}, "max_bytes is a whole number of bytes"),
         ({"max_variants": 0}, "max_variants"),
         ({"by": "ip"}, "by is 'key', 'subject' or None"),
