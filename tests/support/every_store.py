@@ -12,8 +12,9 @@ from keyguard.stores import open_store
 from keyguard.stores.memory import MemoryStore
 from tests.support.servers import Postgres, RedisCluster, RedisServer
 
-KINDS = ["memory", "sqlite", "redis", "cluster", "postgresql"]
-SHARED = KINDS[1:]
+SHARED = ["sqlite", "redis", "cluster", "postgresql"]
+"""Those that processes share, and that can be copied."""
+KINDS = ["memory", *SHARED]
 
 
 def url_of(kind: str, request: pytest.FixtureRequest, folder: Path, name: str = "keys", timeout: int = 1) -> str:
