@@ -49,7 +49,7 @@ def test_check_says_what_is_wrong(
     monkeypatch.setattr(WindowLog, "take", lambda self, *asked: (*take(self, *asked)[:2], 7, *take(self, *asked)[3:]))
     assert main(["store", "check", valkey.url, "--steps", "50"]) == 1
     assert "does not mean what every store means: step" in capsys.readouterr().out
-    assert not valkey.ask("KEYS", "keyguard-check-*"), "it has left something behind"
+    assert not valkey.ask("KEYS", "keyguard*:check-*"), "it has left something behind"
 
 
 @pytest.mark.slow

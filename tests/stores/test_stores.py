@@ -79,7 +79,7 @@ def test_tls_with_a_password_and_a_certificate_that_is_checked(tmp_path: Path) -
 
 def test_what_a_check_wrote_is_gone_afterwards(valkey: RedisServer) -> None:
     check_store(RedisStore(valkey.url).scratch, steps=20)
-    assert not valkey.ask("KEYS", "keyguard-check-*")
+    assert not valkey.ask("KEYS", "keyguard*:check-*")
 
 
 @pytest.mark.parametrize("password", ["", "kg:pw@"])

@@ -172,7 +172,7 @@ def test_a_store_survives_a_fork_even_with_its_lock_held(kind: str, tmp_path: Pa
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store._turns.lock if isinstance(store, SQLiteStore) else store._lock:
+        with store._turns.lock if isinstance(store, SQLiteStore) else store._core.lock:
             held.set()
             release.wait(10)
 

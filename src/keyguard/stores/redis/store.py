@@ -294,9 +294,12 @@ class RedisStore:
         return [(key, value) for key, value, _ in self.dump(prefix)]
 
     def scratch(self, clock: Clock) -> RedisStore:
-        """Return an empty store on the same server, for checks. Closing it removes what it holds."""
+        """Return an empty store on the same server, for checks. Closing it removes what it holds.
+
+        Its names begin with this store's namespace, since the user may have no rights to any others.
+        """
         return _Scratch(
-            self._url, namespace=f"keyguard-check-{os.urandom(6).hex()}", timeout=10.0, clock=clock,
+            self._url, namespace=f"{self.namespace}:check-{os.urandom(6).hex()}", timeout=10.0, clock=clock,
             credentials=self._credentials,
         )  # fmt: skip
 
