@@ -11,7 +11,7 @@ bucket, names the caller. The pools of counters begin with `rl:` or `guess:`, an
 from __future__ import annotations
 
 from keyguard.ops.keys import Authenticate, Authenticated
-from keyguard.ops.limits import REMEMBERED, Degraded, Demand, Settle, Take, TakeHere, Taken
+from keyguard.ops.limits import REMEMBERED, SETTLED, Degraded, Demand, Settle, Take, TakeHere, Taken
 from keyguard.ops.op import COUNTERS, Change, Op, is_counter, run
 from keyguard.ops.store import (
     AsyncStore,
@@ -33,6 +33,7 @@ __all__ = [
     "RECORD",
     "REMEMBERED",
     "SEALED",
+    "SETTLED",
     "AsyncStore",
     "Authenticate",
     "Authenticated",

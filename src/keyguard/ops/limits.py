@@ -110,7 +110,7 @@ class Settle(Op[None]):
         self.token = new_token()
         keys = [demand.key for demand in taken.demands]
         if keys:
-            keys.append(f"{_SETTLED}|{keys[0].partition('|')[2]}")
+            keys.append(f"{SETTLED}|{keys[0].partition('|')[2]}")
         self.keys = tuple(keys)
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[None, Sequence[Change]]:
@@ -142,7 +142,7 @@ class Settle(Op[None]):
 REMEMBERED = 10 * SECOND
 """Microseconds for which a store knows a settlement by its token."""
 
-_SETTLED = "rl:settled"
+SETTLED = "rl:settled"
 """The pool of what was settled: a caller's last settlements, a token of eight bytes and the time of each."""
 _MAX_SETTLED = 32  # of one caller; more would cost more memory than a caller's counters
 

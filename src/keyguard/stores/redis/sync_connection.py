@@ -72,7 +72,7 @@ class _Job:
 
 
 class ThreadLink:
-    """Connections to one server for any number of threads, each used by one at a time; at most `most`."""
+    """Connections to one server for any number of threads, each used by one at a time; at most `max_connections`."""
 
     def __init__(self, connect: Connect, max_connections: int, pulse: Pulse, eviction: Eviction) -> None:
         self._connect = connect

@@ -1,0 +1,81 @@
+"""Counters that an earlier keyguard left in a store are read: byte by byte as it wrote them, and where it put them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyguard.clock import SECOND, ManualClock
+from keyguard.ops import Demand, Settle, Take
+from keyguard.rates import Limit, smooth, window
+from keyguard.stores.postgres import PostgresStore
+from keyguard.stores.redis import RedisStore
+from keyguard.stores.sqlite import SQLiteStore
+from tests.support.servers import Postgres, RedisServer
+
+CLOCK = ManualClock()
+EARLIER: list[tuple[Limit, str, str, int, int]] = [
+    (window(3, 60 * SECOND, "3/minute"), "00809828176506000080982817650600", "counters", 60_000_000, 1),
+    (
+        window(100, 3600 * SECOND, "100/hour"),
+        "530024f40000000000020000000000000002000000",
+        "entries",
+        3_712_500_000,
+        98,
+    ),
+    (smooth("7/minute", burst=5), "4a149e2917650600", "counters", 17_142_858, 3),
+]
+"""A limit, the state of two units taken at the time of `CLOCK`, its table in PostgreSQL, how long it lives, and what is
+left."""
+
+
+def key_of(limit: Limit) -> str:
+    return f"rl:earlier:{limit.code}|x"
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """A store with the counters of an earlier keyguard, put there by other means than its own."""
+    ends = [(key_of(limit), bytes.fromhex(state), table, CLOCK() + ttl) for limit, state, table, ttl, _ in EARLIER]
+    if request.param == "sqlite":
+        path = tmp_path / "earlier.db"
+        with closing(SQLiteStore(path, 5.0, clock=CLOCK)) as opened:
+            with closing(sqlite3.connect(path)) as connection:
+                rows = [(key, state, expires) for key, state, _, expires in ends]
+                connection.executemany("INSERT INTO entries (key, value, expires) VALUES (?, ?, ?)", rows)
+                connection.commit()
+            yield opened
+    elif request.param == "redis":
+        server: RedisServer = request.getfixturevalue("valkey")
+        with closing(RedisStore(server.url, namespace=f"earlier{tmp_path.name}", timeout=1, clock=CLOCK)) as opened:
+            client = server.client()
+            for key, state, _, expires in ends:
+                field = key.partition("|")[0]
+                client.hset(f"{opened.namespace}:c:{{x}}", field, expires.to_bytes(8, "little") + state)
+            yield opened
+            opened.clear()
+    else:
+        database: Postgres = request.getfixturevalue("postgres")
+        with closing(PostgresStore(database.url, schema="earlier", timeout=1, clock=CLOCK)) as opened:
+            opened.migrate()
+            for key, state, table, expires in ends:
+                database.query(f"INSERT INTO earlier.{table} VALUES (%s, %s, %s)", key.encode(), state, expires)
+            yield opened
+            database.query("DROP SCHEMA earlier CASCADE")
+
+
+def test_they_are_read_and_go_on(store: Any) -> None:
+    for limit, _, _, _, left in EARLIER:
+        asked = Take([Demand("", key_of(limit), limit, 0)])
+        assert store.execute([asked])[0].takings[0][2] == left
+        (taken,) = store.execute([Take([Demand("", key_of(limit), limit)])])
+        assert (taken.refused, taken.takings[0][2]) == (False, left - 1)
+        store.execute([Settle(taken)])
+        assert store.execute([asked])[0].takings[0][2] == left
+    found = [key for key, _ in store.scan("rl:earlier:")]
+    assert sorted(found) == sorted(key_of(limit) for limit, *_ in EARLIER)
