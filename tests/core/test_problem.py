@@ -18,7 +18,7 @@ REFUSALS = st.builds(
     status=st.sampled_from([400, 401, 403, 429, 503]),
     detail=st.text(),
     reason=st.just("reason"),
-    request_id=st.text(max_size=20),
+    request_id=st.from_regex(r"[A-Za-z0-9._~:@=+/-]{1,128}", fullmatch=True),
     retry_after=st.none() | st.integers(0, 10**9),
     recovers_at=st.none() | MOMENTS,
     policies=st.lists(st.text(max_size=20), max_size=3).map(tuple),

@@ -71,12 +71,13 @@ class Pool:
         entry = self.table.young.get(bucket)
         if entry is None or cost <= 0:
             return self._charge_slowly(bucket, cost, now)
-        answer = [now]
+        answer, full = [now], False
         for offset, newest, quota in self._rules:
             if entry[offset] is not newest:  # the same object: comparing numbers of this size costs more
                 break
             spent = entry[offset + 1] + cost
             if spent > quota:
+                full = True  # and so until a slice turns: nothing else has to be looked at
                 break
             entry[offset + 1] = spent
             answer.append(quota - spent)
@@ -85,7 +86,7 @@ class Pool:
             return answer
         for offset, *_ in self._rules[: len(answer) // 2]:  # that were charged
             entry[offset + 1] -= cost
-        return self._charge_slowly(bucket, cost, now)
+        return None if full else self._charge_slowly(bucket, cost, now)
 
     def _charge_slowly(self, bucket: str, cost: int, now: int) -> Answer | None:
         """Do the same for a caller who has just come back, or if a slice has turned, or for other kinds of limits."""
