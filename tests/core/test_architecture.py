@@ -72,6 +72,18 @@ def test_the_picture_of_the_rooms_is_true() -> None:
     assert floors == {}
 
 
+def test_files_that_documents_name_exist() -> None:
+    """Those that a reader is to make do not."""
+    named = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|toml))`")
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        text = re.sub(r"```.*?```", "", document.read_text(), flags=re.S)
+        found = named.findall(text)
+        assert found, document.name
+        for path in found:
+            there = any((folder / path).exists() for folder in (ROOT, SOURCE))
+            assert there != (f"`{path}` (new)" in text), f"{document.name}: {path}"
+
+
 def test_imports_run_one_way() -> None:
     wrong = []
     for path, room in modules().items():
