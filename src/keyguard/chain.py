@@ -48,7 +48,7 @@ class Chain:
                     elif answer is LONG:
                         return self._long(request, place, marks)
                     else:
-                        response = checked(answer)
+                        response = checked(answer, self._guards[place])
                         flow = tell(marks, request, response.status, response.headers)
                         return response if flow is None else _after(flow, response)
                 place += 1
@@ -78,6 +78,8 @@ async def within(marks: Marks, request: Request, forward: Callable[..., Awaitabl
     """Forward a request, and tell the marks around it how that ended."""
     try:
         response = await forward(request, *more)
+        if response.__class__ is not Response and not isinstance(response, Response):
+            raise GuardError(_no_response(forward, response))
     except GeneratorExit:
         raise  # the coroutine is being closed: it cannot ask the store any more
     except BaseException as error:
@@ -132,13 +134,25 @@ class _Answer:
         yield
 
 
-def checked(answer: object) -> Response:
-    """Return the answer of guards that ran without the app. Raises `GuardError` if it is not one."""
+def checked(answer: object, guard: object) -> Response:
+    """Return the answer of guards that ran without the app. Raise `GuardError` if it is not one.
+
+    `guard` is the guard that answered, or the coroutine of the outermost one.
+    """
     if not isinstance(answer, Response):
-        raise GuardError(f"a guard returned {type(answer).__name__}, not a Response")
+        raise GuardError(_no_response(guard, answer))
     if answer.body is APP:
-        raise GuardError("a guard returned a response with the app's body, but the app did not run")
+        raise GuardError(f"{_name_of(guard)} returned a response with the app's body, but the app did not run")
     return answer
+
+
+def _no_response(guard: object, answer: object) -> str:
+    return f"{_name_of(guard)} returned {type(answer).__name__}, not a Response"
+
+
+def _name_of(guard: object) -> str:
+    name = getattr(guard, "__qualname__", None)
+    return f"the guard {repr(guard) if name is None else str(name).removesuffix('.__call__')}"
 
 
 def _decide_of(guard: Any, store: Any) -> Decide:

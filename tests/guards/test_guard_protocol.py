@@ -359,6 +359,40 @@ def test_of_other_objects_two_words_are_read() -> None:
         Keyguard(Other())
 
 
+async def forgetful(request: Request, forward: Forward) -> Any:
+    await forward(request) if request.path == "/never" else None
+
+
+def talkative(request: Request) -> Any:
+    return "no"
+
+
+class Forgetful(Guard):
+    async def __call__(self, request: Request, forward: Forward) -> Any:
+        return 7
+
+    def __repr__(self) -> str:
+        return "<Forgetful one>"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(
+    ("guards", "says"),
+    [
+        ([forgetful], "the guard forgetful returned NoneType, not a Response"),
+        ([talkative], "the guard talkative returned str, not a Response"),
+        ([Forgetful()], "the guard Forgetful returned int, not a Response"),
+        ([RateLimit("9/minute"), Forgetful()], "the guard <Forgetful one> returned int, not a Response"),
+        ([RateLimit("9/minute"), talkative], "the guard talkative returned str, not a Response"),
+    ],
+)
+def test_the_log_names_a_guard_that_returns_no_response(
+    guards: list[Any], says: str, world: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert asked(Keyguard(*guards), world).status == 503
+    assert says in caplog.text
+
+
 # -- subclasses -----------------------------------------------------------------------------------------------------
 
 

@@ -118,7 +118,7 @@ class Exchange:
 
     def _checked(self, stop: Any) -> Any:
         """A stop as it is, if the guards may make it before the app has answered."""
-        return stop if stop.__class__ in _STOPS else checked(stop)
+        return stop if stop.__class__ in _STOPS else checked(stop, self.flow)
 
     def _go_on(self, stop: Pending | Foreign, value: Any, error: BaseException | None) -> Any:
         """The stop after one that had to be waited for."""

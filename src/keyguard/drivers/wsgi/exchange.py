@@ -133,7 +133,7 @@ class Exchange:
         return stop
 
     def _checked(self, stop: Any) -> Any:
-        return stop if stop.__class__ is CallApp else checked(stop)
+        return stop if stop.__class__ is CallApp else checked(stop, self.flow)
 
     def _call_app(self, environ: Environ) -> tuple[Any, Iterable[bytes] | None]:
         """Run the app up to its head, and the guards over that. Returns the next stop, or the body."""
