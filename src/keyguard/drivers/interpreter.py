@@ -12,34 +12,27 @@ Everything else (an operation on a store that answers at once) is done on the sp
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
-from logging import INFO
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from keyguard.chain import Begun, Chain
-from keyguard.clock import SECOND, Clock, monotonic
-from keyguard.errors import AmbiguousPath, GuardError, StoreBusy, StoreError
+from keyguard.clock import Clock, monotonic
+from keyguard.drivers.faults import answer_failure, tell_of_refusal
+from keyguard.errors import GuardError, StoreBusy, StoreError
 from keyguard.flow import Blocking, Flow, Step, Wait
 from keyguard.http.addresses import ClientAddress
-from keyguard.http.fields import MOST_KEYS
 from keyguard.http.spelling import NOTHING, Inside
 from keyguard.keys.credentials import Sources
-from keyguard.logs import logger, plain, secret, story, without, word
+from keyguard.logs import logger, plain
 from keyguard.ops import BestEffort, Degraded, Op, Settle, Store, TakeHere, traits_of
-from keyguard.problem import refuse_ambiguous, refuse_busy, refuse_for
-from keyguard.refusal import Cause, Refusal
+from keyguard.refusal import Refusal
 from keyguard.request import Deferred, Request, RequestState
-from keyguard.response import Response, Tee
+from keyguard.response import Response
 from keyguard.steps import CallApp, Detach
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker
 
 log = logger("keyguard")
-
-FAULT_RETRY = SECOND
-"""What a caller is told to wait, in microseconds, when keyguard itself could not decide."""
-
 
 _WAITED = "the request has waited long enough for the store"
 
@@ -301,59 +294,11 @@ class Engine:
         """Tell of a refusal: the log, whoever listens, and the caller its id in a header field."""
         if self.request_id_header is not None:
             response.headers.set(self.request_id_header, refusal.request_id)
-        if log.isEnabledFor(INFO):  # or nothing of the line is made
-            log.info(
-                "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s",
-                refusal.cause,
-                word(refusal.reason),
-                refusal.status,
-                word(refusal.request_id),
-                word(refusal.key_id or "-"),
-                refusal.subject,
-                word(refusal.client or "unknown"),
-                word(",".join(refusal.policies) or "-"),
-                refusal.retry_after,
-            )
-        if self._notify is not None:
-            try:
-                self._notify(refusal)
-            except Exception:
-                log.exception("on_refusal failed")
-
-    def _keys(self, request: Request) -> set[str]:
-        """What the request carries and no log may hold."""
-        keys = {request.header("x-api-key") or ""}
-        for member in (request.header("authorization") or "").split(",", MOST_KEYS):
-            keys.add(member.strip().partition(" ")[2].strip())
-        for sources in (*self.sources, *request.findings.sources):
-            with suppress(ValueError):  # it may be what failed
-                keys |= sources.read(request)
-        return keys
+        tell_of_refusal(refusal, self._notify)
 
     def fault(self, request: Request, failure: BaseException) -> Response:
-        """The refusal that stands for a failure of keyguard, its store or a guard: closed, and blaming nobody's key."""
-        if isinstance(failure, StoreBusy):
-            return refuse_busy(request)
-        if isinstance(failure, AmbiguousPath):  # a guard of the user's own asked for the path
-            return refuse_ambiguous(request)
-        if isinstance(failure, StoreError):
-            if not failure.logged:
-                log.error("the store failed: %s", plain(failure))
-        else:
-            keys = self._keys(request)
-            if not any(map(secret, keys)):
-                log.error("a guard failed", exc_info=failure)
-            else:
-                # As text: a traceback has the variables of a look-up, which error trackers show. And the text may hold
-                # the key too, such as `KeyError: 'kg_live_...'`.
-                log.error("a guard failed (any key is taken out of this):\n%s", without(keys, story(failure)))
-        return refuse_for(
-            request,
-            Cause.FAULT,
-            "The service cannot check requests at the moment. Your key and your limits are not the reason.",
-            reason="store-failed" if isinstance(failure, StoreError) else "guard-failed",
-            wait=FAULT_RETRY,
-        )
+        """Return the refusal that stands for a failure of keyguard, its store or a guard."""
+        return answer_failure(request, failure, self.sources)
 
 
 async def _whole(results: Awaitable[Sequence[Any]]) -> Sequence[Any]:
@@ -372,35 +317,11 @@ def is_heard_to_its_end(request: Request) -> bool:
     return request.inherited and bool(request.findings.caches or request.findings.preflight)
 
 
-def feed(tees: Iterable[Tee], part: bytes, *, last: bool, sure: bool) -> list[Flow[None]]:
-    """Give a part of the app's body to each copy. Returns what is to be run before the part leaves."""
-    flows = []
-    for tee in tees:
-        flow = tee.feed(part, last=last, sure=sure)
-        if flow is not None:
-            flows.append(flow)
-    return flows
-
-
 def of_the_same_caller(request: Request) -> dict[str, Any]:
     """A scope or environ for another request of the same caller, with the same head."""
     found, findings = request.findings, RequestState()
     findings.identity, findings.client, findings.client_known = found.identity, found.client, found.client_known
     return {**request.carrier, request.shared: findings}
-
-
-def sized_body(response: Response, method: str) -> bytes:
-    """The bytes to send for a response of our own; its `Content-Length` is set to fit them."""
-    body = response.body
-    assert isinstance(body, bytes)
-    if response.sized:
-        return b"" if method == "HEAD" else body
-    headers = response.headers
-    if method == "HEAD" or response.status < 200 or response.status in (204, 304):
-        headers.remove("Content-Length")
-        return b""  # without Content-Length: it need not be said here, and some gateways take its word (RFC 9110, 8.6)
-    headers.set_length(len(body))
-    return body
 
 
 async def settle(deferred: list[Deferred]) -> None:

@@ -21,7 +21,8 @@ from opcode import opmap
 from types import FrameType
 from typing import Any
 
-from keyguard.drivers.interpreter import Engine, feed
+from keyguard.drivers.bodies import feed
+from keyguard.drivers.interpreter import Engine
 from keyguard.flow import Flow
 from keyguard.logs import logger
 from keyguard.process.event_loops import is_stopped

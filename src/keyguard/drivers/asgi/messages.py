@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from keyguard.drivers.asgi.request import ByteHeaders, Scope, encoded_name
-from keyguard.drivers.interpreter import Engine, sized_body
+from keyguard.drivers.bodies import sized_body
+from keyguard.drivers.interpreter import Engine
 from keyguard.request import Request
 from keyguard.response import Headers, Response
 

@@ -25,8 +25,9 @@ from io import BytesIO
 from typing import Any
 
 from keyguard.chain import Begun, checked, within
+from keyguard.drivers.bodies import feed, sized_body
 from keyguard.drivers.bridges import pass_on, returned
-from keyguard.drivers.interpreter import Engine, Foreign, feed, sized_body
+from keyguard.drivers.interpreter import Engine, Foreign
 from keyguard.drivers.wsgi.body import Body, Peeked, SizedBody, close
 from keyguard.drivers.wsgi.driving import (
     NO_BODY,

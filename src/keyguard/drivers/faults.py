@@ -1,0 +1,84 @@
+"""What becomes of refusals and of failures: what the log says, and the answer in place of a failed guard's.
+
+A failure is closed and blames nobody's key. No key stands in the log, whatever failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from logging import INFO
+from typing import Any
+
+from keyguard.clock import SECOND
+from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
+from keyguard.http.fields import MOST_KEYS
+from keyguard.logs import logger, plain, secret, story, without, word
+from keyguard.problem import refuse_ambiguous, refuse_busy, refuse_for
+from keyguard.refusal import Cause, Refusal
+from keyguard.request import Request
+from keyguard.response import Response
+
+log = logger("keyguard")
+
+FAULT_RETRY = SECOND
+"""What a caller is told to wait, in microseconds, when keyguard itself could not decide."""
+
+
+def tell_of_refusal(refusal: Refusal, notify: Callable[[Refusal], None] | None) -> None:
+    """Tell the log of a refusal, and whoever listens."""
+    if log.isEnabledFor(INFO):  # or nothing of the line is made
+        log.info(
+            "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s",
+            refusal.cause,
+            word(refusal.reason),
+            refusal.status,
+            word(refusal.request_id),
+            word(refusal.key_id or "-"),
+            refusal.subject,
+            word(refusal.client or "unknown"),
+            word(",".join(refusal.policies) or "-"),
+            refusal.retry_after,
+        )
+    if notify is not None:
+        try:
+            notify(refusal)
+        except Exception:
+            log.exception("on_refusal failed")
+
+
+def answer_failure(request: Request, failure: BaseException, sources: Iterable[Any]) -> Response:
+    """Return the refusal that stands for a failure. `sources` are where the guards of the stack look for keys."""
+    if isinstance(failure, StoreBusy):
+        return refuse_busy(request)
+    if isinstance(failure, AmbiguousPath):  # a guard of the user's own asked for the path
+        return refuse_ambiguous(request)
+    if isinstance(failure, StoreError):
+        if not failure.logged:
+            log.error("the store failed: %s", plain(failure))
+    else:
+        keys = _keys(request, sources)
+        if not any(map(secret, keys)):
+            log.error("a guard failed", exc_info=failure)
+        else:
+            # As text: a traceback has the variables of a look-up, which error trackers show. And the text may hold
+            # the key too, such as `KeyError: 'kg_live_...'`.
+            log.error("a guard failed (any key is taken out of this):\n%s", without(keys, story(failure)))
+    return refuse_for(
+        request,
+        Cause.FAULT,
+        "The service cannot check requests at the moment. Your key and your limits are not the reason.",
+        reason="store-failed" if isinstance(failure, StoreError) else "guard-failed",
+        wait=FAULT_RETRY,
+    )
+
+
+def _keys(request: Request, sources: Iterable[Any]) -> set[str]:
+    """Return what the request carries and no log may hold."""
+    keys = {request.header("x-api-key") or ""}
+    for member in (request.header("authorization") or "").split(",", MOST_KEYS):
+        keys.add(member.strip().partition(" ")[2].strip())
+    for places in (*sources, *request.findings.sources):
+        with suppress(ValueError):  # it may be what failed
+            keys |= places.read(request)
+    return keys
