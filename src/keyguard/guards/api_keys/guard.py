@@ -16,28 +16,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias
 
-from keyguard.clock import SECOND, whole_seconds
+from keyguard.clock import SECOND
 from keyguard.conditions import OnPaths, on_paths
 from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreError
-from keyguard.flow import call, check_takes, is_async
-from keyguard.guard import LONG, Decide, Guard, Long
+from keyguard.flow import call, is_async
+from keyguard.guard import Decide, Guard
 from keyguard.guards.api_keys import settings
+from keyguard.guards.api_keys.at_once import deciding
 from keyguard.guards.api_keys.guesses import UNNAMED, Guesses, Refusals
 from keyguard.guards.api_keys.look_ups import Lookup, LookUps
-from keyguard.guards.api_keys.verified import FOREVER, KEY_MAX, RECHECK, Known, KnownKeys, fingerprint_of, remembered
+from keyguard.guards.api_keys.refusals import KeyRefusals
+from keyguard.guards.api_keys.verified import (
+    FOREVER,
+    KEY_MAX,
+    RECHECK,
+    Known,
+    KnownKeys,
+    fingerprint_of,
+    remembered,
+    why_not_valid,
+)
 from keyguard.guards.preflight import may_pass, pass_preflight
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import KeyRegistry, Pepper, Peppers, parse_key, record_key
 from keyguard.keys.credentials import Sources
 from keyguard.keys.format import check_words
-from keyguard.keys.record import decode, trusted
-from keyguard.ops import Authenticate, Authenticated, Degraded, Demand, Store, Take, TakeHere, Taken, head_of
+from keyguard.keys.record import trusted
+from keyguard.ops import Authenticate, Degraded, Demand, Store, Take, TakeHere, Taken
 from keyguard.problem import refuse_ambiguous, refuse_bad_request, refuse_busy, refuse_for
-from keyguard.rates import NEVER
 from keyguard.refusal import Cause
 from keyguard.request import Forward, Request
 from keyguard.response import Response
-from keyguard.units import Duration, as_datetime
+from keyguard.units import Duration
 
 Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]
 
@@ -106,33 +116,22 @@ class APIKeys(Guard):
         preflights: bool | None = None,
         name: str = UNNAMED,
     ) -> None:
-        if lookup is not None and not callable(lookup):
-            raise ConfigurationError(f"lookup is a function from key text to Identity or None, not {lookup!r}")
-        if lookup is not None:
-            check_takes("lookup", lookup, "the text of a key")
-        self.lookup = lookup
+        self.lookup: Lookup | None = settings.checked_lookup(lookup)
         check_words(prefix, "live" if env is None else env)
         self.prefix, self.env = prefix, env
         self.sources = Sources(settings.listed("sources", sources), "" if lookup else f"{prefix}_")
         patterns = public if isinstance(public, OnPaths) else settings.listed("public", public)
         self.public = on_paths("public", patterns or None, False)
         self.paths = on_paths("paths", paths, ignore_case)
-        self._by_path = self.public is not None or self.paths is not None
         self.optional = settings.switch("optional", optional)
-        if preflights is not None and not isinstance(preflights, bool):
-            raise ConfigurationError(f"preflights is True or False, or None for what can be seen, not {preflights!r}")
-        self.preflights = preflights
-        if callable(scopes):
-            check_takes("scopes", scopes, "the request")
-        self.scopes = (
-            scopes if callable(scopes) or scopes is None else settings.checked_scopes(settings.listed("scopes", scopes))
-        )
+        self.preflights = settings.checked_preflights(preflights)
+        self.scopes = settings.needed_scopes(scopes)
         self.peppers = Peppers(pepper)
         self.name = settings.checked_name(name)
         self._guesses = Guesses(name, guesses, lookup)
         self._guess_exempt = settings.checked_networks("guess_exempt", guess_exempt)
         self._stale = settings.stale_for(if_store_fails, stale_if_error)
-        self._challenge = f'Bearer realm="{settings.checked_realm(realm)}"'
+        self._refuse = KeyRefusals(settings.checked_realm(realm))
         self._known = KnownKeys()
         self._refusals = Refusals()
         self._look_ups = None if lookup is None else LookUps(name, lookup, self._guesses)
@@ -167,51 +166,14 @@ class APIKeys(Guard):
         return "each of them counts wrong keys by itself"
 
     def decider(self, store: Any) -> Decide | None:
-        """Return what lets pass a request with one key that is known, if there is nothing to ask.
-
-        If the store is in this process, a key is known as long as its record has not been written since; else for as
-        long as `verified.py` says.
-        """
-        scopes = self.scopes
-        if callable(scopes):
-            return None
-        read, known_by, by_path, ours = self.sources.read_one, self._known.get, self._by_path, (self.sources,)
-        stored = getattr(store, "values", None) if self.lookup is None else None
-
-        def decide(request: Request) -> Literal[Long.LONG] | None:
-            if by_path and self._may_need_no_key(request):
-                return LONG
-            text = read(request)
-            known = None if text is None else known_by(fingerprint_of(text))
-            if known is None or known.networks is not None:
-                return LONG
-            if stored is None:
-                if not known.trusted(request.clock()):
-                    return LONG
-            elif stored.get(known.place) is not known.record or request.clock() >= known.not_after:
-                known.doubt()
-                return LONG
-            if scopes is not None and not scopes <= known.identity.scopes:
-                return LONG
-            findings = request.findings
-            findings.sources = findings.sources + ours if findings.sources else ours
-            findings.identity = known.identity
-            return None
-
-        return decide
-
-    def _may_need_no_key(self, request: Request) -> bool:
-        try:
-            return self._needs_no_key(request)
-        except AmbiguousPath:
-            return True
+        return deciding(self, self._known, store)
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         findings = request.findings
         findings.sources += (self.sources,)
-        if self._by_path:
+        if self.public is not None or self.paths is not None:
             try:
-                no_key = self._needs_no_key(request)
+                no_key = self.needs_no_key(request)
             except AmbiguousPath:
                 return refuse_ambiguous(request)
             if no_key:
@@ -233,8 +195,8 @@ class APIKeys(Guard):
             if passes:
                 return await forward(request)
             if foreign:  # no guess of ours: it cannot be a key
-                return self._refuse(request, "malformed")
-            return self._refuse(request, "no-key", "Send an API key.", sent=False)
+                return self._refuse.key(request, "malformed")
+            return self._refuse.key(request, "no-key", "Send an API key.", sent=False)
         text = sent.pop()
         fingerprint = fingerprint_of(text)
         known = self._known.get(fingerprint)
@@ -261,10 +223,10 @@ class APIKeys(Guard):
             except AmbiguousPath:
                 return refuse_ambiguous(request)
             if missing:
-                return self._refuse_scopes(request, missing)
+                return self._refuse.scopes(request, missing)
         return await forward(request)
 
-    def _needs_no_key(self, request: Request) -> bool:
+    def needs_no_key(self, request: Request) -> bool:
         """Whether the request needs no key, by its path."""
         if self.paths is not None and not self.paths.closes(request):
             return True
@@ -314,7 +276,7 @@ class APIKeys(Guard):
         if record is None:
             return await self._wrong(request, guess, "unknown")
         if not found.valid:
-            return await self._wrong(request, guess, self._reason(found, record), key.id)
+            return await self._wrong(request, guess, why_not_valid(found, record, self.peppers), key.id)
         if known is not None and known.record == record:
             known.record = record  # the object by which it is known to have been written anew
             return known
@@ -322,19 +284,6 @@ class APIKeys(Guard):
         if verified is None or verified.identity.key_id != key.id:
             return await self._wrong(request, guess, "tampered", key.id)
         return verified
-
-    def _reason(self, found: Authenticated, record: bytes) -> str:
-        """Return why a record is not valid, in a word for the log."""
-        head = head_of(record)
-        if head is None:
-            return "layout"
-        if head.pepper not in self.peppers:
-            return "pepper"
-        try:
-            status = decode(record).status(as_datetime(found.at)) if trusted(record, self.peppers) else ""
-        except StoreError:
-            status = ""
-        return status if status not in ("", "active", "rotating") else "tampered"
 
     async def _look_up(
         self, look_ups: LookUps, request: Request, text: str, fingerprint: bytes, guess: list[Demand]
@@ -346,7 +295,9 @@ class APIKeys(Guard):
                 raise
             except StoreError:
                 taken = await TakeHere(guess)
-                return self._refuse_guessing(request, taken) if taken.refused else self._refuse(request, "malformed")
+                return (
+                    self._refuse.guessing(request, taken) if taken.refused else self._refuse.key(request, "malformed")
+                )
 
         def settled() -> Known | None:
             known = self._known.get(fingerprint)
@@ -356,8 +307,8 @@ class APIKeys(Guard):
         if isinstance(found, Identity):
             return Known(found, b"", None, FOREVER)
         if isinstance(found, Taken):
-            return self._refuse_guessing(request, found)
-        return self._refuse(request, "unknown") if found is None else found
+            return self._refuse.guessing(request, found)
+        return self._refuse.key(request, "unknown") if found is None else found
 
     # -- guesses ------------------------------------------------------------------------------------------
 
@@ -374,12 +325,12 @@ class APIKeys(Guard):
             source, now = guess[0].key, request.now()
             refused = self._refusals.get(source, now)
             if refused is not None:
-                return self._refuse_guessing(request, refused)
+                return self._refuse.guessing(request, refused)
             taken = await Take(guess)
             if taken.refused:
                 self._refusals.keep(source, taken, now)
-                return self._refuse_guessing(request, taken)
-        return self._refuse(request, reason, key_id=key_id)
+                return self._refuse.guessing(request, taken)
+        return self._refuse.key(request, reason, key_id=key_id)
 
     # -- scopes -------------------------------------------------------------------------------------------
 
@@ -396,45 +347,3 @@ class APIKeys(Guard):
             needed = settings.checked_scopes(needed)
         assert isinstance(needed, frozenset)
         return sorted(needed - identity.scopes)
-
-    # -- refusing -----------------------------------------------------------------------------------------
-
-    def _refuse(
-        self,
-        request: Request,
-        reason: str,
-        detail: str = "The API key is not valid.",
-        *,
-        sent: bool = True,
-        key_id: str = "",
-    ) -> Response:
-        # error="invalid_token" only where a key was sent (RFC 6750, section 3.1).
-        challenge = self._challenge + ', error="invalid_token"' if sent else self._challenge
-        return refuse_for(
-            request,
-            Cause.CREDENTIALS,
-            detail,
-            reason=reason,
-            headers=[("WWW-Authenticate", challenge)],
-            key_id=key_id,
-        )
-
-    def _refuse_scopes(self, request: Request, missing: list[str]) -> Response:
-        scope = " ".join(missing)
-        challenge = f'{self._challenge}, error="insufficient_scope", scope="{scope}"'
-        detail = f"The API key is valid, but lacks the scope {scope}."
-        return refuse_for(request, Cause.PERMISSION, detail, reason="scope", headers=[("WWW-Authenticate", challenge)])
-
-    def _refuse_guessing(self, request: Request, taken: Taken) -> Response:
-        seconds = whole_seconds(taken.wait)
-        detail = f"Too many wrong API keys came from this address. It is heard again in {seconds} seconds."
-        return refuse_for(
-            request,
-            Cause.ADDRESS,
-            detail,
-            reason="guessing",
-            status=429,
-            wait=None if taken.wait == NEVER else taken.wait,
-            at=taken.at,
-            policies=[demand.name for demand in taken.refusing],
-        )

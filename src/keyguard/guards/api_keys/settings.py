@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from keyguard.errors import ConfigurationError
+from keyguard.flow import check_takes
 from keyguard.http.addresses import Networks
 from keyguard.units import microseconds
 
@@ -36,6 +37,30 @@ def switch(word: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ConfigurationError(f"{word} is True or False, not {value!r}")
     return value
+
+
+def checked_lookup(lookup: Any) -> Any:
+    if lookup is None:
+        return None
+    if not callable(lookup):
+        raise ConfigurationError(f"lookup is a function from key text to Identity or None, not {lookup!r}")
+    check_takes("lookup", lookup, "the text of a key")
+    return lookup
+
+
+def needed_scopes(scopes: Any) -> Any:
+    if scopes is None:
+        return None
+    if callable(scopes):
+        check_takes("scopes", scopes, "the request")
+        return scopes
+    return checked_scopes(listed("scopes", scopes))
+
+
+def checked_preflights(preflights: Any) -> bool | None:
+    if preflights is not None and not isinstance(preflights, bool):
+        raise ConfigurationError(f"preflights is True or False, or None for what can be seen, not {preflights!r}")
+    return preflights
 
 
 def checked_name(name: Any) -> str:

@@ -14,8 +14,10 @@ from keyguard.clock import SECOND
 from keyguard.errors import StoreError
 from keyguard.http.addresses import Networks
 from keyguard.identity import Identity
-from keyguard.keys import record_key
-from keyguard.keys.record import decode, end_of
+from keyguard.keys import Peppers, record_key
+from keyguard.keys.record import decode, end_of, trusted
+from keyguard.ops import Authenticated, head_of
+from keyguard.units import as_datetime
 
 RECHECK = SECOND // 2
 """Microseconds for which a verified key is trusted without asking the store again."""
@@ -116,3 +118,17 @@ def remembered(stored: bytes) -> Known | None:
     )
     networks = Networks(record.networks) if record.networks else None
     return Known(identity, stored, networks, end_of(record), record_key(record.id))
+
+
+def why_not_valid(found: Authenticated, record: bytes, peppers: Peppers) -> str:
+    """Return why a record is not valid, in a word for the log."""
+    head = head_of(record)
+    if head is None:
+        return "layout"
+    if head.pepper not in peppers:
+        return "pepper"
+    try:
+        status = decode(record).status(as_datetime(found.at)) if trusted(record, peppers) else ""
+    except StoreError:
+        status = ""
+    return status if status not in ("", "active", "rotating") else "tampered"

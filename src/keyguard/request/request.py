@@ -13,26 +13,25 @@ Rules kept here:
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from os import urandom
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from keyguard.errors import AmbiguousPath, ConfigurationError
-from keyguard.http.callers import Told
-from keyguard.http.fields import FieldSet as FieldSet
 from keyguard.http.fields import asks_for_another_method
 from keyguard.http.spelling import NOTHING, Inside, Spelling
 from keyguard.http.values import Fields, Values, cookie_values, query_values
 from keyguard.identity import ANONYMOUS, Identity
+from keyguard.request.head import RequestHead
+from keyguard.request.state import RequestState
 
 if TYPE_CHECKING:
     from keyguard.clock import Clock
     from keyguard.flow import Step
     from keyguard.http.addresses import Address, ClientAddress
-    from keyguard.refusal import Refusal
-    from keyguard.response import Headers, Response
+    from keyguard.response import Response
 
 Deferred: TypeAlias = "Step[Any] | Callable[[], Awaitable[None] | None]"
 """Work for the end of a request: a step, or a function (plain, or returning a coroutine that awaits steps)."""
@@ -53,49 +52,12 @@ _ONE_WORD = re.compile(r"[^\s,]+")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~:@=+/-]{1,128}")
 
 
-class RequestState:
-    """What the guards around one request found out, shared by all keyguard layers it passes.
-
-    It stands in the ASGI scope as `scope["keyguard"]` and in the WSGI environ as `environ["keyguard.request"]`, so an
-    app reads `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.
-    """
-
-    # Class attributes: each request makes one of these, and most of them are never set.
-    broken = False
-    """Whether the app failed after its head, or somebody was told before its end that the client has gone. Layers
-    further out may see a body that ends well: what stands between them and the app may have ended it."""
-    identity: Identity | None = None
-    """The caller; `None` if no `APIKeys` has looked for it."""
-    preflight = False
-    """Whether it is a CORS preflight that `APIKeys` has let pass, which no limit further in counts."""
-    client: Address | None = None
-    client_known = False
-    request_id: str | None = None
-    refusal: Refusal | None = None
-    """Why keyguard refused the request, once it has."""
-    waited = 0.0
-    """Seconds that the request has waited for stores."""
-    sources: tuple[Any, ...] = ()
-    """Where the guards that found the identity look for credentials."""
-    own_limits: tuple[tuple[str, str], ...] | None = None
-    """The fields about limits that the app itself set, if a guard has changed them and a cache stands outside."""
-    caches: tuple[object, ...] = ()
-    """The response caches it is passing: one that is mounted twice acts once."""
-
-
 def veiled(query: bytes) -> bytes:
     """A digest of a query, in which keys may stand; nothing for none."""
     return blake2b(query, digest_size=16).digest() if query else b""
 
 
-class KeepsFields(Protocol):
-    """Something that knows which fields are kept though their name has an underscore."""
-
-    underscores: frozenset[bytes]
-    """Their names, in lower case."""
-
-
-class Request:
+class Request(RequestHead):
     """A request head. Guards read it; `forward` hands it on.
 
     - `method`, `scheme`, `path`, `raw_path`, `raw_query`, `root`, `websocket`: what is asked for.
@@ -131,8 +93,6 @@ class Request:
     """If it was given and not found in the carrier."""
     _plain: str | None = None
     _spelling: Spelling | None = None
-    settings: KeepsFields
-    """Which fields with an underscore in their name reach guards and app."""
 
     def __init__(
         self,
@@ -157,96 +117,6 @@ class Request:
             state = RequestState()
         carrier[self.shared] = state
         self.findings: RequestState = state
-
-    # -- what the drivers supply ------------------------------------------------------------------------
-
-    @property
-    def scheme(self) -> str:
-        """`http`, `https`, `ws` or `wss`, as the server says."""
-        raise NotImplementedError
-
-    @property
-    def raw_query(self) -> bytes:
-        """The query, percent-encoded, without the `?`."""
-        raise NotImplementedError
-
-    @property
-    def raw_path(self) -> bytes | None:
-        """The path as it stood in the request line, percent-encoded, where the server tells; else `None`."""
-        raise NotImplementedError
-
-    @property
-    def root(self) -> str:
-        """The prefix that the app is mounted under: `root_path` (ASGI), `SCRIPT_NAME` (WSGI)."""
-        raise NotImplementedError
-
-    @property
-    def peer(self) -> str | None:
-        """The address that opened the connection, as the server gives it; `None` for a unix socket."""
-        raise NotImplementedError
-
-    def header(self, name: str) -> str | None:
-        """The value of a header field, or `None`. `name` is lower case; several lines are joined by `,`.
-
-        Raises `ConfigurationError` for a name with an underscore, unless `Keyguard(underscores=[...])` keeps that
-        field: it would never be there.
-        """
-        raise NotImplementedError
-
-    def takes_off(self, name: str) -> bool:
-        """Tell whether fields of this name are taken off every request: it has an underscore, and nobody wants it."""
-        return "_" in name and name.lower().encode("latin-1") not in self.settings.underscores
-
-    def folded(self, name: str) -> str | None:
-        """Return what an app reads as a field of a name that is taken off: under WSGI, the field with hyphens."""
-        return None
-
-    def sends(self, fields: FieldSet) -> bool:
-        """Whether the request has any of these header fields."""
-        raise NotImplementedError
-
-    def names(self) -> Collection[Any]:
-        """The names of header fields as the server gives them; under WSGI those of all variables."""
-        raise NotImplementedError
-
-    def field_name(self, raw: Any) -> str | None:
-        """The name, in lower case, of what `names` lists; `None` for a variable that is no header field."""
-        raise NotImplementedError
-
-    def field_value(self, raw: Any) -> str:
-        """The value of what `names` lists."""
-        raise NotImplementedError
-
-    def told(self) -> Told:
-        """What the server, or who stands outside, says of the caller, besides header fields."""
-        raise NotImplementedError
-
-    def field_names(self) -> Iterable[str]:
-        """The names of all header fields, in lower case and with `-` for `_`, as some bridges hand them on."""
-        raise NotImplementedError
-
-    def address(self) -> tuple[object, ...]:
-        """All that the request line, `Host` and the server say of what is asked for; queries, which may hold keys, as
-        digests."""
-        raise NotImplementedError
-
-    def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
-        """Response header fields in the form that the server takes, ready to be sent many times."""
-        raise NotImplementedError
-
-    def headers_of(self, raw: list[Any]) -> Headers:
-        """Response headers over what `raw_fields` made, which stays as it is."""
-        raise NotImplementedError
-
-    def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
-        raise NotImplementedError
-
-    def _forget_fields(self) -> None:
-        """Drop what was read from the carrier's header fields."""
-
-    def _carried_over(self) -> RequestState | None:
-        """Return the findings of layers in the other world, if this request came over a bridge from there."""
-        return None
 
     # -- what guards use --------------------------------------------------------------------------------
 

@@ -1,0 +1,23 @@
+"""What a guard sees of a request."""
+
+from keyguard.http.fields import FieldSet as FieldSet
+from keyguard.request.head import KeepsFields as KeepsFields
+from keyguard.request.request import SHARED_ASGI as SHARED_ASGI
+from keyguard.request.request import SHARED_WSGI as SHARED_WSGI
+from keyguard.request.request import Deferred as Deferred
+from keyguard.request.request import Forward as Forward
+from keyguard.request.request import Request as Request
+from keyguard.request.request import veiled as veiled
+from keyguard.request.state import RequestState as RequestState
+
+__all__ = [
+    "SHARED_ASGI",
+    "SHARED_WSGI",
+    "Deferred",
+    "FieldSet",
+    "Forward",
+    "KeepsFields",
+    "Request",
+    "RequestState",
+    "veiled",
+]
