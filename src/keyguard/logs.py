@@ -40,7 +40,7 @@ def story(error: BaseException) -> str:
 
 
 def frames(error: BaseException) -> str:
-    """Tell where an exception and those it came from were raised, each by its class; their texts may hold secrets."""
+    """Tell the places at which an exception and its causes were raised, by class alone: texts may hold secrets."""
     lines: list[str] = []
     seen: set[int] = set()
     one: BaseException | None = error

@@ -10,7 +10,7 @@
 
 Rules:
 - What a script wants goes to standard output, everything said to a person to standard error.
-- A mistake is one line, and no traceback; the exit code is 1, or 2 where the command line itself is wrong.
+- A mistake is one line, and no traceback; the exit code is 1, or 2 if the command line itself is wrong.
 - A key is printed once, when it is issued. Peppers come from the environment alone, and nothing that is secret has to
   be an argument: arguments show in process lists. See `input.py`.
 """
