@@ -1,7 +1,11 @@
-"""What `CONTRIBUTING.md` and `docs/` show is run. That the files they name are there, `test_architecture.py` says."""
+"""What `CONTRIBUTING.md` and `docs/` show is run. That the files they name are there, `test_architecture.py` says.
+
+What the changelog names is there too.
+"""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import subprocess
@@ -48,3 +52,22 @@ def test_commands_work(line: str) -> None:
     else:
         known = (ROOT / "README.md").read_text() + (ROOT / ".ci" / "run").read_text()
         assert line in known
+
+
+def test_the_changelog_names_what_is_there() -> None:
+    """Of what is not released: full names, and the settings that are named with them."""
+    text = (ROOT / "CHANGELOG.md").read_text().split("## [Unreleased]")[1].split("\n## ")[0]
+    seen = 0
+    for span in re.findall(r"`([^`]*)`", text):
+        found = re.match(r"keyguard(?:\.\w+)+", span)
+        if found is None:
+            continue
+        seen += 1
+        thing: Any = importlib.import_module("keyguard")
+        for name in found[0].split(".")[1:]:
+            if not hasattr(thing, name):
+                importlib.import_module(f"{thing.__name__}.{name}")
+            thing = getattr(thing, name)
+        for setting in re.findall(r"[(,] ?(\w+)=", span[found.end() :]):
+            assert setting in inspect.signature(thing).parameters or setting == "buy", span
+    assert seen > 50
