@@ -7,7 +7,7 @@ which is the only place that looks, finds it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from keyguard.clock import Clock
@@ -109,6 +109,8 @@ class Traits:
     """Return a pool, which takes from the limits of some rules at once; `None` if operations are to do it."""
     take_together: _Trait[Callable[[Sequence[tuple[Any, str, int]]], list[list[int]] | None] | None] = _Trait(None)
     """Take from several pools, from all of them or from none."""
+    values: _Trait[Mapping[str, bytes] | None] = _Trait(None)
+    """The values without a time to live, by key, for reading alone; a new object takes the place of an old one."""
 
     # Of some:
     aclose: _Trait[Callable[[], Awaitable[None]] | None] = _Trait(None)
@@ -129,6 +131,11 @@ class Traits:
 
     It returns an empty text for nothing, and raises `ConfigurationError` for what cannot be done. A store that has this
     takes nothing back."""
+
+    @property
+    def near(self) -> bool:
+        """Whether it lies in this process alone, and never waits."""
+        return self.of_one_process and self.timeout is None
 
 
 def traits_of(store: object) -> Traits:

@@ -12,7 +12,6 @@ from keyguard.guard import Guard, declared
 from keyguard.logs import logger
 from keyguard.ops import Store, keep_decisions, tiers_of, traits_of
 from keyguard.stores import open_store
-from keyguard.stores.memory import MemoryStore
 
 log = logger("keyguard")
 
@@ -49,7 +48,7 @@ def tell_of_decisions(store: Any, guards: Iterable[Any]) -> None:
 
 def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
     """Log that the processes of an app do not share what they count, if that is so."""
-    alone = [tier for tier in tiers_of(store) if isinstance(tier, MemoryStore) or traits_of(tier).of_one_process]
+    alone = [tier for tier in tiers_of(store) if traits_of(tier).of_one_process]
     if not alone:
         return
     told = [declared(guard).warn_of_workers(among) for guard in guards]
@@ -59,6 +58,6 @@ def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
             "%d processes serve this app, and %s belongs to one: %s. Use sqlite:///file.db, redis:// or postgresql://, "
             "or say workers=1 if there is one process",
             among,
-            "memory://" if isinstance(alone[0], MemoryStore) else repr(alone[0]),
+            "memory://" if traits_of(alone[0]).near else repr(alone[0]),
             ", and ".join(apart),
         )

@@ -157,7 +157,7 @@ class Keyguard:
         if keepers:
             store = store_of_values(self.store, keepers)
             # A store that is this process's own needs no second level, and one that holds limits alone cannot be one.
-            own = isinstance(traits_of(store).store or store, MemoryStore)  # leases may stand in front of it
+            own = traits_of(traits_of(store).store or store).of_one_process  # leases may stand in front of it
             shared = not own and traits_of(store).holds_values
             if shared:
                 self._aside = BestEffortStore(store, clock=self._clock)

@@ -30,11 +30,10 @@ from weakref import WeakKeyDictionary, WeakSet
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import KeyguardError, StoreBusy, StoreError
 from keyguard.logs import frames, logger, plain
-from keyguard.ops import Op, Store, Take
+from keyguard.ops import Op, Store, Take, traits_of
 from keyguard.process.fork import ProcessLock, renew_after_fork
 from keyguard.stores.health import StoreHealth as StoreHealth
 from keyguard.stores.local_shares import Shares
-from keyguard.stores.memory import MemoryStore
 
 log = logger("keyguard.stores")
 
@@ -263,5 +262,5 @@ def circuit_of(store: Store, of: str, clock: Clock, alike: bool) -> Circuit:
         except TypeError:  # an object of the user's own that cannot be referred to weakly, or has no hash
             known = {}
         if of not in known:
-            known[of] = Circuit(clock, alike=alike, near=isinstance(store, MemoryStore))
+            known[of] = Circuit(clock, alike=alike, near=traits_of(store).near)
         return known[of]

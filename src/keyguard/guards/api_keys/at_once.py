@@ -12,6 +12,7 @@ from keyguard.errors import AmbiguousPath
 from keyguard.guard import LONG, Decide, Long
 from keyguard.guards.api_keys.verified import KnownKeys, fingerprint_of
 from keyguard.keys.credentials import Sources
+from keyguard.ops import traits_of
 from keyguard.request import Request
 
 
@@ -38,7 +39,7 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
         return None
     read, known_by, ours = guard.sources.read_one, keys.get, (guard.sources,)
     by_path = guard.public is not None or guard.paths is not None
-    stored = getattr(store, "values", None) if guard.lookup is None else None
+    stored = traits_of(store).values if guard.lookup is None else None
 
     def decide(request: Request) -> Literal[Long.LONG] | None:
         if by_path and _may_need_no_key(guard, request):

@@ -14,7 +14,7 @@ from keyguard.guard import Decide, Mark
 from keyguard.guards.rate_limit.headers import describe, describe_answer
 from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited
 from keyguard.guards.rate_limit.rules import KEPT, Rule, RuleDemands, Terms
-from keyguard.ops import Demand, Take, Taken
+from keyguard.ops import Demand, Take, Taken, traits_of
 from keyguard.problem import refuse_ambiguous
 from keyguard.request import Request
 from keyguard.response import Headers, Response
@@ -57,7 +57,7 @@ class Pooled:
 
 
 def _pooled(limits: Sequence[FixedLimit], store: Any) -> dict[Terms, Pooled]:
-    make = getattr(store, "pool", None)
+    make = traits_of(store).pool
     made: dict[Terms, Pooled] = {}
     if make is None:
         return made

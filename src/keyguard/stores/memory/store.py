@@ -27,6 +27,9 @@ class MemoryStore:
     `on_bound` is called with the stats each time the store reaches its bound, once until it has been below it again.
     """
 
+    of_one_process = True
+    """Other processes have stores of their own."""
+
     def __init__(
         self,
         max_bytes: int = 64 * 1024 * 1024,
