@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from keyguard import APIKeys, IPFilter, Keyguard, RateLimit, ResponseCache
@@ -256,9 +256,11 @@ class Variant(NamedTuple):
     run: Callable[[int], Any]
 
 
-def variants(callers: int, *, build: bool = True) -> Iterator[Variant]:
-    """Each app whose cost is counted, ready to be run; with `build=False` only their names."""
+def variants(callers: int, *, build: bool = True, kinds: Collection[str] = ()) -> Iterator[Variant]:
+    """Each app whose cost is counted, of these kinds or all, ready to be run; with `build=False` only their names."""
     for name, make in _VARIANTS.items():
+        if kinds and name.partition(":")[0] not in kinds:
+            continue
         asynchronous = not name.startswith(("wsgi", "flask"))
         if not build:
             yield Variant(name, asynchronous, print)
