@@ -1,4 +1,4 @@
-"""Keys that are known: a request with one is let pass at once. Fast path of `APIKeys.__call__`, same answers.
+"""Requests that are let pass at once, with a known key or without one. Fast path of `APIKeys.__call__`, same answers.
 
 `tests/guards/test_decide.py` plays the same requests through both.
 """
@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from keyguard.errors import AmbiguousPath
 from keyguard.guard import LONG, Decide, Long
 from keyguard.guards.api_keys.verified import KnownKeys, fingerprint_of
+from keyguard.identity import ANONYMOUS
 from keyguard.keys.credentials import Sources
 from keyguard.ops import traits_of
 from keyguard.request import Request
@@ -20,6 +21,7 @@ class Settings(Protocol):
     """What is asked of an `APIKeys`."""
 
     lookup: Callable[..., Any] | None
+    optional: bool
     scopes: Any
     sources: Sources
     public: Any
@@ -29,7 +31,7 @@ class Settings(Protocol):
 
 
 def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
-    """Return what lets pass a request with one key that is known, if there is nothing to ask.
+    """Return what lets pass a request with one key that is known, or with none if none is needed.
 
     If the store is in this process, a key is known as long as its record has not been written since; else for as long
     as `verified.py` says.
@@ -37,7 +39,9 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
     scopes = guard.scopes
     if callable(scopes):
         return None
-    read, known_by, ours = guard.sources.read_one, keys.get, (guard.sources,)
+    sources = guard.sources
+    read, known_by, ours = sources.read_one, keys.get, (sources,)
+    open_to_all = guard.optional and scopes is None
     by_path = guard.public is not None or guard.paths is not None
     stored = traits_of(store).values if guard.lookup is None else None
 
@@ -45,7 +49,15 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
         if by_path and _may_need_no_key(guard, request):
             return LONG
         text = read(request)
-        known = None if text is None else known_by(fingerprint_of(text))
+        if text is None:
+            # An OPTIONS may be a preflight, and a request may have carried two keys.
+            if not open_to_all or request.method == "OPTIONS" or sources.read(request):
+                return LONG
+            findings = request.findings
+            findings.sources = findings.sources + ours if findings.sources else ours
+            findings.identity = findings.identity or ANONYMOUS
+            return None
+        known = known_by(fingerprint_of(text))
         if known is None or known.networks is not None:
             return LONG
         if stored is None:
