@@ -216,6 +216,11 @@ def test_counters_that_stand_in_two_tables_are_left_to_operations() -> None:
     assert store.pool([Rule("rl:a|b|", minute.limit)]) is None
 
 
+def test_a_clock_may_begin_at_nought() -> None:
+    store = MemoryStore(clock=ManualClock(0))
+    assert pool_of(store, rules_of(window(100, MINUTE, ""))).take("a") == [0, 99, 33 * 1_875_000]
+
+
 def test_a_subclass_with_an_execute_of_its_own_is_asked() -> None:
     class Asked(MemoryStore):
         def execute(self, ops: Any) -> list[Any]:

@@ -303,6 +303,8 @@ def packed(newest: int, spent: int, older: bytes) -> bytes:
 
 def moved_on(spent: int, older: bytes, slices: int) -> tuple[int, bytes]:
     """Return `spent` and `older` as they are so many slices later."""
+    if slices > SLICES:
+        return 0, b""
     total, _, older = advanced(spent, spent - sum(_counts(older)), older, slices)
     return total, older
 

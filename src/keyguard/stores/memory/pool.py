@@ -128,16 +128,17 @@ class Pool:
     def _take_one(self, entry: Entry, offset: int, newest: int, cost: int, now: int) -> tuple[int, ...] | None:
         """Take from one limit, and return the units left, the reset, and more. `None` if it does not admit so many."""
         column, limit = self._columns[offset]
-        if newest >= entry[offset] >= 0:
-            last, spent, _, older = entry[offset : offset + PLACES]
-            spent, older = moved_on(spent, older, newest - last)
+        last, spent, _, older = entry[offset : offset + PLACES]
+        if newest >= last != WHOLE and newest != _NO_SLICE:
+            if last != newest:
+                spent, older = moved_on(spent, older, newest - last)
             left = limit.quota - spent - cost
             if left < 0:
                 return None
             return left, column.set_slices(entry, newest, spent + cost, older) - now
-        whole = newest == _NO_SLICE and entry[offset] == WHOLE  # and will be, so it need not be looked at
-        state: bytes | None = entry[offset + 3] if whole else column.read(entry, now)
-        if whole and entry[offset + 1] <= now:
+        whole = newest == _NO_SLICE and last == WHOLE  # and will be, so it need not be looked at
+        state: bytes | None = older if whole else column.read(entry, now)
+        if whole and spent <= now:  # it has lapsed
             state = None
         kept, ttl, left, reset, wait = limit.take(state, now, cost)
         if wait:

@@ -3,7 +3,7 @@
 An entry is a list with four places for each rule, its *column*. Slices of a window stand in it taken apart:
 `newest, spent, back, older`, where `back` is the moment at which units come back, and the rest is as in
 `keyguard.rates.window.Slices`. Whatever else a state may be stands in it as it is: `-1, expiry, 0, state`. A column in
-which nothing was counted is `0, 0, 0, b""`: slices that have lapsed long ago.
+which nothing was counted is `-99, 0, 0, b""`: slices that lapsed before any time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Entry: TypeAlias = "list[Any]"
 
 PLACES = 4  # that a column has in an entry
 WHOLE = -1  # in the place of `newest`: the state is not taken apart
-_BLANK = (0, 0, 0, b"")
+_BLANK = (-99, 0, 0, b"")
 # Measured as `VALUE_COST` is: the name of the caller, a list, two slots of a dict; and for each column four places, two
 # numbers, and bytes.
 _ENTRY_COST = 240
@@ -39,7 +39,7 @@ class Column:
         """The smallest of all limits that count here: a caller who has spent half of any of them is not forgotten."""
         self.width = slice_width(limit.period) if is_window(limit) else 0
         """Microseconds of a slice; 0 if what counts here has none."""
-        self._newest = self._lapse = 0
+        self._newest, self._lapse = -1, 0
 
     def note(self, limit: Limit) -> None:
         """Note that this limit counts here too."""
