@@ -666,7 +666,7 @@ def test_long_texts_are_not_remembered() -> None:
     for number in range(20):
         assert parse_address(f"{number:0>101}") is None
     assert module._parsed.cache_info().currsize == before
-    assert module._parsed.cache_info().maxsize == 8192
+    assert module._parsed.cache_info().maxsize == 32768
 
 
 def naive_x_forwarded_for(peer: str, value: str | None, trusted: list[str]) -> str | None:
