@@ -20,7 +20,7 @@ from keyguard.steps import CallApp
 Marks: TypeAlias = tuple[Mark, ...]
 """Those of one request, the innermost first."""
 Begun: TypeAlias = "Marks | Response | Flow[Response]"
-"""What guards have made of a request: all have let it pass, and left these marks; or one has answered; or this
+"""The outcome of asking guards: all have let it pass, and left these marks; or one has answered; or this
 coroutine is to be run."""
 
 
@@ -34,7 +34,7 @@ class Chain:
         self._decides = tuple([_decide_of(guard, store) for guard in guards])
         self._guards: tuple[Any, ...] = tuple(guards)
         self._forwards: tuple[Forward, ...] = tuple([self._forward(place + 1) for place in range(len(guards))])
-        """What each guard is given as its `forward`."""
+        """The `forward` of each guard."""
 
     def begin(self, request: Request, place: int = 0) -> Begun:
         """Ask the guards in turn, from the one at `place` on. Raises what one of them raises, if there are no marks."""

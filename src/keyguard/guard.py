@@ -27,8 +27,8 @@ Most requests need no coroutine. So each guard is asked one question first, `dec
 - A plain guard is its own `decide`. An `async` guard may have a method `decider(store)`, which returns one; without it
   the answer is `LONG`. `decider` is called once for each stack, with the stack's store if that answers at once and
   cannot fail, else with `None`.
-- `decide` gives the answers that `__call__` would give. What a subclass overrides is always called: the `decider` of
-  its parent is not asked then.
+- `decide` gives the answers that `__call__` would give. A method that a subclass overrides is always called: the
+  `decider` of its parent is not asked then.
 """
 
 from __future__ import annotations
@@ -65,12 +65,13 @@ class Guard:
     """The guard itself, in one of the two shapes."""
 
     provides: Collection[str] = frozenset()
-    """What it finds out about a request, for those further in: `{"identity"}`."""
+    """The facts that it finds out about a request, for those further in: `{"identity"}`."""
     needs: Collection[str] = frozenset()
-    """What must be provided further out. A stack in which it is not does not start."""
+    """The facts that must be provided further out. A stack in which they are not does not start."""
     keeps: Collection[str] = frozenset({"decisions"})
-    """What it keeps in stores: `"decisions"`, which nothing may push out; `"keys"`, which `registry` gives access to;
-    `"values"`, which may be lost at any time and are asked for without holding up a decision."""
+    """The kinds of things that it keeps in stores: `"decisions"`, which nothing may push out; `"keys"`, which
+    `registry` gives access to; `"values"`, which may be lost at any time and are asked for without holding up a
+    decision."""
     store: str | Store | None = None
     """Where it keeps its values, if not in the stack's store: a URL or a store, and the same for all of one stack."""
     answers_early: bool = False
@@ -132,7 +133,7 @@ class Guard:
 
 
 class Surroundings(NamedTuple):
-    """What a guard is told of the stack that it stands in."""
+    """The stack that a guard stands in, as far as the guard is told."""
 
     store: Store
     """Where it keeps what it keeps: for values that is the store of the stack's values."""
@@ -166,7 +167,7 @@ LONG: Final = Long.LONG
 
 
 class Mark:
-    """What a guard leaves behind on a request that it let pass, to be told how that ends.
+    """Left behind by a guard on a request that it let pass, to be told how that ends.
 
     One of the two is called. Both return what has to be awaited then, or `None`, as nearly always.
     """
