@@ -91,6 +91,21 @@ def test_a_crowd_is_decided_by_the_store_or_not_at_all(
     store.close()
 
 
+@pytest.mark.parametrize("world", ["threads", "tasks"])
+def test_a_crowd_that_comes_first_of_all_is_no_outage(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection has just been opened, and the server has decided nothing yet: it answered the greeting."""
+    monkeypatch.setattr("keyguard.stores.redis.pulse._SILENCE", 60.0)
+    with RedisServer() as server:
+        guard = guard_on(server.url, "first&timeout=0.5")
+        server.ask("CLIENT", "PAUSE", "2000", "WRITE")
+        seen = in_threads(guard, 60, 1) if world == "threads" else asyncio.run(in_tasks(guard, 60, 1))
+        assert set(seen) <= {"200", "overload"}, seen
+        assert seen["overload"], "it was slow"
+        assert (guard.health.outages, guard.health.degraded) == (0, {})
+        store: Any = guard.store
+        store.close()
+
+
 def test_threads_that_wait_travel_together(valkey: RedisServer) -> None:
     """One connection serves them all, in a few trips."""
     store = RedisStore(valkey.url, namespace="together", timeout=1, max_connections=1)

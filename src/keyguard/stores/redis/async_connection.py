@@ -121,6 +121,7 @@ class LoopLink:
             connection = self._connect()
             await connection.connect()
             await _greet(connection, self._eviction)
+            self.pulse.greeted()
             pipe = Pipe(self, connection)
         except BaseException as error:
             if connection is not None:

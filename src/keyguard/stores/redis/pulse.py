@@ -59,6 +59,10 @@ class Pulse:
         self.answered = monotonic()
         self.failed = False
 
+    def greeted(self) -> None:
+        """Note the answers to what a new connection introduced itself with: before any call, they are the latest."""
+        self.answered = monotonic()
+
     def busy(self, sent: float, on_the_way: int) -> bool:
         """Tell whether what was sent then has no answer because the server has much to do."""
         return self.answered > sent or (on_the_way >= _MANY and monotonic() < self.answered + _SILENCE)

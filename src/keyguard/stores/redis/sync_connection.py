@@ -190,6 +190,7 @@ class ThreadLink:
 
     def _exchange(self, connection: Connection, batch: list[_Job], deadline: float) -> None:
         socket, sent = connection.socket, monotonic()
+        beside = self._sent + len(self._waiting)  # those may be given up before this is
         try:
             packed = batch[0].packed if len(batch) == 1 else [part for job in batch for part in job.packed]
             socket.send_packed_command(packed, check_health=False)
@@ -204,7 +205,7 @@ class ThreadLink:
                         got.append(error)
                 job.got = got
         except RedisTimeoutError as error:
-            failure = self._pulse.timed_out(sent, self._sent + len(self._waiting))
+            failure = self._pulse.timed_out(sent, max(beside, self._sent + len(self._waiting)))
             if failure.__class__ is TimedOut:
                 self._condemn(sent)
             raise failure from error
@@ -297,6 +298,7 @@ class ThreadLink:
             if begun.error is not None:
                 self._failed_to_open(begun)
                 return
+            self._pulse.greeted()
             wanted = begun in self._openings and self._used + len(self._idle) < self._max_connections
             self._openings.discard(begun)
             if wanted:
