@@ -67,7 +67,7 @@ def test_a_server_that_evicts_counters_or_keys_is_warned_of_once(
 ) -> None:
     for policy, what in (("volatile-lru", "counters"), ("volatile-ttl", "counters"), ("allkeys-lfu", "API keys")):
         server.ask("CONFIG", "SET", "maxmemory-policy", policy)
-        guard = Keyguard(RateLimit("9/hour", by="ip"), store=server.url)
+        guard = Keyguard(RateLimit("9/hour", by="ip"), store=f"{server.url}?timeout=1")
         caplog.clear()
         assert {ask(guard, world).status for _ in range(3)} == {200}
         (warning,) = warnings(caplog)
@@ -81,10 +81,10 @@ def test_a_server_that_evicts_counters_or_keys_is_warned_of_once(
 def test_a_server_that_keeps_everything_or_holds_cached_responses_alone_is_not(
     world: str, server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    guard = Keyguard(RateLimit("9/hour", by="ip"), store=server.url)
+    guard = Keyguard(RateLimit("9/hour", by="ip"), store=f"{server.url}?timeout=1")
     assert ask(guard, world).status == 200
     server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    for cached in (server.url, open_store(server.url)):
+    for cached in (f"{server.url}?timeout=1", open_store(f"{server.url}?timeout=1")):
         apart = Keyguard(RateLimit("9/hour", by="ip"), ResponseCache(store=cached), store="memory://")
         assert [ask(apart, world).status for _ in range(2)] == [200, 200]
         close(apart)
@@ -102,7 +102,7 @@ def test_a_user_who_may_not_ask_is_no_error(
     server.ask("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
     needed = ["+eval", "+evalsha", "+time", "+get", "+set", "+del", "+hget", "+hmget", "+hset", "+hdel", "+pexpire"]
     server.ask("ACL", "SETUSER", "app", "on", ">pw", "~keyguard:*", "-@all", "+pttl", *needed, *rights)
-    guard = Keyguard(RateLimit("9/hour", by="ip"), store=server.url.replace("//", "//app:pw@"))
+    guard = Keyguard(RateLimit("9/hour", by="ip"), store=f"{server.url}?timeout=1".replace("//", "//app:pw@"))
     assert ask(guard, world).status == 200
     assert guard.health.failures == 0
     assert bool(warnings(caplog)) is told
