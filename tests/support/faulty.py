@@ -26,7 +26,12 @@ LIMIT = 10_000
 PATIENCE = 0.15
 """Seconds that no request may wait longer for a store, whatever has happened to it."""
 NOISE = 0.1
-"""Seconds by which a busy machine may make it look longer; more where there is more to do than it has cores."""
+"""Seconds by which a machine may make it look longer; more if there is more to do than it has cores: see `noise`."""
+
+
+def noise() -> float:
+    """Seconds by which this machine may make it look longer now."""
+    return NOISE * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 class _Metronome(threading.Thread):
@@ -132,14 +137,13 @@ class Service:
 
     def check(self, answers: Iterable[Seen]) -> list[Seen]:
         """Whatever happens to a store: nobody's key is blamed, nobody waits, and a refusal says when to come again."""
-        answers = list(answers)
-        noise = NOISE * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        answers, longest = list(answers), PATIENCE + noise()
         for seen in answers:
             assert seen.status in (200, 503), seen
             if seen.status == 503:
                 assert seen.cause in ("fault", "overload"), seen
                 assert seen.retry_after == "1", seen
-            assert seen.seconds < PATIENCE + noise, seen
+            assert seen.seconds < longest, seen
         return answers
 
     def recovers(self, ask: Callable[[], Seen] | None = None) -> float:

@@ -411,9 +411,10 @@ class PgBouncer:
 class Proxy:
     """A TCP proxy in front of a server, which does to connections what `mode` says:
 
-    pass on · "delay" every reply by `delay` seconds · "drop" replies: they are sent by the server and never arrive ·
-    "reset" the connection when a reply comes · "cut" it in the middle of a reply · "half-close" when a request comes ·
-    "deaf": requests never arrive · "reset once" and "cut once" do it to one reply
+    pass on · "delay" replies by `delay` seconds, of each connection the first `delayed`, or all · "drop" replies: they
+    are sent by the server and never arrive · "reset" the connection when a reply comes · "cut" it in the middle of a
+    reply · "half-close" when a request comes · "deaf": requests never arrive · "reset once" and "cut once" do it to
+    one reply
     """
 
     def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
@@ -422,6 +423,7 @@ class Proxy:
         """For clients that speak TLS; the server behind does not."""
         self.mode = ""
         self.delay = 0.0
+        self.delayed: int | None = None
         self.replies = 0
         self.accepted = 0
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -453,10 +455,12 @@ class Proxy:
                 threading.Thread(target=self._pump, args=(one, other, replies), daemon=True).start()
 
     def _pump(self, source: socket.socket, target: socket.socket, replies: bool) -> None:
+        passed = 0
         try:
             while data := source.recv(65536):
-                if not self._pass(data, source, target, replies):
+                if not self._pass(data, source, target, replies, passed):
                     break
+                passed += 1
         except OSError:
             pass
         finally:
@@ -466,7 +470,7 @@ class Proxy:
                 end.close()
                 self._sockets.discard(end)
 
-    def _pass(self, data: bytes, source: socket.socket, target: socket.socket, replies: bool) -> bool:
+    def _pass(self, data: bytes, source: socket.socket, target: socket.socket, replies: bool, passed: int) -> bool:
         mode = self.mode
         if source in self._forgotten:
             return True
@@ -487,7 +491,7 @@ class Proxy:
         if mode == "cut":
             target.sendall(data[: len(data) // 2])
             return False
-        if mode == "delay":
+        if mode == "delay" and (self.delayed is None or passed < self.delayed):
             threading.Event().wait(self.delay)
         if mode != "drop":
             target.sendall(data)

@@ -23,8 +23,8 @@ from tests.stores.postgres import test_faults as test_postgres_faults
 from tests.stores.redis import test_faults as test_redis_faults
 from tests.stores.sqlite import test_faults as test_sqlite_faults
 from tests.support.cached import Node
-from tests.support.faulty import NOISE, PATIENCE, passed
-from tests.support.servers import Postgres, Proxy, RedisCluster, RedisServer
+from tests.support.faulty import PATIENCE, noise, passed
+from tests.support.servers import Postgres, Proxy, RedisCluster, RedisServer, wait_until
 
 # An event loop that cancels a connection which is just being made leaves its socket to the garbage collector.
 pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
@@ -55,7 +55,7 @@ class Site:
     def ask(self, node: Node, path: str) -> tuple[bytes, str]:
         began = time.monotonic()
         found = node.get(path)
-        assert passed(began) < PATIENCE + NOISE
+        assert passed(began) < PATIENCE + noise()
         return found
 
     def shares(self) -> bool:
@@ -81,9 +81,10 @@ class Site:
 
     def suffers(self, fault: Fault, *, readable: bool = False) -> None:
         self.warm()
-        self.ask(self.one, "/stored")
-        assert self.ask(self.two, "/stored")[1] == "hit"
-        for tries in range(3):
+        wait_until(
+            lambda: [self.ask(node, "/stored")[1] for node in (self.one, self.two)][1] == "hit", "it to be stored"
+        )
+        for _ in range(3):
             with fault():
                 calls = self.one.calls + self.two.calls
                 hits = 0
@@ -92,12 +93,11 @@ class Site:
                     hits += self.ask(self.two, "/stored")[1] == "hit"
                     self.one.ask("/stored?", "POST")
                 assert self.one.calls + self.two.calls >= calls + 24 - hits
-                if readable and not tries:
-                    assert hits >= 11  # one may have met a connection that had just been closed
-            if self.recovers() < 1.0:
+            seconds = self.recovers()
+            if seconds < 1.0 and (hits >= 11 or not readable):  # one may have met a connection that was just closed
                 break
         else:
-            raise AssertionError("not recovered within a second")
+            raise AssertionError(f"recovered after {seconds} s; {hits} of 12 were still served what was stored")
         assert self.one.stack.health.ok
         assert self.one.stack.health.failures == 0
 
@@ -242,6 +242,6 @@ def test_a_flood_while_the_store_stands_still_keeps_to_its_budget(redis_server: 
             thread.join()
         redis_server.signal(signal.SIGCONT)
         assert len(slow) == 160
-        assert max(slow) < PATIENCE + NOISE
+        assert max(slow) < PATIENCE + noise()
         assert made.recovers() < 1.0
     assert len([record for record in caplog.records if "out of order" in record.getMessage()]) <= 4

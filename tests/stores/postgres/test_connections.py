@@ -93,7 +93,7 @@ def test_connections_that_died_silently_are_not_tried_one_after_the_other(proxy:
 def test_a_connection_that_takes_longer_than_a_decision_may_is_opened_all_the_same(proxy: Proxy) -> None:
     """That is no outage: whoever came too early is told so, and those after him are served."""
     store = through(proxy, "handshake", timeout=1)
-    proxy.mode, proxy.delay = "delay", 0.35  # a handshake is three replies and more, a decision is one
+    proxy.mode, proxy.delay, proxy.delayed = "delay", 0.6, 2  # of a handshake, which has three; no decision is slow
     answers: list[Any] = []
     with suppress(StoreError):
         store.execute([take()])

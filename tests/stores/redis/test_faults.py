@@ -52,6 +52,14 @@ def service(proxy: Proxy) -> Iterator[Service]:
     store.close()
 
 
+@pytest.fixture
+def patient(proxy: Proxy) -> Iterator[Service]:
+    """Where nobody waits for a store in vain: it has the time that a busy machine may need."""
+    store = RedisStore(f"redis://127.0.0.1:{proxy.port}", timeout=1)
+    yield Service(store)
+    store.close()
+
+
 # -- ways to fail: each a context in which the store is out of order ---------------------------------------------
 
 
@@ -271,16 +279,16 @@ def test_no_request_is_lost(what: Callable[[RedisServer], None], world: str, ser
     service.store.close()
 
 
-def test_what_flushall_takes_away(server: RedisServer, service: Service) -> None:
+def test_what_flushall_takes_away(server: RedisServer, patient: Service) -> None:
     """The store has forgotten everything: limits begin anew; keys are unknown, which a process knows in a second."""
     for _ in range(5):
-        service.check([service.ask()])
+        assert patient.ask().status == 200
     server.ask("FLUSHALL")
-    began = time.monotonic()
-    assert service.ask().status == 200
-    while service.ask().status != 401:
-        assert time.monotonic() < began + 1.0
+    asked = flushed = time.monotonic()
+    while patient.ask().status != 401:
+        assert asked < flushed + 1.0, "it was asked later than that, and the key was still good"
         time.sleep(0.05)
+        asked = time.monotonic()
 
 
 def test_while_it_loads_its_data_it_is_out_of_order() -> None:
@@ -356,18 +364,17 @@ async def _told_again(service: Service) -> int:
 
 
 @pytest.mark.parametrize("mode", ["reset once", "cut once"])
-def test_a_connection_that_breaks_once_costs_nothing_at_all(mode: str, proxy: Proxy, service: Service) -> None:
+def test_a_connection_that_breaks_once_costs_nothing_at_all(mode: str, proxy: Proxy, patient: Service) -> None:
     """The decision is made, its reply lost; it is sent again, and the token keeps it from being charged twice."""
-    service.warm()
-    used = service.used()
+    patient.warm()
+    used = patient.used()
     for _ in range(10):
         proxy.mode = mode
-        seen = service.check([service.ask()])[0]
-        assert seen.told
+        assert patient.ask().told
         assert proxy.mode == ""
         used += 1
-        assert service.used() == used
-    assert service.news == []
+        assert patient.used() == used
+    assert patient.news == []
 
 
 def test_a_request_that_was_cancelled_is_not_charged(proxy: Proxy, service: Service) -> None:
