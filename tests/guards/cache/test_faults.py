@@ -81,10 +81,10 @@ class Site:
 
     def suffers(self, fault: Fault, *, readable: bool = False) -> None:
         self.warm()
-        wait_until(
-            lambda: [self.ask(node, "/stored")[1] for node in (self.one, self.two)][1] == "hit", "it to be stored"
-        )
         for _ in range(3):
+            wait_until(
+                lambda: [self.ask(node, "/stored")[1] for node in (self.one, self.two)][1] == "hit", "it to be stored"
+            )
             with fault():
                 calls = self.one.calls + self.two.calls
                 hits = 0
