@@ -1,4 +1,4 @@
-"""What a memory store and its pools share: the clock, the lock, and the bytes that are kept within the bound."""
+"""The clock, the lock and the bytes within the bound, which a memory store and its pools share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SWEEP_MAX = 32  # entries at a time
 
 @dataclass(frozen=True, slots=True)
 class MemoryStats:
-    """How full a memory store is."""
+    """Figures that tell how full a memory store is."""
 
     entries: int
     """Values, and callers: one for all the rules of a guard."""
@@ -38,9 +38,9 @@ class MemoryStats:
     cells: int
     """Cells that stand for callers who were folded together."""
     forgotten: int
-    """How many callers were forgotten since the start, none of whom had spent half of a limit."""
+    """Callers who were forgotten since the start, none of whom had spent half of a limit."""
     folded: int
-    """How many callers were folded since the start."""
+    """Callers who were folded since the start."""
     at_bound: bool
 
 
@@ -94,7 +94,7 @@ class Core:
         self.lock = threading.Lock()
         self.max_bytes = max_bytes
         self.news: MemoryStats | None = None
-        """What is to be told of as soon as the lock is free."""
+        """The stats to tell of as soon as the lock is free."""
         self.values: dict[str, bytes] = {}
         self.parts: list[Generations[Any]] = []
         self.next_sweep = 0

@@ -29,7 +29,7 @@ class Counted(Protocol):
 
     @property
     def prefix(self) -> str:
-        """What the keys of its counters begin with; it ends at the first `|`."""
+        """The beginning of the keys of its counters, up to the first `|`."""
         ...
 
     @property

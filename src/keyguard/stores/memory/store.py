@@ -45,7 +45,7 @@ class MemoryStore:
         self._loose = Loose(core)
         core.parts.append(self._loose)
         self._places: dict[str, tuple[Table, Column]] = {}
-        """Where the counters stand whose keys begin with a prefix."""
+        """The place of counters, by the beginning of their keys."""
 
     def __repr__(self) -> str:
         return f"<MemoryStore: {self._core.entries} entries>"

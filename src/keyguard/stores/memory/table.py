@@ -33,7 +33,7 @@ class Column:
 
     def __init__(self, prefix: str, offset: int, limit: Limit) -> None:
         self.prefix = prefix
-        """What the keys of its counters begin with."""
+        """The beginning of the keys of its counters."""
         self.offset = offset
         self.limit = limit
         """The smallest of all limits that count here: a caller who has spent half of any of them is not forgotten."""
