@@ -19,7 +19,7 @@ from keyguard.ops import Demand, Take
 from keyguard.rates import window
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.redis.pulse import GRACE
-from tests.support.faulty import Service, admitted_by_processes, flood, keeps_the_loop_going
+from tests.support.faulty import Service, admitted_by_processes, flood, keeps_the_loop_going, noise, passed
 from tests.support.servers import Proxy, RedisCluster, RedisServer, Sentinel, wait_until
 
 pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
@@ -228,7 +228,7 @@ def test_an_event_loop(fault: str, server: RedisServer, proxy: Proxy, service: S
             await asyncio.to_thread(context.__exit__, None, None, None)
         began = time.monotonic()
         while not (seen := service.check([await service.aask()])[0]).told:
-            assert time.monotonic() < began + 1.0, (seen, service.stack.health)
+            assert passed(began) < 1.0 + noise(), (seen, service.stack.health)
             await asyncio.sleep(0.01)
         await service.store.aclose()
 
@@ -353,15 +353,15 @@ def test_a_lost_reply_is_not_charged(mode: str, world: str, proxy: Proxy, servic
             return told
 
         told = asyncio.run(story())
-    wait_until(lambda: service.used() == told, f"{told} units to be used", 3)
+    wait_until(lambda: service.used() == told, f"{told} units to be used")
 
 
 async def _told_again(service: Service) -> int:
-    for _ in range(100):
-        if service.check([await service.aask()])[0].told:
-            return 1
+    ends = time.monotonic() + 45
+    while not service.check([await service.aask()])[0].told:
+        assert time.monotonic() < ends, "not recovered"
         await asyncio.sleep(0.02)
-    raise AssertionError("not recovered")
+    return 1
 
 
 @pytest.mark.parametrize("mode", ["reset once", "cut once"])
@@ -378,21 +378,21 @@ def test_a_connection_that_breaks_once_costs_nothing_at_all(mode: str, proxy: Pr
     assert patient.news == []
 
 
-def test_a_request_that_was_cancelled_is_not_charged(proxy: Proxy, service: Service) -> None:
+def test_a_request_that_was_cancelled_is_not_charged(proxy: Proxy, patient: Service) -> None:
     async def story() -> None:
-        assert (await service.aask()).told
+        assert (await patient.aask()).told
         proxy.mode, proxy.delay = "delay", 0.05
-        tasks = [asyncio.create_task(service.aask()) for _ in range(10)]
+        tasks = [asyncio.create_task(patient.aask()) for _ in range(10)]
         await asyncio.sleep(0.02)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         proxy.mode = ""
         await asyncio.sleep(0.3)
-        await service.store.aclose()
+        await patient.store.aclose()
 
     asyncio.run(story())
-    wait_until(lambda: service.used() == 1, "the charges to be undone", 3)
+    wait_until(lambda: patient.used() == 1, "the charges to be undone")
 
 
 # -- modes, exactness, forks ----------------------------------------------------------------------------------------
@@ -401,7 +401,7 @@ def test_a_request_that_was_cancelled_is_not_charged(proxy: Proxy, service: Serv
 def test_what_happens_without_the_store_is_chosen() -> None:
     chosen = {"local": [200] * 5 + [503] * 15, "allow": [200] * 20, "refuse": [503] * 20}
     with RedisServer() as server:
-        stores = {mode: RedisStore(server.url, namespace=mode) for mode in chosen}
+        stores = {mode: RedisStore(server.url, namespace=mode, timeout=1) for mode in chosen}
         services = {mode: Service(store, {"if_store_fails": mode}, limit="5/hour") for mode, store in stores.items()}
         assert all(service.ask().told for service in services.values())
         server.kill()
