@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 class Identity:
     """The caller, as far as authentication knows it.
 
-    `subject` owns quotas and outlives its keys: rotating a key changes `key_id` and nothing else. Where only one of the
-    two is given it stands for both: a known caller is never taken for an anonymous one.
+    `subject` owns quotas and outlives its keys: rotating a key changes `key_id` and nothing else. If only one of the
+    two is given, it stands for both: a known caller is never taken for an anonymous one.
     """
 
     subject: str

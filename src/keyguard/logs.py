@@ -2,7 +2,7 @@
 
 Rules:
 - What came from outside never ends a line, and never sends a terminal a command: a caller who could would write lines
-  of his own into the log, or erase others.
+  of their own into the log, or erase others.
 - A word in a line of `name=value` is one word, or it is quoted.
 - The story of an exception has many lines: all but the first are indented, so that none passes for a line of the log.
 - A caller's key stands in no line, in whatever form an exception tells it.

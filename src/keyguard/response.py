@@ -1,4 +1,4 @@
-"""What a guard answers, or passes on: a status, header fields, a body.
+"""A response that a guard gives, or passes on: a status, header fields, a body.
 
 Headers are an ordered sequence of pairs, never a dict: two `Set-Cookie` lines are two lines.
 """
@@ -193,7 +193,7 @@ class Tee:
         self.late = late
         self.budget = budget
         self.length = length
-        """How many bytes the body has, as its `Content-Length` says; `None` where it does not say."""
+        """How many bytes the body has, as its `Content-Length` says; `None` if it does not say."""
         self.open = True
         """Whether neither of the two has been called."""
         self.ended = False
@@ -268,7 +268,7 @@ class Tee:
         return self.done(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def close(self, why: str) -> None:
-        """Nothing more comes."""
+        """Note that nothing more comes."""
         if self.open:
             self.open = False
             self._parts = []

@@ -31,7 +31,7 @@ _BRIDGES = {
 _passing: dict[int, tuple[Request, str]] = {}
 """The requests that drivers have passed on to their apps, each with its mark, by the identity of that.
 
-The mark is the scheme: a text that is no other request's, for equal ones are different objects.
+The mark is the scheme: a text that no other request has, for equal ones are different objects.
 """
 
 
@@ -42,7 +42,7 @@ def pass_on(request: Request, carrier: MutableMapping[str, Any], scheme: str) ->
     """
     text: str = carrier.get(scheme) or ""
     if len(text) < 2:
-        return ""  # of such texts there are no two different objects
+        return ""  # there are never two different objects of such a text
     mark = carrier[scheme] = text.encode().decode()  # equal, and another object
     _passing[id(mark)] = request, mark
     return mark

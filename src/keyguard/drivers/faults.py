@@ -1,6 +1,6 @@
-"""What becomes of refusals and of failures: what the log says, and the answer in place of a failed guard's.
+"""The outcome of refusals and of failures: what the log says, and the answer in place of a failed guard's.
 
-A failure is closed and blames nobody's key. No key stands in the log, whatever failed.
+A failure refuses the request, and blames nobody's key. No key gets into the log, whatever failed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from keyguard.response import Response
 log = logger("keyguard")
 
 FAULT_RETRY = SECOND
-"""What a caller is told to wait, in microseconds, when keyguard itself could not decide."""
+"""The wait that a caller is told of when keyguard itself could not decide, in microseconds."""
 
 
 def tell_of_refusal(refusal: Refusal, notify: Callable[[Refusal], None] | None) -> None:

@@ -1,4 +1,4 @@
-"""What both drivers share: how guards start, how a flow is driven, what happens when one fails, and the end.
+"""The part that both drivers share: how guards start, how a flow is driven, what happens when one fails, and the end.
 
 A flow is driven by `Engine.advance` to its next *stop*:
 
@@ -48,11 +48,11 @@ class Pending:
     def __init__(self, results: Awaitable[Sequence[Any]], began: float = 0.0) -> None:
         self.results = results
         self.began = began
-        """When it was asked for, as `keyguard.clock.monotonic`; 0 where that does not matter."""
+        """When it was asked for, as `keyguard.clock.monotonic`; 0 if that does not matter."""
 
 
 class Foreign:
-    """What a guard awaits and no step: it belongs to the event loop."""
+    """Something that a guard awaits and that is not a step: it belongs to the event loop."""
 
     __slots__ = ("yielded",)
 
@@ -75,7 +75,7 @@ class Setup(NamedTuple):
     clock: Clock
     provides: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
-    """What these guards need of layers further out, which the stack itself does not provide."""
+    """The needs of these guards that the stack itself does not meet, and layers further out must."""
     sources: Sequence[Sources] = ()
     """Where these guards look for credentials."""
     filters_addresses: bool = False
@@ -135,7 +135,7 @@ class Engine:
         timeout = None if watched is None else watched.timeout
         self.timeout = timeout or 0.0
         self.patience = 0.0 if timeout is None else max(BUDGET, 2 * timeout) - timeout
-        """Seconds after which a request's next operation could end beyond its budget; 0 where none ever waits."""
+        """Seconds after which a request's next operation could end beyond its budget; 0 if none ever waits."""
         self.asynchronous = asynchronous
         """Whether an event loop runs the guards."""
         self.aside = aside
@@ -181,7 +181,7 @@ class Engine:
     ) -> Any:
         """Drive `flow` to its next stop, sending in `value` or raising `error` at its `await`.
 
-        `request` is whose time the store's answers take; `None` where nobody waits.
+        `request` is the one whose time the store's answers take; `None` if nobody waits.
         """
         try:
             while True:
@@ -240,7 +240,7 @@ class Engine:
             return stop.value
 
     def _ask(self, op: Op[Any], request: Request) -> Any:
-        """The result, or `Pending`, if the request may still wait for the store."""
+        """Return the result, or `Pending` if the request may still wait for the store."""
         if request.findings.waited > self.patience:
             if op.__class__ is Settle:
                 request.at_end(op)  # nobody waits for it then
@@ -259,20 +259,20 @@ class Engine:
         return results[0]
 
     def _out_of_time(self) -> StoreError:
-        """The failure of an operation for which a request has no time left: why depends on who took it."""
+        """Return the failure of an operation for which a request has no time left: why depends on who took it."""
         failing = self.watched is not None and self.watched.failing
         return StoreError(_WAITED) if failing else StoreBusy(_WAITED)
 
     def waited(self, request: Request, began: float) -> None:
         """Note what a request has waited for one operation.
 
-        That is no more than an operation may take: the rest, this process was busy with something else. So the first
-        two are always asked for.
+        No more than an operation may take is noted: during the rest, this process was busy with something else. So the
+        first two operations are always attempted.
         """
         request.findings.waited += min(monotonic() - began, self.longest)
 
     def _ask_aside(self, step: BestEffort, request: Request | None) -> Any:
-        """The results, or `Pending`. Who waits for them is a request with a time budget, or nobody."""
+        """Return the results, or `Pending`. A request with a time budget waits for them, or nobody does."""
         store = self.aside
         if store is None:
             raise StoreError("nothing is shared by this store")
@@ -302,7 +302,7 @@ class Engine:
 
 
 async def _whole(results: Awaitable[Sequence[Any]]) -> Sequence[Any]:
-    """What `Pending` takes the first of."""
+    """Return all results as the only item of a sequence: `Pending` takes the first."""
     return (await results,)
 
 

@@ -1,4 +1,4 @@
-"""CORS preflights: who may do what is asked for by browsers before the request itself, without a key.
+"""CORS preflights: browsers ask by them what a page may do, before the request itself and without a key.
 
 Anybody can send what looks like one, so it must not be a way to have the app do something without a key:
 
@@ -8,7 +8,7 @@ Anybody can send what looks like one, so it must not be a way to have the app do
   that can be seen, or if the app is said to route by method (`preflights=True`).
 - A limit outside of `APIKeys` counts it and refuses it, like any other request of its address; one further in does not,
   for it knows nothing of the caller.
-- The app gets no body with it, and what comes back are the status and the fields.
+- The app gets no body with it, and only the status and the fields come back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def may_pass(request: Request, preflights: bool | None) -> bool:
 
 
 async def pass_preflight(request: Request, forward: Forward) -> Response:
-    """Let a preflight through. What comes back is the status and the fields, and no body."""
+    """Let a preflight through. The status and the fields come back, and no body."""
     request.findings.preflight = True
     response = await forward(request)
     if request.findings.refusal is not None:

@@ -1,1 +1,1 @@
-"""What HTTP says: addresses, paths, dates, and fields, read as the standards have it. No I/O."""
+"""The parts of HTTP: addresses, paths, dates, and fields, read as the standards have it. No I/O."""

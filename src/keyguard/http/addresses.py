@@ -5,7 +5,7 @@ Rules:
   how a socket for both families writes an IPv4 peer. No other embedding (IPv4-compatible, 6to4, NAT64) is unwrapped:
   those are IPv6 addresses in their own right, and a caller who can choose one must not pass for the IPv4 address inside
   it.
-- Zone ids, ports and brackets are no part of an address. Leading zeros, octal and hexadecimal IPv4 are refused.
+- Zone ids, ports and brackets are not part of an address. Leading zeros, octal and hexadecimal IPv4 are refused.
 - No forwarding header counts unless the peer is a trusted proxy. The client is the rightmost hop that is not trusted.
 - Forwarding headers are read from the right, and no further than the client. The members left of that were written by
   anybody: however long or broken it is, it changes nothing. So a caller cannot make their own address unknown.

@@ -28,7 +28,7 @@ _LONGEST_OVERLAP = "10000 days"
 class KeyRegistry:
     """The keys in a store.
 
-    Where a method takes an id it also takes the whole key, so that a leaked one can be revoked as it was found.
+    A method that takes an id also takes the whole key, so that a leaked one can be revoked as it was found.
     Raises `KeyNotFound` for an unknown id, `ValueError` for a value that cannot be, `StoreError` if the store
     fails; `ConfigurationError` if a key would be made without a pepper in a store that holds keys with one, and for a
     change of a key whose pepper is not set. Revoking needs no pepper.

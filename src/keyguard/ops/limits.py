@@ -59,7 +59,7 @@ class Take(Op[Taken]):
         self.demands = demands
         self.keys = tuple([demand.key for demand in demands])
         self.form: Any = None
-        """What a store made of the demands, kept for the next request of the same caller."""
+        """The form that a store gave the demands, kept for the next request of the same caller."""
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Taken, Sequence[Change]]:
         takings = []
@@ -93,8 +93,8 @@ class Take(Op[Taken]):
 class Settle(Op[None]):
     """Charge in the end `costs` for what a `Take` took: one number of units a demand, or none for a refund of it all.
 
-    What was taken above its cost is given back, as far as it has not expired, and no other request's units with it.
-    What was taken too little is charged now, whatever is left of the limit: the work has been done.
+    Units taken above the cost are given back, as far as they have not expired, and no other request's units with them.
+    If too few were taken, the rest is charged now, whatever is left of the limit: the work has been done.
 
     A settlement happens once. If it failed, or its reply was lost, the same object may be executed again within
     `REMEMBERED`: it has a token, and the store remembers it under a key of its own beside the counters.
@@ -154,7 +154,7 @@ def _remembered(state: bytes, now: int) -> dict[bytes, int]:
 
 
 class _Tokens(Limit):
-    """What tokens are to a store at its memory bound: the first to be forgotten, for a repetition is rare."""
+    """The tokens, for a store at its memory bound: the first to be forgotten, since a repetition is rare."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What an operation is, and how a simple store runs one."""
+"""The definition of an operation, and a way for a simple store to run one."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Op(Step[R]):
     keys: tuple[str, ...]
     """Every key it reads or writes, each once. Those that it writes and are not counters are of one pool."""
     likely: Sequence[bytes | None] | None = None
-    """Values that probably stand there: if they do, a store need not read them first. What `apply` makes of them
-    does not depend on the time."""
+    """Values that probably stand there: if they do, a store need not read them first. The changes that `apply`
+    makes of them do not depend on the time."""
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[R, Sequence[Change]]:
         """Decide. `old` holds the values of `keys`, in order; `now` is the store's time in microseconds.

@@ -15,7 +15,7 @@ from keyguard.ops.op import Op
 
 
 class Store(Protocol):
-    """What every store has. Its instances are safe to share between threads, and survive a fork."""
+    """The methods that every store has. Instances are safe to share between threads, and survive a fork."""
 
     def execute(self, ops: Sequence[Op[Any]], /) -> list[Any]:
         """Run each operation atomically, in order, and return their results.
@@ -88,7 +88,7 @@ class _Trait(Generic[T]):
 
 
 class Traits:
-    """What a store has beside `execute` and `scan`: `None`, or what is most usual, for what it lacks."""
+    """The attributes of a store besides `execute` and `scan`: `None`, or the usual value, for those it lacks."""
 
     def __init__(self, store: object) -> None:
         self.of = store

@@ -1,4 +1,4 @@
-"""What a guard sees of a request."""
+"""The request, as a guard sees it."""
 
 from keyguard.http.fields import FieldSet as FieldSet
 from keyguard.request.head import KeepsFields as KeepsFields

@@ -1,4 +1,4 @@
-"""What a driver supplies of a request head, in its own way."""
+"""The part of a request head that a driver supplies in its own way."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RequestHead:
 
     @property
     def raw_path(self) -> bytes | None:
-        """The path as it stood in the request line, percent-encoded, where the server tells; else `None`."""
+        """The path as it stood in the request line, percent-encoded, if the server tells; else `None`."""
         raise NotImplementedError
 
     @property
@@ -76,7 +76,7 @@ class RequestHead:
         raise NotImplementedError
 
     def field_name(self, raw: Any) -> str | None:
-        """The name, in lower case, of what `names` lists; `None` for a variable that is no header field."""
+        """The name, in lower case, of what `names` lists; `None` for a variable that is not a header field."""
         raise NotImplementedError
 
     def field_value(self, raw: Any) -> str:
@@ -84,7 +84,7 @@ class RequestHead:
         raise NotImplementedError
 
     def told(self) -> Told:
-        """What the server, or who stands outside, says of the caller, besides header fields."""
+        """Return what the server, or somebody further out, says of the caller besides header fields."""
         raise NotImplementedError
 
     def field_names(self) -> Iterable[str]:

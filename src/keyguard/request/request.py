@@ -1,4 +1,4 @@
-"""What a guard sees of a request.
+"""The request, as a guard sees it.
 
 One class, two origins: the drivers for ASGI and WSGI subclass it, and everything a guard may ask means the
 same in both. All of it is lazy: a request that no guard looks at costs one small object.
@@ -75,8 +75,8 @@ class Request(RequestHead):
     shared: ClassVar[str] = SHARED_ASGI
     """The key under which findings stand in the carrier."""
 
-    # What each request is asked for stands in the instance: on Python 3.11, a class attribute that is read through one
-    # costs eight times as much as setting it. The others are class attributes.
+    # Attributes that each request is asked for stand in the instance: on Python 3.11, reading a class attribute through
+    # one costs eight times as much as setting it. The others are class attributes.
     deferred: list[Deferred] | None
     afterwards: list[Deferred] | None
     """Work for when the app has returned: background tasks and clean-up come after the last byte."""
@@ -139,8 +139,9 @@ class Request(RequestHead):
     def path(self) -> str:
         """The decoded path that the app routes on: after `root_path` (ASGI) or `SCRIPT_NAME` (WSGI).
 
-        Raises `AmbiguousPath` if it could be read as another path, until the app has been called: who decides by it
-        would decide about something else. The request is refused with 400 then. `raw_path` can always be read.
+        Raises `AmbiguousPath` if it could be read as another path, until the app has been called: a guard that
+        decides by it would decide about something else. The request is refused with 400 then. `raw_path` can always be
+        read.
         """
         path = self._path or self.plain_path
         if path is None:
@@ -174,14 +175,14 @@ class Request(RequestHead):
 
     @property
     def ambiguous(self) -> bool:
-        """True where the path's spelling could be read as another path than the one the app routes."""
+        """True if the path's spelling could be read as another path than the one the app routes."""
         return self.plain_path is None and self.spelling.ambiguous
 
     @property
     def identity(self) -> Identity:
         """The caller, as `APIKeys` found it: `ANONYMOUS` if no key was needed and none was sent.
 
-        Raises `ConfigurationError` if nobody has looked for it yet: no `APIKeys` stands outside of who asks. Once
+        Raises `ConfigurationError` if nobody has looked for it yet: no `APIKeys` stands outside of whoever asks. Once
         the app was called, or the request refused, nothing is decided by it any more, and it is `ANONYMOUS`.
         """
         findings = self.findings
@@ -203,7 +204,7 @@ class Request(RequestHead):
 
     @property
     def client(self) -> Address | None:
-        """The caller's address behind the trusted proxies, or `None` where it cannot be known."""
+        """The caller's address behind the trusted proxies, or `None` if it cannot be known."""
         findings = self.findings
         if not findings.client_known:
             findings.client = self.source.find(self.peer, self.header)
@@ -224,7 +225,7 @@ class Request(RequestHead):
         """True for a CORS preflight request (Fetch standard, section 3.2.2), as browsers send it.
 
         It has no body, and no field by which some middleware makes a request of another method of it. Its two fields
-        say one thing each: some CORS middleware takes a request whose `Origin` is empty for one like others. Anybody
+        say one thing each: some CORS middleware takes a request whose `Origin` is empty for an ordinary one. Anybody
         else can send a preflight too. That it carries no key is not looked at here.
         """
         return (
@@ -256,7 +257,7 @@ class Request(RequestHead):
         finally:
             self.carrier = before
             self._forget_fields()
-            for key, value in carrier.items():  # what the app notes, others outside may look for: `scope["route"]`
+            for key, value in carrier.items():  # others outside may look for what the app notes: `scope["route"]`
                 if key not in ours:
                     before.setdefault(key, value)
 
@@ -267,7 +268,7 @@ class Request(RequestHead):
     def at_end(self, work: Deferred) -> None:
         """Run `work` once when the request is over: after the last byte, or when it failed or was left.
 
-        All of it runs, last first, even where one fails, and under cancellation. Registered after the end, it runs
+        All of it runs, last first, even if one fails, and under cancellation. Registered after the end, it runs
         at once.
         """
         if self.late is not None:
@@ -278,7 +279,7 @@ class Request(RequestHead):
             self.deferred.append(work)
 
     def after_app(self, work: Deferred) -> None:
-        """Run `work` once when the app has returned (ASGI) or its iterable was closed (WSGI), even where it failed.
+        """Run `work` once when the app has returned (ASGI) or its iterable was closed (WSGI), even if it failed.
 
         That may be long after the last byte: background tasks, and what dependencies do after their `yield`, run
         between the two. Called before the app has answered, or at its head.

@@ -64,7 +64,7 @@ def _opened(url: str, clock: Clock | None) -> Store:
     if _CONTROL.search(url):
         raise ConfigurationError("the URL of a store holds a control character: such are percent-encoded, as in %0A")
     if "#" in url and scheme in ("memory", "sqlite", *_REDIS):
-        # What follows would be left out, of a file's name or of a password.
+        # Else the rest would be left out, of a file's name or of a password.
         raise ConfigurationError("a # in the URL of a store is written %23")
     if _POSTGRES.fullmatch(scheme) and url[len(scheme) :].startswith("://"):
         _check_hosts(url)
@@ -85,7 +85,7 @@ def _opened(url: str, clock: Clock | None) -> Store:
         else:
             _check_hosts(url)
         return _redis(url, clock)
-    # What stands before a colon is a scheme only before "://": else it may be a user name, or a password.
+    # Text before a colon is a scheme only before "://": else it may be a user name, or a password.
     named = (
         repr(scheme) if _SCHEME.fullmatch(scheme) and url[len(scheme) :].startswith("://") else "that this begins with"
     )

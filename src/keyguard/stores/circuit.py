@@ -131,7 +131,7 @@ class Circuit:
         return self.begin()
 
     def gave_up(self, number: int) -> None:
-        """Note that an operation ended, and says nothing about the store: who asked has gone, say."""
+        """Note that an operation ended, and says nothing about the store: whoever asked has gone, say."""
         if number == self._probe:
             self._next_probe = 0.0
 

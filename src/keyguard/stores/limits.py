@@ -1,14 +1,14 @@
 """Storages of the `limits` library as a store: memcached, MongoDB, and whatever else it has. Best effort.
 
-What a `limits` storage cannot do, this store cannot:
+This store can do no more than a `limits` storage can:
 - Several limits are asked one after the other, and then charged one after the other. Between that, others may come: a
   request may be refused by one limit and still be charged by another. Units that were taken stay taken: nothing is
   given back, and nothing is settled later.
 - It keeps no keys: authentication needs another store, in a layer of its own.
 - It cannot be called off: a call that takes longer than `timeout` is given up, and may still be charged. A call that
   got no thread by then is not asked for at all.
-- It may forget: memcached drops counters when it is full, and keeps none for more than 30 days. What a storage can be
-  known not to keep stops the start.
+- It may forget: memcached drops counters when it is full, and keeps none for more than 30 days. A limit that
+  a storage is known not to keep stops the start.
 - How exact a limit is depends on the storage: a moving window if it has one, else two fixed windows weighed (up to
   twice the limit in bad cases), else a fixed window (twice the limit).
 
@@ -213,7 +213,7 @@ class LimitsStore:
         pool.end()
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
-        """Nothing: these storages cannot list what they hold."""
+        """Return nothing: these storages cannot list what they hold."""
         return []
 
     def _run(self, op: Op[Any]) -> Any:
@@ -245,7 +245,7 @@ class LimitsStore:
         try:
             stats = self._limiter.get_window_stats(item, demand.key)
             remaining, reset = max(0, int(stats.remaining)), max(0, round(stats.reset_time * SECOND) - now)
-        except TypeError:  # MongoDB has no oldest of the moments that have all expired, and `limits` adds to it
+        except TypeError:  # if all moments have expired, MongoDB names no oldest, and `limits` adds to it
             remaining, reset = limit.quota, 0
         wait = 0 if fits else NEVER if demand.cost > limit.quota else max(1, reset)
         return None, limit.period, remaining, reset, wait
@@ -332,7 +332,7 @@ class _Threads:
 class _Item:
     """A limit of one counter, as the library's limiters ask for it.
 
-    No `RateLimitItem`: the library makes each subclass of that its own, and `limits.parse` would return it.
+    It is not a `RateLimitItem`: the library makes each subclass of that its own, and `limits.parse` would return it.
     """
 
     def __init__(self, demand: Demand) -> None:

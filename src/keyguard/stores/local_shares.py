@@ -1,4 +1,4 @@
-"""What one process admits by itself while the store that it shares with others is out of order."""
+"""The part of a limit that a process admits by itself while the store it shares with others is out of order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Shares:
     def take(self, demands: Sequence[Demand], workers: int) -> Taken:
         """Take from this process's parts, one of `workers`. A request that costs more than a part takes the whole part.
 
-        What costs more than the limit ever admits is refused here as well.
+        One that costs more than the limit ever admits is refused here as well.
         """
         with self._lock:
             store = self._store = self._store or MemoryStore(_BYTES, clock=steady_clock())

@@ -35,7 +35,7 @@ _WRITE = {
 
 READ = frozenset(SCHEMES) | _ALIASES.keys()
 ANSWERED = frozenset(_WRITE)
-"""Schemes that others use for the same; who writes one is told which is ours."""
+"""Schemes that others use for the same; whoever writes one is told which is ours."""
 
 
 def scheme_of(url: str) -> str:

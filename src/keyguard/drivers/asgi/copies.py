@@ -2,7 +2,7 @@
 
 An app that fails after its head, or whose client has left, should not end its body. But what stands around it may: the
 middleware that Starlette makes of a function sends a last message when the stream of the app inside has broken off,
-and raises its error after that, or not at all where the client has left. So a last message is believed if
+and raises its error after that, or not at all if the client has left. So a last message is believed if
 
 - nobody was told before it that the client has gone, by `receive` or by an error of `send`,
 - it is not sent while an error is being handled that came after the head, nor by what has been cancelled,
@@ -68,17 +68,17 @@ class Copies:
         self.tees = tees
         self.messages = 0
         self.calls: set[FrameType] | None = None
-        """The calls that the body came through; `None` where its length tells all."""
+        """The calls that the body came through; `None` if its length tells all."""
         self.handled = sys.exc_info()[1]
-        """What was being handled when the body began: an error page is sent in the midst of that."""
+        """The error that was being handled when the body began: an error page is sent in the midst of that."""
         if any(tee.length is None for tee in tees):
             self.calls = _calls(sys._getframe(1))
 
     def note(self, *, last: bool) -> None:
-        """Look who sends a part of the body. Called in the midst of that call."""
+        """Find out who sends a part of the body. Called in the midst of that call."""
         self.messages += 1
         if self.calls is None or not (last or self.messages == 1):
-            return  # who sends the first part sends the others as well
+            return  # whoever sends the first part sends the others as well
         self.calls |= _calls(sys._getframe(1))
         handled = sys.exc_info()[1]
         if (handled is not None and handled is not self.handled) or is_stopped():
@@ -92,7 +92,7 @@ class Copies:
             await self._run(flow, finish)
 
     async def returned(self, finish: Finish) -> None:
-        """The app has returned, and not failed."""
+        """Note that the app has returned, and not failed."""
         if self.request.findings.broken or (self.calls and _failed(self.calls)):
             self.left()
         self.calls = None  # frames keep all that they hold
@@ -108,11 +108,11 @@ class Copies:
             log.exception("what a copy of the body was for failed")
 
     def left(self) -> None:
-        """The client has gone, or the app has failed."""
+        """Note that the client has gone, or that the app has failed."""
         self.close("its client left or the app failed before it was whole")
 
     def close(self, why: str) -> None:
-        """Nothing more comes, or nothing that is of use."""
+        """Note that nothing more comes, or nothing that is of use."""
         self.calls = None
         for tee in self.tees:
             tee.close(why)

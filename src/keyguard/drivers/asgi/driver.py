@@ -76,7 +76,7 @@ class ASGIDriver:
             await Exchange(self.app, engine, request, receive, send).run(begun)
             return
         telling = None
-        if begun:  # the head is told to those who have left a mark
+        if begun:  # those that have left a mark are told of the head
             telling = _new(Telling)
             telling.begin(engine, request, begun, send)
         request.reached_app = True
@@ -104,7 +104,7 @@ class ASGIDriver:
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)
         else:
-            # What is not known cannot be guarded, so it does not reach the app.
+            # A scope of an unknown type cannot be guarded, so it does not reach the app.
             raise RuntimeError(f"keyguard does not know the ASGI scope type {kind!r}")
 
     def _trio(self) -> Engine:
@@ -187,7 +187,7 @@ async def refuse_start(receive: Receive, send: Send, why: str) -> NoReturn:
 
 
 def missing_layer(missing: frozenset[str]) -> str:
-    """What to tell the developer whose stack lacks a layer further out."""
+    """Return what to tell a developer whose stack lacks a layer further out."""
     return (
         f"keyguard: a guard needs {', '.join(sorted(missing))}; put APIKeys outside it (added later, in add_middleware)"
     )

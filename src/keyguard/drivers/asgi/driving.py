@@ -29,7 +29,7 @@ class Relay:
 
 
 async def awaited(stop: Pending | Foreign) -> tuple[Any, BaseException | None]:
-    """The value to send into the flow, or the error to raise in it."""
+    """Return the value to send into the flow, or the error to raise in it."""
     try:
         if isinstance(stop, Pending):
             return (await stop.results)[0], None
@@ -61,7 +61,7 @@ async def settled(engine: Engine, deferred: list[Deferred]) -> None:
 
 
 def decided(stop: Any) -> Response:
-    """What the guards made of the app's head."""
+    """Return the response that the guards made of the app's head."""
     if not isinstance(stop, Response):
         raise GuardError("a guard called forward again, or returned no response, after the app had answered")
     return stop

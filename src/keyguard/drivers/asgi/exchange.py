@@ -14,12 +14,12 @@ Each call of the app is a small state machine:
     DISCARD   drop                     drop                     done                    raise
     DEAD      raise the failure        raise the failure        answer the failure      answer the failure
 
-`WAIT` becomes `STREAM` where the guards pass the app's response on, `TEE` where they want a copy of its body as well,
-`DISCARD` where they answer in its place, and `DEAD` where one fails after the head: later sends raise its error again,
+`WAIT` becomes `STREAM` if the guards pass the app's response on, `TEE` if they want a copy of its body as well,
+`DISCARD` if they answer in its place, and `DEAD` if one fails after the head: later sends raise its error again,
 so the app's own error page cannot hide it, and the client gets a 503.
 
 Messages the driver does not know pass through. `receive` is handed on untouched; from HTTP/2 on, whether a body comes
-by it is noted, and where the response may be copied, whether it tells that the client has gone.
+by it is noted, and if the response may be copied, whether it tells that the client has gone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from keyguard.steps import CallApp
 IDLE, WAIT, DRIVING, STREAM, TEE, DISCARD, DEAD = range(7)
 
 _STOPS = (CallApp, *WAITS)
-"""What guards may stop at before the app has answered, besides a response."""
+"""The stops that guards may make before the app has answered, besides a response."""
 
 
 class Exchange:
@@ -135,7 +135,7 @@ class Exchange:
         return self.engine.advance(self.flow, value, error, self.request)
 
     async def _call_app(self, carrier: Scope) -> Any:
-        """Run the app. Returns the next stop, or `None` where the response has gone."""
+        """Run the app. Returns the next stop, or `None` if the response has gone."""
         self.state = WAIT
         self.request.reached_app = True
         mark = pass_on(self.request, carrier, "scheme")
@@ -169,13 +169,13 @@ class Exchange:
                     return self.engine.fault(self.request, failure)
         if self.state in (STREAM, TEE):
             self.request.findings.broken = True
-        # No guard had an answer to the app's own error. What to make of it, or of silence, is the server's business.
+        # No guard had an answer to the app's own error. The server decides what to make of it, or of silence.
         if isinstance(error, NoResponse):
             return None
         raise error
 
     async def _returned(self) -> None:
-        """The app has returned. What it has changed is settled first: of some copies that is the beginning."""
+        """Note that the app has returned. Its changes are settled first: some copies count as begun only then."""
         if self.request.afterwards:
             await settled(self.engine, self.request.afterwards)
         assert self.copies is not None
@@ -194,7 +194,7 @@ class Exchange:
         return message
 
     def _leave(self) -> None:
-        """Note that the client has gone. Once it has the whole response, servers say that of those who stay too."""
+        """Note that the client has gone. Once it has the whole response, servers say that of one that stays, too."""
         if self.state not in (STREAM, DISCARD):
             self.request.findings.broken = True
             if self.copies is not None:
@@ -203,7 +203,7 @@ class Exchange:
     # -- what the app sends -----------------------------------------------------------------------------
 
     def send(self, message: Message) -> Awaitable[None]:
-        """What the app gets as its `send`. A plain function: awaiting through one more coroutine has a price."""
+        """Serve the app as its `send`. A plain function: awaiting through one more coroutine has a price."""
         state = self.state
         if state == STREAM:
             if self.request.deferred is not None and self._is_last(message):
@@ -305,7 +305,7 @@ class Exchange:
             self.copies.close("the app sent a file past its body")
         try:
             await self.send_on(message)
-        except BaseException:  # or who sent this was cancelled: either way the client has not got it
+        except BaseException:  # or the sender was cancelled: either way the client has not got it
             self._leave()
             raise
 
@@ -330,7 +330,7 @@ class Exchange:
             self.request.late = self.engine.late
 
     def _let_go(self, failure: BaseException) -> None:
-        """Tell guards that still wait that they wait in vain. What they answer does not count any more."""
+        """Tell guards that still wait that they wait in vain. Their answers do not count any more."""
         flow = self.flow
         self.state, self.failure = DEAD, failure
         if flow is None or inspect.getcoroutinestate(flow) != inspect.CORO_SUSPENDED:
@@ -339,12 +339,12 @@ class Exchange:
             stop = self.engine.advance(flow, error=failure)
         except BaseException:
             return  # the failure itself, most of all; it is raised by the caller
-        # A wait of trio's is bound to the task that began it: no other one can go on from there.
+        # A wait in trio is bound to the task that began it: no other one can go on from there.
         if stop.__class__ is Pending or (stop.__class__ is Foreign and not in_trio()):
             hold(finished(self.engine, flow, stop))
         else:
             flow.close()
 
 
-# What calls `send` may ask whether it is a coroutine function, as asgiref does where a WSGI app stands inside.
+# Callers of `send` may ask whether it is a coroutine function, as asgiref does if a WSGI app stands inside.
 mark_coroutine_function(Exchange.send)

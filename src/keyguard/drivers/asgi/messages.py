@@ -18,7 +18,7 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def as_sent(engine: Engine, request: Request, response: Response) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Return the fields and the body of a response of our own, as they are sent. A refusal is told of."""
+    """Return the fields and the body of a response of our own, as they are sent. Tell of a refusal."""
     if response.refusal is not None:
         engine.refused(response.refusal, response)
     body = sized_body(response, request.method)
@@ -50,4 +50,4 @@ def without_body(receive: Receive) -> Receive:
 
 
 async def nothing() -> None:
-    """What sending comes to once the app's response has been replaced."""
+    """Send nothing, once the app's response has been replaced."""

@@ -164,7 +164,7 @@ class ASGIRequest(Request):
         return told_by_scope(self.carrier)
 
     def field_names(self) -> Iterable[str]:
-        # With those that were taken off: who sends one means something by it.
+        # Those that were taken off are included: a client that sends one means something by it.
         sent = (*self._sent, *self.carrier["headers"])
         return {name.decode("latin-1").lower().replace("_", "-") for name, _ in sent}
 
@@ -172,7 +172,7 @@ class ASGIRequest(Request):
         scope, host = self.carrier, (self._fields or self._collected()).get(b"host")
         query = scope["query_string"]
         get = scope.get
-        # What `keyguard.guards.cache.hits` builds for itself, since it makes no request.
+        # `keyguard.guards.cache.hits` builds the same for itself, since it makes no request.
         return scope["path"], query and veiled(query), host, get("raw_path"), get("root_path"), get("scheme")
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:

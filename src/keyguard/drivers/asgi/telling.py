@@ -36,7 +36,7 @@ class Telling:
         self.state = WAIT
 
     def send(self, message: Message) -> Awaitable[None]:
-        """What the app gets as its `send`. A plain function: awaiting through one more coroutine has a price."""
+        """Serve the app as its `send`. A plain function: awaiting through one more coroutine has a price."""
         if self.state == WAIT and message["type"] == "http.response.start":
             return self._tell(message)
         if self.failure is not None:
@@ -74,5 +74,5 @@ class Telling:
         await self.send_on({**message, "headers": headers.raw} if headers.changed else message)
 
 
-# What calls `send` may ask whether it is a coroutine function, as asgiref does where a WSGI app stands inside.
+# Callers of `send` may ask whether it is a coroutine function, as asgiref does if a WSGI app stands inside.
 mark_coroutine_function(Telling.send)

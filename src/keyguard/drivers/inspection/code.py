@@ -25,7 +25,7 @@ FRAMEWORKS = frozenset(
         *("bottle", "pyramid", "sanic", "aiohttp", "cherrypy"),
     }
 )
-"""Packages whose apps are no wrappers."""
+"""Packages whose apps are not wrappers."""
 _READ_BY_US = FRAMEWORKS | {
     *("keyguard", "werkzeug", "asgiref", "a2wsgi", "socketio", "engineio", "uvicorn", "hypercorn", "gunicorn", "wrapt"),
     *(
@@ -125,7 +125,7 @@ def held_by(thing: Any) -> dict[str, Any]:
 def inside_of(value: Any) -> Iterator[Any]:
     """List a thing and what stands in it, if it is a list, a mapping or a plain object of the app's own.
 
-    What is near comes first, and of what is large only a part.
+    The nearest things come first, and a large one is listed only in part.
     """
     waiting: deque[tuple[Any, int]] = deque([(value, 0)])
     listed = 0

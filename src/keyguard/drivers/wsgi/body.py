@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 
 class Watcher(Protocol):
-    """Who is told of a body's parts and of its end."""
+    """Something that is told of a body's parts and of its end."""
 
     @property
     def copying(self) -> bool:

@@ -1,4 +1,4 @@
-"""What both ways of a request under WSGI share: PEP 3333 in types and words, and flows driven to their end."""
+"""The part that both ways of a request under WSGI share: PEP 3333 in types and words, and flows driven to their end."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Exchange:
     flow: Flow[Any] | None = None
     """The coroutine of the guards that go the long way."""
     head: tuple[str, list[tuple[str, str]]] | None = None
-    """What the app gave to `start_response`; once released, what the guards made of it."""
+    """The head that the app gave to `start_response`; once released, the one that the guards made of it."""
     replacement: Response | None = None
     server_write: Write | None = None
     state = IDLE
@@ -209,7 +209,7 @@ class Exchange:
     # -- what the app calls -----------------------------------------------------------------------------
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write:
-        """What the app gets as its `start_response`."""
+        """Serve the app as its `start_response`."""
         try:
             if self.state == DEAD:
                 assert self.failure is not None
@@ -219,7 +219,7 @@ class Exchange:
             if self.state == STREAM:
                 self._cut("the app began its response again")  # what comes now is another one's body
                 # Too late for the guards, but not for what they had to say: the server may still take another head.
-                # It raises exc_info where the first one has gone (PEP 3333, "The start_response() Callable").
+                # It raises exc_info if the first one has gone (PEP 3333, "The start_response() Callable").
                 self.server_write = self.server_start(status, self._with_ours(headers), exc_info)
             elif self.state == WAIT:
                 self.head = (status, headers)
@@ -232,7 +232,7 @@ class Exchange:
         return headers + [pair for pair in self.head[1] if pair not in self.theirs]
 
     def write(self, data: bytes) -> None:
-        """What the app gets from `start_response`."""
+        """Serve the app as the `write` that `start_response` returns."""
         if self.state == WAIT:
             self._drive()
         if self.state == DEAD:
@@ -252,8 +252,8 @@ class Exchange:
 
     def feed(self, part: bytes, *, last: bool = False) -> None:
         """Give a part of the body to the copies, before it leaves."""
-        # What is left out of an iterable shows: an error goes on to who iterates, and a client that leaves closes it.
-        # Only what stands in between may keep an error to itself, and end the body.
+        # An iterable cannot hide that it lacks a part: an error goes on to whoever iterates, and a client that leaves
+        # closes it. Only something in between may keep an error to itself, and end the body.
         if last and self.request.findings.broken:
             self._cut("the app failed before it was whole")
         for flow in feed(self.tees, part, last=last, sure=True):
@@ -284,7 +284,7 @@ class Exchange:
         return bool(self.tees)
 
     def end(self) -> None:
-        """Run what was deferred. Called at the last byte, at `close()`, or where there was neither."""
+        """Run what was deferred. Called at the last byte, at `close()`, or if there was neither."""
         for tee in self.tees:
             if not tee.ended:
                 tee.close("the response ended before it was whole")
@@ -294,12 +294,12 @@ class Exchange:
         self.request.late = self.engine.late
 
     def failed(self) -> None:
-        """The app has failed in the midst of its body."""
+        """Note that the app has failed in the midst of its body."""
         self.request.findings.broken = True
         self.end()
 
     def closed(self, *, failed: bool) -> None:
-        """The app's iterable was closed, or failed at that, or there was none."""
+        """Note that the app's iterable was closed, or failed at that, or that there was none."""
         afterwards = self.request.afterwards
         if afterwards:
             settle_all(self.engine, afterwards)
@@ -311,7 +311,7 @@ class Exchange:
                 self._finish(flow)
 
     def _let_go(self, failure: BaseException) -> None:
-        """Tell guards that still wait, where the app ended in something that is no `Exception`."""
+        """Tell guards that still wait that the app ended in something that is not an `Exception`."""
         if self.flow is not None and self.state == WAIT:
             try:
                 self.engine.advance(self.flow, error=failure)

@@ -74,7 +74,7 @@ class Telling:
         return peeked
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write:
-        """What the app gets as its `start_response`."""
+        """Serve the app as its `start_response`."""
         try:
             if self.failure is not None:
                 raise self.failure

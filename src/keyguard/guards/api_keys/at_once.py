@@ -18,7 +18,7 @@ from keyguard.request import Request
 
 
 class Settings(Protocol):
-    """What is asked of an `APIKeys`."""
+    """The part of an `APIKeys` that is needed here."""
 
     lookup: Callable[..., Any] | None
     optional: bool
@@ -31,7 +31,7 @@ class Settings(Protocol):
 
 
 def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
-    """Return what lets pass a request with one key that is known, or with none if none is needed.
+    """Return a function that lets pass a request with one known key, or with none if none is needed.
 
     If the store is in this process, a key is known as long as its record has not been written since; else for as long
     as `verified.py` says.

@@ -1,13 +1,13 @@
 """Authentication by API key.
 
 Rules:
-- It fails closed. Where the store or a look-up cannot answer, the request is refused with 503: never let through,
+- It fails closed. If the store or a look-up cannot answer, the request is refused with 503: never let through,
   and never told that its key is bad.
 - An unknown, malformed, expired or revoked key gets the same words; the log tells them apart.
 - A wrong key counts against the address it came from. A source that guesses too often is told so for a while; a right
   key of the registry passes all the same, whatever its neighbours send: nobody guesses 190 bits. So it is verified
   first, and waits for no counter; what must be bounded is the work. Look-ups are another matter: see `look_ups.py`.
-- A record is trusted if its seal is right: who can write to the store, and no more, cannot give a key more rights.
+- A record is trusted if its seal is right: write access to the store alone cannot give a key more rights.
 - Keys that were verified are trusted for half a second without asking the store again: see `verified.py`.
 """
 
@@ -53,12 +53,12 @@ Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]
 
 
 class APIKeys(Guard):
-    """Lets through who sends a valid API key, and finds out whose it is.
+    """Lets callers with a valid API key through, and finds out whose it is.
 
     - `lookup`: your own function from key text to `Identity` or `None`; without it, keys are those that
       `Keyguard.keys` and `keyguard keys` issue. An `async def` runs in the event loop; a `def` in a thread under ASGI,
-      with the context variables of the request, and in place under WSGI. It is not asked about an empty key. What it
-      calls the caller stands in logs and stores: not the key itself.
+      with the context variables of the request, and in place under WSGI. It is not asked about an empty key. The name
+      that it gives the caller stands in logs and stores: it must not be the key itself.
     - `sources`: where a key may stand: names of header fields (`"authorization"` means its Bearer scheme, RFC 6750),
       `"cookie:name"`, `"query:name"`. A key in the query ends in logs and browser histories: off by default. A Bearer
       text that does not begin with `prefix` is not a key, but an app's own: beside a key it is let be. With a `lookup`
@@ -66,9 +66,9 @@ class APIKeys(Guard):
     - `public`: path patterns that need no key; exact (`"/health"`), whole subtrees (`"/docs/*"`); or `path(...)`.
     - `paths`: only these need a key; by default all do. A path that is in both lists needs none.
     - `ignore_case`: the app routes paths in any case, so `paths` are meant in any case.
-    - `optional`: callers without a key pass as anonymous, where no scope is needed. One who sends a wrong key is still
+    - `optional`: callers without a key pass as anonymous, if no scope is needed. One who sends a wrong key is still
       refused.
-    - `scopes`: what a key must hold, or a function of the request that returns it; `None` where nothing is needed.
+    - `scopes`: what a key must hold, or a function of the request that returns it; `None` if nothing is needed.
     - `guesses`: how many wrong keys an address may send; `None` for any number. With a `lookup` one that has sent too
       many is not heard at all; a right key of the registry always is.
     - `guess_exempt`: networks whose wrong keys are not counted, such as a NAT behind which many callers are.
@@ -194,7 +194,7 @@ class APIKeys(Guard):
                 return refuse_ambiguous(request)
             if passes:
                 return await forward(request)
-            if foreign:  # no guess of ours: it cannot be a key
+            if foreign:  # not a guess of ours: it cannot be a key
                 return self._refuse.key(request, "malformed")
             return self._refuse.key(request, "no-key", "Send an API key.", sent=False)
         text = sent.pop()
@@ -235,7 +235,7 @@ class APIKeys(Guard):
     # -- verifying ----------------------------------------------------------------------------------------
 
     async def _verify(self, request: Request, text: str, fingerprint: bytes, known: Known | None) -> Known | Response:
-        """Ask the store, or the look-up. A key that was verified before is no guess."""
+        """Ask the store, or the look-up. A key that was verified before is not a guess."""
         guess = [] if known else self._guess_of(request)
         if self._look_ups is not None:
             verified = await self._look_up(self._look_ups, request, text, fingerprint, guess)
@@ -251,7 +251,7 @@ class APIKeys(Guard):
         return verified
 
     async def _without_store(self, request: Request, known: Known | None) -> Known | Response:
-        """Keys that were verified a while ago are still accepted; of others nothing is known, least of all evil."""
+        """Accept a key that was verified a while ago. Refuse others without blame: nothing is known of them."""
         now = request.now()
         if known is not None and now < known.not_after:
             age = now - (known.fresh_until - RECHECK)
@@ -335,7 +335,7 @@ class APIKeys(Guard):
     # -- scopes -------------------------------------------------------------------------------------------
 
     async def _needs_no_scopes(self, request: Request) -> bool:
-        """Whether the request may be made without a key: nobody has no scopes."""
+        """Whether the request may be made without a key: an anonymous caller has no scopes."""
         return self.scopes is None or not await self._missing_scopes(request, ANONYMOUS)
 
     async def _missing_scopes(self, request: Request, identity: Identity) -> list[str]:

@@ -24,7 +24,7 @@ class Guesses:
     __slots__ = ("_looking", "_rules")
 
     def __init__(self, name: str, rates: str | None, lookup: object) -> None:
-        # A key that one look-up does not know is no wrong key of another one: they count apart.
+        # A key that one look-up does not know is not a wrong key to another one: they count apart.
         counter = guess_name(name, lookup) if lookup is not None and name == UNNAMED else name
         if rates is not None and not isinstance(rates, str):
             raise ConfigurationError(f"guesses is a rate such as '20/minute', or None for no limit, not {rates!r}")

@@ -2,8 +2,8 @@
 
 A look-up may be dear and its keys weak, so a guess is taken before it is asked, and given back if the key was right:
 guesses that race each other are all counted. Many right keys at once then hold guesses that others need, in this
-process and in others, so those wait for what is found. What is on its way is counted in a limit of its own: a source
-that has really guessed too often is told at once.
+process and in others, so those wait for what is found. Look-ups on their way are counted in a limit of their own: a
+source that has really guessed too often is told at once.
 
 While the store is out of order the look-up is asked all the same, for it knows which keys are valid; wrong ones are
 counted in this process.
@@ -88,14 +88,14 @@ class LookUps:
         if isinstance(identity, Identity):
             if not identity.anonymous:
                 return identity
-            # A row without an owner, say: who sent a key is somebody, or is refused.
+            # A row without an owner, say: a caller with a key is somebody, or is refused.
             raise NoIdentity(
                 "lookup returned an Identity with neither a subject nor a key_id; of a wrong key it is None"
             )
         raise NoIdentity(f"lookup returned {type(identity).__name__}, not an Identity or None")
 
     async def _settle(self, taken: Taken, guess: list[Demand], wrong: bool) -> None:
-        """Give back what was taken; of a wrong key not the guess."""
+        """Give back what was taken, except the guess of a wrong key."""
         back = Taken(taken.demands[-1:], taken.takings[-1:], taken.at, False) if wrong else taken
         try:
             await Settle(back)
@@ -105,7 +105,7 @@ class LookUps:
             self._lines.tell(guess[0].key)
 
     async def _reserve(self, guess: list[Demand], settled: Callable[[], Known | None]) -> Taken | Known:
-        """Take a guess. If look-ups on their way hold them all, wait for what they find: they may be no guesses."""
+        """Take a guess. If look-ups on their way hold them all, wait for what they find: they may not be guesses."""
         source, lines = guess[0].key, self._lines
         demands = [*guess, self._guesses.looking(guess)]
         if not lines.waits(source):

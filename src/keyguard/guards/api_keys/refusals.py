@@ -27,7 +27,7 @@ class KeyRefusals:
         key_id: str = "",
     ) -> Response:
         """Refuse a request for its key, or for having none."""
-        # error="invalid_token" only where a key was sent (RFC 6750, section 3.1).
+        # error="invalid_token" only if a key was sent (RFC 6750, section 3.1).
         challenge = self._challenge + ', error="invalid_token"' if sent else self._challenge
         headers = [("WWW-Authenticate", challenge)]
         return refuse_for(request, Cause.CREDENTIALS, detail, reason=reason, headers=headers, key_id=key_id)

@@ -25,7 +25,7 @@ _AHEAD = RECHECK // 4
 """Microseconds before that end at which one request asks again, while the others go on trusting it."""
 
 REMEMBERED = 25_000
-KEY_MAX = 512  # bytes; more is no key of anybody's
+KEY_MAX = 512  # bytes; nobody's key is longer
 FOREVER = 2**63 - 1
 """The end of a key that has none."""
 
@@ -46,7 +46,7 @@ class Known:
         self.not_after = not_after
         self.fresh_until = 0
         self.trusted_until = 0
-        """Until when nobody asks the store again: `fresh_until` at most, and earlier where nobody is asking it yet."""
+        """Until when nobody asks the store again: `fresh_until` at most, and earlier if nobody is asking it yet."""
 
     def verified(self, now: int) -> None:
         """Note that the store has been asked."""
@@ -99,7 +99,7 @@ class KnownKeys:
 
 
 def fingerprint_of(text: str) -> bytes:
-    """What a key is remembered by: the key itself is not kept."""
+    """Return the digest by which a key is remembered: the key itself is not kept."""
     return hashlib.blake2b(text[: KEY_MAX + 1].encode("latin-1"), digest_size=16).digest()
 
 

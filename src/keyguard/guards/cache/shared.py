@@ -139,7 +139,7 @@ class Shared:
             if entry is not None and entry.since > now + 1:
                 astray.append(guess.start + id)
             elif entry is not None and entry.since > invalidated and not _purged(purges, entry, target):
-                if entry.there + ahead < entry.received - _SKEW:  # this clock is behind that of who stored it
+                if entry.there + ahead < entry.received - _SKEW:  # this clock is behind that of whoever stored it
                     entry.received = entry.there + ahead
                 entries.append(entry)
         if astray:

@@ -1,7 +1,7 @@
 """Limits that are decided at once, on a store in this process: fast path of `Limiting.__call__`, same answers.
 
 `tests/guards/test_decide.py` plays the same requests through both. If the store has pools, they take from its counters;
-what a pool does not admit is asked as an operation, like everywhere else.
+whatever a pool does not admit is asked as an operation, as everywhere else.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FixedLimit(Protocol):
 
 
 def deciding(limits: Sequence[FixedLimit], store: Any) -> Decide | None:
-    """Return what takes from limits that stand next to each other, if it is known at once what a request takes."""
+    """Return a function that takes from neighbouring limits, if it is known at once what a request takes."""
     if store is None or not all(limit.fixed for limit in limits):
         return None
     pooled = _pooled(limits, store)
@@ -125,7 +125,7 @@ def _asked(request: Request, store: Any, take: Take) -> Response | Charge:
 
 
 class PoolCharge(Charge):
-    """What a pool has charged."""
+    """The charge of one pool."""
 
     __slots__ = ("_answer", "_bucket", "_counters")
 
@@ -147,7 +147,7 @@ class PoolCharge(Charge):
 
 
 class JoinedCharge(Charge):
-    """What several pools have charged at the same moment."""
+    """The charge of several pools at the same moment."""
 
     __slots__ = ("_charges", "_joined")
 
@@ -172,7 +172,7 @@ class Joined:
         self._ready: dict[tuple[Take, ...], Take] = {}
 
     def take(self, takes: Sequence[Take]) -> Take:
-        """Return what takes from all of them or from none."""
+        """Return the operation that takes from all of them or from none."""
         if len(takes) == 1:
             return takes[0]
         together = tuple(takes)
@@ -184,7 +184,7 @@ class Joined:
         return joined
 
     def demands(self, parts: Sequence[Any]) -> RuleDemands:
-        """Return all of several lists of demands."""
+        """Return several lists of demands as one."""
         each = tuple([part.terms for part in parts])
         terms = self._terms.get(each)
         if terms is None:

@@ -51,7 +51,7 @@ class RateLimit(Limiting):
     """Refuses a caller who has used up a limit, and says when it works again.
 
     - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`, rate items of the
-      `limits` library, or one function of the request that returns one of these, a list of them, or `None` where no
+      `limits` library, or one function of the request that returns one of these, a list of them, or `None` if no
       limit applies.
     - `plans`: instead of rates, a mapping from the plan of the caller's key to the rates of that plan, `None` for no
       limit: `plans={"free": "2/second; 100/day", "pro": "50/second"}, default="free"`. `default`, a plan's name or
@@ -75,8 +75,8 @@ class RateLimit(Limiting):
       draft-ietf-httpapi-ratelimit-headers-11, `"x-ratelimit"` the older `X-RateLimit-*`; several, or `None`.
 
     - `if_store_fails`: what happens while the store is out of order. `"local"` keeps callers to `limit / workers` in
-      each process (see `Keyguard`), `"allow"` lets everybody through, `"refuse"` nobody. Who is refused then gets a 503
-      with cause `fault`, never a 429.
+      each process (see `Keyguard`), `"allow"` lets everybody through, `"refuse"` nobody. A caller refused then gets a
+      503 with cause `fault`, never a 429.
 
     The charge for a request that a guard further in refuses is given back. If it refuses for the credentials, the
     address or the request's form, a limit by address keeps it: else it would limit no flood of such requests. A limit

@@ -1,4 +1,4 @@
-"""What a response says about limits: the fields of draft-ietf-httpapi-ratelimit-headers-11, or `X-RateLimit-*`."""
+"""Fields that tell of limits in a response: those of draft-ietf-httpapi-ratelimit-headers-11, or `X-RateLimit-*`."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ STAYS = frozenset({Cause.CREDENTIALS, Cause.ADDRESS, Cause.REQUEST})
 
 
 class Charge(Mark):
-    """What a request has been charged: given back if it is not served, described in the fields of the response else."""
+    """The charge for a request: given back if it is not served, else described in the fields of the response."""
 
     __slots__ = ("taken",)
 
@@ -39,7 +39,7 @@ class Charge(Mark):
         # An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service.
         if status >= 400 and findings.refusal is not None:
             return give_back(self.taken, findings.refusal.cause)
-        if status != 429:  # of which the app tells itself: a limit that has passed is not the reason
+        if status != 429:  # the app tells of that itself: a limit that let the request pass is not the reason
             if findings.caches and findings.own_limits is None:
                 findings.own_limits = tuple([pair for pair in headers if pair[0].lower() in LIMIT_FIELDS])
             self.describe(headers)

@@ -47,7 +47,7 @@ class Rule:
         self.name = f"{guard.name}:{limit.text}"
         """The public name: in the header, the refusal, the log."""
         self.prefix = f"rl:{guard.counter}:{limit.code}|"
-        """What a counter's key begins with. No quota stands in it: an edited limit keeps its counters, as long as its
+        """The beginning of a counter's key. No quota stands in it: an edited limit keeps its counters, as long as its
         period stays the same."""
         quoted = self.name.replace("\\", "\\\\").replace('"', '\\"')
         self.policy = f'"{quoted}";q={limit.quota};w={whole_seconds(limit.period)}'
@@ -114,7 +114,7 @@ def bucket_text(text: str) -> str:
 
 
 def digest(who: Any) -> str:
-    """What a function returned may hold a secret; a store sees a digest of it."""
+    """Return a digest of what a function returned, which may hold a secret: a store sees the digest alone."""
     return "#" + hashlib.blake2b(_framed(who), digest_size=16).hexdigest()
 
 
@@ -257,7 +257,7 @@ def checked_methods(methods: Any) -> frozenset[str] | None:
 
 
 def uncounted_methods(methods: frozenset[str] | None) -> frozenset[str]:
-    """What a limit on these does not count. A method that HTTP does not define may be routed as any: it counts."""
+    """Return the methods that a limit on these skips. One that HTTP does not define may be routed as any: it counts."""
     if methods is None:
         return frozenset()
     return METHODS - methods - (frozenset({"HEAD"}) if "GET" in methods else frozenset())

@@ -11,7 +11,7 @@ Rules:
 - A refusal is remembered until the moment it named: a caller who goes on asking costs the shared store nothing.
 - Windows of up to 32 units and even pacing tell every moment apart: requests under such a limit make their trip.
 
-What a caller is told is left is what the shared store said last, less what this worker has spent since.
+Callers are told that as much is left as the shared store said last, less what this worker has spent since.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from keyguard.stores.leased.leases import Leases
 from keyguard.stores.places import place_of
 
 _WORKERS = 4
-"""How many processes share a store if nothing tells it: who leases has several, and more would take less at a time."""
+"""How many processes share a store if nothing tells it: leases are for several, and more would take less at a time."""
 
 
 class Leased:

@@ -1,6 +1,6 @@
 """The way that a request takes from the limits of a guard: fast path of `Take.apply`, same answers.
 
-`tests/stores/test_pools.py` holds it to them. What it does not admit at once it leaves to the operation.
+`tests/stores/test_pools.py` holds it to them. It leaves whatever it does not admit at once to the operation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from keyguard.stores.memory.table import PLACES, WHOLE, Column, Entry, Table
 Answer: TypeAlias = "list[int]"
 """`[at, left, reset, ...]`: the moment, and for each rule the units left and the span until more units come back.
 
-Both times are microseconds. What follows is the pool's own.
+Both times are microseconds. The numbers that follow are the pool's own.
 """
 
 _NO_SLICE = -2  # of limits that count in none

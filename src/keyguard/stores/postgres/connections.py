@@ -1,8 +1,8 @@
 """Connections to PostgreSQL: how one is opened and asked whether it can be used, and how it is cut.
 
 Rules:
-- Opening may take longer than a decision: names, TLS and passwords take trips. Nobody waits for it beyond his budget,
-  and whoever comes next finds it open.
+- Opening may take longer than a decision: names, TLS and passwords take trips. Nobody waits for it beyond a budget, and
+  whoever comes next finds it open.
 - Credentials may come from a function, asked for each connection: tokens of a cloud's database last for minutes.
 - Nothing of a session is changed: behind a pooler the same session serves others.
 
@@ -46,7 +46,7 @@ class Line:
 
     def cut(self) -> None:
         """Hang up on what is under way, or the server would keep its locks."""
-        # Cancelling the task would have psycopg wait for the server; the other side hanging up it understands.
+        # Cancelling the task would have psycopg wait for the server; but it notices if the other side hangs up.
         with (
             contextlib.suppress(OSError, psycopg.Error),
             socket.socket(fileno=os.dup(self.connection.fileno())) as line,
@@ -85,7 +85,7 @@ class Opener:
         self._credentials = credentials
         self._sql = statements
         self._missing = missing
-        """What to tell if there are no tables."""
+        """The message if there are no tables."""
 
     async def open(self) -> Line:
         """Open one. Raises `StoreError` if that fails, or if what is behind it cannot be used."""
@@ -136,7 +136,7 @@ class Opener:
 
 
 def login_of(credentials: Credentials) -> dict[str, str]:
-    """Return the words for libpq. What the function raises is not shown: it may hold a password."""
+    """Return the words for libpq. An error of the function is not shown: it may hold a password."""
     try:
         found: Any = credentials()
     except Exception as error:

@@ -58,7 +58,7 @@ _BACK = 1.0
 
 
 class Decisions:
-    """What one process asks of its database. All of it runs on one event loop."""
+    """Everything that one process asks of its database. All of it runs on one event loop."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Decisions:
         self._go_on()
 
     def _late(self, asked: Asked) -> None:
-        """Nobody waits for it any longer. Why there was no answer depends on what the server did meanwhile."""
+        """Answer that it is too late. The reason depends on what the server did meanwhile."""
         on = asked.transaction
         if on is None:
             others = self._done > asked.done or any(other.held for other in self._under_way)

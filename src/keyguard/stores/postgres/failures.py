@@ -1,4 +1,4 @@
-"""What a failed transaction means for those who travelled in it."""
+"""The consequences of a failed transaction for those who travelled in it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Way(Enum):
 
 
 def way_on(transaction: Transaction, error: Exception, missing: str, *, others: bool) -> tuple[Way, Exception]:
-    """Return how those go on who travelled in a transaction, and what they are told if that is the end.
+    """Return how those who travelled in a transaction go on, and what they are told if that is the end.
 
-    `others`: the server has answered others since it began, so it is in order. `missing`: what to tell if there are no
+    `others`: the server has answered others since it began, so it is in order. `missing`: the message if there are no
     tables.
     """
     slow = bool(transaction.held) or others

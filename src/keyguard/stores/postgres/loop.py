@@ -23,7 +23,7 @@ class _Polite(selectors.BaseSelector):
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self.outer: Any = None
-        """What says that it runs in this thread of the system, and what looks after its generators."""
+        """The loop known to run in this thread of the system, and the hooks that look after its generators."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         mine = (asyncio._get_running_loop(), sys.get_asyncgen_hooks())

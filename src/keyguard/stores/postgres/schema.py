@@ -2,9 +2,9 @@
 
 Rules:
 - A migration is one step from a layout to the next; steps are added, never changed.
-- Every name says where it is from: functions, operators and types of `pg_catalog`, tables of our schema. What a name
-  alone means is decided by the `search_path` of the role, and whoever may create something in a schema of it could have
-  his own function, operator or type run with our rights (CVE-2018-1058).
+- Every name says where it is from: functions, operators and types of `pg_catalog`, tables of our schema. The
+  `search_path` of the role decides what a name alone means, and whoever may create something in a schema of it could
+  have a function, operator or type of their own run with our rights (CVE-2018-1058).
 - Nothing is set for longer than a transaction, and no statement is prepared: behind a pooler, the next transaction on
   this connection may be somebody else's.
 """
@@ -69,7 +69,7 @@ def other_layout(version: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """What a store says to its tables."""
+    """The statements of a store on its tables."""
 
     version: sql.Composed
     begin: sql.Composed
@@ -99,14 +99,14 @@ def statements(schema: str) -> Statements:
 
     keys = "::pg_catalog.bytea[]"
     after = "WHERE key OPERATOR(pg_catalog.>) %(start)s::pg_catalog.bytea ORDER BY key"
-    # What somebody is writing is left alone.
+    # Rows that somebody is writing are left alone.
     expired = (
         f"SELECT mine.key FROM TABLE AS mine JOIN (SELECT key FROM TABLE {after} LIMIT 500) AS stretch "
         "ON stretch.key = mine.key WHERE mine.expires OPERATOR(pg_catalog.<=) %(now)s FOR UPDATE OF mine SKIP LOCKED"
     )
     return Statements(
         version=one("SELECT version FROM {s}.version"),
-        # What a transaction begins with: how long it may take, and the locks of keys that it gets without waiting.
+        # The beginning of a transaction: how long it may take, and the locks of keys that it gets without waiting.
         # Returns those that somebody else holds.
         begin=one(
             "SELECT pg_catalog.set_config('statement_timeout', %(wait)s, true), "

@@ -98,7 +98,7 @@ class PostgresStore:
         self._thread: threading.Thread | None = None
         self._decisions: Decisions | None = None
         self._inbox: list[Asked] = []
-        """What the loop has been woken for."""
+        """The decisions that the loop has been woken for."""
         self._ending: weakref.finalize[..., Any] | None = None
 
     def after_fork(self) -> None:

@@ -113,7 +113,7 @@ class Transaction:
         self.unknown = False
         """Whether it may have happened although it failed."""
         self.token = os.urandom(16)
-        """What tells later whether it has happened."""
+        """The token that tells later whether it has happened."""
         self.results: list[tuple[Asked, list[Any]]] = []
         self.now = self.written = 0
         self.found: set[tuple[str, str]] = set()

@@ -38,7 +38,7 @@ async def done(work: Work, line: Line, opener: Opener, seconds: float) -> bool:
 
 
 class Upkeep:
-    """What there is to do."""
+    """The work that there is to do."""
 
     def __init__(self, statements: Statements) -> None:
         self._sql = statements

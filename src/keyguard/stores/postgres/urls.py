@@ -1,4 +1,4 @@
-"""What a PostgreSQL URL says, in the words of libpq; and what it should say, if it cannot be read.
+"""The settings in a PostgreSQL URL, in the words of libpq; and what it should say, if it cannot be read.
 
 A URL may hold a password: nothing of it is shown.
 """

@@ -14,7 +14,7 @@ from keyguard.stores.redis.demands import Packed
 from keyguard.stores.redis.scripts import script_name, script_text
 
 Reply: TypeAlias = Any
-"""What the server answered, or the exception that an error reply means."""
+"""The server's answer, or the exception that an error reply means."""
 
 
 class Call:
@@ -59,7 +59,7 @@ _pack: Callable[[Any], bytes] = pack_command
 
 
 class TakeForm:
-    """What all calls have in common that take the same from one caller: everything but a token."""
+    """The common part of all calls that take the same from one caller: everything but a token."""
 
     __slots__ = ("_after", "_before", "demands", "keys", "owner", "script")
 
@@ -122,7 +122,7 @@ class SettleCall(Call):
 
 
 Plan: TypeAlias = Generator[list[Call], Any, Any]
-"""What an operation sends in one trip, and what it makes of the replies."""
+"""The calls that an operation sends in one trip, and what it makes of the replies."""
 
 
 class Rounds:
@@ -153,7 +153,7 @@ class Rounds:
         self.calls, self._waiting, self._sizes = calls, waiting, sizes
 
     def feed(self, replies: list[Reply]) -> bool:
-        """Go on with the replies, one for each call. Whether all operations are done. Raises `StoreError`."""
+        """Go on with the replies, one for each call. Returns whether all operations are done. Raises `StoreError`."""
         self.trips += 1
         for reply in replies:
             checked(reply)

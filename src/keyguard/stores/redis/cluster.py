@@ -49,7 +49,7 @@ class Cluster:
         self._learned = -_REST
         self._stale = True
         self._why = ""
-        """What the last node said instead of where the slots are."""
+        """The last node's answer, if it did not say where the slots are."""
 
     # -- where the slots are ------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Whether a server evicts what decisions hang on, once its memory is full: read when it is first connected to.
 
 Counters have a time to live, so a policy that spares keys without one (`volatile-*`) takes counters first; `allkeys-*`
-takes API keys too. No error comes of it if a server does not tell.
+takes API keys too. A server that does not tell causes no error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KEEPS = "noeviction"
 
 
 class Eviction:
-    """What is to be found out about the policy of a store's servers, once."""
+    """The questions about the policy of a store's servers, asked once."""
 
     def __init__(self) -> None:
         self.matters = False

@@ -1,4 +1,4 @@
-"""What stands on the servers, for operators: listed by a client of redis-py's, never on a request."""
+"""The contents of the servers, for operators: listed by a client of redis-py's, never on a request."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ Rules:
 - A thread that finds no connection free waits in a queue. When a connection comes free, or has been opened, the first
   in the queue takes it and sends what the others ask for along: however many threads there are, a few trips serve them
   all.
-- Where the server refuses a further connection, the open ones go on to serve.
+- If the server refuses a further connection, the open ones go on to serve.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     redis+sentinel://host:26379,host:26379/service/0                    rediss+sentinel:// with TLS
     redis+cluster://host:6379,host:6379                                 rediss+cluster:// with TLS
 
-Retries are off: a decision has a budget of milliseconds, and what was sent may have happened. What else redis-py takes
-from a URL (time-outs, retries, how replies are read) would break rules of ours: few options are let through.
+Retries are off: a decision has a budget of milliseconds, and what was sent may have happened. Other options that
+redis-py takes from a URL (time-outs, retries, how replies are read) would break rules of ours: few are let through.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Servers:
         return {"ssl": True} | {name: value for name, value in read.items() if name.startswith("ssl_")}
 
     def connector(self) -> tuple[Callable[[], AbstractConnection], Callable[[], None]]:
-        """For threads: what makes connections, and what ends it; not for a cluster."""
+        """Return a function that makes connections for threads, and one to call at the end; not for a cluster."""
         settings = self._settings(OPENING, Retry(NoBackoff(), 0))
         if self.kind == "sentinel":
             # A sentinel that is down must leave time for the next.
@@ -202,7 +202,7 @@ class Servers:
         return pool.make_connection, _none
 
     def aconnector(self) -> tuple[Callable[[], AsyncConnection], Callable[[], Awaitable[None]]]:
-        """For one event loop: what makes connections, and what ends it. Not for a cluster.
+        """Return the same for one event loop. Not for a cluster.
 
         The time-outs of the connections are the caller's.
         """
@@ -241,7 +241,7 @@ class Servers:
             settings.pop("retry")
             try:
                 return RedisCluster(startup_nodes=nodes, **settings, **self._secured(), **self.login)
-            except RedisClusterException as error:  # which is none of the others
+            except RedisClusterException as error:  # which is not one of the others
                 raise RedisError(str(error)) from error
         if self.kind == "sentinel":
             settings |= self._secured()
@@ -261,7 +261,7 @@ class _Sentinel(Sentinel):
 
 
 class _AsyncSentinel(AsyncSentinel):
-    """Do the same for an event loop."""
+    """Does the same for an event loop."""
 
     async def discover_master(self, service_name: str) -> Any:
         try:
@@ -281,11 +281,11 @@ def _in_words(service: str, error: Exception) -> str:
 
 
 def _none() -> None:
-    """There is nothing to end."""
+    """Do nothing: there is nothing to end."""
 
 
 async def _nothing() -> None:
-    """There is nothing to end."""
+    """Do nothing: there is nothing to end."""
 
 
 def _kept(connection: Any, owner: Any) -> Any:

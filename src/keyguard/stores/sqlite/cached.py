@@ -6,8 +6,8 @@ Rules:
   was invalidated does not come back because its mark has gone. Marks of tags and paths never leave so.
 - A hit writes nothing. Its use is noted in memory, each key once a minute, and written when something else is,
   or once a minute.
-- The last of the disk is for keys and counters: with less than `_SPARE` free, no more responses are stored. What voids
-  or lists them is.
+- The last of the disk is for keys and counters: with less than `_SPARE` free, no more responses are stored. Marks
+  that void them and lists of them still are.
 - If the disk is full all the same, or SQLite's own bound on the file is reached, cached responses make room for
   decisions, a quarter of what they fill at a time; from then on they fill no more than what is left to them.
 - Triggers count the bytes, so the sum is right whichever process writes. They are an estimate on the high side; a file
@@ -24,7 +24,7 @@ from keyguard.logs import logger
 log = logger("keyguard.stores")
 
 PREFIX = "rc:"
-"""What the keys of cached responses begin with."""
+"""The beginning of the keys of cached responses."""
 
 _KEPT = "rc:purges|"
 _MINUTE = 60_000_000
@@ -70,7 +70,7 @@ SCHEMA = (
         UPDATE cached_bytes SET bytes = bytes - {_COST.format("old")} + {_COST.format("new")};
     END
     """,
-    # Where an earlier layout has them: they are only copies.
+    # An earlier layout has them here: they are only copies.
     f"DELETE FROM entries WHERE key >= '{PREFIX}' AND key < 'rc;'",
 )
 _GET = "SELECT value, used FROM cached WHERE key = ? AND expires > ?"

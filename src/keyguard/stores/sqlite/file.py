@@ -57,7 +57,7 @@ class File:
     def connect(self, deadline: float | None, *, make: bool = False) -> sqlite3.Connection:
         """Open another connection, and with `make` the file and its tables if there are none.
 
-        What is made is its user's alone.
+        A file that is made here is its user's alone.
 
         `deadline`: until when other processes are waited for, as `keyguard.clock.monotonic`; `None` for not at all.
         """
@@ -106,7 +106,7 @@ class File:
             connection.close()
 
     def forget(self) -> None:
-        """Return the same, whatever state it is in."""
+        """Do the same, whatever state it is in."""
         try:
             self.close()
         except sqlite3.Error:

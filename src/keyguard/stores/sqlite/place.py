@@ -26,7 +26,7 @@ JOURNALS = ("-wal", "-shm", "-journal")
 _MODE = 0o600
 
 _told: set[tuple[str, str]] = set()
-"""What has been warned of, by path: once a process."""
+"""The warnings that have been given, by path: each once a process."""
 
 _making = ProcessLock()
 """Closing a file takes away the locks that this process has on it, by whatever connection."""

@@ -1,6 +1,6 @@
 """The rows of an SQLite file: operations on them, in a transaction that others begin and end.
 
-What has expired is deleted a stretch of the table at a time: an index on the expiry would slow every write.
+Expired rows are deleted a stretch of the table at a time: an index on the expiry would slow every write.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def kind_of(ops: Sequence[Op[Any]]) -> Kind:
     """Return what a transaction with these operations is for."""
     if len(ops) == 1 and ops[0].__class__ is Take:
         return Kind.DECIDING
-    # Only a wrong key is charged. So who has a right one does not wait for those who write.
+    # Only a wrong key is charged. So a caller with a right one does not wait for those who write.
     if all(isinstance(op, (Read, Authenticate)) for op in ops):
         return Kind.READING
     if all(isinstance(op, Settle) for op in ops):

@@ -29,7 +29,7 @@ class Serving:
     def at_once(self, ops: Sequence[Op[Any]], kind: Kind) -> list[Any]:
         """Run operations. Raise an error of SQLite's if the file cannot be had."""
         found = self._run_all(self._begin(kind), kind, [ops])[0]
-        if found is None:  # it was no mere reading
+        if found is None:  # something had to be written
             kind = writing(ops)
             found = self._run_all(self._begin(kind), kind, [ops])[0]
         assert found is not None

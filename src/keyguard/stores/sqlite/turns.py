@@ -41,13 +41,13 @@ _STUCK = f"SQLite has not answered for {_LOOK * _LOOKS:g} s"
 _LONG = 5.0
 """Seconds after which the operator is told that another process keeps the file locked, and again after as long."""
 _LATE = 0.5
-"""Seconds after its time at which a job is given up by who waits for it, though the thread has not said so."""
+"""Seconds after its time at which a job is given up by whoever waits for it, though the thread has not said so."""
 _BATCH = 100
 """Jobs of one transaction at most: other processes want the file too."""
 
 
 class Kind(Enum):
-    """What a transaction is for. Each has transactions of its own: no decision hangs on what is only a copy."""
+    """The purpose of a transaction. Each has transactions of its own: no decision hangs on what is only a copy."""
 
     READING = "reading"
     """It changes nothing, so it waits for nobody who writes."""
@@ -100,7 +100,7 @@ class Turns:
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew, in a process that was forked: who waits is the parent's."""
+        """Begin anew, in a process that was forked: those who wait are the parent's."""
         self.lock = threading.Lock()
         self.jobs: dict[Job, bool] = {}
         self.done = 0
@@ -159,7 +159,7 @@ class Turns:
         return taken
 
     def leave(self, job: Job, late: Callable[[list[Any]], None]) -> None:
-        """Nobody waits for it any more. Results that it has by then, or comes to yet, are told to `late`."""
+        """Note that nobody waits for it any more. Results that it has by then, or gets later, are told to `late`."""
         if not self.withdraw(job):
             self._left[job] = late
             if job.over:
@@ -181,7 +181,7 @@ class Turns:
     def wait(self, job: Job, late: Callable[[list[Any]], None]) -> list[Any]:
         """Wait for a job in this thread, while the store's own thread works.
 
-        What was done for somebody who had gone by then is told to `late`.
+        Results for somebody who had gone by then are told to `late`.
         """
         try:
             self.wake()

@@ -101,7 +101,7 @@ class Steps:
         self.values: dict[str, bytes | None] = {}
         self.reference: Reference | None = None
         self.queue: list[list[Op[Any]]] = []
-        """What comes before time is set back: a store may still hold what has expired, or may have deleted it."""
+        """Batches to run before time is set back: a store may still hold what has expired, or may have deleted it."""
         self.back_to = 0
         """To when time is set back after that; 0 for not at all."""
         self.again = 0
