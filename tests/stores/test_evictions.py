@@ -123,7 +123,7 @@ def cached(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/cache.db?cache_bytes=1048576"
     if request.param == "postgresql":
         postgres: Postgres = request.getfixturevalue("postgres")
-        store = PostgresStore(postgres.url, schema="evictions")
+        store = PostgresStore(postgres.url, schema="evictions", timeout=1)
         store.migrate()
         store.close()
         return f"{postgres.url}?schema=evictions&timeout=1"

@@ -156,7 +156,7 @@ def test_operations_without_a_script_are_done_in_order(world: str, valkey: Redis
 
 
 def test_every_counter_has_a_time_to_live_and_ends_with_it(valkey: RedisServer) -> None:
-    store = RedisStore(valkey.url, namespace="ttl")
+    store = RedisStore(valkey.url, namespace="ttl", timeout=1)
     limits = [window(5, 200_000, "5/0.2 s"), window(50, 86_400_000_000, "50/day"), smooth("5/second", 3)]
     for place, limit in enumerate(limits):
         store.execute([ops.Take([ops.Demand("d", f"rl:{limit.code}|{place}", limit)])])
@@ -170,7 +170,10 @@ def test_every_counter_has_a_time_to_live_and_ends_with_it(valkey: RedisServer) 
 def test_the_server_s_time_decides_whatever_the_clock_of_a_worker_says(valkey: RedisServer, monkeypatch: Any) -> None:
     """One worker's clock is ten minutes off: both see one window."""
     take = ops.Take([ops.Demand("d", "rl:skew|x", window(3, 60_000_000, "3/minute"))])
-    right, wrong = RedisStore(valkey.url, namespace="skew"), RedisStore(valkey.url, namespace="skew")
+    right, wrong = (
+        RedisStore(valkey.url, namespace="skew", timeout=1),
+        RedisStore(valkey.url, namespace="skew", timeout=1),
+    )
     right.execute([take])
     monkeypatch.setattr("time.time_ns", lambda: 0)
     monkeypatch.setattr("time.time", lambda: 0.0)

@@ -58,7 +58,7 @@ def test_others_find_nothing_of_ours_on_the_connections_that_they_get(postgres: 
 
     expected = session(postgres.url)
     assert expected[1:] == (0, 0)
-    store = opened(pooler.url, "tidy", timeout=0.075)
+    store = opened(pooler.url, "tidy")
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: outcome(store), range(200)))
         store.scan("")

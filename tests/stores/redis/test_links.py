@@ -74,7 +74,7 @@ def test_no_more_than_a_few_connections_are_on_their_way_for_nobody(valkey: Redi
 
 
 def test_event_loops_that_have_ended_leave_no_connections_behind(valkey: RedisServer) -> None:
-    store = RedisStore(valkey.url, namespace="loops")
+    store = RedisStore(valkey.url, namespace="loops", timeout=1)
     with redis.Redis.from_url(valkey.url) as client:
         before = client.info("clients")["connected_clients"]
         with warnings.catch_warnings():
@@ -141,7 +141,7 @@ def test_many_event_loops_at_once_are_each_other_s_affair(valkey: RedisServer) -
 @pytest.mark.parametrize("world", ["threads", "loop"])
 def test_what_nobody_expected_is_a_failure_of_the_store(world: str, valkey: RedisServer) -> None:
     """So guards do without it as they were told to; and nobody waits for what will not come."""
-    store = RedisStore(valkey.url, namespace="odd")
+    store = RedisStore(valkey.url, namespace="odd", timeout=1)
     guard = Keyguard(RateLimit("5/hour", by="ip", if_store_fails="allow"), store=store)
     assert isinstance(store._line, Line)
 
