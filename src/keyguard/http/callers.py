@@ -55,7 +55,6 @@ _OF_REQUESTS = re.compile(
 )
 _ADDRESS = re.compile(r"(?:^|-)(?:ip|ips|addr|address|host|port|protocol|proto|version|country|region)$")
 _WHENCE = re.compile("remote|peer|client|address")
-_PROGRAM = re.compile("user-?agent")
 _CLIENT_HINTS = re.compile(r"sec-|access-control-|accept|if-|content-|cloudfront-viewer-(?!ja)|cloudfront-is-")
 _NAMELESS = frozenset(
     {

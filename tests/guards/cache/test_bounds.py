@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -338,7 +339,9 @@ def test_21_purges(site_of: Make) -> None:
         (lambda: site.cache.purge(tag="one"), ["foo", "b"]),
         (lambda: site.cache.purge(tag="two"), ["b"]),
         (lambda: site.cache.purge(tag="three"), ["a", "b"]),
+        (lambda: asyncio.run(site.cache.apurge("/a")), ["b"]),
         (site.cache.purge_all, []),
+        (lambda: asyncio.run(site.cache.apurge_all()), []),
     ):
         fill()
         assert left() == ["a", "foo", "b"]
