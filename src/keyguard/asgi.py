@@ -3,7 +3,7 @@
     app.add_middleware(keyguard.asgi.RateLimit, "100/minute", by="ip")
 
 Each takes the arguments of its guard and, by keyword, those of `Keyguard` (`store`, `trusted_proxies`, ...). Layers
-see each other's findings, the identity above all, through the scope. Starlette puts the middleware added last
+share one state of the request, the identity above all, through the scope. Starlette puts the middleware added last
 outermost, so what finds the identity is added after what needs it.
 """
 

@@ -117,11 +117,11 @@ def refusal_of(
     key_id: str = "",
 ) -> Response:
     """Do the same; `when` are the seconds to wait, and the second since the Unix epoch in which waiting ends."""
-    findings = request.findings
-    identity = findings.identity or ANONYMOUS
+    state = request.state
+    identity = state.identity or ANONYMOUS
     client = request.client
     seconds, second = when or (None, None)
-    refusal = findings.refusal = Refusal(
+    refusal = state.refusal = Refusal(
         cause,
         status,
         detail,

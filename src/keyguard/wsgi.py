@@ -3,8 +3,8 @@
     app.wsgi_app = keyguard.wsgi.RateLimit(app.wsgi_app, "100/minute", by="ip")
 
 Each takes the arguments of its guard and, by keyword, those of `Keyguard` (`store`, `trusted_proxies`, ...). Layers
-see each other's findings, the identity above all, through the environ. The wrapper put on last is outermost, so what
-finds the identity is put on after what needs it.
+share one state of the request, the identity above all, through the environ. The wrapper put on last is outermost, so
+what finds the identity is put on after what needs it.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def test_the_next_request_of_a_thread_inherits_nothing() -> None:
     seen: list[Identity | None] = []
 
     def note(request: Request) -> Response | None:
-        seen.append(request.findings.identity)
+        seen.append(request.state.identity)
         return None
 
     inside = to_wsgi(Keyguard(note).asgi(scope_who))

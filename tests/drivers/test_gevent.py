@@ -95,7 +95,7 @@ own, one = guard.wsgi(app), shared.wsgi(app)
 def ask(app, path, key):
     return ask_wsgi(app, Ask(path, (("X-API-Key", key),)), lint=False).body.decode()
 
-# Each greenlet has a context and findings of its own.
+# Each greenlet has a context and a request's state of its own.
 jobs = [gevent.spawn(ask, own, "/who", f"caller-{n % 10}") for n in range(40)]
 gevent.joinall(jobs, timeout=60)
 assert [job.value for job in jobs] == [f"caller-{n % 10}" for n in range(40)], [job.value for job in jobs]

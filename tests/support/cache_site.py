@@ -64,7 +64,7 @@ class Seen:
     method: str
     target: str
     headers: dict[str, str]
-    carrier: Any = field(repr=False)
+    scope: Any = field(repr=False)
 
 
 class Site:

@@ -23,7 +23,7 @@ class Seen:
     path: str
     query: str
     fields: dict[str, str]
-    carrier: Any = field(repr=False, compare=False)
+    scope: Any = field(repr=False, compare=False)
     """The ASGI scope or the WSGI environ."""
 
 

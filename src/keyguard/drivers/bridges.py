@@ -1,11 +1,11 @@
-"""Bridges between an ASGI app and a WSGI app: the findings of layers on one side reach those on the other.
+"""Bridges between an ASGI app and a WSGI app: the layers on both sides share one state of the request.
 
 A bridge (a2wsgi, asgiref, Starlette's) makes an environ of a scope, or a scope of an environ, and leaves out what it
-does not know. So the findings cross in one of three ways:
+does not know. So the state crosses in one of three ways:
 
 - a2wsgi keeps the scope in the environ, and the environ in the scope: they are read there.
 - Else a driver lists each request that its app is at work on, under the text of its scheme: the driver has put a text
-  of its own there, and a bridge hands on the object. So findings are taken only by a request that came out of the same
+  of its own there, and a bridge hands on the object. So state is taken over only by a request that came out of the same
   scope or environ, while that one's app runs. And the keys that the caller was known by have to stand in that request
   too: an app may have made another one of the old parts.
 - A bridge that a driver stands directly around is taken apart and put together again, so that an app without a driver
@@ -35,15 +35,15 @@ The mark is the scheme: a text that no other request has, for equal ones are dif
 """
 
 
-def pass_on(request: Request, carrier: MutableMapping[str, Any], scheme: str) -> str:
+def pass_on(request: Request, scope: MutableMapping[str, Any], scheme: str) -> str:
     """Mark a scope or an environ that is about to go to the app. `scheme` is the key under which its scheme stands.
 
     Returns the mark, which `returned` takes off the list.
     """
-    text: str = carrier.get(scheme) or ""
+    text: str = scope.get(scheme) or ""
     if len(text) < 2:
         return ""  # there are never two different objects of such a text
-    mark = carrier[scheme] = text.encode().decode()  # equal, and another object
+    mark = scope[scheme] = text.encode().decode()  # equal, and another object
     _passing[id(mark)] = request, mark
     return mark
 
@@ -54,11 +54,11 @@ def returned(mark: str) -> None:
         del _passing[id(mark)]
 
 
-def passed(carrier: MutableMapping[str, Any], scheme: str) -> Request | None:
+def passed(scope: MutableMapping[str, Any], scheme: str) -> Request | None:
     """Return the request of another layer that this scope or environ was made of, if it came over a bridge."""
     if not _passing:  # no request is on a bridge
         return None
-    mark = carrier.get(scheme)
+    mark = scope.get(scheme)
     outer, listed = _passing.get(id(mark), _NOBODY)
     return outer if listed is mark else None
 
@@ -67,28 +67,28 @@ _NOBODY: tuple[Request | None, object] = None, object()
 
 
 def carried_over(request: Request, scheme: str, kept: str, shared: str) -> RequestState | None:
-    """Return the findings of layers on the other side of a bridge, if `request` came over one from there.
+    """Return the state of layers on the other side of a bridge, if `request` came over one from there.
 
-    `kept` is the key under which a2wsgi keeps the scope or environ of that side, and `shared` that of findings there.
+    `kept` is the key under which a2wsgi keeps the scope or environ of that side, and `shared` that of the state there.
     """
-    carrier = request.carrier
-    if kept in carrier:
-        before = carrier[kept]
+    scope = request.scope
+    if kept in scope:
+        before = scope[kept]
         found = before.get(shared) if isinstance(before, MutableMapping) else None
         if isinstance(found, RequestState):
             return found
-    outer = passed(carrier, scheme) if _passing else None
+    outer = passed(scope, scheme) if _passing else None
     if outer is None:
         return None  # so it is nearly always
-    same = all(sources.read(request) == sources.read(outer) for sources in outer.findings.sources)
-    return outer.findings if same else None
+    same = all(sources.read(request) == sources.read(outer) for sources in outer.state.sources)
+    return outer.state if same else None
 
 
 # -- bridges that a driver stands directly around -------------------------------------------------------------------
 
 
 def opened(app: Any) -> Any:
-    """Return the app itself or, if it is a bridge, one like it that shows the findings to the app inside."""
+    """Return the app itself or, if it is a bridge, one like it that shows the state to the app inside."""
     known = next(
         (known for base in type(app).__mro__ if (known := _BRIDGES.get((base.__module__, base.__name__)))), None
     )
@@ -124,12 +124,12 @@ class _CarryingASGI:
             await self.app(scope, receive, send)
         except BaseException:
             if outer is not None:
-                outer.findings.broken = True  # a2wsgi tells of no error that comes after a last message
+                outer.state.broken = True  # a2wsgi tells of no error that comes after a last message
             raise
 
 
-def _show(carrier: dict[str, Any], shared: str, scheme: str) -> Request | None:
-    outer = passed(carrier, scheme)
+def _show(scope: dict[str, Any], shared: str, scheme: str) -> Request | None:
+    outer = passed(scope, scheme)
     if outer is not None:
-        carrier.setdefault(shared, outer.findings)
+        scope.setdefault(shared, outer.state)
     return outer

@@ -78,7 +78,7 @@ def _keys(request: Request, sources: Iterable[Any]) -> set[str]:
     keys = {request.header("x-api-key") or ""}
     for member in (request.header("authorization") or "").split(",", MOST_KEYS):
         keys.add(member.strip().partition(" ")[2].strip())
-    for places in (*sources, *request.findings.sources):
+    for places in (*sources, *request.state.sources):
         with suppress(ValueError):  # it may be what failed
             keys |= places.read(request)
     return keys

@@ -241,7 +241,7 @@ class Engine:
 
     def _ask(self, op: Op[Any], request: Request) -> Any:
         """Return the result, or `Pending` if the request may still wait for the store."""
-        if request.findings.waited > self.patience:
+        if request.state.waited > self.patience:
             if op.__class__ is Settle:
                 request.at_end(op)  # nobody waits for it then
                 return None
@@ -269,7 +269,7 @@ class Engine:
         No more than an operation may take is noted: during the rest, this process was busy with something else. So the
         first two operations are always attempted.
         """
-        request.findings.waited += min(monotonic() - began, self.longest)
+        request.state.waited += min(monotonic() - began, self.longest)
 
     def _ask_aside(self, step: BestEffort, request: Request | None) -> Any:
         """Return the results, or `Pending`. A request with a time budget waits for them, or nobody does."""
@@ -278,7 +278,7 @@ class Engine:
             raise StoreError("nothing is shared by this store")
         began = 0.0
         if request is not None:
-            if request.findings.waited > self.aside_patience:
+            if request.state.waited > self.aside_patience:
                 raise self._out_of_time()
             began = monotonic()
         if not self.asynchronous:
@@ -314,14 +314,14 @@ def is_heard_to_its_end(request: Request) -> bool:
     """Tell whether more than its head is to be heard of a response, or told to the app: so it takes the long way."""
     if request.deferred or request.afterwards:
         return True
-    return request.inherited and bool(request.findings.caches or request.findings.preflight)
+    return request.inherited and bool(request.state.caches or request.state.preflight)
 
 
 def of_the_same_caller(request: Request) -> dict[str, Any]:
     """A scope or environ for another request of the same caller, with the same head."""
-    found, findings = request.findings, RequestState()
-    findings.identity, findings.client, findings.client_known = found.identity, found.client, found.client_known
-    return {**request.carrier, request.shared: findings}
+    found, state = request.state, RequestState()
+    state.identity, state.client, state.client_known = found.identity, found.client, found.client_known
+    return {**request.scope, request.shared: state}
 
 
 async def settle(deferred: list[Deferred]) -> None:

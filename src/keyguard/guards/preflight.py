@@ -28,9 +28,9 @@ def may_pass(request: Request, preflights: bool | None) -> bool:
 
 async def pass_preflight(request: Request, forward: Forward) -> Response:
     """Let a preflight through. The status and the fields come back, and no body."""
-    request.findings.preflight = True
+    request.state.preflight = True
     response = await forward(request)
-    if request.findings.refusal is not None:
+    if request.state.refusal is not None:
         return response  # of a guard further in
     fields = [(name, value) for name, value in response.headers if not name.lower().startswith(_OF_THE_BODY)]
     return Response(response.status, Headers(fields), b"")

@@ -104,12 +104,12 @@ class RequestHead:
         """Response headers over what `raw_fields` made, which stays as it is."""
         raise NotImplementedError
 
-    def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
+    def _changed_scope(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
         raise NotImplementedError
 
     def _forget_fields(self) -> None:
-        """Drop what was read from the carrier's header fields."""
+        """Drop what was read from the scope's header fields."""
 
     def _carried_over(self) -> RequestState | None:
-        """Return the findings of layers in the other world, if this request came over a bridge from there."""
+        """Return the state of layers in the other world, if this request came over a bridge from there."""
         return None

@@ -37,7 +37,7 @@ Deferred: TypeAlias = "Step[Any] | Callable[[], Awaitable[None] | None]"
 """Work for the end of a request: a step, or a function (plain, or returning a coroutine that awaits steps)."""
 
 SHARED_ASGI = "keyguard"
-"""The key under which findings stand in an ASGI scope."""
+"""The key under which the state stands in an ASGI scope."""
 SHARED_WSGI = "keyguard.request"
 """The same in a WSGI environ: keys of others than the server's have a dot (PEP 3333, "environ Variables")."""
 
@@ -73,7 +73,7 @@ class Request(RequestHead):
     tells_by_names: ClassVar[bool] = False
     """Whether all of what is told of the caller stands under `names`."""
     shared: ClassVar[str] = SHARED_ASGI
-    """The key under which findings stand in the carrier."""
+    """The key under which the state stands in the scope."""
 
     # Attributes that each request is asked for stand in the instance: on Python 3.11, reading a class attribute through
     # one costs eight times as much as setting it. The others are class attributes.
@@ -81,7 +81,7 @@ class Request(RequestHead):
     afterwards: list[Deferred] | None
     """Work for when the app has returned: background tasks and clean-up come after the last byte."""
     inherited: bool
-    """Whether layers further out have left findings."""
+    """Whether layers further out have begun its state."""
     late: Callable[[Deferred], None] | None = None
     copied = False
     """Whether the app's response may be copied: then it matters whether its client stays to the end."""
@@ -90,33 +90,33 @@ class Request(RequestHead):
     read_body = False
     """Whether the app has got a body that no header field had announced."""
     _path: str | None = None
-    """If it was given and not found in the carrier."""
+    """If it was given and not found in the scope."""
     _plain: str | None = None
     _spelling: Spelling | None = None
 
     def __init__(
         self,
         method: str,
-        carrier: MutableMapping[str, Any],
+        scope: MutableMapping[str, Any],
         source: ClientAddress,
         clock: Clock,
         inside: Inside = NOTHING,
     ) -> None:
         self.method = method
         """As sent: methods are case-sensitive (RFC 9110, section 9.1). A websocket handshake is a `GET`."""
-        self.carrier = carrier
-        """The ASGI scope or the WSGI environ."""
+        self.scope = scope
+        """The ASGI scope; under WSGI the environ."""
         self.source = source
         self.clock = clock
         self.inside = inside
         """The app and all that stands in front of it, as far as it can be seen."""
         self.deferred = self.afterwards = None
-        state = carrier.get(self.shared) or self._carried_over()
+        state = scope.get(self.shared) or self._carried_over()
         self.inherited = state is not None
         if state is None:
             state = RequestState()
-        carrier[self.shared] = state
-        self.findings: RequestState = state
+        scope[self.shared] = state
+        self.state: RequestState = state
 
     # -- what guards use --------------------------------------------------------------------------------
 
@@ -185,40 +185,40 @@ class Request(RequestHead):
         Raises `ConfigurationError` if nobody has looked for it yet: no `APIKeys` stands outside of whoever asks. Once
         the app was called, or the request refused, nothing is decided by it any more, and it is `ANONYMOUS`.
         """
-        findings = self.findings
-        identity = findings.identity
+        state = self.state
+        identity = state.identity
         if identity is None:
-            if self.reached_app or findings.refusal is not None:
+            if self.reached_app or state.refusal is not None:
                 return ANONYMOUS
             raise ConfigurationError(UNKNOWN_IDENTITY)
         return identity
 
     @identity.setter
     def identity(self, identity: Identity) -> None:
-        self.findings.identity = identity
+        self.state.identity = identity
 
     @property
     def caller(self) -> Identity:
         """The same if it is known, else `ANONYMOUS`: for those who tell of a request, and decide nothing by it."""
-        return self.findings.identity or ANONYMOUS
+        return self.state.identity or ANONYMOUS
 
     @property
     def client(self) -> Address | None:
         """The caller's address behind the trusted proxies, or `None` if it cannot be known."""
-        findings = self.findings
-        if not findings.client_known:
-            findings.client = self.source.find(self.peer, self.header)
-            findings.client_known = True
-        return findings.client
+        state = self.state
+        if not state.client_known:
+            state.client = self.source.find(self.peer, self.header)
+            state.client_known = True
+        return state.client
 
     @property
     def id(self) -> str:
         """The request's id: a well-formed `X-Request-ID` that was sent, else a fresh random one."""
-        findings = self.findings
-        if findings.request_id is None:
+        state = self.state
+        if state.request_id is None:
             sent = self.header("x-request-id")
-            findings.request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else urandom(8).hex()
-        return findings.request_id
+            state.request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else urandom(8).hex()
+        return state.request_id
 
     @property
     def preflight(self) -> bool:
@@ -244,20 +244,20 @@ class Request(RequestHead):
         `whole_body` keeps from the app the ways to answer past its `send` (ASGI's extensions for sending files).
         """
         self.copied = self.copied or whole_body
-        before = self.carrier
-        carrier = self._changed_carrier(fields, whole_body)
-        if carrier is before:
+        before = self.scope
+        scope = self._changed_scope(fields, whole_body)
+        if scope is before:
             yield
             return
-        ours = carrier.keys() - before.keys()  # under WSGI each header field is a key
-        self.carrier = carrier
+        ours = scope.keys() - before.keys()  # under WSGI each header field is a key
+        self.scope = scope
         self._forget_fields()
         try:
             yield
         finally:
-            self.carrier = before
+            self.scope = before
             self._forget_fields()
-            for key, value in carrier.items():  # others outside may look for what the app notes: `scope["route"]`
+            for key, value in scope.items():  # others outside may look for what the app notes: `scope["route"]`
                 if key not in ours:
                     before.setdefault(key, value)
 

@@ -1,4 +1,4 @@
-"""The findings of the guards around one request."""
+"""What the guards around one request have found out about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class RequestState:
-    """The findings of the guards around one request, shared by all keyguard layers it passes.
+    """What the guards around one request have found out, shared by all keyguard layers it passes.
 
     It stands in the ASGI scope as `scope["keyguard"]` and in the WSGI environ as `environ["keyguard.request"]`, so an
     app reads `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.

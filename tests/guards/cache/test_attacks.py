@@ -329,7 +329,7 @@ def test_a_filter_by_address_does_not_stand_inside_a_cache() -> None:
         Keyguard(ResponseCache(), IPFilter(allow=["10.0.0.0/8"]))
     Keyguard(IPFilter(allow=["10.0.0.0/8"]), ResponseCache())
     for layers in (asgi, wsgi):
-        filtered: Any = layers.IPFilter(lambda *carrier: None, allow=["10.0.0.0/8"])
+        filtered: Any = layers.IPFilter(lambda *scope: None, allow=["10.0.0.0/8"])
         with pytest.raises(ConfigurationError, match="an IPFilter further in"):
             layers.ResponseCache(filtered)
 

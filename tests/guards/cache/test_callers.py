@@ -133,7 +133,7 @@ def test_an_answer_to_nobody_in_particular_is_not_for_who_has_a_name(either: Wor
 @pytest.mark.parametrize("options", [{"ttl": 60}, {}])
 def test_other_names_can_be_added(either: World, options: dict[str, Any]) -> None:
     def reply(seen: Seen) -> Any:
-        said = seen.fields.get("x-colour", "") + str(seen.carrier.get("MELLON_COLOUR", ""))
+        said = seen.fields.get("x-colour", "") + str(seen.scope.get("MELLON_COLOUR", ""))
         return 200, [] if options else [("Cache-Control", "max-age=60")], said.encode()
 
     cache = ResponseCache(credentials=["X-Colour", "MELLON_COLOUR"], **options)

@@ -82,8 +82,8 @@ class Copies:
         self.calls |= _calls(sys._getframe(1))
         handled = sys.exc_info()[1]
         if (handled is not None and handled is not self.handled) or is_stopped():
-            self.request.findings.broken = True
-        if self.request.findings.broken:
+            self.request.state.broken = True
+        if self.request.state.broken:
             self.left()
 
     async def feed(self, part: bytes, finish: Finish, *, last: bool) -> None:
@@ -93,7 +93,7 @@ class Copies:
 
     async def returned(self, finish: Finish) -> None:
         """Note that the app has returned, and not failed."""
-        if self.request.findings.broken or (self.calls and _failed(self.calls)):
+        if self.request.state.broken or (self.calls and _failed(self.calls)):
             self.left()
         self.calls = None  # frames keep all that they hold
         for tee in self.tees:

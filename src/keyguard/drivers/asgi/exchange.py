@@ -72,7 +72,7 @@ class Exchange:
             stop = self._first(begun)
             while stop is not None:
                 if stop.__class__ is CallApp:
-                    stop = await self._call_app(stop.request.carrier)
+                    stop = await self._call_app(stop.request.scope)
                 elif isinstance(stop, Response):
                     await self._answer(stop)
                     break
@@ -134,19 +134,19 @@ class Exchange:
         assert self.flow is not None
         return self.engine.advance(self.flow, value, error, self.request)
 
-    async def _call_app(self, carrier: Scope) -> Any:
+    async def _call_app(self, scope: Scope) -> Any:
         """Run the app. Returns the next stop, or `None` if the response has gone."""
         self.state = WAIT
         self.request.reached_app = True
-        mark = pass_on(self.request, carrier, "scheme")
+        mark = pass_on(self.request, scope, "scheme")
         error: Exception
         try:
             # From HTTP/2 on, a body need not be announced by a header field.
-            plain = carrier.get("http_version", "1.1")[:1] == "1"
+            plain = scope.get("http_version", "1.1")[:1] == "1"
             receive = self.receive if plain and not self.request.copied else self._receive
-            if self.request.findings.preflight and self.request.method == "OPTIONS":
+            if self.request.state.preflight and self.request.method == "OPTIONS":
                 receive = without_body(receive)
-            await self.app(carrier, receive, self.send)
+            await self.app(scope, receive, self.send)
             if self.copies is not None:
                 await self._returned()
             if self.state in (STREAM, TEE, DISCARD):
@@ -168,7 +168,7 @@ class Exchange:
                 if failure is not error:
                     return self.engine.fault(self.request, failure)
         if self.state in (STREAM, TEE):
-            self.request.findings.broken = True
+            self.request.state.broken = True
         # No guard had an answer to the app's own error. The server decides what to make of it, or of silence.
         if isinstance(error, NoResponse):
             return None
@@ -196,7 +196,7 @@ class Exchange:
     def _leave(self) -> None:
         """Note that the client has gone. Once it has the whole response, servers say that of one that stays, too."""
         if self.state not in (STREAM, DISCARD):
-            self.request.findings.broken = True
+            self.request.state.broken = True
             if self.copies is not None:
                 self.copies.left()
 
@@ -275,7 +275,7 @@ class Exchange:
         if response.tees is not None:
             self.state = TEE
             self.copies = Copies(self.engine, self.request, response.tees)
-            if self.request.findings.broken:
+            if self.request.state.broken:
                 self.copies.left()
         headers = response.headers
         if isinstance(headers, ByteHeaders):

@@ -31,7 +31,7 @@ class Handshake(Exchange):
     async def _send_whole(self, status: int, raw: list[tuple[bytes, bytes]], body: bytes) -> None:
         if self.state == IDLE:
             await self.receive()  # the server's "websocket.connect"
-        if "websocket.http.response" in (self.request.carrier.get("extensions") or {}):
+        if "websocket.http.response" in (self.request.scope.get("extensions") or {}):
             await self.send_on({"type": "websocket.http.response.start", "status": status, "headers": raw})
             await self.send_on({"type": "websocket.http.response.body", "body": body})
         else:

@@ -94,7 +94,7 @@ class ASGIRequest(Request):
         self._sent: Iterable[tuple[bytes, bytes]] = scope["headers"]
         clean_scope(scope, engine)
         self.method = "GET" if self.websocket else scope["method"]
-        self.carrier = scope
+        self.scope = scope
         self.settings = engine
         self.source = engine.source
         self.clock = engine.clock
@@ -105,25 +105,25 @@ class ASGIRequest(Request):
         if state is None:
             state = RequestState()
         scope[SHARED_ASGI] = state
-        self.findings = state
+        self.state = state
 
     @property
     def scheme(self) -> str:
-        return str(self.carrier.get("scheme", "http"))
+        return str(self.scope.get("scheme", "http"))
 
     @property
     def raw_query(self) -> bytes:
-        query: bytes = self.carrier.get("query_string", b"")
+        query: bytes = self.scope.get("query_string", b"")
         return query
 
     @property
     def raw_path(self) -> bytes | None:
-        raw: bytes | None = self.carrier.get("raw_path")
+        raw: bytes | None = self.scope.get("raw_path")
         return raw
 
     @property
     def peer(self) -> str | None:
-        client = self.carrier.get("client")
+        client = self.scope.get("client")
         return client[0] or None if client else None
 
     def header(self, name: str) -> str | None:
@@ -140,7 +140,7 @@ class ASGIRequest(Request):
     @property
     def root(self) -> str:
         # FastAPI and Django may put one of their own in its place, further in.
-        return self.inside.root or str(self.carrier.get("root_path") or "")
+        return self.inside.root or str(self.scope.get("root_path") or "")
 
     def sends(self, fields: FieldSet) -> bool:
         return not fields.raw.isdisjoint(self._fields or self._collected())
@@ -148,7 +148,7 @@ class ASGIRequest(Request):
     def _collected(self) -> dict[bytes, bytes]:
         fields = self._fields
         if fields is None:
-            fields = self._fields = collected(self.carrier["headers"])
+            fields = self._fields = collected(self.scope["headers"])
         return fields
 
     def names(self) -> Collection[Any]:
@@ -161,15 +161,15 @@ class ASGIRequest(Request):
         return self._collected()[raw].decode("latin-1")
 
     def told(self) -> Told:
-        return told_by_scope(self.carrier)
+        return told_by_scope(self.scope)
 
     def field_names(self) -> Iterable[str]:
         # Those that were taken off are included: a client that sends one means something by it.
-        sent = (*self._sent, *self.carrier["headers"])
+        sent = (*self._sent, *self.scope["headers"])
         return {name.decode("latin-1").lower().replace("_", "-") for name, _ in sent}
 
     def address(self) -> tuple[object, ...]:
-        scope, host = self.carrier, (self._fields or self._collected()).get(b"host")
+        scope, host = self.scope, (self._fields or self._collected()).get(b"host")
         query = scope["query_string"]
         get = scope.get
         # `keyguard.guards.cache.hits` builds the same for itself, since it makes no request.
@@ -181,8 +181,8 @@ class ASGIRequest(Request):
     def headers_of(self, raw: list[Any]) -> Headers:
         return ByteHeaders(raw.copy())
 
-    def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> Scope:
-        scope = self.carrier
+    def _changed_scope(self, fields: Mapping[str, str | None], whole_body: bool) -> Scope:
+        scope = self.scope
         extensions = scope.get("extensions")
         if whole_body and extensions and not _PAST_SEND.isdisjoint(extensions):
             kept = {name: value for name, value in extensions.items() if name not in _PAST_SEND}
@@ -195,14 +195,14 @@ class ASGIRequest(Request):
         self._fields = None
 
     def _find_plain(self) -> str:
-        carrier = self.carrier
-        path: str = carrier["path"]
-        if carrier.get("root_path") or not plain(path, carrier.get("raw_path")) or self.inside.may_cut(path):
+        scope = self.scope
+        path: str = scope["path"]
+        if scope.get("root_path") or not plain(path, scope.get("raw_path")) or self.inside.may_cut(path):
             return ""
         return path
 
     def _spell(self) -> Spelling:
-        whole, root = self.carrier["path"], self.root
+        whole, root = self.scope["path"], self.root
         tail = whole.partition(root)[2] if misplaced(whole, root) else None
         return Spelling(strip_root(whole, root), self.raw_path, root, self.inside, tail)
 

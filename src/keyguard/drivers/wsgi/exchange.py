@@ -79,17 +79,17 @@ class Exchange:
         """Go on with what the guards have made of the request. Returns the body of the response."""
         body: Iterable[bytes] | None = None
         request = self.request
-        watched = bool(request.findings.caches)  # by one further out, to which it matters if the app fails
+        watched = bool(request.state.caches)  # by one further out, to which it matters if the app fails
         try:
             stop = self._first(begun)
             while body is None:
                 if isinstance(stop, Response):
                     body = self._answer(stop)
                 else:
-                    stop, body = self._call_app(stop.request.carrier)
+                    stop, body = self._call_app(stop.request.scope)
         except BaseException as failure:
             self._let_go(failure)
-            request.findings.broken = request.findings.broken or self.state == STREAM
+            request.state.broken = request.state.broken or self.state == STREAM
             self.end()
             self.closed(failed=True)
             raise
@@ -145,7 +145,7 @@ class Exchange:
         error: Exception
         iterable: Iterable[bytes] | None = None
         try:
-            if self.request.findings.preflight and environ["REQUEST_METHOD"] == "OPTIONS":
+            if self.request.state.preflight and environ["REQUEST_METHOD"] == "OPTIONS":
                 environ = {**environ, "wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}  # whatever comes, it has no body
             iterable = self.app(environ, self.start_response)
             if iterable is None:
@@ -254,7 +254,7 @@ class Exchange:
         """Give a part of the body to the copies, before it leaves."""
         # An iterable cannot hide that it lacks a part: an error goes on to whoever iterates, and a client that leaves
         # closes it. Only something in between may keep an error to itself, and end the body.
-        if last and self.request.findings.broken:
+        if last and self.request.state.broken:
             self._cut("the app failed before it was whole")
         for flow in feed(self.tees, part, last=last, sure=True):
             self._finish(flow)
@@ -295,7 +295,7 @@ class Exchange:
 
     def failed(self) -> None:
         """Note that the app has failed in the midst of its body."""
-        self.request.findings.broken = True
+        self.request.state.broken = True
         self.end()
 
     def closed(self, *, failed: bool) -> None:

@@ -55,42 +55,42 @@ class WSGIRequest(Request):
 
     @property
     def scheme(self) -> str:
-        return str(self.carrier["wsgi.url_scheme"])
+        return str(self.scope["wsgi.url_scheme"])
 
     @property
     def raw_query(self) -> bytes:
-        return str(self.carrier.get("QUERY_STRING", "")).encode("latin-1")
+        return str(self.scope.get("QUERY_STRING", "")).encode("latin-1")
 
     @property
     def raw_path(self) -> bytes | None:
         # Not in PEP 3333: gunicorn says RAW_URI, werkzeug and waitress REQUEST_URI.
-        target = self.carrier.get("RAW_URI") or self.carrier.get("REQUEST_URI")
+        target = self.scope.get("RAW_URI") or self.scope.get("REQUEST_URI")
         return str(target).partition("?")[0].encode("latin-1", "replace") if target else None
 
     @property
     def peer(self) -> str | None:
-        peer: str | None = self.carrier.get("REMOTE_ADDR")
+        peer: str | None = self.scope.get("REMOTE_ADDR")
         return None if peer in _UNIX_SOCKETS else peer
 
     def header(self, name: str) -> str | None:
         if "_" in name and self.takes_off(name):
             raise taken_off(name)
-        value: str | None = self.carrier.get(variable_of(name))
+        value: str | None = self.scope.get(variable_of(name))
         return value
 
     def folded(self, name: str) -> str | None:
-        value: str | None = self.carrier.get(variable_of(name))
+        value: str | None = self.scope.get(variable_of(name))
         return value
 
     @property
     def root(self) -> str:
-        return decode_wsgi_path(self.carrier.get("SCRIPT_NAME", ""))
+        return decode_wsgi_path(self.scope.get("SCRIPT_NAME", ""))
 
     def sends(self, fields: FieldSet) -> bool:
-        return not fields.variables.isdisjoint(self.carrier)
+        return not fields.variables.isdisjoint(self.scope)
 
     def names(self) -> Collection[Any]:
-        return self.carrier.keys()
+        return self.scope.keys()
 
     def field_name(self, raw: Any) -> str | None:
         if raw.startswith("HTTP_"):
@@ -98,18 +98,18 @@ class WSGIRequest(Request):
         return "content-" + raw[8:].lower() if raw in ("CONTENT_TYPE", "CONTENT_LENGTH") else None
 
     def field_value(self, raw: Any) -> str:
-        return str(self.carrier[raw])
+        return str(self.scope[raw])
 
     def told(self) -> Told:
-        return told_by_environ(self.carrier)
+        return told_by_environ(self.scope)
 
     def field_names(self) -> Iterable[str]:
-        names = [name for name in self.carrier if name.startswith("HTTP_")]
+        names = [name for name in self.scope if name.startswith("HTTP_")]
         return [name[5:].lower().replace("_", "-") for name in names]
 
     def address(self) -> tuple[object, ...]:
-        said = [self.carrier.get(name) for name in _ADDRESS]
-        if self.carrier.get("QUERY_STRING"):
+        said = [self.scope.get(name) for name in _ADDRESS]
+        if self.scope.get("QUERY_STRING"):
             return (veiled(repr(said).encode("utf-8", "surrogatepass")),)
         return tuple(said)
 
@@ -119,19 +119,19 @@ class WSGIRequest(Request):
     def headers_of(self, raw: list[Any]) -> Headers:
         return Headers(raw)
 
-    def _changed_carrier(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
-        return replaced(self.carrier, fields) if fields else self.carrier
+    def _changed_scope(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
+        return replaced(self.scope, fields) if fields else self.scope
 
     def _carried_over(self) -> RequestState | None:
         return carried_over(self, "wsgi.url_scheme", "asgi.scope", SHARED_ASGI)
 
     def _find_plain(self) -> str:
-        carrier = self.carrier
-        if carrier.get("SCRIPT_NAME"):
+        scope = self.scope
+        if scope.get("SCRIPT_NAME"):
             return ""
-        path = decode_wsgi_path(carrier.get("PATH_INFO", ""))
+        path = decode_wsgi_path(scope.get("PATH_INFO", ""))
         return path if plain(path, self.raw_path) and not self.inside.may_cut(path) else ""
 
     def _spell(self) -> Spelling:
-        path = decode_wsgi_path(self.carrier.get("PATH_INFO", ""))
+        path = decode_wsgi_path(self.scope.get("PATH_INFO", ""))
         return Spelling(path, self.raw_path, self.root, self.inside)

@@ -53,9 +53,9 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
             # An OPTIONS may be a preflight, and a request may have carried two keys.
             if not open_to_all or request.method == "OPTIONS" or sources.read(request):
                 return LONG
-            findings = request.findings
-            findings.sources = findings.sources + ours if findings.sources else ours
-            findings.identity = findings.identity or ANONYMOUS
+            state = request.state
+            state.sources = state.sources + ours if state.sources else ours
+            state.identity = state.identity or ANONYMOUS
             return None
         known = known_by(fingerprint_of(text))
         if known is None or known.networks is not None:
@@ -68,9 +68,9 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
             return LONG
         if scopes is not None and not scopes <= known.identity.scopes:
             return LONG
-        findings = request.findings
-        findings.sources = findings.sources + ours if findings.sources else ours
-        findings.identity = known.identity
+        state = request.state
+        state.sources = state.sources + ours if state.sources else ours
+        state.identity = known.identity
         return None
 
     return decide

@@ -169,15 +169,15 @@ class APIKeys(Guard):
         return deciding(self, self._known, store)
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
-        findings = request.findings
-        findings.sources += (self.sources,)
+        state = request.state
+        state.sources += (self.sources,)
         if self.public is not None or self.paths is not None:
             try:
                 no_key = self.needs_no_key(request)
             except AmbiguousPath:
                 return refuse_ambiguous(request)
             if no_key:
-                findings.identity = findings.identity or ANONYMOUS
+                state.identity = state.identity or ANONYMOUS
                 return await forward(request)
         sent = self.sources.read(request)
         if len(sent) != 1:
@@ -185,7 +185,7 @@ class APIKeys(Guard):
                 detail = "The request carries two different API keys. Send one."
                 return refuse_bad_request(request, detail, reason="two-keys")
             foreign = self.sources.foreign(request)
-            findings.identity = findings.identity or ANONYMOUS
+            state.identity = state.identity or ANONYMOUS
             if not foreign and may_pass(request, self.preflights):
                 return await pass_preflight(request, forward)
             try:
@@ -213,7 +213,7 @@ class APIKeys(Guard):
                 return answer
             known = answer
         del text  # error trackers show the variables of whatever an error of the app passes through
-        findings.identity = known.identity
+        state.identity = known.identity
         if known.networks is not None and (request.client is None or request.client not in known.networks):
             detail = "This API key cannot be used from this address."
             return refuse_for(request, Cause.ADDRESS, detail, reason="key-network")

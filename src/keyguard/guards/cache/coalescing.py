@@ -175,7 +175,7 @@ class Coalescing:
         request = self.request
         looks = int(self.patience / _POLL)  # not a deadline: the clock may be set back
         never = Signal()
-        waited = request.findings.waited
+        waited = request.state.waited
         try:
             holder, found = await self._try_lease(self.shared)
             while True:
@@ -193,7 +193,7 @@ class Coalescing:
                 looks -= 1
                 if looks < 0:
                     break
-                request.findings.waited = waited  # it is the app that takes so long, in another process
+                request.state.waited = waited  # it is the app that takes so long, in another process
                 await Wait(never, 0, _POLL)
                 holder, found = await self.shared.poll(request, self.target, digest(self.key))
                 if holder is None:

@@ -24,7 +24,7 @@ class Exhausted:
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
         response = await forward(request)
-        refusal = request.findings.refusal
+        refusal = request.state.refusal
         if refusal is None or refusal.cause is not Cause.USAGE or request.reached_app:
             return response
         reader = self.storage.reader
@@ -45,6 +45,6 @@ class Exhausted:
         if served is None:
             return response
         set_limits(served, response)  # how the caller's limits stand is still true
-        request.findings.refusal = None
+        request.state.refusal = None
         self.storage.reports.counts.hits += 1
         return served

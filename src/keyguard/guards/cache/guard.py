@@ -192,10 +192,10 @@ class ResponseCache(Guard):
     # -- the request ----------------------------------------------------------------------------------------
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
-        findings, reader = request.findings, self.reader
-        if request.websocket or self in findings.caches:  # mounted twice: the outer one acts
+        state, reader = request.state, self.reader
+        if request.websocket or self in state.caches:  # mounted twice: the outer one acts
             return await forward(request)
-        findings.caches += (self,)
+        state.caches += (self,)
         reader.look_inside(request.inside, 1)
         bypassed = self.when is not None and not await call(self.when, request)
         target = None if bypassed else reader.target_of(request)
@@ -278,7 +278,7 @@ class ResponseCache(Guard):
         wanted = asked._replace(method="GET", directives={}, range=None)
 
         def refresh(detached: Request) -> Flow[Response]:
-            detached.findings.caches += (self,)
+            detached.state.caches += (self,)
             lookup = Lookup(detached, target, wanted, "stale", moment, since, entry=entry)
             return Miss(self.storage, self.flights, self.coalesce, lookup, forward).refresh(overdue=overdue)
 
@@ -292,7 +292,7 @@ class ResponseCache(Guard):
         asked_at = request.now()
         response = await ask_app(request, forward)
         lookup: Lookup | None = None
-        done = 200 <= response.status < 400 and request.findings.refusal is None
+        done = 200 <= response.status < 400 and request.state.refusal is None
         if done and request.method not in _SAFE:
             where = target or changed_by(request, reader.query)
             uris = changed_uris(where.host, where.uri, response.headers)

@@ -45,7 +45,7 @@ class Hits:
             entry = local.plain.get(request.address())
             if entry is not None:
                 if not entry.open_to_credentials:
-                    identity = request.findings.identity
+                    identity = request.state.identity
                     if credentials or (identity is not None and not identity.anonymous):
                         return LONG
                 return self.fresh(request, entry)

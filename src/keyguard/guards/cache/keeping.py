@@ -271,7 +271,7 @@ class Keeping:
 
         Behind a bridge it is not known who set which.
         """
-        own = self.lookup.request.findings.own_limits
+        own = self.lookup.request.state.own_limits
         if own is None:
             return tuple(without(response.headers, LIMIT_FIELDS) if self.reader.crosses else response.headers)
         return (*without(response.headers, LIMIT_FIELDS), *own)

@@ -172,7 +172,7 @@ class Miss:
                     return stale
             raise
         keeping.learn()
-        if request.findings.refusal is not None:
+        if request.state.refusal is not None:
             coalescing.end(HIT_FOR_MISS)
             response.headers.add("Cache-Status", f"{self.reader.name}; fwd={lookup.reason}")
             return response

@@ -96,7 +96,7 @@ class RequestReader:
 
     def learn(self, request: Request) -> None:
         """Note where the guards that a request has passed look for credentials: some may stand in other layers."""
-        self.add_sources(request.findings.sources)
+        self.add_sources(request.state.sources)
         self.look_inside(request.inside, 2)
 
     def add_sources(self, sources: Iterable[Sources]) -> None:
@@ -180,7 +180,7 @@ class RequestReader:
         """Return the URI that a request asks for, with its key; `None` if it is not cached."""
         partition = self._partition
         if self.by is not None:
-            identity = request.findings.identity
+            identity = request.state.identity
             if identity is None:
                 raise ConfigurationError(f"<ResponseCache {self.name}> is by {self.by}, but {UNKNOWN}")
             caller: Sequence[str] = ()
@@ -210,7 +210,7 @@ class RequestReader:
 
     def has_credentials(self, request: Request) -> bool:
         """Tell whether a request carries credentials, or was found to be a known caller's."""
-        identity = request.findings.identity
+        identity = request.state.identity
         if identity is not None and not identity.anonymous:
             return True
         plain = self.plain
@@ -233,14 +233,14 @@ class RequestReader:
         told = request.told()
         found = [(name, value) for name, surely, value in told if surely & self._callers] if told else []
         for name in self.settings.credentials:
-            value = request.carrier.get(name)
+            value = request.scope.get(name)
             if value:
                 found.append((name, repr(value)))
         return found
 
     def settings_for(self, request: Request) -> Settings:
         """Return the settings that count for a request's caller: an anonymous one has no entries of its own."""
-        identity = request.findings.identity
+        identity = request.state.identity
         return self._for_anybody if identity is None or identity.anonymous else self.settings
 
     def read(self, request: Request, target: Target) -> CacheRequest:

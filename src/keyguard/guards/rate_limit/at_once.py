@@ -73,7 +73,7 @@ def _decide_one(limit: FixedLimit, store: Any, pooled: dict[Terms, Pooled]) -> D
     cost, counted_by, pooled_by = limit.cost, limit.counted, pooled.get
 
     def decide(request: Request) -> Response | Mark | None:
-        if request.method == "OPTIONS" and request.findings.preflight:
+        if request.method == "OPTIONS" and request.state.preflight:
             return None  # nothing is known of its caller
         try:
             counted = counted_by(request)
@@ -96,7 +96,7 @@ def _decide_all(limits: Sequence[FixedLimit], store: Any, pooled: dict[Terms, Po
     joined = Joined()
 
     def decide(request: Request) -> Response | Mark | None:
-        if request.method == "OPTIONS" and request.findings.preflight:
+        if request.method == "OPTIONS" and request.state.preflight:
             return None  # nothing is known of its caller
         counted = []
         try:

@@ -39,7 +39,7 @@ class Limiting(Guard):
         raise NotImplementedError
 
     async def __call__(self, request: Request, forward: Forward) -> Response:
-        if request.method == "OPTIONS" and request.findings.preflight:
+        if request.method == "OPTIONS" and request.state.preflight:
             return await forward(request)  # nothing is known of its caller
         try:
             asked = self.take_at_once(request) if self.fixed else await self.chosen_take(request)

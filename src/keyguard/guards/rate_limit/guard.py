@@ -215,7 +215,7 @@ class RateLimit(Limiting):
         return self.paths is None or self.paths.closes(request)
 
     def _identity(self, request: Request) -> Identity:
-        identity = request.findings.identity
+        identity = request.state.identity
         if identity is None:
             raise ConfigurationError(
                 f"{self!r} counts by {'plan' if self.plans is not None else self.by}, but {UNKNOWN}"

@@ -35,13 +35,13 @@ class Charge(Mark):
         self.taken = taken
 
     def head(self, request: Request, status: int, headers: Headers) -> Flow[None] | None:
-        findings = request.findings
+        state = request.state
         # An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service.
-        if status >= 400 and findings.refusal is not None:
-            return give_back(self.taken, findings.refusal.cause)
+        if status >= 400 and state.refusal is not None:
+            return give_back(self.taken, state.refusal.cause)
         if status != 429:  # the app tells of that itself: a limit that let the request pass is not the reason
-            if findings.caches and findings.own_limits is None:
-                findings.own_limits = tuple([pair for pair in headers if pair[0].lower() in LIMIT_FIELDS])
+            if state.caches and state.own_limits is None:
+                state.own_limits = tuple([pair for pair in headers if pair[0].lower() in LIMIT_FIELDS])
             self.describe(headers)
         return None
 
