@@ -78,12 +78,25 @@ def measure_all(callers: int, kinds: Collection[str]) -> None:
 
 
 def count_all(callers: int, kinds: Collection[str] = ()) -> dict[str, int]:
-    """Return the instructions of a request of each variant, of all kinds of app or of these."""
+    """Return the instructions of a request of each variant, of all kinds of app or of these.
+
+    Each kind has a process of its own, as ASGI apps and WSGI apps have in life: only where both are, do layers look out
+    for requests that come over a bridge from one to the other.
+    """
+    all_kinds = list(dict.fromkeys(variant.name.partition(":")[0] for variant in apps.variants(callers, build=False)))
+    counts: dict[str, int] = {}
+    for kind in kinds or all_kinds:
+        counts |= count_kind(callers, kind)
+    return counts
+
+
+def count_kind(callers: int, kind: str) -> dict[str, int]:
+    """Do the same for one kind of app."""
     with tempfile.TemporaryDirectory() as folder:
         # Found by name, since a stripped interpreter has no other symbols than those of the C library.
         command = ["valgrind", "--tool=callgrind", "--dump-before=sched_yield", f"--callgrind-out-file={folder}/out"]
         done = subprocess.run(
-            [*command, sys.executable, __file__, "--inside", str(callers), "--kinds", *kinds],
+            [*command, sys.executable, __file__, "--inside", str(callers), "--kinds", kind],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -92,7 +105,7 @@ def count_all(callers: int, kinds: Collection[str] = ()) -> dict[str, int]:
             raise SystemExit(done.stdout + done.stderr)
         parts = sorted(Path(folder).glob("out.*"), key=lambda path: int(path.suffix[1:]))
         totals = [int(re.findall(r"^(?:totals|summary): (\d+)", part.read_text(), re.M)[-1]) for part in parts]
-    names = [variant.name for variant in apps.variants(callers, build=False, kinds=kinds)]
+    names = [variant.name for variant in apps.variants(callers, build=False, kinds=[kind])]
     # Two dumps a variant: what lies before the first is preparation.
     return {name: totals[2 * place + 1] // MANY for place, name in enumerate(names)}
 

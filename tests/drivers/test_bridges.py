@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -444,3 +446,37 @@ def test_guards_go_on_in_the_event_loop_where_a_bridge_sends_from_a_thread(bridg
     assert ask(app, Ask()).get("x-waited") == "yes"
     assert len(threads) == 3
     assert len(set(threads)) == 1
+
+
+ONE_SIDE = """
+import asyncio, sys
+from asgiref.wsgi import WsgiToAsgi
+import keyguard.asgi, keyguard.wsgi
+from keyguard import Identity
+from keyguard.drivers import bridges
+from tests.support.harness import Ask, ask_asgi
+
+def who(environ, start_response):
+    found = environ.get("keyguard.request")
+    name = "nobody" if found is None or found.identity is None else found.identity.subject
+    start_response("200 OK", [("Content-Length", str(len(name)))])
+    return [name.encode()]
+
+class Mounted:  # so that the bridge does not stand directly inside of the layer
+    inside = None
+    async def __call__(self, scope, receive, send):
+        await self.inside(scope, receive, send)
+
+mounted = Mounted()
+mounted.inside = WsgiToAsgi(who)
+app = keyguard.asgi.APIKeys(mounted, lookup=lambda key: Identity(key))
+ask = Ask("/", (("X-API-Key", "alice"),))
+print(ask_asgi(app, ask, lint=False).body.decode(), bridges.crossing)
+mounted.inside = WsgiToAsgi(keyguard.wsgi.RateLimit(who, "5/hour", by="key"))
+print(ask_asgi(app, ask, lint=False).body.decode(), bridges.crossing)
+"""
+
+
+def test_a_process_with_layers_on_one_side_lists_no_request_until_the_other_side_has_one() -> None:
+    done = subprocess.run([sys.executable, "-c", ONE_SIDE], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["nobody False", "alice True"], done.stderr

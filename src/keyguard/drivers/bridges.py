@@ -10,6 +10,8 @@ does not know. So the state crosses in one of three ways:
   too: an app may have made another one of the old parts.
 - A bridge that a driver stands directly around is taken apart and put together again, so that an app without a driver
   of its own inside finds them as well.
+
+None of it is done in a process whose layers all stand on one side, as in most.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ _BRIDGES = {
 }
 """Bridges by module and name: the attribute that holds the app inside, and the key under which that app looks."""
 
+crossing = False
+"""Whether layers of both kinds have been made in this process, so that a request may cross from one to the other."""
+_kinds: set[str] = set()
+
 _passing: dict[int, tuple[Request, str]] = {}
 """The requests that drivers have passed on to their apps, each with its mark, by the identity of that.
 
@@ -38,8 +44,10 @@ The mark is the scheme: a text that no other request has, for equal ones are dif
 def pass_on(request: Request, scope: MutableMapping[str, Any], scheme: str) -> str:
     """Mark a scope or an environ that is about to go to the app. `scheme` is the key under which its scheme stands.
 
-    Returns the mark, which `returned` takes off the list.
+    Returns the mark, which `returned` takes off the list; it is empty if nothing was listed.
     """
+    if not crossing:
+        return ""
     text: str = scope.get(scheme) or ""
     if len(text) < 2:
         return ""  # there are never two different objects of such a text
@@ -71,6 +79,8 @@ def carried_over(request: Request, scheme: str, kept: str, shared: str) -> Reque
 
     `kept` is the key under which a2wsgi keeps the scope or environ of that side, and `shared` that of the state there.
     """
+    if not crossing:
+        return None
     scope = request.scope
     if kept in scope:
         before = scope[kept]
@@ -87,18 +97,29 @@ def carried_over(request: Request, scheme: str, kept: str, shared: str) -> Reque
 # -- bridges that a driver stands directly around -------------------------------------------------------------------
 
 
-def opened(app: Any) -> Any:
-    """Return the app itself or, if it is a bridge, one like it that shows the state to the app inside."""
+def opened(app: Any, shared: str) -> Any:
+    """Return the app itself or, if it is a bridge, one like it that shows the state to the app inside.
+
+    `shared` is the key under which the layer that is made around it keeps its state.
+    """
+    _note_layer(shared)
     known = next(
         (known for base in type(app).__mro__ if (known := _BRIDGES.get((base.__module__, base.__name__)))), None
     )
     if known is None:
         return app
-    attribute, shared = known
+    attribute, shared_inside = known
+    _note_layer(shared_inside)
     bridge = copy(app)
-    carrying = _CarryingWSGI if shared == SHARED_WSGI else _CarryingASGI
+    carrying = _CarryingWSGI if shared_inside == SHARED_WSGI else _CarryingASGI
     setattr(bridge, attribute, carrying(getattr(app, attribute)))
     return bridge
+
+
+def _note_layer(shared: str) -> None:
+    global crossing
+    _kinds.add(shared)
+    crossing = len(_kinds) > 1
 
 
 class _CarryingWSGI:

@@ -34,7 +34,7 @@ class ASGIDriver:
     """An ASGI app: guards around another ASGI app."""
 
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
-        self.app = opened(app)
+        self.app = opened(app, SHARED_ASGI)
         self.engine = engine
         self._in_trio: Engine | None = None
         engine.late = self._settle_late

@@ -14,7 +14,7 @@ from keyguard.drivers.wsgi.exchange import Exchange
 from keyguard.drivers.wsgi.request import Environ, WSGIRequest
 from keyguard.drivers.wsgi.telling import Telling
 from keyguard.process.fork import check_process
-from keyguard.request import Deferred
+from keyguard.request import SHARED_WSGI, Deferred
 from keyguard.steps import Detach
 
 
@@ -22,7 +22,7 @@ class WSGIDriver:
     """A WSGI app: guards around another WSGI app."""
 
     def __init__(self, app: WSGIApp, engine: Engine) -> None:
-        self.app = opened(app)
+        self.app = opened(app, SHARED_WSGI)
         self.engine = engine
         self._unseen = True
         """Whether no request has shown yet which server this is."""
