@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import apps
+import asking
 from keyguard import APIKeys, Keyguard, ResponseCache
 from memory_bound import resident
 from rounds import Variants, run_rounds, show
@@ -91,7 +91,7 @@ def body_of(app: Any) -> bytes:
     async def send(message: Any) -> None:
         parts.append(message.get("body", b""))
 
-    asyncio.run(app(apps.scope_with(None), apps.receive, send))
+    asyncio.run(app(asking.scope_with(None), asking.receive, send))
     return b"".join(parts)
 
 
@@ -133,18 +133,18 @@ def timings(rounds: int, count: int) -> dict[str, list[float]]:
             pass
 
         for _ in range(count):
-            await app({**apps.scope_with(None), "query_string": b"n=%d" % next(numbers)}, apps.receive, send)
+            await app({**asking.scope_with(None), "query_string": b"n=%d" % next(numbers)}, asking.receive, send)
 
     def asgi(app: Any, key: str | None = None) -> Callable[[int], None]:
-        scope = apps.scope_with(key)
-        return lambda count: loop.run_until_complete(apps.run_asgi(app, scope, count))
+        scope = asking.scope_with(key)
+        return lambda count: loop.run_until_complete(asking.run_asgi(app, scope, count))
 
     def distinct(app: Any) -> Callable[[int], None]:
         return lambda count: loop.run_until_complete(run_distinct(app, count))
 
     def wsgi(app: Any) -> Callable[[int], None]:
-        environ = apps.environ_with(None)
-        return lambda count: apps.run_wsgi(app, environ, count)
+        environ = asking.environ_with(None)
+        return lambda count: asking.run_wsgi(app, environ, count)
 
     keyed = cached(APIKeys(), public=True)
     key = keyed.keys.issue("bench").key.reveal()
@@ -225,7 +225,7 @@ def stampede_asgi() -> tuple[int, float]:
             pass
 
         start = time.perf_counter()
-        await guarded(apps.scope_with(None), apps.receive, send)
+        await guarded(asking.scope_with(None), asking.receive, send)
         return time.perf_counter() - start
 
     async def all_of_them() -> float:
@@ -248,7 +248,7 @@ def stampede_wsgi() -> tuple[int, float]:
 
     def one() -> None:
         start = time.perf_counter()
-        apps.run_wsgi(guarded, apps.environ_with(None), 1)
+        asking.run_wsgi(guarded, asking.environ_with(None), 1)
         took.append(time.perf_counter() - start)
 
     threads = [threading.Thread(target=one) for _ in range(AT_ONCE)]
@@ -285,8 +285,8 @@ def show_memory(urls: int, max_bytes: int) -> bool:
         peak = 0
         for number in range(urls):
             path = f"/items/{number}"
-            scope = {**apps.scope_with(None), "path": path, "raw_path": path.encode()}
-            await app(scope, apps.receive, send)
+            scope = {**asking.scope_with(None), "path": path, "raw_path": path.encode()}
+            await app(scope, asking.receive, send)
             if number % 5000 == 0:
                 peak = max(peak, resident())
         return max(peak, resident())

@@ -26,9 +26,11 @@ def run_rounds(variants: Variants, rounds: int, clock: Callable[[], float]) -> d
     return times
 
 
-def show(title: str, rows: Mapping[str, Sequence[float]], wanted: Mapping[str, str] | None = None) -> None:
-    """Print the quartiles of each row, and what was wanted of it."""
-    print(f"{title:62} {'quartile':>9} {'median':>9} {'quartile':>9}{'  wanted' if wanted else ''}")
+def show(
+    title: str, rows: Mapping[str, Sequence[float]], wanted: Mapping[str, str] | None = None, more: str = ""
+) -> None:
+    """Print the quartiles of each row, and what was wanted of it; `more` is the title of a column before that."""
+    print(f"{title:62} {'quartile':>9} {'median':>9} {'quartile':>9}{more}{'  wanted' if wanted else ''}")
     for name, values in rows.items():
         low, median, high = statistics.quantiles(values, n=4)
         print(f"{name:62} {low:9.3f} {median:9.3f} {high:9.3f}  {(wanted or {}).get(name, '')}".rstrip())
