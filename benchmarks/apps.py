@@ -140,6 +140,17 @@ def cacheable_asgi() -> Any:
     return app
 
 
+def cacheable_wsgi() -> Any:
+    """The same under WSGI."""
+    headers = [("Content-Type", "text/plain"), ("Content-Length", "1000"), ("Cache-Control", "s-maxage=86400")]
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", headers)
+        return [b"x" * 1000]
+
+    return app
+
+
 Make: TypeAlias = Callable[[Callable[..., Keyguard], int], tuple[Any, list[str], int]]
 """What makes an app, the keys of its callers and the status they see, out of a maker of stacks and their number."""
 
@@ -159,6 +170,13 @@ def whole(inner: Any, world: str) -> Make:
 def _refusing(stack: Callable[..., Keyguard], callers: int) -> tuple[Any, list[str], int]:
     app = stack(RateLimit("1/day", by="ip")).asgi(raw_asgi())
     asyncio.run(asgi_run(app, [], callers, 200)(callers))
+    logging.getLogger("keyguard").setLevel(logging.WARNING)
+    return app, [], 429
+
+
+def _refusing_under_wsgi(stack: Callable[..., Keyguard], callers: int) -> tuple[Any, list[str], int]:
+    app = stack(RateLimit("1/day", by="ip")).wsgi(raw_wsgi())
+    wsgi_run(app, [], callers, 200)(callers)
     logging.getLogger("keyguard").setLevel(logging.WARNING)
     return app, [], 429
 
@@ -186,8 +204,11 @@ _VARIANTS: dict[str, Make] = {
     "fastapi: three limits": _limited(RATES, bare_fastapi, "asgi"),
     "fastapi: networks, key, three limits": whole(bare_fastapi, "asgi"),
     "wsgi: bare": _bare(raw_wsgi),
+    "wsgi: empty Keyguard()": lambda stack, callers: (stack().wsgi(raw_wsgi()), [], 200),
     "wsgi: one limit": _limited(ONE_RATE, raw_wsgi, "wsgi"),
     "wsgi: three limits": _limited(RATES, raw_wsgi, "wsgi"),
+    "wsgi: refusal": _refusing_under_wsgi,
+    "wsgi: cache hit": lambda stack, callers: (stack(ResponseCache()).wsgi(cacheable_wsgi()), [], 200),
     "flask: bare": _bare(bare_flask),
     "flask: one limit": _limited(ONE_RATE, bare_flask, "wsgi"),
     "flask: three limits": _limited(RATES, bare_flask, "wsgi"),

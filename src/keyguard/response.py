@@ -49,16 +49,16 @@ class FieldNames:
 class Headers:
     """Header fields in order. Names compare without regard to case; assignment replaces every line of a name."""
 
-    __slots__ = ("_pairs",)
+    __slots__ = ("pairs",)
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self._pairs: list[tuple[str, str]] = list(pairs)
+        self.pairs: list[tuple[str, str]] = list(pairs)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._pairs)
+        return iter(self.pairs)
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self.pairs)
 
     def __contains__(self, name: str) -> bool:
         return self.get(name) is not None
@@ -84,17 +84,17 @@ class Headers:
 
     def add(self, name: str, value: str) -> None:
         """Append a line."""
-        self._pairs.append((name, field_value(value)))
+        self.pairs.append((name, field_value(value)))
 
     def remove(self, name: str) -> None:
         """Drop every line of this name."""
         name, size = name.lower(), len(name)
-        self._pairs = [pair for pair in self._pairs if len(pair[0]) != size or pair[0].lower() != name]
+        self.pairs = [pair for pair in self.pairs if len(pair[0]) != size or pair[0].lower() != name]
 
     def set_length(self, length: int) -> None:
         """Put one `Content-Length` in the place of all there were."""
         self.remove("Content-Length")
-        self._pairs.append(("Content-Length", str(length)))
+        self.pairs.append(("Content-Length", str(length)))
 
     def join(self, name: str, value: str) -> None:
         """Add to a field that is a list (RFC 9110, section 5.6.1): a member more, still one line."""
@@ -107,12 +107,12 @@ class Headers:
     def join_encoded(self, pairs: list[tuple[bytes, bytes]], names: FieldNames) -> None:
         """Do the same for several fields at once. Their values are in ISO 8859-1 and known to be well-formed."""
         sizes = names.sizes
-        for name, _ in self._pairs:
+        for name, _ in self.pairs:
             if len(name) in sizes:
                 self._join_each(pairs, names)
                 return
         for key, value in pairs:
-            self._pairs.append((names.spelled[key], value.decode("latin-1")))
+            self.pairs.append((names.spelled[key], value.decode("latin-1")))
 
     def _join_each(self, pairs: list[tuple[bytes, bytes]], names: FieldNames) -> None:
         for key, value in pairs:

@@ -17,6 +17,8 @@ from keyguard.process.fork import check_process
 from keyguard.request import SHARED_WSGI, Deferred
 from keyguard.steps import Detach
 
+_new = object.__new__
+
 
 class WSGIDriver:
     """A WSGI app: guards around another WSGI app."""
@@ -41,10 +43,12 @@ class WSGIDriver:
         if self._unseen:
             self._unseen = False
             tell_of_folding(environ)
+        engine = self.engine
         if "asgi.scope" in environ:
-            clean_environ(environ, self.engine.underscores)
-        request = WSGIRequest(environ, self.engine)
-        begun = self.engine.begin(request)
-        if isinstance(begun, tuple) and not is_heard_to_its_end(request):
-            return Telling(self.engine, request, begun, start_response).run(self.app, environ)
-        return Exchange(self.app, self.engine, request, start_response).run(begun)
+            clean_environ(environ, engine.underscores)
+        request = WSGIRequest(environ, engine)
+        begun = engine.begin(request)
+        if begun.__class__ is tuple and not (request.inherited and is_heard_to_its_end(request)):
+            telling: Telling = _new(Telling)
+            return telling.run(self.app, engine, request, begun, start_response)
+        return Exchange(self.app, engine, request, start_response).run(begun)

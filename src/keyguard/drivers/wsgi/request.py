@@ -46,6 +46,8 @@ class WSGIRequest(Request):
 
     __slots__ = ()
 
+    scope: Environ
+
     shared = SHARED_WSGI
     tells_by_names = True
 
