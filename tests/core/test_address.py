@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keyguard.errors import ConfigurationError
+from keyguard.http import addresses
 from keyguard.http.addresses import Address, ClientAddress, Networks, parse_address
 
 
@@ -660,13 +661,27 @@ def test_a_chain_of_trusted_proxies_has_an_end() -> None:
 
 def test_long_texts_are_not_remembered() -> None:
     """Or the memory of verdicts would be as large as callers like."""
-    from keyguard.http import addresses as module
-
-    before = module._parsed.cache_info().currsize
+    before = len(addresses._young)
     for number in range(20):
         assert parse_address(f"{number:0>101}") is None
-    assert module._parsed.cache_info().currsize == before
-    assert module._parsed.cache_info().maxsize == 32768
+    assert len(addresses._young) == before
+
+
+def test_the_memory_of_verdicts_is_bounded_and_keeps_those_who_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "_KEPT", 100)
+    addresses._young.clear()
+    read: list[str] = []
+    parsed = addresses._parsed
+    monkeypatch.setattr(addresses, "_parsed", lambda text: read.append(text) or parsed(text))  # type: ignore[func-returns-value]
+    source = ClientAddress()
+    for number in range(1000):
+        for text in (CLIENT, f"10.0.{number >> 8}.{number & 255}", "unknown"):
+            found = source.find(text, lambda name: None)
+            assert str(found and found.text) == str(text if text != "unknown" else None)
+            assert source.direct.get(text) == found
+    assert read.count(CLIENT) == 1
+    assert len(addresses._young) <= 100
+    assert len(addresses._old) <= 100
 
 
 def naive_x_forwarded_for(peer: str, value: str | None, trusted: list[str]) -> str | None:

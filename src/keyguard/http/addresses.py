@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import Any
 
 from keyguard.checks import TCHAR
 from keyguard.errors import ConfigurationError
@@ -34,6 +34,7 @@ _SPELLING = re.compile(rf"({_IPV6}){_ZONE}|\[({_IPV6}){_ZONE}\]{_PORT}|({_IPV4})
 _NETWORK = re.compile(rf"({_IPV6}|{_IPV4})(?:/(0|[1-9][0-9]{{0,2}}))?")
 _MAPPED = bytes(10) + b"\xff\xff"
 _LONGEST = 100  # characters; the longest address with zone, brackets and port is shorter
+_KEPT = 32768  # a generation; tried: with fewer than there are callers, each request pays for three times its guards
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,31 @@ class Address:
     """The text under which a caller is counted: one IPv6 client commands a whole /64."""
 
 
+_young: dict[str, Address | None] = {}
+"""What the texts that were last met spell. When it is full it becomes `_old`, and those that are met again return."""
+_old: dict[str, Address | None] = {}
+
+
 def parse_address(text: str) -> Address | None:
     """Return the address that `text` spells, with or without brackets, port and zone; `None` if it spells none."""
-    # Long texts do not reach the memory of verdicts: its size is bounded whatever callers send.
-    return _parsed(text) if len(text) <= _LONGEST else None
+    try:
+        return _young[text]
+    except KeyError:
+        return _met_again(text)
 
 
-@lru_cache(maxsize=32768)  # tried: with fewer than there are callers, each request pays for three times its guards
+def _met_again(text: str) -> Address | None:
+    if len(text) > _LONGEST:  # it is not remembered: the size of the memory is bounded whatever callers send
+        return None
+    address = _old.get(text) or _parsed(text)
+    if len(_young) >= _KEPT:
+        _old.clear()
+        _old.update(_young)
+        _young.clear()  # it stays the same object: `ClientAddress.direct` is that
+    _young[text] = address
+    return address
+
+
 def _parsed(text: str) -> Address | None:
     match = _SPELLING.fullmatch(text.strip(" \t"))
     packed = _packed(match[1] or match[2] or match[3]) if match else None
@@ -165,7 +184,7 @@ class ClientAddress:
     `"cf-connecting-ip"`, which the proxy must set, not add to.
     """
 
-    __slots__ = ("_header", "_hops", "_networks", "_settings", "_trusts_nobody", "_trusts_unix")
+    __slots__ = ("_header", "_hops", "_networks", "_settings", "_trusts_nobody", "_trusts_unix", "direct")
 
     def __init__(self, trusted: Iterable[str] = (), header: str = "x-forwarded-for") -> None:
         if isinstance(trusted, str):
@@ -173,6 +192,8 @@ class ClientAddress:
         texts = _listed(trusted)
         self._trusts_unix = _UNIX in texts
         self._trusts_nobody = not texts
+        self.direct: Mapping[Any, Address | None] = {} if texts else _young
+        """Clients by their peer: those that are known, and need no second look. For reading alone."""
         self._networks = Networks(text for text in texts if text not in (_UNIX, "*"))
         if "*" in texts or self._networks.covers_everything:
             raise ConfigurationError(

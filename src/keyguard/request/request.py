@@ -207,7 +207,8 @@ class Request(RequestHead):
         """The caller's address behind the trusted proxies, or `None` if it cannot be known."""
         state = self.state
         if not state.client_known:
-            state.client = self.source.find(self.peer, self.header)
+            peer, source = self.peer, self.source
+            state.client = source.direct.get(peer) or source.find(peer, self.header)
             state.client_known = True
         return state.client
 
