@@ -40,8 +40,8 @@ def main() -> int:
     assert pool is not None
 
     def take(caller: str) -> bool:
-        if pool.take(caller) is not None:
-            return True
+        if (answer := pool.take(caller)) is not None:
+            return isinstance(answer, list)
         return not store.execute((Take([Demand("ip:100/hour", prefix + caller, limit)]),))[0].refused
 
     culprits = [f"192.0.2.{number}" for number in range(100)]

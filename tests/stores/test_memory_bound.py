@@ -42,8 +42,8 @@ def take(store: MemoryStore, limit: Limit, caller: str, cost: int = 1) -> bool:
         if pool is None:
             pool = POOLS[store, limit] = store.pool([Rule(f"rl:{limit.code}|", limit)])
             assert pool is not None
-        if pool.take(caller, cost) is not None:
-            return True
+        if (answer := pool.take(caller, cost)) is not None:
+            return isinstance(answer, list)
     return not store.execute((Take([Demand("limit", f"rl:{limit.code}|{caller}", limit, cost)]),))[0].refused
 
 

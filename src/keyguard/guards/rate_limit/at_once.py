@@ -9,21 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from keyguard.clock import SECOND
 from keyguard.errors import AmbiguousPath
 from keyguard.guard import Decide, Mark
-from keyguard.guards.rate_limit.headers import describe, describe_answer
+from keyguard.guards.rate_limit.headers import FIELDS, UP, describe
 from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited
-from keyguard.guards.rate_limit.rules import KEPT, Rule, RuleDemands, Terms
+from keyguard.guards.rate_limit.rules import KEPT, LONGEST_BUCKET, UNKNOWN_ADDRESS, Rule, RuleDemands, Terms
 from keyguard.ops import Demand, Take, Taken, traits_of
 from keyguard.problem import refuse_ambiguous
 from keyguard.request import Request
 from keyguard.response import Headers, Response
+
+_new = object.__new__
 
 
 class FixedLimit(Protocol):
     """A rate limit, as far as it is decided here."""
 
     fixed: bool
+
+    @property
+    def by(self) -> Any: ...
+
+    @property
+    def only_terms(self) -> Terms | None: ...
 
     @property
     def cost(self) -> Any: ...
@@ -48,12 +57,19 @@ def deciding(limits: Sequence[FixedLimit], store: Any) -> Decide | None:
 class Pooled:
     """Terms and their pool."""
 
-    __slots__ = ("cost", "pool", "terms")
+    __slots__ = ("cost", "end", "policy", "pool", "single", "spans", "template", "terms")
 
     def __init__(self, pool: Any, terms: Terms, cost: int) -> None:
         self.pool = pool
         self.terms = terms
         self.cost = cost
+        self.single = len(terms.rules) == 1
+        self.end = 1 + 2 * len(terms.rules)
+        self.spans = range(1, self.end - 1, 2)
+        """In the numbers of `RateLimit`, which are a pool's answer from its second place to this end, the times."""
+        self.policy = terms.policy or (b"", b"")
+        self.template = None if terms.legacy else terms.template if terms.policy else b""
+        """`RateLimit` without its numbers, if that is all there is to tell besides the policy; empty for nothing."""
 
 
 def _pooled(limits: Sequence[FixedLimit], store: Any) -> dict[Terms, Pooled]:
@@ -71,23 +87,47 @@ def _pooled(limits: Sequence[FixedLimit], store: Any) -> dict[Terms, Pooled]:
 
 def _decide_one(limit: FixedLimit, store: Any, pooled: dict[Terms, Pooled]) -> Decide:
     cost, counted_by, pooled_by = limit.cost, limit.counted, pooled.get
+    only = pooled_by(limit.only_terms) if limit.only_terms is not None else None
+    by_address, by_key = limit.by == "ip", limit.by == "key"
 
     def decide(request: Request) -> Response | Mark | None:
         if request.method == "OPTIONS" and request.state.preflight:
             return None  # nothing is known of its caller
-        try:
-            counted = counted_by(request)
-        except AmbiguousPath:
-            return refuse_ambiguous(request)
-        if counted is None:
-            return None
-        terms, bucket = counted
-        counters = pooled_by(terms)
-        if counters is not None:
-            answer = counters.pool.take(bucket, cost)
-            if answer is not None:
-                return PoolCharge(counters, bucket, answer)
-        return _asked(request, store, terms.take(bucket, cost))
+        bucket = ""
+        if only is not None:  # fast path of `RateLimit.counted`, same answers
+            counters = only
+            if by_address:
+                client = request.client
+                bucket = UNKNOWN_ADDRESS if client is None else client.bucket
+            else:
+                identity = request.state.identity
+                if identity is not None:
+                    text = identity.key_id if by_key else identity.subject
+                    if len(text) <= LONGEST_BUCKET and text.isascii() and text.isalnum():  # as ids of issued keys are
+                        bucket = text
+        if not bucket:
+            try:
+                counted = counted_by(request)
+            except AmbiguousPath:
+                return refuse_ambiguous(request)
+            if counted is None:
+                return None
+            terms, bucket = counted
+            found = pooled_by(terms)
+            if found is None:
+                return _asked(request, store, terms.take(bucket, cost))
+            counters = found
+        answer = counters.pool.take(bucket, cost)
+        if answer.__class__ is list:
+            charge = _new(PoolCharge)  # its `__init__` takes twice as long
+            charge.counters = counters
+            charge.bucket = bucket
+            charge.answer = answer
+            return charge
+        take = counters.terms.take(bucket, cost)
+        if answer is None:
+            return _asked(request, store, take)
+        return refuse_limited(request, counters.pool.taken(take.demands, answer))
 
     return decide
 
@@ -127,23 +167,36 @@ def _asked(request: Request, store: Any, take: Take) -> Response | Charge:
 class PoolCharge(Charge):
     """The charge of one pool."""
 
-    __slots__ = ("_answer", "_bucket", "_counters")
+    __slots__ = ("answer", "bucket", "counters")
 
     def __init__(self, counters: Pooled, bucket: str, answer: list[int]) -> None:
-        self._counters = counters
-        self._bucket = bucket
-        self._answer = answer
+        self.counters = counters
+        self.bucket = bucket
+        self.answer = answer
 
     @property
     def taken(self) -> Taken:  # type: ignore[override]
-        counters = self._counters
-        demands = counters.terms.take(self._bucket, counters.cost).demands
-        taken: Taken = counters.pool.taken(demands, self._answer)
+        counters = self.counters
+        demands = counters.terms.take(self.bucket, counters.cost).demands
+        taken: Taken = counters.pool.taken(demands, self.answer)
         return taken
 
-    def describe(self, headers: Headers) -> None:
-        if not describe_answer(headers, self._counters.terms, self._answer):
-            describe(headers, self.taken)
+    def describe(self, headers: Headers) -> None:  # fast path of `headers.describe`, same fields
+        counters, answer = self.counters, self.answer
+        template = counters.template
+        if not template:
+            if template is None:
+                describe(headers, self.taken)
+            return
+        if counters.single:
+            value = template % (answer[1], (answer[2] - answer[0] + UP) // SECOND)
+        else:
+            before = answer[0] - UP
+            numbers = answer[1 : counters.end]
+            for place in counters.spans:
+                numbers[place] = (numbers[place] - before) // SECOND
+            value = template % tuple(numbers)
+        headers.join_encoded([counters.policy, (b"ratelimit", value)], FIELDS)
 
 
 class JoinedCharge(Charge):

@@ -177,6 +177,12 @@ class RateLimit(Limiting):
         """The same by plan."""
         return (self._default,) if self.plans is None else (*self.plans.values(), self._default)
 
+    @property
+    def only_terms(self) -> settings.Terms | None:
+        """The rules that count for every request; `None` if that depends on the request, or if there are none."""
+        everywhere = self.plans is None and self.paths is None and not self._uncounted
+        return self._default if everywhere and self._default.rules else None
+
     def functions(self) -> dict[str, Callable[..., Any]]:
         """The settings that are functions of the request."""
         given = {"by": self.by, "cost": self.cost, "when": self.when, "exempt": self.exempt, "rates": self.choose}
@@ -225,11 +231,11 @@ class RateLimit(Limiting):
     def _bucket(self, request: Request) -> str:
         if self.by == "ip":
             client = request.client
-            return "unknown" if client is None else client.bucket
+            return settings.UNKNOWN_ADDRESS if client is None else client.bucket
         identity = self._identity(request)
         if identity.anonymous:
             client = request.client
-            return "@unknown" if client is None else "@" + client.bucket
+            return "@" + (settings.UNKNOWN_ADDRESS if client is None else client.bucket)
         return settings.bucket_text(identity.key_id if self.by == "key" else identity.subject)
 
     def _plan(self, request: Request) -> settings.Terms:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable
 
 from keyguard.clock import SECOND
-from keyguard.guards.rate_limit.rules import RuleDemands, Terms
+from keyguard.guards.rate_limit.rules import RuleDemands
 from keyguard.ops import Taken
 from keyguard.rates import Taking
 from keyguard.response import FieldNames, Headers
 
-_UP = SECOND - 1
-_FIELDS = FieldNames("RateLimit-Policy", "RateLimit")
+UP = SECOND - 1
+FIELDS = FieldNames("RateLimit-Policy", "RateLimit")
+"""The fields of the draft."""
 
 
 def describe(headers: Headers, taken: Taken) -> None:
@@ -21,26 +22,9 @@ def describe(headers: Headers, taken: Taken) -> None:
     assert isinstance(demands, RuleDemands)
     terms = demands.terms
     if terms.policy is not None:
-        headers.join_encoded([terms.policy, (b"ratelimit", _value(demands, taken))], _FIELDS)
+        headers.join_encoded([terms.policy, (b"ratelimit", _value(demands, taken))], FIELDS)
     if terms.legacy:
         _describe_legacy(headers, demands, taken)
-
-
-def describe_answer(headers: Headers, terms: Terms, answer: list[int]) -> bool:
-    """Do the same for the answer of a pool, `[at, left, reset, ...]`. False if that is not enough to tell."""
-    if terms.policy is None:
-        return not terms.legacy
-    if terms.template is None or terms.legacy:
-        return False
-    if len(terms.rules) == 1:
-        value = terms.template % (answer[1], (answer[2] + _UP) // SECOND)
-    else:
-        numbers = answer[1 : 1 + 2 * len(terms.rules)]
-        for place in range(1, len(numbers), 2):
-            numbers[place] = (numbers[place] + _UP) // SECOND
-        value = terms.template % tuple(numbers)
-    headers.join_encoded([terms.policy, (b"ratelimit", value)], _FIELDS)
-    return True
 
 
 def fields_of(taken: Taken) -> Iterable[tuple[str, str]]:
@@ -74,7 +58,7 @@ def _value(demands: RuleDemands, taken: Taken) -> bytes:
 def _left(taking: Taking) -> tuple[int, int]:
     """Units left, and the seconds that go with them: until this request is admitted, or until more units come back."""
     _, _, remaining, reset, wait = taking
-    return (0, (max(wait, reset) + _UP) // SECOND) if wait else (remaining, (reset + _UP) // SECOND)
+    return (0, (max(wait, reset) + UP) // SECOND) if wait else (remaining, (reset + UP) // SECOND)
 
 
 def _describe_legacy(headers: Headers, demands: RuleDemands, taken: Taken) -> None:

@@ -108,9 +108,19 @@ class RuleDemands(list[Demand]):
 # -- buckets ----------------------------------------------------------------------------------------------------
 
 
+UNKNOWN_ADDRESS = "unknown"
+"""The bucket of callers whose address cannot be known."""
+LONGEST_BUCKET = 64
+"""Characters of a text that is a bucket as it is."""
+
+
 def bucket_text(text: str) -> str:
     """A caller's part of a counter's key: short text as it is, anything long or odd as a digest."""
-    return text if len(text) <= 64 and text.isascii() and text.isprintable() and text[:1] not in "@#" else digest(text)
+    return (
+        text
+        if len(text) <= LONGEST_BUCKET and text.isascii() and text.isprintable() and text[:1] not in "@#"
+        else digest(text)
+    )
 
 
 def digest(who: Any) -> str:

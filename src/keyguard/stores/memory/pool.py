@@ -1,6 +1,7 @@
 """The way that a request takes from the limits of a guard: fast path of `Take.apply`, same answers.
 
-`tests/stores/test_pools.py` holds it to them. It leaves whatever it does not admit at once to the operation.
+`tests/stores/test_pools.py` holds it to them. What takes nothing, or meets a state that cannot be read, it leaves to
+the operation.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 from keyguard.ops import Demand, Taken
-from keyguard.process.fork import check_process
 from keyguard.rates import Limit, Taking
 from keyguard.rates.window import SLICES, WindowSlices, is_window, moved_on
 from keyguard.stores.memory.core import Core
 from keyguard.stores.memory.table import PLACES, WHOLE, Column, Entry, Table
 
 Answer: TypeAlias = "list[int]"
-"""`[at, left, reset, ...]`: the moment, and for each rule the units left and the span until more units come back.
+"""`[at, left, back, ...]`: the moment, and for each rule the units left and the moment when more units come back.
 
-Both times are microseconds. The numbers that follow are the pool's own.
+Times are microseconds. The numbers that follow are the pool's own.
 """
+
+Refused: TypeAlias = "tuple[int, list[Taking]]"
+"""`(at, takings)` if a limit refuses: nothing was charged."""
 
 _NO_SLICE = -2  # of limits that count in none
 
@@ -39,7 +42,7 @@ class Counted(Protocol):
 class Pool:
     """The limits of one guard, to be taken from all at once or not at all."""
 
-    __slots__ = ("_begin", "_columns", "_core", "_limits", "_rules", "_until", "table")
+    __slots__ = ("_begin", "_columns", "_core", "_limits", "_only", "_rules", "_until", "table")
 
     def __init__(self, core: Core, table: Table, columns: Sequence[Column], limits: Sequence[Limit]) -> None:
         self.table = table
@@ -48,15 +51,16 @@ class Pool:
         self._columns = {column.offset: (column, limit) for column, limit in zip(columns, limits, strict=True)}
         self._rules: list[tuple[int, int, int]] = []
         """`(offset, newest, quota)` of each, as long as no slice has turned."""
+        self._only: tuple[int, int, int] | None = None
+        """The only one of them."""
         self._begin = self._until = 0
         """The span in which no slice turns."""
 
-    def take(self, bucket: str, cost: int = 1) -> Answer | None:
-        """Take `cost` units from each limit for a caller. `None` if nothing was charged: then the operation is asked.
+    def take(self, bucket: str, cost: int = 1) -> Answer | Refused | None:
+        """Take `cost` units from each limit for a caller. `None` if nothing was decided: then the operation is asked.
 
-        That need not be a refusal.
+        Whoever calls has checked the process.
         """
-        check_process()
         core = self._core
         with core.lock:
             answer = self.charge(bucket, cost, core.clock())
@@ -64,32 +68,38 @@ class Pool:
             core.tell()
         return answer
 
-    def charge(self, bucket: str, cost: int, now: int) -> Answer | None:
+    def charge(self, bucket: str, cost: int, now: int) -> Answer | Refused | None:
         """Do the same, under the lock."""
         if not self._begin <= now < self._until:
             self._go_on(now)
         entry = self.table.young.get(bucket)
         if entry is None or cost <= 0:
             return self._charge_slowly(bucket, cost, now)
-        answer, full = [now], False
+        if self._only is not None:  # the same without a loop, for a single limit
+            offset, newest, quota = self._only
+            spent = entry[offset + 1] + cost
+            if entry[offset] is not newest or spent > quota:
+                return self._charge_slowly(bucket, cost, now)
+            entry[offset + 1] = spent
+            return [now, quota - spent, entry[offset + 2]]
+        answer = [now]
         for offset, newest, quota in self._rules:
             if entry[offset] is not newest:  # the same object: comparing numbers of this size costs more
                 break
             spent = entry[offset + 1] + cost
             if spent > quota:
-                full = True  # and so until a slice turns: nothing else has to be looked at
                 break
             entry[offset + 1] = spent
             answer.append(quota - spent)
-            answer.append(entry[offset + 2] - now)
+            answer.append(entry[offset + 2])
         else:
             return answer
         for offset, *_ in self._rules[: len(answer) // 2]:  # that were charged
             entry[offset + 1] -= cost
-        return None if full else self._charge_slowly(bucket, cost, now)
+        return self._charge_slowly(bucket, cost, now)
 
-    def _charge_slowly(self, bucket: str, cost: int, now: int) -> Answer | None:
-        """Do the same for a caller who has just come back, or if a slice has turned, or for other kinds of limits."""
+    def _charge_slowly(self, bucket: str, cost: int, now: int) -> Answer | Refused | None:
+        """Do the same for a caller who has just come back, if a slice has turned, for other limits, or to refuse."""
         if cost <= 0:
             return None
         table = self.table
@@ -101,21 +111,17 @@ class Pool:
         answer = [now]
         more: tuple[int, ...] = ()
         grown = 0
-        charged = False
         try:
             for offset, newest, _ in self._rules:
                 size = len(entry[offset + 3])
                 found = self._take_one(entry, offset, newest, cost, now)
                 if found is None:
-                    break
+                    entry[:] = before
+                    return self._refuse(bucket, entry, cost, now)
                 grown += len(entry[offset + 3]) - size
                 answer += found[:2]
                 more += found[2:]
-            else:
-                charged = True
         except Exception:  # a state that cannot be read: the operation will tell
-            pass
-        if not charged:
             entry[:] = before
             return None
         answer += more
@@ -125,8 +131,20 @@ class Pool:
             self._core.grow(table, bucket, entry, grown, now)
         return answer
 
+    def _refuse(self, bucket: str, entry: Entry, cost: int, now: int) -> Refused:
+        """Tell what is left of each limit, and how long a caller waits for those that do not admit so many."""
+        takings = []
+        for column, limit in self._columns.values():
+            state = column.read(entry, now)
+            taking = limit.take(state, now, cost)
+            takings.append(taking if taking[4] else limit.take(state, now, 0))
+        for (column, _), (kept, ttl, *_) in zip(self._columns.values(), takings, strict=True):
+            if kept is not None:  # moved, since time was set back: else each refusal would begin the wait anew
+                self.table.write(bucket, column, kept, now + ttl, now)
+        return now, takings
+
     def _take_one(self, entry: Entry, offset: int, newest: int, cost: int, now: int) -> tuple[int, ...] | None:
-        """Take from one limit, and return the units left, the reset, and more. `None` if it does not admit so many."""
+        """Take from one limit, and return its part of the answer, and more. `None` if it does not admit so many."""
         column, limit = self._columns[offset]
         last, spent, _, older = entry[offset : offset + PLACES]
         if newest >= last != WHOLE and newest != _NO_SLICE:
@@ -135,7 +153,7 @@ class Pool:
             left = limit.quota - spent - cost
             if left < 0:
                 return None
-            return left, column.set_slices(entry, newest, spent + cost, older) - now
+            return left, column.set_slices(entry, newest, spent + cost, older)
         whole = newest == _NO_SLICE and last == WHOLE  # and will be, so it need not be looked at
         state: bytes | None = older if whole else column.read(entry, now)
         if whole and spent <= now:  # it has lapsed
@@ -148,11 +166,13 @@ class Pool:
             entry[offset + 3] = kept
         elif kept is not None:
             column.write(entry, kept, now + ttl)
-        return (left, reset) if is_window(limit) else (left, reset, ttl)
+        return (left, now + reset) if is_window(limit) else (left, now + reset, ttl)
 
-    def taken(self, demands: Sequence[Demand], answer: Answer) -> Taken:
-        """Return what `Take` of the same demands would have evaluated to, without the states."""
+    def taken(self, demands: Sequence[Demand], answer: Answer | Refused) -> Taken:
+        """Return what `Take` of the same demands would have evaluated to; if it was charged, without the states."""
         at = answer[0]
+        if isinstance(answer, tuple):
+            return Taken(demands, answer[1], at, True)
         more = iter(answer[1 + 2 * len(self._limits) :])
         takings: list[Taking] = []
         for place, limit in enumerate(self._limits):
@@ -160,7 +180,7 @@ class Pool:
                 ttl = (at // limit.width + SLICES + 1) * limit.width - at
             else:
                 ttl = limit.period if is_window(limit) else next(more)
-            takings.append((None, ttl, answer[1 + 2 * place], answer[2 + 2 * place], 0))
+            takings.append((None, ttl, answer[1 + 2 * place], answer[2 + 2 * place] - at, 0))
         return Taken(demands, takings, at, False)
 
     def _go_on(self, now: int) -> None:
@@ -175,4 +195,5 @@ class Pool:
                 newest = column.slice_at(now)
                 until = min(until, (newest + 1) * column.width)
             rules.append((offset, newest, limit.quota))
+        self._only = rules[0] if len(rules) == 1 else None
         self._begin, self._until = now, until

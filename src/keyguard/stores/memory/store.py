@@ -161,8 +161,10 @@ class MemoryStore:
         self._places[column.prefix] = table, column
 
     def take_together(self, asked: Sequence[tuple[Pool, str, int]]) -> list[Answer] | None:
-        """Take for `(pool, bucket, cost)` each, from all of them or from none. `None` as `Pool.take` returns it."""
-        check_process()
+        """Take for `(pool, bucket, cost)` each, from all of them or from none: then the operation is asked.
+
+        Whoever calls has checked the process.
+        """
         core = self._core
         if len({(id(pool.table), bucket) for pool, bucket, _ in asked}) < len(asked):
             return None
@@ -173,7 +175,7 @@ class MemoryStore:
             for pool, bucket, cost in asked:
                 before.append(pool.table.copy_of(bucket))
                 answer = pool.charge(bucket, cost, now)
-                if answer is None:
+                if not isinstance(answer, list):
                     break
                 answers.append(answer)
             else:
