@@ -44,17 +44,3 @@ monotonic = time.monotonic
 def pause(seconds: float) -> None:
     """Hold up this thread."""
     time.sleep(seconds)
-
-
-class ManualClock:
-    """A clock that goes only when it is told to. Microseconds since the Unix epoch; it starts in 2027."""
-
-    def __init__(self, start: int = 1_800_000_000 * SECOND) -> None:
-        self.now = start
-
-    def __call__(self) -> int:
-        return self.now
-
-    def advance(self, seconds: float = 0, *, microseconds: int = 0) -> None:
-        """Let time pass. Negative spans set the clock back."""
-        self.now += round(seconds * SECOND) + microseconds

@@ -101,7 +101,7 @@ def refuse_for(
     """Do as `refuse` does, with the wait and the moment in microseconds, as stores tell them."""
     when = None
     if wait is not None:
-        when = whole_seconds(wait), -(-((request.now() if at is None else at) + wait) // SECOND)
+        when = whole_seconds(wait), -(-((request.clock() if at is None else at) + wait) // SECOND)
     return refusal_of(request, cause, status or _STATUS[cause], detail, reason, when, tuple(policies), headers, key_id)
 
 

@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "keyguard"
 ARROW = [
     "checks clock digests errors identity logs record_head refusal",
     "given http process rates units",
-    "flow",
+    "flow manual_clock",
     "ops response",
     "request run stores",
     "conditions keys problem steps",

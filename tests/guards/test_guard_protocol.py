@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from keyguard.keys.credentials import Sources
 from keyguard.ops import Store
 from keyguard.rates import window
 from keyguard.stores.memory import MemoryStore
+from keyguard.testing import ManualClock
 from tests.support.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 
@@ -306,9 +308,7 @@ def test_it_answers_callers_whose_limit_is_used_up(world: str) -> None:
 
 
 def test_it_is_told_of_its_stack(tmp_path: Any) -> None:
-    def clock() -> int:
-        return 1
-
+    clock = ManualClock()
     shelf = Shelf(store=f"sqlite:///{tmp_path}/values.db", instantly=True)
     stack = Keyguard(Tenants(), shelf, store=MemoryStore(), clock=clock)
     assert shelf.stack is not None
@@ -332,7 +332,7 @@ def test_it_is_renewed_in_a_child() -> None:
 
 
 def test_it_answers_at_once() -> None:
-    guard = Keyguard(Shelf(instantly=True), clock=lambda: 7)
+    guard = Keyguard(Shelf(instantly=True), clock=lambda: datetime(1970, 1, 1, microsecond=7, tzinfo=UTC))
     assert asked(guard, "ASGI", "/at-once").body == b"7"
     assert asked(guard, "ASGI", "/").status == 200
 

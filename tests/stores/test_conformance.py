@@ -13,12 +13,12 @@ import pytest
 
 import keyguard
 from keyguard import ops
-from keyguard.clock import Clock, ManualClock
+from keyguard.clock import Clock
 from keyguard.guards.cache.shared_ops import Enlist, Lease, Release, Stamp
 from keyguard.ops import Authenticate, Authenticated, Change, CompareAndSet, Demand, Op, Put, Take, head_of
 from keyguard.rates import Limit, smooth, window
 from keyguard.rates.window import WindowLog
-from keyguard.testing import Reference, check_store
+from keyguard.testing import ManualClock, Reference, check_store
 from keyguard.testing.conformance.drawing import LIMITS, Steps
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from keyguard.clock import SECOND, ManualClock
+from keyguard.clock import SECOND
 from keyguard.ops import Demand, Settle, Take
 from keyguard.rates import Limit, smooth, window
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.sqlite import SQLiteStore
+from keyguard.testing import ManualClock
 from tests.support.servers import Postgres, RedisServer
 
 CLOCK = ManualClock()

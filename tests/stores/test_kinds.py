@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from keyguard.clock import SECOND, ManualClock
+from keyguard.clock import SECOND
 from keyguard.ops import Demand, Take
 from keyguard.rates import Limit, smooth, window
 from keyguard.rates.window import WindowLog
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.redis.scripts import KINDS, script_name, script_text
+from keyguard.testing import ManualClock
 from keyguard.testing.conformance.drawing import LIMITS
 from tests.support.servers import RedisServer
 
@@ -56,7 +57,7 @@ def test_a_script_holds_the_kinds_that_its_call_uses() -> None:
 
 
 def test_numbers_that_change_are_asked_for_each_decision(valkey: RedisServer) -> None:
-    clock = ManualClock(1_800_000_000 * SECOND // (3600 * SECOND) * 3600 * SECOND)
+    clock = ManualClock()  # an hour begins
     store = RedisStore(valkey.url).scratch(clock)
     take = Take([Demand("", "rl:changing|x", Changing(1, 3600 * SECOND, "changing"))])
     try:

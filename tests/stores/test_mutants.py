@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from keyguard.clock import SECOND, Clock, ManualClock, monotonic
+from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import StoreError
 from keyguard.ops import Authenticate, Demand, Put, Read, Take
 from keyguard.rates import smooth, window
@@ -30,7 +30,7 @@ from keyguard.stores.redis import RedisStore, calls
 from keyguard.stores.redis.demands import taken_of
 from keyguard.stores.redis.scripts import script_of
 from keyguard.stores.sqlite import SQLiteStore
-from keyguard.testing import check_store
+from keyguard.testing import ManualClock, check_store
 from tests.support import mutants
 from tests.support.servers import RedisServer
 
@@ -101,14 +101,14 @@ def check_lost_replies(make: Callable[[Clock], RedisStore]) -> None:
         call = next(store._wire.plan(take))[0]
         first = taken_of(demands, ask(call))
         used = [units - cost for units in whole]
-        clock.advance(microseconds=3)
+        clock.advance(0.000003)
         again = taken_of(demands, ask(call))
         assert not first.refused
         assert not again.refused
         assert [taking[2] for taking in again.takings] == left() == used or limit.text.startswith("50000")
         store.execute([take])
         before = left()
-        clock.advance(microseconds=3)
+        clock.advance(0.000003)
         ask(call.sequel)
         assert left() == [min(units + cost, most) for units, most in zip(before, whole, strict=True)]
         ask(call.sequel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -187,7 +188,7 @@ def test_pools_answer_as_operations_do(guards: list[list[Limit]], play: list[Any
                 number, bucket, state = given
                 twins.damage(every[number % len(every)], bucket, state)
             else:
-                twins.clock.advance(microseconds=given[0] if what == "step" else -given[0])
+                twins.clock.advance(timedelta(microseconds=given[0] if what == "step" else -given[0]))
             twins.stand_alike({rule.prefix: rule.limit for rule in every + others})
 
 
@@ -246,7 +247,7 @@ def test_counters_that_stand_in_two_tables_are_left_to_operations() -> None:
 
 
 def test_a_clock_may_begin_at_nought() -> None:
-    store = MemoryStore(clock=ManualClock(0))
+    store = MemoryStore(clock=ManualClock(datetime(1970, 1, 1, tzinfo=UTC)))
     assert pool_of(store, rules_of(window(100, MINUTE, ""))).take("a") == [0, 99, 33 * 1_875_000]
 
 

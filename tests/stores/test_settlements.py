@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keyguard.clock import ManualClock
 from keyguard.errors import StoreError
 from keyguard.ops import REMEMBERED, Demand, Settle, Take, Taken
 from keyguard.rates import Limit, smooth, window
@@ -20,6 +20,7 @@ from keyguard.stores.memory import MemoryStore
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.sqlite import SQLiteStore
+from keyguard.testing import ManualClock
 from tests.support.servers import Postgres, Proxy, RedisServer, wait_until
 
 LIMIT = window(1000, 3_600_000_000, "1000/hour")
@@ -67,7 +68,7 @@ def test_more_than_there_is_left_uses_up_the_limit_and_is_forgotten_like_the_res
     refused = taken(store, 1, limit)
     assert refused.refused
     assert 0 < refused.wait <= limit.period * 1.1
-    store.time.advance(microseconds=refused.wait)
+    store.time.advance(timedelta(microseconds=refused.wait))
     assert not taken(store, 1, limit).refused
 
 
@@ -89,7 +90,7 @@ def test_a_caller_s_settlements_take_little_room_and_are_forgotten() -> None:
         store.execute([Settle(taken(store, 2), [1])])
     ((_, tokens),) = store.scan("rl:settled|")
     assert len(tokens) == 16 * 32
-    clock.advance(microseconds=REMEMBERED)
+    clock.advance(timedelta(microseconds=REMEMBERED))
     assert store.scan("rl:settled|") == []
 
 

@@ -20,6 +20,7 @@ from keyguard.ops import CompareAndSet, Demand, Read, Take
 from keyguard.rates import window
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.sqlite import SQLiteStore
+from keyguard.testing import ManualClock
 from tests.support.servers import python
 
 ROOT = Path(__file__).parents[2]
@@ -195,12 +196,12 @@ def test_a_store_survives_a_fork_even_with_its_lock_held(kind: str, tmp_path: Pa
 
 def test_a_file_that_is_replaced_or_damaged_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "k.db"
-    now = [1_800_000_000_000_000]
-    store = SQLiteStore(path, clock=lambda: now[0])
+    clock = ManualClock()
+    store = SQLiteStore(path, clock=clock)
     store.execute((CompareAndSet({"k|a": None}, {"k|a": b"1"}),))
     for file in tmp_path.iterdir():
         file.unlink()
-    now[0] += 2_000_000
+    clock.advance(2)
     with pytest.raises(StoreError, match=r"k\.db is not there any more"):  # and not a store that knows nobody's key
         store.execute((Read("k|a"),))
     assert list(tmp_path.iterdir()) == []
@@ -222,12 +223,12 @@ def test_a_file_that_is_replaced_or_damaged_is_noticed(tmp_path: Path) -> None:
 
 
 def test_lapsed_rows_leave_the_file(tmp_path: Path) -> None:
-    now = [1_800_000_000_000_000]
-    store = SQLiteStore(tmp_path / "k.db", clock=lambda: now[0])
+    clock = ManualClock()
+    store = SQLiteStore(tmp_path / "k.db", clock=clock)
     short = window(5, 1_000_000, "5/second")
     for number in range(500):
         store.execute((Take([Demand("limit", f"rl:x|{number}", short)]),))
-    now[0] += 10_000_000
+    clock.advance(10)
     for _ in range(500):
         store.execute((TAKE,))
     with sqlite3.connect(tmp_path / "k.db") as connection:

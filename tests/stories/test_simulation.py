@@ -21,6 +21,7 @@ from keyguard.errors import StoreError
 from keyguard.ops import Op, Settle, Taken
 from keyguard.stores import circuit as watched
 from keyguard.stores.memory import MemoryStore
+from keyguard.units import as_datetime
 from tests.support.harness import Answer, Ask, aask
 
 QUOTA = 6
@@ -55,7 +56,7 @@ class Distant:
     timeout = 0.1
 
     def __init__(self, clock: Clock, delays: Sequence[tuple[int, int]], faults: dict[int, str]) -> None:
-        self.memory = MemoryStore(clock=clock)
+        self.memory = MemoryStore(clock=lambda: as_datetime(clock()))
         self.delays = delays
         self.faults = faults
         self.calls = 0
@@ -126,7 +127,7 @@ class World:
             RateLimit(f"{QUOTA}/day", by="key"),
             ResponseCache(),
             store=self.store,
-            clock=self.loop.clock,
+            clock=lambda: as_datetime(self.loop.clock()),
         )
         self.key = self.guard.keys.issue("acme").key.reveal()
         self.asgi = self.guard.asgi(self.app)

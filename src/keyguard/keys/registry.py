@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from keyguard.clock import Clock, wall_clock
+from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Flow
 from keyguard.keys.drafts import UNCHANGED, Moment, changes_of, draft
@@ -17,6 +17,7 @@ from keyguard.keys.flows import NO_PEPPER, PEPPERED, Flows, IssuedKey
 from keyguard.keys.format import Pepper, Peppers, PlainKey, check_words
 from keyguard.keys.record import KeyRecord, decode, has_pepper, record_key
 from keyguard.logs import word
+from keyguard.manual_clock import GivenClock, clock_from
 from keyguard.ops import Put, Store, head_of
 from keyguard.process.event_loops import in_thread
 from keyguard.run import arun_flow, run_flow
@@ -41,7 +42,7 @@ class KeyRegistry:
         pepper: Pepper = None,
         prefix: str = "kg",
         env: str = "live",
-        clock: Clock = wall_clock,
+        clock: GivenClock | None = None,
     ) -> None:
         check_words(prefix, env)
         self.store = store
@@ -49,7 +50,7 @@ class KeyRegistry:
         self.env = env
         self._peppers = Peppers(pepper)
         self._flows = Flows(self._peppers)
-        self._clock = clock
+        self._clock = clock_from(clock, wall_clock)
 
     # -- the actions --------------------------------------------------------------------------------------
 

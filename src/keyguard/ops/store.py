@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from keyguard.clock import Clock
+from keyguard.manual_clock import ManualClock
 from keyguard.ops.op import Op
 
 
@@ -61,7 +61,7 @@ class ManagedStore(Store, Protocol):
         """Return what `scan` returns, each with its microseconds to live, `None` for ever: to copy a store."""
         ...
 
-    def scratch(self, clock: Clock, /) -> Store:
+    def scratch(self, clock: ManualClock, /) -> Store:
         """Return an empty store of the same kind on the same server, for checks. Closing it removes what it holds."""
         ...
 
@@ -101,7 +101,7 @@ class Traits:
     timeout: _Trait[float | None] = _Trait(None)
     place: _Trait[object | None] = _Trait(None)
     dump: _Trait[Callable[[str], Iterable[tuple[str, bytes, int | None]]] | None] = _Trait(None)
-    scratch: _Trait[Callable[[Clock], Store] | None] = _Trait(None)
+    scratch: _Trait[Callable[[ManualClock], Store] | None] = _Trait(None)
     close: _Trait[Callable[[], Any] | None] = _Trait(None)
 
     # Of a store in this process, such as `MemoryStore`, whose methods tell more:

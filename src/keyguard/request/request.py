@@ -262,10 +262,6 @@ class Request(RequestHead):
                 if key not in ours:
                     before.setdefault(key, value)
 
-    def now(self) -> int:
-        """The wall clock, in microseconds. Decisions use the store's clock instead."""
-        return self.clock()
-
     def at_end(self, work: Deferred) -> None:
         """Run `work` once when the request is over: after the last byte, or when it failed or was left.
 

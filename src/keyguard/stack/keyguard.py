@@ -8,7 +8,7 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal
 
 from keyguard.chain import Chain
-from keyguard.clock import Clock, wall_clock
+from keyguard.clock import wall_clock
 from keyguard.drivers.inspection.app import AppInside
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
@@ -17,6 +17,7 @@ from keyguard.guard import AnyGuard, Guard, Surroundings, declared, may_decide, 
 from keyguard.guards.cache import Explanation, ResponseCache
 from keyguard.http.addresses import ClientAddress
 from keyguard.logs import logger
+from keyguard.manual_clock import GivenClock, clock_from
 from keyguard.ops import Store, traits_of
 from keyguard.process.fork import renew_after_fork
 from keyguard.process.workers import checked_workers
@@ -67,7 +68,8 @@ class Keyguard:
       that none is cut off.
     - `workers`: how many processes serve the app. While the store is out of order each of them admits this part of the
       limits. By default what the environment's `WEB_CONCURRENCY` or the server tells, else 1.
-    - `clock`: microseconds since the epoch; decisions use the store's own clock.
+    - `clock`: a function that returns the time as a `datetime` with a time zone, or a `keyguard.testing.ManualClock`;
+      decisions use the store's own clock.
 
     Raises `ConfigurationError` for a setting that is wrong, and for guards in an order that cannot work.
     """
@@ -87,18 +89,18 @@ class Keyguard:
         on_health: Callable[[StoreHealth], None] | None = None,
         workers: int | None = None,
         root_path: str | Literal[False] = "",
-        clock: Clock = wall_clock,
+        clock: GivenClock | None = None,
     ) -> None:
         check_functions(clock, on_refusal, on_health)
+        self._clock = clock_from(clock, wall_clock)
         self._root_path = checked_prefix(root_path)
         self.guards = guards
         self._declared = [declared(guard) for guard in guards]
         self.store = open_store(named_store() if store is ... else store)
         among = checked_workers(workers, 1)
-        self._here = CircuitBreaker(self.store, workers=among, clock=clock, notify=on_health)
+        self._here = CircuitBreaker(self.store, workers=among, clock=self._clock, notify=on_health)
         # A store in memory cannot fail; a subclass of it may.
         self._watched = None if type(self.store) is MemoryStore else self._here
-        self._clock = clock
         readers = [(guard, sources_of(guard)) for guard in guards if declared(guard).sources]
         self._sources = [sources for _, sources in readers]
         self._aside: BestEffortStore | None = None

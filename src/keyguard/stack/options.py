@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import EllipsisType
 from typing import Literal, TypedDict
 
-from keyguard.clock import Clock
 from keyguard.conditions import OnPaths
 from keyguard.guards.api_keys.guard import Scopes
 from keyguard.guards.api_keys.look_ups import Lookup
 from keyguard.guards.cache.settings import When
 from keyguard.guards.rate_limit.guard import By, FailureMode, Profile, Rates, Setting
 from keyguard.keys import Pepper
+from keyguard.manual_clock import GivenClock
 from keyguard.ops import Store
 from keyguard.refusal import Refusal
 from keyguard.stores.circuit_breaker import StoreHealth
@@ -35,7 +35,7 @@ class StackOptions(TypedDict, total=False):
     on_health: Callable[[StoreHealth], None] | None
     workers: int | None
     root_path: str | Literal[False]
-    clock: Clock
+    clock: GivenClock | None
 
 
 class APIKeysOptions(StackOptions, total=False):

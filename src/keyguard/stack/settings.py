@@ -11,14 +11,15 @@ from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes, is_async, is_blocking
 from keyguard.http.paths import Paths
 from keyguard.keys.credentials import Sources
+from keyguard.manual_clock import GivenClock
 
 
 def check_functions(
-    clock: Callable[[], int], on_refusal: Callable[..., Any] | None, on_health: Callable[..., Any] | None
+    clock: GivenClock | None, on_refusal: Callable[..., Any] | None, on_health: Callable[..., Any] | None
 ) -> None:
     """Check that the functions of a stack can be called as they are."""
     for word, function in (("clock", clock), ("on_refusal", on_refusal), ("on_health", on_health)):
-        if not callable(function) and (function is not None or word == "clock"):
+        if not callable(function) and function is not None:
             raise ConfigurationError(f"{word} is a function, not {function!r}")
         if is_async(function) or is_blocking(function):
             raise ConfigurationError(f"{word} is a plain function: {function!r} would not be awaited")

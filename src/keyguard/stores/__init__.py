@@ -10,8 +10,8 @@ import re
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, unquote_plus, urlsplit
 
-from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
+from keyguard.manual_clock import GivenClock
 from keyguard.ops import Store, is_store
 from keyguard.stores.schemes import ANSWERED, READ, scheme_of
 
@@ -32,7 +32,7 @@ _ENCODE = (
 )
 
 
-def open_store(store: str | Store, clock: Clock | None = None) -> Store:
+def open_store(store: str | Store, clock: GivenClock | None = None) -> Store:
     """Return the store that a URL names; a store object is returned as it is.
 
     `memory://?max_bytes=67108864` lives in this process. `sqlite:///file.db?timeout=0.1&cache_bytes=268435456` is
@@ -59,7 +59,7 @@ def open_store(store: str | Store, clock: Clock | None = None) -> Store:
     raise ConfigurationError(problem) from (cause if isinstance(cause, ImportError) else None)
 
 
-def _opened(url: str, clock: Clock | None) -> Store:
+def _opened(url: str, clock: GivenClock | None) -> Store:
     scheme = url.partition(":")[0].lower()
     if _CONTROL.search(url):
         raise ConfigurationError("the URL of a store holds a control character: such are percent-encoded, as in %0A")
@@ -134,7 +134,7 @@ def _shows_secret(problem: str, url: str) -> bool:
     return any(form in problem for form in secrets)
 
 
-def _memory(options: dict[str, str], clock: Clock | None) -> Store:
+def _memory(options: dict[str, str], clock: GivenClock | None) -> Store:
     from keyguard.stores.memory import MemoryStore
 
     settings: dict[str, Any] = {name: _number(name, text, int) for name, text in options.items() if name == "max_bytes"}
@@ -142,7 +142,7 @@ def _memory(options: dict[str, str], clock: Clock | None) -> Store:
     return MemoryStore(**settings, clock=clock)
 
 
-def _sqlite(parts: SplitResult, options: dict[str, str], clock: Clock | None) -> Store:
+def _sqlite(parts: SplitResult, options: dict[str, str], clock: GivenClock | None) -> Store:
     if parts.netloc:
         raise ConfigurationError("a sqlite URL has three slashes before a relative path: sqlite:///file.db")
     path = unquote(parts.path[1:])
@@ -156,7 +156,7 @@ def _sqlite(parts: SplitResult, options: dict[str, str], clock: Clock | None) ->
     return SQLiteStore(path, **settings, clock=clock)
 
 
-def _redis(url: str, clock: Clock | None) -> Store:
+def _redis(url: str, clock: GivenClock | None) -> Store:
     try:
         from keyguard.stores.redis import RedisStore
     except ImportError as error:
@@ -166,7 +166,7 @@ def _redis(url: str, clock: Clock | None) -> Store:
     return RedisStore(url, **settings, clock=clock)
 
 
-def _postgres(url: str, clock: Clock | None) -> Store:
+def _postgres(url: str, clock: GivenClock | None) -> Store:
     try:
         from keyguard.stores.postgres import PostgresStore
     except ImportError as error:

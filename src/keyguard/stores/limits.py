@@ -44,8 +44,9 @@ from limits.strategies import (
     SlidingWindowCounterRateLimiter,
 )
 
-from keyguard.clock import SECOND, Clock, monotonic, wall_clock
+from keyguard.clock import SECOND, monotonic, wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError, StoreBusy, StoreError
+from keyguard.manual_clock import GivenClock, clock_from
 from keyguard.ops import Demand, Op, Settle, Take, Taken
 from keyguard.process.fork import forks_in_c, renew_after_fork
 from keyguard.rates import NEVER, Limit, Taking
@@ -74,13 +75,13 @@ class LimitsStore:
     holds_values = False
     """Limits alone: neither keys nor cached responses."""
 
-    def __init__(self, storage: Storage, *, timeout: float = 0.075, clock: Clock = wall_clock) -> None:
+    def __init__(self, storage: Storage, *, timeout: float = 0.075, clock: GivenClock | None = None) -> None:
         if not isinstance(storage, Storage):
             raise ConfigurationError(f"a storage is an object of limits.storage, not {type(storage).__name__}")
         check_patience(timeout, _THREADS)
         self.storage = storage
         self.timeout = float(timeout)
-        self._clock = clock
+        self._clock = clock_from(clock, wall_clock)
         failures = storage.base_exceptions
         self._failures: tuple[type[Exception], ...] = (
             OSError,

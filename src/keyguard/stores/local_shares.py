@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from keyguard.clock import steady_clock
 from keyguard.ops import Demand, Take, Taken
 from keyguard.process.fork import renew_after_fork
 from keyguard.rates import Limit
@@ -36,7 +35,7 @@ class Shares:
         One that costs more than the limit ever admits is refused here as well.
         """
         with self._lock:
-            store = self._store = self._store or MemoryStore(_BYTES, clock=steady_clock())
+            store = self._store = self._store or MemoryStore(_BYTES)
         parts = []
         for demand in demands:
             part, cost = self._part(demand.limit, workers), demand.cost

@@ -6,7 +6,7 @@ answer = play(RateLimit("1/minute"), store=MemoryStore(clock=clock))
 check_store(lambda clock: MyStore(clock=clock))
 """
 
-from keyguard.clock import ManualClock as ManualClock
+from keyguard.manual_clock import ManualClock as ManualClock
 from keyguard.testing.conformance import Reference as Reference
 from keyguard.testing.conformance import check_store as check_store
 from keyguard.testing.play import Played as Played

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
-from keyguard.clock import ManualClock as ManualClock
 from keyguard.guard import AnyGuard
+from keyguard.manual_clock import ManualClock as ManualClock
 from keyguard.stack.keyguard import Keyguard
 from keyguard.testing.conformance import Reference as Reference
 from keyguard.testing.conformance import check_store as check_store

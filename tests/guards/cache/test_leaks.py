@@ -12,6 +12,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -25,7 +26,7 @@ from tests.support.harness import Answer, Ask
 from tests.support.servers import RedisServer, wait_until
 
 WORLDS = ["asgi", "wsgi"]
-START = 1_800_000_000 * 1_000_000
+START = datetime(2027, 1, 15, 8, tzinfo=UTC)
 DATE = "Fri, 15 Jan 2027 08:00:00 GMT"  # the same moment
 
 
@@ -184,7 +185,7 @@ def test_no_answer_of_one_caller_reaches_another(
     name: str, store: str, settings: str, tmp_path: Any, valkey: RedisServer
 ) -> None:
     """Each cell is looked at once: its world, and whether its store is a shared one, change from cell to cell."""
-    clock = ManualClock(START - 1_000_000)
+    clock = ManualClock(START - timedelta(seconds=1))
     urls = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/store.db?timeout=10"}
     urls["redis"] = f"{valkey.url}?namespace=leaks-{name}-{settings.replace(' ', '-')}&timeout=1"
     shared = open_store(urls[store], clock)
@@ -447,7 +448,7 @@ def test_a_process_that_has_just_started_knows_where_the_layers_further_in_look_
     either: World, source: str, tmp_path: Any
 ) -> None:
     """What another process has stored for nobody in particular is not for a caller with a key (RFC 9111, 3.5)."""
-    clock = ManualClock(START - 1_000_000)
+    clock = ManualClock(START - timedelta(seconds=1))
     store = open_store(f"sqlite:///{tmp_path}/store.db", clock)
     warm_up(either, store, clock)
     origin = Origin(lambda seen: (200, [("Cache-Control", "max-age=60")], repr(sorted(seen.fields.items())).encode()))
@@ -593,7 +594,7 @@ def test_callers_see_their_own_limit_beside_a_shared_answer(either: World) -> No
 def test_exhausted_callers_are_served_what_is_fresh_where_the_app_wants_that(
     either: World, store: str, tmp_path: Any
 ) -> None:
-    clock = ManualClock(START - 1_000_000)
+    clock = ManualClock(START - timedelta(seconds=1))
     opened = open_store("memory://" if store == "memory" else f"sqlite:///{tmp_path}/store.db", clock)
     warm_up(either, opened, clock)
     origin = Origin(lambda seen: told(seen, ("Cache-Control", f"{seen.path[1:].replace('_', ' ')}, max-age=60")))

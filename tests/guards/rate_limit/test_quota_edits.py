@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
+from datetime import timedelta
 from itertools import product
 from typing import Any
 
@@ -205,7 +206,7 @@ def test_lua_means_the_same(kind: str, seed: int, valkey: RedisServer) -> None:
         for step in range(800):
             span = chance.choice([0, 0, 1, unit, chance.randrange(20 * unit), chance.randrange(70 * unit)])
             back = chance.random() < 0.01
-            clock.advance(microseconds=-span if back else span)
+            clock.advance(timedelta(microseconds=-span if back else span))
             key = f"{KEY}{chance.choice('ab')}"
             if taken and chance.random() < 0.2:
                 one, other = taken.pop(chance.randrange(len(taken)))

@@ -73,7 +73,7 @@ def test_never_more_than_the_limit(quota: int, count: int, load: float, seed: in
     limit = window(quota, 60 * SECOND, f"{quota}/minute")
     admitted = []
     for _ in range(int(2.5 * quota * load)):
-        clock.advance(microseconds=int(source.expovariate(1) * 60 * SECOND / quota / load))
+        clock.advance(source.expovariate(1) * 60 / quota / load)
         cost = source.choice(costs)
         taken = source.choice(tier).execute([take(limit, cost)])[0]
         if not taken.refused:
@@ -93,7 +93,7 @@ def test_never_more_than_the_limit_where_requests_give_back_late(
     admitted: dict[int, int] = {}
     open_requests = []
     for number in range(int(2.5 * quota * load)):
-        clock.advance(microseconds=int(source.expovariate(1) * 60 * SECOND / quota / load))
+        clock.advance(source.expovariate(1) * 60 / quota / load)
         worker = source.choice(tier)
         taken = worker.execute([take(limit)])[0]
         if not taken.refused:
@@ -142,7 +142,7 @@ def run(load: float, *, quota: int = 10_000, count: int = 4, periods: int = 2) -
     requests = int(quota * load * periods)
     admitted = exact = 0
     for _ in range(requests):
-        clock.advance(microseconds=int(source.expovariate(1) * 60 * SECOND / quota / load))
+        clock.advance(source.expovariate(1) * 60 / quota / load)
         admitted += not source.choice(tier).execute([take(limit)])[0].refused
         exact += not alone.execute([take(limit)])[0].refused
     return requests, admitted, exact, shared.trips

@@ -200,7 +200,7 @@ class APIKeys(Guard):
         text = sent.pop()
         fingerprint = fingerprint_of(text)
         known = self._known.get(fingerprint)
-        if known is None or not known.trusted(request.now()):
+        if known is None or not known.trusted(request.clock()):
             if known is not None:
                 known.being_verified()
             try:
@@ -246,13 +246,13 @@ class APIKeys(Guard):
             return verified
         if known is None and verified is self._known.get(fingerprint):
             return verified  # by another request, which this one waited for
-        verified.verified(request.now())
+        verified.verified(request.clock())
         self._known.keep(fingerprint, verified)
         return verified
 
     async def _without_store(self, request: Request, known: Known | None) -> Known | Response:
         """Accept a key that was verified a while ago. Refuse others without blame: nothing is known of them."""
-        now = request.now()
+        now = request.clock()
         if known is not None and now < known.not_after:
             age = now - (known.fresh_until - RECHECK)
             if 0 <= age < self._stale:
@@ -301,7 +301,7 @@ class APIKeys(Guard):
 
         def settled() -> Known | None:
             known = self._known.get(fingerprint)
-            return known if known is not None and known.trusted(request.now()) else None
+            return known if known is not None and known.trusted(request.clock()) else None
 
         found = await look_ups.ask(text, guess, settled)
         if isinstance(found, Identity):
@@ -322,7 +322,7 @@ class APIKeys(Guard):
     async def _wrong(self, request: Request, guess: list[Demand], reason: str, key_id: str = "") -> Response:
         """Charge the source of a wrong key, and refuse it: for its key, or for having guessed too often."""
         if guess:
-            source, now = guess[0].key, request.now()
+            source, now = guess[0].key, request.clock()
             refused = self._refusals.get(source, now)
             if refused is not None:
                 return self._refuse.guessing(request, refused)

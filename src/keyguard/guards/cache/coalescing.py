@@ -93,15 +93,15 @@ class Coalescing:
         """Return another request's answer; `None` if this one asks the app, as the leader of a flight or alone."""
         self.key = key
         request, flights = self.request, self.flights
-        if flights.is_hit_for_miss(key, request.now()):
+        if flights.is_hit_for_miss(key, request.clock()):
             return None
-        deadline = request.now() + round(self.patience * SECOND)
+        deadline = request.clock() + round(self.patience * SECOND)
         while True:
             flight, leads = flights.join(key)
             if leads:
                 self._lead(flight)
                 return self._landed(self.follower.from_local())
-            left = min((deadline - request.now()) / SECOND, self.patience)  # the clock may have been set back
+            left = min((deadline - request.clock()) / SECOND, self.patience)  # the clock may have been set back
             if self._in_vain or left <= 0:
                 return None
             if not await Wait(flight.signal, 0, left):
@@ -145,7 +145,7 @@ class Coalescing:
     def hit_for_miss(self) -> None:
         """Note that the next answers will not be worth waiting for either."""
         if self.key:
-            self.flights.hit_for_miss(self.key, self.request.now() + _HIT_FOR_MISS_FOR)
+            self.flights.hit_for_miss(self.key, self.request.clock() + _HIT_FOR_MISS_FOR)
 
     async def disperse(self, *, lasting: bool) -> None:
         """Send all waiting requests to the app, in other processes too. `lasting`: for a while, the next ones too."""
@@ -187,7 +187,7 @@ class Coalescing:
                     self.since = found.since
                     return None
                 if holder == HIT_FOR_MISS_ELSEWHERE:
-                    self.flights.hit_for_miss(self.key, request.now() + _HIT_FOR_MISS_ELSEWHERE_FOR)
+                    self.flights.hit_for_miss(self.key, request.clock() + _HIT_FOR_MISS_ELSEWHERE_FOR)
                     self.end(HIT_FOR_MISS)
                     break
                 looks -= 1

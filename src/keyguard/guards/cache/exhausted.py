@@ -37,7 +37,7 @@ class Exhausted:
             return response
         asked = reader.read(request, target)
         entry = (await self.storage.find(request, target, asked)).whole
-        now = request.now()
+        now = request.clock()
         if entry is None or use(asked, entry, now, reader.settings) is not Use.FRESH:
             return response
         status = f"{reader.name}; hit; ttl={entry.ttl(now)}; detail=exhausted"

@@ -219,7 +219,7 @@ class ResponseCache(Guard):
         for candidate in (found.whole, found.part):
             if candidate is None or (candidate.part is not None and conditions.range is None):
                 continue
-            verdict = use(asked, candidate, request.now(), settings)
+            verdict = use(asked, candidate, request.clock(), settings)
             if verdict in (Use.VALIDATE, Use.DEMANDED):
                 reason = "stale" if verdict is Use.VALIDATE else "request"
                 continue
@@ -241,7 +241,7 @@ class ResponseCache(Guard):
             found = self.hits.fresh(request, entry)
             if found is not LONG:
                 return found
-        now = request.now()
+        now = request.clock()
         response = answer(request, entry, conditions, now, f"{self.name}; hit; ttl={entry.ttl(now)}")
         if response is not None:
             counts = self.storage.reports.counts
@@ -270,7 +270,7 @@ class ResponseCache(Guard):
         moment: int,
     ) -> None:
         """Ask the app in the background, once for each entry (RFC 5861, section 3)."""
-        now = request.now()
+        now = request.clock()
         if 0 <= now - entry.refreshing_since < _REFRESH_FOR:
             return
         overdue = entry.refreshing_since != 0  # its app hangs, or its event loop is gone
@@ -289,7 +289,7 @@ class ResponseCache(Guard):
         """Ask the app by a method other than GET and HEAD, and void what it changes (RFC 9111, section 4.4)."""
         storage, reader = self.storage, self.reader
         storage.reports.counts.bypassed += 1
-        asked_at = request.now()
+        asked_at = request.clock()
         response = await ask_app(request, forward)
         lookup: Lookup | None = None
         done = 200 <= response.status < 400 and request.state.refusal is None
@@ -299,7 +299,7 @@ class ResponseCache(Guard):
             digests = list({uri_digest(where.host, reader.query.filed(uri)): None for uri in uris})
 
             async def once_more() -> None:  # what was asked for since the head came may be from before the change
-                since = await storage.invalidate(digests, request.now())
+                since = await storage.invalidate(digests, request.clock())
                 if lookup is not None:
                     lookup.since, lookup.moment = since, storage.purges.moment
 

@@ -66,7 +66,7 @@ class Hits:
 
     def fresh(self, request: Request, entry: Entry) -> Response | Literal[Long.LONG]:
         """Return all of a whole entry, if it is fresh and the store need not be asked."""
-        now = request.now()
+        now = request.clock()
         ready = entry.ready
         if ready is None or not ready[0] <= now < ready[1] or ready[2] is not request.shared:
             ready = self._prepare(entry, now, request.shared, request.raw_fields)

@@ -72,7 +72,7 @@ class Keeping:
         """Answer from an entry that is still right, as the app says (RFC 9111, section 4.3.4)."""
         storage, lookup, coalescing = self.storage, self.lookup, self.coalescing
         request = lookup.request
-        now = request.now()
+        now = request.clock()
         update = self._fields(response)
         status = f"{self.reader.name}; fwd={lookup.reason}; fwd-status=304"
         tag = first(update, "etag")
@@ -104,7 +104,7 @@ class Keeping:
     async def headed(self, response: Response) -> Response:
         """Freshen what a GET has stored by a HEAD that reached the app, or drop it (RFC 9111, section 4.3.5)."""
         storage, lookup, entry = self.storage, self.lookup, self.lookup.entry
-        now = lookup.request.now()
+        now = lookup.request.clock()
         fields = self._fields(response)
         if entry is not None and entry.status == 200 and entry.part is None and response.status == 200:
             settings = self.reader.settings_for(lookup.request)
@@ -144,7 +144,7 @@ class Keeping:
         """
         storage, reader, lookup, coalescing = self.storage, self.reader, self.lookup, self.coalescing
         request = lookup.request
-        now = request.now()
+        now = request.clock()
         fields = self._fields(response)
         self.learn()
         settings = reader.settings_for(request)

@@ -114,7 +114,7 @@ class Miss:
         # Asked again: guards further in look for credentials too, and the leader may only just have found out.
         if not (entry.open_to_credentials or reader.by) and reader.has_credentials(request):
             return None
-        now = request.now()
+        now = request.clock()
         if use(self.lookup.asked, entry, now, reader.settings) not in (Use.FRESH, Use.REFRESH):
             return None
         status = f"{reader.name}; hit; ttl={entry.ttl(now)}; collapsed"
@@ -128,7 +128,7 @@ class Miss:
         """Return the answer from an entry that has come into this process since this request looked."""
         lookup = self.lookup
         slot = self.storage.local.get(lookup.target.key)
-        now = lookup.request.now()
+        now = lookup.request.clock()
         for entry in () if slot is None else slot.entries:
             if entry.part is None and entry is not lookup.entry and not self.storage.old(entry, now):
                 response = self.from_entry(entry)
@@ -143,7 +143,7 @@ class Miss:
             known = lookup.entry is not None and entry.same_as(lookup.entry)
             response = None if known or entry.part is not None else self.from_entry(entry)
             if response is not None:
-                self.storage.hold(lookup.request, lookup.target, entry, lookup.request.now())
+                self.storage.hold(lookup.request, lookup.target, entry, lookup.request.clock())
                 return Served(entry, response)
         return None
 
@@ -159,7 +159,7 @@ class Miss:
         if lookup.entry is not None and keeping.purged():  # while this request waited: it is not used for anything
             lookup.entry, less = None, _NO_CLIENT if validators else less
             validators = {}
-        lookup.asked_at, lookup.moment = request.now(), self.storage.purges.moment
+        lookup.asked_at, lookup.moment = request.clock(), self.storage.purges.moment
         try:
             with request.changed({**less, **validators}, whole_body=True):
                 response = await ask_app(request, self.forward)
@@ -190,7 +190,7 @@ class Miss:
     async def _instead_of_error(self, what: str, status: int | None = None) -> Response | None:
         """Return the stale entry, if it may stand in for an app that failed (RFC 5861, section 4)."""
         lookup, entry = self.lookup, self.lookup.entry
-        now = lookup.request.now()
+        now = lookup.request.clock()
         if entry is None or not may_serve_on_error(entry, now) or self.keeping.purged():
             return None
         if self.storage.shared is not None and self.storage.old(entry, now):

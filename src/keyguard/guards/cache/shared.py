@@ -111,7 +111,7 @@ class Shared:
     async def _found(self, request: Request, target: Target, guess: _Guess, seen: Any) -> Found:
         """Return what the values of these keys hold."""
         now, (version, mark, index, *values) = seen
-        ahead = self._ahead = request.now() - now
+        ahead = self._ahead = request.clock() - now
         purges = await self._current_purges(version, now)
         blobs = dict(zip(guess.ids, values, strict=True))
         wanted: list[str] = []

@@ -117,7 +117,7 @@ class CacheStorage:
 
     async def find(self, request: Request, target: Target, asked: CacheRequest) -> Candidates:
         """Return the entries for a request that its caller may have: from this process, else from the shared store."""
-        now = since = request.now()
+        now = since = request.clock()
         self.note_time(now)
         slot = self.local.get(target.key)
         held = [] if slot is None else slot.entries
@@ -169,7 +169,7 @@ class CacheStorage:
 
     def _take_over(self, request: Request, target: Target, held: list[Entry], found: list[Entry]) -> list[Entry]:
         """Hold the entries that the shared store has just shown, and no other that would match the same request."""
-        now = request.now()
+        now = request.clock()
         if len(held) == len(found) and all(map(Entry.same_as, held, found)):
             for entry in held:
                 entry.checked = now
@@ -201,7 +201,7 @@ class CacheStorage:
         entry.measure()
         told, void, checked = not also, False, asked_at
         if self.shared is not None and entry.since:
-            now = request.now()
+            now = request.clock()
             try:
                 void = not await self.shared.keep(target, entry, *also)
             except StoreError:

@@ -21,9 +21,10 @@ import weakref
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from keyguard.clock import Clock, steady_clock
+from keyguard.clock import steady_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Wait
+from keyguard.manual_clock import GivenClock, clock_from
 from keyguard.ops import Op, Store, asked_in_loop, close_in_loop, traits_of
 from keyguard.process import exits as exits  # before what is registered below: stores are closed after it has run
 from keyguard.process.fork import check_process, renew_after_fork
@@ -44,13 +45,13 @@ class Leased:
     back.
     """
 
-    def __init__(self, store: str | Store, *, workers: int | None = None, clock: Clock | None = None) -> None:
+    def __init__(self, store: str | Store, *, workers: int | None = None, clock: GivenClock | None = None) -> None:
         self.store: Any = open_store(store)
         if traits_of(self.store).limitations is not None:
             raise ConfigurationError(f"{self.store!r} takes nothing back: what is leased from it would be lost")
         self.timeout: float | None = traits_of(self.store).timeout
         self._patience = self.timeout or 0.1
-        self._leases = Leases(checked_workers(workers, _WORKERS), clock or steady_clock())
+        self._leases = Leases(checked_workers(workers, _WORKERS), clock_from(clock, steady_clock()))
         renew_after_fork(self)
         _tiers.add(self)
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keyguard.checks import is_whole
-from keyguard.clock import Clock, steady_clock
+from keyguard.clock import steady_clock
 from keyguard.errors import ConfigurationError
+from keyguard.manual_clock import GivenClock, clock_from
 from keyguard.ops import Op
 from keyguard.process.fork import check_process
 from keyguard.rates import Limit
@@ -34,12 +35,12 @@ class MemoryStore:
         self,
         max_bytes: int = 64 * 1024 * 1024,
         *,
-        clock: Clock | None = None,
+        clock: GivenClock | None = None,
         on_bound: Callable[[MemoryStats], None] | None = None,
     ) -> None:
         if not is_whole(max_bytes) or max_bytes < _MIN_BYTES:
             raise ConfigurationError(f"max_bytes is a whole number of bytes, at least {_MIN_BYTES}, not {max_bytes!r}")
-        self._core = core = Core(clock or steady_clock(), max_bytes, on_bound)
+        self._core = core = Core(clock_from(clock, steady_clock()), max_bytes, on_bound)
         self.values = core.values
         """The values without a time to live, by key, for reading alone."""
         self._loose = Loose(core)

@@ -14,9 +14,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import is_async
+from keyguard.manual_clock import GivenClock, ManualClock, clock_from
 from keyguard.ops import Op, Settle
 from keyguard.process.exits import close_at_exit
 from keyguard.process.fork import check_process, forks_in_c, renew_after_fork
@@ -57,7 +57,7 @@ class PostgresStore:
         timeout: float = 0.075,
         max_connections: int = 10,
         credentials: Credentials | None = None,
-        clock: Clock | None = None,
+        clock: GivenClock | None = None,
     ) -> None:
         if not isinstance(schema, str) or not schema.isidentifier() or not schema.isascii() or len(schema) > 60:
             raise ConfigurationError(f"schema is a name of letters, digits and _, not {schema!r}")
@@ -75,7 +75,7 @@ class PostgresStore:
         self._sql = statements(schema)
         self._missing = f"PostgreSQL: the schema {schema!r} has no tables of keyguard: run `keyguard store init`"
         self._max_connections = max_connections
-        self._clock = clock
+        self._clock = clock_from(clock, None)
         self._credentials = credentials
         self._forget()
         renew_after_fork(self)
@@ -239,7 +239,7 @@ class PostgresStore:
         """Return every living key that starts with `prefix`, in order."""
         return [(key, value) for key, value, _ in self.dump(prefix)]
 
-    def scratch(self, clock: Clock) -> PostgresStore:
+    def scratch(self, clock: ManualClock) -> PostgresStore:
         """Return an empty store in the same database, for checks. Closing it removes what it holds."""
         store = _Scratch(
             self._url,

@@ -20,8 +20,9 @@ from typing import Any
 
 from redis.exceptions import ClusterCrossSlotError, MovedError, ReadOnlyError
 
-from keyguard.clock import Clock, monotonic
+from keyguard.clock import monotonic
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
+from keyguard.manual_clock import GivenClock, ManualClock, clock_from
 from keyguard.ops import Op
 from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.process.tokens import new_token
@@ -71,7 +72,7 @@ class RedisStore:
         timeout: float = 0.075,
         max_connections: int = 64,
         credentials: Credentials | None = None,
-        clock: Clock | None = None,
+        clock: GivenClock | None = None,
     ) -> None:
         if not (isinstance(namespace, str) and namespace.isascii() and namespace.isprintable()) or not namespace:
             raise ConfigurationError(f"namespace is printable ASCII text, not {namespace!r}")
@@ -81,11 +82,11 @@ class RedisStore:
         self.timeout = float(timeout)
         self.namespace = namespace
         self._url = url
-        self._clock = clock
+        self._clock = clock_from(clock, None)
         self._max_connections = max_connections
         self._servers = Servers(url, self.timeout, credentials=credentials)
         self._credentials = credentials
-        self._wire = Wire(namespace, clock, cluster=self._servers.cluster)
+        self._wire = Wire(namespace, self._clock, cluster=self._servers.cluster)
         self._doubts: deque[Call] = deque(maxlen=10_000)
         self._eviction = Eviction()
         self._held: set[asyncio.Task[None]] = set()
@@ -293,7 +294,7 @@ class RedisStore:
         """Return every living key that starts with `prefix`, in order."""
         return [(key, value) for key, value, _ in self.dump(prefix)]
 
-    def scratch(self, clock: Clock) -> RedisStore:
+    def scratch(self, clock: ManualClock) -> RedisStore:
         """Return an empty store on the same server, for checks. Closing it removes what it holds.
 
         Its names begin with this store's namespace, since the user may have no rights to any others.

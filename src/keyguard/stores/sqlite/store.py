@@ -23,8 +23,9 @@ from typing import Any
 from weakref import WeakSet
 
 from keyguard.checks import is_number, is_whole
-from keyguard.clock import Clock, monotonic, wall_clock
+from keyguard.clock import monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
+from keyguard.manual_clock import GivenClock, ManualClock, clock_from
 from keyguard.ops import Op, Settle, Taken
 from keyguard.process.exits import close_at_exit
 from keyguard.process.fork import check_process, forks_in_c, renew_after_fork
@@ -65,7 +66,7 @@ class SQLiteStore:
         timeout: float = 0.075,
         *,
         cache_bytes: int = 256 * 1024 * 1024,
-        clock: Clock | None = None,
+        clock: GivenClock | None = None,
     ) -> None:
         name = os.fspath(path)
         if not isinstance(name, str) or not name or name.startswith((":", "file:")):
@@ -81,7 +82,7 @@ class SQLiteStore:
         # Absolute, so that a worker which changes its directory still finds it.
         self._file = File(Path(name).absolute())
         self.timeout = float(timeout)
-        self._clock = clock or wall_clock
+        self._clock = clock_from(clock, wall_clock)
         self._cached = Cached(cache_bytes, partial(spare, self._file.path.parent))
         self._serving = Serving(self._file, self._cached, self._clock)
         self._rows, self._turns = self._serving.rows, self._serving.turns
@@ -205,7 +206,7 @@ class SQLiteStore:
         except sqlite3.Error as error:
             raise StoreError(f"SQLite: {error}") from error
 
-    def scratch(self, clock: Clock) -> SQLiteStore:
+    def scratch(self, clock: ManualClock) -> SQLiteStore:
         """Return an empty store in the same folder, for checks. Closing it removes it."""
         path = self._file.path
         return _Scratch(path.with_name(f".{path.name}.check-{os.urandom(6).hex()}"), 5.0, clock=clock)

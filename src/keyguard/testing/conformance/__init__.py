@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keyguard.clock import Clock
+from keyguard.manual_clock import ManualClock
 from keyguard.ops import Op, Store
 from keyguard.rates import Limit
 from keyguard.testing.conformance.drawing import EDITED, LIMITS, Draw, Steps
@@ -29,7 +29,7 @@ __all__ = ["Reference", "check_store"]
 
 
 def check_store(
-    make_store: Callable[[Clock], Store],
+    make_store: Callable[[ManualClock], Store],
     *,
     steps: int = 3000,
     seed: int = 1,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from keyguard.clock import Clock
+from keyguard.manual_clock import ManualClock
 from keyguard.ops import (
     Authenticated,
     Op,
@@ -60,7 +60,7 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def opened(make_store: Callable[[Clock], Store], clock: Clock) -> Iterator[Store]:
+def opened(make_store: Callable[[ManualClock], Store], clock: ManualClock) -> Iterator[Store]:
     """Open a store that is closed whatever is found: one that is made for a check is removed by it."""
     store = make_store(clock)
     try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeAlias
 
-from keyguard.clock import SECOND, ManualClock
+from keyguard.clock import SECOND
 from keyguard.guards.cache.shared_ops import PURGES, Enlist, Ensure, Lease, Purge, Release, Renew, Stamp
+from keyguard.manual_clock import ManualClock
 from keyguard.ops import (
     RECORD,
     SEALED,
@@ -135,7 +137,7 @@ class Steps:
         if self.queue:
             return
         if self.back_to:
-            clock.advance(microseconds=self.back_to - now)
+            clock.advance(timedelta(microseconds=self.back_to - now))
             self.back_to = 0
             if self.edges:
                 self.due, self.again = self.random.choice(self.edges[-10:])[1], 4
@@ -173,7 +175,7 @@ class Steps:
                     [Put(key, b"in its place", SECOND) for key in expired],
                     [Put(key, None) for key in expired],
                 ]
-        clock.advance(microseconds=span)
+        clock.advance(timedelta(microseconds=span))
         self.latest = max(self.latest, clock())
 
     def batch(self) -> list[Op[Any]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
-from keyguard.clock import SECOND, Clock, ManualClock
+from keyguard.clock import SECOND
+from keyguard.manual_clock import ManualClock
 from keyguard.ops import (
     Demand,
     Op,
@@ -22,7 +24,7 @@ from keyguard.testing.conformance.drawing import LIMITS
 from keyguard.testing.conformance.reference import Reference as Reference
 
 
-def check_refunds(make_store: Callable[[Clock], Store]) -> None:
+def check_refunds(make_store: Callable[[ManualClock], Store]) -> None:
     """Check that what is given back in between leaves what was taken before and after, however much it was."""
     clock = ManualClock()
     reference = Reference(clock)
@@ -43,7 +45,7 @@ def check_refunds(make_store: Callable[[Clock], Store]) -> None:
                     same(f"giving back, {before}, 1 and 3 taken", plain(expected), plain(one(store, op)))
 
 
-def check_settlements(make_store: Callable[[Clock], Store]) -> None:
+def check_settlements(make_store: Callable[[ManualClock], Store]) -> None:
     """Check that what is settled is settled once, however often it is asked for; also above a limit."""
     clock = ManualClock()
     reference = Reference(clock)
@@ -54,7 +56,7 @@ def check_settlements(make_store: Callable[[Clock], Store]) -> None:
                 take = Take([Demand("limit", key, limit, cost)])
                 (taken,) = reference.execute([take])
                 one(store, take)
-                clock.advance(microseconds=3)
+                clock.advance(0.000003)
                 settle = Settle(taken, [settled])
                 left = Take([Demand("limit", key, limit, 0)])
                 asked: list[Op[Any]] = [settle, left, settle, left]
@@ -68,21 +70,21 @@ def check_settlements(make_store: Callable[[Clock], Store]) -> None:
                     same(f"{what}: how long it lives", [(name, ttl) for name, _, ttl in reference.dump(key)], lives)
 
 
-def check_set_back(make_store: Callable[[Clock], Store]) -> None:
+def check_set_back(make_store: Callable[[ManualClock], Store]) -> None:
     """Check that what lies in the future counts as happening now, from the first question on."""
     clock = ManualClock()
     reference = Reference(clock)
     with opened(make_store, clock) as store:
         for place, limit in enumerate(LIMITS):
             for cost, seconds in ((1, 0), (0, -1), (0, 1), (1, 0), (0, 1)):
-                clock.advance(microseconds=seconds * limit.period // 4)
+                clock.advance(timedelta(microseconds=seconds * limit.period // 4))
                 take = Take([Demand("limit", f"rl:back{place}:{limit.code}|a", limit, cost)])
                 (expected,) = reference.execute([take])
                 what = f"{limit.text}, {cost} asked for when time was set back"
                 same(what, plain(expected), plain(one(store, take)))
 
 
-def check_expiry(make_store: Callable[[Clock], Store]) -> None:
+def check_expiry(make_store: Callable[[ManualClock], Store]) -> None:
     """Check that what has a time to live is there until it is over, and not from then on: values and counters."""
     clock = ManualClock()
     take = Take([Demand("limit", "rl:limit|expiry", window(2, 10 * SECOND, "2/10 seconds"))])
@@ -91,14 +93,14 @@ def check_expiry(make_store: Callable[[Clock], Store]) -> None:
             prefix = key.partition("|")[0]
             one(store, op)
             same("scan lists all keys of a pool", [key], [found for found, _ in store.scan(f"{prefix}|")])
-            clock.advance(microseconds=10 * SECOND - 1)
+            clock.advance(10 - 0.000001)
             same("a value is there until its time to live is over", True, one(store, Read(key)) != (None,))
-            clock.advance(microseconds=1)
+            clock.advance(0.000001)
             same("and not from then on", (None,), one(store, Read(key)))
             same("nor in scan", [], [*store.scan(f"{prefix}|")])
 
 
-def check_all_or_nothing(make_store: Callable[[Clock], Store]) -> None:
+def check_all_or_nothing(make_store: Callable[[ManualClock], Store]) -> None:
     with opened(make_store, ManualClock()) as store:
         wide, narrow = window(100, 60 * SECOND, "100/minute"), window(2, 60 * SECOND, "2/minute")
         demands = [Demand("wide", "rl:limit|wide", wide), Demand("narrow", "rl:limit|narrow", narrow)]

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keyguard.clock import SECOND, Clock, ManualClock
+from keyguard.clock import SECOND
+from keyguard.manual_clock import ManualClock
 from keyguard.ops import (
     CompareAndSet,
     Demand,
@@ -24,7 +25,7 @@ from keyguard.testing.conformance.drawing import LIMITS, Steps
 from keyguard.testing.conformance.reference import Reference as Reference
 
 
-def check_random_steps(make_store: Callable[[Clock], Store], steps: int, source: Steps) -> None:
+def check_random_steps(make_store: Callable[[ManualClock], Store], steps: int, source: Steps) -> None:
     clock = ManualClock()
     reference, seed = Reference(clock), source.seed
     with opened(make_store, clock) as store:
@@ -60,7 +61,7 @@ def compare(source: Steps, reference: Reference, batch: Sequence[Op[Any]], got: 
         source.saw(op, result, reference)
 
 
-def check_threads(make_store: Callable[[Clock], Store]) -> None:
+def check_threads(make_store: Callable[[ManualClock], Store]) -> None:
     with opened(make_store, ManualClock()) as store:
         take = Take([Demand("limit", "rl:limit|threads", window(100, 60 * SECOND, "100/minute"))])
         admitted: list[bool] = []
@@ -82,7 +83,7 @@ def check_threads(make_store: Callable[[Clock], Store]) -> None:
         same("16 threads that ask 320 times for 100", 100, sum(admitted))
 
 
-def check_async(make_store: Callable[[Clock], Store], *, back: bool) -> None:
+def check_async(make_store: Callable[[ManualClock], Store], *, back: bool) -> None:
     clock = ManualClock()
     with opened(make_store, clock) as store:
         if traits_of(store).aexecute is not None:
@@ -108,7 +109,7 @@ async def _check_loop(store: Any, clock: ManualClock, back: bool) -> None:
         await close_in_loop(store)
 
 
-def check_traits(make_store: Callable[[Clock], Store]) -> None:
+def check_traits(make_store: Callable[[ManualClock], Store]) -> None:
     """Check that what a store may have beside is of the right kind, and does what `keyguard.ops.store` says."""
     clock, take = ManualClock(), Take([Demand("limit", "rl:limit|traits", window(9, 60 * SECOND, "9/minute"))])
     with opened(make_store, clock) as store:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from keyguard.clock import SECOND, Clock, ManualClock
+from keyguard.clock import SECOND
+from keyguard.manual_clock import ManualClock
 from keyguard.ops import (
     RECORD,
     SEALED,
@@ -20,7 +21,7 @@ from keyguard.testing.conformance.comparing import one, opened, plain, same
 from keyguard.testing.conformance.reference import Reference as Reference
 
 
-def check_plain_values(make_store: Callable[[Clock], Store]) -> None:
+def check_plain_values(make_store: Callable[[ManualClock], Store]) -> None:
     clock = ManualClock()
     with opened(make_store, clock) as store:
         values = {
@@ -67,7 +68,7 @@ def check_plain_values(make_store: Callable[[Clock], Store]) -> None:
         same("a key is not valid from its not-after on", (False, None), (found.valid, found.guesses))
 
 
-def check_records(make_store: Callable[[Clock], Store]) -> None:
+def check_records(make_store: Callable[[ManualClock], Store]) -> None:
     """Check records of every layout, kind, version and length: what cannot be compared is not valid, on any store."""
     clock = ManualClock()
     now, digest, nothing = clock(), b"d" * 32, bytes(32)
@@ -104,7 +105,7 @@ def check_records(make_store: Callable[[Clock], Store]) -> None:
                     same(f"a record of {name}", plain(reference.execute([op])[0]), plain(one(store, op)))
 
 
-def check_puts(make_store: Callable[[Clock], Store]) -> None:
+def check_puts(make_store: Callable[[ManualClock], Store]) -> None:
     """Check that a `Put` writes if what it expects stands there, plain values and counters alike."""
     clock = ManualClock()
     reference = Reference(clock)
