@@ -36,6 +36,11 @@ class Chain:
         self._forwards: tuple[Forward, ...] = tuple([self._forward(place + 1) for place in range(len(guards))])
         """The `forward` of each guard."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no guard in it."""
+        return not self._guards
+
     def begin(self, request: Request, place: int = 0) -> Begun:
         """Ask the guards in turn, from the one at `place` on. Raises what one of them raises, if there are no marks."""
         marks: Marks = ()

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from keyguard.drivers.bridges import passed
 from keyguard.errors import ConfigurationError
-from keyguard.request import KeepsFields
+from keyguard.request import RequestSettings
 
 log = logging.getLogger("keyguard")
 
@@ -62,22 +62,25 @@ def taken_off(name: str) -> ConfigurationError:
     )
 
 
-def clean_scope(scope: MutableMapping[str, Any], settings: KeepsFields) -> None:
-    """Take off the fields of an ASGI scope that might be read as others."""
+def clean_scope(scope: MutableMapping[str, Any], settings: RequestSettings) -> list[bytes]:
+    """Take off the fields of an ASGI scope that might be read as others. Returns the names of those.
+
+    It need not be called if all names are among `KNOWN_NAMES`: they are the same again and again.
+    """
     headers = scope["headers"]
     if headers.__class__ is not list:
         headers = scope["headers"] = list(headers)  # "an iterable": it may be gone after the first look
-    if _plain_names.issuperset(map(_name_of, headers)):
-        return  # names are the same again and again, and nearly all requests end here
     names = [name for name, _ in headers]
     if odd(names):
         scope["headers"] = plain(headers, settings.underscores)
-    elif len(_plain_names) < _MOST and sum(map(len, names)) < _LONGEST:
-        _plain_names.update(names)
+        return [name for name in names if not _unmistakable(name.lower(), settings.underscores)]
+    if len(KNOWN_NAMES) < _MOST and sum(map(len, names)) < _LONGEST:
+        KNOWN_NAMES.update(names)
+    return []
 
 
-_name_of = itemgetter(0)
-_plain_names: set[bytes] = set()
+NAME_OF = itemgetter(0)
+KNOWN_NAMES: set[bytes] = set()
 """Names that need no second look. So many are kept and no more, whatever callers send."""
 _MOST = 1024
 _LONGEST = 4096  # bytes of all names of one request

@@ -105,6 +105,7 @@ class Engine:
         "execute",
         "filters_addresses",
         "here",
+        "idle",
         "inside",
         "instant",
         "late",
@@ -126,6 +127,7 @@ class Engine:
         chain, store, watched, aside = setup.chain, setup.store, setup.watched, setup.aside
         self.ask = chain.begin
         """Asks the guards in turn."""
+        self.idle = chain.empty
         self.store = store
         self.watched = watched
         self.here = setup.here

@@ -26,7 +26,8 @@ class Renewable(Protocol):
 
 
 _renewables: weakref.WeakSet[Renewable] = weakref.WeakSet()
-_process = os.getpid()
+known_process = os.getpid()
+"""The process for which all is renewed. A driver compares it for itself: each request asks."""
 _renewing: dict[int, threading.Lock] = {}
 """A lock for each process: no child waits for one that a thread of its parent held."""
 
@@ -38,18 +39,18 @@ def renew_after_fork(renewable: Renewable) -> None:
 
 def check_process() -> None:
     """Renew all that belongs to one process, if this is another one than before."""
-    if os.getpid() != _process:
+    if os.getpid() != known_process:
         _renew()
 
 
 def _renew() -> None:
-    global _process
+    global known_process
     process = os.getpid()
     with _renewing.setdefault(process, threading.Lock()):  # the first thread to come; the others wait for it
-        if process != _process:
+        if process != known_process:
             for renewable in _all():
                 renewable.after_fork()
-            _process = process
+            known_process = process
 
 
 def _all() -> list[Renewable]:

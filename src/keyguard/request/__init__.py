@@ -1,7 +1,7 @@
 """The request, as a guard sees it."""
 
 from keyguard.http.fields import FieldSet as FieldSet
-from keyguard.request.head import KeepsFields as KeepsFields
+from keyguard.request.head import RequestSettings as RequestSettings
 from keyguard.request.request import SHARED_ASGI as SHARED_ASGI
 from keyguard.request.request import SHARED_WSGI as SHARED_WSGI
 from keyguard.request.request import Deferred as Deferred
@@ -16,8 +16,8 @@ __all__ = [
     "Deferred",
     "FieldSet",
     "Forward",
-    "KeepsFields",
     "Request",
+    "RequestSettings",
     "RequestState",
     "veiled",
 ]

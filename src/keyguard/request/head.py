@@ -7,24 +7,32 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from keyguard.http.callers import Told
 from keyguard.http.fields import FieldSet
-from keyguard.request.state import RequestState
 
 if TYPE_CHECKING:
+    from keyguard.clock import Clock
+    from keyguard.http.addresses import ClientAddress
+    from keyguard.http.spelling import Inside
     from keyguard.response import Headers
 
 
-class KeepsFields(Protocol):
-    """Something that knows which fields are kept though their name has an underscore."""
+class RequestSettings(Protocol):
+    """What all requests to one app have in common."""
 
+    source: ClientAddress
+    """Finds the caller's address."""
+    clock: Clock
+    inside: Inside
+    """The app and all that stands in front of it, as far as it can be seen."""
     underscores: frozenset[bytes]
-    """Their names, in lower case."""
+    """The names, in lower case, of fields that are kept though their name has an underscore."""
 
 
 class RequestHead:
     """A request head as the server gives it. The drivers for ASGI and WSGI each have one."""
 
-    settings: KeepsFields
-    """Which fields with an underscore in their name reach guards and app."""
+    __slots__ = ()
+
+    settings: RequestSettings
 
     @property
     def scheme(self) -> str:
@@ -109,7 +117,3 @@ class RequestHead:
 
     def _forget_fields(self) -> None:
         """Drop what was read from the scope's header fields."""
-
-    def _carried_over(self) -> RequestState | None:
-        """Return the state of layers in the other world, if this request came over a bridge from there."""
-        return None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from os import getpid
 from sys import modules
 from typing import Any, ClassVar, NoReturn, Protocol
 
+from keyguard.drivers import bridges
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
 from keyguard.drivers.asgi.driving import start_settling
 from keyguard.drivers.asgi.exchange import Exchange
@@ -14,20 +17,17 @@ from keyguard.drivers.asgi.messages import Message, Receive, Send, as_sent
 from keyguard.drivers.asgi.request import ASGIRequest, Scope, WebSocketRequest
 from keyguard.drivers.asgi.telling import Telling
 from keyguard.drivers.asgi.trio import for_trio, needs_asyncio
-from keyguard.drivers.bridges import opened, pass_on, passed, returned
-from keyguard.drivers.field_names import tell_of_folding
+from keyguard.drivers.bridges import opened
+from keyguard.drivers.field_names import KNOWN_NAMES, NAME_OF, clean_scope, tell_of_folding
 from keyguard.drivers.inspection.layers import lacking_within
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
 from keyguard.errors import ConfigurationError
 from keyguard.ops import close_in_loop, traits_of
+from keyguard.process import fork
 from keyguard.process.event_loops import in_thread, in_trio
-from keyguard.process.fork import check_process
-from keyguard.request import SHARED_ASGI, Deferred
+from keyguard.request import SHARED_ASGI, Deferred, RequestState
 from keyguard.response import Response
 from keyguard.steps import Detach
-
-_new = object.__new__
-"""For objects that each request needs: on Python 3.11, to call a class with an `__init__` takes twice as long."""
 
 
 class ASGIDriver:
@@ -37,6 +37,8 @@ class ASGIDriver:
         self.app = opened(app, SHARED_ASGI)
         self.engine = engine
         self._in_trio: Engine | None = None
+        self._unseen = True
+        """Whether no request has shown yet which server this is."""
         engine.late = self._settle_late
         engine.wait = wait
         engine.detach = self._detach
@@ -46,60 +48,82 @@ class ASGIDriver:
         start_settling(self.engine, [work])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        check_process()
+        if getpid() != fork.known_process:
+            fork.check_process()
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
         engine = self._trio() if "trio" in modules and in_trio() else self.engine
-        if engine.instant is not None and passed(scope, "scheme") is None:
+        if engine.instant is not None and not (bridges.crossing and bridges.passed(scope, "scheme")):
             messages = engine.instant(scope)
             if messages is not None:
                 for message in messages:
                     await send(message)
                 return
-        if "wsgi_environ" in scope:
-            tell_of_folding(scope["wsgi_environ"])  # a2wsgi's, of a server that may have folded names
-        request = _new(ASGIRequest)
-        request.read(scope, engine)
-        begun = engine.begin(request)
-        if isinstance(begun, Response):  # the fast path of `Exchange.run`, with the same answers
-            try:
-                fields, body = as_sent(engine, request, begun)
-                await send({"type": "http.response.start", "status": begun.status, "headers": fields})
-                await send({"type": "http.response.body", "body": body})
-            finally:
-                if request.deferred or request.afterwards:
-                    await Exchange(self.app, engine, request, receive, send).settle()
-                request.late = engine.late
+        if self._unseen:
+            self._first_seen(scope)
+        taken_off: Sequence[bytes] = ()
+        if scope["headers"].__class__ is not list or not KNOWN_NAMES.issuperset(map(NAME_OF, scope["headers"])):
+            taken_off = clean_scope(scope, engine)
+        if engine.idle and SHARED_ASGI not in scope and not bridges.crossing:  # nobody to ask, and nobody to tell
+            scope[SHARED_ASGI] = RequestState()
+            await self.app(scope, receive, send)
             return
-        if begun.__class__ is not tuple or is_heard_to_its_end(request):
-            await Exchange(self.app, engine, request, receive, send).run(begun)
-            return
+        request = ASGIRequest(scope, engine, taken_off)
+        try:
+            begun = engine.ask(request)
+        except Exception as failure:
+            begun = engine.fault(request, failure)
+        if begun.__class__ is not tuple or request.deferred or request.afterwards or request.inherited:
+            if isinstance(begun, Response):
+                await self._answer(engine, request, begun, receive, send)
+                return
+            if begun.__class__ is not tuple or is_heard_to_its_end(request):
+                await Exchange(self.app, engine, request, receive, send).run(begun)
+                return
         telling = None
         if begun:  # those that have left a mark are told of the head
-            telling = _new(Telling)
-            telling.begin(engine, request, begun, send)
+            telling = Telling(engine, request, begun, send)
         request.reached_app = True
-        mark = pass_on(request, scope, "scheme")
+        mark = bridges.pass_on(request, scope, "scheme") if bridges.crossing else ""
         try:
             await self.app(scope, receive, send if telling is None else telling.send)
         except Exception:
             if telling is None or telling.failure is None:
                 raise
         finally:
-            returned(mark)
+            if mark:
+                bridges.returned(mark)
             if request.deferred or request.afterwards:  # of a guard that has kept the request
                 await Exchange(self.app, engine, request, receive, send).settle()
             request.late = engine.late
         if telling is not None and telling.failure is not None:
             await Exchange(self.app, engine, request, receive, send).run(engine.fault(request, telling.failure))
 
+    async def _answer(
+        self, engine: Engine, request: ASGIRequest, response: Response, receive: Receive, send: Send
+    ) -> None:
+        """Answer in the place of the app: fast path of `Exchange.run`, same answers."""
+        try:
+            fields, body = as_sent(engine, request, response)
+            await send({"type": "http.response.start", "status": response.status, "headers": fields})
+            await send({"type": "http.response.body", "body": body})
+        finally:
+            if request.deferred or request.afterwards:
+                await Exchange(self.app, engine, request, receive, send).settle()
+            request.late = engine.late
+
+    def _first_seen(self, scope: Scope) -> None:
+        self._unseen = False
+        if "wsgi_environ" in scope:
+            tell_of_folding(scope["wsgi_environ"])  # a2wsgi's, of a server that may have folded names
+
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Guard the handshake of a websocket; pass a lifespan on."""
         engine = self._trio() if "trio" in modules and in_trio() else self.engine
         kind = scope["type"]
         if kind == "websocket":
-            request = WebSocketRequest(scope, engine)
+            request = WebSocketRequest(scope, engine, clean_scope(scope, engine))
             await Handshake(self.app, engine, request, receive, send).run(engine.begin(request))
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from keyguard.drivers.bridges import carried_over
-from keyguard.drivers.field_names import clean_scope, taken_off
+from keyguard.drivers import bridges
+from keyguard.drivers.field_names import taken_off
 from keyguard.drivers.interpreter import Engine
 from keyguard.http.callers import Told, told_by_scope
 from keyguard.http.paths import misplaced, plain, strip_root
 from keyguard.http.spelling import Spelling
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Request, RequestState, veiled
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Request, veiled
 from keyguard.response import FieldNames, Headers, field_value
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -26,12 +26,12 @@ def encoded_name(name: str) -> bytes:
 class ByteHeaders(Headers):
     """The app's own header fields: pairs of bytes, decoded only where a guard looks; copied before the first change."""
 
-    raw: list[tuple[bytes, bytes]]
-    changed = False
-    """Whether `raw` is a changed copy of what the app gave."""
+    __slots__ = ("changed", "raw")
 
     def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
-        self.raw = raw if isinstance(raw, list) else list(raw)
+        self.raw: list[tuple[bytes, bytes]] = raw if raw.__class__ is list else list(raw)
+        self.changed = False
+        """Whether `raw` is a changed copy of what the app gave."""
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw])
@@ -82,30 +82,20 @@ class ByteHeaders(Headers):
 class ASGIRequest(Request):
     """A request head from an ASGI scope (ASGI specification, "HTTP & WebSocket")."""
 
+    __slots__ = ("_fields", "_taken_off")
+
     shared = SHARED_ASGI
 
-    _fields: dict[bytes, bytes] | None = None
-
-    def __init__(self, scope: Scope, engine: Engine) -> None:
-        self.read(scope, engine)
-
-    def read(self, scope: Scope, engine: Engine) -> None:
-        """Do what `__init__` does, for `object.__new__`."""
-        self._sent: Iterable[tuple[bytes, bytes]] = scope["headers"]
-        clean_scope(scope, engine)
-        self.method = "GET" if self.websocket else scope["method"]
-        self.scope = scope
-        self.settings = engine
-        self.source = engine.source
-        self.clock = engine.clock
-        self.inside = engine.inside
-        self.deferred = self.afterwards = None
-        state = scope.get(SHARED_ASGI) or carried_over(self, "scheme", "wsgi_environ", SHARED_WSGI)
-        self.inherited = state is not None
+    def __init__(self, scope: Scope, engine: Engine, taken_off: Sequence[bytes] = ()) -> None:
+        """Read a scope whose fields have been cleaned. `taken_off` are the names that are not there any more."""
+        self._taken_off = taken_off
+        self._fields: dict[bytes, bytes] | None = None
+        state = scope.get(SHARED_ASGI)
+        self._begin(scope.get("method", "GET"), scope, engine, state)  # the handshake of a websocket has none
         if state is None:
-            state = RequestState()
-        scope[SHARED_ASGI] = state
-        self.state = state
+            if bridges.crossing and (state := bridges.carried_over(self, "scheme", "wsgi_environ", SHARED_WSGI)):
+                self.inherited, self.state = True, state
+            scope[SHARED_ASGI] = self.state
 
     @property
     def scheme(self) -> str:
@@ -165,8 +155,8 @@ class ASGIRequest(Request):
 
     def field_names(self) -> Iterable[str]:
         # Those that were taken off are included: a client that sends one means something by it.
-        sent = (*self._sent, *self.scope["headers"])
-        return {name.decode("latin-1").lower().replace("_", "-") for name, _ in sent}
+        names = (*self._taken_off, *(name for name, _ in self.scope["headers"]))
+        return {name.decode("latin-1").lower().replace("_", "-") for name in names}
 
     def address(self) -> tuple[object, ...]:
         scope, host = self.scope, (self._fields or self._collected()).get(b"host")
@@ -222,6 +212,8 @@ def replaced(headers: Iterable[tuple[bytes, bytes]], fields: Mapping[str, str | 
 
 class WebSocketRequest(ASGIRequest):
     """The handshake of a websocket."""
+
+    __slots__ = ()
 
     websocket = True
 

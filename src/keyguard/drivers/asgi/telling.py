@@ -20,20 +20,15 @@ WAIT, STREAM, DEAD = range(3)
 class Telling:
     """Tells marks of the head, and passes all on. If a mark fails at that, all that the app sends then fails too."""
 
-    engine: Engine
-    failure: BaseException | None = None
-    marks: Marks
-    request: Request
-    send_on: Send
-    state: int
+    __slots__ = ("engine", "failure", "marks", "request", "send_on", "state")
 
-    def begin(self, engine: Engine, request: Request, marks: Marks, send: Send) -> None:
-        """Do what an `__init__` would do, for `object.__new__`."""
+    def __init__(self, engine: Engine, request: Request, marks: Marks, send: Send) -> None:
         self.engine = engine
         self.request = request
         self.marks = marks
         self.send_on = send
         self.state = WAIT
+        self.failure: BaseException | None = None
 
     def send(self, message: Message) -> Awaitable[None]:
         """Serve the app as its `send`. A plain function: awaiting through one more coroutine has a price."""
@@ -44,9 +39,7 @@ class Telling:
         return self.send_on(message)
 
     def _tell(self, message: Message) -> Awaitable[None]:
-        headers: ByteHeaders = object.__new__(ByteHeaders)  # its `__init__` costs as much as all of this
-        raw = message.get("headers") or ()
-        headers.raw = raw if raw.__class__ is list else list(raw)
+        headers = ByteHeaders(message.get("headers") or ())
         try:
             flow = tell(self.marks, self.request, message["status"], headers)
         except BaseException as failure:

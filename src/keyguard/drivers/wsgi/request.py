@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
-from keyguard.drivers.bridges import carried_over
+from keyguard.drivers import bridges
 from keyguard.drivers.field_names import taken_off, variable_of
 from keyguard.drivers.interpreter import Engine
 from keyguard.http.callers import Told, told_by_environ
 from keyguard.http.paths import decode_wsgi_path, plain
 from keyguard.http.spelling import Spelling
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Request, RequestState, veiled
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Request, veiled
 from keyguard.response import Headers
 
 Environ: TypeAlias = dict[str, Any]
@@ -52,8 +52,12 @@ class WSGIRequest(Request):
     tells_by_names = True
 
     def __init__(self, environ: Environ, engine: Engine) -> None:
-        self.settings = engine
-        super().__init__(environ["REQUEST_METHOD"], environ, engine.source, engine.clock, engine.inside)
+        state = environ.get(SHARED_WSGI)
+        self._begin(environ["REQUEST_METHOD"], environ, engine, state)
+        if state is None:
+            if bridges.crossing and (state := bridges.carried_over(self, "wsgi.url_scheme", "asgi.scope", SHARED_ASGI)):
+                self.inherited, self.state = True, state
+            environ[SHARED_WSGI] = self.state
 
     @property
     def scheme(self) -> str:
@@ -123,9 +127,6 @@ class WSGIRequest(Request):
 
     def _changed_scope(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
         return replaced(self.scope, fields) if fields else self.scope
-
-    def _carried_over(self) -> RequestState | None:
-        return carried_over(self, "wsgi.url_scheme", "asgi.scope", SHARED_ASGI)
 
     def _find_plain(self) -> str:
         scope = self.scope
