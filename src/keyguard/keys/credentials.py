@@ -13,11 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from keyguard.checks import is_token
 from keyguard.errors import ConfigurationError
-from keyguard.http.fields import MOST_KEYS, decoded
+from keyguard.http.fields import MOST_KEYS, FieldSet, decoded
 from keyguard.request import Request
 
 Reader: TypeAlias = Callable[[Request, set[str]], None]
@@ -31,7 +31,7 @@ _UNREAD = "\0"
 class Sources:
     """The places in which a key is looked for. A Bearer text is a key if it begins with `beginning`."""
 
-    __slots__ = ("_bearer", "_beginning", "_plain", "_readers", "names")
+    __slots__ = ("_bearer", "_beginning", "_fields", "_readers", "_schemes", "names")
 
     def __init__(self, names: Iterable[str], beginning: str = "") -> None:
         self.names = tuple([names] if isinstance(names, str) else names)
@@ -41,12 +41,12 @@ class Sources:
         readers = [_reader(name) for name in self.names]
         self._bearer = None in readers
         self._readers = [read for read in readers if read is not None]
-        self._plain: list[tuple[str, str]] = []
-        """Each field that is looked at, with the beginning of a value that needs no second look. Empty if other places
-        are looked at too."""
-        if not any(":" in name for name in self.names):
-            fields = dict.fromkeys([name.lower() for name in self.names])
-            self._plain = [(name, f"Bearer {beginning}" if name == "authorization" else "") for name in fields]
+        plain = not any(":" in name or "_" in name for name in self.names)
+        self._fields = FieldSet({name.lower() for name in self.names} if plain else ())
+        """The header fields that are looked at. Empty if other places are looked at too."""
+        bearer = FieldSet(["authorization"])
+        self._schemes: dict[Any, bytes] = dict.fromkeys((*bearer.raw, *bearer.variables), b"Bearer ")
+        """The beginning of a value before the key, by the name of the field as servers give it."""
 
     def read(self, request: Request) -> set[str]:
         """Return the different keys that the request carries. An empty one is a key, and not a valid one."""
@@ -59,23 +59,20 @@ class Sources:
             read(request, found)
         return found
 
-    def read_one(self, request: Request) -> str | None:
-        """Return the key of a request that carries one, else `None`: fast path of `read`, same answers."""
-        one: str | None = None
-        for name, start in self._plain:
-            value = request.header(name)
-            if value is not None:
-                if "," in value or not value.startswith(start):
-                    break
-                text = value[7:].strip() if start else value.strip()
-                if one is not None and text != one:
-                    return None
-                one = text
-        else:
-            if self._plain:
-                return one
-        found = self.read(request)
-        return found.pop() if len(found) == 1 else None
+    def read_plain(self, request: Request) -> bytes | None:
+        """Return the text in the place of a key, if the request has one such place filled; else `None`.
+
+        If it is a key that was valid when `read` found it in another request, `read` finds it in this one, and nothing
+        else: fast path of `read`, same answers. What any other text means, `read` decides.
+        """
+        found = request.sole(self._fields)
+        if found is None:
+            return None
+        name, value = found
+        scheme = self._schemes.get(name)
+        if scheme is None:
+            return value
+        return value[len(scheme) :] if value.startswith(scheme) else None
 
     def foreign(self, request: Request) -> bool:
         """Tell whether the request carries a Bearer text that is not a key."""

@@ -26,6 +26,7 @@ from keyguard.ops import RECORD, SEALED, Head, head_of
 from keyguard.units import as_datetime, in_microseconds
 
 FOREVER = 2**63 - 1
+"""The end of a key that has none."""
 DISABLED = 1
 """The flag of a record that is disabled."""
 _LAYOUT = 2

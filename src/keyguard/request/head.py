@@ -79,6 +79,13 @@ class RequestHead:
         """Whether the request has any of these header fields."""
         raise NotImplementedError
 
+    def sole(self, fields: FieldSet) -> tuple[Any, bytes] | None:
+        """Return the only one of these header fields that the request has, with its name as the server gives it.
+
+        `None` if it has none of them, or more than one; or one in several lines, which may be joined by `,` instead.
+        """
+        raise NotImplementedError
+
     def names(self) -> Collection[Any]:
         """The names of header fields as the server gives them; under WSGI those of all variables."""
         raise NotImplementedError

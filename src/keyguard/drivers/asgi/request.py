@@ -135,6 +135,15 @@ class ASGIRequest(Request):
     def sends(self, fields: FieldSet) -> bool:
         return not fields.raw.isdisjoint(self._fields or self._collected())
 
+    def sole(self, fields: FieldSet) -> tuple[Any, bytes] | None:
+        found, names = None, fields.raw
+        for pair in self.scope["headers"]:
+            if pair[0] in names:
+                if found is not None:
+                    return None
+                found = pair
+        return found
+
     def _collected(self) -> dict[bytes, bytes]:
         fields = self._fields
         if fields is None:

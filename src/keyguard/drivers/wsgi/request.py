@@ -95,6 +95,16 @@ class WSGIRequest(Request):
     def sends(self, fields: FieldSet) -> bool:
         return not fields.variables.isdisjoint(self.scope)
 
+    def sole(self, fields: FieldSet) -> tuple[Any, bytes] | None:
+        found, scope = None, self.scope
+        for variable in fields.variables:
+            value = scope.get(variable)
+            if value is not None:
+                if found is not None:
+                    return None
+                found = variable, value.encode("latin-1")
+        return found
+
     def names(self) -> Collection[Any]:
         return self.scope.keys()
 

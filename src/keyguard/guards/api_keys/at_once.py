@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from keyguard.errors import AmbiguousPath
 from keyguard.guard import LONG, Decide, Long
-from keyguard.guards.api_keys.verified import KnownKeys, fingerprint_of
+from keyguard.guards.api_keys.verified import FOREVER, KnownKeys, fingerprint_of
 from keyguard.identity import ANONYMOUS
 from keyguard.keys.credentials import Sources
 from keyguard.ops import traits_of
@@ -40,7 +40,7 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
     if callable(scopes):
         return None
     sources = guard.sources
-    read, known_by, ours = sources.read_one, keys.get, (sources,)
+    read_plain, known_by, ours = sources.read_plain, keys.get, (sources,)
     open_to_all = guard.optional and scopes is None
     by_path = guard.public is not None or guard.paths is not None
     stored = traits_of(store).values if guard.lookup is None else None
@@ -48,25 +48,31 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
     def decide(request: Request) -> Literal[Long.LONG] | None:
         if by_path and _may_need_no_key(guard, request):
             return LONG
-        text = read(request)
-        if text is None:
-            # An OPTIONS may be a preflight, and a request may have carried two keys.
-            if not open_to_all or request.method == "OPTIONS" or sources.read(request):
+        text = read_plain(request)
+        known = None if text is None else known_by(fingerprint_of(text))
+        if known is None:
+            sent = sources.read(request)
+            if len(sent) == 1:
+                known = known_by(fingerprint_of(sent.pop().encode("latin-1")))
+            # An OPTIONS may be a preflight.
+            elif not sent and open_to_all and request.method != "OPTIONS":
+                state = request.state
+                state.sources = state.sources + ours if state.sources else ours
+                state.identity = state.identity or ANONYMOUS
+                return None
+            if known is None:
                 return LONG
-            state = request.state
-            state.sources = state.sources + ours if state.sources else ours
-            state.identity = state.identity or ANONYMOUS
-            return None
-        known = known_by(fingerprint_of(text))
-        if known is None or known.networks is not None:
-            return LONG
         if stored is None:
             if not known.trusted(request.clock()):
                 return LONG
-        elif stored.get(known.place) is not known.record or request.clock() >= known.not_after:
+        elif stored.get(known.place) is not known.record or (
+            known.not_after != FOREVER and request.clock() >= known.not_after
+        ):
             known.doubt()
             return LONG
         if scopes is not None and not scopes <= known.identity.scopes:
+            return LONG
+        if known.networks is not None and (request.client is None or request.client not in known.networks):
             return LONG
         state = request.state
         state.sources = state.sources + ours if state.sources else ours

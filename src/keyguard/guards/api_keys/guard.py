@@ -198,7 +198,7 @@ class APIKeys(Guard):
                 return self._refuse.key(request, "malformed")
             return self._refuse.key(request, "no-key", "Send an API key.", sent=False)
         text = sent.pop()
-        fingerprint = fingerprint_of(text)
+        fingerprint = fingerprint_of(text.encode("latin-1"))
         known = self._known.get(fingerprint)
         if known is None or not known.trusted(request.clock()):
             if known is not None:

@@ -1,20 +1,25 @@
 """Keys that this process has verified: whose they are, and for how long that is trusted.
 
 A key is remembered by a digest. It is trusted for `RECHECK`, so a revocation takes effect within it; one request asks
-the store again a little earlier, and saves the others from doing so all at once. So many are remembered and no more:
-the one that was verified longest ago makes room, and the others go on to be accepted while the store is out of order.
+the store again a little earlier, and saves the others from doing so all at once.
+
+So many keys are remembered and no more, and the others go on to be accepted while the store is out of order. There are
+two generations: one of the older makes room for a new key, and when none of them is left, all that are remembered are
+the older ones. Within a generation the last to come is the first to go: callers who take turns, and are a few more than
+are remembered, would each have been forgotten when their turn came if it were the other way round.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
+from hashlib import blake2s
 
 from keyguard.clock import SECOND
 from keyguard.errors import StoreError
 from keyguard.http.addresses import Networks
 from keyguard.identity import Identity
 from keyguard.keys import Peppers, record_key
+from keyguard.keys.record import FOREVER as FOREVER
 from keyguard.keys.record import decode, end_of, trusted
 from keyguard.ops import Authenticated, head_of
 from keyguard.units import as_datetime
@@ -26,14 +31,13 @@ _AHEAD = RECHECK // 4
 
 REMEMBERED = 25_000
 KEY_MAX = 512  # bytes; nobody's key is longer
-FOREVER = 2**63 - 1
-"""The end of a key that has none."""
+_LOOKED_AT = slice(KEY_MAX + 1)
 
 
 class Known:
     """A verified key."""
 
-    __slots__ = ("fresh_until", "identity", "networks", "not_after", "place", "record", "trusted_until")
+    __slots__ = ("fresh_until", "generation", "identity", "networks", "not_after", "place", "record", "trusted_until")
 
     def __init__(
         self, identity: Identity, record: bytes, networks: Networks | None, not_after: int, place: str = ""
@@ -44,6 +48,7 @@ class Known:
         """Where the record stands in the store."""
         self.networks = networks
         self.not_after = not_after
+        self.generation = 0
         self.fresh_until = 0
         self.trusted_until = 0
         """Until when nobody asks the store again: `fresh_until` at most, and earlier if nobody is asking it yet."""
@@ -67,13 +72,16 @@ class Known:
 
 
 class KnownKeys:
-    """The keys that were verified last, by fingerprint."""
+    """The keys that were verified last, by fingerprint; not more than `max_keys`, by default `REMEMBERED`."""
 
-    __slots__ = ("_keys", "_lock", "_most", "get")
+    __slots__ = ("_generation", "_keys", "_lock", "_max", "_older", "get")
 
-    def __init__(self, most: int = REMEMBERED) -> None:
-        self._most = most
+    def __init__(self, max_keys: int | None = None) -> None:
+        self._max = REMEMBERED if max_keys is None else max_keys
         self._keys: dict[bytes, Known] = {}
+        self._generation = 0
+        self._older: list[bytes] = []
+        """The keys of earlier generations, the last to come at the end; and some that were verified again since."""
         self.get = self._keys.get
         self.after_fork()
 
@@ -87,9 +95,10 @@ class KnownKeys:
         """Remember a key that was verified just now."""
         keys = self._keys
         with self._lock:
-            keys.pop(fingerprint, None)  # a dict keeps the order in which its keys came
-            if len(keys) >= self._most:
-                del keys[next(iter(keys))]
+            if fingerprint not in keys:
+                while len(keys) >= self._max:
+                    self._forget_one()
+            known.generation = self._generation
             keys[fingerprint] = known
 
     def drop(self, fingerprint: bytes) -> None:
@@ -97,10 +106,22 @@ class KnownKeys:
         with self._lock:
             self._keys.pop(fingerprint, None)
 
+    def _forget_one(self) -> None:
+        """Forget a key that was not verified in this generation; if there is none, begin the next one."""
+        keys, older = self._keys, self._older
+        while older:
+            known = keys.get(older[-1])
+            if known is not None and known.generation < self._generation:
+                del keys[older.pop()]
+                return
+            older.pop()
+        self._older = list(keys)
+        self._generation += 1
 
-def fingerprint_of(text: str) -> bytes:
+
+def fingerprint_of(text: bytes) -> bytes:
     """Return the digest by which a key is remembered: the key itself is not kept."""
-    return hashlib.blake2b(text[: KEY_MAX + 1].encode("latin-1"), digest_size=16).digest()
+    return blake2s(text[_LOOKED_AT]).digest()  # measured: the cheapest digest of the library that hides its text
 
 
 def remembered(stored: bytes) -> Known | None:
