@@ -34,6 +34,7 @@ Most requests need no coroutine. So each guard is asked one question first, `dec
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
@@ -87,6 +88,11 @@ class Guard:
     """A static method that makes one guard of several that stand next to each other. It stands in the class of the
     `__call__` it speaks for: a subclass that overrides it is not joined."""
 
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        if "__init__" in vars(cls):
+            cls.__init__ = _naming_errors(cls.__init__)  # type: ignore[method-assign]
+
     def functions(self) -> Mapping[str, Callable[..., Any]]:
         """Return its settings that are functions of the request. Those that read the identity make it a need."""
         return {}
@@ -130,6 +136,21 @@ class Guard:
     def decider(self, store: Any) -> Decide | None:
         """Return what is asked before `__call__`, as told above; `None` for nothing."""
         return None
+
+
+def _naming_errors(init: Callable[..., None]) -> Callable[..., None]:
+    """Return an `__init__` whose errors of settings begin with the guard's class."""
+
+    @functools.wraps(init)
+    def named(guard: Guard, *args: Any, **settings: Any) -> None:
+        try:
+            init(guard, *args, **settings)
+        except ConfigurationError as error:
+            if type(guard).__init__ is named:  # and not that of a class it inherits from, or it would be named twice
+                error.args = (f"{type(guard).__name__}: {error}",)
+            raise
+
+    return named
 
 
 class Surroundings(NamedTuple):

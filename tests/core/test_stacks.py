@@ -78,7 +78,7 @@ def test_a_long_list_of_paths_does_not_make_a_long_name() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"clock": None}, "clock is a function"),
+        ({"clock": 5}, "clock is a function"),
         ({"on_refusal": "print"}, "on_refusal is a function"),
         ({"on_refusal": asyncio.sleep}, "on_refusal is a plain function: .* would not be awaited"),
         ({"on_health": asyncio.sleep}, "on_health is a plain function: .* would not be awaited"),

@@ -129,7 +129,7 @@ def test_settings_and_arguments_take_them() -> None:
     assert cache.reader.settings.stale_on_error == 3600
     assert cache_control(max_age="1h", swr=timedelta(minutes=1)).control == "max-age=3600, stale-while-revalidate=60"
     for wrong in ("soon", 0, "2 years", 1.5):
-        with pytest.raises(ConfigurationError, match=r"^ttl is a"):
+        with pytest.raises(ConfigurationError, match=r"^ResponseCache: ttl is a"):
             ResponseCache(ttl=wrong)
     clock = ManualClock()
     keys = KeyRegistry(MemoryStore(clock=clock), clock=clock)

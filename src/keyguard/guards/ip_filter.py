@@ -42,7 +42,7 @@ class IPFilter(Guard):
         self.paths = on_paths("paths", paths, ignore_case)
         self._lists = allowed, denied = _networks(allow, deny)
         if allowed is None and not denied:
-            raise ConfigurationError("IPFilter has neither allow nor deny: it would filter nothing")
+            raise ConfigurationError("neither allow nor deny is given: it would filter nothing")
 
     def __repr__(self) -> str:
         return f"<IPFilter {self.name}>"

@@ -526,7 +526,7 @@ def test_wrong_plans_do_not_start(options: dict[str, Any], words: str) -> None:
 
 
 def test_plans_and_rates_are_not_mixed_and_need_api_keys() -> None:
-    with pytest.raises(ConfigurationError, match="has rates or plans, not both"):
+    with pytest.raises(ConfigurationError, match="rates or plans, not both"):
         RateLimit("1/minute", plans={"free": "1/minute"}, default="free")
     with pytest.raises(ConfigurationError, match=r"put APIKeys\(\) first"):
         Keyguard(RateLimit(plans={"free": "1/minute"}, default="free", by="ip"))

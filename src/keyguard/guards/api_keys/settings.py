@@ -86,7 +86,7 @@ def stale_for(if_store_fails: Any, stale_if_error: Any) -> int:
     """Return for how many microseconds after its verification a key is accepted without the store."""
     if if_store_fails not in ("local", "refuse"):
         raise ConfigurationError(
-            f"if_store_fails of APIKeys is 'local' or 'refuse', not {if_store_fails!r}: nobody is let in unknown"
+            f"if_store_fails is 'local' or 'refuse', not {if_store_fails!r}: nobody is let in unknown"
         )
     stale = microseconds("stale_if_error", stale_if_error, max="1 day")
     return stale if if_store_fails == "local" else 0

@@ -126,7 +126,7 @@ class RateLimit(Limiting):
         self._naming = settings.Naming(self.name, self.counter, self.profiles, self.if_store_fails, by == "ip")
         if plans is not None:
             if rates:
-                raise ConfigurationError("a RateLimit has rates or plans, not both: make two of it")
+                raise ConfigurationError("rates or plans, not both: make two guards")
             self.plans, self._default = settings.plans_of(self._naming, plans, default)
         elif default is not None:
             raise ConfigurationError("default is about plans, and there are none")

@@ -163,7 +163,7 @@ def rules_of(guard: Naming, rates: Sequence[Any]) -> tuple[Rule, ...]:
                 except ValueError as error:
                     raise ConfigurationError(f"{text}: {error}") from None
     if not limits:
-        raise ConfigurationError("RateLimit needs at least one rate, such as '10/second'")
+        raise ConfigurationError("a limit needs at least one rate, such as '10/second'")
     rules = tuple(Rule(guard, limit) for limit in limits)
     prefixes = [rule.prefix for rule in rules]
     for rule in rules:
