@@ -41,17 +41,18 @@ class Chain:
         """Whether there is no guard in it."""
         return not self._guards
 
-    def begin(self, request: Request, place: int = 0) -> Begun:
-        """Ask the guards in turn, from the one at `place` on. Raises what one of them raises, if there are no marks."""
+    def begin(self, request: Request, first: int = 0) -> Begun:
+        """Ask the guards in turn, from the one at `first` on. Raises what one of them raises, if there are no marks."""
         marks: Marks = ()
+        place = first
         try:
-            for decide in self._decides[place:] if place else self._decides:
+            for decide in self._decides[first:] if first else self._decides:
                 answer = decide(request)
                 if answer is not None:
                     if isinstance(answer, Mark):
                         marks = (answer, *marks)
                     elif answer is LONG:
-                        return self._long(request, place, marks)
+                        return self._long(request, place, marks, awaited=first > 0)
                     else:
                         response = checked(answer, self._guards[place])
                         flow = tell(marks, request, response.status, response.headers)
@@ -63,10 +64,15 @@ class Chain:
             return within(marks, request, partial(_fail, error))
         return marks
 
-    def _long(self, request: Request, place: int, marks: Marks) -> Flow[Response]:
-        """Run the guard at `place` as a coroutine, and those further in as it forwards the request."""
+    def _long(self, request: Request, place: int, marks: Marks, *, awaited: bool) -> Flow[Response]:
+        """Run the guard at `place` as a coroutine, and those further in as it forwards the request.
+
+        `awaited` says that another guard waits for its response, and must not get anything else. Else a driver does.
+        """
         guard, forward = self._guards[place], self._forwards[place]
-        flow: Flow[Response] = guard(request, forward) if not marks else within(marks, request, guard, forward)
+        if marks or awaited:
+            return within(marks, request, guard, forward)
+        flow: Flow[Response] = guard(request, forward)
         return flow
 
     def _forward(self, place: int) -> Forward:

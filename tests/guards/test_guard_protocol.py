@@ -363,6 +363,12 @@ async def forgetful(request: Request, forward: Forward) -> Any:
     await forward(request) if request.path == "/never" else None
 
 
+async def trusting(request: Request, forward: Forward) -> Response:
+    response = await forward(request)
+    response.headers.add("X-Seen", "1")
+    return response
+
+
 def talkative(request: Request) -> Any:
     return "no"
 
@@ -384,6 +390,10 @@ class Forgetful(Guard):
         ([Forgetful()], "the guard Forgetful returned int, not a Response"),
         ([RateLimit("9/minute"), Forgetful()], "the guard <Forgetful one> returned int, not a Response"),
         ([RateLimit("9/minute"), talkative], "the guard talkative returned str, not a Response"),
+        ([trusting, forgetful], "the guard forgetful returned NoneType, not a Response"),
+        ([trusting, trusting, Forgetful()], "the guard <Forgetful one> returned int, not a Response"),
+        ([trusting, talkative], "the guard talkative returned str, not a Response"),
+        ([trusting, RateLimit("9/minute"), forgetful], "the guard forgetful returned NoneType, not a Response"),
     ],
 )
 def test_the_log_names_a_guard_that_returns_no_response(
