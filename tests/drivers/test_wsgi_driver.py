@@ -393,3 +393,43 @@ def test_a_proxy_on_a_unix_socket_is_known_by_what_the_server_calls_it(peer: str
         return ask_wsgi(app, Ask(headers=(("X-Forwarded-For", "192.0.2.7"),), client=peer)).status
 
     assert (status("unix"), status()) == (200, 403)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("status", [200, 204, 304, 429, 599])
+def test_an_answer_at_once_is_that_of_the_long_way(method: str, status: int) -> None:
+    def plain(request: Request) -> Response | None:
+        return Response(status, [("Content-Type", "text/plain"), ("X-Guard", "1")], b"answer")
+
+    async def surrounding(request: Request, forward: Forward) -> Response:
+        response = plain(request)
+        assert response is not None
+        return response
+
+    at_once, long = [call(Keyguard(guard).wsgi(wsgi_app), Ask(method=method)) for guard in (plain, surrounding)]
+    assert at_once == long
+    assert len(at_once[0]) == 1
+
+
+def test_what_a_server_adds_to_a_head_is_not_in_the_next_one() -> None:
+    response = Response(403, [("Content-Type", "text/plain")], b"no")
+    app = Keyguard(lambda request: response).wsgi(wsgi_app)
+    for _ in range(2):
+        (_, headers, _), *_ = call(app)[0]
+        assert sorted(name for name, _ in headers) == ["Content-Length", "Content-Type"]
+        headers.append(("Server", "its name"))
+
+
+def test_work_for_the_end_that_a_guard_without_a_mark_has_registered_comes_after_the_body() -> None:
+    notes: list[str] = []
+
+    def guard(request: Request) -> Response | None:
+        request.at_end(lambda: notes.append("end"))
+        request.after_app(lambda: notes.append("after"))
+        return None
+
+    body = Iterable_(b"one")
+    _, returned = call(Keyguard(guard).wsgi(returning(body)))
+    assert (list(returned), notes) == ([b"one"], ["end"])
+    returned.close()
+    assert (notes, body.closed) == (["end", "after"], 1)

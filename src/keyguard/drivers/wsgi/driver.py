@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from os import getpid
 
 from keyguard.drivers.bridges import opened
 from keyguard.drivers.field_names import clean_environ, tell_of_folding
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
 from keyguard.drivers.wsgi.background import detach
-from keyguard.drivers.wsgi.driving import StartResponse, settle_all
+from keyguard.drivers.wsgi.driving import StartResponse, answer, settle_all
 from keyguard.drivers.wsgi.driving import WSGIApp as WSGIApp
 from keyguard.drivers.wsgi.exchange import Exchange
 from keyguard.drivers.wsgi.request import Environ, WSGIRequest
 from keyguard.drivers.wsgi.telling import Telling
-from keyguard.process.fork import check_process
+from keyguard.process import fork
 from keyguard.request import SHARED_WSGI, Deferred
+from keyguard.response import Response
 from keyguard.steps import Detach
 
 _new = object.__new__
@@ -39,7 +41,8 @@ class WSGIDriver:
         return detach(self.app, self.engine, step)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        check_process()
+        if getpid() != fork.known_process:
+            fork.check_process()
         if self._unseen:
             self._unseen = False
             tell_of_folding(environ)
@@ -47,8 +50,14 @@ class WSGIDriver:
         if "asgi.scope" in environ:
             clean_environ(environ, engine.underscores)
         request = WSGIRequest(environ, engine)
-        begun = engine.begin(request)
+        try:
+            begun = engine.ask(request)
+        except Exception as failure:
+            begun = engine.fault(request, failure)
         if begun.__class__ is tuple and not (request.inherited and is_heard_to_its_end(request)):
             telling: Telling = _new(Telling)
             return telling.run(self.app, engine, request, begun, start_response)
+        if isinstance(begun, Response) and not (request.deferred or request.afterwards or request.state.caches):
+            request.late = engine.late
+            return answer(engine, request, begun, start_response)  # fast path of `Exchange.run`, same answers
         return Exchange(self.app, engine, request, start_response).run(begun)

@@ -7,11 +7,13 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from keyguard.drivers.bodies import sized_body
 from keyguard.drivers.interpreter import Engine, Foreign, settle
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
 from keyguard.request import Deferred, Request
+from keyguard.response import Response
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 Write: TypeAlias = Callable[[bytes], object]
@@ -37,7 +39,16 @@ def drive(engine: Engine, flow: Flow[Any], request: Request | None) -> None:
 
 
 def status_line(status: int) -> str:
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return f"{status} Unknown"
+    return _STATUS_LINES.get(status) or f"{status} Unknown"
+
+
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+
+def answer(engine: Engine, request: Request, response: Response, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer in the place of the app. Returns the body."""
+    if response.refusal is not None:
+        engine.refused(response.refusal, response)
+    body = sized_body(response, request.method)
+    start_response(status_line(response.status), [*response.headers.pairs])  # a copy: servers add to it
+    return [body] if body else []

@@ -25,7 +25,7 @@ from io import BytesIO
 from typing import Any
 
 from keyguard.chain import Begun, checked, within
-from keyguard.drivers.bodies import feed, sized_body
+from keyguard.drivers.bodies import feed
 from keyguard.drivers.bridges import pass_on, returned
 from keyguard.drivers.interpreter import Engine, Foreign
 from keyguard.drivers.wsgi.body import Body, Peeked, SizedBody, close
@@ -37,6 +37,7 @@ from keyguard.drivers.wsgi.driving import (
     StartResponse,
     Write,
     WSGIApp,
+    answer,
     drive,
     settle_all,
     status_line,
@@ -84,7 +85,7 @@ class Exchange:
             stop = self._first(begun)
             while body is None:
                 if isinstance(stop, Response):
-                    body = self._answer(stop)
+                    body = answer(self.engine, request, stop, self.server_start)
                 else:
                     stop, body = self._call_app(stop.request.scope)
         except BaseException as failure:
@@ -269,14 +270,7 @@ class Exchange:
         for tee in self.tees:
             tee.close(why)
 
-    # -- answers of our own, and the end ----------------------------------------------------------------
-
-    def _answer(self, response: Response) -> Iterable[bytes]:
-        if response.refusal is not None:
-            self.engine.refused(response.refusal, response)
-        body = sized_body(response, self.request.method)
-        self.server_start(status_line(response.status), list(response.headers))
-        return [body] if body else []
+    # -- the end ----------------------------------------------------------------------------------------
 
     @property
     def copying(self) -> bool:

@@ -16,19 +16,7 @@ from keyguard.response import Headers
 
 Environ: TypeAlias = dict[str, Any]
 
-
-_ADDRESS = (
-    "PATH_INFO",
-    "QUERY_STRING",
-    "HTTP_HOST",
-    "RAW_URI",
-    "REQUEST_URI",
-    "SCRIPT_NAME",
-    "wsgi.url_scheme",
-)
-
-
-_UNIX_SOCKETS = (None, "", "localhost")  # the last is what waitress says
+_UNIX_SOCKETS = frozenset({None, "", "localhost"})  # the last is what waitress says
 
 
 def replaced(environ: Mapping[str, Any], fields: Mapping[str, str | None]) -> Environ:
@@ -124,10 +112,18 @@ class WSGIRequest(Request):
         return [name[5:].lower().replace("_", "-") for name in names]
 
     def address(self) -> tuple[object, ...]:
-        said = [self.scope.get(name) for name in _ADDRESS]
-        if self.scope.get("QUERY_STRING"):
-            return (veiled(repr(said).encode("utf-8", "surrogatepass")),)
-        return tuple(said)
+        get = self.scope.get
+        query = get("QUERY_STRING")
+        said = (
+            get("PATH_INFO"),
+            query,
+            get("HTTP_HOST"),
+            get("RAW_URI"),
+            get("REQUEST_URI"),
+            get("SCRIPT_NAME"),
+            get("wsgi.url_scheme"),
+        )
+        return (veiled(repr(said).encode("utf-8", "surrogatepass")),) if query else said
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
         return list(pairs)
