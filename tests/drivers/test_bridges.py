@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,7 @@ from keyguard.stores.postgres import PostgresStore
 from keyguard.testing import ManualClock
 from tests.drivers.test_asgi_driver import lifespan
 from tests.support.harness import Answer, Ask, aask, ask_asgi, ask_wsgi, wsgi_app
-from tests.support.neighbours import BRIDGES, to_wsgi
-
-Bridge = Callable[[Any], Any]
-
-
-@pytest.fixture(params=list(BRIDGES))
-def bridge(request: pytest.FixtureRequest) -> Bridge:
-    return BRIDGES[request.param]
+from tests.support.neighbours import BRIDGES, Bridge, to_wsgi
 
 
 def lookup(key: str) -> Identity | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -25,14 +25,7 @@ from keyguard.drivers.field_names import odd
 from keyguard.testing import ManualClock, play
 from tests.drivers.test_asgi_driver import websocket
 from tests.support.harness import Ask, asgi_app, ask_asgi, ask_wsgi
-from tests.support.neighbours import BRIDGES, to_wsgi
-
-Bridge = Callable[[Any], Any]
-
-
-@pytest.fixture(params=list(BRIDGES))
-def bridge(request: pytest.FixtureRequest) -> Bridge:
-    return BRIDGES[request.param]
+from tests.support.neighbours import BRIDGES, Bridge, to_wsgi
 
 
 def echo(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

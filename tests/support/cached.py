@@ -100,6 +100,30 @@ class Node:
         self.store.close()
 
 
+class Nodes:
+    """Nodes on one store."""
+
+    def __init__(self, kind: str, world: str, url: str, runner: asyncio.Runner) -> None:
+        self.kind, self.world, self.url, self.runner = kind, world, url, runner
+        self.clock = ManualClock()
+        self.made: list[Node] = []
+
+    def node(self, **options: Any) -> Node:
+        made = Node(self.url, self.world, self.runner, self.clock, **options)
+        self.made.append(made)
+        return made
+
+    def pair(self, **options: Any) -> tuple[Node, Node]:
+        return self.node(**options), self.node(**options)
+
+    def later(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    def close(self) -> None:
+        for node in self.made:
+            node.close()
+
+
 class Trips:
     """Counts what is sent to stores of any kind: a trip is what must come back before the next thing can be asked."""
 

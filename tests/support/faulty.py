@@ -8,8 +8,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from keyguard.ops import Demand, Take
 from keyguard.stores.circuit_breaker import StoreHealth
 from keyguard.testing import play
 from tests.support.harness import Ask, aask, asgi_app
-from tests.support.servers import wait_until
+from tests.support.servers import Proxy, wait_until
 
 LIMIT = 10_000
 PATIENCE = 0.15
@@ -146,6 +147,27 @@ class Service:
             assert seen.seconds < longest, seen
         return answers
 
+    def hammered(self, threads: int, each: int, bursts: int = 1) -> None:
+        """Have so many threads ask at once, each so many times in a burst, and check what they are answered."""
+
+        def hammer() -> int:
+            asked = 0
+            for burst in range(bursts):
+                if burst:
+                    time.sleep(0.3)  # the store is tried again
+                asked += len(self.check([self.ask() for _ in range(each)]))
+            return asked
+
+        with ThreadPoolExecutor(threads) as pool:
+            hammering = [pool.submit(hammer) for _ in range(threads)]
+        assert sum(done.result() for done in hammering) == threads * each * bursts
+
+    def told_of_outages(self, at_least: int) -> None:
+        """Check that each outage was told of when it began and when it ended."""
+        told = [news.ok for news in self.news]
+        assert told == [False, True] * (len(told) // 2)
+        assert len(told) >= 2 * at_least
+
     def recovers(self, ask: Callable[[], Seen] | None = None) -> float:
         """Seconds until requests are decided by the store again."""
         began = time.monotonic()
@@ -166,6 +188,30 @@ class Service:
             with fault():
                 wait_until(lambda: not self.check([self.ask()])[0].told and not self.stack.health.ok, "the fault")
         raise AssertionError("not recovered within a second")
+
+
+@contextmanager
+def killed(server: Any, proxy: Proxy) -> Iterator[None]:
+    """The server is killed; in the end it starts again, and recovers what it has written."""
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+def proxied(mode: str) -> Callable[[Any, Proxy], AbstractContextManager[None]]:
+    """A fault of the network, as a proxy makes it."""
+
+    @contextmanager
+    def failing(server: Any, proxy: Proxy) -> Iterator[None]:
+        proxy.mode, proxy.delay = mode, 0.3
+        try:
+            yield
+        finally:
+            proxy.mode = ""
+
+    return failing
 
 
 def queued() -> float:
@@ -218,6 +264,39 @@ async def keeps_the_loop_going(service: Service) -> None:
             return
         await asyncio.sleep(0.3)  # the store is tried again
     raise AssertionError(f"the event loop stood still for {lag} s")
+
+
+async def survived_by_a_loop(service: Service, fault: AbstractContextManager[None]) -> None:
+    """Ask in an event loop before a fault, while it lasts, and until the store decides again, within a second."""
+    await flood(service, 4, 5)
+    await asyncio.to_thread(service.warm)
+    await asyncio.to_thread(fault.__enter__)
+    try:
+        await keeps_the_loop_going(service)
+        assert not service.stack.health.ok
+    finally:
+        await asyncio.to_thread(fault.__exit__, None, None, None)
+    began = time.monotonic()
+    while not (seen := service.check([await service.aask()])[0]).told:
+        assert passed(began) < 1.0 + noise(), (seen, service.stack.health)
+        await asyncio.sleep(0.01)
+
+
+def in_children(count: int, work: Callable[[], object], meanwhile: Callable[[], object]) -> None:
+    """Do the same work in so many forked children, and other work here at the same time."""
+    children = []
+    for _ in range(count):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                work()
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    meanwhile()
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
 
 
 def admitted_by_processes(store: Any, take: Take, *, processes: int = 4, tasks: int, each: int = 10) -> range:

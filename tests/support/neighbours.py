@@ -150,7 +150,9 @@ def _asgiref_bridge(app: Any) -> Any:
     return WsgiToAsgi(app)
 
 
-BRIDGES: dict[str, Callable[[Any], Any]] = {
+Bridge = Callable[[Any], Any]
+
+BRIDGES: dict[str, Bridge] = {
     "a2wsgi": _a2wsgi_bridge,
     "asgiref": _asgiref_bridge,
     "starlette": _starlette_bridge,

@@ -15,33 +15,17 @@ import pytest
 
 from keyguard import Keyguard, ResponseCache
 from keyguard.testing import ManualClock
-from tests.guards.cache.test_shared import VOIDED, World
-from tests.support.cached import SHARED, Node, store_url
+from tests.guards.cache.test_shared import VOIDED
+from tests.support.cached import SHARED, Node, Nodes, store_url
 from tests.support.harness import Ask, aask, ask_wsgi
 from tests.support.servers import wait_until
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as made:
-        yield made
-
-
-@pytest.fixture(params=[f"{kind}-{world}" for kind in SHARED for world in ("asgi", "wsgi")])
-def nodes(request: pytest.FixtureRequest, tmp_path: Path, runner: asyncio.Runner) -> Iterator[World]:
-    kind, _, which = request.param.partition("-")
-    with store_url(kind, request, tmp_path) as url:
-        made = World(kind, which, url, runner)
-        yield made
-        for node in made.nodes:
-            node.close()
 
 
 @pytest.mark.parametrize(
     ("nodes", "void", "slow"), [(*how, 5.0 * (place % 2)) for place, how in enumerate(VOIDED)], indirect=["nodes"]
 )
 def test_21_what_was_asked_for_before_a_purge_elsewhere_is_not_held_either(
-    nodes: World, void: Callable[[Node], None], slow: float
+    nodes: Nodes, void: Callable[[Node], None], slow: float
 ) -> None:
     """It was held as if it had been checked when it came, and served for a second more."""
     one = nodes.node(local_ttl=1)
@@ -62,7 +46,7 @@ def test_21_what_was_asked_for_before_a_purge_elsewhere_is_not_held_either(
     other.close()
 
 
-def test_21_a_stale_answer_that_was_purged_elsewhere_does_not_stand_in_for_a_failure(nodes: World) -> None:
+def test_21_a_stale_answer_that_was_purged_elsewhere_does_not_stand_in_for_a_failure(nodes: Nodes) -> None:
     one = nodes.node(local_ttl=1)
     other = Node(nodes.url, "wsgi", nodes.runner, nodes.clock, local_ttl=1)
     one.fields = [("Cache-Control", "max-age=1, stale-if-error=600")]
@@ -78,7 +62,7 @@ def test_21_a_stale_answer_that_was_purged_elsewhere_does_not_stand_in_for_a_fai
     other.close()
 
 
-def test_21_and_22_who_asks_after_a_purge_elsewhere_gets_no_answer_from_before_it(nodes: World) -> None:
+def test_21_and_22_who_asks_after_a_purge_elsewhere_gets_no_answer_from_before_it(nodes: Nodes) -> None:
     """It waits for one that was asked for before, and then asks itself."""
     one = Node(nodes.url, "wsgi", nodes.runner, nodes.clock, local_ttl=1)
     other = Node(nodes.url, "wsgi", nodes.runner, nodes.clock, local_ttl=1)

@@ -10,7 +10,7 @@ import asyncio
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +21,17 @@ from keyguard.guards.cache.shared_ops import Purge, Purges
 from keyguard.ops import Put
 from keyguard.stores import open_store
 from keyguard.testing import ManualClock
-from tests.support.cached import HOST, SHARED, Node, Trips, everything, run_op, store_url
+from tests.support.cached import HOST, SHARED, Node, Nodes, Trips, everything, run_op, store_url
 from tests.support.servers import Postgres, wait_until
 
 SECOND = 1_000_000
 
 
-class World:
-    """Nodes on one store."""
-
-    def __init__(self, kind: str, world: str, url: str, runner: asyncio.Runner) -> None:
-        self.kind, self.world, self.url, self.runner = kind, world, url, runner
-        self.clock = ManualClock()
-        self.nodes: list[Node] = []
-
-    def node(self, **options: Any) -> Node:
-        made = Node(self.url, self.world, self.runner, self.clock, **options)
-        self.nodes.append(made)
-        return made
-
-    def pair(self, **options: Any) -> tuple[Node, Node]:
-        return self.node(**options), self.node(**options)
-
-    def later(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as made:
-        yield made
-
-
-@pytest.fixture(params=[f"{kind}-{world}" for kind in SHARED for world in ("asgi", "wsgi")])
-def world(request: pytest.FixtureRequest, tmp_path: Path, runner: asyncio.Runner) -> Iterator[World]:
-    kind, _, which = request.param.partition("-")
-    with store_url(kind, request, tmp_path) as url:
-        made = World(kind, which, url, runner)
-        yield made
-        for node in made.nodes:
-            node.close()
-
-
 # -- what one stores another serves ------------------------------------------------------------------------------
 
 
-def test_what_one_process_stores_another_serves(world: World) -> None:
-    one, two = world.pair()
+def test_what_one_process_stores_another_serves(nodes: Nodes) -> None:
+    one, two = nodes.pair()
     assert one.get()[1] == "fwd=uri-miss"
     body, how = two.get()
     assert (body, how) == (b"%s 1" % one.store_name, "hit")
@@ -77,48 +41,48 @@ def test_what_one_process_stores_another_serves(world: World) -> None:
     assert len(answer.all("age")) == 1
 
 
-def test_a_hit_is_one_trip_and_a_local_one_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = world.pair(local_ttl=1)
+def test_a_hit_is_one_trip_and_a_local_one_none(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = nodes.pair(local_ttl=1)
     one.get("/a")
     one.get("/b")
     two.get("/a")  # connections, scripts, the layout
-    trips = Trips(monkeypatch, world.kind)
-    expected = {"cluster": 4 if world.world == "wsgi" else 3}.get(world.kind, 1)
-    if world.kind == "cluster":
+    trips = Trips(monkeypatch, nodes.kind)
+    expected = {"cluster": 4 if nodes.world == "wsgi" else 3}.get(nodes.kind, 1)
+    if nodes.kind == "cluster":
         assert trips.of(lambda: two.get("/b")) <= expected  # what lies on several nodes is asked side by side
     else:
         assert trips.of(lambda: two.get("/b")) == 1
     assert trips.of(lambda: two.get("/b")) == 0
-    world.later(0.9)
+    nodes.later(0.9)
     assert trips.of(lambda: two.get("/b")) == 0
-    world.later(0.2)
+    nodes.later(0.2)
     assert trips.of(lambda: two.get("/b")) >= 1
     assert one.calls == 2
     assert two.calls == 0
 
 
 def test_a_hit_of_a_response_that_varies_is_one_trip_from_the_second_time_on(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = world.pair(local_ttl=0)
+    one, two = nodes.pair(local_ttl=0)
     one.fields.append(("Vary", "Accept-Language"))
     languages = ("de", "en", "fr")
     for language in languages:
         one.get(accept_language=language)
     assert two.get(accept_language="de")[1] == "hit"
-    trips = Trips(monkeypatch, world.kind)
+    trips = Trips(monkeypatch, nodes.kind)
     counts = []
     for language in languages:
         counts.append(trips.of(lambda language=language: two.get(accept_language=language)))
-    if world.kind == "cluster":
+    if nodes.kind == "cluster":
         assert max(counts) <= 4
     else:
         assert counts == [1, 1, 1]
     assert two.calls == 0
 
 
-def test_variants_that_another_process_stored_are_found_while_one_is_held_here(world: World) -> None:
-    one, two = world.pair(local_ttl=60)
+def test_variants_that_another_process_stored_are_found_while_one_is_held_here(nodes: Nodes) -> None:
+    one, two = nodes.pair(local_ttl=60)
     one.fields.append(("Vary", "Accept-Language"))
     one.get(accept_language="de")
     one.get(accept_language="en")
@@ -129,34 +93,34 @@ def test_variants_that_another_process_stored_are_found_while_one_is_held_here(w
 
 
 def test_variants_of_one_url_do_not_push_each_other_out_of_the_first_level(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = world.pair(local_ttl=60)
+    one, two = nodes.pair(local_ttl=60)
     one.fields.append(("Vary", "Accept-Language"))
     for language in ("de", "en"):
         one.get(accept_language=language)
     for language in ("de", "en"):
         two.get(accept_language=language)
-    trips = Trips(monkeypatch, world.kind)
+    trips = Trips(monkeypatch, nodes.kind)
     assert trips.of(lambda: [two.get(accept_language=language) for language in ("de", "en", "de")]) == 0
 
 
-def test_a_miss_takes_few_trips(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_miss_takes_few_trips(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking, becoming the one that asks, and writing: as few as there can be, for the client waits for them."""
-    (one,) = (world.node(),)
+    (one,) = (nodes.node(),)
     one.get("/warm")
-    trips = Trips(monkeypatch, world.kind)
+    trips = Trips(monkeypatch, nodes.kind)
     found = trips.of(lambda: one.get("/cold"))
     # On a cluster the nodes are asked side by side, and each counts: how many those are depends on the keys' slots.
-    most = {"sqlite": 3, "postgres": 3, "valkey": 4, "redis6": 4, "cluster": 16}[world.kind]
+    most = {"sqlite": 3, "postgres": 3, "valkey": 4, "redis6": 4, "cluster": 16}[nodes.kind]
     assert found <= most
 
 
-def test_a_revalidation_serves_the_others_too(world: World) -> None:
-    one, two = world.pair(local_ttl=0)
+def test_a_revalidation_serves_the_others_too(nodes: Nodes) -> None:
+    one, two = nodes.pair(local_ttl=0)
     one.fields = two.fields = [("Cache-Control", "max-age=10"), ("ETag", '"v1"')]
     one.get()
-    world.later(20)
+    nodes.later(20)
     two.status = 304
     two.body = lambda node: b""
     answer = two.ask()
@@ -165,12 +129,12 @@ def test_a_revalidation_serves_the_others_too(world: World) -> None:
     assert (one.calls, two.calls) == (1, 1)
 
 
-def test_a_stale_entry_is_refreshed_by_one_process_and_served_by_both(world: World) -> None:
+def test_a_stale_entry_is_refreshed_by_one_process_and_served_by_both(nodes: Nodes) -> None:
     """RFC 5861, section 3: at once, and the background asks the app once."""
-    one, two = world.pair(local_ttl=0)
+    one, two = nodes.pair(local_ttl=0)
     one.fields = two.fields = [("Cache-Control", "max-age=10, stale-while-revalidate=600")]
     old = one.get()[0]
-    world.later(20)
+    nodes.later(20)
     started, release = threading.Event(), threading.Event()
 
     def slow() -> None:
@@ -180,8 +144,8 @@ def test_a_stale_entry_is_refreshed_by_one_process_and_served_by_both(world: Wor
     one.meanwhile = slow
     try:
         assert one.get() == (old, "hit")
-        if world.world == "asgi":
-            world.runner.run(asyncio.sleep(0.05))  # the loop has to run for what runs in the background
+        if nodes.world == "asgi":
+            nodes.runner.run(asyncio.sleep(0.05))  # the loop has to run for what runs in the background
         started.wait(5)
         assert two.get() == (old, "hit")
         assert one.get() == (old, "hit")
@@ -189,8 +153,8 @@ def test_a_stale_entry_is_refreshed_by_one_process_and_served_by_both(world: Wor
         release.set()
 
     def settle() -> None:
-        if world.world == "asgi":
-            world.runner.run(asyncio.sleep(0.01))
+        if nodes.world == "asgi":
+            nodes.runner.run(asyncio.sleep(0.01))
 
     wait_until(lambda: settle() or two.get()[0] != old, "the new entry")
     assert (one.calls, two.calls) == (2, 0)
@@ -230,43 +194,43 @@ VOIDED = [
 """Each way on each store, and in each world."""
 
 
-@pytest.mark.parametrize(("world", "void"), VOIDED, indirect=["world"])
+@pytest.mark.parametrize(("nodes", "void"), VOIDED, indirect=["nodes"])
 def test_what_one_process_voids_the_other_does_not_serve_after_local_ttl(
-    world: World, void: Callable[[Node], None]
+    nodes: Nodes, void: Callable[[Node], None]
 ) -> None:
-    one, two = world.pair(local_ttl=1)
+    one, two = nodes.pair(local_ttl=1)
     one.fields.append(("Cache-Tag", "t1, t2"))
     one.get()
     assert two.get()[1] == "hit"
     void(one)
     two.fields.append(("Cache-Tag", "t1, t2"))
-    world.later(1.1)
+    nodes.later(1.1)
     calls = two.calls
     assert two.get()[1] != "hit"
     assert two.calls == calls + 1
-    world.later(1.1)
+    nodes.later(1.1)
     assert one.get() == (b"%s %d" % (two.store_name, two.calls), "hit")  # and what came after is served again
 
 
-@pytest.mark.parametrize(("world", "void"), VOIDED, indirect=["world"])
+@pytest.mark.parametrize(("nodes", "void"), VOIDED, indirect=["nodes"])
 def test_what_was_asked_before_it_was_voided_elsewhere_does_not_come_back(
-    world: World, void: Callable[[Node], None]
+    nodes: Nodes, void: Callable[[Node], None]
 ) -> None:
     """The request is on its way to the app of one process while another purges."""
-    one, two = world.pair(local_ttl=1)
-    other = Node(world.url, "wsgi", world.runner, world.clock, local_ttl=1)  # a thread may ask it, whatever runs here
+    one, two = nodes.pair(local_ttl=1)
+    other = Node(nodes.url, "wsgi", nodes.runner, nodes.clock, local_ttl=1)  # a thread may ask it, whatever runs here
     one.fields.append(("Cache-Tag", "t1"))
     one.meanwhile = lambda: void(other)
     one.get()
     assert two.get()[1] != "hit"
     one.meanwhile = lambda: None
-    world.later(1.1)
+    nodes.later(1.1)
     assert one.get()[0] != b"%s 1" % one.store_name
     other.close()
 
 
-def test_other_tags_and_urls_stay(world: World) -> None:
-    one, two = world.pair(local_ttl=0)
+def test_other_tags_and_urls_stay(nodes: Nodes) -> None:
+    one, two = nodes.pair(local_ttl=0)
     one.fields.append(("Cache-Tag", "t2"))
     one.get()
     one.stack.cache.purge(tag="t1")
@@ -290,14 +254,14 @@ def test_purges_are_bounded_and_what_is_not_remembered_counts_as_purged() -> Non
     assert not purges.after(1209, ["t1208"])
 
 
-def test_purges_that_the_store_forgot_void_what_is_older(world: World) -> None:
+def test_purges_that_the_store_forgot_void_what_is_older(nodes: Nodes) -> None:
     """A server that runs out of memory evicts what it likes: what was purged must not come back."""
-    one, two = world.pair(local_ttl=0)
+    one, two = nodes.pair(local_ttl=0)
     one.get()
     one.stack.cache.purge("/x")
     run_op(one, Put("rc:purges|log", None))
-    assert world.node(local_ttl=0).get()[1] != "hit"
-    three = world.node(local_ttl=0)
+    assert nodes.node(local_ttl=0).get()[1] != "hit"
+    three = nodes.node(local_ttl=0)
     one.get("/y")
     one.stack.cache.purge("/y")
     run_op(one, Put("rc:purges|log", None))
@@ -306,9 +270,9 @@ def test_purges_that_the_store_forgot_void_what_is_older(world: World) -> None:
     assert two.get("/y")[1] == "hit"  # what was stored since is served
 
 
-def test_an_entry_whose_mark_the_store_forgot_is_not_used(world: World) -> None:
+def test_an_entry_whose_mark_the_store_forgot_is_not_used(nodes: Nodes) -> None:
     """So an invalidation that was evicted brings nothing back."""
-    one, two = world.pair(local_ttl=0)
+    one, two = nodes.pair(local_ttl=0)
     one.get()
     one.stack.cache.purge(f"{HOST}/x")
     marks = [key for key, _, _ in everything(one.store) if key.endswith("|!")]
@@ -322,8 +286,8 @@ def test_an_entry_whose_mark_the_store_forgot_is_not_used(world: World) -> None:
 # -- what stands in the store ---------------------------------------------------------------------------------------
 
 
-def test_variants_are_bounded_and_those_that_fall_off_are_deleted(world: World) -> None:
-    one, two = world.pair(max_variants=4)
+def test_variants_are_bounded_and_those_that_fall_off_are_deleted(nodes: Nodes) -> None:
+    one, two = nodes.pair(max_variants=4)
     one.fields.append(("Vary", "Accept-Language"))
     for number in range(12):
         one.get(accept_language=f"x{number}")
@@ -333,8 +297,8 @@ def test_variants_are_bounded_and_those_that_fall_off_are_deleted(world: World) 
     assert two.get(accept_language="x0")[1] == "fwd=vary-miss"
 
 
-def test_everything_has_a_time_to_live(world: World, request: pytest.FixtureRequest) -> None:
-    one, two = world.pair(max_variants=2)
+def test_everything_has_a_time_to_live(nodes: Nodes, request: pytest.FixtureRequest) -> None:
+    one, two = nodes.pair(max_variants=2)
     one.fields += [("Vary", "Accept-Language"), ("Cache-Tag", "t")]
     for number in range(4):
         one.get(accept_language=f"x{number}")
@@ -351,12 +315,12 @@ def test_everything_has_a_time_to_live(world: World, request: pytest.FixtureRequ
     assert len(found) > 5
     day = 25 * 3600 * SECOND
     assert all(ttl is not None and 0 < ttl <= day for _, _, ttl in found), found
-    if world.kind in ("valkey", "redis6", "cluster"):
-        server = request.getfixturevalue(world.kind)
-        nodes = server.nodes if world.kind == "cluster" else [server]
+    if nodes.kind in ("valkey", "redis6", "cluster"):
+        server = request.getfixturevalue(nodes.kind)
+        servers = server.nodes if nodes.kind == "cluster" else [server]
         name = one.store.namespace
         ends = []
-        for node in nodes:
+        for node in servers:
             ends += [node.ask("PTTL", key) for key in node.ask("KEYS", f"{name}:*")]
         assert len(ends) >= len(found)
         assert all(0 < end <= day // 1000 + 3_600_000 for end in ends)
@@ -365,8 +329,8 @@ def test_everything_has_a_time_to_live(world: World, request: pytest.FixtureRequ
 SECRETS = ("s3cr3t-path", "s3cr3t-query", "s3cr3t-bearer", "s3cr3t-key", "s3cr3t-cookie", "s3cr3t-tag", "s3cr3t-host")
 
 
-def test_no_url_and_no_credential_stands_in_the_store(world: World) -> None:
-    one = world.node(public=True)
+def test_no_url_and_no_credential_stands_in_the_store(nodes: Nodes) -> None:
+    one = nodes.node(public=True)
     one.fields += [("Vary", "Authorization, X-API-Key, Cookie, X-Tenant"), ("Cache-Tag", SECRETS[5])]
     credentials = {
         "authorization": f"Bearer {SECRETS[2]}",
@@ -392,7 +356,7 @@ def test_no_url_and_no_credential_stands_in_the_store(world: World) -> None:
             assert secret.encode().hex() not in key
 
 
-def test_nobody_sees_half_an_entry(world: World) -> None:
+def test_nobody_sees_half_an_entry(nodes: Nodes) -> None:
     """Three write the same URL with bodies of different sizes, each of one letter; readers look all the time."""
     sizes = {"a": 10, "b": 70_000, "c": 300_000}
     entries = {
@@ -400,7 +364,7 @@ def test_nobody_sees_half_an_entry(world: World) -> None:
                       body=letter.encode() * size, since=1)
         for letter, size in sizes.items()
     }  # fmt: skip
-    node = world.node()
+    node = nodes.node()
     wrong: list[Any] = []
     rounds = 20
 
@@ -479,8 +443,8 @@ GARBAGE = [
 @pytest.mark.parametrize("garbage", range(len(GARBAGE)))
 def test_garbage_in_the_store_is_a_miss(garbage: int, request: pytest.FixtureRequest, runner: asyncio.Runner) -> None:
     with store_url("valkey", request, Path()) as url:
-        world = World("valkey", "wsgi", url, runner)
-        one, two = world.pair(local_ttl=0)
+        nodes = Nodes("valkey", "wsgi", url, runner)
+        one, two = nodes.pair(local_ttl=0)
         one.get()
         keys = [key for key, _, _ in everything(one.store)]
         for key in [*keys, "rc:purges|log", "rc:purges|v"]:
@@ -493,7 +457,7 @@ def test_garbage_in_the_store_is_a_miss(garbage: int, request: pytest.FixtureReq
             assert answer.body.startswith(b"n")
             assert two.ask("/x", "POST").status == 200
             two.stack.cache.purge("/z")
-        for node in world.nodes:
+        for node in nodes.made:
             node.close()
 
 

@@ -9,9 +9,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -24,7 +24,7 @@ from keyguard.rates.window import WindowLog
 from keyguard.stores import open_store
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.postgres.names import lock_of
-from tests.support.faulty import Service, admitted_by_processes, flood, keeps_the_loop_going
+from tests.support.faulty import Service, admitted_by_processes, in_children, killed, proxied, survived_by_a_loop
 from tests.support.servers import Postgres, Proxy, wait_until
 
 pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
@@ -67,16 +67,6 @@ def service(server: Postgres, proxy: Proxy) -> Iterator[Service]:
 
 
 @contextmanager
-def killed(server: Postgres, proxy: Proxy) -> Iterator[None]:
-    """An immediate shutdown; it starts again and recovers from its log."""
-    server.kill()
-    try:
-        yield
-    finally:
-        server.start()
-
-
-@contextmanager
 def stopped(server: Postgres, proxy: Proxy) -> Iterator[None]:
     """The server and the processes that serve connections stand still."""
     assert server.process is not None
@@ -93,18 +83,6 @@ def stopped(server: Postgres, proxy: Proxy) -> Iterator[None]:
 def _signal(pid: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def proxied(mode: str) -> Callable[[Postgres, Proxy], AbstractContextManager[None]]:
-    @contextmanager
-    def failing(server: Postgres, proxy: Proxy) -> Iterator[None]:
-        proxy.mode, proxy.delay = mode, 0.3
-        try:
-            yield
-        finally:
-            proxy.mode = ""
-
-    return failing
 
 
 @contextmanager
@@ -185,49 +163,19 @@ def test_threads(fault: str, server: Postgres, proxy: Proxy, service: Service) -
     unknown = wait_until(lambda: service.stack.keys.issue("stranger"), "the store").key.reveal()
     service.warm()
     with FAULTS[fault](server, proxy):
-        answers: list[object] = []
-
-        def hammer() -> None:
-            answers.extend(service.check([service.ask() for _ in range(10)]))
-            time.sleep(0.3)
-            answers.extend(service.check([service.ask() for _ in range(10)]))
-
-        threads = [threading.Thread(target=hammer) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(answers) == 80
+        service.hammered(4, 10, bursts=2)
         assert service.check([service.ask()])[0].status == 200
         seen = service.check([service.ask(unknown)])[0]
         assert seen.status == 503 or (seen.status == 200 and fault in READABLE)
         assert not service.stack.health.ok
     tries = service.recovers_in_time(lambda: FAULTS[fault](server, proxy))
     assert service.stack.health.ok
-    told = [news.ok for news in service.news]
-    assert told == [False, True] * (len(told) // 2), "each outage is told of when it begins and when it ends"
-    assert len(told) >= 2 * tries
+    service.told_of_outages(tries)
 
 
 @pytest.mark.parametrize("fault", ["killed and restarted", "stopped", "requests lost"])
 def test_an_event_loop(fault: str, server: Postgres, proxy: Proxy, service: Service) -> None:
-    async def story() -> None:
-        await flood(service, 4, 5)
-        await asyncio.to_thread(service.warm)
-        context = FAULTS[fault](server, proxy)
-        await asyncio.to_thread(context.__enter__)
-        try:
-            await keeps_the_loop_going(service)
-            assert not service.stack.health.ok
-        finally:
-            await asyncio.to_thread(context.__exit__, None, None, None)
-        for _ in range(100):
-            if service.check([await service.aask()])[0].told:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("not recovered within a second")
-
-    asyncio.run(story())
+    asyncio.run(survived_by_a_loop(service, FAULTS[fault](server, proxy)))
 
 
 def test_no_request_is_lost_when_connections_are(server: Postgres) -> None:
@@ -355,19 +303,11 @@ def test_the_database_s_time_decides_whatever_the_clock_of_a_worker_says(
 def test_connections_do_not_cross_a_fork(store: PostgresStore) -> None:
     """Children and parent go on with a store that was in use before the fork; each reply reaches who asked."""
     store.execute([TAKE])
-    children = []
-    for _ in range(3):
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                code = int(any(store.execute([TAKE])[0].refused for _ in range(20)))
-            finally:
-                os._exit(code)
-        children.append(child)
-    for _ in range(20):
-        store.execute([TAKE])
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 3
+
+    def ask() -> None:
+        assert not any(store.execute([TAKE])[0].refused for _ in range(20))
+
+    in_children(3, ask, ask)
     assert used(store) == 81
 
 

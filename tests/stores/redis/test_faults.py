@@ -19,7 +19,15 @@ from keyguard.ops import Demand, Take
 from keyguard.rates import window
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.redis.pulse import GRACE
-from tests.support.faulty import Service, admitted_by_processes, flood, keeps_the_loop_going, noise, passed
+from tests.support.faulty import (
+    Service,
+    admitted_by_processes,
+    flood,
+    in_children,
+    killed,
+    proxied,
+    survived_by_a_loop,
+)
 from tests.support.servers import Proxy, RedisCluster, RedisServer, Sentinel, wait_until
 
 pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
@@ -64,15 +72,6 @@ def patient(proxy: Proxy) -> Iterator[Service]:
 
 
 @contextmanager
-def killed(server: RedisServer, proxy: Proxy) -> Iterator[None]:
-    server.kill()
-    try:
-        yield
-    finally:
-        server.start()
-
-
-@contextmanager
 def stopped(server: RedisServer, proxy: Proxy) -> Iterator[None]:
     """For longer than anybody has patience, as a machine does that swaps or moves."""
     server.signal(signal.SIGSTOP)
@@ -84,18 +83,6 @@ def stopped(server: RedisServer, proxy: Proxy) -> Iterator[None]:
         server.signal(signal.SIGCONT)
 
 
-def proxied(mode: str) -> Callable[[RedisServer, Proxy], AbstractContextManager[None]]:
-    @contextmanager
-    def failing(server: RedisServer, proxy: Proxy) -> Iterator[None]:
-        proxy.mode, proxy.delay = mode, 0.3
-        try:
-            yield
-        finally:
-            proxy.mode = ""
-
-    return failing
-
-
 @contextmanager
 def out_of_memory(server: RedisServer, proxy: Proxy) -> Iterator[None]:
     server.ask("CONFIG", "SET", "maxmemory", "1", "maxmemory-policy", "noeviction")
@@ -105,24 +92,19 @@ def out_of_memory(server: RedisServer, proxy: Proxy) -> Iterator[None]:
         server.ask("CONFIG", "SET", "maxmemory", "0")
 
 
-@contextmanager
-def read_only(server: RedisServer, proxy: Proxy) -> Iterator[None]:
-    server.ask("CONFIG", "SET", "replica-serve-stale-data", "yes")
-    server.ask("REPLICAOF", "127.0.0.1", "1")
-    try:
-        yield
-    finally:
-        server.ask("REPLICAOF", "NO", "ONE")
+def replica(stale: str) -> Callable[[RedisServer, Proxy], AbstractContextManager[None]]:
+    """It follows a primary that cannot be reached, and says what it has if it may be stale."""
 
+    @contextmanager
+    def following(server: RedisServer, proxy: Proxy) -> Iterator[None]:
+        server.ask("CONFIG", "SET", "replica-serve-stale-data", stale)
+        server.ask("REPLICAOF", "127.0.0.1", "1")
+        try:
+            yield
+        finally:
+            server.ask("REPLICAOF", "NO", "ONE")
 
-@contextmanager
-def stale_replica(server: RedisServer, proxy: Proxy) -> Iterator[None]:
-    server.ask("CONFIG", "SET", "replica-serve-stale-data", "no")
-    server.ask("REPLICAOF", "127.0.0.1", "1")
-    try:
-        yield
-    finally:
-        server.ask("REPLICAOF", "NO", "ONE")
+    return following
 
 
 @contextmanager
@@ -166,8 +148,8 @@ FAULTS = {
     "half-closed": proxied("half-close"),
     "requests lost": proxied("deaf"),
     "out of memory": out_of_memory,
-    "read-only": read_only,
-    "a stale replica": stale_replica,
+    "read-only": replica("yes"),
+    "a stale replica": replica("no"),
     "password changed": locked_out,
     "no connections left": crowded,
 }
@@ -181,19 +163,7 @@ def test_threads(fault: str, server: RedisServer, proxy: Proxy, service: Service
     unknown = service.stack.keys.issue("stranger").key.reveal()
     service.warm()
     with FAULTS[fault](server, proxy):
-        answers: list[object] = []
-
-        def hammer() -> None:
-            answers.extend(service.check([service.ask() for _ in range(10)]))
-            time.sleep(0.3)
-            answers.extend(service.check([service.ask() for _ in range(10)]))
-
-        threads = [threading.Thread(target=hammer) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(answers) == 160
+        service.hammered(8, 10, bursts=2)
         # A key that this process has seen goes on working; of one that it has not, nothing is known.
         assert service.check([service.ask()])[0].status == 200
         seen = service.check([service.ask(unknown)])[0]
@@ -205,9 +175,7 @@ def test_threads(fault: str, server: RedisServer, proxy: Proxy, service: Service
     tries = service.recovers_in_time(lambda: FAULTS[fault](server, proxy))
     service.recovers(lambda: service.ask(unknown))
     assert service.stack.health.ok
-    told = [news.ok for news in service.news]
-    assert told == [False, True] * (len(told) // 2), "each outage is told of when it begins and when it ends"
-    assert len(told) >= 2 * tries
+    service.told_of_outages(tries)
     time.sleep(0.05)
     service.check([service.ask()])
 
@@ -217,19 +185,7 @@ def test_an_event_loop(fault: str, server: RedisServer, proxy: Proxy, service: S
     """Of the faults that a server tells of in words, one: they are read by the same code as in threads."""
 
     async def story() -> None:
-        await flood(service, 4, 5)
-        await asyncio.to_thread(service.warm)
-        context = FAULTS[fault](server, proxy)
-        await asyncio.to_thread(context.__enter__)
-        try:
-            await keeps_the_loop_going(service)
-            assert not service.stack.health.ok
-        finally:
-            await asyncio.to_thread(context.__exit__, None, None, None)
-        began = time.monotonic()
-        while not (seen := service.check([await service.aask()])[0]).told:
-            assert passed(began) < 1.0 + noise(), (seen, service.stack.health)
-            await asyncio.sleep(0.01)
+        await survived_by_a_loop(service, FAULTS[fault](server, proxy))
         await service.store.aclose()
 
     asyncio.run(story())
@@ -439,21 +395,12 @@ def test_connections_do_not_cross_a_fork(valkey: RedisServer) -> None:
     store = RedisStore(valkey.url, namespace="fork", timeout=1)
     take = Take([Demand("d", "rl:fork|x", window(1000, 3_600_000_000, "1000/hour"))])
     store.execute([take])
-    children = []
-    for _ in range(4):
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                for _ in range(50):
-                    store.execute([take])
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    for _ in range(50):
-        store.execute([take])
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+
+    def ask() -> None:
+        for _ in range(50):
+            store.execute([take])
+
+    in_children(4, ask, ask)
     assert store.execute([take])[0].takings[0][2] == 1000 - 252
     store.clear()
 

@@ -66,17 +66,7 @@ def test_threads(fault: str, path: Path) -> None:
     service.warm()
     with FAULTS[fault](path):
         time.sleep(1.01)  # it looks once a second whether the file is still the same
-        answers: list[object] = []
-
-        def hammer() -> None:
-            answers.extend(service.check([service.ask() for _ in range(20)]))
-
-        threads = [threading.Thread(target=hammer) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(answers) == 160
+        service.hammered(8, 20)
         assert not service.stack.health.ok
         assert service.check([service.ask("kg_live_" + "0" * 12 + "_x")])[0].status == 503
     service.recovers_in_time(lambda: FAULTS[fault](path))
