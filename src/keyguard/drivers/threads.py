@@ -107,7 +107,7 @@ class Threads:
             del job  # what it holds is not kept until the next one comes
 
 
-pool = Threads()
+threads = Threads()
 """The threads of this process, for all its apps."""
 
 
@@ -115,13 +115,13 @@ async def in_thread(step: Blocking[Any]) -> Sequence[Any]:
     """Return the function's result, in a sequence of one. Raises `StoreBusy` if there was no thread for it in time."""
     if forks_in_c():  # these threads stay
         return (copy_context().run(step.run),)
-    job = pool.start(step)
+    job = threads.start(step)
     try:
-        if not await Wait(job.signal, 0, TURN).in_loop() and pool.withdraw(job):
+        if not await Wait(job.signal, 0, TURN).in_loop() and threads.withdraw(job):
             raise StoreBusy(f"no thread has been free for {TURN:g} s")
         while not job.ended:
             await Wait(job.signal, 1, _A_WHILE).in_loop()
     finally:
         if not job.ended:
-            pool.withdraw(job)
+            threads.withdraw(job)
     return (job.result(),)

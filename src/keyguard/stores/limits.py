@@ -143,7 +143,7 @@ class LimitsStore:
             )
 
     def after_fork(self) -> None:
-        self._pool = _Threads(self._hang_up)
+        self._threads = _Threads(self._hang_up)
 
     def _hang_up(self) -> None:
         """Close this thread's connection, if the storage has one for each thread: memcached's has."""
@@ -155,19 +155,19 @@ class LimitsStore:
 
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Take from limits, one after the other; settle nothing. Raises `StoreError` for other operations."""
-        with self._threads() as pool:
-            done, work = pool.done, pool.submit(lambda: self._execute(ops))
+        with self._lent() as threads:
+            done, work = threads.done, threads.submit(lambda: self._execute(ops))
             with suppress(TimeoutError):
                 return work.future.result(self.timeout)
             if not work.future.cancel():  # it has its turn, or is over by now
                 with suppress(TimeoutError):
                     return work.future.result(work.left(self.timeout))
-            raise self._late(work.future.cancelled() and pool.done > done)
+            raise self._late(work.future.cancelled() and threads.done > done)
 
     async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Do the same for an event loop."""
-        with self._threads() as pool:
-            done, work = pool.done, pool.submit(lambda: self._execute(ops))
+        with self._lent() as threads:
+            done, work = threads.done, threads.submit(lambda: self._execute(ops))
             answer = asyncio.wrap_future(work.future)
             answer.add_done_callback(_seen)
             try:
@@ -179,19 +179,19 @@ class LimitsStore:
                 raise
             if answer.done() and not answer.cancelled():
                 return answer.result()
-            raise self._late(work.future.cancelled() and pool.done > done)
+            raise self._late(work.future.cancelled() and threads.done > done)
 
     @contextmanager
-    def _threads(self) -> Iterator[_Threads]:
+    def _lent(self) -> Iterator[_Threads]:
         """Yield the threads; those of one operation alone, which end with it, in a process that forks in C."""
         if not forks_in_c():
-            yield self._pool
+            yield self._threads
             return
-        pool = _Threads(self._hang_up)
+        threads = _Threads(self._hang_up)
         try:
-            yield pool
+            yield threads
         finally:
-            pool.end(_ENDING)
+            threads.end(_ENDING)
 
     def _late(self, queued: bool) -> StoreError:
         """Return what to raise if there is no answer in time; `queued` if others were, and this one was not."""
@@ -210,8 +210,8 @@ class LimitsStore:
 
     def close(self) -> None:
         """End the threads. The next operation starts new ones."""
-        pool, self._pool = self._pool, _Threads(self._hang_up)
-        pool.end()
+        threads, self._threads = self._threads, _Threads(self._hang_up)
+        threads.end()
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Return nothing: these storages cannot list what they hold."""

@@ -8,7 +8,7 @@ Rules:
 
 `psycopg_pool` is not used. It tests what lies idle with one trip each, or not at all, and does not take the silence of
 one for that of all; it fails to tell a server that takes no further connection from one that has gone; and what we
-lend is a turn on any connection to many decisions at once, which is not what a pool hands out.
+lend is a turn on any connection to many decisions at once, which is not what such a pool hands out.
 """
 
 from __future__ import annotations

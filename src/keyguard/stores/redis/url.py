@@ -41,8 +41,8 @@ _PORTS = {"sentinel": 26379, "cluster": 6379}
 _PATIENCE = 5.0  # seconds, for operators
 _SENTINEL = OPENING / 10
 _NEVER_FULL = 2**31
-"""A pool of redis-py counts the connections that it has ever made, and makes no more than 100 by itself. How many there
-are at a time is bounded elsewhere."""
+"""A connection pool of redis-py counts the connections that it has ever made, and makes no more than 100 by itself. How
+many there are at a time is bounded elsewhere."""
 _OURS = ("namespace", "timeout", "max_connections")  # whoever opens a store has taken them from the URL
 _OPTIONS = {
     "": ("client_name", "db", "username", "password"),
@@ -193,13 +193,13 @@ class Servers:
             brief = {**settings, "socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL, **self._secured()}
             del brief["driver_info"]  # see `client`
             sentinel: Any = _sentinel(self.seeds, sentinel_kwargs=brief | self._sentinel_login, **settings)
-            pool: Any = SentinelConnectionPool(
+            maker: Any = SentinelConnectionPool(
                 self.service, sentinel, max_connections=_NEVER_FULL, **settings, **self._secured(), **self.login
             )
-            # The pool is known to its connections by a weak reference only.
-            return lambda: _kept(pool.make_connection(), pool), sentinel.close
-        pool = self._pool(redis.ConnectionPool, {**settings, "max_connections": _NEVER_FULL})
-        return pool.make_connection, _none
+            # That pool is known to its connections by a weak reference only.
+            return lambda: _kept(maker.make_connection(), maker), sentinel.close
+        maker = self._maker(redis.ConnectionPool, {**settings, "max_connections": _NEVER_FULL})
+        return maker.make_connection, _none
 
     def aconnector(self) -> tuple[Callable[[], AsyncConnection], Callable[[], Awaitable[None]]]:
         """Return the same for one event loop. Not for a cluster.
@@ -210,16 +210,16 @@ class Servers:
         if self.kind == "sentinel":
             brief = {**settings, "socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL, **self._secured()}
             sentinel = _async_sentinel(self.seeds, sentinel_kwargs=brief | self._sentinel_login, **settings)
-            pool: Any = AsyncSentinelPool(self.service, sentinel, **settings, **self._secured(), **self.login)
+            maker: Any = AsyncSentinelPool(self.service, sentinel, **settings, **self._secured(), **self.login)
 
             async def end() -> None:
                 for client in sentinel.sentinels:
                     await client.aclose()
 
-            return lambda: _kept(pool.make_connection(), pool), end
-        return self._pool(redis.asyncio.ConnectionPool, settings).make_connection, _nothing
+            return lambda: _kept(maker.make_connection(), maker), end
+        return self._maker(redis.asyncio.ConnectionPool, settings).make_connection, _nothing
 
-    def _pool(self, kind: Any, settings: dict[str, Any]) -> Any:
+    def _maker(self, kind: Any, settings: dict[str, Any]) -> Any:
         return kind.from_url(self._url, **settings, **self.login)
 
     def node(self, host: str, port: int) -> Servers:
@@ -231,8 +231,8 @@ class Servers:
     def client(self) -> Any:
         """Return a client for what operators do, with time-outs of seconds."""
         settings = self._settings(_PATIENCE, Retry(NoBackoff(), 1))
-        # With TLS a new connection has something to read, which redis-py's pool takes for a stale reply; if it has
-        # introduced itself first, all has been read.
+        # With TLS a new connection has something to read, which redis-py's connection pool takes for a stale reply; if
+        # it has introduced itself first, all has been read.
         del settings["driver_info"]
         if self.cluster:
             from redis.cluster import ClusterNode, RedisCluster
