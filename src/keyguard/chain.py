@@ -38,7 +38,7 @@ class Chain:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no guard in it."""
+        """Whether it has no guards."""
         return not self._guards
 
     def begin(self, request: Request, first: int = 0) -> Begun:

@@ -170,7 +170,7 @@ def blocking(function: Callable[P, R]) -> Callable[P, Blocking[R]]:
     """Have a plain function of yours called in a thread under ASGI, since it waits for something: a database, a file.
 
     For the functions that guards take: `by=`, `cost=`, `when=`, `exempt=`, `scopes=`, and one that chooses a limit.
-    They run in place otherwise, and all other requests wait for them. Under WSGI it changes nothing. Raises
+    Otherwise they run in the event loop, and all other requests wait for them. Under WSGI it changes nothing. Raises
     `ConfigurationError` for what is not a plain function.
     """
     if not callable(function):

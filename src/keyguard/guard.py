@@ -134,7 +134,7 @@ class Guard:
         return None
 
     def decider(self, store: Any) -> Decide | None:
-        """Return what is asked before `__call__`, as told above; `None` for nothing."""
+        """Return the function that is asked before `__call__`, as described above; `None` if there is none."""
         return None
 
 

@@ -62,12 +62,12 @@ def refuse(
 
     - `detail`: one or two sentences for the caller; they must not hold internals. `reason`: a word for the log.
     - `status`: by default the cause's own.
-    - `retry_after`: when waiting helps, how long: seconds, a `timedelta`, or a text such as `"10 minutes"`.
+    - `retry_after`: if waiting helps, for how long: seconds, a `timedelta`, or a text such as `"10 minutes"`.
     - `at`: the moment from which that is counted, the time of the decision; by default now.
     - `policies`: the names of the limits that refused. `headers`: more fields of the response.
     - `key_id`: for the log, if a key was recognised but the caller is not its identity.
 
-    Raise `ConfigurationError` for a duration or a moment that is none.
+    Raises `ConfigurationError` for what is not a duration, or not a moment.
     """
     wait = None if retry_after is None else microseconds("retry_after", retry_after, max="36500 days")
     decided = None if at is None else moment("at", at)
@@ -152,7 +152,7 @@ def refuse_bad_request(request: Request, detail: str, *, reason: str) -> Respons
 
 
 def refuse_busy(request: Request) -> Response:
-    """Refuse with a 503 and the cause `overload`: there was no turn at the store within the request's time."""
+    """Refuse with a 503 and the cause `overload`: the store had no turn for it within the request's time."""
     return refuse_for(
         request,
         Cause.OVERLOAD,

@@ -67,13 +67,13 @@ class Headers:
         return f"Headers({list(self)!r})"
 
     def get(self, name: str) -> str | None:
-        """The first line of this name, or `None`."""
+        """Return the first line of this name, or `None`."""
         name, size = name.lower(), len(name)
         # Lengths are compared first: most names differ in that already.
         return next((value for key, value in self if len(key) == size and key.lower() == name), None)
 
     def get_all(self, name: str) -> list[str]:
-        """Every line of this name, in order."""
+        """Return every line of this name, in order."""
         name, size = name.lower(), len(name)
         return [value for key, value in self if len(key) == size and key.lower() == name]
 

@@ -15,15 +15,16 @@ from keyguard.response import Response
 
 
 class IPFilter(Guard):
-    """Refuses requests by the client's address, IPv4 and IPv6.
+    """Refuse requests by the client's address, IPv4 and IPv6.
 
     - `allow`: only these networks; `None` allows everybody, an empty list nobody.
     - `deny`: none of these; wins over `allow`.
     - `paths`: patterns that the filter applies to, or `path(...)`; all paths if it is not given.
     - `ignore_case`: the app routes paths in any case, so the filter applies to them in any case.
 
-    An address that cannot be known is on no list: it passes a deny list, and no allow list. Raises
-    `ConfigurationError` for a network that is none, and for a filter that would filter nothing.
+    An address that cannot be known is on no list: it passes a deny list, but not an allow list.
+
+    Raises `ConfigurationError` for a text that is not a network, and for a filter that would filter nothing.
     """
 
     filters_addresses = True

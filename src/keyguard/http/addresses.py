@@ -51,7 +51,8 @@ class Address:
 
 
 _young: dict[str, Address | None] = {}
-"""What the texts that were last met spell. When it is full it becomes `_old`, and those that are met again return."""
+"""The addresses of the texts that were met last. When it is full it becomes `_old`, and those that are met again
+return."""
 _old: dict[str, Address | None] = {}
 
 

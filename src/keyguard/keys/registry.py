@@ -30,7 +30,7 @@ class KeyRegistry:
     """The keys in a store.
 
     A method that takes an id also takes the whole key, so that a leaked one can be revoked as it was found.
-    Raises `KeyNotFound` for an unknown id, `ValueError` for a value that cannot be, `StoreError` if the store
+    Raises `KeyNotFound` for an unknown id, `ValueError` for a value that is not possible, `StoreError` if the store
     fails; `ConfigurationError` if a key would be made without a pepper in a store that holds keys with one, and for a
     change of a key whose pepper is not set. Revoking needs no pepper.
     """
@@ -69,7 +69,7 @@ class KeyRegistry:
     ) -> IssuedKey:
         """Make a new key.
 
-        `subject` is whom its limits belong to, by default the owner. `not_before` and `expires` are aware datetimes,
+        `subject` is the one its limits belong to, by default the owner. `not_before` and `expires` are aware datetimes,
         or durations from now (a `timedelta`, or a text such as `"30 days"`). `scopes`, `networks` and `metadata` are
         what `KeyRecord` says. `env` is the second word of the key, by default the registry's.
         """
@@ -141,7 +141,7 @@ class KeyRegistry:
         return await in_thread(self.list, subject=subject, status=status)
 
     def revoke(self, id: str, reason: str | None = None) -> KeyRecord:
-        """Make a key invalid, for good, in every process within a second. Again, it changes nothing."""
+        """Make a key invalid, for good, in every process within a second. Revoking it again changes nothing."""
         return run_flow(self.store, self._flows.revoke(id, reason))
 
     async def arevoke(self, id: str, reason: str | None = None) -> KeyRecord:

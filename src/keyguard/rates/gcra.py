@@ -117,7 +117,7 @@ class Smooth(Limit):
         return _state(now, after), -(-after // TICKS) + fine
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
-        # The charge has not drained yet, so there was no pause since, and all later ones stand on top of it.
+        # The charge has not drained yet, so nothing paused since, and all later ones stand on top of it.
         return _state(0, max(0, _due(state) - cost * self.pace))
 
     def merge(self, one: bytes, other: bytes) -> bytes:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RequestSettings(Protocol):
-    """What all requests to one app have in common."""
+    """The facts that all requests to one app have in common."""
 
     source: ClientAddress
     """Finds the caller's address."""

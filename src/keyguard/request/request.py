@@ -199,8 +199,8 @@ class Request(RequestHead):
     def identity(self) -> Identity:
         """The caller, as `APIKeys` found it: `ANONYMOUS` if no key was needed and none was sent.
 
-        Raises `ConfigurationError` if nobody has looked for it yet: no `APIKeys` stands outside of whoever asks. Once
-        the app was called, or the request refused, nothing is decided by it any more, and it is `ANONYMOUS`.
+        Raises `ConfigurationError` if it has not been looked for yet: no `APIKeys` stands outside of the guard that
+        asks. Once the app was called, or the request refused, nothing is decided by it any more, and it is `ANONYMOUS`.
         """
         state = self.state
         identity = state.identity
@@ -242,7 +242,7 @@ class Request(RequestHead):
     def preflight(self) -> bool:
         """True for a CORS preflight request (Fetch standard, section 3.2.2), as browsers send it.
 
-        It has no body, and no field by which some middleware makes a request of another method of it. Its two fields
+        It has no body, and no field by which some middleware turns it into a request of another method. Its two fields
         say one thing each: some CORS middleware takes a request whose `Origin` is empty for an ordinary one. Anybody
         else can send a preflight too. That it carries no key is not looked at here.
         """
@@ -257,7 +257,7 @@ class Request(RequestHead):
 
     @contextmanager
     def changed(self, fields: Mapping[str, str | None], *, whole_body: bool = False) -> Iterator[None]:
-        """For what is called inside, the request has these header fields instead of its own; `None` takes one off.
+        """Give the request these header fields instead of its own, for what is called inside; `None` takes one off.
 
         `whole_body` keeps from the app the ways to answer past its `send` (ASGI's extensions for sending files).
         """
@@ -304,7 +304,7 @@ class Request(RequestHead):
             self.afterwards.append(work)
 
     def not_at_end(self, work: Deferred) -> None:
-        """Take that back: a request without such work leaves the app's body to the server as it is."""
+        """Take work back from `at_end`: a request without any leaves the app's body to the server as it is."""
         if self.deferred is not None and work in self.deferred:
             self.deferred.remove(work)
             self.deferred = self.deferred or None

@@ -1,4 +1,4 @@
-"""What the guards around one request have found out about it."""
+"""The facts that the guards around one request have found out about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class RequestState:
-    """What the guards around one request have found out, shared by all keyguard layers it passes.
+    """The facts that the guards around one request have found out, shared by all keyguard layers it passes.
 
     It stands in the ASGI scope as `scope["keyguard"]` and in the WSGI environ as `environ["keyguard.request"]`, so an
     app reads `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.

@@ -171,7 +171,7 @@ class Keyguard:
 
     @property
     def health(self) -> StoreHealth:
-        """Tell how the store does, as this process sees it: since when it has been out of order, and what was done."""
+        """Return whether the store is in order, as this process sees it, and what was decided without it."""
         return StoreHealth(True, None, "", 0, 0) if self._watched is None else self._watched.health
 
     @cached_property

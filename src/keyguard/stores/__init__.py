@@ -39,7 +39,7 @@ def open_store(store: str | Store, clock: GivenClock | None = None) -> Store:
     shared by the processes of a machine; `redis://host:6379/0?namespace=keyguard&timeout=0.1&max_connections=64`, by
     many machines; so are `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://` and
     `postgresql://host/db?schema=keyguard&timeout=0.1&max_connections=10`. `clock` replaces the store's own, for tests.
-    Raises `ConfigurationError` for a URL that names none.
+    Raises `ConfigurationError` for a URL that names no store.
     """
     if not isinstance(store, str):
         if not is_store(store):

@@ -194,7 +194,7 @@ class LimitsStore:
             threads.end(_ENDING)
 
     def _late(self, queued: bool) -> StoreError:
-        """Return what to raise if there is no answer in time; `queued` if others were, and this one was not."""
+        """Return what to raise if no answer has come in time; `queued` if others were, and this one was not."""
         name = type(self.storage).__name__
         return (
             StoreBusy(f"{name}: other requests were first") if queued else StoreError(f"{name} did not answer in time")

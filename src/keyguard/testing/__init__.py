@@ -2,6 +2,7 @@
 
 clock = ManualClock()
 answer = play(RateLimit("1/minute"), store=MemoryStore(clock=clock))
+clock.advance("1 minute")
 
 check_store(lambda clock: MyStore(clock=clock))
 """

@@ -1,10 +1,4 @@
-"""For tests, yours too: a clock that stands still, one request through a guard, and the conformance suite of stores.
-
-clock = ManualClock()
-answer = play(RateLimit("1/minute"), store=MemoryStore(clock=clock))
-
-check_store(lambda clock: MyStore(clock=clock))
-"""
+"""One request through a guard, as a server would send it, and the response that comes back."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]
 
 
 class APIKeys(Guard):
-    """Lets callers with a valid API key through, and finds out whose it is.
+    """Let callers with a valid API key through, and find out whose it is.
 
     - `lookup`: your own function from key text to `Identity` or `None`; without it, keys are those that
       `Keyguard.keys` and `keyguard keys` issue. An `async def` runs in the event loop; a `def` in a thread under ASGI,
@@ -61,7 +61,7 @@ class APIKeys(Guard):
       that it gives the caller stands in logs and stores: it must not be the key itself.
     - `sources`: where a key may stand: names of header fields (`"authorization"` means its Bearer scheme, RFC 6750),
       `"cookie:name"`, `"query:name"`. A key in the query ends in logs and browser histories: off by default. A Bearer
-      text that does not begin with `prefix` is not a key, but an app's own: beside a key it is let be. With a `lookup`
+      text that does not begin with `prefix` is not a key, but an app's own: beside a key it is ignored. With a `lookup`
       every text is a key.
     - `public`: path patterns that need no key; exact (`"/health"`), whole subtrees (`"/docs/*"`); or `path(...)`.
     - `paths`: only these need a key; by default all do. A path that is in both lists needs none.
@@ -69,8 +69,8 @@ class APIKeys(Guard):
     - `optional`: callers without a key pass as anonymous, if no scope is needed. One who sends a wrong key is still
       refused.
     - `scopes`: what a key must hold, or a function of the request that returns it; `None` if nothing is needed.
-    - `guesses`: how many wrong keys an address may send; `None` for any number. With a `lookup` one that has sent too
-      many is not heard at all; a right key of the registry always is.
+    - `guesses`: how many wrong keys an address may send; `None` for any number. With a `lookup` an address that has
+      sent too many is refused without asking it; a right key of the registry is always accepted.
     - `guess_exempt`: networks whose wrong keys are not counted, such as a NAT behind which many callers are.
     - `pepper`: what digests are keyed with: text, or a mapping of version to text, the highest being used for new
       keys. By default the environment's `KEYGUARD_PEPPER`. Keys that were made without one are accepted if none is set,
@@ -138,7 +138,7 @@ class APIKeys(Guard):
         self._registry: KeyRegistry | None = None
 
     def after_fork(self) -> None:
-        """Called in a forked child."""
+        """Make the locks anew in a forked child."""
         self._known.after_fork()
         self._refusals.after_fork()
         if self._look_ups is not None:
@@ -148,12 +148,12 @@ class APIKeys(Guard):
         return f"<APIKeys {self.name}>"
 
     def asynchronous(self) -> dict[str, object]:
-        """The settings that only an event loop can run."""
+        """Return the settings that only an event loop can run."""
         settings = {"lookup": self.lookup, "scopes": self.scopes}
         return {word: value for word, value in settings.items() if is_async(value)}
 
     def registry(self, store: Store) -> KeyRegistry:
-        """The keys in `store` that this guard accepts."""
+        """Return the registry of the keys in `store` that this guard accepts."""
         if self.lookup is not None:
             raise ConfigurationError("this APIKeys has a lookup of its own: its keys are kept there")
         if self._registry is None or self._registry.store is not store:
@@ -227,7 +227,7 @@ class APIKeys(Guard):
         return await forward(request)
 
     def needs_no_key(self, request: Request) -> bool:
-        """Whether the request needs no key, by its path."""
+        """Tell whether the request needs no key, by its path."""
         if self.paths is not None and not self.paths.closes(request):
             return True
         return self.public is not None and self.public.opens(request)

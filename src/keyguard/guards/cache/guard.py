@@ -52,7 +52,7 @@ _REFRESH_FOR = 60 * SECOND
 
 
 class ResponseCache(Guard):
-    """Serves stored responses, as RFC 9111 allows a shared cache to.
+    """Serve stored responses, as RFC 9111 allows a shared cache to.
 
     Out of the box only responses with explicit freshness or a validator are stored, none that set a cookie, and none to
     requests with credentials unless the app says `public`, `must-revalidate` or `s-maxage` (section 3.5). Credentials
@@ -60,7 +60,7 @@ class ResponseCache(Guard):
     fields like `X-API-Key` or `X-Forwarded-User`, `REMOTE_USER`, a user in the scope, the certificate of a client.
 
     - `ttl`: how long a response is fresh if the app sets no lifetime: seconds, a `timedelta`, or a text such as
-      `"10 minutes"`, like all durations here. For status 200, 203, 300, 301, 308, 404 and 410. Whatever may name a
+      `"10 minutes"`, like all durations here. For status 200, 203, 300, 301, 308, 404 and 410. All that may name a
       caller counts as credentials then, such as `Cookie` and `X-Tenant`.
     - `credentials`: names of request fields that count as credentials besides; of keys of the environ or scope too.
     - `when`: a function of the request, such as `path("/products/*")`, that says whether it goes through the cache.

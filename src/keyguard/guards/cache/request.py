@@ -33,7 +33,7 @@ _REMEMBERED = 4096
 def means_callers(settings: Settings) -> int:
     """Return what of `meaning` counts as credentials.
 
-    Whatever may name a caller, if the app has not said who its answers are for, or has said that each is for one
+    All that may name a caller, if the app has not said who its answers are for, or has said that each is for one
     caller; else only what surely does.
     """
     if (settings.ttl is not None and not settings.public) or settings.private:

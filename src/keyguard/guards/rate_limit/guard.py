@@ -48,7 +48,7 @@ log = logging.getLogger("keyguard")
 
 
 class RateLimit(Limiting):
-    """Refuses a caller who has used up a limit, and says when it works again.
+    """Refuse a caller who has used up a limit, and say when it works again.
 
     - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`, rate items of the
       `limits` library, or one function of the request that returns one of these, a list of them, or `None` if no
@@ -73,7 +73,6 @@ class RateLimit(Limiting):
       store, and so do those by a function that has no name: two of them do not start.
     - `headers`: which fields tell the caller what is left: `"draft-11"` emits the syntax of
       draft-ietf-httpapi-ratelimit-headers-11, `"x-ratelimit"` the older `X-RateLimit-*`; several, or `None`.
-
     - `if_store_fails`: what happens while the store is out of order. `"local"` keeps callers to `limit / workers` in
       each process (see `Keyguard`), `"allow"` lets everybody through, `"refuse"` nobody. A caller refused then gets a
       503 with cause `fault`, never a 429.
@@ -184,12 +183,12 @@ class RateLimit(Limiting):
         return self._default if everywhere and self._default.rules else None
 
     def functions(self) -> dict[str, Callable[..., Any]]:
-        """The settings that are functions of the request."""
+        """Return the settings that are functions of the request."""
         given = {"by": self.by, "cost": self.cost, "when": self.when, "exempt": self.exempt, "rates": self.choose}
         return {word: value for word, value in given.items() if callable(value)}
 
     def asynchronous(self) -> dict[str, object]:
-        """The settings that only an event loop can run."""
+        """Return the settings that only an event loop can run."""
         return {word: function for word, function in self.functions().items() if is_async(function)}
 
     def _counted(self) -> counter_names.Counters:

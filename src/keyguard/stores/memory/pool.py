@@ -59,7 +59,7 @@ class Pool:
     def take(self, bucket: str, cost: int = 1) -> Answer | Refused | None:
         """Take `cost` units from each limit for a caller. `None` if nothing was decided: then the operation is asked.
 
-        Whoever calls has checked the process.
+        The caller has checked the process.
         """
         core = self._core
         with core.lock:

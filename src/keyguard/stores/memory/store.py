@@ -164,7 +164,7 @@ class MemoryStore:
     def take_together(self, asked: Sequence[tuple[Pool, str, int]]) -> list[Answer] | None:
         """Take for `(pool, bucket, cost)` each, from all of them or from none: then the operation is asked.
 
-        Whoever calls has checked the process.
+        The caller has checked the process.
         """
         core = self._core
         if len({(id(pool.table), bucket) for pool, bucket, _ in asked}) < len(asked):

@@ -85,7 +85,7 @@ class Opener:
         self._credentials = credentials
         self._sql = statements
         self._missing = missing
-        """The message if there are no tables."""
+        """The message if the tables are missing."""
 
     async def open(self) -> Line:
         """Open one. Raises `StoreError` if that fails, or if what is behind it cannot be used."""

@@ -76,7 +76,7 @@ def store_error(error: BaseException) -> StoreError:
 
 
 def fail_each(waiting: Iterable[Asked], error: Exception) -> None:
-    """Tell each of those who wait why there is no answer."""
+    """Tell each of those who wait why no answer comes."""
     for asked in waiting:
         own = error
         if isinstance(error, StoreError):  # whoever raises it writes its own traceback into it

@@ -68,7 +68,7 @@ class Asked:
         return True
 
     def fail(self, error: BaseException) -> None:
-        """Tell why there is no answer, if somebody still waits."""
+        """Tell why no answer comes, if somebody still waits."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
 

@@ -65,7 +65,7 @@ class TakeForm:
 
     def __init__(self, owner: object, demands: Packed) -> None:
         self.owner = owner
-        """Whose names these are: an operation may meet several stores."""
+        """The store whose names these are: an operation may meet several."""
         self.demands = demands
         self.keys = demands.keys
         self.script = script_name("take", demands.kinds)

@@ -1,8 +1,8 @@
 """Opening connections for threads: each in a thread of its own, beside the requests that wait for it.
 
 Rules:
-- Opening has seconds, for names, TLS and passwords take their time; a request waits no longer than it may. Whoever
-  waited in vain leaves the connection to those who come later.
+- Opening has seconds, for names, TLS and passwords take their time; a request waits no longer than it may, and
+  leaves a connection that came too late to those who come later.
 - One that takes long is not waited for alone: others are begun beside it, for the server may be back meanwhile.
 - A connection has made one trip before it counts as open: a server that has no room for it says so only then.
 """

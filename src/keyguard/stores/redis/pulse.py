@@ -22,11 +22,11 @@ GRACE = 1.0
 
 
 class NotSent(StoreError):
-    """There was no connection to send on."""
+    """It had no connection to send on."""
 
 
 class NoTurn(NotSent, StoreBusy):
-    """There was no connection to send on in time, which says nothing about the server."""
+    """It had no connection to send on in time, which says nothing about the server."""
 
 
 class Lost(StoreError):
