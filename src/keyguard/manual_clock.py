@@ -19,9 +19,11 @@ _AGES = timedelta(days=3_000_000)
 class ManualClock:
     """A clock that goes only when it is told to. It starts in 2027.
 
-    clock = ManualClock()
-    guard = Keyguard(RateLimit("1/minute"), store=MemoryStore(clock=clock), clock=clock)
-    clock.advance("1 minute")
+    A stack and its store are given the same one:
+
+        clock = ManualClock()
+        guard = Keyguard(RateLimit("1/minute"), store=MemoryStore(clock=clock), clock=clock)
+        clock.advance("1 minute")
     """
 
     def __init__(self, start: datetime = datetime(2027, 1, 15, 8, tzinfo=UTC)) -> None:

@@ -1,7 +1,7 @@
 """Records of keys as they were written before records were sealed: layout 1. Never to be made anew.
 
 For each: the key, its successor's if it was rotated, and what stood in the store, in base 85. The clock stood at the
-beginning of `keyguard.testing.play.ManualClock`.
+beginning of `keyguard.testing.ManualClock`.
 """
 
 from __future__ import annotations

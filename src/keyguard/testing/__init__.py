@@ -1,16 +1,15 @@
 """For tests, yours too: a clock that stands still, one request through a guard, and the conformance suite of stores.
 
-clock = ManualClock()
-answer = play(RateLimit("1/minute"), store=MemoryStore(clock=clock))
-clock.advance("1 minute")
+    clock = ManualClock()
+    answer = play(RateLimit("1/minute"), store=MemoryStore(clock=clock))
 
-check_store(lambda clock: MyStore(clock=clock))
+A store of your own is held to the meaning of all operations:
+
+    check_store(lambda clock: MyStore(clock=clock))
 """
 
-from keyguard.manual_clock import ManualClock as ManualClock
-from keyguard.testing.conformance import Reference as Reference
-from keyguard.testing.conformance import check_store as check_store
-from keyguard.testing.play import Played as Played
-from keyguard.testing.play import play as play
+from keyguard.manual_clock import ManualClock
+from keyguard.testing.conformance import Reference, check_store
+from keyguard.testing.play import Played, play
 
 __all__ = ["ManualClock", "Played", "Reference", "check_store", "play"]

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 from keyguard.guard import AnyGuard
-from keyguard.manual_clock import ManualClock as ManualClock
 from keyguard.stack.keyguard import Keyguard
-from keyguard.testing.conformance import Reference as Reference
-from keyguard.testing.conformance import check_store as check_store
 
 if TYPE_CHECKING:
     from keyguard.stack.options import StackOptions
