@@ -433,3 +433,22 @@ def test_work_for_the_end_that_a_guard_without_a_mark_has_registered_comes_after
     assert (list(returned), notes) == ([b"one"], ["end"])
     returned.close()
     assert (notes, body.closed) == (["end", "after"], 1)
+
+
+def test_a_second_head_gives_no_charge_back_again() -> None:
+    """What a limit took for a request that a layer further in has refused is given back once."""
+    inside = Keyguard(RateLimit("1/day", by="ip", name="inner", headers=None)).wsgi(wsgi_app)
+
+    def app(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/outside":
+            return wsgi_app(environ, start_response)
+        body = inside(environ, start_response)
+        try:
+            raise LookupError
+        except LookupError:
+            start_response("500 Internal Server Error", [], sys.exc_info())
+        return body
+
+    guarded = Keyguard(RateLimit("100000/day", by="ip", name="outer")).wsgi(app)
+    left = [ask_wsgi(guarded, Ask(path), lint=False).get("ratelimit") for path in ("/in", "/in", "/in", "/outside")]
+    assert [value and value.partition("r=")[2].partition(";")[0] for value in left] == ["99999", None, None, "99998"]

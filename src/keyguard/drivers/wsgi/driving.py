@@ -16,6 +16,7 @@ from keyguard.request import Deferred, Request
 from keyguard.response import Response
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+Pairs: TypeAlias = list[tuple[str, str]]
 Write: TypeAlias = Callable[[bytes], object]
 StartResponse: TypeAlias = Callable[..., Write]
 WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
@@ -42,7 +43,17 @@ def status_line(status: int) -> str:
     return _STATUS_LINES.get(status) or f"{status} Unknown"
 
 
+def status_of(line: str) -> int:
+    return _STATUSES.get(line) or int(line[:3])
+
+
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+_STATUSES = {line: status for status, line in _STATUS_LINES.items()}
+
+
+def with_ours(fields: Pairs, head: Pairs, theirs: Pairs) -> Pairs:
+    """Return the fields of a second head with what guards had to say in the first, of which `theirs` was the app's."""
+    return fields + [pair for pair in head if pair not in theirs]
 
 
 def answer(engine: Engine, request: Request, response: Response, start_response: StartResponse) -> Iterable[bytes]:

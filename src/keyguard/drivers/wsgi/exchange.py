@@ -34,6 +34,7 @@ from keyguard.drivers.wsgi.driving import (
     NO_HEAD,
     TWICE,
     ExcInfo,
+    Pairs,
     StartResponse,
     Write,
     WSGIApp,
@@ -41,6 +42,8 @@ from keyguard.drivers.wsgi.driving import (
     drive,
     settle_all,
     status_line,
+    status_of,
+    with_ours,
 )
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError, NoResponse
@@ -61,13 +64,13 @@ class Exchange:
     failure: Exception | None = None
     flow: Flow[Any] | None = None
     """The coroutine of the guards that go the long way."""
-    head: tuple[str, list[tuple[str, str]]] | None = None
+    head: tuple[str, Pairs] | None = None
     """The head that the app gave to `start_response`; once released, the one that the guards made of it."""
     replacement: Response | None = None
     server_write: Write | None = None
     state = IDLE
     tees: Sequence[Tee] = ()
-    theirs: Sequence[tuple[str, str]] = ()
+    theirs: Pairs
     """The header fields of a released head as the app gave them."""
 
     def __init__(self, app: WSGIApp, engine: Engine, request: Request, start_response: StartResponse) -> None:
@@ -186,7 +189,8 @@ class Exchange:
         if self.flow is None:
             self._release(status, pairs)
             return
-        head = Response(int(status[:3]), Headers(pairs), APP)
+        code = status_of(status)
+        head = Response(code, Headers(pairs), APP)
         try:
             stop = self._advance(head)
             if not isinstance(stop, Response):
@@ -196,11 +200,11 @@ class Exchange:
             raise
         if stop.body is APP:
             self.tees = stop.tees or ()
-            self._release(status if stop.status == int(status[:3]) else status_line(stop.status), list(stop.headers))
+            self._release(status if stop.status == code else status_line(stop.status), list(stop.headers))
         else:
             self.state, self.replacement = DISCARD, stop
 
-    def _release(self, status: str, pairs: list[tuple[str, str]]) -> None:
+    def _release(self, status: str, pairs: Pairs) -> None:
         assert self.head is not None
         self.theirs = self.head[1]
         self.head = (status, pairs)
@@ -209,7 +213,7 @@ class Exchange:
 
     # -- what the app calls -----------------------------------------------------------------------------
 
-    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write:
+    def start_response(self, status: str, headers: Pairs, exc_info: ExcInfo | None = None) -> Write:
         """Serve the app as its `start_response`."""
         try:
             if self.state == DEAD:
@@ -221,16 +225,13 @@ class Exchange:
                 self._cut("the app began its response again")  # what comes now is another one's body
                 # Too late for the guards, but not for what they had to say: the server may still take another head.
                 # It raises exc_info if the first one has gone (PEP 3333, "The start_response() Callable").
-                self.server_write = self.server_start(status, self._with_ours(headers), exc_info)
+                assert self.head is not None
+                self.server_write = self.server_start(status, with_ours(headers, self.head[1], self.theirs), exc_info)
             elif self.state == WAIT:
                 self.head = (status, headers)
             return self.write
         finally:
             exc_info = None  # or the traceback's frames and this one hold each other
-
-    def _with_ours(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        assert self.head is not None
-        return headers + [pair for pair in self.head[1] if pair not in self.theirs]
 
     def write(self, data: bytes) -> None:
         """Serve the app as the `write` that `start_response` returns."""

@@ -11,7 +11,19 @@ from keyguard.chain import Marks, tell
 from keyguard.drivers import bridges
 from keyguard.drivers.interpreter import Engine
 from keyguard.drivers.wsgi.body import Peeked, close
-from keyguard.drivers.wsgi.driving import NO_BODY, NO_HEAD, TWICE, ExcInfo, StartResponse, Write, WSGIApp, drive
+from keyguard.drivers.wsgi.driving import (
+    NO_BODY,
+    NO_HEAD,
+    TWICE,
+    ExcInfo,
+    Pairs,
+    StartResponse,
+    Write,
+    WSGIApp,
+    drive,
+    status_of,
+    with_ours,
+)
 from keyguard.drivers.wsgi.exchange import Exchange
 from keyguard.drivers.wsgi.request import WSGIRequest
 from keyguard.errors import NoResponse
@@ -23,7 +35,12 @@ _new = object.__new__
 class Telling:
     """One request to the app, of whose head marks are told. It is made by `object.__new__`, which costs less."""
 
-    __slots__ = ("began", "engine", "failure", "marks", "request", "server_start")
+    __slots__ = ("began", "engine", "failure", "head", "marks", "request", "server_start", "theirs")
+
+    head: Pairs
+    """The fields of the first head, with what marks have added to it."""
+    theirs: Pairs
+    """The same as the app gave them."""
 
     def run(
         self, app: WSGIApp, engine: Engine, request: WSGIRequest, marks: Marks, server_start: StartResponse
@@ -74,23 +91,28 @@ class Telling:
             raise NoResponse(NO_HEAD)
         return peeked
 
-    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write:
+    def start_response(self, status: str, headers: Pairs, exc_info: ExcInfo | None = None) -> Write:
         """Serve the app as its `start_response`."""
         try:
-            if self.failure is not None:
-                raise self.failure
-            if self.began and not exc_info:
-                raise AssertionError(TWICE)
-            self.began = True
-            if self.marks:
-                headers = self._told(int(status[:3]), headers)
+            if self.began:
+                if self.failure is not None:
+                    raise self.failure
+                if not exc_info:
+                    raise AssertionError(TWICE)
+                if self.marks:
+                    headers = with_ours(headers, self.head, self.theirs)
+            else:
+                self.began = True
+                if self.marks:
+                    self.theirs = headers
+                    headers = self.head = self._told(status_of(status), headers)
             # A second head is for the server to take or not: it raises exc_info if the first one has gone (PEP 3333,
             # "The start_response() Callable").
             return self.server_start(status, headers, exc_info) if exc_info else self.server_start(status, headers)
         finally:
             exc_info = None  # or the traceback's frames and this one hold each other
 
-    def _told(self, status: int, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    def _told(self, status: int, pairs: Pairs) -> Pairs:
         headers: Headers = _new(Headers)
         headers.pairs = [*pairs]
         try:
