@@ -15,7 +15,7 @@ from keyguard.clock import SECOND, whole_seconds
 from keyguard.identity import ANONYMOUS
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import Request
-from keyguard.response import Response
+from keyguard.response import FieldNames, Response
 from keyguard.units import Duration, microseconds, moment, rfc3339, second_of
 
 _STATUS = {
@@ -102,48 +102,107 @@ def refuse_for(
     when = None
     if wait is not None:
         when = whole_seconds(wait), -(-((request.clock() if at is None else at) + wait) // SECOND)
-    return refusal_of(request, cause, status or _STATUS[cause], detail, reason, when, tuple(policies), headers, key_id)
+    write = _notice if len(detail) < _KEPT else Notice
+    return write(cause, status or _STATUS[cause], detail, reason, when, tuple(policies)).give(request, headers, key_id)
 
 
-def refusal_of(
-    request: Request,
-    cause: Cause,
-    status: int,
-    detail: str,
-    reason: str,
-    when: tuple[int, int] | None = None,
-    policies: tuple[str, ...] = (),
-    headers: Iterable[tuple[str, str]] = (),
-    key_id: str = "",
-) -> Response:
-    """Do the same; `when` are the seconds to wait, and the second since the Unix epoch in which waiting ends."""
-    state = request.state
-    identity = state.identity or ANONYMOUS
-    client = request.client
-    seconds, second = when or (None, None)
-    refusal = state.refusal = Refusal(
-        cause,
-        status,
-        detail,
-        reason,
-        request.id,
-        seconds,
-        None if second is None else second_of(second),
-        policies,
-        key_id or identity.key_id,
-        identity.subject,
-        "" if client is None else client.text,
+class Notice:
+    """All that a refusal says, but for whom it refuses: written once for many requests."""
+
+    __slots__ = (
+        "begin",
+        "cause",
+        "detail",
+        "end",
+        "fields",
+        "policies",
+        "reason",
+        "recovers_at",
+        "retry_after",
+        "status",
     )
-    form = _preferred(request.header("accept"))
-    media_type, body = (form, _json_of(refusal)) if form == JSON else _text_of(refusal, form)
-    # No X-Request-ID: if some middleware or proxy sets it, it stands once. The id stands in the body.
-    fields = [("Content-Type", media_type), _NO_STORE, *headers]
-    if seconds is not None and status in (429, 503):
-        fields.insert(2, ("Retry-After", str(seconds)))
-    return Response(status, fields, body, refusal=refusal)
+
+    def __init__(
+        self,
+        cause: Cause,
+        status: int,
+        detail: str,
+        reason: str,
+        when: tuple[int, int] | None = None,
+        policies: tuple[str, ...] = (),
+    ) -> None:
+        """Write it. `when` are the seconds to wait, and the second since the Unix epoch in which waiting ends."""
+        self.cause = cause
+        self.status = status
+        self.detail = detail
+        self.reason = reason
+        self.policies = policies
+        self.retry_after: int | None = None
+        self.recovers_at: datetime | None = None
+        self.fields: tuple[tuple[bytes, bytes], ...] = (_CONTENT_TYPE[JSON], _NO_STORE)
+        self.begin = f'{_begin_of(cause, status)}{quoted(detail)}, "instance": "'
+        """The body as `json.dumps(problem_details(refusal))` writes it, up to the id; a test holds the two together."""
+        self.end = f'"{_rest_of(cause, policies)}}}'
+        """The body after the id, which has no sign that JSON would have to escape."""
+        if when is not None:
+            seconds, second = when
+            self.retry_after, self.recovers_at = seconds, second_of(second)
+            self.end = f'{self.end[:-1]}, "retry_after": {seconds}, "recovers_at": "{rfc3339(second)}"}}'
+            if status in (429, 503):
+                self.fields += ((b"retry-after", b"%d" % seconds),)
+
+    def give(self, request: Request, headers: Iterable[tuple[str, str]] = (), key_id: str = "") -> Response:
+        """Return the response that refuses `request` with it. `headers` are more fields."""
+        state = request.state
+        identity = state.identity or ANONYMOUS
+        client = request.client
+        told = (
+            self.cause,
+            self.status,
+            self.detail,
+            self.reason,
+            request.id,
+            self.retry_after,
+            self.recovers_at,
+            self.policies,
+            key_id or identity.key_id,
+            identity.subject,
+            "" if client is None else client.text,
+        )
+        refusal = state.refusal = _new(Refusal, told)
+        form = _preferred(request.header("accept"))
+        # No X-Request-ID: if some middleware or proxy sets it, it stands once. The id stands in the body.
+        if form is JSON:
+            fields, body = self.fields, f"{self.begin}{refusal.request_id}{self.end}".encode("ascii")
+        else:
+            fields, body = (_CONTENT_TYPE[form], *self.fields[1:]), _text_of(refusal, form)
+        head = request.head_of(fields, _FIELDS)
+        for name, value in headers:
+            head.add(name, value)
+        response = Response(self.status, head, body)
+        response.refusal = refusal
+        return response
 
 
-_NO_STORE = ("Cache-Control", "no-store")
+_new = tuple.__new__  # to call `Refusal` takes twice as long
+_notice = lru_cache(maxsize=256)(Notice)  # many callers are told the same
+_KEPT = 512
+"""A notice is kept if its detail has fewer characters: callers may have a say in that."""
+
+_FIELDS = FieldNames("Content-Type", "Cache-Control", "Retry-After")
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+@lru_cache(maxsize=64)
+def _begin_of(cause: Cause, status: int) -> str:
+    kind, title = quoted(_TYPE.get(cause, "about:blank")), quoted(_title(cause, status))
+    return f'{{"type": {kind}, "title": {title}, "status": {status}, "detail": '
+
+
+@lru_cache(maxsize=256)
+def _rest_of(cause: Cause, policies: tuple[str, ...]) -> str:
+    names = f', "violated-policies": [{", ".join(map(quoted, policies))}]' if policies else ""
+    return f', "cause": {quoted(cause.value)}{names}'
 
 
 def refuse_bad_request(request: Request, detail: str, *, reason: str) -> Response:
@@ -188,7 +247,7 @@ def problem_details(refusal: Refusal) -> dict[str, object]:
     if refusal.retry_after is not None:
         problem["retry_after"] = refusal.retry_after
     if refusal.recovers_at is not None:
-        problem["recovers_at"] = _written(refusal.recovers_at)
+        problem["recovers_at"] = rfc3339(moment("recovers_at", refusal.recovers_at) // SECOND)
     return problem
 
 
@@ -196,45 +255,10 @@ def _title(cause: Cause, status: int) -> str:
     return "Too many wrong keys" if cause is Cause.ADDRESS and status == 429 else _TITLE[cause]
 
 
-@lru_cache(maxsize=64)  # many callers are told the same moment
-def _written(when: datetime) -> str:
-    return rfc3339(moment("recovers_at", when) // SECOND)
-
-
-def _json_of(refusal: Refusal) -> bytes:
-    """Return `json.dumps(problem_details(refusal))`, a fifth of the price: most of it is ready.
-
-    A test holds the two to the same bytes. An id has no sign that JSON would have to escape.
-    """
-    cause, status, detail, _, request_id, seconds, recovers_at, policies, *_ = refusal
-    end = "}"
-    if seconds is not None:
-        end = f', "retry_after": {seconds}}}'
-        if recovers_at is not None:
-            end = f', "retry_after": {seconds}, "recovers_at": "{_written(recovers_at)}"}}'
-    elif recovers_at is not None:
-        end = f', "recovers_at": "{_written(recovers_at)}"}}'
-    begin, rest = _begin_of(cause, status), _rest_of(cause, policies)
-    return f'{begin}{quoted(detail)}, "instance": "{request_id}"{rest}{end}'.encode("ascii")
-
-
-@lru_cache(maxsize=64)
-def _begin_of(cause: Cause, status: int) -> str:
-    kind, title = quoted(_TYPE.get(cause, "about:blank")), quoted(_title(cause, status))
-    return f'{{"type": {kind}, "title": {title}, "status": {status}, "detail": '
-
-
-@lru_cache(maxsize=256)
-def _rest_of(cause: Cause, policies: tuple[str, ...]) -> str:
-    names = f', "violated-policies": [{", ".join(map(quoted, policies))}]' if policies else ""
-    return f', "cause": {quoted(cause.value)}{names}'
-
-
-def _text_of(refusal: Refusal, form: str) -> tuple[str, bytes]:
+def _text_of(refusal: Refusal, form: str) -> bytes:
     problem = problem_details(refusal)
     if form == "text/plain":
-        text = "".join(f"{name}: {_words(value)}\n" for name, value in problem.items() if name != "type")
-        return "text/plain; charset=utf-8", text.encode()
+        return "".join(f"{name}: {_words(value)}\n" for name, value in problem.items() if name != "type").encode()
     rows = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(_words(value))}</dd>"
         for name, value in problem.items()
@@ -245,7 +269,7 @@ def _text_of(refusal: Refusal, form: str) -> tuple[str, bytes]:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f"<h1>{title}</h1><p>{detail}</p><dl>{rows}</dl></html>\n"
     )
-    return "text/html; charset=utf-8", page.encode()
+    return page.encode()
 
 
 def _words(value: object) -> str:
@@ -259,18 +283,23 @@ _FORMS = {
     "text/html": ("text/html", "application/xhtml+xml"),
     "text/plain": ("text/plain", "text/*"),
 }
+_CONTENT_TYPE = {
+    JSON: (b"content-type", JSON.encode()),
+    "text/html": (b"content-type", b"text/html; charset=utf-8"),
+    "text/plain": (b"content-type", b"text/plain; charset=utf-8"),
+}
 
 
 def _preferred(accept: str | None) -> str:
     """Return the form a client asks for (RFC 9110, section 12.5.1): JSON if it does not say, or is not understood."""
     # Nor is a list read that is longer than any browser's.
-    if not accept or len(accept) > 1000 or accept.count(",") + accept.count(";") > 64:
-        return JSON
-    return _negotiated(accept)
+    return _negotiated(accept) if accept and len(accept) <= 1000 else JSON
 
 
 @lru_cache(maxsize=64)  # clients of one kind send one text
 def _negotiated(accept: str) -> str:
+    if accept.count(",") + accept.count(";") > 64:
+        return JSON
     weights: dict[str, float] = {}
     for member in accept.split(","):
         media_range, *parameters = (part.strip().lower() for part in member.split(";"))

@@ -93,7 +93,10 @@ class Headers:
 
     def set_length(self, length: int) -> None:
         """Put one `Content-Length` in the place of all there were."""
-        self.remove("Content-Length")
+        for name, _ in self.pairs:
+            if len(name) == 14:  # as long as its name
+                self.remove("Content-Length")
+                break
         self.pairs.append(("Content-Length", str(length)))
 
     def join(self, name: str, value: str) -> None:

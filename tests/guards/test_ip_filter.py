@@ -9,29 +9,16 @@ from typing import Any
 import pytest
 
 from keyguard import Cause, ConfigurationError, IPFilter, Keyguard, Request, Response
-from keyguard.http.addresses import ClientAddress
+from keyguard.drivers.asgi.request import ASGIRequest
 from tests.support.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
+ENGINE = Keyguard().asgi(asgi_app).engine
 
-class Fake(Request):
+
+def request(peer: str | None = "192.0.2.1", path: str = "/", raw: bytes | None = None) -> Request:
     """A request with a peer and a path, and nothing else."""
-
-    def __init__(self, peer: str | None = "192.0.2.1", path: str = "/", raw: bytes | None = None) -> None:
-        super().__init__("GET", {}, ClientAddress(), lambda: 0)
-        self.peer_ = peer
-        self._path = path
-        self.raw = raw
-
-    @property
-    def peer(self) -> str | None:
-        return self.peer_
-
-    @property
-    def raw_path(self) -> bytes | None:
-        return self.raw
-
-    def header(self, name: str) -> str | None:
-        return None
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": raw, "headers": []}
+    return ASGIRequest({**scope, "client": None if peer is None else (peer, 40000)}, ENGINE)
 
 
 def reason(response: Response | None) -> str:
@@ -85,11 +72,11 @@ BOTH = ALLOW | DENY
     ],
 )
 def test_who_is_let_in(lists: dict[str, Any], peer: str | None, expected: str) -> None:
-    assert reason(IPFilter(**lists)(Fake(peer))) == expected
+    assert reason(IPFilter(**lists)(request(peer))) == expected
 
 
 def test_a_refusal_says_what_and_not_why() -> None:
-    answers = [IPFilter(**BOTH)(Fake(peer)) for peer in ("10.1.0.1", "11.0.0.1", None)]
+    answers = [IPFilter(**BOTH)(request(peer)) for peer in ("10.1.0.1", "11.0.0.1", None)]
     bodies = []
     for answer in answers:
         assert answer is not None
@@ -130,13 +117,13 @@ def test_a_refusal_says_what_and_not_why() -> None:
 )
 def test_a_filter_for_some_paths(path: str, raw: bytes | None, expected: str) -> None:
     guard = IPFilter(allow=["10.0.0.0/8"], paths=["/admin/*", "/reports/{id}"])
-    assert reason(guard(Fake("192.0.2.1", path, raw))) == expected
+    assert reason(guard(request("192.0.2.1", path, raw))) == expected
     if expected != "ambiguous-path":
-        assert guard(Fake("10.0.0.1", path, raw)) is None
+        assert guard(request("10.0.0.1", path, raw)) is None
 
 
 def test_an_ambiguous_path_is_a_bad_request_even_from_who_is_allowed() -> None:
-    answer = IPFilter(allow=["10.0.0.0/8"], paths="/admin/*")(Fake("10.0.0.1", "//admin"))
+    answer = IPFilter(allow=["10.0.0.0/8"], paths="/admin/*")(request("10.0.0.1", "//admin"))
     assert answer is not None
     assert answer.refusal is not None
     assert (answer.status, answer.refusal.cause) == (400, Cause.REQUEST)
@@ -144,8 +131,8 @@ def test_an_ambiguous_path_is_a_bad_request_even_from_who_is_allowed() -> None:
 
 def test_a_filter_for_all_paths_does_not_look_at_them() -> None:
     guard = IPFilter(allow=["10.0.0.0/8"])
-    assert guard(Fake("10.0.0.1", "//admin/../x")) is None
-    assert reason(guard(Fake("192.0.2.1", "//admin/../x"))) == "address-not-allowed"
+    assert guard(request("10.0.0.1", "//admin/../x")) is None
+    assert reason(guard(request("192.0.2.1", "//admin/../x"))) == "address-not-allowed"
 
 
 @pytest.mark.parametrize(
@@ -179,19 +166,19 @@ def test_an_unknown_option_stops_the_start() -> None:
 
 def test_lists_are_replaced_while_it_runs() -> None:
     guard = IPFilter(deny=["10.0.0.0/8"])
-    assert reason(guard(Fake("10.0.0.1"))) == "denied-address"
+    assert reason(guard(request("10.0.0.1"))) == "denied-address"
     guard.replace(deny=["11.0.0.0/8"])
-    assert guard(Fake("10.0.0.1")) is None
-    assert reason(guard(Fake("11.0.0.1"))) == "denied-address"
+    assert guard(request("10.0.0.1")) is None
+    assert reason(guard(request("11.0.0.1"))) == "denied-address"
     guard.replace(allow=["11.0.0.0/8"])
-    assert guard(Fake("11.0.0.1")) is None
-    assert reason(guard(Fake("10.0.0.1"))) == "address-not-allowed"
+    assert guard(request("11.0.0.1")) is None
+    assert reason(guard(request("10.0.0.1"))) == "address-not-allowed"
 
 
 def test_the_last_entry_of_a_deny_list_can_be_lifted() -> None:
     guard = IPFilter(deny=["10.0.0.1"])
     guard.replace(deny=[])
-    assert guard(Fake("10.0.0.1")) is None
+    assert guard(request("10.0.0.1")) is None
 
 
 @pytest.mark.parametrize("lists", [{"allow": ["x"]}, {"deny": ["x"]}, {"allow": ["11.0.0.0/8"], "deny": ["x"]}])
@@ -199,9 +186,9 @@ def test_a_bad_list_changes_nothing(lists: dict[str, Any]) -> None:
     guard = IPFilter(allow=["10.0.0.0/8"], deny=["10.1.0.0/16"])
     with pytest.raises(ConfigurationError):
         guard.replace(**lists)
-    assert guard(Fake("10.0.0.1")) is None
-    assert reason(guard(Fake("10.1.0.1"))) == "denied-address"
-    assert reason(guard(Fake("11.0.0.1"))) == "address-not-allowed"
+    assert guard(request("10.0.0.1")) is None
+    assert reason(guard(request("10.1.0.1"))) == "denied-address"
+    assert reason(guard(request("11.0.0.1"))) == "address-not-allowed"
 
 
 def test_no_request_sees_one_new_list_and_one_old() -> None:
@@ -219,7 +206,7 @@ def test_no_request_sees_one_new_list_and_one_old() -> None:
     thread.start()
     seen = set()
     while not done.is_set():
-        seen.add(reason(guard(Fake("10.0.0.1"))))
+        seen.add(reason(guard(request("10.0.0.1"))))
     thread.join()
     assert seen <= {"address-not-allowed", "denied-address"}
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from keyguard.clock import Clock
     from keyguard.http.addresses import ClientAddress
     from keyguard.http.spelling import Inside
-    from keyguard.response import Headers
+    from keyguard.response import FieldNames, Headers
 
 
 class RequestSettings(Protocol):
@@ -113,6 +113,10 @@ class RequestHead:
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
         """Response header fields in the form that the server takes, ready to be sent many times."""
+        raise NotImplementedError
+
+    def head_of(self, pairs: tuple[tuple[bytes, bytes], ...], names: FieldNames) -> Headers:
+        """Response headers that begin with these, which are as ASGI has them, and well-formed."""
         raise NotImplementedError
 
     def headers_of(self, raw: list[Any]) -> Headers:

@@ -71,7 +71,12 @@ class ByteHeaders(Headers):
         self.changed = True
 
     def set_length(self, length: int) -> None:
-        self.set("Content-Length", str(length))
+        for name, _ in self.raw:
+            if len(name) == 14:  # as long as its name
+                self.remove("Content-Length")
+                break
+        self.raw = [*self.raw, (b"content-length", b"%d" % length)]
+        self.changed = True
 
     def remove(self, name: str) -> None:
         wanted = encoded_name(name)
@@ -176,6 +181,9 @@ class ASGIRequest(Request):
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
         return [(encoded_name(name), field_value(value).encode("latin-1")) for name, value in pairs]
+
+    def head_of(self, pairs: tuple[tuple[bytes, bytes], ...], names: FieldNames) -> Headers:
+        return ByteHeaders(pairs)
 
     def headers_of(self, raw: list[Any]) -> Headers:
         return ByteHeaders(raw.copy())

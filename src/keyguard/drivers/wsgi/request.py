@@ -12,7 +12,7 @@ from keyguard.http.callers import Told, told_by_environ
 from keyguard.http.paths import decode_wsgi_path, plain
 from keyguard.http.spelling import Spelling
 from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Request, veiled
-from keyguard.response import Headers
+from keyguard.response import FieldNames, Headers
 
 Environ: TypeAlias = dict[str, Any]
 
@@ -127,6 +127,9 @@ class WSGIRequest(Request):
 
     def raw_fields(self, pairs: Iterable[tuple[str, str]]) -> list[Any]:
         return list(pairs)
+
+    def head_of(self, pairs: tuple[tuple[bytes, bytes], ...], names: FieldNames) -> Headers:
+        return Headers([(names.spelled[name], value.decode("latin-1")) for name, value in pairs])
 
     def headers_of(self, raw: list[Any]) -> Headers:
         return Headers(raw)

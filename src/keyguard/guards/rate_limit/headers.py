@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from keyguard.clock import SECOND
 from keyguard.guards.rate_limit.rules import RuleDemands
@@ -27,19 +26,6 @@ def describe(headers: Headers, taken: Taken) -> None:
         _describe_legacy(headers, demands, taken)
 
 
-def fields_of(taken: Taken) -> Iterable[tuple[str, str]]:
-    """Return the fields of a response that has none yet."""
-    demands = taken.demands
-    assert isinstance(demands, RuleDemands)
-    terms = demands.terms
-    if terms.legacy or terms.policy is None:
-        headers = Headers()
-        describe(headers, taken)
-        return headers
-    value = _value(demands, taken).decode("latin-1")
-    return ("RateLimit-Policy", terms.policy[1].decode("latin-1")), ("RateLimit", value)
-
-
 def _value(demands: RuleDemands, taken: Taken) -> bytes:
     template = demands.terms.template
     if template is not None:
@@ -58,7 +44,9 @@ def _value(demands: RuleDemands, taken: Taken) -> bytes:
 def _left(taking: Taking) -> tuple[int, int]:
     """Units left, and the seconds that go with them: until this request is admitted, or until more units come back."""
     _, _, remaining, reset, wait = taking
-    return (0, (max(wait, reset) + UP) // SECOND) if wait else (remaining, (reset + UP) // SECOND)
+    if wait:
+        return 0, ((wait if wait > reset else reset) + UP) // SECOND
+    return remaining, (reset + UP) // SECOND
 
 
 def _describe_legacy(headers: Headers, demands: RuleDemands, taken: Taken) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
-from keyguard.clock import SECOND, whole_seconds
+from keyguard.clock import SECOND
 from keyguard.errors import AmbiguousPath, StoreError
 from keyguard.flow import Flow
 from keyguard.guard import Mark
-from keyguard.guards.rate_limit.headers import describe, fields_of
+from keyguard.guards.rate_limit.headers import describe
 from keyguard.guards.rate_limit.rules import RuleDemands
 from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
-from keyguard.problem import refusal_of, refuse_for
+from keyguard.problem import Notice, refuse_for
 from keyguard.rates import NEVER
 from keyguard.refusal import Cause
 from keyguard.request import Forward, Request
@@ -82,7 +82,7 @@ async def without_store(request: Request, asked: Take, forward: Forward) -> Resp
     assert isinstance(demands, RuleDemands)
     above = [demand for demand in demands if demand.cost > demand.limit.max_cost]
     if above:
-        return _refuse_cost(request, above, ())
+        return _too_costly(above).give(request)
     here: list[Demand] = []
     for rule, demand in zip(demands.rules, demands, strict=True):
         await Degraded(f"{rule.guard} {_DONE[rule.if_store_fails]}")
@@ -114,30 +114,39 @@ def _refuse_without_store(request: Request) -> Response:
 
 def refuse_limited(request: Request, taken: Taken) -> Response:
     """Answer with a 429: limits are used up. It says which, and when they work again."""
-    wait, names = 0, []
-    for demand, taking in zip(taken.demands, taken.takings, strict=True):  # `taken.wait` and `taken.refusing` in one
-        if taking[4]:
-            if taking[4] == NEVER:
-                return _refuse_cost(request, taken.refusing, fields_of(taken))
-            names.append(demand.name)
-            wait = max(wait, taking[4])
-    policies = tuple(names)
-    seconds, second = whole_seconds(wait), (taken.at + wait + SECOND - 1) // SECOND
-    span = "1 second" if seconds == 1 else f"{seconds} seconds"
-    detail = f"{_used_up(policies)} It works again in {span}, at {rfc3339(second)}."
-    when = seconds, second
-    return refusal_of(request, Cause.USAGE, 429, detail, "limit-reached", when, policies, fields_of(taken))
+    response = _notice_of(taken).give(request)
+    describe(response.headers, taken)
+    return response
 
 
-@lru_cache(maxsize=256)
-def _used_up(policies: tuple[str, ...]) -> str:
+def _notice_of(taken: Taken) -> Notice:
+    names: tuple[str, ...] = ()
+    longest = 0
+    for demand, (_, _, _, _, wait) in zip(taken.demands, taken.takings):  # noqa: B905 - one taking for each demand
+        if wait == NEVER:
+            return _too_costly(taken.refusing)
+        if wait:
+            names += (demand.name,)
+            if wait > longest:
+                longest = wait
+    return _used_up(names, (longest + _UP) // SECOND, (taken.at + longest + _UP) // SECOND)
+
+
+_UP = SECOND - 1
+
+
+@lru_cache(maxsize=256)  # many callers are told the same
+def _used_up(policies: tuple[str, ...], seconds: int, second: int) -> Notice:
     names = " and ".join(f"'{name}'" for name in policies)
-    return f"The limit {names} is used up." if len(policies) == 1 else f"The limits {names} are used up."
+    used = f"The limit {names} is used up." if len(policies) == 1 else f"The limits {names} are used up."
+    span = "1 second" if seconds == 1 else f"{seconds} seconds"
+    detail = f"{used} It works again in {span}, at {rfc3339(second)}."
+    return Notice(Cause.USAGE, 429, detail, "limit-reached", (seconds, second), policies)
 
 
-def _refuse_cost(request: Request, refusing: Sequence[Demand], headers: Iterable[tuple[str, str]]) -> Response:
-    policies = [demand.name for demand in refusing]
+def _too_costly(refusing: Sequence[Demand]) -> Notice:
+    policies = tuple([demand.name for demand in refusing])
     names = " and ".join(f"'{name}'" for name in policies)
     cost = max(demand.cost for demand in refusing)
     detail = f"This request costs {cost} units, more than {names} ever allows. Waiting does not help."
-    return refuse_for(request, Cause.USAGE, detail, reason="cost-above-limit", policies=policies, headers=headers)
+    return Notice(Cause.USAGE, 429, detail, "cost-above-limit", policies=policies)
