@@ -47,7 +47,7 @@ def run(load: float, quota: int, workers: int, periods: int, seed: int) -> None:
     latest: deque[int] = deque()
     requests = int(quota * load * periods)
     for _ in range(requests):
-        clock.advance(microseconds=int(source.expovariate(1) * 60 * SECOND / quota / load))
+        clock.advance(source.expovariate(1) * 60 / quota / load)
         if not source.choice(tier).execute([take])[0].refused:
             admitted += 1
             latest.append(clock())

@@ -25,8 +25,8 @@ import apps
 import peers
 from asking import asgi_run, wsgi_run
 from keyguard import Keyguard
-from keyguard.clock import wall_clock
 from keyguard.stores.memory import MemoryStore
+from keyguard.testing import ManualClock
 from rounds import Variants, run_rounds, show
 
 
@@ -97,12 +97,18 @@ def callers_rows(kind: str) -> list[Ratio]:
 
 # -- time --------------------------------------------------------------------------------------------------------
 
-_others_took = 0
-"""The time of the others' turns, which the variant that has its turn has not seen."""
+
+class Turns(ManualClock):
+    """The time that has passed in the turns of the variant that runs."""
+
+    others = 0
+    """Microseconds that the turns of the others took, which it has not seen."""
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1000 - self.others
 
 
-def clock() -> int:
-    return time.time_ns() // 1000 - _others_took
+clock = Turns()
 
 
 def stack(*guards: Any) -> Keyguard:
@@ -114,9 +120,8 @@ def in_turn(run: Callable[[int], Any]) -> Callable[[int], None]:
     mine = clock()
 
     def turn(count: int) -> None:
-        global _others_took
         nonlocal mine
-        _others_took = wall_clock() - mine
+        clock.others += clock() - mine
         run(count)
         mine = clock()
 
@@ -152,7 +157,7 @@ def asgi_times(options: argparse.Namespace) -> dict[str, list[float]]:
             "full stack, 10 paths": (of_one(*apps.keyguard_fastapi(1000, 10)), count),
             "full stack, 1000 paths": (of_one(*apps.keyguard_fastapi(1000, 1000)), count),
         }
-        return run_rounds(variants, options.rounds, time.perf_counter)
+        return run_rounds(variants, options.rounds, time.perf_counter, options.callers)
 
 
 def wsgi_times(options: argparse.Namespace) -> dict[str, list[float]]:
@@ -161,7 +166,7 @@ def wsgi_times(options: argparse.Namespace) -> dict[str, list[float]]:
         for variant in apps.variants(options.callers, kinds=["wsgi", "flask"], stack=stack)
     }
     variants["flask-limiter"] = (wsgi_run(peers.limiter_flask(), [], options.callers, 200), options.count)
-    return run_rounds(variants, options.rounds, time.perf_counter)
+    return run_rounds(variants, options.rounds, time.perf_counter, options.callers)
 
 
 def callers_times(options: argparse.Namespace) -> dict[str, list[float]]:
@@ -176,7 +181,7 @@ def callers_times(options: argparse.Namespace) -> dict[str, list[float]]:
                 run = asgi_run(*apps.whole(inner, "asgi")(stack, callers)[:2], callers, 200)
                 runner.run(run(callers))
                 variants[f"{kind}: {callers} callers"] = (in_turn(lambda count, run=run: runner.run(run(count))), count)
-        return run_rounds(variants, options.rounds, time.perf_counter)
+        return run_rounds(variants, options.rounds, time.perf_counter, MANY)
 
 
 def alone(times: Callable[[argparse.Namespace], dict[str, list[float]]], options: argparse.Namespace) -> Any:

@@ -154,7 +154,7 @@ def test_what_was_taken_is_given_back_though_the_request_has_no_time_left(slow: 
     slow.takes = 0.0
     other = Ask("/", (("X-API-Key", "nobody's"),))
     assert ask_wsgi(app, other).status == 401
-    units = [window(9, 3_600_000_000, "9/hour").take(state, ManualClock().now, 0)[2] for _, state in slow.scan("rl:ip")]
+    units = [window(9, 3_600_000_000, "9/hour").take(state, ManualClock()(), 0)[2] for _, state in slow.scan("rl:ip")]
     assert units == [7]  # of the request that was served, and of the wrong key, which stays charged
 
 
