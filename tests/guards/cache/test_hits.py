@@ -9,6 +9,7 @@ import pytest
 
 from keyguard import APIKeys, Keyguard, RateLimit, ResponseCache
 from keyguard.guards.cache import path
+from keyguard.guards.cache.request import RequestReader
 from keyguard.ops import Put
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
@@ -37,6 +38,7 @@ STACKS: dict[str, Any] = {
     "by a function": lambda: [ResponseCache(ttl=4, when=path("/open", "/silent", "/vary"))],
     "own credentials": lambda: [ResponseCache(ttl=4, credentials=["X-Own"])],
     "within keys": lambda: [APIKeys(optional=True), ResponseCache(ttl=4)],
+    "within keys, as the app says": lambda: [APIKeys(optional=True), ResponseCache()],
     "around keys": lambda: [ResponseCache(), APIKeys(optional=True, sources=["x-token", "cookie:key"])],
     "each caller's own": lambda: [APIKeys(optional=True), ResponseCache(ttl=4, by="subject")],
     "obstinate": lambda: [ResponseCache(ttl=4, ignore_client_directives=True, max_bytes=65536, max_entries=3)],
@@ -67,9 +69,8 @@ def site_of(world: str) -> Any:
 def drawn(random: Random, key: str) -> Ask:
     nothing: list[tuple[str, str]] = []
     credentials = [
-        *[nothing] * 6,
-        [("X-API-Key", key)],
-        [("X-API-Key", key)],
+        *[nothing] * 9,
+        *[[("X-API-Key", key)]] * 4,
         [("X-API-Key", "k" * 20_000)],
         [("Authorization", "Bearer other.token")],
         [("Cookie", "session=1")],
@@ -77,6 +78,10 @@ def drawn(random: Random, key: str) -> Ask:
         [("X-Tenant", "one")],
         [("X-Own", "me")],
         [("X-Token", key)],
+        [("X-API-Key", key), ("Cookie", "session=1")],
+        [("X-API-Key", key), ("X-API-Key", key)],
+        [("X-API-Key", "k" * 1500), ("X-API-Key", "k" * 1500)],
+        [("Cookie", "c" * 1500), ("Cookie", "c" * 1500)],
     ]
     others = [
         *[nothing] * 8,
@@ -93,6 +98,7 @@ def drawn(random: Random, key: str) -> Ask:
         [("X-HTTP-Method-Override", "PUT")],
         [("Upgrade", "h2c")],
         [("Content-Length", "0")],
+        [("Host", "else.test")],
     ]
     query = random.choice([*[""] * 8, "?x=1", "?token=1", "?utm_source=a", "?x=%20"])
     target = random.choice([*PAGES, "/open", "/open", "/%6Fpen", "//open"]) + query
@@ -135,3 +141,30 @@ def test_fast_ways_to_a_hit_give_the_answers_of_the_long_way(
         assert counted[0] == counted[1] == counted[2], (seed, ask)
         clock.advance(random.choice([0, 0, 0, 0, 0, 0.3, 0.6, 1, 2]))
     assert counted[0].hits > 5
+
+
+def test_a_plain_hit_needs_no_second_look_with_a_key_or_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under ASGI one look at the head decides, for whoever may have the entry."""
+    cache = ResponseCache()
+    guard = Keyguard(APIKeys(optional=True), cache)
+    app = guard.asgi(site_of("asgi"))
+    asks = [Ask("/open", fields) for fields in ((), (("X-API-Key", guard.keys.issue("acme").key.reveal()),))]
+    for ask in asks * 2:
+        ask_asgi(app, ask)
+    monkeypatch.setattr(RequestReader, "glance", lambda self, request: pytest.fail("looked again"))
+    assert [ask_asgi(app, ask).body for ask in asks] == [b"/open was here"] * 2
+    assert cache.stats().hits == 5
+
+
+@pytest.mark.parametrize("kind", [iter, tuple])
+def test_a_head_that_can_be_read_once_is_read_once(kind: Any) -> None:
+    """ "An iterable" of headers: what a look for a hit has read, the guards further in would not see."""
+    guard = Keyguard(ResponseCache(), APIKeys())
+    app = guard.asgi(site_of("asgi"))
+    key = guard.keys.issue("acme").key.reveal()
+
+    async def given(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "headers": kind(list(scope["headers"]))}, receive, send)
+
+    assert [ask_asgi(given, Ask("/open", (("X-API-Key", key),)), lint=False).status for _ in range(3)] == [200] * 3
+    assert ask_asgi(given, Ask("/closed"), lint=False).status == 401

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 Fields: TypeAlias = "tuple[tuple[str, str], ...]"
 """Header fields in order, duplicates included; names as the app wrote them."""
 
-Ready: TypeAlias = "tuple[int, int, str, list[Any]]"
+Ready: TypeAlias = "tuple[int, int, str, list[Any], int, bytes]"
 """The fields of a plain hit, ready to be sent: from when and until when they are right, in which world, the fields."""
 
 _FORM = 2

@@ -187,7 +187,7 @@ class ResponseCache(Guard):
         return None if is_async(self.when) else self.hits.find
 
     def instant(self, clock: Clock) -> Instant | None:
-        return self.hits.instant(clock) if self.hits.by_address else None
+        return self.hits.instant(clock)
 
     # -- the request ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from keyguard.guards.cache.entry import Entry, Ready
 from keyguard.guards.cache.serving import whole_fields
 from keyguard.guards.cache.settings import When
 from keyguard.guards.cache.storage import CacheStorage
-from keyguard.guards.cache.variants import Chosen
+from keyguard.guards.cache.variants import MAX_VALUE, Chosen
 from keyguard.http.callers import NAMELESS_KEYS, told_by_scope
 from keyguard.request import SHARED_ASGI, Request, veiled
 from keyguard.response import Response
@@ -20,6 +20,8 @@ Messages: TypeAlias = "tuple[dict[str, Any], dict[str, Any]]"
 
 Instant: TypeAlias = "Callable[[MutableMapping[str, Any]], Messages | None]"
 """Asked with the scope of an HTTP request; answers with the messages of a hit, or `None`."""
+Look: TypeAlias = "Callable[[MutableMapping[str, Any], Clock, bool], Ready | None]"
+"""Asked with the scope of a GET, the clock, and whether the caller is known to be somebody."""
 RawFields: TypeAlias = "Callable[[Iterable[tuple[str, str]]], list[Any]]"
 
 
@@ -31,6 +33,8 @@ class Hits:
         self.reader = storage.reader
         self.when: Callable[[Request], Any] | None = when
         """A plain function: the stack does not ask here if it is async."""
+        by_address = self.reader.by is None and not self.reader.settings.credentials
+        self._look = self._looking() if by_address else None
 
     def find(self, request: Request) -> Response | Literal[Long.LONG]:
         """Return the answer from a fresh entry, if nothing but the head of the request has to be looked at.
@@ -39,6 +43,11 @@ class Hits:
         """
         if request.method != "GET" or (self.when is not None and not self.when(request)):
             return LONG
+        if self._look is not None and request.shared is SHARED_ASGI:
+            identity = request.state.identity
+            ready = self._look(request.scope, request.clock, identity is not None and identity.key_id != "")
+            if ready is not None:
+                return _answer(request, ready)
         reader, local = self.reader, self.storage.local
         credentials = reader.glance(request) if reader.by is None else None
         if credentials is not None:
@@ -73,36 +82,61 @@ class Hits:
             if ready is None:
                 return LONG
         self.storage.reports.counts.hits += 1
-        response = Response(entry.status, request.headers_of(ready[3]), entry.body)
-        response.sized = True
-        return response
+        return _answer(request, ready)
 
-    @property
-    def by_address(self) -> bool:
-        """True if a plain hit needs no more than the request's address."""
-        return self.when is None and self.reader.by is None and not self.reader.settings.credentials
+    def instant(self, clock: Clock) -> Instant | None:
+        """Return what answers plain hits of a cache that stands outermost under ASGI, if their address is enough.
 
-    def instant(self, clock: Clock) -> Instant:
-        """Return the fast path of `find`, with the same answers, for a cache that stands outermost under ASGI.
-
-        No request is made for it: it answers with the server's messages, or with `None` if that would need more than
-        the address. All of it is one function, whose needs are its own variables: a call or a look-up of another object
-        would be a tenth of its time.
+        No request is made for it: it answers with the server's messages, or with `None`.
         """
-        storage, reader = self.storage, self.reader
-        plain = storage.local.plain
-        counts = storage.reports.counts
+        look = self._look
+        if look is None or self.when is not None:
+            return None
 
         def messages(scope: MutableMapping[str, Any]) -> Messages | None:
-            headers = scope["headers"]
-            fields = dict(headers)
+            if scope["method"] != "GET" or SHARED_ASGI in scope:  # layers outside may know who asks
+                return None
+            ready = look(scope, clock, False)
+            if ready is None:
+                return None
+            # A list of its own for each: what stands outside may change it.
+            return (
+                {"type": "http.response.start", "status": ready[4], "headers": ready[3].copy()},
+                {"type": "http.response.body", "body": ready[5]},
+            )
+
+        return messages
+
+    def _looking(self) -> Look:
+        """Return the fast path of `find` for a GET under ASGI, with the same answers; `None` leaves it to `find`.
+
+        All of it is one function, whose needs are its own variables: a call or a look-up of another object would be a
+        tenth of its time.
+        """
+        storage, reader = self.storage, self.reader
+        counts = storage.reports.counts
+
+        def look(scope: MutableMapping[str, Any], clock: Clock, known: bool) -> Ready | None:
+            plain, bearing, headers = reader.plain, reader.bearing, scope["headers"]
+            if headers.__class__ is not list:  # it may be gone after one look
+                return None
+            host = None
+            credentials = False
+            for name, value in headers:
+                if name not in plain:
+                    if name == b"host" and host is None:
+                        host = value
+                    elif name in bearing and not credentials and len(value) <= MAX_VALUE:
+                        credentials = True
+                    else:  # nothing is known of it, or it came twice
+                        return None
             query = scope.get("query_string")
             try:  # as `Request.address` has it
-                entry = plain.get(
+                entry = storage.local.plain.get(
                     (
                         scope["path"],
                         query and veiled(query),
-                        fields.get(b"host"),
+                        host,
                         scope["raw_path"],
                         scope["root_path"],
                         scope["scheme"],
@@ -110,16 +144,10 @@ class Hits:
                 )
             except KeyError:  # a server that says less
                 return None
-            if (
-                entry is None
-                or scope["method"] != "GET"
-                or len(fields) != len(headers)  # some field came twice
-                or not reader.plain.issuperset(fields)
-                or SHARED_ASGI in scope  # layers outside may know who asks
-                or (
-                    (scope.get("state") or scope.get("extensions") or not NAMELESS_KEYS.issuperset(scope))
-                    and told_by_scope(scope)
-                )
+            if entry is None or ((credentials or known) and not entry.open_to_credentials):
+                return None
+            if (scope.get("state") or scope.get("extensions") or not NAMELESS_KEYS.issuperset(scope)) and told_by_scope(
+                scope
             ):
                 return None
             now = clock()
@@ -129,13 +157,9 @@ class Hits:
                 if ready is None:
                     return None
             counts.hits += 1
-            # A list of its own for each: what stands outside may change it.
-            return (
-                {"type": "http.response.start", "status": entry.status, "headers": ready[3].copy()},
-                {"type": "http.response.body", "body": entry.body},
-            )
+            return ready
 
-        return messages
+        return look
 
     def _prepare(self, entry: Entry, now: int, world: str, raw_fields: RawFields) -> Ready | None:
         """Make an entry's head ready for as long as it stays the same: a second at most. `None` if it is not fresh."""
@@ -149,8 +173,14 @@ class Hits:
             end = min(end, entry.checked + storage.bounds.local_ttl)
         storage.local.touch(entry.key)  # once a second is often enough to tell what is in use
         fields = whole_fields(entry, age, f"{self.reader.name}; hit; ttl={ttl}")
-        entry.ready = now, end, world, raw_fields(fields)
+        entry.ready = now, end, world, raw_fields(fields), entry.status, entry.body
         return entry.ready
+
+
+def _answer(request: Request, ready: Ready) -> Response:
+    response = Response(ready[4], request.headers_of(ready[3]), ready[5])
+    response.sized = True
+    return response
 
 
 def _encoded(fields: Iterable[tuple[str, str]]) -> list[Any]:

@@ -76,8 +76,9 @@ class RequestReader:
         self.crosses = False
         """Whether an app of the other world stands inside, not all of whose doings can be seen."""
         self.plain: set[Any] = set()
-        """Names of fields and variables that mean nothing to this cache, as servers give them."""
-        self._bearing: set[Any] = set()
+        """Names of fields and variables that mean nothing to this cache, as servers give them. The `host` of ASGI is
+        not among them: whoever looks at all fields comes upon it that way."""
+        self.bearing: set[Any] = set()
         """Those of fields that bear credentials, and mean nothing else."""
         self.read_credentials([])
 
@@ -92,7 +93,7 @@ class RequestReader:
         # A name with underscores is one of the environ: request fields with underscores do not come this far.
         self._credential_names = [name for name in self._credential_fields.names if "_" not in name]
         self.elsewhere = [source for source in self._sources if any(":" in name for name in source.names)]
-        self.plain, self._bearing = set(), set()
+        self.plain, self.bearing = set(), set()
 
     def learn(self, request: Request) -> None:
         """Note where the guards that a request has passed look for credentials: some may stand in other layers."""
@@ -115,7 +116,7 @@ class RequestReader:
         if crosses and not self.crosses:
             self.crosses = True
             self._callers |= PERHAPS
-            self.plain, self._bearing = set(), set()
+            self.plain, self.bearing = set(), set()
 
     # -- reading a request ------------------------------------------------------------------------------------
 
@@ -130,9 +131,9 @@ class RequestReader:
         if not plain.issuperset(names):
             for raw in names:
                 if raw not in plain:
-                    if raw not in self._bearing and not self._sort(request, raw):
+                    if raw not in self.bearing and not self._sort(request, raw):
                         return None
-                    if raw in self._bearing:
+                    if raw in self.bearing:
                         if len(request.field_value(raw)) > MAX_VALUE:
                             return None
                         found = True
@@ -150,8 +151,8 @@ class RequestReader:
         elif name in _LONG_WAY.names or meaning(name) & (KEYED | UNCACHED):
             return False
         elif self._is_credential(name):
-            known = self._bearing
-        if len(known) < _REMEMBERED:
+            known = self.bearing
+        if len(known) < _REMEMBERED and raw != b"host":
             known.add(raw)
         return True
 
