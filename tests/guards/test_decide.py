@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keyguard import APIKeys, IPFilter, Keyguard, RateLimit, Request, Response, ResponseCache
+from keyguard import APIKeys, IPFilter, Keyguard, RateLimit, Request, Response, ResponseCache, blocking, path
 from keyguard.guard import LONG, Mark, may_decide
 from keyguard.ops import Put
 from keyguard.request import Forward
@@ -141,8 +141,39 @@ def stacks(name: str, store: MemoryStore, clock: ManualClock) -> Keyguard:
             RateLimit("9/minute", by="subject"),
             ResponseCache(ttl=2, serve_exhausted=True),
         ],
+        "functions": [
+            RateLimit("20/minute; 40/hour", by=tenant, cost=cost, exempt=path("/open/*"), name="tenants"),
+            RateLimit("5/second", when=lambda request: request.method != "HEAD", by="ip", name="heads"),
+            lambda request: None,
+            RateLimit(lambda request: None if request.method == "HEAD" else "9/minute", by=tenant, name="chosen"),
+            IPFilter(deny=["10.0.0.0/8"]),
+            APIKeys(optional=True),
+            RateLimit("30/minute", by="ip", cost=cost, name="costs"),
+        ],
+        "functions that return awaitables": [
+            RateLimit("20/minute", by=tenant, cost=lambda request: later(cost(request)), name="tenants"),
+            RateLimit("50/minute", by="ip"),
+            APIKeys(optional=True),
+        ],
     }
     return Keyguard(*guards[name], store=store, clock=clock, trusted_proxies=["192.0.2.0/24"])
+
+
+def tenant(request: Request) -> Any:
+    """Return whose request it is, in each way that is allowed, and in some that are not."""
+    if request.method == "BREW":
+        raise LookupError("tenant")
+    named = {"/items/1": 1, "/items/own": ("a", 2), "/missing": None, "/busy": 2.5, "/broken": b"b"}
+    return named.get(request.path, "everybody")
+
+
+def cost(request: Request) -> Any:
+    prices = {"/items/1": 3, "/items/own": 0, "/items/old": 31, "/late": -1, "/open/door": "2", "/missing": 100}
+    return prices.get(request.path, 1)
+
+
+async def later(value: Any) -> Any:
+    return value
 
 
 def _fields(path: str) -> list[tuple[str, str]]:
@@ -223,7 +254,11 @@ def random_ask(random: Random, keys: list[str]) -> Ask:
     )
 
 
-@pytest.mark.parametrize("name", ["key and limits", "limits outside", "a cache", "a cache between limits"])
+NAMES = ["key and limits", "limits outside", "a cache", "a cache between limits"]
+NAMES += ["functions", "functions that return awaitables"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_short_and_the_long_way_answer_alike(name: str, world: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = ManualClock()
     short_store, long_store = MemoryStore(clock=clock), MemoryStore(clock=clock)
@@ -257,6 +292,60 @@ def outcome(world: str, app: Any, ask: Ask) -> Any:
     except (LookupError, AssertionError) as error:
         return type(error)
     return answer.status, sorted(answer.headers), answer.body
+
+
+# -- functions --------------------------------------------------------------------------------------------------
+
+
+def test_functions_are_called_once_a_request_and_none_that_is_not_needed(world: str) -> None:
+    called: list[str] = []
+
+    def note(word: str, value: Any) -> Any:
+        return lambda request: called.append(word) or (value(request) if callable(value) else value)  # type: ignore[func-returns-value]
+
+    limit = RateLimit(
+        "9/minute",
+        when=note("when", lambda request: request.method != "POST"),
+        exempt=note("exempt", False),
+        by=note("by", lambda request: None if request.path == "/nobody" else "a"),
+        cost=note("cost", 2),
+        name="noted",
+    )
+    stack = Keyguard(limit, store=MemoryStore(clock=ManualClock()))
+    for ask in (Ask(), Ask(method="POST"), Ask("/nobody")):
+        answer = asked(world, stack, ask)
+        called.append(" ".join(answer.all("ratelimit")))
+    assert called == [
+        "when",
+        "exempt",
+        "by",
+        "cost",
+        '"noted:9/minute";r=7;t=60',
+        "when",
+        "",
+        "when",
+        "exempt",
+        "by",
+        "",
+    ]
+
+
+def test_limits_by_plain_functions_are_decided_at_once() -> None:
+    async def waits(request: Request) -> str:
+        return "a"
+
+    store = MemoryStore()
+    for by, prompt in ((tenant, True), (waits, False), (blocking(tenant), False)):
+        assert (RateLimit("9/minute", by=by, name="by").decider(store) is not None) is prompt
+
+
+def test_what_a_function_returns_is_awaited_though_nothing_tells_of_it_before(world: str) -> None:
+    stack = Keyguard(RateLimit("9/minute", by=lambda request: later("a"), name="later"), store=MemoryStore())
+    answers = [asked(world, stack, Ask()) for _ in range(3)]
+    if world == "asgi":
+        assert [answer.all("ratelimit")[0].split(";")[1] for answer in answers] == ["r=8", "r=7", "r=6"]
+    else:
+        assert [answer.status for answer in answers] == [200] * 3  # a coroutine that waits for nothing runs there too
 
 
 # -- marks ------------------------------------------------------------------------------------------------------

@@ -6,15 +6,15 @@ whatever a pool does not admit is asked as an operation, as everywhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 from keyguard.clock import SECOND
 from keyguard.errors import AmbiguousPath
-from keyguard.guard import Decide, Mark
+from keyguard.guard import LONG, Decide, Long, Mark
 from keyguard.guards.rate_limit.headers import FIELDS, UP, describe
 from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited
-from keyguard.guards.rate_limit.rules import KEPT, LONGEST_BUCKET, UNKNOWN_ADDRESS, Rule, RuleDemands, Terms
+from keyguard.guards.rate_limit.rules import KEPT, LONGEST_BUCKET, UNKNOWN_ADDRESS, Counted, Rule, RuleDemands, Terms
 from keyguard.ops import Demand, Take, Taken, traits_of
 from keyguard.problem import refuse_ambiguous
 from keyguard.request import Request
@@ -23,19 +23,20 @@ from keyguard.response import Headers, Response
 _new = object.__new__
 
 
-class FixedLimit(Protocol):
+class PromptLimit(Protocol):
     """A rate limit, as far as it is decided here."""
 
     fixed: bool
+    prompt: bool
 
     @property
     def by(self) -> Any: ...
 
     @property
-    def only_terms(self) -> Terms | None: ...
+    def cost(self) -> Any: ...
 
     @property
-    def cost(self) -> Any: ...
+    def only_terms(self) -> Terms | None: ...
 
     @property
     def all_rules(self) -> Sequence[Rule]: ...
@@ -43,26 +44,31 @@ class FixedLimit(Protocol):
     @property
     def all_terms(self) -> Sequence[Terms]: ...
 
-    def counted(self, request: Request) -> tuple[Terms, str] | None: ...
+    def counted(self, request: Request) -> Counted | None: ...
+
+    def chosen_at_once(self, request: Request) -> Counted | Literal[Long.LONG] | None: ...
 
 
-def deciding(limits: Sequence[FixedLimit], store: Any) -> Decide | None:
+def deciding(limits: Sequence[PromptLimit], store: Any) -> Decide | None:
     """Return a function that takes from neighbouring limits, if it is known at once what a request takes."""
-    if store is None or not all(limit.fixed for limit in limits):
+    if store is None or not all(limit.prompt for limit in limits):
         return None
     pooled = _pooled(limits, store)
     return _decide_one(limits[0], store, pooled) if len(limits) == 1 else _decide_all(limits, store, pooled)
 
 
+def _counting(limit: PromptLimit) -> Callable[[Request], Counted | Literal[Long.LONG] | None]:
+    return limit.counted if limit.fixed else limit.chosen_at_once
+
+
 class Pooled:
     """Terms and their pool."""
 
-    __slots__ = ("cost", "end", "policy", "pool", "single", "spans", "template", "terms")
+    __slots__ = ("end", "policy", "pool", "single", "spans", "template", "terms")
 
-    def __init__(self, pool: Any, terms: Terms, cost: int) -> None:
+    def __init__(self, pool: Any, terms: Terms) -> None:
         self.pool = pool
         self.terms = terms
-        self.cost = cost
         self.single = len(terms.rules) == 1
         self.end = 1 + 2 * len(terms.rules)
         self.spans = range(1, self.end - 1, 2)
@@ -72,7 +78,7 @@ class Pooled:
         """`RateLimit` without its numbers, if that is all there is to tell besides the policy; empty for nothing."""
 
 
-def _pooled(limits: Sequence[FixedLimit], store: Any) -> dict[Terms, Pooled]:
+def _pooled(limits: Sequence[PromptLimit], store: Any) -> dict[Terms, Pooled]:
     make = traits_of(store).pool
     made: dict[Terms, Pooled] = {}
     if make is None:
@@ -81,21 +87,21 @@ def _pooled(limits: Sequence[FixedLimit], store: Any) -> dict[Terms, Pooled]:
         for terms in limit.all_terms:
             pool = make(terms.rules, limit.all_rules) if terms.rules else None
             if pool is not None:
-                made[terms] = Pooled(pool, terms, limit.cost)
+                made[terms] = Pooled(pool, terms)
     return made
 
 
-def _decide_one(limit: FixedLimit, store: Any, pooled: dict[Terms, Pooled]) -> Decide:
-    cost, counted_by, pooled_by = limit.cost, limit.counted, pooled.get
-    only = pooled_by(limit.only_terms) if limit.only_terms is not None else None
-    by_address, by_key = limit.by == "ip", limit.by == "key"
+def _decide_one(limit: PromptLimit, store: Any, pooled: dict[Terms, Pooled]) -> Decide:
+    counted_by, pooled_by, usual_cost = _counting(limit), pooled.get, limit.cost
+    only = pooled_by(limit.only_terms) if limit.fixed and limit.only_terms is not None else None
+    fixed, by_address, by_key = limit.fixed, limit.by == "ip", limit.by == "key"
 
-    def decide(request: Request) -> Response | Mark | None:
+    def decide(request: Request) -> Response | Mark | Literal[Long.LONG] | None:
         if request.method == "OPTIONS" and request.state.preflight:
             return None  # nothing is known of its caller
         bucket = ""
         if only is not None:  # fast path of `RateLimit.counted`, same answers
-            counters = only
+            counters, cost = only, usual_cost
             if by_address:
                 client = request.client
                 bucket = UNKNOWN_ADDRESS if client is None else client.bucket
@@ -110,18 +116,19 @@ def _decide_one(limit: FixedLimit, store: Any, pooled: dict[Terms, Pooled]) -> D
                 counted = counted_by(request)
             except AmbiguousPath:
                 return refuse_ambiguous(request)
-            if counted is None:
-                return None
-            terms, bucket = counted
+            if counted is None or counted is LONG:
+                return counted
+            terms, bucket, cost = counted
             found = pooled_by(terms)
             if found is None:
-                return _asked(request, store, terms.take(bucket, cost))
+                return _asked(request, store, (terms.take if fixed else terms.new_take)(bucket, cost))
             counters = found
         answer = counters.pool.take(bucket, cost)
         if answer.__class__ is list:
             charge = _new(PoolCharge)  # its `__init__` takes twice as long
             charge.counters = counters
             charge.bucket = bucket
+            charge.cost = cost
             charge.answer = answer
             return charge
         take = counters.terms.take(bucket, cost)
@@ -132,29 +139,33 @@ def _decide_one(limit: FixedLimit, store: Any, pooled: dict[Terms, Pooled]) -> D
     return decide
 
 
-def _decide_all(limits: Sequence[FixedLimit], store: Any, pooled: dict[Terms, Pooled]) -> Decide:
+def _decide_all(limits: Sequence[PromptLimit], store: Any, pooled: dict[Terms, Pooled]) -> Decide:
     joined = Joined()
+    counting = [_counting(limit) for limit in limits]
 
-    def decide(request: Request) -> Response | Mark | None:
+    def decide(request: Request) -> Response | Mark | Literal[Long.LONG] | None:
         if request.method == "OPTIONS" and request.state.preflight:
             return None  # nothing is known of its caller
-        counted = []
+        counted: list[Counted] = []
         try:
-            for limit in limits:
-                found = limit.counted(request)
+            for counted_by in counting:
+                found = counted_by(request)
+                if found is LONG:
+                    return LONG
                 if found is not None:
-                    counted.append((*found, limit.cost))
+                    counted.append(found)
         except AmbiguousPath:
             return refuse_ambiguous(request)
         if not counted:
             return None
-        asked = [(counters, bucket) for terms, bucket, _ in counted if (counters := pooled.get(terms)) is not None]
+        asked = [(of, bucket, cost) for terms, bucket, cost in counted if (of := pooled.get(terms)) is not None]
         if len(asked) == len(counted):
-            answers = store.take_together([(counters.pool, bucket, counters.cost) for counters, bucket in asked])
+            answers = store.take_together([(of.pool, bucket, cost) for of, bucket, cost in asked])
             if answers is not None:
-                charges = [PoolCharge(*pair, answer) for pair, answer in zip(asked, answers, strict=True)]
+                charges = [PoolCharge(*one, answer) for one, answer in zip(asked, answers, strict=True)]
                 return charges[0] if len(charges) == 1 else JoinedCharge(charges, joined)
-        return _asked(request, store, joined.take([terms.take(bucket, cost) for terms, bucket, cost in counted]))
+        takes = [(of.take if of in pooled else of.new_take)(bucket, cost) for of, bucket, cost in counted]
+        return _asked(request, store, joined.take(takes))
 
     return decide
 
@@ -167,17 +178,18 @@ def _asked(request: Request, store: Any, take: Take) -> Response | Charge:
 class PoolCharge(Charge):
     """The charge of one pool."""
 
-    __slots__ = ("answer", "bucket", "counters")
+    __slots__ = ("answer", "bucket", "cost", "counters")
 
-    def __init__(self, counters: Pooled, bucket: str, answer: list[int]) -> None:
+    def __init__(self, counters: Pooled, bucket: str, cost: int, answer: list[int]) -> None:
         self.counters = counters
         self.bucket = bucket
+        self.cost = cost
         self.answer = answer
 
     @property
     def taken(self) -> Taken:  # type: ignore[override]
         counters = self.counters
-        demands = counters.terms.take(self.bucket, counters.cost).demands
+        demands = counters.terms.take(self.bucket, self.cost).demands
         taken: Taken = counters.pool.taken(demands, self.answer)
         return taken
 

@@ -13,14 +13,15 @@ refuses, what was taken here is given back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from inspect import isawaitable, iscoroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from keyguard import counter_names
 from keyguard.conditions import Condition, OnPaths, on_paths
 from keyguard.errors import ConfigurationError
-from keyguard.flow import call, check_takes, is_async
-from keyguard.guard import Decide
+from keyguard.flow import call, check_takes, is_async, is_blocking
+from keyguard.guard import LONG, Decide, Long
 from keyguard.guards.rate_limit import rules as settings
 from keyguard.guards.rate_limit.at_once import deciding
 from keyguard.guards.rate_limit.checks import Limiting
@@ -147,6 +148,8 @@ class RateLimit(Limiting):
             and self.when is None
             and self.exempt is None
         )
+        self.prompt = not any(is_async(function) or is_blocking(function) for function in self.functions().values())
+        """Whether all functions that have a say can be called in place, as far as is known."""
         self.counters = (self._counted(),)
         self._unknown_plans: set[str] = set()
 
@@ -252,29 +255,58 @@ class RateLimit(Limiting):
                 log.warning("%r knows no plan %.200s: callers of it get the default", self, told)
         return found
 
-    def counted(self, request: Request) -> tuple[settings.Terms, str] | None:
-        """Return what counts for a request, and under which name, if no function has a say in it; `None` for nothing.
+    def counted(self, request: Request) -> settings.Counted | None:
+        """Return what counts for a request, if no function has a say in it; `None` for nothing.
 
         Raises `AmbiguousPath` if that cannot be said.
         """
         if (self.paths is not None or self._uncounted) and not self._counts(request):
             return None
         terms = self._default if self.plans is None else self._plan(request)
-        return (terms, self._bucket(request)) if terms.rules else None
+        return (terms, self._bucket(request), self.cost) if terms.rules else None
 
     def take_at_once(self, request: Request) -> Take | None:
         counted = self.counted(request)
-        return None if counted is None else counted[0].take(counted[1], self.cost)
+        return None if counted is None else counted[0].take(*counted[1:])
 
     async def chosen_take(self, request: Request) -> Take | None:
+        choosing, value = self._choosing(request), None
+        while True:
+            try:
+                function = choosing.send(value)
+            except StopIteration as stop:
+                return None if stop.value is None else stop.value[0].new_take(*stop.value[1:])
+            value = await call(function, request)
+
+    def chosen_at_once(self, request: Request) -> settings.Counted | Literal[Long.LONG] | None:
+        """Return the same as `counted`, if functions decide that can be called in place; else `LONG`."""
+        if not self.prompt:
+            return LONG
+        choosing, value = self._choosing(request), None
+        while True:
+            try:
+                function = choosing.send(value)
+            except StopIteration as stop:
+                counted: settings.Counted | None = stop.value
+                return counted
+            value = function(request)
+            if value.__class__ not in _AT_HAND and isawaitable(value):
+                # It was not known that it has to be awaited, and is from now on. This once, all are called again.
+                self.prompt = False
+                if iscoroutine(value):
+                    value.close()
+                return LONG
+
+    def _choosing(self, request: Request) -> Generator[Callable[[Request], Any], Any, settings.Counted | None]:
+        """Yield the functions that have a say, each to be sent what it returns. Return what counts."""
         if not self._counts(request):
             return None
-        if self.when is not None and not await call(self.when, request):
+        if self.when is not None and not (yield self.when):
             return None
-        if self._opens is not None and await call(self._opens, request):
+        if self._opens is not None and (yield self._opens):
             return None
         if self.choose is not None:
-            chosen = await call(self.choose, request)
+            chosen = yield self.choose
             if chosen is None:
                 return None
             terms = settings.known_terms_of(self._naming, settings.listed(chosen))
@@ -285,12 +317,16 @@ class RateLimit(Limiting):
         if isinstance(self.by, str):
             bucket = self._bucket(request)
         else:
-            who = await call(self.by, request)
+            who = yield self.by
             if who is None:
                 return None
             bucket = settings.digest(who)
-        cost = self.cost if isinstance(self.cost, int) else settings.whole_cost(await call(self.cost, request))
-        return terms.new_take(bucket, cost)
+        cost = self.cost if isinstance(self.cost, int) else settings.whole_cost((yield self.cost))
+        return terms, bucket, cost
+
+
+_AT_HAND = frozenset({bool, int, str, tuple, type(None)})
+"""Classes of nearly all that such functions return, of which it need not be asked whether it is awaitable."""
 
 
 def _limits(rules: Sequence[settings.Rule]) -> list[Limit] | None:

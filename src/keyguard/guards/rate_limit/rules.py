@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from keyguard.checks import is_whole
 from keyguard.clock import whole_seconds
@@ -89,6 +89,9 @@ class Terms:
             RuleDemands(self, [Demand(rule.name, rule.prefix + bucket, rule.limit, cost) for rule in self.rules])
         )
 
+
+Counted: TypeAlias = tuple[Terms, str, int]
+"""What counts for a request, under which name, and how many units it takes."""
 
 KEPT = 4096
 """Operations that are ready for the next request of the same caller."""
