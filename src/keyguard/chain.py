@@ -49,10 +49,10 @@ class Chain:
             for decide in self._decides[first:] if first else self._decides:
                 answer = decide(request)
                 if answer is not None:
-                    if isinstance(answer, Mark):
-                        marks = (answer, *marks)
-                    elif answer is LONG:
+                    if answer is LONG:
                         return self._long(request, place, marks, awaited=first > 0)
+                    if isinstance(answer, Mark):
+                        marks = (answer, *marks) if marks else (answer,)
                     else:
                         response = checked(answer, self._guards[place])
                         flow = tell(marks, request, response.status, response.headers)
@@ -108,10 +108,10 @@ async def within(marks: Marks, request: Request, forward: Callable[..., Awaitabl
 
 def tell(marks: Marks, request: Request, status: int, headers: Headers) -> Flow[None] | None:
     """Tell marks of a head, the innermost first. Returns what has to be awaited before it leaves, if anything."""
-    for place, mark in enumerate(marks):
+    for mark in marks:
         flow = mark.head(request, status, headers)
         if flow is not None:
-            return _tell_after(flow, marks[place + 1 :], request, status, headers)
+            return _tell_after(flow, marks[marks.index(mark) + 1 :], request, status, headers)
     return None
 
 

@@ -74,24 +74,21 @@ def passed(scope: MutableMapping[str, Any], scheme: str) -> Request | None:
 _NOBODY: tuple[Request | None, object] = None, object()
 
 
-def carried_over(request: Request, scheme: str, kept: str, shared: str) -> RequestState | None:
-    """Return the state of layers on the other side of a bridge, if `request` came over one from there.
+def carry_over(request: Request, scheme: str, kept: str, shared: str) -> None:
+    """Give a request the state of layers on the other side of a bridge, if it came over one from there.
 
     `kept` is the key under which a2wsgi keeps the scope or environ of that side, and `shared` that of the state there.
     """
-    if not crossing:
-        return None
     scope = request.scope
     if kept in scope:
         before = scope[kept]
         found = before.get(shared) if isinstance(before, MutableMapping) else None
         if isinstance(found, RequestState):
-            return found
-    outer = passed(scope, scheme) if _passing else None
-    if outer is None:
-        return None  # so it is nearly always
-    same = all(sources.read(request) == sources.read(outer) for sources in outer.state.sources)
-    return outer.state if same else None
+            request.state, request.inherited = found, True
+            return
+    outer = passed(scope, scheme)
+    if outer is not None and all(sources.read(request) == sources.read(outer) for sources in outer.state.sources):
+        request.state, request.inherited = outer.state, True
 
 
 # -- bridges that a driver stands directly around -------------------------------------------------------------------

@@ -13,7 +13,7 @@ Rules kept here:
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from os import urandom
@@ -77,6 +77,7 @@ class Request(RequestHead):
 
     # Slots, all set for each request: it costs half of what an instance with a `__dict__` does.
     __slots__ = (
+        "_fields",
         "_plain",
         "_spelling",
         "afterwards",
@@ -93,6 +94,7 @@ class Request(RequestHead):
         "settings",
         "source",
         "state",
+        "taken_off",
     )
 
     method: str
@@ -117,20 +119,30 @@ class Request(RequestHead):
     """Whether the app was called: what is raised at `forward` before that is a guard's failure."""
     read_body: bool
     """Whether the app has got a body that no header field had announced."""
+    taken_off: Sequence[bytes]
+    """Names of header fields that were taken off the scope."""
+    _fields: dict[bytes, bytes] | None
+    """What was read of the header fields."""
     _plain: str | None
     _spelling: Spelling | None
 
-    def _begin(
-        self, method: str, scope: MutableMapping[str, Any], settings: RequestSettings, state: RequestState | None
+    def __init__(
+        self,
+        method: str,
+        scope: MutableMapping[str, Any],
+        settings: RequestSettings,
+        state: RequestState | None = None,
+        taken_off: Sequence[bytes] = (),
     ) -> None:
-        """Set all that a request begins with. `state` is that of layers further out, if there are any."""
+        """Begin a request. `state` is that of layers further out, if there are any."""
         self.method = method
         self.scope = scope
         self.settings = settings
         self.source = settings.source
         self.clock = settings.clock
         self.inside = settings.inside
-        self.deferred = self.afterwards = self.late = self._plain = self._spelling = None
+        self.taken_off = taken_off
+        self.deferred = self.afterwards = self.late = self._fields = self._plain = self._spelling = None
         self.copied = self.reached_app = self.read_body = False
         self.inherited = state is not None
         self.state = state or RequestState()

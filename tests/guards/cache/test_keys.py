@@ -26,7 +26,8 @@ TARGET = Target(("http", "example.test"), "example.test", "/a/b?x=1")
 def request_of(ask: Ask) -> ASGIRequest:
     parts = {"source": ClientAddress(()), "clock": staticmethod(lambda: NOW), "inside": NOTHING}
     engine: Any = type("Engine", (), parts)
-    return ASGIRequest(ask.scope(), engine)
+    scope = ask.scope()
+    return ASGIRequest(scope["method"], scope, engine)
 
 
 # -- keys (caching.md 14) -----------------------------------------------------------------------------------------

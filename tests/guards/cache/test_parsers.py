@@ -36,7 +36,8 @@ texts = st.one_of(anything, nasty)
 def request_of(ask: Ask) -> ASGIRequest:
     parts = {"source": ClientAddress(()), "clock": staticmethod(lambda: NOW), "inside": NOTHING}
     engine: Any = type("Engine", (), parts)
-    return ASGIRequest(ask.scope(), engine)
+    scope = ask.scope()
+    return ASGIRequest(scope["method"], scope, engine)
 
 
 # -- dates (caching.md 11) ----------------------------------------------------------------------------------------

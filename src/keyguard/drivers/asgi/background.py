@@ -14,7 +14,7 @@ from keyguard.drivers.threads import in_thread
 from keyguard.flow import Blocking, Flow, Signal, Wait
 from keyguard.logs import logger
 from keyguard.process.fork import renew_after_fork
-from keyguard.request import Request
+from keyguard.request import SHARED_ASGI, Request
 from keyguard.response import Response
 from keyguard.steps import Detach
 
@@ -45,7 +45,8 @@ def detach(app: ASGIApp, engine: Engine, step: Detach) -> bool:
         _detached.difference_update([task for task in list(_detached) if is_lost(task)])
         if len(_detached) >= _MOST:
             return False
-    request = ASGIRequest(of_the_same_caller(step.request), engine)
+    scope = of_the_same_caller(step.request)
+    request = ASGIRequest(step.request.method, scope, engine, scope[SHARED_ASGI])
     task = hold(_run(Exchange(app, engine, request, _Silence(), _swallow), step.guard))
     detached = _detached
     detached.add(task)

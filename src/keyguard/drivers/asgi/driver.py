@@ -25,7 +25,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.ops import close_in_loop, traits_of
 from keyguard.process import fork
 from keyguard.process.event_loops import in_thread, in_trio
-from keyguard.request import SHARED_ASGI, Deferred, RequestState
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, Deferred, RequestState
 from keyguard.response import Response
 from keyguard.steps import Detach
 
@@ -50,11 +50,12 @@ class ASGIDriver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if getpid() != fork.known_process:
             fork.check_process()
-        if scope["type"] != "http":
+        kind = scope["type"]
+        if kind != "http" and kind != "websocket":
             await self._other(scope, receive, send)
             return
         engine = self._trio() if "trio" in modules and in_trio() else self.engine
-        if engine.instant is not None and not (bridges.crossing and bridges.passed(scope, "scheme")):
+        if engine.instant is not None and kind == "http" and not bridges.passed(scope, "scheme"):
             messages = engine.instant(scope)
             if messages is not None:
                 for message in messages:
@@ -65,15 +66,24 @@ class ASGIDriver:
         taken_off: Sequence[bytes] = ()
         if scope["headers"].__class__ is not list or not KNOWN_NAMES.issuperset(map(NAME_OF, scope["headers"])):
             taken_off = clean_scope(scope, engine)
-        if engine.idle and SHARED_ASGI not in scope and not bridges.crossing:  # nobody to ask, and nobody to tell
+        state = scope.get(SHARED_ASGI)
+        if engine.idle and state is None and not bridges.crossing:  # nobody to ask, and nobody to tell
             scope[SHARED_ASGI] = RequestState()
             await self.app(scope, receive, send)
             return
-        request = ASGIRequest(scope, engine, taken_off)
+        made = ASGIRequest if kind == "http" else WebSocketRequest
+        request = made(scope.get("method", "GET"), scope, engine, state, taken_off)
+        if state is None:
+            if bridges.crossing:
+                bridges.carry_over(request, "scheme", "wsgi_environ", SHARED_WSGI)
+            scope[SHARED_ASGI] = request.state
         try:
             begun = engine.ask(request)
         except Exception as failure:
             begun = engine.fault(request, failure)
+        if kind != "http":
+            await Handshake(self.app, engine, request, receive, send).run(begun)
+            return
         if begun.__class__ is not tuple or request.deferred or request.afterwards or request.inherited:
             if isinstance(begun, Response):
                 await self._answer(engine, request, begun, receive, send)
@@ -119,17 +129,11 @@ class ASGIDriver:
             tell_of_folding(scope["wsgi_environ"])  # a2wsgi's, of a server that may have folded names
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Guard the handshake of a websocket; pass a lifespan on."""
-        engine = self._trio() if "trio" in modules and in_trio() else self.engine
-        kind = scope["type"]
-        if kind == "websocket":
-            request = WebSocketRequest(scope, engine, clean_scope(scope, engine))
-            await Handshake(self.app, engine, request, receive, send).run(engine.begin(request))
-        elif kind == "lifespan":
-            await self._lifespan(scope, receive, send)
-        else:
+        """Pass a lifespan on."""
+        if scope["type"] != "lifespan":
             # A scope of an unknown type cannot be guarded, so it does not reach the app.
-            raise RuntimeError(f"keyguard does not know the ASGI scope type {kind!r}")
+            raise RuntimeError(f"keyguard does not know the ASGI scope type {scope['type']!r}")
+        await self._lifespan(scope, receive, send)
 
     def _trio(self) -> Engine:
         twin = self._in_trio

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from keyguard.drivers import bridges
 from keyguard.drivers.field_names import taken_off
-from keyguard.drivers.interpreter import Engine
 from keyguard.http.callers import Told, told_by_scope
 from keyguard.http.paths import misplaced, plain, strip_root
 from keyguard.http.spelling import Spelling
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Request, veiled
+from keyguard.request import SHARED_ASGI, FieldSet, Request, veiled
 from keyguard.response import FieldNames, Headers, field_value
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -87,20 +85,9 @@ class ByteHeaders(Headers):
 class ASGIRequest(Request):
     """A request head from an ASGI scope (ASGI specification, "HTTP & WebSocket")."""
 
-    __slots__ = ("_fields", "_taken_off")
+    __slots__ = ()
 
     shared = SHARED_ASGI
-
-    def __init__(self, scope: Scope, engine: Engine, taken_off: Sequence[bytes] = ()) -> None:
-        """Read a scope whose fields have been cleaned. `taken_off` are the names that are not there any more."""
-        self._taken_off = taken_off
-        self._fields: dict[bytes, bytes] | None = None
-        state = scope.get(SHARED_ASGI)
-        self._begin(scope.get("method", "GET"), scope, engine, state)  # the handshake of a websocket has none
-        if state is None:
-            if bridges.crossing and (state := bridges.carried_over(self, "scheme", "wsgi_environ", SHARED_WSGI)):
-                self.inherited, self.state = True, state
-            scope[SHARED_ASGI] = self.state
 
     @property
     def scheme(self) -> str:
@@ -169,7 +156,7 @@ class ASGIRequest(Request):
 
     def field_names(self) -> Iterable[str]:
         # Those that were taken off are included: a client that sends one means something by it.
-        names = (*self._taken_off, *(name for name, _ in self.scope["headers"]))
+        names = (*self.taken_off, *(name for name, _ in self.scope["headers"]))
         return {name.decode("latin-1").lower().replace("_", "-") for name in names}
 
     def address(self) -> tuple[object, ...]:

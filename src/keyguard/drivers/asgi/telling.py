@@ -14,41 +14,39 @@ from keyguard.flow import Flow
 from keyguard.process.event_loops import mark_coroutine_function
 from keyguard.request import Request
 
-WAIT, STREAM, DEAD = range(3)
-
 
 class Telling:
     """Tells marks of the head, and passes all on. If a mark fails at that, all that the app sends then fails too."""
 
-    __slots__ = ("engine", "failure", "marks", "request", "send_on", "state")
+    __slots__ = ("engine", "failure", "marks", "request", "send_on")
 
     def __init__(self, engine: Engine, request: Request, marks: Marks, send: Send) -> None:
         self.engine = engine
         self.request = request
-        self.marks = marks
+        self.marks: Marks | None = marks
+        """Those that wait for the head; `None` when it has come."""
         self.send_on = send
-        self.state = WAIT
         self.failure: BaseException | None = None
 
     def send(self, message: Message) -> Awaitable[None]:
         """Serve the app as its `send`. A plain function: awaiting through one more coroutine has a price."""
-        if self.state == WAIT and message["type"] == "http.response.start":
-            return self._tell(message)
-        if self.failure is not None:
+        marks = self.marks
+        if marks is not None and message["type"] == "http.response.start":
+            self.marks = None
+            headers = ByteHeaders(message.get("headers") or ())
+            try:
+                flow = tell(marks, self.request, message["status"], headers)
+            except BaseException as failure:
+                self.failure = failure
+                raise
+            if flow is not None:
+                return self._tell_on(message, headers, flow)
+            if headers.changed:
+                message = dict(message)
+                message["headers"] = headers.raw
+        elif self.failure is not None:
             raise self.failure
         return self.send_on(message)
-
-    def _tell(self, message: Message) -> Awaitable[None]:
-        headers = ByteHeaders(message.get("headers") or ())
-        try:
-            flow = tell(self.marks, self.request, message["status"], headers)
-        except BaseException as failure:
-            self.state, self.failure = DEAD, failure
-            raise
-        if flow is not None:
-            return self._tell_on(message, headers, flow)
-        self.state = STREAM
-        return self.send_on({**message, "headers": headers.raw} if headers.changed else message)
 
     async def _tell_on(self, message: Message, headers: ByteHeaders, flow: Flow[Any]) -> None:
         """Do what a mark wants to have done before the head leaves."""
@@ -61,9 +59,8 @@ class Telling:
                     engine.waited(request, stop.began)
                 stop = engine.advance(flow, value, error, request)
         except BaseException as failure:
-            self.state, self.failure = DEAD, failure
+            self.failure = failure
             raise
-        self.state = STREAM
         await self.send_on({**message, "headers": headers.raw} if headers.changed else message)
 
 

@@ -15,7 +15,7 @@ from keyguard.drivers.wsgi.request import WSGIRequest
 from keyguard.flow import Flow
 from keyguard.logs import logger
 from keyguard.process.fork import renew_after_fork, run_aside
-from keyguard.request import Request
+from keyguard.request import SHARED_WSGI, Request
 from keyguard.response import Response
 from keyguard.steps import Detach
 
@@ -47,7 +47,7 @@ def detach(app: WSGIApp, engine: Engine, step: Detach) -> bool:
     environ["wsgi.input"] = BytesIO()
     for name in ("CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING", "wsgi.input_terminated"):
         environ.pop(name, None)
-    request = WSGIRequest(environ, engine)
+    request = WSGIRequest(step.request.method, environ, engine, environ[SHARED_WSGI])
     exchange = Exchange(app, engine, request, _ignore_head)
     run_aside("keyguard-detached", copy_context().run, _run, exchange, step.guard, places)
     return True

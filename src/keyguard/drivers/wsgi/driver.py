@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from os import getpid
 
+from keyguard.drivers import bridges
 from keyguard.drivers.bridges import opened
 from keyguard.drivers.field_names import clean_environ, tell_of_folding
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
@@ -15,7 +16,7 @@ from keyguard.drivers.wsgi.exchange import Exchange
 from keyguard.drivers.wsgi.request import Environ, WSGIRequest
 from keyguard.drivers.wsgi.telling import Telling
 from keyguard.process import fork
-from keyguard.request import SHARED_WSGI, Deferred
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, Deferred
 from keyguard.response import Response
 from keyguard.steps import Detach
 
@@ -49,7 +50,11 @@ class WSGIDriver:
         engine = self.engine
         if "asgi.scope" in environ:
             clean_environ(environ, engine.underscores)
-        request = WSGIRequest(environ, engine)
+        request = WSGIRequest(environ["REQUEST_METHOD"], environ, engine, environ.get(SHARED_WSGI))
+        if not request.inherited:
+            if bridges.crossing:
+                bridges.carry_over(request, "wsgi.url_scheme", "asgi.scope", SHARED_ASGI)
+            environ[SHARED_WSGI] = request.state
         try:
             begun = engine.ask(request)
         except Exception as failure:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
-from keyguard.drivers import bridges
 from keyguard.drivers.field_names import taken_off, variable_of
-from keyguard.drivers.interpreter import Engine
 from keyguard.http.callers import Told, told_by_environ
 from keyguard.http.paths import decode_wsgi_path, plain
 from keyguard.http.spelling import Spelling
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, FieldSet, Request, veiled
+from keyguard.request import SHARED_WSGI, FieldSet, Request, veiled
 from keyguard.response import FieldNames, Headers
 
 Environ: TypeAlias = dict[str, Any]
@@ -38,14 +36,6 @@ class WSGIRequest(Request):
 
     shared = SHARED_WSGI
     tells_by_names = True
-
-    def __init__(self, environ: Environ, engine: Engine) -> None:
-        state = environ.get(SHARED_WSGI)
-        self._begin(environ["REQUEST_METHOD"], environ, engine, state)
-        if state is None:
-            if bridges.crossing and (state := bridges.carried_over(self, "wsgi.url_scheme", "asgi.scope", SHARED_ASGI)):
-                self.inherited, self.state = True, state
-            environ[SHARED_WSGI] = self.state
 
     @property
     def scheme(self) -> str:
