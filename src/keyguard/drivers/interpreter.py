@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from keyguard.chain import Begun, Chain
+from keyguard.chain import Chain
 from keyguard.clock import Clock, monotonic
 from keyguard.drivers.faults import answer_failure, tell_of_refusal
 from keyguard.errors import GuardError, StoreBusy, StoreError
@@ -166,13 +166,6 @@ class Engine:
         self.detach: Callable[[Detach], bool] = _cannot_detach
         self.call: Callable[[Blocking[Any]], Any] = Blocking.run
         """Calls a function that may block: in place, or as the driver sets it. Returns its result, or `Pending`."""
-
-    def begin(self, request: Request) -> Begun:
-        """Ask the guards in turn. A failure of one is an answer too."""
-        try:
-            return self.ask(request)
-        except Exception as failure:
-            return self.fault(request, failure)
 
     def advance(
         self,
