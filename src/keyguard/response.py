@@ -37,13 +37,27 @@ def field_value(value: str) -> str:
 class FieldNames:
     """Names of fields that are added to many responses."""
 
-    __slots__ = ("sizes", "spelled")
+    __slots__ = ("spelled",)
 
     def __init__(self, *names: str) -> None:
         self.spelled = {name.lower().encode("latin-1"): name for name in names}
         """The names by how ASGI has them."""
-        self.sizes = frozenset(map(len, names))
-        """Most fields that a response has already are told apart from these by their length."""
+
+
+class ReadyFields:
+    """Two fields that are lists and are added to many responses. The first one is the same in all of them."""
+
+    __slots__ = ("first", "first_raw", "second", "second_raw", "sizes")
+
+    def __init__(self, name: str, value: str, second: str) -> None:
+        self.first = name, value
+        self.first_raw = name.lower().encode("latin-1"), value.encode("latin-1")
+        """The same as ASGI has it."""
+        self.second = second
+        """The name of the other one."""
+        self.second_raw = second.lower().encode("latin-1")
+        self.sizes = frozenset((len(name), len(second)))
+        """Most fields that a response has already are told apart from these by the length of their names."""
 
 
 class Headers:
@@ -107,19 +121,19 @@ class Headers:
         else:
             self.add(name, value)
 
-    def join_encoded(self, pairs: list[tuple[bytes, bytes]], names: FieldNames) -> None:
-        """Do the same for several fields at once. Their values are in ISO 8859-1 and known to be well-formed."""
-        sizes = names.sizes
-        for name, _ in self.pairs:
+    def join_ready(self, fields: ReadyFields, value: bytes) -> None:
+        """Do the same for two fields at once. The second has this value, well-formed and in ISO 8859-1."""
+        sizes, pairs = fields.sizes, self.pairs
+        for name, _ in pairs:
             if len(name) in sizes:
-                self._join_each(pairs, names)
+                self._join_each(fields, value)
                 return
-        for key, value in pairs:
-            self.pairs.append((names.spelled[key], value.decode("latin-1")))
+        pairs.append(fields.first)
+        pairs.append((fields.second, value.decode("latin-1")))
 
-    def _join_each(self, pairs: list[tuple[bytes, bytes]], names: FieldNames) -> None:
-        for key, value in pairs:
-            self.join(names.spelled[key], value.decode("latin-1"))
+    def _join_each(self, fields: ReadyFields, value: bytes) -> None:
+        self.join(*fields.first)
+        self.join(fields.second, value.decode("latin-1"))
 
 
 _PART = 48

@@ -11,7 +11,7 @@ from keyguard.http.callers import Told, told_by_scope
 from keyguard.http.paths import misplaced, plain, strip_root
 from keyguard.http.spelling import Spelling
 from keyguard.request import SHARED_ASGI, FieldSet, Request, veiled
-from keyguard.response import FieldNames, Headers, field_value
+from keyguard.response import FieldNames, Headers, ReadyFields, field_value
 
 Scope: TypeAlias = MutableMapping[str, Any]
 
@@ -59,13 +59,13 @@ class ByteHeaders(Headers):
             self.raw = [*self.raw, pair]
             self.changed = True
 
-    def join_encoded(self, pairs: list[tuple[bytes, bytes]], names: FieldNames) -> None:
-        sizes = names.sizes
+    def join_ready(self, fields: ReadyFields, value: bytes) -> None:
+        sizes = fields.sizes
         for name, _ in self.raw:
             if len(name) in sizes:
-                self._join_each(pairs, names)
+                self._join_each(fields, value)
                 return
-        self.raw = self.raw + pairs
+        self.raw = [*self.raw, fields.first_raw, (fields.second_raw, value)]
         self.changed = True
 
     def set_length(self, length: int) -> None:

@@ -12,13 +12,13 @@ from typing import Any, Literal, Protocol
 from keyguard.clock import SECOND
 from keyguard.errors import AmbiguousPath
 from keyguard.guard import LONG, Decide, Long, Mark
-from keyguard.guards.rate_limit.headers import FIELDS, UP, describe
+from keyguard.guards.rate_limit.headers import UP, describe
 from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited
 from keyguard.guards.rate_limit.rules import KEPT, LONGEST_BUCKET, UNKNOWN_ADDRESS, Counted, Rule, RuleDemands, Terms
 from keyguard.ops import Demand, Take, Taken, traits_of
 from keyguard.problem import refuse_ambiguous
 from keyguard.request import Request
-from keyguard.response import Headers, Response
+from keyguard.response import Headers, ReadyFields, Response
 
 _new = object.__new__
 
@@ -64,7 +64,7 @@ def _counting(limit: PromptLimit) -> Callable[[Request], Counted | Literal[Long.
 class Pooled:
     """Terms and their pool."""
 
-    __slots__ = ("end", "policy", "pool", "single", "spans", "template", "terms")
+    __slots__ = ("end", "fields", "pool", "single", "spans", "template", "terms")
 
     def __init__(self, pool: Any, terms: Terms) -> None:
         self.pool = pool
@@ -73,8 +73,8 @@ class Pooled:
         self.end = 1 + 2 * len(terms.rules)
         self.spans = range(1, self.end - 1, 2)
         """In the numbers of `RateLimit`, which are a pool's answer from its second place to this end, the times."""
-        self.policy = terms.policy or (b"", b"")
-        self.template = None if terms.legacy else terms.template if terms.policy else b""
+        self.fields = terms.fields or ReadyFields("", "", "")
+        self.template = None if terms.legacy else terms.template if terms.fields else b""
         """`RateLimit` without its numbers, if that is all there is to tell besides the policy; empty for nothing."""
 
 
@@ -208,7 +208,7 @@ class PoolCharge(Charge):
             for place in counters.spans:
                 numbers[place] = (numbers[place] - before) // SECOND
             value = template % tuple(numbers)
-        headers.join_encoded([counters.policy, (b"ratelimit", value)], FIELDS)
+        headers.join_ready(counters.fields, value)
 
 
 class JoinedCharge(Charge):

@@ -8,11 +8,9 @@ from keyguard.clock import SECOND
 from keyguard.guards.rate_limit.rules import RuleDemands
 from keyguard.ops import Taken
 from keyguard.rates import Taking
-from keyguard.response import FieldNames, Headers
+from keyguard.response import Headers
 
 UP = SECOND - 1
-FIELDS = FieldNames("RateLimit-Policy", "RateLimit")
-"""The fields of the draft."""
 
 
 def describe(headers: Headers, taken: Taken) -> None:
@@ -20,8 +18,8 @@ def describe(headers: Headers, taken: Taken) -> None:
     demands = taken.demands
     assert isinstance(demands, RuleDemands)
     terms = demands.terms
-    if terms.policy is not None:
-        headers.join_encoded([terms.policy, (b"ratelimit", _value(demands, taken))], FIELDS)
+    if terms.fields is not None:
+        headers.join_ready(terms.fields, _value(demands, taken))
     if terms.legacy:
         _describe_legacy(headers, demands, taken)
 

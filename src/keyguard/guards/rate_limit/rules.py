@@ -13,7 +13,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes
 from keyguard.ops import Demand, Take
 from keyguard.rates import Limit, parse_rates, window
-from keyguard.response import field_value
+from keyguard.response import ReadyFields, field_value
 
 PROFILES = ("draft-11", "x-ratelimit")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
@@ -57,15 +57,15 @@ class Rule:
 class Terms:
     """The rules that count for a caller, with all that is the same for each of them: those of a guard, or of a plan."""
 
-    __slots__ = ("_ready", "legacy", "policy", "rules", "template")
+    __slots__ = ("_ready", "fields", "legacy", "rules", "template")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
         """None of them: no limit."""
         told = [rule for rule in rules if "draft-11" in rule.profiles]
-        policy = field_value(", ".join([rule.policy for rule in told])).encode("latin-1")
-        self.policy = (b"ratelimit-policy", policy) if told else None
-        """The field that is the same for every outcome; `None` if no rule asks for it."""
+        policy = field_value(", ".join([rule.policy for rule in told]))
+        self.fields = ReadyFields("RateLimit-Policy", policy, "RateLimit") if told else None
+        """The fields of the draft, the first of which is the same for every outcome; `None` if no rule asks for any."""
         self.template: bytes | None = None
         """`RateLimit` without its numbers, what remains and the reset of each rule, if every rule has a member."""
         if told and len(told) == len(rules):
