@@ -284,3 +284,18 @@ def test_a_mounted_app_is_filtered_on_its_own_paths() -> None:
     assert ask_both(guard, Ask("/api/admin/x", root="/api")).status == 403
     assert ask_both(guard, Ask("/admin/x", root="/api")).status == 403
     assert ask_both(guard, Ask("/api/x", root="/api")).status == 200
+
+
+def test_what_is_known_to_pass_is_bounded_and_forgotten_with_its_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyguard.guards.ip_filter._KEPT", 10)
+    guard = IPFilter(deny=["192.0.2.128/25"])
+    for _ in range(3):
+        for number in range(256):
+            assert reason(guard(request(f"192.0.2.{number}"))) == ("denied-address" if number > 127 else "")
+            assert len(guard._lists[2]) <= 10
+    guard.replace(deny=["192.0.2.0/24"])
+    assert reason(guard(request("192.0.2.127"))) == "denied-address"
+    guard.replace(allow=["192.0.2.0/24"])
+    assert not guard(request("192.0.2.127"))
+    guard.replace(allow=["192.0.2.0/26"])
+    assert reason(guard(request("192.0.2.127"))) == "address-not-allowed"
