@@ -169,8 +169,10 @@ class Notice:
             identity.subject,
             "" if client is None else client.text,
         )
-        refusal = state.refusal = _new(Refusal, told)
-        form = _preferred(request.header("accept"))
+        refusal = state.refusal = _tuple(Refusal, told)
+        accept = request.header("accept")
+        # A list that is longer than any browser's is not read.
+        form = _preferred(accept) if accept and len(accept) <= 1000 else JSON
         # No X-Request-ID: if some middleware or proxy sets it, it stands once. The id stands in the body.
         if form is JSON:
             fields, body = self.fields, f"{self.begin}{refusal.request_id}{self.end}".encode("ascii")
@@ -179,12 +181,13 @@ class Notice:
         head = request.head_of(fields, _FIELDS)
         for name, value in headers:
             head.add(name, value)
-        response = Response(self.status, head, body)
-        response.refusal = refusal
+        response = _new(Response)  # to call a class with an `__init__` takes twice as long
+        response.status, response.headers, response.body, response.refusal = self.status, head, body, refusal
         return response
 
 
-_new = tuple.__new__  # to call `Refusal` takes twice as long
+_new = object.__new__
+_tuple = tuple.__new__
 _notice = lru_cache(maxsize=256)(Notice)  # many callers are told the same
 _KEPT = 512
 """A notice is kept if its detail has fewer characters: callers may have a say in that."""
@@ -290,14 +293,9 @@ _CONTENT_TYPE = {
 }
 
 
-def _preferred(accept: str | None) -> str:
-    """Return the form a client asks for (RFC 9110, section 12.5.1): JSON if it does not say, or is not understood."""
-    # Nor is a list read that is longer than any browser's.
-    return _negotiated(accept) if accept and len(accept) <= 1000 else JSON
-
-
 @lru_cache(maxsize=64)  # clients of one kind send one text
-def _negotiated(accept: str) -> str:
+def _preferred(accept: str) -> str:
+    """Return the form a client asks for (RFC 9110, section 12.5.1): JSON if it does not say, or is not understood."""
     if accept.count(",") + accept.count(";") > 64:
         return JSON
     weights: dict[str, float] = {}

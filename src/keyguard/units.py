@@ -148,10 +148,20 @@ def as_datetime(moment: int) -> datetime:
 @lru_cache(maxsize=64)  # many callers are told the same moment
 def second_of(second: int) -> datetime:
     """Return a moment in whole seconds since the Unix epoch as a `datetime` in UTC."""
-    return as_datetime(second * SECOND)
+    return _EPOCH + timedelta(seconds=second)
 
 
 @lru_cache(maxsize=64)
 def rfc3339(second: int) -> str:
     """Return a moment in whole seconds since the Unix epoch as RFC 3339 text, in UTC."""
-    return second_of(second).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # By hand: `strftime` takes five times as long, and a crowd may be told as many moments as it has callers.
+    two = _TWO_DIGITS
+    return f"{_date(second // 86400)}T{two[second // 3600 % 24]}:{two[second // 60 % 60]}:{two[second % 60]}Z"
+
+
+_TWO_DIGITS = [f"{number:02}" for number in range(60)]
+
+
+@lru_cache(maxsize=64)
+def _date(days: int) -> str:
+    return (_EPOCH + timedelta(days)).strftime("%Y-%m-%d")

@@ -91,6 +91,12 @@ def test_a_moment_may_be_a_duration_from_now() -> None:
     assert rfc3339(1_800_000_000) == "2027-01-15T08:00:00Z"
 
 
+@given(st.datetimes(datetime(1900, 1, 1), datetime(9999, 12, 31)))
+def test_moments_are_written_as_the_standard_library_writes_them(when: datetime) -> None:
+    second = moment("when", when.replace(tzinfo=UTC)) // SECOND
+    assert rfc3339(second) == f"{when:%Y-%m-%dT%H:%M:%SZ}"
+
+
 # -- where they are read ----------------------------------------------------------------------------------------
 
 

@@ -17,8 +17,8 @@ ENGINE = Keyguard().asgi(asgi_app).engine
 
 def request(peer: str | None = "192.0.2.1", path: str = "/", raw: bytes | None = None) -> Request:
     """A request with a peer and a path, and nothing else."""
-    scope = {"type": "http", "method": "GET", "path": path, "raw_path": raw, "headers": []}
-    return ASGIRequest({**scope, "client": None if peer is None else (peer, 40000)}, ENGINE)
+    client = None if peer is None else (peer, 40000)
+    return ASGIRequest("GET", {"type": "http", "path": path, "raw_path": raw, "headers": [], "client": client}, ENGINE)
 
 
 def reason(response: Response | None) -> str:

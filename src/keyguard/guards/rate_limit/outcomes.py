@@ -129,19 +129,23 @@ def _notice_of(taken: Taken) -> Notice:
             names += (demand.name,)
             if wait > longest:
                 longest = wait
-    return _used_up(names, (longest + _UP) // SECOND, (taken.at + longest + _UP) // SECOND)
+    return _limit_reached(names, (longest + _UP) // SECOND, (taken.at + longest + _UP) // SECOND)
 
 
 _UP = SECOND - 1
 
 
-@lru_cache(maxsize=256)  # many callers are told the same
-def _used_up(policies: tuple[str, ...], seconds: int, second: int) -> Notice:
-    names = " and ".join(f"'{name}'" for name in policies)
-    used = f"The limit {names} is used up." if len(policies) == 1 else f"The limits {names} are used up."
+@lru_cache(maxsize=1024)  # many callers are told the same
+def _limit_reached(policies: tuple[str, ...], seconds: int, second: int) -> Notice:
     span = "1 second" if seconds == 1 else f"{seconds} seconds"
-    detail = f"{used} It works again in {span}, at {rfc3339(second)}."
+    detail = f"{_used_up(policies)} It works again in {span}, at {rfc3339(second)}."
     return Notice(Cause.USAGE, 429, detail, "limit-reached", (seconds, second), policies)
+
+
+@lru_cache(maxsize=256)
+def _used_up(policies: tuple[str, ...]) -> str:
+    names = " and ".join(f"'{name}'" for name in policies)
+    return f"The limit {names} is used up." if len(policies) == 1 else f"The limits {names} are used up."
 
 
 def _too_costly(refusing: Sequence[Demand]) -> Notice:
