@@ -50,8 +50,9 @@ class WSGIDriver:
         engine = self.engine
         if "asgi.scope" in environ:
             clean_environ(environ, engine.underscores)
-        request = WSGIRequest(environ["REQUEST_METHOD"], environ, engine, environ.get(SHARED_WSGI))
-        if not request.inherited:
+        state = environ.get(SHARED_WSGI)
+        request = WSGIRequest(environ["REQUEST_METHOD"], environ, engine, state)
+        if state is None:
             if bridges.crossing:
                 bridges.carry_over(request, "wsgi.url_scheme", "asgi.scope", SHARED_ASGI)
             environ[SHARED_WSGI] = request.state

@@ -104,22 +104,19 @@ class Telling:
             else:
                 self.began = True
                 if self.marks:
+                    fields: Headers = _new(Headers)
+                    fields.pairs = [*headers]
+                    try:
+                        flow = tell(self.marks, self.request, status_of(status), fields)
+                        if flow is not None:
+                            drive(self.engine, flow, self.request)
+                    except Exception as failure:
+                        self.failure = failure
+                        raise
                     self.theirs = headers
-                    headers = self.head = self._told(status_of(status), headers)
+                    headers = self.head = fields.pairs
             # A second head is for the server to take or not: it raises exc_info if the first one has gone (PEP 3333,
             # "The start_response() Callable").
             return self.server_start(status, headers, exc_info) if exc_info else self.server_start(status, headers)
         finally:
             exc_info = None  # or the traceback's frames and this one hold each other
-
-    def _told(self, status: int, pairs: Pairs) -> Pairs:
-        headers: Headers = _new(Headers)
-        headers.pairs = [*pairs]
-        try:
-            flow = tell(self.marks, self.request, status, headers)
-            if flow is not None:
-                drive(self.engine, flow, self.request)
-        except Exception as failure:
-            self.failure = failure
-            raise
-        return headers.pairs
