@@ -32,6 +32,7 @@ _HEAD_SIZE = _HEAD.size
 _OLDER = 4 * SLICES  # bytes of counts of older slices that a window can touch
 _ZEROS = bytes(_OLDER)
 _COUNTS = [Struct(f"<{count}I") for count in range(SLICES + SLICES + 1)]
+_TIMES = [Struct(f"<{count}Q") for count in range(LOG_MAX + 1)]
 _QUOTA_MAX = 2**32 - 1  # a count is four bytes
 
 
@@ -73,7 +74,8 @@ class WindowLog(_Window):
         else:
             if len(state) & 7:
                 return self._take_slices(state, now, cost)
-            times = unpack(f"<{len(state) // 8}Q", state)
+            count = len(state) >> 3
+            times = _TIMES[count].unpack(state) if count <= LOG_MAX else unpack(f"<{count}Q", state)
             if times and times[-1] > now:  # time was set back
                 times = _shifted(times, now)
                 state = pack(f"<{len(times)}Q", *times)

@@ -7,7 +7,7 @@ the operation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from keyguard.ops import Demand, Taken
 from keyguard.rates import Limit, Taking
@@ -24,6 +24,7 @@ Times are microseconds. The numbers that follow are the pool's own.
 Refused: TypeAlias = "tuple[int, list[Taking]]"
 """`(at, takings)` if a limit refuses: nothing was charged."""
 
+_TAKING = 5  # items of one; a part of an answer has fewer
 _NO_SLICE = -2  # of limits that count in none
 
 
@@ -115,9 +116,9 @@ class Pool:
             for offset, newest, _ in self._rules:
                 size = len(entry[offset + 3])
                 found = self._take_one(entry, offset, newest, cost, now)
-                if found is None:
+                if found is None or len(found) == _TAKING:
                     entry[:] = before
-                    return self._refuse(bucket, entry, cost, now)
+                    return self._refuse(bucket, entry, cost, now, offset, found)
                 grown += len(entry[offset + 3]) - size
                 answer += found[:2]
                 more += found[2:]
@@ -131,10 +132,16 @@ class Pool:
             self._core.grow(table, bucket, entry, grown, now)
         return answer
 
-    def _refuse(self, bucket: str, entry: Entry, cost: int, now: int) -> Refused:
-        """Tell what is left of each limit, and how long a caller waits for those that do not admit so many."""
-        takings = []
-        for column, limit in self._columns.values():
+    def _refuse(self, bucket: str, entry: Entry, cost: int, now: int, first: int, known: Any) -> Refused:
+        """Tell what is left of each limit, and how long a caller waits for those that do not admit so many.
+
+        The one at `first` has refused, and `known` is its taking, if it has been asked for.
+        """
+        takings: list[Taking] = []
+        for offset, (column, limit) in self._columns.items():
+            if offset == first and known is not None:
+                takings.append(known)
+                continue
             state = column.read(entry, now)
             taking = limit.take(state, now, cost)
             takings.append(taking if taking[4] else limit.take(state, now, 0))
@@ -143,8 +150,11 @@ class Pool:
                 self.table.write(bucket, column, kept, now + ttl, now)
         return now, takings
 
-    def _take_one(self, entry: Entry, offset: int, newest: int, cost: int, now: int) -> tuple[int, ...] | None:
-        """Take from one limit, and return its part of the answer, and more. `None` if it does not admit so many."""
+    def _take_one(self, entry: Entry, offset: int, newest: int, cost: int, now: int) -> tuple[Any, ...] | None:
+        """Take from one limit, and return its part of the answer, and more.
+
+        If it does not admit so many, return its taking, or `None`.
+        """
         column, limit = self._columns[offset]
         last, spent, _, older = entry[offset : offset + PLACES]
         if newest >= last != WHOLE and newest != _NO_SLICE:
@@ -160,7 +170,7 @@ class Pool:
             state = None
         kept, ttl, left, reset, wait = limit.take(state, now, cost)
         if wait:
-            return None
+            return kept, ttl, left, reset, wait
         if kept is not None and whole:
             entry[offset + 1] = now + ttl
             entry[offset + 3] = kept
