@@ -1,7 +1,7 @@
 """Limits that are decided at once, on a store in this process: fast path of `Limiting.__call__`, same answers.
 
 `tests/guards/test_decide.py` plays the same requests through both. If the store has pools, they take from its counters;
-whatever a pool does not admit is asked as an operation, as everywhere else.
+whatever a pool leaves undecided is asked as an operation, as everywhere else.
 """
 
 from __future__ import annotations
