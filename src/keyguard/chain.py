@@ -108,10 +108,10 @@ async def within(marks: Marks, request: Request, forward: Callable[..., Awaitabl
 
 def tell(marks: Marks, request: Request, status: int, headers: Headers) -> Flow[None] | None:
     """Tell marks of a head, the innermost first. Returns what has to be awaited before it leaves, if anything."""
-    for mark in marks:
+    for place, mark in enumerate(marks):
         flow = mark.head(request, status, headers)
         if flow is not None:
-            return _tell_after(flow, marks[marks.index(mark) + 1 :], request, status, headers)
+            return _tell_after(flow, marks[place + 1 :], request, status, headers)
     return None
 
 
