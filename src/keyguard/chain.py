@@ -55,6 +55,8 @@ class Chain:
                         marks = (answer, *marks) if marks else (answer,)
                     else:
                         response = checked(answer, self._guards[place])
+                        if not marks:
+                            return response
                         flow = tell(marks, request, response.status, response.headers)
                         return response if flow is None else _after(flow, response)
                 place += 1

@@ -181,12 +181,9 @@ class Notice:
         head = request.head_of(fields, _FIELDS)
         for name, value in headers:
             head.add(name, value)
-        response = _new(Response)  # to call a class with an `__init__` takes twice as long
-        response.status, response.headers, response.body, response.refusal = self.status, head, body, refusal
-        return response
+        return Response(self.status, head, body, refusal=refusal)
 
 
-_new = object.__new__
 _tuple = tuple.__new__
 _notice = lru_cache(maxsize=256)(Notice)  # many callers are told the same
 _KEPT = 512

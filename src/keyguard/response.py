@@ -301,11 +301,7 @@ class Tee:
 class Response:
     """A response head, and either a body or `APP`: the body that the app is about to send."""
 
-    refusal: Refusal | None = None
-    """Why, if the response is a refusal by a guard."""
-    sized = False
-    """Whether `Content-Length` is in order already, or rightly absent: it is set by the driver if not."""
-    tees: list[Tee] | None = None
+    __slots__ = ("body", "headers", "refusal", "sized", "status", "tees")
 
     def __init__(
         self,
@@ -318,8 +314,11 @@ class Response:
         self.status = status
         self.headers = headers if isinstance(headers, Headers) else Headers(headers)
         self.body = body
-        if refusal is not None:
-            self.refusal = refusal
+        self.refusal = refusal
+        """Why, if the response is a refusal by a guard."""
+        self.sized = False
+        """Whether `Content-Length` is in order already, or rightly absent: it is set by the driver if not."""
+        self.tees: list[Tee] | None = None
 
     def tee(self, tee: Tee) -> None:
         """Copy the app's body while it is sent. Only for a response whose body is `APP`."""

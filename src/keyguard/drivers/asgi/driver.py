@@ -86,7 +86,14 @@ class ASGIDriver:
             return
         if begun.__class__ is not tuple or request.deferred or request.afterwards or request.inherited:
             if isinstance(begun, Response):
-                await self._answer(engine, request, begun, receive, send)
+                try:  # the fast path of `Exchange.run`, same answers
+                    fields, body = as_sent(engine, request, begun)
+                    await send({"type": "http.response.start", "status": begun.status, "headers": fields})
+                    await send({"type": "http.response.body", "body": body})
+                finally:
+                    if request.deferred or request.afterwards:
+                        await Exchange(self.app, engine, request, receive, send).settle()
+                    request.late = engine.late
                 return
             if begun.__class__ is not tuple or is_heard_to_its_end(request):
                 await Exchange(self.app, engine, request, receive, send).run(begun)
@@ -109,19 +116,6 @@ class ASGIDriver:
             request.late = engine.late
         if telling is not None and telling.failure is not None:
             await Exchange(self.app, engine, request, receive, send).run(engine.fault(request, telling.failure))
-
-    async def _answer(
-        self, engine: Engine, request: ASGIRequest, response: Response, receive: Receive, send: Send
-    ) -> None:
-        """Answer in the place of the app: fast path of `Exchange.run`, same answers."""
-        try:
-            fields, body = as_sent(engine, request, response)
-            await send({"type": "http.response.start", "status": response.status, "headers": fields})
-            await send({"type": "http.response.body", "body": body})
-        finally:
-            if request.deferred or request.afterwards:
-                await Exchange(self.app, engine, request, receive, send).settle()
-            request.late = engine.late
 
     def _first_seen(self, scope: Scope) -> None:
         self._unseen = False
