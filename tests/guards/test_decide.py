@@ -517,3 +517,30 @@ def test_a_key_that_is_revoked_in_this_process_is_refused_at_once(world: str) ->
     assert WORLDS[world][0](app, ask).status == 200
     guard.keys.revoke(issued.record.id)
     assert WORLDS[world][0](app, ask).status == 401
+
+
+def test_a_key_is_looked_up_again_once_anything_was_written_and_known_as_before_if_it_was_not_this_key(
+    world: str,
+) -> None:
+    clock = ManualClock()
+    guard = Keyguard(APIKeys(), store=MemoryStore(clock=clock), clock=clock)
+    issued = [guard.keys.issue(name) for name in ("acme", "else", "other")]
+    asks = [Ask("/", (("X-API-Key", each.key.reveal()),)) for each in issued]
+    app = getattr(guard, world)(WORLDS[world][1])
+    for _ in range(2):
+        assert [WORLDS[world][0](app, ask).status for ask in asks] == [200] * 3
+    guard.keys.revoke(issued[1].record.id)
+    for _ in range(2):
+        assert [WORLDS[world][0](app, ask).status for ask in asks] == [200, 401, 200]
+    guard.keys.issue("new")
+    guard.keys.revoke(issued[2].record.id)
+    assert [WORLDS[world][0](app, ask).status for ask in asks] == [200, 401, 401]
+
+
+def test_a_guard_in_two_stacks_knows_the_keys_of_each_store_from_those_of_the_other(world: str) -> None:
+    clock, keys = ManualClock(), APIKeys(guesses=None)
+    stacks = [Keyguard(keys, store=MemoryStore(clock=clock), clock=clock) for _ in range(2)]
+    asks = [Ask("/", (("X-API-Key", stack.keys.issue("acme").key.reveal()),)) for stack in stacks]
+    apps = [getattr(stack, world)(WORLDS[world][1]) for stack in stacks]
+    statuses = [[WORLDS[world][0](app, ask).status for ask in asks] for app in apps for _ in range(2)]
+    assert statuses == [[200, 401], [200, 401], [401, 200], [401, 200]]

@@ -7,7 +7,7 @@ which is the only place that looks, finds it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from keyguard.manual_clock import ManualClock
@@ -70,6 +70,18 @@ class ManagedStore(Store, Protocol):
         ...
 
 
+class Values(dict[str, bytes]):
+    """Values of a store in this process, by key. A new object takes the place of an old one.
+
+    `version` is another object after each change, in this store and in any other one.
+    """
+
+    __slots__ = ("version",)
+
+    def __init__(self) -> None:
+        self.version = object()
+
+
 T = TypeVar("T")
 
 
@@ -109,8 +121,8 @@ class Traits:
     """Return a pool, which takes from the limits of some rules at once; `None` if operations are to do it."""
     take_together: _Trait[Callable[[Sequence[tuple[Any, str, int]]], list[list[int]] | None] | None] = _Trait(None)
     """Take from several pools, from all of them or from none."""
-    values: _Trait[Mapping[str, bytes] | None] = _Trait(None)
-    """The values without a time to live, by key, for reading alone; a new object takes the place of an old one."""
+    values: _Trait[Values | None] = _Trait(None)
+    """The values without a time to live, for reading alone."""
 
     # Of some:
     aclose: _Trait[Callable[[], Awaitable[None]] | None] = _Trait(None)

@@ -35,6 +35,11 @@ class RequestHead:
     settings: RequestSettings
 
     @property
+    def inside(self) -> Inside:
+        """The app and all that stands in front of it, as far as it can be seen."""
+        return self.settings.inside
+
+    @property
     def scheme(self) -> str:
         """`http`, `https`, `ws` or `wss`, as the server says."""
         raise NotImplementedError

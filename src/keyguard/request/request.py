@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from keyguard.errors import AmbiguousPath, ConfigurationError
 from keyguard.http.fields import asks_for_another_method
-from keyguard.http.spelling import Inside, Spelling
+from keyguard.http.spelling import Spelling
 from keyguard.http.values import Fields, Values, cookie_values, query_values
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.request.head import RequestHead, RequestSettings
@@ -30,7 +30,7 @@ from keyguard.request.state import RequestState
 if TYPE_CHECKING:
     from keyguard.clock import Clock
     from keyguard.flow import Step
-    from keyguard.http.addresses import Address, ClientAddress
+    from keyguard.http.addresses import Address
     from keyguard.response import Response
 
 Deferred: TypeAlias = "Step[Any] | Callable[[], Awaitable[None] | None]"
@@ -85,14 +85,12 @@ class Request(RequestHead):
         "copied",
         "deferred",
         "inherited",
-        "inside",
         "late",
         "method",
         "reached_app",
         "read_body",
         "scope",
         "settings",
-        "source",
         "state",
         "taken_off",
     )
@@ -104,10 +102,7 @@ class Request(RequestHead):
     state: RequestState
     inherited: bool
     """Whether layers further out have begun its state."""
-    source: ClientAddress
     clock: Clock
-    inside: Inside
-    """The app and all that stands in front of it, as far as it can be seen."""
     deferred: list[Deferred] | None
     """Work for the end of the request."""
     afterwards: list[Deferred] | None
@@ -138,9 +133,7 @@ class Request(RequestHead):
         self.method = method
         self.scope = scope
         self.settings = settings
-        self.source = settings.source
         self.clock = settings.clock
-        self.inside = settings.inside
         self.taken_off = taken_off
         self.deferred = self.afterwards = self.late = self._fields = self._plain = self._spelling = None
         self.copied = self.reached_app = self.read_body = False
@@ -236,7 +229,7 @@ class Request(RequestHead):
         """The caller's address behind the trusted proxies, or `None` if it cannot be known."""
         state = self.state
         if not state.client_known:
-            peer, source = self.peer, self.source
+            peer, source = self.peer, self.settings.source
             state.client = source.direct.get(peer) or source.find(peer, self.header)
             state.client_known = True
         return state.client

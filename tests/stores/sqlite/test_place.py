@@ -25,7 +25,7 @@ from keyguard.rates import window
 from keyguard.stores import open_store
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.stores.sqlite import place as sqlite_place
-from keyguard.testing import play
+from keyguard.testing import ManualClock, play
 from tests.guards.cache.test_sqlite import MIB, put
 from tests.stores.sqlite.test_faults import in_a_child
 
@@ -95,7 +95,7 @@ def by_a_link(folder: Path) -> list[Any]:
 
 def for_checks(folder: Path) -> list[Any]:
     store = SQLiteStore(folder / "k.db")
-    scratch = store.scratch(lambda: 1_800_000_000_000_000)
+    scratch = store.scratch(ManualClock())
     left(scratch)
     return [store, scratch]
 

@@ -15,8 +15,15 @@ from keyguard.process.event_loops import mark_coroutine_function
 from keyguard.request import Request
 
 
-class Telling:
-    """Tells marks of the head, and passes all on. If a mark fails at that, all that the app sends then fails too."""
+_NO_FIELDS: list[tuple[bytes, bytes]] = []
+"""The fields of a head that has not come. Nothing is added to it: a change makes a list of its own."""
+
+
+class Telling(ByteHeaders):
+    """Tells marks of the head, and passes all on. If a mark fails at that, all that the app sends then fails too.
+
+    It holds the fields of that head itself, once the app has sent them: one object for a response instead of two.
+    """
 
     __slots__ = ("engine", "failure", "marks", "request", "send_on")
 
@@ -27,28 +34,31 @@ class Telling:
         """Those that wait for the head; `None` when it has come."""
         self.send_on = send
         self.failure: BaseException | None = None
+        self.changed = False
+        self.raw = _NO_FIELDS
 
     def send(self, message: Message) -> Awaitable[None]:
         """Serve the app as its `send`. A plain function: awaiting through one more coroutine has a price."""
         marks = self.marks
         if marks is not None and message["type"] == "http.response.start":
             self.marks = None
-            headers = ByteHeaders(message.get("headers") or ())
+            raw = message.get("headers") or ()
+            self.raw = raw if raw.__class__ is list else list(raw)
             try:
-                flow = tell(marks, self.request, message["status"], headers)
+                flow = tell(marks, self.request, message["status"], self)
             except BaseException as failure:
                 self.failure = failure
                 raise
             if flow is not None:
-                return self._tell_on(message, headers, flow)
-            if headers.changed:
+                return self._tell_on(message, flow)
+            if self.changed:
                 message = dict(message)
-                message["headers"] = headers.raw
+                message["headers"] = self.raw
         elif self.failure is not None:
             raise self.failure
         return self.send_on(message)
 
-    async def _tell_on(self, message: Message, headers: ByteHeaders, flow: Flow[Any]) -> None:
+    async def _tell_on(self, message: Message, flow: Flow[Any]) -> None:
         """Do what a mark wants to have done before the head leaves."""
         engine, request = self.engine, self.request
         try:
@@ -61,7 +71,7 @@ class Telling:
         except BaseException as failure:
             self.failure = failure
             raise
-        await self.send_on({**message, "headers": headers.raw} if headers.changed else message)
+        await self.send_on({**message, "headers": self.raw} if self.changed else message)
 
 
 # Callers of `send` may ask whether it is a coroutine function, as asgiref does if a WSGI app stands inside.

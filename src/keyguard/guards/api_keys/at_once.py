@@ -65,11 +65,16 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
         if stored is None:
             if not known.trusted(request.clock()):
                 return LONG
-        elif stored.get(known.place) is not known.record or (
-            known.not_after != FOREVER and request.clock() >= known.not_after
-        ):
-            known.doubt()
-            return LONG
+        else:
+            version = stored.version
+            if known.version is not version:  # something was written since: maybe another record
+                if stored.get(known.place) is not known.record:
+                    known.doubt()
+                    return LONG
+                known.version = version
+            if known.not_after != FOREVER and request.clock() >= known.not_after:
+                known.doubt()
+                return LONG
         if scopes is not None and not scopes <= known.identity.scopes:
             return LONG
         if known.networks is not None and (request.client is None or request.client not in known.networks):

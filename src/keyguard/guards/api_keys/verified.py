@@ -37,7 +37,17 @@ _LOOKED_AT = slice(KEY_MAX + 1)
 class Known:
     """A verified key."""
 
-    __slots__ = ("fresh_until", "generation", "identity", "networks", "not_after", "place", "record", "trusted_until")
+    __slots__ = (
+        "fresh_until",
+        "generation",
+        "identity",
+        "networks",
+        "not_after",
+        "place",
+        "record",
+        "trusted_until",
+        "version",
+    )
 
     def __init__(
         self, identity: Identity, record: bytes, networks: Networks | None, not_after: int, place: str = ""
@@ -49,6 +59,8 @@ class Known:
         self.networks = networks
         self.not_after = not_after
         self.generation = 0
+        self.version: object = None
+        """The version of the store's values in which the record was seen, if the store is in this process."""
         self.fresh_until = 0
         self.trusted_until = 0
         """Until when nobody asks the store again: `fresh_until` at most, and earlier if nobody is asking it yet."""

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from keyguard.clock import SECOND, Clock
 from keyguard.logs import logger
+from keyguard.ops.store import Values
 from keyguard.process.fork import renew_after_fork
 
 E = TypeVar("E")
@@ -95,7 +96,7 @@ class Core:
         self.max_bytes = max_bytes
         self.news: MemoryStats | None = None
         """The stats to tell of as soon as the lock is free."""
-        self.values: dict[str, bytes] = {}
+        self.values = Values()
         self.parts: list[Generations[Any]] = []
         self.next_sweep = 0
         self.bytes = 0
@@ -169,6 +170,7 @@ class Core:
             self.bytes += VALUE_COST + len(key) + len(value)
             if self.bytes > self.max_bytes:
                 self._make_room(None, "", now)
+        self.values.version = object()  # after the change: an answer to it has not been given yet
 
     def _account(self, part: Generations[E], entry: E, grown: int) -> None:
         self.bytes += grown
