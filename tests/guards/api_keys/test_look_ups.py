@@ -144,7 +144,7 @@ def test_a_look_up_does_not_wait_behind_the_app_s_own_jobs() -> None:
 
 
 def test_a_look_up_waits_for_a_thread_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "pool", threads.Threads(2))
+    monkeypatch.setattr(threads, "threads", threads.Threads(2))
     end, begun = threading.Event(), threading.Semaphore(0)
 
     def lookup(key: str) -> Identity | None:
@@ -169,7 +169,7 @@ def test_a_look_up_waits_for_a_thread_and_not_for_ever(monkeypatch: pytest.Monke
 
 
 def test_a_client_that_leaves_costs_nobody_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "pool", threads.Threads(1))
+    monkeypatch.setattr(threads, "threads", threads.Threads(1))
     end = threading.Event()
     begun = threading.Event()
     asked: list[str] = []
@@ -198,7 +198,7 @@ def test_a_client_that_leaves_costs_nobody_a_thread(monkeypatch: pytest.MonkeyPa
 
 def test_threads_are_made_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     ten = threads.Threads(10)
-    monkeypatch.setattr(threads, "pool", ten)
+    monkeypatch.setattr(threads, "threads", ten)
 
     async def story(at_once: int) -> None:
         together = threading.Barrier(at_once)

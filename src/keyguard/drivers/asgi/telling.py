@@ -14,7 +14,6 @@ from keyguard.flow import Flow
 from keyguard.process.event_loops import mark_coroutine_function
 from keyguard.request import Request
 
-
 _NO_FIELDS: list[tuple[bytes, bytes]] = []
 """The fields of a head that has not come. Nothing is added to it: a change makes a list of its own."""
 
