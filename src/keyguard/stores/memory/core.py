@@ -25,6 +25,9 @@ VALUE_COST = 430
 _TRIES = 64  # entries looked at to make room for one
 _SWEEP_EVERY = SECOND // 100
 _SWEEP_MAX = 32  # entries at a time
+_TURN_EVERY = 10 * SECOND
+"""The least time between two sweeps of the same entries. Were it less, most callers of a small store would be found in
+its old generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class Generations(Generic[E]):
         self.young: dict[str, E] = {}
         self.old: dict[str, E] = {}
         self.cells: dict[Any, Any] = {}
+        self.swept = 0
+        """The moment at which the last sweep began."""
         self.bytes = 0
         """Bytes of what may have to go, without cells: where most of it is, room is made."""
 
@@ -221,9 +226,10 @@ class Core:
         if part is None:
             return
         if not part.old:
-            if part.young:
+            if not part.swept <= now < part.swept + _TURN_EVERY:
+                part.swept = now
                 part.turn()
-            part.sweep_cells(now)
+                part.sweep_cells(now)
             return
         for _ in range(min(_SWEEP_MAX, len(part.old))):
             self._retire(part, now, at_bound=False)

@@ -73,7 +73,8 @@ class Pool:
         """Do the same, under the lock."""
         if not self._begin <= now < self._until:
             self._go_on(now)
-        entry = self.table.young.get(bucket)
+        table = self.table
+        entry = table.young.get(bucket) or table.entry(bucket)
         if entry is None or cost <= 0:
             return self._charge_slowly(bucket, cost, now)
         if self._only is not None:  # the same without a loop, for a single limit

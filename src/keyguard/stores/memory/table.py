@@ -55,9 +55,11 @@ class Column:
         return self._newest
 
     def expiry(self, entry: Entry) -> int:
-        newest, spent = entry[self.offset : self.offset + 2]
-        expiry: int = spent if newest == WHOLE else (newest + SLICES + 1) * self.width
-        return expiry
+        newest: int = entry[self.offset]
+        if newest == WHOLE:
+            expiry: int = entry[self.offset + 1]
+            return expiry
+        return (newest + SLICES + 1) * self.width
 
     def read(self, entry: Entry, now: int) -> bytes | None:
         """Return a caller's state as the bytes that an operation reads; `None` if it has lapsed."""
@@ -152,6 +154,13 @@ class Table(Generations[Entry]):
             entry = None if cell is None else cell[:]
         return self._blank[:] if entry is None else entry
 
+    def entry(self, bucket: str) -> Entry | None:
+        """Return a caller's own entry, which belongs to the young generation then; `None` if there is none."""
+        entry = self.young.get(bucket)
+        if entry is None and (entry := self.old.pop(bucket, None)) is not None:
+            self.young[bucket] = entry
+        return entry
+
     def read(self, bucket: str, column: Column, now: int) -> bytes | None:
         entry = self.young.get(bucket)
         if entry is None:
@@ -220,7 +229,10 @@ class Table(Generations[Entry]):
         return self._may_go
 
     def living(self, entry: Entry, now: int) -> bool:
-        return any(column.expiry(entry) > now for column in self.columns)
+        for column in self.columns:  # no generator: each sweep asks this of each caller
+            if column.expiry(entry) > now:
+                return True
+        return False
 
     def half_spent(self, entry: Entry, now: int) -> bool:
         try:
