@@ -307,7 +307,7 @@ def moved_on(spent: int, older: bytes, slices: int) -> tuple[int, bytes]:
     """Return `spent` and `older` as they are so many slices later."""
     if slices > SLICES:
         return 0, b""
-    total, _, older = advanced(spent, spent - sum(_counts(older)), older, slices)
+    total, _, older = advanced(spent, spent - sum(_counts(older)) if older else spent, older, slices)
     return total, older
 
 

@@ -91,7 +91,11 @@ class Column:
         back = self._lapse  # one number for all who have only just come, of whom there may be millions
         if older or newest is not self._newest:
             back = (newest + SLICES + 1 - (len(older) >> 2)) * self.width
-        entry[self.offset : self.offset + PLACES] = newest, spent, back, older
+        offset = self.offset
+        entry[offset] = newest
+        entry[offset + 1] = spent
+        entry[offset + 2] = back
+        entry[offset + 3] = older
         return back
 
     def half_spent(self, entry: Entry, now: int) -> bool:
@@ -229,10 +233,7 @@ class Table(Generations[Entry]):
         return self._may_go
 
     def living(self, entry: Entry, now: int) -> bool:
-        for column in self.columns:  # no generator: each sweep asks this of each caller
-            if column.expiry(entry) > now:
-                return True
-        return False
+        return any(column.expiry(entry) > now for column in self.columns)
 
     def half_spent(self, entry: Entry, now: int) -> bool:
         try:
