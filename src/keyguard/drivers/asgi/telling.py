@@ -44,7 +44,10 @@ class Telling(ByteHeaders):
             raw = message.get("headers") or ()
             self.raw = raw if raw.__class__ is list else list(raw)
             try:
-                flow = tell(marks, self.request, message["status"], self)
+                if len(marks) == 1:
+                    flow = marks[0].head(self.request, message["status"], self)
+                else:
+                    flow = tell(marks, self.request, message["status"], self)
             except BaseException as failure:
                 self.failure = failure
                 raise
