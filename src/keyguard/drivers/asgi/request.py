@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from keyguard.drivers.field_names import taken_off
+from keyguard.http.addresses import Address
 from keyguard.http.callers import Told, told_by_scope
 from keyguard.http.paths import misplaced, plain, strip_root
 from keyguard.http.spelling import Spelling
@@ -107,6 +108,18 @@ class ASGIRequest(Request):
     def peer(self) -> str | None:
         client = self.scope.get("client")
         return client[0] or None if client else None
+
+    @property
+    def client(self) -> Address | None:  # fast path of `Request.client`, same answers
+        state = self.state
+        if not state.client_known:
+            peer = self.scope.get("client")
+            known = self.settings.source.direct.get(peer[0]) if peer else None
+            if known is None:
+                return super().client
+            state.client = known
+            state.client_known = True
+        return state.client
 
     def header(self, name: str) -> str | None:
         fields = self._fields

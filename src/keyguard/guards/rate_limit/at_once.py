@@ -11,8 +11,9 @@ from typing import Any, Literal, Protocol
 
 from keyguard.clock import SECOND
 from keyguard.errors import AmbiguousPath
+from keyguard.flow import Flow
 from keyguard.guard import LONG, Decide, Long, Mark
-from keyguard.guards.rate_limit.headers import UP, describe
+from keyguard.guards.rate_limit.headers import UP
 from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited
 from keyguard.guards.rate_limit.rules import KEPT, LONGEST_BUCKET, UNKNOWN_ADDRESS, Counted, Rule, RuleDemands, Terms
 from keyguard.ops import Demand, Take, Taken, traits_of
@@ -193,13 +194,14 @@ class PoolCharge(Charge):
         taken: Taken = counters.pool.taken(demands, self.answer)
         return taken
 
-    def describe(self, headers: Headers) -> None:  # fast path of `headers.describe`, same fields
+    def head(self, request: Request, status: int, headers: Headers) -> Flow[None] | None:
         counters, answer = self.counters, self.answer
         template = counters.template
+        if template is None or status >= 400 or request.state.caches:
+            return super().head(request, status, headers)
         if not template:
-            if template is None:
-                describe(headers, self.taken)
-            return
+            return None
+        # The fast path of `headers.describe`, same fields.
         if counters.single:
             value = template % (answer[1], (answer[2] - answer[0] + UP) // SECOND)
         else:
@@ -209,6 +211,7 @@ class PoolCharge(Charge):
                 numbers[place] = (numbers[place] - before) // SECOND
             value = template % tuple(numbers)
         headers.join_ready(counters.fields, value)
+        return None
 
 
 class JoinedCharge(Charge):
