@@ -55,7 +55,7 @@ class ASGIDriver:
             await self._other(scope, receive, send)
             return
         engine = self._trio() if "trio" in modules and in_trio() else self.engine
-        if engine.instant is not None and kind == "http" and not bridges.passed(scope, "scheme"):
+        if engine.instant is not None and kind == "http" and not (bridges.crossing and bridges.passed(scope, "scheme")):
             messages = engine.instant(scope)
             if messages is not None:
                 for message in messages:
