@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from keyguard.clock import SECOND
 from keyguard.ops import CompareAndSet, Demand, Put, Read, Settle, Take, Taken
-from keyguard.rates import Limit, smooth, window
+from keyguard.rates import Limit, Taking, smooth, window
+from keyguard.rates.window import WindowLog
 from keyguard.stores.memory import MemoryStore, Pool, core
 from keyguard.testing import ManualClock, Reference
 
@@ -64,7 +66,7 @@ class Twins:
 
     def pool(self, rules: Sequence[Rule]) -> Pool:
         """The pool of these rules, the same one each time: it remembers in which slices it counts."""
-        known = tuple((rule.prefix, rule.limit.max_cost) for rule in rules)
+        known = tuple((rule.prefix, rule.limit.text, rule.limit.max_cost) for rule in rules)
         if known not in self.pools:
             self.pools[known] = pool_of(self.store, rules)
         return self.pools[known]
@@ -124,7 +126,10 @@ class Twins:
 
 
 QUOTAS = st.sampled_from([1, 2, 3, 31, 32, 33, 34, 40, 1000])
-STEPS = st.sampled_from([0, 1, 31_250, 31_249, SECOND, SECOND // 3, 1_875_000, 17 * SECOND, MINUTE, 2 * MINUTE])
+PACES = st.sampled_from(["10/second", "10/second", "3/second", "100000/second"])
+STEPS = st.sampled_from(
+    [0, 1, 31_250, 31_249, 100_000, SECOND, SECOND // 3, 1_875_000, 17 * SECOND, MINUTE, 2 * MINUTE]
+)
 EVERY = [window(1, SECOND, ""), window(1, MINUTE, ""), smooth("10/second"), smooth("18000000/minute")]
 
 
@@ -132,7 +137,7 @@ EVERY = [window(1, SECOND, ""), window(1, MINUTE, ""), smooth("10/second"), smoo
 def limits(draw: st.DrawFn) -> list[Limit]:
     """Draw a few limits of different periods and kinds, so that guards meet in counters with other quotas."""
     made: list[Limit] = [window(draw(QUOTAS), period, str(period)) for period in (SECOND, MINUTE)]
-    made += [smooth("10/second", burst=draw(QUOTAS)), smooth("18000000/minute", burst=draw(QUOTAS))]
+    made += [smooth(draw(PACES), burst=draw(QUOTAS)), smooth("18000000/minute", burst=draw(QUOTAS))]
     picked = draw(st.lists(st.sampled_from([0, 0, 1, 1, 2, 3]), min_size=1, max_size=3, unique=True))
     return [made[place] for place in picked]
 
@@ -190,6 +195,101 @@ def test_pools_answer_as_operations_do(guards: list[list[Limit]], play: list[Any
             else:
                 twins.clock.advance(timedelta(microseconds=given[0] if what == "step" else -given[0]))
             twins.stand_alike({rule.prefix: rule.limit for rule in every + others})
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        [window(1, SECOND, "1")],
+        [window(4, SECOND, "4")],
+        [window(4, SECOND, "4"), window(6, SECOND, "6")],
+        [window(4, SECOND, "4"), window(40, SECOND, "40")],
+        [window(40, SECOND, "40"), window(50, SECOND, "50")],
+        [smooth("4/second", burst=3)],
+        [smooth("4/second", burst=5), smooth("3/second"), smooth("70000/second", burst=3)],
+    ],
+)
+@pytest.mark.parametrize("beside", [[], [window(40, 60 * SECOND, "")]])
+def test_a_caller_at_the_edge_of_limits_is_answered_as_operations_answer(
+    limits: list[Limit], beside: list[Limit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The play above meets everything now and then; in this one the edges of one limit are met all the time."""
+    monkeypatch.setattr(core, "_SWEEP_EVERY", 2**62)
+    rng = Random(1)
+    for _ in range(20):
+        twins = Twins()
+        twins.store._core.next_sweep = 2**61
+        for _ in range(120):
+            rules = rules_of(rng.choice(limits), *beside)
+            what = rng.random()
+            if what < 0.8:
+                twins.take(rules, "x", rng.choice([1, 1, 1, 2, 3, rules[0].limit.max_cost, 41]))
+            elif what < 0.85:
+                twins.settle(rng.randrange(9), rng.choice([0, 0, 1, 3]))
+            elif what < 0.9:
+                twins.clock.advance(timedelta(microseconds=-rng.choice([1, SECOND // 8, SECOND // 3, 2 * SECOND])))
+            step = rng.choice([0, 0, 0, 1, 1, 1, 2, 3, 8]) * SECOND // 8  # so some come just when a unit comes back
+            twins.clock.advance(timedelta(microseconds=step + rng.choice([0, 0, 0, 0, 1])))
+            twins.stand_alike({rule.prefix: rule.limit for rule in rules})
+
+
+@pytest.mark.parametrize("limit", [window(4, SECOND, ""), window(40, SECOND, ""), smooth("4/second", burst=4)])
+def test_more_than_a_limit_ever_admits_is_refused_also_after_a_refund_of_all(limit: Limit) -> None:
+    twins, rules = Twins(), rules_of(limit)
+    twins.take(rules, "x", 3)
+    twins.settle(0, 0)
+    twins.take(rules, "x", limit.max_cost + 1)
+    assert twins.taken[-1][0].refused
+
+
+class Doubled(WindowLog):
+    """Each unit costs two: it inherits all but the meaning of `take`."""
+
+    __slots__ = ()
+
+    def take(self, state: bytes | None, now: int, cost: int) -> Taking:
+        return super().take(state, now, 2 * cost)
+
+
+class Uncounted(Limit):
+    """Never writes anything."""
+
+    __slots__ = ()
+
+    def take(self, state: bytes | None, now: int, cost: int) -> Taking:
+        return None, self.period, self.quota, 0, 0
+
+
+@pytest.mark.parametrize("limit", [Doubled(7, SECOND, ""), Uncounted(7, SECOND, "", "uncounted")])
+def test_a_kind_without_a_quicker_text_is_asked_by_its_take(limit: Limit) -> None:
+    twins = Twins()
+    for rules in (rules_of(limit), rules_of(limit, window(100, MINUTE, "")), rules_of(window(5, MINUTE, ""), limit)):
+        for _ in range(12):
+            twins.take(rules, "x", 1)
+            twins.clock.advance(timedelta(milliseconds=200))
+    assert any(taken.refused for taken, _ in twins.taken)
+
+
+@pytest.mark.parametrize("limit", [window(10, SECOND, ""), smooth("10/second", burst=3)])
+def test_a_bound_counts_what_a_quick_way_has_written(limit: Limit) -> None:
+    clock = ManualClock()
+    store = MemoryStore(clock=clock)
+    pool = pool_of(store, rules_of(limit))
+    for step in (0, 10, 10, 300, 10, 700, 10, 5000):
+        clock.advance(timedelta(milliseconds=step))
+        assert pool.take("x")
+        (entry,) = pool.table.young.values()
+        assert store.stats().bytes == pool.table.size("x", entry)
+
+
+def test_a_caller_who_was_not_here_for_a_while_is_young_again() -> None:
+    clock = ManualClock()
+    store = MemoryStore(clock=clock)
+    pool = pool_of(store, rules_of(window(10, MINUTE, "")))
+    assert pool.take("x")
+    pool.table.turn()
+    assert pool.take("x") == [clock(), 8, clock() + MINUTE, clock() + MINUTE, 8]
+    assert (store.stats().entries, len(pool.table.young), len(pool.table.old)) == (1, 1, 0)
 
 
 def refuses(pool: Pool, bucket: str, cost: int = 1) -> bool:
@@ -313,6 +413,17 @@ def test_a_state_that_cannot_be_read_charges_nothing_and_concerns_its_caller_alo
         assert pool.take(f"b{number}")
     assert store.stats().forgotten > 0
     assert store.execute([Read(bad.prefix + "a")])[0] == (b"???",)
+
+
+@pytest.mark.parametrize("limit", [window(100, MINUTE, ""), window(5, MINUTE, ""), smooth("5/minute", burst=5)])
+def test_a_refusal_beside_a_state_that_cannot_be_read_is_left_to_the_operation(limit: Limit) -> None:
+    store = MemoryStore(clock=ManualClock())
+    rules = rules_of(limit, window(100, 60 * MINUTE, ""))
+    pool = pool_of(store, rules)
+    assert pool.take("a", 5)
+    store.execute([Put(rules[1].prefix + "a", b"???", 60 * MINUTE)])
+    assert pool.take("a", 99) is None
+    assert left(store, rules[0], "a") == limit.max_cost - 5
 
 
 def test_callers_of_several_rules_are_folded_together_and_none_is_forgiven() -> None:

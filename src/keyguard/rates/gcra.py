@@ -12,6 +12,8 @@ due has come in time: the clock could not tell. A rate that is too fast to be co
 
 from __future__ import annotations
 
+from typing import Any
+
 from keyguard.checks import is_whole
 from keyguard.errors import ConfigurationError
 from keyguard.rates.limit import NEVER, Limit, Taking
@@ -55,7 +57,7 @@ def _pace(quota: int, period: int) -> int:
 class Smooth(Limit):
     """`quota` units a period, evenly; `burst` at once after a pause. Units are due `pace` ticks after each other."""
 
-    __slots__ = ("burst", "pace", "room")
+    __slots__ = ("_room", "_step", "burst", "pace", "room")
 
     script = "smooth"
 
@@ -65,6 +67,9 @@ class Smooth(Limit):
         self.pace = pace
         self.room = burst * pace
         """Ticks that what is taken may be ahead of the time."""
+        whole = pace % TICKS == 0
+        self._step, self._room = (pace // TICKS, self.room // TICKS) if whole else (0, 0)
+        """The same in microseconds, if the pace is a whole number of them."""
 
     @property
     def interval(self) -> int:
@@ -95,6 +100,26 @@ class Smooth(Limit):
         left = min(self.burst, (room - after) // pace)
         reset = -(-(after % pace or pace) // TICKS) if after > 0 else 0
         return kept, max(0, -(-after // TICKS) + fine), left, reset, wait
+
+    def take_quickly(self, places: list[Any], place: int, now: int, cost: int) -> list[int] | Taking | None:
+        step, room = self._step, self._room
+        due = places[place + 1]  # the note is the state as a number, if that is one of whole microseconds
+        ahead = due - now if due > now else 0
+        if not due or not step or ahead > room:  # time was set back, or the burst was made smaller
+            answer = Limit.take_quickly(self, places, place, now, cost)
+            if step and answer.__class__ is list:
+                places[place + 1] = places[place]
+            return answer
+        after = ahead + cost * step
+        spare = room - after
+        if spare < 0:
+            wait = NEVER if cost > self.burst else -spare
+            return None, ahead, (room - ahead) // step, (ahead % step or step) if ahead else 0, wait
+        remaining: int = spare // step
+        due = now + after
+        places[place] = places[place + 1] = due
+        places[place + 2] = due.to_bytes(8, "little")
+        return [now, remaining, now + step - spare % step, due, 0]
 
     def _ahead(self, state: bytes, now: int, fine: bool) -> int:
         """Count the ticks until the next unit is due; less than 0 if it was due within the last microsecond."""

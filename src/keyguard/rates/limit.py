@@ -49,6 +49,8 @@ class Limit:
         super().__init_subclass__(**arguments)
         if "script" not in vars(cls):
             cls.script = ""
+        if "take_quickly" not in vars(cls):
+            cls.take_quickly = Limit.take_quickly  # type: ignore[method-assign]  # as with scripts
 
     def __init__(self, quota: int, period: int, text: str, code: str) -> None:
         self.quota = quota
@@ -82,6 +84,28 @@ class Limit:
     def take(self, state: bytes | None, now: int, cost: int) -> Taking:
         """Decide about a request that costs `cost` units (0 asks without taking)."""
         raise NotImplementedError
+
+    def take_quickly(self, places: list[Any], place: int, now: int, cost: int) -> list[int] | Taking | None:
+        """Take at least one unit from a state in memory, and change it in place: fast path of `take`, same answers.
+
+        From `place` on, `places` are `expiry, note, state`: when the state lapses; a number of the limit's own, which
+        is 0 if anything but this method has written the state; and the state.
+
+        Return `[now, remaining, back, expiry, grown]`, with the moment when more units come back and the bytes by which
+        the state is longer than before; or the taking if it is refused; or `None` if `take` has to decide. Then nothing
+        is changed.
+
+        A kind of limit may have a quicker text of its own. It is not inherited: a subclass may mean something else.
+        """
+        state = places[place + 2] if places[place] > now else None
+        taking = kept, ttl, remaining, reset, wait = self.take(state, now, cost)
+        if wait:
+            return taking if kept is None else None
+        if kept is None:
+            return None
+        grown = len(kept) - len(places[place + 2])
+        places[place : place + 3] = now + ttl, 0, kept
+        return [now, remaining, now + reset, now + ttl, grown]
 
     def share(self, among: int) -> Limit:
         """Return the part of this limit that each of so many processes may admit by itself; at least one unit."""

@@ -19,20 +19,26 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from struct import Struct, pack, unpack
-from typing import TypeAlias
+from typing import Any
 
 from keyguard.rates.limit import NEVER, Limit, Taking
+from keyguard.rates.slices import (
+    HEAD,
+    HEAD_SIZE,
+    SLICES,
+    TAG,
+    advanced,
+    counts_of,
+    packed_counts,
+    slice_width,
+    stripped,
+    younger_than,
+)
 
 LOG_MAX = 32
-SLICES = 32
 
-_HEAD = Struct("<cQQI")  # a tag, number of the newest slice, sum of all counts, count of the newest slice
-_TAG = b"S"
-_HEAD_SIZE = _HEAD.size
-_OLDER = 4 * SLICES  # bytes of counts of older slices that a window can touch
-_ZEROS = bytes(_OLDER)
-_COUNTS = [Struct(f"<{count}I") for count in range(SLICES + SLICES + 1)]
 _TIMES = [Struct(f"<{count}Q") for count in range(LOG_MAX + 1)]
+_moment = Struct("<Q").unpack_from
 _QUOTA_MAX = 2**32 - 1  # a count is four bytes
 
 
@@ -93,6 +99,34 @@ class WindowLog(_Window):
         state = state[8 * expired :] + now.to_bytes(8, "little") * cost
         return state, period, quota - used - cost, oldest + period - now, 0
 
+    def take_quickly(self, places: list[Any], place: int, now: int, cost: int) -> list[int] | Taking | None:
+        period = self.period
+        end = now + period
+        back, state = places[place + 1], places[place + 2]  # the note is the moment when the oldest unit expires
+        if not back or places[place] > end:  # unknown, or time was set back
+            answer = Limit.take_quickly(self, places, place, now, cost)
+            if answer.__class__ is list:
+                places[place + 1] = answer[2]
+            return answer
+        size, expired = len(state), 0
+        while back <= now:
+            expired += 8
+            back = _moment(state, expired)[0] + period if expired < size else end
+        remaining: int = self.quota - (size - expired >> 3) - cost
+        if remaining < 0:
+            left = remaining + cost
+            wait = NEVER
+            if cost <= self.quota:
+                wait = (back if remaining == -1 else _moment(state, expired - 8 * remaining - 8)[0] + period) - now
+            return None, period, left if left > 0 else 0, back - now if expired < size else 0, wait
+        if expired:
+            state = state[expired:]
+            places[place + 1] = back
+        units = now.to_bytes(8, "little")
+        places[place] = end
+        places[place + 2] = state + (units if cost == 1 else units * cost)
+        return [now, remaining, back, end, 8 * cost - expired]
+
     def _take_slices(self, state: bytes, now: int, cost: int) -> Taking:
         taking = WindowSlices(self.quota, self.period, self.text).take(state, now, cost)
         kept, _, remaining, _, wait = taking
@@ -142,20 +176,17 @@ def _shifted(times: tuple[int, ...], now: int) -> tuple[int, ...]:
 def _log_of(state: bytes, now: int, period: int) -> bytes:
     """Make a log of slices: each unit at the latest moment that does not move its expiry."""
     width = slice_width(period)
-    _, newest, _, count = _HEAD.unpack_from(state)
+    _, newest, _, count = HEAD.unpack_from(state)
     times: list[int] = []
     slice = newest
-    for count in (count, *reversed(_counts(state[_HEAD_SIZE:]))):  # noqa: B020 - the head's count comes first
+    for count in (count, *reversed(counts_of(state[HEAD_SIZE:]))):  # noqa: B020 - the head's count comes first
         times += [min(now, (slice + SLICES + 1) * width - period)] * count
         slice -= 1
     return pack(f"<{len(times)}Q", *reversed(times))
 
 
 class WindowSlices(_Window):
-    """State: the head, then a four-byte count for each older slice, oldest first, up to the one before the newest.
-
-    Slices before the first one that counts anything are left out, so a rare caller's state is short.
-    """
+    """State: the units taken in each slice, as `keyguard.rates.slices` has them."""
 
     __slots__ = ("width",)
 
@@ -182,8 +213,8 @@ class WindowSlices(_Window):
                 if taking[4] or not cost:
                     return taking
                 state = _slices_of(taking[0] or state, now, self.period)
-            _, newest, total, count = _HEAD.unpack_from(state)
-            older = state[_HEAD_SIZE:]
+            _, newest, total, count = HEAD.unpack_from(state)
+            older = state[HEAD_SIZE:]
             if newest != here:
                 moved = newest > here  # time was set back: the newest slice is this one
                 if not moved:
@@ -191,15 +222,31 @@ class WindowSlices(_Window):
         spent = total + cost
         if spent <= self.quota and cost:
             reset = until_expiry - (len(older) >> 2) * width
-            return _HEAD.pack(_TAG, here, spent, count + cost) + older, until_expiry, self.quota - spent, reset, 0
-        kept = _HEAD.pack(_TAG, here, total, count) + older if moved else None
+            return HEAD.pack(TAG, here, spent, count + cost) + older, until_expiry, self.quota - spent, reset, 0
+        kept = HEAD.pack(TAG, here, total, count) + older if moved else None
         reset = until_expiry - (len(older) >> 2) * width if total else 0
         remaining = max(0, self.quota - total)
         if spent <= self.quota or not cost:
             return kept, until_expiry, remaining, reset, 0
         if cost > self.quota:
             return kept, until_expiry, remaining, reset, NEVER
-        return kept, until_expiry, remaining, reset, until_expiry - _younger(older, spent - self.quota) * width
+        return kept, until_expiry, remaining, reset, until_expiry - younger_than(older, spent - self.quota) * width
+
+    def asked(self, places: list[Any], place: int, now: int, cost: int) -> Taking:
+        """Ask slices taken apart, the newest of which is the present one: fast path of `take`, same answers.
+
+        From `place` on, `places` are `spent, back, older`. Nothing is taken, also if there is room for what it costs.
+        """
+        spent, older, quota = places[place], places[place + 2], self.quota
+        reset = until_expiry = places[place + 1] - now
+        if older:
+            until_expiry += (len(older) >> 2) * self.width
+        wait = 0
+        if cost > quota:
+            wait = NEVER
+        elif spent + cost > quota:
+            wait = until_expiry - (younger_than(older, spent + cost - quota) * self.width if older else 0)
+        return None, until_expiry, quota - spent if spent < quota else 0, reset if spent else 0, wait
 
     def _ask_log(self, state: bytes, now: int, cost: int) -> Taking:
         """Ask the state as the log it is, without taking the units if it has room for them."""
@@ -214,39 +261,39 @@ class WindowSlices(_Window):
         if state is not None:
             if not len(state) & 1:
                 state = _slices_of(self._ask_log(state, now, 0)[0] or state, now, self.period)
-            _, newest, total, count = _HEAD.unpack_from(state)
-            older = state[_HEAD_SIZE:]
+            _, newest, total, count = HEAD.unpack_from(state)
+            older = state[HEAD_SIZE:]
             if newest < here:
                 total, count, older = advanced(total, count, older, here - newest)
         more = min(cost, max(0, self.quota - count))  # a slice that counts the whole quota refuses all while it stays
-        state = _HEAD.pack(_TAG, here, total + more, count + more) + older
+        state = HEAD.pack(TAG, here, total + more, count + more) + older
         return state, (here + SLICES + 1) * self.width - now
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         if not len(state) & 1:
             return WindowLog(self.quota, self.period, self.text).give_back(state, now, taken_at, cost)
-        _, newest, total, count = _HEAD.unpack_from(state)
-        counts = [*_counts(state[_HEAD_SIZE:]), count]
+        _, newest, total, count = HEAD.unpack_from(state)
+        counts = [*counts_of(state[HEAD_SIZE:]), count]
         place = len(counts) - 1 - (newest - taken_at // self.width)
         if not 0 <= place < len(counts) or not counts[place]:
             return None
         found = min(cost, counts[place])
         counts[place] -= found
-        return _HEAD.pack(_TAG, newest, total - found, counts[-1]) + _stripped(_packed(counts[:-1]))
+        return HEAD.pack(TAG, newest, total - found, counts[-1]) + stripped(packed_counts(counts[:-1]))
 
     def merge(self, one: bytes, other: bytes) -> bytes:
         one, other = [state if len(state) & 1 else _slices_of(state, 0, self.period) for state in (one, other)]
-        _, newest, _, count = _HEAD.unpack_from(one)
-        _, newest_other, total_other, count_other = _HEAD.unpack_from(other)
+        _, newest, _, count = HEAD.unpack_from(one)
+        _, newest_other, total_other, count_other = HEAD.unpack_from(other)
         if newest < newest_other:
             return self.merge(other, one)
-        mine = one[_HEAD_SIZE:]
-        _, count_other, theirs = advanced(total_other, count_other, other[_HEAD_SIZE:], newest - newest_other)
+        mine = one[HEAD_SIZE:]
+        _, count_other, theirs = advanced(total_other, count_other, other[HEAD_SIZE:], newest - newest_other)
         size = max(len(mine), len(theirs))
-        pairs = zip(_counts(mine.rjust(size, b"\0")), _counts(theirs.rjust(size, b"\0")), strict=True)
+        pairs = zip(counts_of(mine.rjust(size, b"\0")), counts_of(theirs.rjust(size, b"\0")), strict=True)
         counts = [max(a, b) for a, b in pairs]
         count = max(count, count_other)
-        return _HEAD.pack(_TAG, newest, sum(counts) + count, count) + _packed(counts)
+        return HEAD.pack(TAG, newest, sum(counts) + count, count) + packed_counts(counts)
 
 
 def _slices_of(state: bytes, now: int, period: int) -> bytes:
@@ -255,84 +302,9 @@ def _slices_of(state: bytes, now: int, period: int) -> bytes:
     slices = [time // width for time in unpack(f"<{len(state) // 8}Q", state) if time > now - period]
     newest = max(slices, default=0)
     counts = [slices.count(slice) for slice in range(newest - SLICES, newest + 1)]
-    return _HEAD.pack(_TAG, newest, sum(counts), counts[-1]) + _stripped(_packed(counts[:-1]))
-
-
-def _counts(data: bytes) -> tuple[int, ...]:
-    return _COUNTS[len(data) >> 2].unpack(data)
-
-
-def _packed(counts: list[int]) -> bytes:
-    return pack(f"<{len(counts)}I", *counts)
-
-
-def _stripped(older: bytes) -> bytes:
-    """Without leading slices that count nothing."""
-    size = -(-len(older.lstrip(b"\0")) // 4) * 4
-    return older[len(older) - size :]
-
-
-def _younger(older: bytes, units: int) -> int:
-    """Count the slices that are younger than the one with which the oldest `units` have all expired."""
-    younger = len(older) >> 2
-    for count in _counts(older):
-        units -= count
-        if units <= 0:
-            return younger
-        younger -= 1
-    return 0  # the newest
-
-
-# -- slices taken apart, for a store that counts them in place ----------------------------------------------------
-
-Slices: TypeAlias = tuple[int, int, bytes]
-"""`(newest, spent, older)`: the number of the newest slice, the sum of all counts, and older slices as bytes."""
-
-
-def unpacked(state: bytes) -> Slices | None:
-    """Take a state apart; `None` if it is not one of slices."""
-    if len(state) & 3 != _HEAD_SIZE & 3 or not _HEAD_SIZE <= len(state) <= _HEAD_SIZE + _OLDER or state[:1] != _TAG:
-        return None
-    _, newest, spent, count = _HEAD.unpack_from(state)
-    older = state[_HEAD_SIZE:]
-    return (newest, spent, older) if spent == count + sum(_counts(older)) else None
-
-
-def packed(newest: int, spent: int, older: bytes) -> bytes:
-    """Return the state that was taken apart."""
-    return _HEAD.pack(_TAG, newest, spent, spent - sum(_counts(older))) + older
-
-
-def moved_on(spent: int, older: bytes, slices: int) -> tuple[int, bytes]:
-    """Return `spent` and `older` as they are so many slices later."""
-    if slices > SLICES:
-        return 0, b""
-    total, _, older = advanced(spent, spent - sum(_counts(older)) if older else spent, older, slices)
-    return total, older
-
-
-def advanced(total: int, count: int, older: bytes, slices: int) -> tuple[int, int, bytes]:
-    """Move on by `slices`, and drop what no window that ends there can touch: `(total, 0, older)`."""
-    if not slices:
-        return total, count, older
-    if slices > SLICES:
-        return 0, 0, b""
-    older += count.to_bytes(4, "little")
-    if slices > 1:
-        older += _ZEROS[: 4 * (slices - 1)]
-    beyond = len(older) - _OLDER
-    if beyond > 0:
-        total -= sum(_counts(older[:beyond]))
-        older = older[beyond:]
-    # Most begin with a slice that counts something: no more than its lowest byte need be looked at.
-    return total, 0, older if older[0] else _stripped(older)
+    return HEAD.pack(TAG, newest, sum(counts), counts[-1]) + stripped(packed_counts(counts[:-1]))
 
 
 def is_window(limit: Limit) -> bool:
     """Tell whether a limit counts in these representations, and in no other."""
     return type(limit) in (WindowLog, WindowSlices)
-
-
-def slice_width(period: int) -> int:
-    """Return the microseconds of a slice."""
-    return -(-period // SLICES)

@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeAlias
 
 from keyguard.ops import Demand, Taken
 from keyguard.rates import Limit, Taking
-from keyguard.rates.window import SLICES, WindowSlices, is_window, moved_on
+from keyguard.rates.slices import SLICES, moved_on
+from keyguard.rates.window import WindowSlices
 from keyguard.stores.memory.core import Core
 from keyguard.stores.memory.table import PLACES, WHOLE, Column, Entry, Table
 
@@ -25,7 +26,11 @@ Refused: TypeAlias = "tuple[int, list[Taking]]"
 """`(at, takings)` if a limit refuses: nothing was charged."""
 
 _TAKING = 5  # items of one; a part of an answer has fewer
-_NO_SLICE = -2  # of limits that count in none
+
+
+_Span: TypeAlias = "tuple[int, int, int, Any, Any]"
+"""`(offset, newest, quota, take_quickly, asked)` of a limit, as long as no slice turns. Slices are counted by the pool,
+and only they have `asked`; other states are counted by `take_quickly`."""
 
 
 class Counted(Protocol):
@@ -43,17 +48,17 @@ class Counted(Protocol):
 class Pool:
     """The limits of one guard, to be taken from all at once or not at all."""
 
-    __slots__ = ("_begin", "_columns", "_core", "_limits", "_only", "_rules", "_until", "table")
+    __slots__ = ("_begin", "_columns", "_core", "_limits", "_mixed", "_only", "_rules", "_until", "table")
 
     def __init__(self, core: Core, table: Table, columns: Sequence[Column], limits: Sequence[Limit]) -> None:
         self.table = table
         self._core = core
         self._limits = tuple(limits)
         self._columns = {column.offset: (column, limit) for column, limit in zip(columns, limits, strict=True)}
-        self._rules: list[tuple[int, int, int]] = []
-        """`(offset, newest, quota)` of each, as long as no slice has turned."""
-        self._only: tuple[int, int, int] | None = None
+        self._rules: list[_Span] = []
+        self._only: _Span | None = None
         """The only one of them."""
+        self._mixed = len(limits) > 1 and any(type(limit) is not WindowSlices for limit in limits)
         self._begin = self._until = 0
         """The span in which no slice turns."""
 
@@ -73,20 +78,38 @@ class Pool:
         """Do the same, under the lock."""
         if not self._begin <= now < self._until:
             self._go_on(now)
+        if cost <= 0:
+            return None
         table = self.table
         entry = table.young.get(bucket) or table.entry(bucket)
-        if entry is None or cost <= 0:
+        if entry is None:
             return self._charge_slowly(bucket, cost, now)
+        if self._mixed:
+            return self._charge_mixed(bucket, entry, cost, now)
         if self._only is not None:  # the same without a loop, for a single limit
-            offset, newest, quota = self._only
-            spent = entry[offset + 1] + cost
-            if entry[offset] is not newest or spent > quota:
+            offset, newest, quota, take, asked = self._only
+            if entry[offset] is not newest:  # the same object: comparing numbers of this size costs more
                 return self._charge_slowly(bucket, cost, now)
+            if take is not None:
+                try:
+                    taken: list[int] | Taking | None = take(entry, offset + 1, now, cost)
+                except Exception:  # a state that cannot be read: the operation will tell
+                    return None
+                if taken is None:
+                    return self._charge_slowly(bucket, cost, now)
+                if isinstance(taken, tuple):
+                    return now, [taken]
+                if taken[4]:
+                    self._core.grow(table, bucket, entry, taken[4], now)
+                return taken
+            spent = entry[offset + 1] + cost
+            if spent > quota:
+                return now, [asked(entry, offset + 1, now, cost)]
             entry[offset + 1] = spent
             return [now, quota - spent, entry[offset + 2]]
         answer = [now]
-        for offset, newest, quota in self._rules:
-            if entry[offset] is not newest:  # the same object: comparing numbers of this size costs more
+        for offset, newest, quota, _, _ in self._rules:
+            if entry[offset] is not newest:
                 break
             spent = entry[offset + 1] + cost
             if spent > quota:
@@ -96,14 +119,56 @@ class Pool:
             answer.append(entry[offset + 2])
         else:
             return answer
-        for offset, *_ in self._rules[: len(answer) // 2]:  # that were charged
-            entry[offset + 1] -= cost
+        for charged, *_ in self._rules[: len(answer) // 2]:
+            entry[charged + 1] -= cost
+        if entry[offset] is not newest:
+            return self._charge_slowly(bucket, cost, now)
+        try:
+            return self._refuse(bucket, entry, cost, now, offset, None)
+        except Exception:  # as above
+            return None
+
+    def _charge_mixed(self, bucket: str, entry: Entry, cost: int, now: int) -> Answer | Refused | None:
+        """Do the same for several limits, not all of which count in slices."""
+        before = entry.copy()
+        answer = [now]
+        more: list[int] = []
+        grown = 0
+        try:
+            for offset, newest, quota, take, _ in self._rules:
+                if entry[offset] is not newest:
+                    break
+                if take is None:
+                    spent = entry[offset + 1] + cost
+                    if spent > quota:
+                        entry[:] = before
+                        return self._refuse(bucket, entry, cost, now, offset, None)
+                    entry[offset + 1] = spent
+                    answer.append(quota - spent)
+                    answer.append(entry[offset + 2])
+                    continue
+                part = take(entry, offset + 1, now, cost)
+                if part is None:
+                    break
+                if part.__class__ is tuple:
+                    entry[:] = before
+                    return self._refuse(bucket, entry, cost, now, offset, part)
+                answer += part[1:3]
+                more.append(part[3])
+                grown += part[4]
+            else:
+                answer += more
+                if grown:
+                    self._core.grow(self.table, bucket, entry, grown, now)
+                return answer
+        except Exception:  # as above
+            entry[:] = before
+            return None
+        entry[:] = before
         return self._charge_slowly(bucket, cost, now)
 
     def _charge_slowly(self, bucket: str, cost: int, now: int) -> Answer | Refused | None:
-        """Do the same for a caller who has just come back, if a slice has turned, for other limits, or to refuse."""
-        if cost <= 0:
-            return None
+        """Do the same for a caller who is new, or of whom something else has written, or if a slice has turned."""
         table = self.table
         entry = table.young.get(bucket)
         young = entry is not None
@@ -114,7 +179,7 @@ class Pool:
         more: tuple[int, ...] = ()
         grown = 0
         try:
-            for offset, newest, _ in self._rules:
+            for offset, newest, *_ in self._rules:
                 size = len(entry[offset + 3])
                 found = self._take_one(entry, offset, newest, cost, now)
                 if found is None or len(found) == _TAKING:
@@ -139,16 +204,23 @@ class Pool:
         The one at `first` has refused, and `known` is its taking, if it has been asked for.
         """
         takings: list[Taking] = []
-        for offset, (column, limit) in self._columns.items():
+        moved: list[tuple[Column, Taking]] = []
+        for offset, newest, _, _, asked in self._rules:
+            column, limit = self._columns[offset]
             if offset == first and known is not None:
-                takings.append(known)
-                continue
-            state = column.read(entry, now)
-            taking = limit.take(state, now, cost)
-            takings.append(taking if taking[4] else limit.take(state, now, 0))
-        for (column, _), (kept, ttl, *_) in zip(self._columns.values(), takings, strict=True):
-            if kept is not None:  # moved, since time was set back: else each refusal would begin the wait anew
-                self.table.write(bucket, column, kept, now + ttl, now)
+                taking = known
+            elif asked is not None and entry[offset] is newest:
+                taking = asked(entry, offset + 1, now, cost)
+            else:
+                state = column.read(entry, now)
+                taking = limit.take(state, now, cost)
+                if not taking[4]:
+                    taking = limit.take(state, now, 0)
+            takings.append(taking)
+            if taking[0] is not None:
+                moved.append((column, taking))
+        for column, (kept, ttl, *_) in moved:  # since time was set back: else each refusal would begin the wait anew
+            self.table.write(bucket, column, kept, now + ttl, now)
         return now, takings
 
     def _take_one(self, entry: Entry, offset: int, newest: int, cost: int, now: int) -> tuple[Any, ...] | None:
@@ -158,26 +230,19 @@ class Pool:
         """
         column, limit = self._columns[offset]
         last, spent, _, older = entry[offset : offset + PLACES]
-        if newest >= last != WHOLE and newest != _NO_SLICE:
+        if newest >= last != WHOLE and newest != WHOLE:
             if last != newest:
                 spent, older = moved_on(spent, older, newest - last)
             left = limit.quota - spent - cost
             if left < 0:
                 return None
             return left, column.set_slices(entry, newest, spent + cost, older)
-        whole = newest == _NO_SLICE and last == WHOLE  # and will be, so it need not be looked at
-        state: bytes | None = older if whole else column.read(entry, now)
-        if whole and spent <= now:  # it has lapsed
-            state = None
-        kept, ttl, left, reset, wait = limit.take(state, now, cost)
+        kept, ttl, left, reset, wait = limit.take(column.read(entry, now), now, cost)
         if wait:
             return kept, ttl, left, reset, wait
-        if kept is not None and whole:
-            entry[offset + 1] = now + ttl
-            entry[offset + 3] = kept
-        elif kept is not None:
+        if kept is not None:
             column.write(entry, kept, now + ttl)
-        return (left, now + reset) if is_window(limit) else (left, now + reset, ttl)
+        return (left, now + reset) if type(limit) is WindowSlices else (left, now + reset, now + ttl)
 
     def taken(self, demands: Sequence[Demand], answer: Answer | Refused) -> Taken:
         """Return what `Take` of the same demands would have evaluated to; if it was charged, without the states."""
@@ -190,7 +255,7 @@ class Pool:
             if type(limit) is WindowSlices:
                 ttl = (at // limit.width + SLICES + 1) * limit.width - at
             else:
-                ttl = limit.period if is_window(limit) else next(more)
+                ttl = next(more) - at
             takings.append((None, ttl, answer[1 + 2 * place], answer[2 + 2 * place] - at, 0))
         return Taken(demands, takings, at, False)
 
@@ -199,12 +264,13 @@ class Pool:
         core = self._core
         core.sweep(now)
         until = core.next_sweep
-        self._rules = rules = []
+        rules: list[_Span] = []
         for offset, (column, limit) in self._columns.items():
-            newest = _NO_SLICE
             if type(limit) is WindowSlices:
                 newest = column.slice_at(now)
                 until = min(until, (newest + 1) * column.width)
-            rules.append((offset, newest, limit.quota))
-        self._only = rules[0] if len(rules) == 1 else None
+                rules.append((offset, newest, limit.quota, None, limit.asked))
+            else:
+                rules.append((offset, WHOLE, limit.quota, limit.take_quickly, None))
+        self._rules, self._only = rules, rules[0] if len(rules) == 1 else None
         self._begin, self._until = now, until

@@ -2,8 +2,9 @@
 
 An entry is a list with four places for each rule, its *column*. Slices of a window stand in it taken apart:
 `newest, spent, back, older`, where `back` is the moment at which units come back, and the rest is as in
-`keyguard.rates.window.Slices`. Whatever else a state may be stands in it as it is: `-1, expiry, 0, state`. A column in
-which nothing was counted is `-99, 0, 0, b""`: slices that lapsed before any time.
+`keyguard.rates.slices.Slices`. Whatever else a state may be stands in it as it is: `-1, expiry, note, state`, as
+`Limit.take_quickly` has it. A column in which nothing was counted is `-99, 0, 0, b""`: slices that lapsed before any
+time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from keyguard.rates import Limit
-from keyguard.rates.window import SLICES, is_window, packed, slice_width, unpacked
+from keyguard.rates.slices import SLICES, packed, slice_width, unpacked
+from keyguard.rates.window import is_window
 from keyguard.stores.memory.core import CELLS, Core, Generations
 
 Entry: TypeAlias = "list[Any]"
