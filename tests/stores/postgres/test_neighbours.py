@@ -34,6 +34,7 @@ from keyguard.stores.postgres import PostgresStore
 if sys.argv[1] == "after":
     from gevent import monkey; monkey.patch_all()
 import gevent
+import psycopg
 
 limit = window(50, 3_600_000_000, "50/hour")
 store = PostgresStore(sys.argv[2], schema=sys.argv[3], timeout=1)
@@ -65,18 +66,23 @@ async def story(key):
 
 assert asyncio.run(story("first")) == [False] * 20
 assert len(closed) == 1
-# And after it has been used by greenlets.
+# And after it has been used by greenlets. They wait for tables that are locked until another greenlet has run.
+holder = psycopg.connect(sys.argv[2])
+tables = holder.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [sys.argv[3]]).fetchall()
+holder.execute("LOCK TABLE " + ", ".join(f'"{sys.argv[3]}"."{name}"' for name, in tables))
 jobs = [gevent.spawn(store.execute, [take()]) for _ in range(100)]
 ticks = []
 def tick():
-    while not all(job.ready() for job in jobs):
-        ticks.append(1)
+    while len(ticks) < 2:  # within the second that the store waits
+        ticks.append(sum(job.ready() for job in jobs))
         gevent.sleep(0.001)
+    holder.commit()
 ticking = gevent.spawn(tick)
 gevent.joinall(jobs, timeout=60)
 ticking.join(60)
 assert sum(not job.value[0].refused for job in jobs) == 50
-assert len(ticks) > 1, "greenlets that wait hold the others up"
+assert ticks == [0, 0], "greenlets that wait hold the others up"
+holder.close()
 for key in ("second", "third"):
     assert asyncio.run(story(key)) == [False] * 20
 try:
