@@ -197,6 +197,7 @@ def test_where_there_is_none_the_disk_does_not_answer(tmp_path: Path, monkeypatc
         wait_until(lambda: not isinstance(ask(), StoreBusy), "it to be known")
         assert "has not answered" in watched.health.failure
         assert not watched.health.ok
+    monkeypatch.setattr(sqlite_module, "_QUEUE", 30.0)
     assert left(store) == 999
     store.close()
 

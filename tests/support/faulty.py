@@ -31,8 +31,11 @@ NOISE = 0.1
 
 
 def noise() -> float:
-    """Seconds by which this machine may make it look longer now."""
-    return NOISE * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    """Seconds by which this machine may make it look longer now.
+
+    Twice what its load says beyond its cores: whoever waits several times on the way waits for a core each time.
+    """
+    return NOISE * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1) - 1)
 
 
 class _Metronome(threading.Thread):

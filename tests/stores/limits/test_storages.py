@@ -211,14 +211,14 @@ class Slow(MemoryStorage):
     STORAGE_SCHEME = None
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        time.sleep(0.05)
+        time.sleep(0.12)
         return super().get_moving_window(key, limit, expiry)
 
 
 @pytest.mark.parametrize("world", ["threads", "loop"])
 def test_a_queue_of_one_s_own_is_no_outage(world: str) -> None:
     """200 at once, and sixteen of them have their turn at a time."""
-    store = LimitsStore(Slow(), timeout=0.4)
+    store = LimitsStore(Slow(), timeout=1)  # less than they take together, and far more than each of them
     stack = Keyguard(RateLimit("10/hour", name="own load"), store=store)
     if world == "threads":
         with ThreadPoolExecutor(200) as threads:
