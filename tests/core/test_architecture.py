@@ -142,3 +142,8 @@ def test_tests_stand_in_the_folder_of_what_they_test() -> None:
     tests = Path(__file__).parents[1]
     assert [path.name for path in tests.glob("test_*.py")] == []
     assert [str(path) for path in tests.rglob("*.py") if not (path.parent / "__init__.py").exists()] == []
+
+
+def test_no_file_is_longer_than_one_sitting() -> None:
+    long = {path.name: lines for path in modules() if (lines := path.read_text().count("\n")) > 350}
+    assert not long

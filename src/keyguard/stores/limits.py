@@ -12,9 +12,8 @@ This store can do no more than a `limits` storage can:
 - How exact a limit is depends on the storage: a moving window if it has one, else two fixed windows weighed (up to
   twice the limit in bad cases), else a fixed window (twice the limit).
 
-Storages differ in what the name of a counter may hold, and how long it may be: it is always a digest.
-
-A stack on it says so in the log when it starts. Use one of keyguard's own stores if that matters.
+Storages differ in what the name of a counter may hold, and how long it may be: it is always a digest. A stack on it
+says so in the log when it starts. Use one of keyguard's own stores if that matters.
 """
 
 from __future__ import annotations
