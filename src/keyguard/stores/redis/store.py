@@ -44,7 +44,7 @@ _UNDONE_AT_ONCE = 100
 class RedisStore:
     """Keys and counters on a Redis or Valkey server.
 
-    - `url`: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`, also `rediss+` or `valkey`.
+    - `url`: `redis://`, `unix://`, `redis+sentinel://` or `redis+cluster://`; `rediss` is with TLS, `valkey` the same.
     - `namespace`: what the names of all keys begin with.
     - `timeout`: seconds that one operation may take, with everything; 0.01 to 1.
     - `max_connections`: of the threads of this process; an event loop uses two.
