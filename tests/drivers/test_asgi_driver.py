@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from keyguard import ConfigurationError, Forward, Headers, IPFilter, Keyguard, NoResponse, RateLimit, Request, Response
+from keyguard.drivers.asgi.request import ASGIRequest
 from tests.support.asgi_lint import ASGILint
 from tests.support.harness import Ask, aask, asgi_app, ask_asgi, wsgi_app
 
@@ -645,3 +646,15 @@ def test_a_wsgi_app_inside_by_a_bridge_takes_send_for_what_it_is() -> None:
 
     app = Keyguard(RateLimit("1/minute")).asgi(WsgiToAsgi(wsgi_app))
     assert [ask_asgi(app, Ask("/"), lint=False).status for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("trusted", [[], ["10.0.0.0/8", "unix"]])
+def test_an_asgi_request_knows_the_client_that_any_request_would_know(trusted: list[str]) -> None:
+    engine = Keyguard(trusted_proxies=trusted).asgi(asgi_app).engine
+    peers = ["10.0.0.1", "203.0.113.9", "::ffff:10.0.0.1", "2001:db8::1", "testclient", "", None]
+    for peer in [*peers, *peers]:  # those that are known by then, too
+        for fields in ([], [(b"x-forwarded-for", b"198.51.100.7")]):
+            scope = {**Ask().scope(), "client": None if peer is None else (peer, 4000), "headers": fields}
+            quick, general = ASGIRequest("GET", scope, engine), ASGIRequest("GET", scope, engine)
+            assert quick.client == Request.client.fget(general), peer  # type: ignore[attr-defined]
+            assert quick.state.client_known
