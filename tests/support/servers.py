@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -28,15 +29,22 @@ from typing import Any
 
 import pytest
 
+_PORTS = open(f"{tempfile.gettempdir()}/keyguard-ports-{os.getuid()}", "ab")  # noqa: SIM115 - open to the end: locks lie on it
+_mine: set[int] = set()
+
 
 def free_port() -> int:
     """Below the ports that the system gives to whoever connects: nobody takes it before the server does, nor while
-    the server is restarted."""
+    the server is restarted. It belongs to this process to its end: a server may start long after its port was chosen,
+    while other processes of tests choose theirs."""
     while True:
         port = random.SystemRandom().randrange(12_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
+            fcntl.lockf(_PORTS, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)  # of the byte in the port's place
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _mine:
+                _mine.add(port)
+                return port
 
 
 @contextlib.contextmanager
@@ -113,14 +121,19 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        with open(f"{self.folder}/log", "ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
         try:
-            wait_until(lambda: self.ask("PING"), f"a Redis server on port {self.port}")
+            wait_until(self._answers, f"a Redis server on port {self.port}")
         except BaseException:
             print(Path(f"{self.folder}/log").read_text())
             self.stop()
             raise
+
+    def _answers(self) -> Any:
+        """Tell whether it answers. It is started, and started again if it has ended: its port was not free, say."""
+        if self.process is None or self.process.poll() is not None:
+            with open(f"{self.folder}/log", "ab") as log:
+                self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        return self.ask("PING")
 
     def client(self) -> Any:
         import redis
