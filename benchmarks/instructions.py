@@ -34,9 +34,12 @@ TOLERANCE = 1.05
 
 
 def interpreter() -> str:
-    """Name the interpreter that the figures are of: version, architecture, and how it was optimised."""
+    """Name the interpreter that the figures are of: version, architecture, and how its build was configured.
+
+    A distribution may optimise its own without saying so there, as Debian does: its figures are of another interpreter.
+    """
     flags = sysconfig.get_config_var("CONFIG_ARGS") or ""
-    optimised = "with PGO" if "--enable-optimizations" in flags else "without PGO"
+    optimised = f"configured {'with' if '--enable-optimizations' in flags else 'without'} --enable-optimizations"
     return f"{platform.python_implementation()} {platform.python_version()} {platform.machine()} {optimised}"
 
 
