@@ -7,6 +7,7 @@
 Importing this package loads no web framework and no client of a store.
 """
 
+from keyguard.audit import AuditLog, AuditRecord
 from keyguard.conditions import path
 from keyguard.errors import (
     AmbiguousPath,
@@ -35,6 +36,8 @@ __all__ = [
     "ANONYMOUS",
     "APIKeys",
     "AmbiguousPath",
+    "AuditLog",
+    "AuditRecord",
     "CacheStats",
     "Cause",
     "ConfigurationError",

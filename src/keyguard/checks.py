@@ -24,3 +24,8 @@ def is_whole(value: object) -> TypeGuard[int]:
 def is_number(value: object) -> TypeGuard[int | float]:
     """Tell whether a value is a number, perhaps an endless one. `True` is not one, though Python counts it as 1."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_name(value: object, longest: int) -> TypeGuard[str]:
+    """Tell whether a value is a printable text of at most so many characters that is not blank."""
+    return isinstance(value, str) and value.strip() != "" and len(value) <= longest and value.isprintable()

@@ -17,7 +17,7 @@ ARROW = [
     "given http process rates units",
     "flow manual_clock",
     "ops response",
-    "request run stores",
+    "audit request run stores",
     "conditions keys problem steps",
     "counter_names",
     "guard",

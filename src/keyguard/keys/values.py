@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from keyguard.checks import is_name
 from keyguard.errors import KeyNotFound
 from keyguard.http.addresses import Networks
 from keyguard.keys.format import parse_key
@@ -18,7 +19,7 @@ _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")  # scope-token, RFC 6749
 
 def checked_text(name: str, text: object) -> str:
     """Return a text for people to read. Raise `ValueError` that says what would be right."""
-    if not isinstance(text, str) or not text.strip() or len(text) > _TEXT_MAX or not text.isprintable():
+    if not is_name(text, _TEXT_MAX):
         raise ValueError(f"{name} is a printable text of 1 to {_TEXT_MAX} characters, not {text!r:.80}")
     return text
 

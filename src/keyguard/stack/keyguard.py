@@ -7,6 +7,7 @@ from functools import cached_property
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal
 
+from keyguard.audit import AuditLog
 from keyguard.chain import Chain
 from keyguard.clock import wall_clock
 from keyguard.drivers.inspection.app import AppInside
@@ -139,6 +140,11 @@ class Keyguard:
             if "keys" in guard.keeps:
                 return guard.registry(self.store)
         raise ConfigurationError("this stack has no APIKeys guard, so it has no keys")
+
+    @property
+    def audit(self) -> AuditLog:
+        """Return the audit log: which changes were made by hand in this stack's store, and by whom."""
+        return AuditLog(self.store)
 
     @property
     def cache(self) -> ResponseCache:
