@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
+from keyguard.buckets import LONGEST_BUCKET as LONGEST_BUCKET
+from keyguard.buckets import UNKNOWN_ADDRESS as UNKNOWN_ADDRESS
+from keyguard.buckets import bucket_text as bucket_text
+from keyguard.buckets import digest as digest
 from keyguard.checks import is_whole
 from keyguard.clock import whole_seconds
 from keyguard.errors import ConfigurationError
@@ -106,46 +109,6 @@ class RuleDemands(list[Demand]):
         super().__init__(demands)
         self.terms = terms
         self.rules = terms.rules
-
-
-# -- buckets ----------------------------------------------------------------------------------------------------
-
-
-UNKNOWN_ADDRESS = "unknown"
-"""The bucket of callers whose address cannot be known."""
-LONGEST_BUCKET = 64
-"""Characters of a text that is a bucket as it is."""
-
-
-def bucket_text(text: str) -> str:
-    """A caller's part of a counter's key: short text as it is, anything long or odd as a digest."""
-    return (
-        text
-        if len(text) <= LONGEST_BUCKET and text.isascii() and text.isprintable() and text[:1] not in "@#"
-        else digest(text)
-    )
-
-
-def digest(who: Any) -> str:
-    """Return a digest of what a function returned, which may hold a secret: a store sees the digest alone."""
-    return "#" + hashlib.blake2b(_framed(who), digest_size=16).hexdigest()
-
-
-def _framed(who: Any) -> bytes:
-    """Injective: no two different callers give the same bytes."""
-    if isinstance(who, str):
-        data = b"s" + who.encode("utf-8", "surrogatepass")
-    elif isinstance(who, bytes):
-        data = b"b" + who
-    elif isinstance(who, int):
-        data = b"i%d" % who
-    elif isinstance(who, tuple):
-        data = b"t" + b"".join(map(_framed, who))
-    elif who is None:
-        data = b"n"
-    else:
-        raise TypeError(f"a `by` function returns text, a number, a tuple of these, or None, not {type(who).__name__}")
-    return b"%d:" % len(data) + data
 
 
 # -- checking settings ------------------------------------------------------------------------------------------
