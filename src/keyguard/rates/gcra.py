@@ -16,7 +16,7 @@ from typing import Any
 
 from keyguard.checks import is_whole
 from keyguard.errors import ConfigurationError
-from keyguard.rates.limit import NEVER, Limit, Taking
+from keyguard.rates.limit import JSON, NEVER, Limit, Taking
 from keyguard.rates.notation import LONGEST, parse_rates
 
 TICKS = 16384
@@ -59,6 +59,7 @@ class Smooth(Limit):
 
     __slots__ = ("_room", "_step", "burst", "pace", "room")
 
+    kind = "smooth"
     script = "smooth"
 
     def __init__(self, quota: int, period: int, text: str, burst: int, pace: int) -> None:
@@ -70,6 +71,14 @@ class Smooth(Limit):
         whole = pace % TICKS == 0
         self._step, self._room = (pace // TICKS, self.room // TICKS) if whole else (0, 0)
         """The same in microseconds, if the pace is a whole number of them."""
+
+    @classmethod
+    def of_terms(cls, *, quota: int, period: int, text: str, burst: int, pace: int) -> Smooth:
+        return cls(quota, period, text, burst, pace)
+
+    def terms(self) -> dict[str, JSON]:
+        text = self.text.removesuffix(" smooth")
+        return {"quota": self.quota, "period": self.period, "text": text, "burst": self.burst, "pace": self.pace}
 
     @property
     def interval(self) -> int:
@@ -144,6 +153,17 @@ class Smooth(Limit):
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         # The charge has not drained yet, so nothing paused since, and all later ones stand on top of it.
         return _state(0, max(0, _due(state) - cost * self.pace))
+
+    def spent(self, state: bytes | None, now: int) -> int:
+        return -(-self._behind(state, now) // self.pace)
+
+    def granted(self, state: bytes | None, now: int, units: int) -> tuple[bytes | None, int]:
+        after = self._behind(state, now) - units * self.pace
+        return (None, 0) if after <= 0 else (_state(now, after), -(-after // TICKS) + (self.pace % TICKS != 0))
+
+    def _behind(self, state: bytes | None, now: int) -> int:
+        """Count the ticks until all that was taken has come back."""
+        return 0 if state is None else max(0, min(self.room, self._ahead(state, now, self.pace % TICKS != 0)))
 
     def merge(self, one: bytes, other: bytes) -> bytes:
         return max(one, other, key=_due)

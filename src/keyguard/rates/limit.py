@@ -10,12 +10,15 @@ Rules for every algorithm:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias, Union
 
 from keyguard.clock import SECOND
 
 NEVER: Final = -1
 """The wait of a request that costs more than the limit ever allows."""
+
+JSON: TypeAlias = Union[bool, int, float, str, "list[JSON]", "dict[str, JSON]", None]
+"""Plain data."""
 
 Taking: TypeAlias = tuple[bytes | None, int, int, int, int]
 """The result of `Limit.take`: `(state, ttl, remaining, reset, wait)`.
@@ -35,6 +38,8 @@ class Limit:
 
     __slots__ = ("code", "period", "quota", "text")
 
+    kind: ClassVar[str] = ""
+    """By what name it is written down (`keyguard.rates.description`); empty if it cannot be. Not inherited."""
     script: ClassVar[str] = ""
     """By what name stores know a faster way to ask this kind of limit; empty if they do not.
 
@@ -44,11 +49,14 @@ class Limit:
     may_be_forgotten: ClassVar[bool] = True
     """Whether a store at its memory bound may forget a caller who has spent little, and fold together those who have
     spent more."""
+    keeps_grants: ClassVar[bool] = False
+    """Whether units that are granted beyond what is spent are kept. Otherwise, a grant gives back what is spent."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        if "script" not in vars(cls):
-            cls.script = ""
+        for name in ("kind", "script"):
+            if name not in vars(cls):
+                setattr(cls, name, "")
         if "take_quickly" not in vars(cls):
             cls.take_quickly = Limit.take_quickly  # type: ignore[method-assign]  # as with scripts
 
@@ -72,6 +80,10 @@ class Limit:
     def durable(self) -> bool:
         """Whether its states are worth surviving a crash of a database: a short one costs a caller nothing anew."""
         return self.period >= 3600 * SECOND
+
+    def terms(self) -> dict[str, JSON]:
+        """Return what it was made of, as plain data."""
+        raise NotImplementedError
 
     def numbers(self, now: int) -> tuple[int, int, int, int]:
         """Return what a script must know of this limit at a time: four numbers of 64 bits."""
@@ -128,3 +140,24 @@ class Limit:
     def merge(self, one: bytes, other: bytes) -> bytes:
         """Return a state at least as spent as either. A store at its memory bound folds callers together so."""
         raise NotImplementedError
+
+    # -- what people change by hand ---------------------------------------------------------------------------
+
+    def spent(self, state: bytes | None, now: int) -> int:
+        """Count the units that are spent. More than the limit after a charge; less than 0 if it keeps grants."""
+        raise NotImplementedError
+
+    def granted(self, state: bytes | None, now: int, units: int) -> tuple[bytes | None, int]:
+        """Grant so many units, at least one, and return the new state and its ttl; `(None, 0)` if nothing is spent.
+
+        Units that were taken last come back first, since they would take longest by themselves.
+        """
+        raise NotImplementedError
+
+    def set_spent(self, state: bytes | None, now: int, units: int) -> tuple[bytes | None, int]:
+        """Set the units that are spent, from 0 to `max_cost`, and return the same."""
+        less = self.spent(state, now) - units
+        if less < 0:
+            return self.charge(state, now, -less)
+        # The state as of now, also if nothing changes.
+        return self.granted(state, now, less) if less or units == 0 else self.charge(state, now, 0)

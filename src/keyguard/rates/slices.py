@@ -6,7 +6,7 @@ before the first one that counts anything are left out, so a rare caller's state
 
 from __future__ import annotations
 
-from struct import Struct, pack
+from struct import Struct, pack, unpack
 from typing import TypeAlias
 
 SLICES = 32
@@ -48,6 +48,30 @@ def younger_than(older: bytes, units: int) -> int:
             return younger
         younger -= 1
     return 0  # the newest
+
+
+# -- as logs, and back ------------------------------------------------------------------------------------------------
+
+
+def log_of_slices(state: bytes, now: int, period: int) -> bytes:
+    """Make a log of slices: each unit at the latest moment that does not move its expiry."""
+    width = slice_width(period)
+    _, newest, _, count = HEAD.unpack_from(state)
+    times: list[int] = []
+    slice = newest
+    for count in (count, *reversed(counts_of(state[HEAD_SIZE:]))):  # noqa: B020 - the head's count comes first
+        times += [min(now, (slice + SLICES + 1) * width - period)] * count
+        slice -= 1
+    return pack(f"<{len(times)}Q", *reversed(times))
+
+
+def slices_of_log(state: bytes, now: int, period: int) -> bytes:
+    """Make slices of a log: what has not expired does so with the slice it falls into, not earlier than by itself."""
+    width = slice_width(period)
+    slices = [time // width for time in unpack(f"<{len(state) // 8}Q", state) if time > now - period]
+    newest = max(slices, default=0)
+    counts = [slices.count(slice) for slice in range(newest - SLICES, newest + 1)]
+    return HEAD.pack(TAG, newest, sum(counts), counts[-1]) + stripped(packed_counts(counts[:-1]))
 
 
 # -- taken apart, for a store that counts them in place --------------------------------------------------------------

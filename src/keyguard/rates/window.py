@@ -21,7 +21,7 @@ from bisect import bisect_right
 from struct import Struct, pack, unpack
 from typing import Any
 
-from keyguard.rates.limit import NEVER, Limit, Taking
+from keyguard.rates.limit import JSON, NEVER, Limit, Taking
 from keyguard.rates.slices import (
     HEAD,
     HEAD_SIZE,
@@ -29,8 +29,10 @@ from keyguard.rates.slices import (
     TAG,
     advanced,
     counts_of,
+    log_of_slices,
     packed_counts,
     slice_width,
+    slices_of_log,
     stripped,
     younger_than,
 )
@@ -54,6 +56,9 @@ class _Window(Limit):
 
     __slots__ = ()
 
+    def terms(self) -> dict[str, JSON]:
+        return {"quota": self.quota, "period": self.period, "text": self.text}
+
     def share(self, among: int) -> Limit:
         return window(max(1, self.quota // among), self.period, self.text)
 
@@ -63,6 +68,7 @@ class WindowLog(_Window):
 
     __slots__ = ()
 
+    kind = "window"
     script = "log"
 
     def __init__(self, quota: int, period: int, text: str) -> None:
@@ -128,26 +134,26 @@ class WindowLog(_Window):
         return [now, remaining, back, end, 8 * cost - expired]
 
     def _take_slices(self, state: bytes, now: int, cost: int) -> Taking:
-        taking = WindowSlices(self.quota, self.period, self.text).take(state, now, cost)
+        taking = self._slices.take(state, now, cost)
         kept, _, remaining, _, wait = taking
         if wait or not cost:
             return taking
         assert kept is not None
-        log = _log_of(kept, now, self.period)
+        log = log_of_slices(kept, now, self.period)
         return log, self.period, remaining, int.from_bytes(log[:8], "little") + self.period - now, 0
 
     def charge(self, state: bytes | None, now: int, cost: int) -> tuple[bytes, int]:
         state = state or b""
         if len(state) & 7:
             # It stays slices: what they count may be far more than a log has room for.
-            return WindowSlices(self.quota, self.period, self.text).charge(state, now, cost)
+            return self._slices.charge(state, now, cost)
         state = self.take(state, now, 0)[0] or state
         state += now.to_bytes(8, "little") * min(cost, self.quota)
         return state[-8 * self.quota :], self.period  # while the newest are in the window, older ones change nothing
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
         if len(state) & 7:
-            return WindowSlices(self.quota, self.period, self.text).give_back(state, now, taken_at, cost)
+            return self._slices.give_back(state, now, taken_at, cost)
         times = list(unpack(f"<{len(state) // 8}Q", state))
         found = min(cost, times.count(taken_at))
         if not found:
@@ -156,9 +162,28 @@ class WindowLog(_Window):
             times.remove(taken_at)
         return pack(f"<{len(times)}Q", *times)
 
+    def spent(self, state: bytes | None, now: int) -> int:
+        return len(self._living(state, now)) if state is None or not len(state) & 7 else self._slices.spent(state, now)
+
+    def granted(self, state: bytes | None, now: int, units: int) -> tuple[bytes | None, int]:
+        if state is not None and len(state) & 7:
+            return self._slices.granted(state, now, units)
+        times = self._living(state, now)
+        times = times[: max(0, len(times) - units)]
+        return (pack(f"<{len(times)}Q", *times), self.period) if times else (None, 0)
+
+    def _living(self, state: bytes | None, now: int) -> tuple[int, ...]:
+        """Return the moments that are in the window."""
+        state = self.take(state, now, 0)[0] or state or b""
+        return tuple(time for time in unpack(f"<{len(state) // 8}Q", state) if time > now - self.period)
+
+    @property
+    def _slices(self) -> WindowSlices:
+        return WindowSlices(self.quota, self.period, self.text)
+
     def merge(self, one: bytes, other: bytes) -> bytes:
         if (len(one) | len(other)) & 7:
-            return WindowSlices(self.quota, self.period, self.text).merge(one, other)
+            return self._slices.merge(one, other)
         # The i-th newest of the result is the newer of both i-th newest: no window holds fewer than in either.
         longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
         times = list(unpack(f"<{len(longer) // 8}Q", longer))
@@ -173,23 +198,12 @@ def _shifted(times: tuple[int, ...], now: int) -> tuple[int, ...]:
     return tuple(max(0, time - back) for time in times)
 
 
-def _log_of(state: bytes, now: int, period: int) -> bytes:
-    """Make a log of slices: each unit at the latest moment that does not move its expiry."""
-    width = slice_width(period)
-    _, newest, _, count = HEAD.unpack_from(state)
-    times: list[int] = []
-    slice = newest
-    for count in (count, *reversed(counts_of(state[HEAD_SIZE:]))):  # noqa: B020 - the head's count comes first
-        times += [min(now, (slice + SLICES + 1) * width - period)] * count
-        slice -= 1
-    return pack(f"<{len(times)}Q", *reversed(times))
-
-
 class WindowSlices(_Window):
     """State: the units taken in each slice, as `keyguard.rates.slices` has them."""
 
     __slots__ = ("width",)
 
+    kind = "window"
     script = "slices"
 
     def __init__(self, quota: int, period: int, text: str) -> None:
@@ -212,7 +226,7 @@ class WindowSlices(_Window):
                 taking = self._ask_log(state, now, cost)
                 if taking[4] or not cost:
                     return taking
-                state = _slices_of(taking[0] or state, now, self.period)
+                state = slices_of_log(taking[0] or state, now, self.period)
             _, newest, total, count = HEAD.unpack_from(state)
             older = state[HEAD_SIZE:]
             if newest != here:
@@ -254,17 +268,38 @@ class WindowSlices(_Window):
         asked = log.take(state, now, 0)
         return log.take(state, now, cost) if cost > asked[2] else asked
 
-    def charge(self, state: bytes | None, now: int, cost: int) -> tuple[bytes, int]:
+    def _as_of(self, state: bytes | None, now: int) -> tuple[int, int, bytes]:
+        """Return the sum of all counts, the count of the present slice, and the older ones."""
+        if state is None:
+            return 0, 0, b""
+        if not len(state) & 1:
+            state = slices_of_log(self._ask_log(state, now, 0)[0] or state, now, self.period)
+        _, newest, total, count = HEAD.unpack_from(state)
+        passed = now // self.width - newest
+        older = state[HEAD_SIZE:]
+        return advanced(total, count, older, passed) if passed > 0 else (total, count, older)
+
+    def spent(self, state: bytes | None, now: int) -> int:
+        return self._as_of(state, now)[0]
+
+    def granted(self, state: bytes | None, now: int, units: int) -> tuple[bytes | None, int]:
+        total, count, older = self._as_of(state, now)
+        if total <= units:
+            return None, 0
+        counts = [*counts_of(older), count]
+        place, total = len(counts), total - units
+        while units:
+            place -= 1
+            found = min(units, counts[place])
+            counts[place] -= found
+            units -= found
         here = now // self.width
-        total = count = 0
-        older = b""
-        if state is not None:
-            if not len(state) & 1:
-                state = _slices_of(self._ask_log(state, now, 0)[0] or state, now, self.period)
-            _, newest, total, count = HEAD.unpack_from(state)
-            older = state[HEAD_SIZE:]
-            if newest < here:
-                total, count, older = advanced(total, count, older, here - newest)
+        state = HEAD.pack(TAG, here, total, counts[-1]) + stripped(packed_counts(counts[:-1]))
+        return state, (here + SLICES + 1) * self.width - now
+
+    def charge(self, state: bytes | None, now: int, cost: int) -> tuple[bytes, int]:
+        total, count, older = self._as_of(state, now)
+        here = now // self.width
         more = min(cost, max(0, self.quota - count))  # a slice that counts the whole quota refuses all while it stays
         state = HEAD.pack(TAG, here, total + more, count + more) + older
         return state, (here + SLICES + 1) * self.width - now
@@ -282,7 +317,7 @@ class WindowSlices(_Window):
         return HEAD.pack(TAG, newest, total - found, counts[-1]) + stripped(packed_counts(counts[:-1]))
 
     def merge(self, one: bytes, other: bytes) -> bytes:
-        one, other = [state if len(state) & 1 else _slices_of(state, 0, self.period) for state in (one, other)]
+        one, other = [state if len(state) & 1 else slices_of_log(state, 0, self.period) for state in (one, other)]
         _, newest, _, count = HEAD.unpack_from(one)
         _, newest_other, total_other, count_other = HEAD.unpack_from(other)
         if newest < newest_other:
@@ -294,15 +329,6 @@ class WindowSlices(_Window):
         counts = [max(a, b) for a, b in pairs]
         count = max(count, count_other)
         return HEAD.pack(TAG, newest, sum(counts) + count, count) + packed_counts(counts)
-
-
-def _slices_of(state: bytes, now: int, period: int) -> bytes:
-    """Make slices of a log: what has not expired does so with the slice it falls into, not earlier than by itself."""
-    width = slice_width(period)
-    slices = [time // width for time in unpack(f"<{len(state) // 8}Q", state) if time > now - period]
-    newest = max(slices, default=0)
-    counts = [slices.count(slice) for slice in range(newest - SLICES, newest + 1)]
-    return HEAD.pack(TAG, newest, sum(counts), counts[-1]) + stripped(packed_counts(counts[:-1]))
 
 
 def is_window(limit: Limit) -> bool:
