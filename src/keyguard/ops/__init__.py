@@ -10,6 +10,7 @@ bucket, names the caller. The pools of counters begin with `rl:` or `guess:`, an
 
 from __future__ import annotations
 
+from keyguard.ops.adjusting import Adjust, Adjusted, Adjustment, Count, Note, keeps_count
 from keyguard.ops.keys import Authenticate, Authenticated
 from keyguard.ops.limits import REMEMBERED, SETTLED, Degraded, Demand, Settle, Take, TakeHere, Taken
 from keyguard.ops.op import COUNTERS, Change, Op, is_counter, run
@@ -34,16 +35,21 @@ __all__ = [
     "REMEMBERED",
     "SEALED",
     "SETTLED",
+    "Adjust",
+    "Adjusted",
+    "Adjustment",
     "AsyncStore",
     "Authenticate",
     "Authenticated",
     "BestEffort",
     "Change",
     "CompareAndSet",
+    "Count",
     "Degraded",
     "Demand",
     "Head",
     "ManagedStore",
+    "Note",
     "Op",
     "Put",
     "Read",
@@ -60,6 +66,7 @@ __all__ = [
     "is_counter",
     "is_store",
     "keep_decisions",
+    "keeps_count",
     "run",
     "tiers_of",
     "traits_of",

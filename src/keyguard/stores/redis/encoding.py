@@ -9,6 +9,8 @@ from typing import Any
 from keyguard.clock import Clock, wall_clock
 from keyguard.errors import StoreBusy
 from keyguard.ops import (
+    Adjust,
+    Adjusted,
     Authenticate,
     Authenticated,
     Change,
@@ -55,6 +57,8 @@ class Wire(Names):
             return self._read(op)
         if isinstance(op, Put) and not is_counter(op.keys[0]):
             return self._put(op)
+        if isinstance(op, Adjust) and self._cluster:
+            return self._adjust_apart(op)
         return self._swap(op)
 
     def turns(self, ops: Sequence[Op[Any]]) -> Iterator[list[Op[Any]]]:
@@ -203,6 +207,21 @@ class Wire(Names):
         if not op.taken.refused:
             yield [self._settling(op.token, op.taken.at, group) for group in groups.values()]
         return None
+
+    def _adjust_apart(self, op: Adjust) -> Plan:
+        """Adjust the counters of each caller; then write the notes, which lie elsewhere."""
+        before: list[Any] = [*op.adjustments]
+        after: list[Any] = [*op.adjustments]
+        at = 0
+        for places in op.parts():
+            part: Adjusted = yield from self._swap(Adjust([op.adjustments[place] for place in places]))
+            at = max(at, part.at)
+            for place, was, now in zip(places, part.before, part.after, strict=True):
+                before[place], after[place] = was, now
+        adjusted = Adjusted(at, tuple(before), tuple(after))
+        for note in op.notes:
+            yield from self._put(Put(note.key, note.make(adjusted), note.ttl))
+        return adjusted
 
     def _authenticate_apart(self, op: Authenticate) -> Plan:
         """Look at the record; a wrong key is charged in a second trip, to the node of its source."""

@@ -27,6 +27,7 @@ from keyguard.ops import (
 from keyguard.rates import Limit, smooth, window
 from keyguard.rates.limit import Taking
 from keyguard.rates.window import WindowLog
+from keyguard.testing.conformance.by_hand import drawn_by_hand
 from keyguard.testing.conformance.reference import Reference
 
 Draw: TypeAlias = Callable[[random.Random], Op[Any]]
@@ -111,21 +112,15 @@ class Steps:
         self.touched: list[str] = []
         """The plain keys of the latest operation."""
         own: list[tuple[int, Callable[[], Op[Any]]]] = [
-            *((12, self.take), (6, self.back)),
-            *(
-                (3, self.read),
-                (2, self.commit),
-                (3, self.put),
-                (1, self.put_counter),
-                (2, self.record),
-                (4, self.login),
-            ),
+            *((12, self.take), (6, self.back), (2, self.adjust)),
+            *((3, self.read), (2, self.commit), (3, self.put)),
+            *((1, self.put_counter), (2, self.record), (4, self.login)),
             *((1, self.stamp), (1, self.ensure), (2, self.enlist), (1, self.purge), (1, self.renew)),
             *((2, self.lease), (2, self.release)),
             *([(4, self.users)] if ops else []),
         ]
         if edited:
-            own = [(12, self.take), (5, self.back), (1, self.put_counter)]
+            own = [(12, self.take), (5, self.back), (2, self.adjust), (1, self.put_counter)]
         self._weights, self._draws = [weight for weight, _ in own], [draw for _, draw in own]
 
     def pass_time(self, clock: ManualClock, reference: Reference) -> None:
@@ -238,6 +233,9 @@ class Steps:
         """Draw what a demand costs in the end: less than was taken, as much, or more, up to far too much."""
         more = [demand.cost + 1, demand.limit.max_cost, 2 * demand.limit.max_cost, 10**12]
         return self.random.choice([0, demand.cost // 2, demand.cost, demand.cost, *more])
+
+    def adjust(self) -> Op[Any]:
+        return drawn_by_hand(self.random, self.limits, self.counter, _PLAIN[1])
 
     # -- plain values -----------------------------------------------------------------------------------------
 
