@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
 from keyguard.guard import LONG, AnyGuard, Decide, Long, Mark, is_plain, may_decide
-from keyguard.request import Forward, Request
+from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import APP, Headers, Response
 from keyguard.steps import CallApp
 
@@ -41,7 +41,7 @@ class Chain:
         """Whether it has no guards."""
         return not self._guards
 
-    def begin(self, request: Request, first: int = 0) -> Begun:
+    def begin(self, request: CarriedRequest, first: int = 0) -> Begun:
         """Ask the guards in turn, from the one at `first` on. Raises what one of them raises, if there are no marks."""
         marks: Marks = ()
         place = first
@@ -66,7 +66,7 @@ class Chain:
             return within(marks, request, partial(_fail, error))
         return marks
 
-    def _long(self, request: Request, place: int, marks: Marks, *, awaited: bool) -> Flow[Response]:
+    def _long(self, request: CarriedRequest, place: int, marks: Marks, *, awaited: bool) -> Flow[Response]:
         """Run the guard at `place` as a coroutine, and those further in as it forwards the request.
 
         `awaited` says that another guard waits for its response, and must not get anything else. Else a driver does.
@@ -78,7 +78,7 @@ class Chain:
         return flow
 
     def _forward(self, place: int) -> Forward:
-        def forward(request: Request) -> Awaitable[Response]:
+        def forward(request: Any) -> Awaitable[Response]:
             begun = self.begin(request, place)
             if isinstance(begun, tuple):
                 return within(begun, request, CallApp) if begun else CallApp(request)
@@ -176,5 +176,5 @@ def _decide_of(guard: Any, store: Any) -> Decide:
     return _go_the_long_way if made is None else made
 
 
-def _go_the_long_way(request: Request) -> Literal[Long.LONG]:
+def _go_the_long_way(request: CarriedRequest) -> Literal[Long.LONG]:
     return LONG

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from keyguard.errors import AmbiguousPath, ConfigurationError
 from keyguard.http.paths import Paths
@@ -22,7 +23,7 @@ class Condition:
 
     __slots__ = ()
 
-    def holds(self, request: Request, *, wide: bool) -> bool:
+    def holds(self, request: Any, *, wide: bool) -> bool:
         """Tell whether it holds. Raises `AmbiguousPath` if that depends on how the path is read."""
         raise NotImplementedError
 
@@ -60,7 +61,7 @@ class OnPaths(Condition):
     def __repr__(self) -> str:
         return f"path({', '.join(map(repr, self.texts))})"
 
-    def holds(self, request: Request, *, wide: bool) -> bool:
+    def holds(self, request: Any, *, wide: bool) -> bool:
         plain = request.plain_path
         if plain is not None:
             return self._wide.match(plain) if wide else self._exact.match(plain)

@@ -46,7 +46,7 @@ from keyguard.flow import Flow, is_async, is_blocking
 from keyguard.keys import KeyRegistry
 from keyguard.keys.credentials import Sources
 from keyguard.ops import Store
-from keyguard.request import Forward, Request
+from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import Headers, Response
 
 
@@ -165,13 +165,16 @@ class Surroundings(NamedTuple):
     clock: Clock
 
 
+# Guards are called with a `CarriedRequest`. A stranger's takes it as a `Request`, which is all that is meant for it.
+
+
 class AsyncGuard(Protocol):
     """A guard that surrounds the app."""
 
-    def __call__(self, request: Request, forward: Forward, /) -> Flow[Response]: ...
+    def __call__(self, request: CarriedRequest, forward: Forward, /) -> Flow[Response]: ...
 
 
-PlainGuard: TypeAlias = Callable[[Request], Response | None]
+PlainGuard: TypeAlias = Callable[[CarriedRequest], Response | None]
 """A guard that only looks at the request head."""
 
 AnyGuard: TypeAlias = AsyncGuard | PlainGuard
@@ -202,7 +205,7 @@ class Mark:
         """Hear that the request has not reached the app: a guard further in failed, or the client left."""
 
 
-Decide: TypeAlias = "Callable[[Request], Response | Mark | Literal[Long.LONG] | None]"
+Decide: TypeAlias = "Callable[[CarriedRequest], Response | Mark | Literal[Long.LONG] | None]"
 
 
 # -- asking what a guard is -------------------------------------------------------------------------------------

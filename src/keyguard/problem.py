@@ -14,7 +14,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.identity import ANONYMOUS
 from keyguard.refusal import Cause, Refusal
-from keyguard.request import Request
+from keyguard.request import CarriedRequest, Request, carried
 from keyguard.response import FieldNames, Response
 from keyguard.units import Duration, microseconds, moment, rfc3339, second_of
 
@@ -99,11 +99,11 @@ def refuse_for(
     key_id: str = "",
 ) -> Response:
     """Do as `refuse` does, with the wait and the moment in microseconds, as stores tell them."""
-    when = None
+    asked, when = carried(request), None
     if wait is not None:
         when = whole_seconds(wait), -(-((request.clock() if at is None else at) + wait) // SECOND)
     write = _notice if len(detail) < _KEPT else Notice
-    return write(cause, status or _STATUS[cause], detail, reason, when, tuple(policies)).give(request, headers, key_id)
+    return write(cause, status or _STATUS[cause], detail, reason, when, tuple(policies)).give(asked, headers, key_id)
 
 
 class Notice:
@@ -151,7 +151,7 @@ class Notice:
             if status in (429, 503):
                 self.fields += ((b"retry-after", b"%d" % seconds),)
 
-    def give(self, request: Request, headers: Iterable[tuple[str, str]] = (), key_id: str = "") -> Response:
+    def give(self, request: CarriedRequest, headers: Iterable[tuple[str, str]] = (), key_id: str = "") -> Response:
         """Return the response that refuses `request` with it. `headers` are more fields."""
         state = request.state
         identity = state.identity or ANONYMOUS

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from keyguard.flow import Flow, Step
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 from keyguard.response import Response
 
 
@@ -14,7 +15,10 @@ class CallApp(Step[Response]):
 
     __slots__ = ("request",)
 
-    def __init__(self, request: Request) -> None:
+    request: CarriedRequest
+
+    def __init__(self, request: Any) -> None:
+        """`request` is the `CarriedRequest` that the driver made: guards know it as a `Request`, and forward it."""
         self.request = request
 
 
@@ -27,6 +31,6 @@ class Detach(Step[bool]):
 
     __slots__ = ("guard", "request")
 
-    def __init__(self, guard: Callable[[Request], Flow[Response]], request: Request) -> None:
+    def __init__(self, guard: Callable[[CarriedRequest], Flow[Response]], request: CarriedRequest) -> None:
         self.guard = guard
         self.request = request

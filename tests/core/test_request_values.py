@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from keyguard import Forward, Keyguard, Request, Response
+from keyguard import Cause, Forward, Keyguard, Request, Response, refuse
 from tests.support.harness import Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 FIELDS = (("X-Tenant", "ada"), ("X-Tenant", "bob"), ("Accept", "text/html"), ("Cookie", 'a=1; b="two words"; a=3; c'))
@@ -46,3 +48,22 @@ def test_what_a_request_carries(world: str) -> None:
     answer: Any = ask_asgi(guard.asgi(asgi_app), ask) if world == "ASGI" else ask_wsgi(guard.wsgi(wsgi_app), ask)
     assert answer.status == 200
     assert len(seen) == 1
+
+
+def test_what_is_public_of_a_request_is_what_its_docstring_lists() -> None:
+    """All else is for drivers and keyguard's own guards, which know a request as `CarriedRequest`."""
+    public = {name for name in (*dir(Request), *inspect.get_annotations(Request)) if not name.startswith("_")}
+    listed = re.findall(r"`(\w+)(?:\(\w+\))?`", re.sub(r"(?m)^- ", "", inspect.getdoc(Request) or "").split("\n\n")[1])
+    assert sorted(listed) == sorted([*public, "path"])  # named twice: `ambiguous` is about it
+
+
+def test_every_public_name_of_a_request_has_its_docstring_or_its_type() -> None:
+    typed = inspect.get_annotations(Request)
+    for name in dir(Request):
+        if not name.startswith("_"):
+            assert name in typed or getattr(Request, name).__doc__, name
+
+
+def test_a_refusal_needs_the_request_of_a_driver() -> None:
+    with pytest.raises(TypeError, match="the request that the guard was called with, not Request"):
+        refuse(Request(), Cause.PERMISSION, "No.", reason="no")

@@ -13,6 +13,7 @@ import pytest
 
 from keyguard import ConfigurationError, Forward, Headers, IPFilter, Keyguard, NoResponse, RateLimit, Request, Response
 from keyguard.drivers.asgi.request import ASGIRequest
+from keyguard.request import CarriedRequest
 from tests.support.asgi_lint import ASGILint
 from tests.support.harness import Ask, aask, asgi_app, ask_asgi, wsgi_app
 
@@ -656,5 +657,5 @@ def test_an_asgi_request_knows_the_client_that_any_request_would_know(trusted: l
         for fields in ([], [(b"x-forwarded-for", b"198.51.100.7")]):
             scope = {**Ask().scope(), "client": None if peer is None else (peer, 4000), "headers": fields}
             quick, general = ASGIRequest("GET", scope, engine), ASGIRequest("GET", scope, engine)
-            assert quick.client == Request.client.fget(general), peer  # type: ignore[attr-defined]
+            assert quick.client == CarriedRequest.client.fget(general), peer  # type: ignore[attr-defined]
             assert quick.state.client_known

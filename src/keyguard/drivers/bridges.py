@@ -20,7 +20,7 @@ from collections.abc import MutableMapping
 from copy import copy
 from typing import Any
 
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, Request, RequestState
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, CarriedRequest, RequestState
 
 _BRIDGES = {
     ("a2wsgi.wsgi", "WSGIMiddleware"): ("app", SHARED_WSGI),
@@ -34,14 +34,14 @@ crossing = False
 """Whether layers of both kinds have been made in this process, so that a request may cross from one to the other."""
 _kinds: set[str] = set()
 
-_passing: dict[int, tuple[Request, str]] = {}
+_passing: dict[int, tuple[CarriedRequest, str]] = {}
 """The requests that drivers have passed on to their apps, each with its mark, by the identity of that.
 
 The mark is the scheme: a text that no other request has, for equal ones are different objects.
 """
 
 
-def pass_on(request: Request, scope: MutableMapping[str, Any], scheme: str) -> str:
+def pass_on(request: CarriedRequest, scope: MutableMapping[str, Any], scheme: str) -> str:
     """Mark a scope or an environ that is about to go to the app. `scheme` is the key under which its scheme stands.
 
     Returns the mark, which `returned` takes off the list; it is empty if nothing was listed.
@@ -62,7 +62,7 @@ def returned(mark: str) -> None:
         del _passing[id(mark)]
 
 
-def passed(scope: MutableMapping[str, Any], scheme: str) -> Request | None:
+def passed(scope: MutableMapping[str, Any], scheme: str) -> CarriedRequest | None:
     """Return the request of another layer that this scope or environ was made of, if it came over a bridge."""
     if not _passing:  # no request is on a bridge
         return None
@@ -71,10 +71,10 @@ def passed(scope: MutableMapping[str, Any], scheme: str) -> Request | None:
     return outer if listed is mark else None
 
 
-_NOBODY: tuple[Request | None, object] = None, object()
+_NOBODY: tuple[CarriedRequest | None, object] = None, object()
 
 
-def carry_over(request: Request, scheme: str, kept: str, shared: str) -> None:
+def carry_over(request: CarriedRequest, scheme: str, kept: str, shared: str) -> None:
     """Give a request the state of layers on the other side of a bridge, if it came over one from there.
 
     `kept` is the key under which a2wsgi keeps the scope or environ of that side, and `shared` that of the state there.
@@ -146,7 +146,7 @@ class _CarryingASGI:
             raise
 
 
-def _show(scope: dict[str, Any], shared: str, scheme: str) -> Request | None:
+def _show(scope: dict[str, Any], shared: str, scheme: str) -> CarriedRequest | None:
     outer = passed(scope, scheme)
     if outer is not None:
         scope.setdefault(shared, outer.state)

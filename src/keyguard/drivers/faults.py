@@ -16,7 +16,7 @@ from keyguard.http.fields import MOST_KEYS
 from keyguard.logs import logger, plain, secret, story, without, word
 from keyguard.problem import refuse_ambiguous, refuse_busy, refuse_for
 from keyguard.refusal import Cause, Refusal
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 from keyguard.response import Response
 
 log = logger("keyguard")
@@ -47,7 +47,7 @@ def tell_of_refusal(refusal: Refusal, notify: Callable[[Refusal], None] | None) 
             log.exception("on_refusal failed")
 
 
-def answer_failure(request: Request, failure: BaseException, sources: Iterable[Any]) -> Response:
+def answer_failure(request: CarriedRequest, failure: BaseException, sources: Iterable[Any]) -> Response:
     """Return the refusal that stands for a failure. `sources` are where the guards of the stack look for keys."""
     if isinstance(failure, StoreBusy):
         return refuse_busy(request)
@@ -73,7 +73,7 @@ def answer_failure(request: Request, failure: BaseException, sources: Iterable[A
     )
 
 
-def _keys(request: Request, sources: Iterable[Any]) -> set[str]:
+def _keys(request: CarriedRequest, sources: Iterable[Any]) -> set[str]:
     """Return what the request carries and no log may hold."""
     keys = {request.header("x-api-key") or ""}
     for member in (request.header("authorization") or "").split(",", MOST_KEYS):

@@ -26,7 +26,7 @@ from keyguard.keys.credentials import Sources
 from keyguard.logs import logger, plain
 from keyguard.ops import BestEffort, Degraded, Op, Settle, Store, TakeHere, traits_of
 from keyguard.refusal import Refusal
-from keyguard.request import Deferred, Request, RequestState
+from keyguard.request import CarriedRequest, Deferred, RequestState
 from keyguard.response import Response
 from keyguard.steps import CallApp, Detach
 from keyguard.stores.best_effort import BestEffortStore
@@ -172,7 +172,7 @@ class Engine:
         flow: Flow[Any],
         value: Any = None,
         error: BaseException | None = None,
-        request: Request | None = None,
+        request: CarriedRequest | None = None,
     ) -> Any:
         """Drive `flow` to its next stop, sending in `value` or raising `error` at its `await`.
 
@@ -234,7 +234,7 @@ class Engine:
         except StopIteration as stop:
             return stop.value
 
-    def _ask(self, op: Op[Any], request: Request) -> Any:
+    def _ask(self, op: Op[Any], request: CarriedRequest) -> Any:
         """Return the result, or `Pending` if the request may still wait for the store."""
         if request.state.waited > self.patience:
             if op.__class__ is Settle:
@@ -258,7 +258,7 @@ class Engine:
         failing = self.watched is not None and self.watched.failing
         return StoreError(_WAITED) if failing else StoreBusy(_WAITED)
 
-    def waited(self, request: Request, began: float) -> None:
+    def waited(self, request: CarriedRequest, began: float) -> None:
         """Note what a request has waited for one operation.
 
         No more than an operation may take is noted: during the rest, this process was busy with something else. So the
@@ -266,7 +266,7 @@ class Engine:
         """
         request.state.waited += min(monotonic() - began, self.longest)
 
-    def _ask_aside(self, step: BestEffort, request: Request | None) -> Any:
+    def _ask_aside(self, step: BestEffort, request: CarriedRequest | None) -> Any:
         """Return the results, or `Pending`. A request with a time budget waits for them, or nobody does."""
         store = self.aside
         if store is None:
@@ -291,7 +291,7 @@ class Engine:
             response.headers.set(self.request_id_header, refusal.request_id)
         tell_of_refusal(refusal, self._notify)
 
-    def fault(self, request: Request, failure: BaseException) -> Response:
+    def fault(self, request: CarriedRequest, failure: BaseException) -> Response:
         """Return the refusal that stands for a failure of keyguard, its store or a guard."""
         return answer_failure(request, failure, self.sources)
 
@@ -305,14 +305,14 @@ def _cannot_detach(step: Detach) -> bool:
     return False
 
 
-def is_heard_to_its_end(request: Request) -> bool:
+def is_heard_to_its_end(request: CarriedRequest) -> bool:
     """Tell whether more than its head is to be heard of a response, or told to the app: so it takes the long way."""
     if request.deferred or request.afterwards:
         return True
     return request.inherited and bool(request.state.caches or request.state.preflight)
 
 
-def of_the_same_caller(request: Request) -> dict[str, Any]:
+def of_the_same_caller(request: CarriedRequest) -> dict[str, Any]:
     """A scope or environ for another request of the same caller, with the same head."""
     found, state = request.state, RequestState()
     state.identity, state.client, state.client_known = found.identity, found.client, found.client_known

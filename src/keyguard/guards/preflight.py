@@ -13,20 +13,20 @@ Anybody can send what looks like one, so it must not be a way to have the app do
 
 from __future__ import annotations
 
-from keyguard.request import Forward, Request
+from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Headers, Response
 
 _OF_THE_BODY = ("content-", "transfer-encoding", "trailer", "etag", "last-modified", "set-cookie")
 
 
-def may_pass(request: Request, preflights: bool | None) -> bool:
+def may_pass(request: CarriedRequest, preflights: bool | None) -> bool:
     """Tell whether a request without a key is a preflight that needs none."""
     if request.method != "OPTIONS" or preflights is False:
         return False
     return request.preflight and (preflights is True or request.inside.answers_preflights)
 
 
-async def pass_preflight(request: Request, forward: Forward) -> Response:
+async def pass_preflight(request: CarriedRequest, forward: Forward) -> Response:
     """Let a preflight through. The status and the fields come back, and no body."""
     request.state.preflight = True
     response = await forward(request)

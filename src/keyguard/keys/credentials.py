@@ -18,9 +18,9 @@ from typing import Any, TypeAlias
 from keyguard.checks import is_token
 from keyguard.errors import ConfigurationError
 from keyguard.http.fields import MOST_KEYS, FieldSet, decoded
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 
-Reader: TypeAlias = Callable[[Request, set[str]], None]
+Reader: TypeAlias = Callable[[CarriedRequest, set[str]], None]
 
 _LONGEST = 16384
 """Characters of a query or of all cookies that are looked at."""
@@ -48,7 +48,7 @@ class Sources:
         self._schemes: dict[Any, bytes] = dict.fromkeys((*bearer.raw, *bearer.variables), b"Bearer ")
         """The beginning of a value before the key, by the name of the field as servers give it."""
 
-    def read(self, request: Request) -> set[str]:
+    def read(self, request: CarriedRequest) -> set[str]:
         """Return the different keys that the request carries. An empty one is a key, and not a valid one."""
         found: set[str] = set()
         if self._bearer and (value := request.header("authorization")) is not None:
@@ -59,7 +59,7 @@ class Sources:
             read(request, found)
         return found
 
-    def read_plain(self, request: Request) -> bytes | None:
+    def read_plain(self, request: CarriedRequest) -> bytes | None:
         """Return the text in the place of a key, if the request has one such place filled; else `None`.
 
         If it is a key that was valid when `read` found it in another request, `read` finds it in this one, and nothing
@@ -74,7 +74,7 @@ class Sources:
             return value
         return value[len(scheme) :] if value.startswith(scheme) else None
 
-    def foreign(self, request: Request) -> bool:
+    def foreign(self, request: CarriedRequest) -> bool:
         """Tell whether the request carries a Bearer text that is not a key."""
         value = request.header("authorization") if self._bearer else None
         return value is not None and not all(text.startswith(self._beginning) for text in _bearer_texts(value))
@@ -107,7 +107,7 @@ def _bearer_texts(value: str) -> list[str]:
 
 
 def _field(name: str) -> Reader:
-    def read(request: Request, found: set[str]) -> None:
+    def read(request: CarriedRequest, found: set[str]) -> None:
         value = request.header(name)
         if value is not None:
             # Several lines, or one that some server joined: no key holds a comma.
@@ -121,7 +121,7 @@ def _cookie(name: str) -> Reader:
     # Lines of the Cookie field may be joined by a comma on the way; pairs are separated by `;` (RFC 6265).
     pair = re.compile(rf"(?:^|[;,])\s*{re.escape(name)}\s*=([^;,]*)")
 
-    def read(request: Request, found: set[str]) -> None:
+    def read(request: CarriedRequest, found: set[str]) -> None:
         text = request.header("cookie") or ""
         if len(text) > _LONGEST:
             found.add(_UNREAD)
@@ -137,7 +137,7 @@ def _query(name: str) -> Reader:
     signs = "".join([rf"(?:{re.escape(chr(byte))}|%{byte:02x}|%{byte:02X})" for byte in name.encode()])
     pair = re.compile(rf"(?:^|&){signs}=([^&]*)".encode())
 
-    def read(request: Request, found: set[str]) -> None:
+    def read(request: CarriedRequest, found: set[str]) -> None:
         text = request.raw_query
         if len(text) > _LONGEST:
             found.add(_UNREAD)

@@ -14,7 +14,7 @@ from keyguard.drivers.threads import in_thread
 from keyguard.flow import Blocking, Flow, Signal, Wait
 from keyguard.logs import logger
 from keyguard.process.fork import renew_after_fork
-from keyguard.request import SHARED_ASGI, Request
+from keyguard.request import SHARED_ASGI, CarriedRequest
 from keyguard.response import Response
 from keyguard.steps import Detach
 
@@ -73,7 +73,7 @@ async def _swallow(message: Message) -> None:
     """The `send` of a request whose client is nobody."""
 
 
-async def _run(exchange: Exchange, guard: Callable[[Request], Flow[Response]]) -> None:
+async def _run(exchange: Exchange, guard: Callable[[CarriedRequest], Flow[Response]]) -> None:
     """Run one guard, and those further in."""
     try:
         await exchange.run(guard(exchange.request))

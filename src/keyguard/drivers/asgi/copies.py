@@ -26,7 +26,7 @@ from keyguard.drivers.interpreter import Engine
 from keyguard.flow import Flow
 from keyguard.logs import logger
 from keyguard.process.event_loops import is_stopped
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 from keyguard.response import Tee
 
 log = logger("keyguard")
@@ -62,7 +62,7 @@ class Copies:
 
     __slots__ = ("calls", "engine", "handled", "messages", "request", "tees")
 
-    def __init__(self, engine: Engine, request: Request, tees: list[Tee]) -> None:
+    def __init__(self, engine: Engine, request: CarriedRequest, tees: list[Tee]) -> None:
         self.engine = engine
         self.request = request
         self.tees = tees

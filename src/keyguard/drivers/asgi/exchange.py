@@ -39,7 +39,7 @@ from keyguard.drivers.tasks import hold
 from keyguard.errors import NoResponse
 from keyguard.flow import Flow
 from keyguard.process.event_loops import in_loop, in_trio, mark_coroutine_function
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 from keyguard.response import APP, Response
 from keyguard.steps import CallApp
 
@@ -58,7 +58,7 @@ class Exchange:
     """The coroutine of the guards that go the long way."""
     state = IDLE
 
-    def __init__(self, app: ASGIApp, engine: Engine, request: Request, receive: Receive, send: Send) -> None:
+    def __init__(self, app: ASGIApp, engine: Engine, request: CarriedRequest, receive: Receive, send: Send) -> None:
         self.app = app
         self.engine = engine
         self.request = request

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from keyguard.drivers.asgi.request import ByteHeaders, Scope, encoded_name
 from keyguard.drivers.bodies import sized_body
 from keyguard.drivers.interpreter import Engine
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 from keyguard.response import Headers, Response
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -17,7 +17,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def as_sent(engine: Engine, request: Request, response: Response) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def as_sent(engine: Engine, request: CarriedRequest, response: Response) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Return the fields and the body of a response of our own, as they are sent. Tell of a refusal."""
     if response.refusal is not None:
         engine.refused(response.refusal, response)

@@ -11,7 +11,7 @@ from keyguard.http.addresses import Address
 from keyguard.http.callers import Told, told_by_scope
 from keyguard.http.paths import misplaced, plain, strip_root
 from keyguard.http.spelling import Spelling
-from keyguard.request import SHARED_ASGI, FieldSet, Request, veiled
+from keyguard.request import SHARED_ASGI, CarriedRequest, FieldSet, veiled
 from keyguard.response import FieldNames, Headers, ReadyFields, field_value
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -83,7 +83,7 @@ class ByteHeaders(Headers):
         self.changed = True
 
 
-class ASGIRequest(Request):
+class ASGIRequest(CarriedRequest):
     """A request head from an ASGI scope (ASGI specification, "HTTP & WebSocket")."""
 
     __slots__ = ()
@@ -110,7 +110,7 @@ class ASGIRequest(Request):
         return client[0] or None if client else None
 
     @property
-    def client(self) -> Address | None:  # fast path of `Request.client`, same answers
+    def client(self) -> Address | None:  # fast path of `CarriedRequest.client`, same answers
         state = self.state
         if not state.client_known:
             peer = self.scope.get("client")

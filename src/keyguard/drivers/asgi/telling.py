@@ -12,7 +12,7 @@ from keyguard.drivers.asgi.request import ByteHeaders
 from keyguard.drivers.interpreter import Engine, Pending
 from keyguard.flow import Flow
 from keyguard.process.event_loops import mark_coroutine_function
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 
 _NO_FIELDS: list[tuple[bytes, bytes]] = []
 """The fields of a head that has not come. Nothing is added to it: a change makes a list of its own."""
@@ -26,7 +26,7 @@ class Telling(ByteHeaders):
 
     __slots__ = ("engine", "failure", "marks", "request", "send_on")
 
-    def __init__(self, engine: Engine, request: Request, marks: Marks, send: Send) -> None:
+    def __init__(self, engine: Engine, request: CarriedRequest, marks: Marks, send: Send) -> None:
         self.engine = engine
         self.request = request
         self.marks: Marks | None = marks

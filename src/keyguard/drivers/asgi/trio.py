@@ -15,7 +15,7 @@ from keyguard.drivers.interpreter import Engine
 from keyguard.errors import ConfigurationError
 from keyguard.ops import Op, tiers_of, traits_of
 from keyguard.process.event_loops import in_thread
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 from keyguard.stores.best_effort import BestEffortStore
 
 
@@ -49,7 +49,7 @@ def needs_asyncio(engine: Engine) -> str:
     return ""
 
 
-def _refuse(why: str, request: Request, place: int = 0) -> NoReturn:
+def _refuse(why: str, request: CarriedRequest, place: int = 0) -> NoReturn:
     raise ConfigurationError(why)
 
 

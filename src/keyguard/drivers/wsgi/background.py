@@ -15,7 +15,7 @@ from keyguard.drivers.wsgi.request import WSGIRequest
 from keyguard.flow import Flow
 from keyguard.logs import logger
 from keyguard.process.fork import renew_after_fork, run_aside
-from keyguard.request import SHARED_WSGI, Request
+from keyguard.request import SHARED_WSGI, CarriedRequest
 from keyguard.response import Response
 from keyguard.steps import Detach
 
@@ -57,7 +57,9 @@ def _ignore_head(status: str, headers: list[tuple[str, str]], exc_info: ExcInfo 
     return lambda data: None
 
 
-def _run(exchange: Exchange, guard: Callable[[Request], Flow[Response]], places: threading.BoundedSemaphore) -> None:
+def _run(
+    exchange: Exchange, guard: Callable[[CarriedRequest], Flow[Response]], places: threading.BoundedSemaphore
+) -> None:
     """Run one guard, and those further in."""
     try:
         body = exchange.run(guard(exchange.request))

@@ -12,7 +12,7 @@ from keyguard.drivers.interpreter import Engine, Foreign, settle
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
-from keyguard.request import Deferred, Request
+from keyguard.request import CarriedRequest, Deferred
 from keyguard.response import Response
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -32,7 +32,7 @@ def settle_all(engine: Engine, deferred: list[Deferred]) -> None:
         drive(engine, settle(deferred), None)
 
 
-def drive(engine: Engine, flow: Flow[Any], request: Request | None) -> None:
+def drive(engine: Engine, flow: Flow[Any], request: CarriedRequest | None) -> None:
     """Drive a flow that has no answer to its end."""
     stop = engine.advance(flow, request=request)
     while isinstance(stop, Foreign):
@@ -56,7 +56,9 @@ def with_ours(fields: Pairs, head: Pairs, theirs: Pairs) -> Pairs:
     return fields + [pair for pair in head if pair not in theirs]
 
 
-def answer(engine: Engine, request: Request, response: Response, start_response: StartResponse) -> Iterable[bytes]:
+def answer(
+    engine: Engine, request: CarriedRequest, response: Response, start_response: StartResponse
+) -> Iterable[bytes]:
     """Answer in the place of the app. Returns the body."""
     if response.refusal is not None:
         engine.refused(response.refusal, response)

@@ -49,7 +49,7 @@ from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import Flow
 from keyguard.logs import logger
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 from keyguard.response import APP, Headers, Response, Tee
 from keyguard.steps import CallApp
 
@@ -73,7 +73,7 @@ class Exchange:
     theirs: Pairs
     """The header fields of a released head as the app gave them."""
 
-    def __init__(self, app: WSGIApp, engine: Engine, request: Request, start_response: StartResponse) -> None:
+    def __init__(self, app: WSGIApp, engine: Engine, request: CarriedRequest, start_response: StartResponse) -> None:
         self.app = app
         self.engine = engine
         self.request = request

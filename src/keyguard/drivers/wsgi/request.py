@@ -9,7 +9,7 @@ from keyguard.drivers.field_names import taken_off, variable_of
 from keyguard.http.callers import Told, told_by_environ
 from keyguard.http.paths import decode_wsgi_path, plain
 from keyguard.http.spelling import Spelling
-from keyguard.request import SHARED_WSGI, FieldSet, Request, veiled
+from keyguard.request import SHARED_WSGI, CarriedRequest, FieldSet, veiled
 from keyguard.response import FieldNames, Headers
 
 Environ: TypeAlias = dict[str, Any]
@@ -27,7 +27,7 @@ def replaced(environ: Mapping[str, Any], fields: Mapping[str, str | None]) -> En
     return changed
 
 
-class WSGIRequest(Request):
+class WSGIRequest(CarriedRequest):
     """A request head from a WSGI environ."""
 
     __slots__ = ()

@@ -14,7 +14,7 @@ from keyguard.guards.api_keys.verified import FOREVER, KnownKeys, fingerprint_of
 from keyguard.identity import ANONYMOUS
 from keyguard.keys.credentials import Sources
 from keyguard.ops import traits_of
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 
 
 class Settings(Protocol):
@@ -27,7 +27,7 @@ class Settings(Protocol):
     public: Any
     paths: Any
 
-    def needs_no_key(self, request: Request) -> bool: ...
+    def needs_no_key(self, request: CarriedRequest) -> bool: ...
 
 
 def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
@@ -45,7 +45,7 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
     by_path = guard.public is not None or guard.paths is not None
     stored = traits_of(store).values if guard.lookup is None else None
 
-    def decide(request: Request) -> Literal[Long.LONG] | None:
+    def decide(request: CarriedRequest) -> Literal[Long.LONG] | None:
         if by_path and _may_need_no_key(guard, request):
             return LONG
         text = read_plain(request)
@@ -87,7 +87,7 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
     return decide
 
 
-def _may_need_no_key(guard: Settings, request: Request) -> bool:
+def _may_need_no_key(guard: Settings, request: CarriedRequest) -> bool:
     try:
         return guard.needs_no_key(request)
     except AmbiguousPath:

@@ -45,7 +45,7 @@ from keyguard.keys.record import trusted
 from keyguard.ops import Authenticate, Degraded, Demand, Store, Take, TakeHere, Taken
 from keyguard.problem import refuse_ambiguous, refuse_bad_request, refuse_busy, refuse_for
 from keyguard.refusal import Cause
-from keyguard.request import Forward, Request
+from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import Response
 from keyguard.units import Duration
 
@@ -168,7 +168,7 @@ class APIKeys(Guard):
     def decider(self, store: Any) -> Decide | None:
         return deciding(self, self._known, store)
 
-    async def __call__(self, request: Request, forward: Forward) -> Response:
+    async def __call__(self, request: CarriedRequest, forward: Forward) -> Response:
         state = request.state
         state.sources += (self.sources,)
         if self.public is not None or self.paths is not None:
@@ -226,7 +226,7 @@ class APIKeys(Guard):
                 return self._refuse.scopes(request, missing)
         return await forward(request)
 
-    def needs_no_key(self, request: Request) -> bool:
+    def needs_no_key(self, request: CarriedRequest) -> bool:
         """Tell whether the request needs no key, by its path."""
         if self.paths is not None and not self.paths.closes(request):
             return True

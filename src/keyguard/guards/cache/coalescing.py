@@ -21,7 +21,7 @@ from keyguard.guards.cache.shared_ops import HIT_FOR_MISS as HIT_FOR_MISS_ELSEWH
 from keyguard.guards.cache.stats import CacheCounts
 from keyguard.guards.cache.variants import Variance
 from keyguard.ops import Op
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 from keyguard.response import Response
 
 _POLL = 0.015  # seconds between two looks for what another process asks for
@@ -67,7 +67,7 @@ class Coalescing:
         shared: Shared | None,
         counts: CacheCounts,
         patience: float,
-        request: Request,
+        request: CarriedRequest,
         target: Target,
         follower: Follower,
     ) -> None:

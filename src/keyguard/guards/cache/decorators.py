@@ -23,7 +23,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.flow import is_async
 from keyguard.guards.cache.settings import check_flags, field_names, texts
 from keyguard.process.event_loops import in_loop
-from keyguard.request import Forward, Request
+from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Headers, Response
 from keyguard.units import Duration, seconds
 
@@ -47,7 +47,7 @@ class Marks:
 _current: ContextVar[Marks | None] = ContextVar("keyguard_cache_marks", default=None)
 
 
-async def ask_app(request: Request, forward: Forward) -> Response:
+async def ask_app(request: CarriedRequest, forward: Forward) -> Response:
     """Call the app, and set what the decorators of its route say."""
     marks = Marks()
     _current.set(marks)  # never reset: the app may run in another task

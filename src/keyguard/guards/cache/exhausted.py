@@ -8,7 +8,7 @@ from keyguard.guards.cache.serving import NO_CONDITIONS, answer, set_limits
 from keyguard.guards.cache.settings import When
 from keyguard.guards.cache.storage import CacheStorage
 from keyguard.refusal import Cause
-from keyguard.request import Forward, Request
+from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Response
 
 
@@ -22,7 +22,7 @@ class Exhausted:
     def __repr__(self) -> str:
         return f"<ResponseCache {self.storage.reader.name}>.exhausted()"
 
-    async def __call__(self, request: Request, forward: Forward) -> Response:
+    async def __call__(self, request: CarriedRequest, forward: Forward) -> Response:
         response = await forward(request)
         refusal = request.state.refusal
         if refusal is None or refusal.cause is not Cause.USAGE or request.reached_app:

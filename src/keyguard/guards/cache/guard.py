@@ -42,7 +42,7 @@ from keyguard.guards.cache.stats import AMBIGUOUS_URL, BYPASSED, NO_COPY_ANSWERS
 from keyguard.guards.cache.storage import CacheStorage
 from keyguard.keys.credentials import Sources
 from keyguard.ops import Store, is_store
-from keyguard.request import Forward, Request
+from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Response
 from keyguard.steps import Detach
 from keyguard.units import Duration, microseconds
@@ -191,7 +191,7 @@ class ResponseCache(Guard):
 
     # -- the request ----------------------------------------------------------------------------------------
 
-    async def __call__(self, request: Request, forward: Forward) -> Response:
+    async def __call__(self, request: CarriedRequest, forward: Forward) -> Response:
         state, reader = request.state, self.reader
         if request.websocket or self in state.caches:  # mounted twice: the outer one acts
             return await forward(request)
@@ -209,7 +209,7 @@ class ResponseCache(Guard):
             return await self._bypass(request, forward, "request", NO_STORE)
         return await self._answer(request, forward, target, asked)
 
-    async def _answer(self, request: Request, forward: Forward, target: Target, asked: CacheRequest) -> Response:
+    async def _answer(self, request: CarriedRequest, forward: Forward, target: Target, asked: CacheRequest) -> Response:
         """Answer from what is stored, else from the app."""
         settings = self.reader.settings
         moment = self.storage.purges.moment
@@ -236,7 +236,7 @@ class ResponseCache(Guard):
         lookup = Lookup(request, target, asked, reason, moment, found.since, conditions, found.whole)
         return await Miss(self.storage, self.flights, self.coalesce, lookup, forward).run()
 
-    def _hit(self, request: Request, entry: Entry, conditions: Conditions, *, stale: bool) -> Response | None:
+    def _hit(self, request: CarriedRequest, entry: Entry, conditions: Conditions, *, stale: bool) -> Response | None:
         if conditions is NO_CONDITIONS and not stale and request.method == "GET":
             found = self.hits.fresh(request, entry)
             if found is not LONG:
@@ -249,7 +249,7 @@ class ResponseCache(Guard):
             counts.stale += stale
         return response
 
-    async def _bypass(self, request: Request, forward: Forward, word: str, why: Explanation) -> Response:
+    async def _bypass(self, request: CarriedRequest, forward: Forward, word: str, why: Explanation) -> Response:
         """Ask the app, and keep nothing of it."""
         self.storage.reports.counts.bypassed += 1
         response = await ask_app(request, forward)
@@ -261,7 +261,7 @@ class ResponseCache(Guard):
 
     async def _refresh(
         self,
-        request: Request,
+        request: CarriedRequest,
         forward: Forward,
         target: Target,
         asked: CacheRequest,
@@ -277,7 +277,7 @@ class ResponseCache(Guard):
         entry.refreshing_since = now
         wanted = asked._replace(method="GET", directives={}, range=None)
 
-        def refresh(detached: Request) -> Flow[Response]:
+        def refresh(detached: CarriedRequest) -> Flow[Response]:
             detached.state.caches += (self,)
             lookup = Lookup(detached, target, wanted, "stale", moment, since, entry=entry)
             return Miss(self.storage, self.flights, self.coalesce, lookup, forward).refresh(overdue=overdue)
@@ -285,7 +285,7 @@ class ResponseCache(Guard):
         if not await Detach(refresh, request):
             entry.refreshing_since = 0
 
-    async def _changing(self, request: Request, forward: Forward, target: Target | None) -> Response:
+    async def _changing(self, request: CarriedRequest, forward: Forward, target: Target | None) -> Response:
         """Ask the app by a method other than GET and HEAD, and void what it changes (RFC 9111, section 4.4)."""
         storage, reader = self.storage, self.reader
         storage.reports.counts.bypassed += 1

@@ -13,7 +13,7 @@ from keyguard.guards.cache.settings import When
 from keyguard.guards.cache.storage import CacheStorage
 from keyguard.guards.cache.variants import MAX_VALUE, Chosen
 from keyguard.http.callers import NAMELESS_KEYS, told_by_scope
-from keyguard.request import SHARED_ASGI, Request, veiled
+from keyguard.request import SHARED_ASGI, CarriedRequest, veiled
 from keyguard.response import Response
 
 Messages: TypeAlias = "tuple[dict[str, Any], dict[str, Any]]"
@@ -31,12 +31,12 @@ class Hits:
     def __init__(self, storage: CacheStorage, when: When | None) -> None:
         self.storage = storage
         self.reader = storage.reader
-        self.when: Callable[[Request], Any] | None = when
+        self.when: Callable[[CarriedRequest], Any] | None = when
         """A plain function: the stack does not ask here if it is async."""
         by_address = self.reader.by is None and not self.reader.settings.credentials
         self._look = self._looking() if by_address else None
 
-    def find(self, request: Request) -> Response | Literal[Long.LONG]:
+    def find(self, request: CarriedRequest) -> Response | Literal[Long.LONG]:
         """Return the answer from a fresh entry, if nothing but the head of the request has to be looked at.
 
         This is what `ResponseCache` decides by, and the fast path of its `__call__`, with the same answers.
@@ -73,7 +73,7 @@ class Hits:
             return self.fresh(request, entry)
         return LONG
 
-    def fresh(self, request: Request, entry: Entry) -> Response | Literal[Long.LONG]:
+    def fresh(self, request: CarriedRequest, entry: Entry) -> Response | Literal[Long.LONG]:
         """Return all of a whole entry, if it is fresh and the store need not be asked."""
         now = request.clock()
         ready = entry.ready
@@ -131,7 +131,7 @@ class Hits:
                     else:  # nothing is known of it, or it came twice
                         return None
             query = scope.get("query_string")
-            try:  # as `Request.address` has it
+            try:  # as `ASGIRequest.address` has it
                 entry = storage.local.plain.get(
                     (
                         scope["path"],
@@ -177,7 +177,7 @@ class Hits:
         return entry.ready
 
 
-def _answer(request: Request, ready: Ready) -> Response:
+def _answer(request: CarriedRequest, ready: Ready) -> Response:
     response = Response(ready[4], request.headers_of(ready[3]), ready[5])
     response.sized = True
     return response

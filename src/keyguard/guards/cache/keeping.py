@@ -26,7 +26,7 @@ from keyguard.guards.cache.storing import (
 )
 from keyguard.guards.cache.variants import variance_of
 from keyguard.http.fields import LIMIT_FIELDS
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 from keyguard.response import APP, Response, Tee
 
 _BODILESS = frozenset({204, 205})
@@ -36,7 +36,7 @@ _BODILESS = frozenset({204, 205})
 class Lookup:
     """A request for which the app is asked, and what the cache holds for it."""
 
-    request: Request
+    request: CarriedRequest
     target: Target
     asked: CacheRequest
     reason: str

@@ -25,7 +25,7 @@ from keyguard.digests import digest
 from keyguard.http.callers import SURELY, named_by
 from keyguard.http.fields import LONGEST_NAME, decoded
 from keyguard.http.meanings import KEYED, meaning
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 
 Key: TypeAlias = "tuple[str | bytes, ...]"
 """The parts by which a response is filed."""
@@ -106,7 +106,7 @@ def _name_of(pair: bytes) -> bytes:
     return decoded(name.replace(b"+", b" "))
 
 
-def target_of(request: Request, query: Query, partition: str) -> Target | None:
+def target_of(request: CarriedRequest, query: Query, partition: str) -> Target | None:
     """Return the URI that a request asks for; `None` if it cannot be read in one way."""
     raw = request.raw_path
     path = request.spelling.path
@@ -137,7 +137,7 @@ def target_of(request: Request, query: Query, partition: str) -> Target | None:
     return Target(key, host, uri.decode("latin-1"))
 
 
-def _rewriting(request: Request) -> list[str] | None:
+def _rewriting(request: CarriedRequest) -> list[str] | None:
     """Return the fields that may change what the app is asked for, in order, each with a digest of its value.
 
     `None` if one of them is too long.
@@ -155,7 +155,7 @@ def _rewriting(request: Request) -> list[str] | None:
     return sorted(found)
 
 
-def changed_by(request: Request, query: Query) -> Target:
+def changed_by(request: CarriedRequest, query: Query) -> Target:
     """Return the URI that a request changes; if it cannot be read in one way, in the way in which the app reads it.
 
     Nothing is filed under it, and invalidation decodes it anyway.

@@ -19,7 +19,7 @@ from keyguard.http.meanings import KEYED, PERHAPS, SURELY, UNCACHED, meaning
 from keyguard.http.spelling import Inside
 from keyguard.identity import UNKNOWN, Identity
 from keyguard.keys.credentials import Sources
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 
 CREDENTIALS = ("authorization", "x-api-key", "proxy-authorization")
 """Fields that hold credentials in any stack; those in which its `APIKeys` look are added."""
@@ -95,7 +95,7 @@ class RequestReader:
         self.elsewhere = [source for source in self._sources if any(":" in name for name in source.names)]
         self.plain, self.bearing = set(), set()
 
-    def learn(self, request: Request) -> None:
+    def learn(self, request: CarriedRequest) -> None:
         """Note where the guards that a request has passed look for credentials: some may stand in other layers."""
         self.add_sources(request.state.sources)
         self.look_inside(request.inside, 2)
@@ -120,7 +120,7 @@ class RequestReader:
 
     # -- reading a request ------------------------------------------------------------------------------------
 
-    def glance(self, request: Request) -> bool | None:
+    def glance(self, request: CarriedRequest) -> bool | None:
         """Tell whether a request carries credentials; `None` if more in it needs a closer look than its address.
 
         The fast path of `has_credentials`, `takes_long_way` and `is_keyed`, with the same answers: most requests have
@@ -141,7 +141,7 @@ class RequestReader:
             return False
         return found or bool((request.told() or self.settings.credentials) and self._told(request))
 
-    def _sort(self, request: Request, raw: Any) -> bool:
+    def _sort(self, request: CarriedRequest, raw: Any) -> bool:
         """Remember what the name of a field or variable means. False if it means more than credentials."""
         name = request.field_name(raw)
         known = self.plain
@@ -156,19 +156,19 @@ class RequestReader:
             known.add(raw)
         return True
 
-    def bypasses(self, request: Request) -> bool:
+    def bypasses(self, request: CarriedRequest) -> bool:
         """Tell whether a request has a field to which no copy answers."""
         return self._means(request, UNCACHED)
 
-    def is_keyed(self, request: Request) -> bool:
+    def is_keyed(self, request: CarriedRequest) -> bool:
         """Tell whether a request has fields that are a part of its key."""
         return self._means(request, KEYED)
 
-    def takes_long_way(self, request: Request) -> bool:
+    def takes_long_way(self, request: CarriedRequest) -> bool:
         """Tell whether a request is more than a plain GET of a URL."""
         return request.sends(_LONG_WAY) or self.bypasses(request)
 
-    def _means(self, request: Request, what: int) -> bool:
+    def _means(self, request: CarriedRequest, what: int) -> bool:
         plain = self.plain
         for raw in request.names():
             if raw not in plain:
@@ -177,7 +177,7 @@ class RequestReader:
                     return True
         return False
 
-    def target_of(self, request: Request) -> Target | None:
+    def target_of(self, request: CarriedRequest) -> Target | None:
         """Return the URI that a request asks for, with its key; `None` if it is not cached."""
         partition = self._partition
         if self.by is not None:
@@ -195,7 +195,7 @@ class RequestReader:
             return None
         return target_of(request, self.query, partition)
 
-    def credentials_of(self, request: Request, less: Collection[str] = ()) -> list[str]:
+    def credentials_of(self, request: CarriedRequest, less: Collection[str] = ()) -> list[str]:
         """Return all credentials that a request carries, less the keys named, for a digest."""
         found = []
         for raw in request.names():
@@ -209,7 +209,7 @@ class RequestReader:
             found += sorted(source.read(request).difference(less))
         return sorted(found)
 
-    def has_credentials(self, request: Request) -> bool:
+    def has_credentials(self, request: CarriedRequest) -> bool:
         """Tell whether a request carries credentials, or was found to be a known caller's."""
         identity = request.state.identity
         if identity is not None and not identity.anonymous:
@@ -229,7 +229,7 @@ class RequestReader:
     def _is_credential(self, name: str) -> bool:
         return name in self._credential_fields.names or bool(meaning(name) & self._callers)
 
-    def _told(self, request: Request) -> list[tuple[str, str]]:
+    def _told(self, request: CarriedRequest) -> list[tuple[str, str]]:
         """Return what servers and middleware say of the caller, as far as it counts."""
         told = request.told()
         found = [(name, value) for name, surely, value in told if surely & self._callers] if told else []
@@ -239,12 +239,12 @@ class RequestReader:
                 found.append((name, repr(value)))
         return found
 
-    def settings_for(self, request: Request) -> Settings:
+    def settings_for(self, request: CarriedRequest) -> Settings:
         """Return the settings that count for a request's caller: an anonymous one has no entries of its own."""
         identity = request.state.identity
         return self._for_anybody if identity is None or identity.anonymous else self.settings
 
-    def read(self, request: Request, target: Target) -> CacheRequest:
+    def read(self, request: CarriedRequest, target: Target) -> CacheRequest:
         """Return what the rules of caching need to know of a request."""
         text = request.header("cache-control")
         if text is not None:

@@ -10,7 +10,7 @@ from keyguard.clock import SECOND
 from keyguard.guards.cache.entry import Entry, first, without
 from keyguard.http.dates import parse_date
 from keyguard.http.fields import LIMIT_FIELDS
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 from keyguard.response import Headers, Response
 
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
@@ -34,7 +34,7 @@ class Conditions(NamedTuple):
     range: str | None
 
     @classmethod
-    def of(cls, request: Request) -> Conditions:
+    def of(cls, request: CarriedRequest) -> Conditions:
         """Return those of a request. A range means something on GET alone (RFC 9110, section 14.2)."""
         ranged = request.header("range") if request.method == "GET" else None
         return cls(
@@ -48,7 +48,7 @@ class Conditions(NamedTuple):
 NO_CONDITIONS = Conditions(None, None, None, None)
 
 
-def answer(request: Request, entry: Entry, conditions: Conditions, now: int, status: str) -> Response | None:
+def answer(request: CarriedRequest, entry: Entry, conditions: Conditions, now: int, status: str) -> Response | None:
     """Return the response from an entry; `None` if the entry is a part, and not the part that was asked for.
 
     `status` is this cache's member of `Cache-Status` (RFC 9211).
@@ -91,7 +91,7 @@ def _with_age(fields: list[tuple[str, str]], entry: Entry, now: int, status: str
 
 
 def _bodiless(
-    request: Request, code: int, fields: list[tuple[str, str]], entry: Entry, now: int, status: str
+    request: CarriedRequest, code: int, fields: list[tuple[str, str]], entry: Entry, now: int, status: str
 ) -> Response:
     response = Response(code, request.headers_of(request.raw_fields(_with_age(fields, entry, now, status))))
     response.sized = True
@@ -149,7 +149,7 @@ def range_applies(if_range: str | None, entry: Entry, now: int) -> bool:
 # -- ranges (RFC 9110, section 14) --------------------------------------------------------------------------------
 
 
-def _of_whole(request: Request, entry: Entry, text: str, now: int, status: str) -> Response | None:
+def _of_whole(request: CarriedRequest, entry: Entry, text: str, now: int, status: str) -> Response | None:
     """Return one range of a whole entry; all of it if several ranges are asked for, or units other than bytes."""
     match = _RANGE.fullmatch(text.strip()) if len(text) <= _MAX_LENGTH else None
     if match is None or (match[2] and int(match[2]) < int(match[1])):
@@ -167,7 +167,7 @@ def _of_whole(request: Request, entry: Entry, text: str, now: int, status: str) 
     return _partial(request, entry, entry.body[begin:end], begin, str(total), now, status)
 
 
-def _of_part(request: Request, entry: Entry, text: str | None, now: int, status: str) -> Response | None:
+def _of_part(request: CarriedRequest, entry: Entry, text: str | None, now: int, status: str) -> Response | None:
     """Return a part that was received, or a narrower one of it."""
     part = entry.part
     match = None if text is None or len(text) > _MAX_LENGTH else _RANGE.fullmatch(text.strip())
@@ -194,7 +194,9 @@ def _of_part(request: Request, entry: Entry, text: str | None, now: int, status:
     return _partial(request, entry, entry.body[begin:end], part.first + begin, total, now, status)
 
 
-def _partial(request: Request, entry: Entry, body: bytes, start: int, total: str, now: int, status: str) -> Response:
+def _partial(
+    request: CarriedRequest, entry: Entry, body: bytes, start: int, total: str, now: int, status: str
+) -> Response:
     same = entry.part is not None and len(body) == len(entry.body)
     fields = without(entry.fields, frozenset({"content-length", "content-range"}) | (frozenset() if same else _DIGESTS))
     fields += [

@@ -50,7 +50,7 @@ from keyguard.guards.cache.shared_ops import (
 )
 from keyguard.guards.cache.variants import Chosen, Variance, variance_of
 from keyguard.ops import BestEffort, Op, Put, ReadWithTime
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 
 _HINTS = 10_000
 _RENEW_EVERY = 3600 * SECOND
@@ -92,13 +92,13 @@ class Shared:
         self._ahead = 0
         """Microseconds by which this machine's clock is ahead of the store's."""
 
-    async def look(self, request: Request, target: Target) -> Found:
+    async def look(self, request: CarriedRequest, target: Target) -> Found:
         """Return the variants that match, in one trip if the key still varies by what it varied by last time."""
         guess, asked = self._asked(request, target)
         (seen,) = await BestEffort(ReadWithTime(*asked))
         return await self._found(request, target, guess, seen)
 
-    def _asked(self, request: Request, target: Target) -> tuple[_Guess, list[str]]:
+    def _asked(self, request: CarriedRequest, target: Target) -> tuple[_Guess, list[str]]:
         """Return a guess and the keys to look at: three, and one for each variant that might be there."""
         slot, pool = digest(target.key), uri_digest(target.host, target.uri)
         names = self._hints.get(slot, ())
@@ -108,7 +108,7 @@ class Shared:
         keys = [PURGES[1], f"rc:{pool}|!", f"rc:{pool}|i{slot}", *[start + id for id in ids]]
         return _Guess(slot, start, names, ids), keys
 
-    async def _found(self, request: Request, target: Target, guess: _Guess, seen: Any) -> Found:
+    async def _found(self, request: CarriedRequest, target: Target, guess: _Guess, seen: Any) -> Found:
         """Return what the values of these keys hold."""
         now, (version, mark, index, *values) = seen
         ahead = self._ahead = request.clock() - now
@@ -215,7 +215,7 @@ class Shared:
     # -- one process asks, the others wait ------------------------------------------------------------------
 
     async def lease(
-        self, request: Request, target: Target, flight: str, token: bytes, seconds: float
+        self, request: CarriedRequest, target: Target, flight: str, token: bytes, seconds: float
     ) -> tuple[bytes | None, Found]:
         """Try to become the process that asks. Returns which one is, and what is there now.
 
@@ -230,7 +230,7 @@ class Shared:
             (seen,) = await BestEffort(ReadWithTime(*asked))
         return there, await self._found(request, target, guess, seen)
 
-    async def poll(self, request: Request, target: Target, flight: str) -> tuple[bytes | None, Found]:
+    async def poll(self, request: CarriedRequest, target: Target, flight: str) -> tuple[bytes | None, Found]:
         """Return which process asks just now, and what is there."""
         guess, asked = self._asked(request, target)
         ((now, (holder, *values)),) = await BestEffort(ReadWithTime(_lease_key(target, flight), *asked))

@@ -28,7 +28,7 @@ from keyguard.guards.cache.shared import Shared
 from keyguard.guards.cache.stats import CacheStats, Explanation, Reports
 from keyguard.guards.cache.variants import Chosen
 from keyguard.ops import Op
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 from keyguard.response import ByteBudget
 from keyguard.run import arun_flow, run_flow
 
@@ -115,7 +115,7 @@ class CacheStorage:
             return
         self._time = now, monotonic()
 
-    async def find(self, request: Request, target: Target, asked: CacheRequest) -> Candidates:
+    async def find(self, request: CarriedRequest, target: Target, asked: CacheRequest) -> Candidates:
         """Return the entries for a request that its caller may have: from this process, else from the shared store."""
         now = since = request.clock()
         self.note_time(now)
@@ -149,7 +149,7 @@ class CacheStorage:
             return [name for name, _ in slot.entries[0].variance]
         return () if self.shared is None else self.shared.varies_by(target)
 
-    def hold(self, request: Request, target: Target, entry: Entry, checked: int) -> None:
+    def hold(self, request: CarriedRequest, target: Target, entry: Entry, checked: int) -> None:
         """Hold an entry in this process. `checked`: when it was last known not to be void."""
         entry.checked = checked
         reader = self.reader
@@ -167,7 +167,7 @@ class CacheStorage:
             except StoreError:
                 self.reports.counts.errors += 1
 
-    def _take_over(self, request: Request, target: Target, held: list[Entry], found: list[Entry]) -> list[Entry]:
+    def _take_over(self, request: CarriedRequest, target: Target, held: list[Entry], found: list[Entry]) -> list[Entry]:
         """Hold the entries that the shared store has just shown, and no other that would match the same request."""
         now = request.clock()
         if len(held) == len(found) and all(map(Entry.same_as, held, found)):
@@ -192,7 +192,7 @@ class CacheStorage:
         return entry.ttl(now)
 
     async def keep(
-        self, request: Request, target: Target, entry: Entry, asked_at: int, also: Sequence[Op[Any]]
+        self, request: CarriedRequest, target: Target, entry: Entry, asked_at: int, also: Sequence[Op[Any]]
     ) -> Kept:
         """Store an entry, in this process and in the shared store. `asked_at`: when the app was asked for it.
 

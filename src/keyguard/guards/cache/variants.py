@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from keyguard.digests import digest
-from keyguard.request import Request
+from keyguard.request import CarriedRequest
 
 Variance: TypeAlias = "tuple[tuple[str, str | None], ...]"
 """The request fields that `Vary` names, each with its normalised value; `None` if the request had none."""
@@ -33,12 +33,12 @@ _UNREAD = "\0"
 """Stands for a value that is too long to be compared."""
 
 
-def variance_of(request: Request, names: Sequence[str]) -> Variance:
+def variance_of(request: CarriedRequest, names: Sequence[str]) -> Variance:
     """Return the request's values of the fields that `Vary` names."""
     return tuple([(name, _normal(name, _value(request, name))) for name in names])
 
 
-def _value(request: Request, name: str) -> str | None:
+def _value(request: CarriedRequest, name: str) -> str | None:
     return request.folded(name) if request.takes_off(name) else request.header(name)
 
 
@@ -47,7 +47,7 @@ class Chosen:
 
     __slots__ = ("_known", "_request")
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: CarriedRequest) -> None:
         self._request = request
         self._known: dict[tuple[str, ...], Variance] = {}
 

@@ -18,7 +18,7 @@ from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited
 from keyguard.guards.rate_limit.rules import KEPT, LONGEST_BUCKET, UNKNOWN_ADDRESS, Counted, Rule, RuleDemands, Terms
 from keyguard.ops import Demand, Take, Taken, traits_of
 from keyguard.problem import refuse_ambiguous
-from keyguard.request import Request
+from keyguard.request import CarriedRequest, Request
 from keyguard.response import Headers, ReadyFields, Response
 
 _new = object.__new__
@@ -97,7 +97,7 @@ def _decide_one(limit: PromptLimit, store: Any, pooled: dict[Terms, Pooled]) -> 
     only = pooled_by(limit.only_terms) if limit.fixed and limit.only_terms is not None else None
     fixed, by_address, by_key = limit.fixed, limit.by == "ip", limit.by == "key"
 
-    def decide(request: Request) -> Response | Mark | Literal[Long.LONG] | None:
+    def decide(request: CarriedRequest) -> Response | Mark | Literal[Long.LONG] | None:
         if request.method == "OPTIONS" and request.state.preflight:
             return None  # nothing is known of its caller
         bucket = ""
@@ -144,7 +144,7 @@ def _decide_all(limits: Sequence[PromptLimit], store: Any, pooled: dict[Terms, P
     joined = Joined()
     counting = [_counting(limit) for limit in limits]
 
-    def decide(request: Request) -> Response | Mark | Literal[Long.LONG] | None:
+    def decide(request: CarriedRequest) -> Response | Mark | Literal[Long.LONG] | None:
         if request.method == "OPTIONS" and request.state.preflight:
             return None  # nothing is known of its caller
         counted: list[Counted] = []
@@ -171,7 +171,7 @@ def _decide_all(limits: Sequence[PromptLimit], store: Any, pooled: dict[Terms, P
     return decide
 
 
-def _asked(request: Request, store: Any, take: Take) -> Response | Charge:
+def _asked(request: CarriedRequest, store: Any, take: Take) -> Response | Charge:
     taken: Taken = store.execute((take,))[0]
     return refuse_limited(request, taken) if taken.refused else Charge(taken)
 

@@ -12,7 +12,7 @@ from keyguard.guards.rate_limit.at_once import Joined, deciding
 from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited, without_store
 from keyguard.ops import Take, Taken
 from keyguard.problem import refuse_ambiguous, refuse_busy
-from keyguard.request import Forward, Request
+from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import Response
 
 
@@ -38,7 +38,7 @@ class Limiting(Guard):
         """Say the same, if functions decide."""
         raise NotImplementedError
 
-    async def __call__(self, request: Request, forward: Forward) -> Response:
+    async def __call__(self, request: CarriedRequest, forward: Forward) -> Response:
         if request.method == "OPTIONS" and request.state.preflight:
             return await forward(request)  # nothing is known of its caller
         try:

@@ -216,7 +216,7 @@ class RateLimit(Limiting):
 
     # -- whether, and what, a request takes ---------------------------------------------------------------
 
-    def _counts(self, request: Request) -> bool:
+    def _counts(self, request: Any) -> bool:
         """Whether the request is one that this limit is about."""
         if request.method in self._uncounted and not request.sends(METHOD_OVERRIDES):
             return False

@@ -16,7 +16,7 @@ from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
 from keyguard.problem import Notice, refuse_for
 from keyguard.rates import NEVER
 from keyguard.refusal import Cause
-from keyguard.request import Forward, Request
+from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import Headers, Response
 from keyguard.units import rfc3339
 
@@ -73,7 +73,7 @@ async def give_back(taken: Taken, cause: Cause | None = None) -> None:
         await Degraded("a charge kept")  # it lapses with its window; the request has its answer
 
 
-async def without_store(request: Request, asked: Take, forward: Forward) -> Response:
+async def without_store(request: CarriedRequest, asked: Take, forward: Forward) -> Response:
     """Decide while the store is out of order: each limit as it was told to.
 
     A cost that is above a limit is refused whatever it was told: that needs no store.
@@ -112,7 +112,7 @@ def _refuse_without_store(request: Request) -> Response:
     )
 
 
-def refuse_limited(request: Request, taken: Taken) -> Response:
+def refuse_limited(request: CarriedRequest, taken: Taken) -> Response:
     """Answer with a 429: limits are used up. It says which, and when they work again."""
     response = _notice_of(taken).give(request)
     describe(response.headers, taken)
