@@ -29,7 +29,7 @@ from typing import Any
 
 import pytest
 
-_PORTS = open(f"{tempfile.gettempdir()}/keyguard-ports-{os.getuid()}", "ab")  # noqa: SIM115 - open to the end: locks lie on it
+_PORTS = os.open(f"{tempfile.gettempdir()}/keyguard-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
 _mine: set[int] = set()
 
 
