@@ -22,6 +22,7 @@ from keyguard.flow import blocking
 from keyguard.guard import Guard
 from keyguard.guards import APIKeys, IPFilter, RateLimit, ResponseCache
 from keyguard.guards.cache import CacheStats, Explanation, cache_control, vary
+from keyguard.guards.rate_limit import Outcome
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
 from keyguard.problem import refuse
@@ -54,6 +55,7 @@ __all__ = [
     "Keyguard",
     "KeyguardError",
     "NoResponse",
+    "Outcome",
     "RateLimit",
     "Refusal",
     "Request",

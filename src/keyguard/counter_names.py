@@ -34,7 +34,8 @@ def counter_name(
     """Name its counters, by all that it depends on: the same after a restart, and in every process."""
     parts = [by if isinstance(by, str) else _qualified(by), *sorted(methods), *sorted(paths)]
     parts += ["plans"] if plans else []
-    parts += [f"{word} {_qualified(function)}" for word, function in functions.items() if function is not None]
+    given = {word: function for word, function in functions.items() if function is not None}
+    parts += [f"{word} {one if isinstance(one, str) else _qualified(one)}" for word, one in given.items()]
     if cost != 1:
         parts.append(f"cost {cost if isinstance(cost, int) else _qualified(cost)}")
     return _named(parts)

@@ -22,6 +22,10 @@ class RequestState:
     broken = False
     """Whether the app failed after its head, or somebody was told before its end that the client has gone. Layers
     further out may see a body that ends well: what stands between them and the app may have ended it."""
+    failure: BaseException | None = None
+    """What has ended the request before its time, while the work for its end is done."""
+    whole = False
+    """Whether the last of the response has left."""
     identity: Identity | None = None
     """The caller; `None` if no `APIKeys` has looked for it."""
     preflight = False

@@ -15,6 +15,7 @@ from keyguard.guards.api_keys.guard import Scopes
 from keyguard.guards.api_keys.look_ups import Lookup
 from keyguard.guards.cache.settings import When
 from keyguard.guards.rate_limit.guard import By, FailureMode, Profile, Rates, Setting
+from keyguard.guards.rate_limit.settling import Refunds, Settler
 from keyguard.keys import Pepper
 from keyguard.manual_clock import GivenClock
 from keyguard.ops import Store
@@ -83,6 +84,10 @@ class RateLimitOptions(StackOptions, total=False):
     name: str | None
     headers: Profile | Sequence[Profile] | None
     if_store_fails: FailureMode
+    settle: Settler | None
+    refund_on: Refunds | None
+    count: Literal["requests", "failures"]
+    failures: Iterable[int | str] | None
 
 
 class ResponseCacheOptions(StackOptions, total=False):

@@ -85,10 +85,12 @@ class Exchange:
                     stop = self._go_on(stop, value, error)
         except BaseException as failure:
             self._let_go(failure)
+            request.state.failure = failure
             raise
         finally:
             if request.afterwards or request.deferred or self.copies is not None:
                 await self.settle()
+            request.state.failure = None  # its frames hold the request
             request.late = self.engine.late
 
     async def settle(self) -> None:
@@ -103,7 +105,6 @@ class Exchange:
     # -- driving the guards -----------------------------------------------------------------------------
 
     def _first(self, begun: Begun) -> Any:
-        """The first stop."""
         if isinstance(begun, Response):
             return begun
         if isinstance(begun, tuple):
@@ -128,7 +129,6 @@ class Exchange:
             return self.engine.fault(self.request, failure)
 
     def _resume(self, stop: Pending | Foreign, value: Any, error: BaseException | None) -> Any:
-        """Drive on with what was waited for, to the next stop."""
         if isinstance(stop, Pending) and stop.began:
             self.engine.waited(self.request, stop.began)
         assert self.flow is not None
@@ -233,7 +233,6 @@ class Exchange:
         raise RuntimeError("the app sent a message while its last one was still being handled")
 
     def _head(self, message: Message) -> tuple[int, ByteHeaders] | None:
-        """The head of the app's response, if this message is it."""
         if message["type"] != "http.response.start":
             return None
         return message["status"], ByteHeaders(message.get("headers") or ())
@@ -310,9 +309,9 @@ class Exchange:
             raise
 
     async def _answer(self, response: Response) -> None:
-        """Send a response of our own."""
         raw, body = as_sent(self.engine, self.request, response)
         await self._send_whole(response.status, raw, body)
+        self.request.state.whole = True
 
     async def _send_whole(self, status: int, raw: list[tuple[bytes, bytes]], body: bytes) -> None:
         await self.send_on({"type": "http.response.start", "status": status, "headers": raw})
@@ -323,6 +322,7 @@ class Exchange:
     async def _send_last(self, message: Message) -> None:
         try:
             await self.send_on(message)
+            self.request.state.whole = True
         finally:
             deferred = self.request.deferred
             if deferred:

@@ -19,11 +19,11 @@ class Watcher(Protocol):
         """A part is about to leave."""
         ...
 
-    def end(self) -> None:
-        """Nothing more comes. Called at least once."""
+    def end(self, *, whole: bool = False) -> None:
+        """Nothing more comes. Called at least once. `whole`: the last part has been asked for."""
         ...
 
-    def failed(self) -> None:
+    def failed(self, error: BaseException) -> None:
         """An error has come in the place of a part."""
         ...
 
@@ -60,11 +60,11 @@ class Body:
         except StopIteration:
             if self.watcher.copying:
                 self.watcher.feed(b"", last=True)
-            self.watcher.end()
+            self.watcher.end(whole=True)
             raise
-        except BaseException:
+        except BaseException as error:
             self.failed = True
-            self.watcher.failed()
+            self.watcher.failed(error)
             raise
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class Body:
             close(self.iterable)
             self.failed = failed
         finally:
-            self.watcher.end()
+            self.watcher.end(whole=self.lone and self.iterator is not None)
             if not again:
                 self.watcher.closed(failed=self.failed)
 

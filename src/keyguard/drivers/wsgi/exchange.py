@@ -94,6 +94,7 @@ class Exchange:
         except BaseException as failure:
             self._let_go(failure)
             request.state.broken = request.state.broken or self.state == STREAM
+            request.state.failure = failure
             self.end()
             self.closed(failed=True)
             raise
@@ -278,19 +279,23 @@ class Exchange:
         """Whether the body is to be copied while it is sent."""
         return bool(self.tees)
 
-    def end(self) -> None:
+    def end(self, *, whole: bool = False) -> None:
         """Run what was deferred. Called at the last byte, at `close()`, or if there was neither."""
+        state = self.request.state
+        state.whole = state.whole or whole
         for tee in self.tees:
             if not tee.ended:
                 tee.close("the response ended before it was whole")
         deferred = self.request.deferred
         if deferred:
             settle_all(self.engine, deferred)
+        state.failure = None  # its frames hold the request
         self.request.late = self.engine.late
 
-    def failed(self) -> None:
+    def failed(self, error: BaseException) -> None:
         """Note that the app has failed in the midst of its body."""
         self.request.state.broken = True
+        self.request.state.failure = error
         self.end()
 
     def closed(self, *, failed: bool) -> None:

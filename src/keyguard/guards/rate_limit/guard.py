@@ -17,17 +17,18 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, S
 from inspect import isawaitable, iscoroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from keyguard import counter_names
 from keyguard.conditions import Condition, OnPaths, on_paths
 from keyguard.errors import ConfigurationError
 from keyguard.flow import call, check_takes, is_async, is_blocking
-from keyguard.guard import LONG, Decide, Long
+from keyguard.guard import LONG, Decide, Long, Surroundings
 from keyguard.guards.rate_limit import rules as settings
 from keyguard.guards.rate_limit.at_once import deciding
 from keyguard.guards.rate_limit.checks import Limiting
+from keyguard.guards.rate_limit.naming import counters_of, names_of
+from keyguard.guards.rate_limit.settling import Refunds, Settler, settler_of
 from keyguard.http.fields import METHOD_OVERRIDES
 from keyguard.identity import UNKNOWN, Identity
-from keyguard.ops import Take
+from keyguard.ops import Take, tiers_of, traits_of
 from keyguard.rates import Limit
 from keyguard.request import Request
 
@@ -77,6 +78,16 @@ class RateLimit(Limiting):
     - `if_store_fails`: what happens while the store is out of order. `"local"` keeps callers to `limit / workers` in
       each process (see `Keyguard`), `"allow"` lets everybody through, `"refuse"` nobody. A caller refused then gets a
       503 with cause `fault`, never a 429.
+    - `settle`: a function that is called when the request is over, after the last byte or when it failed or was left.
+      It is given the `Outcome`, and returns the units that the request cost in the end, which may be more or fewer than
+      `cost`, the units taken before. If it raises, or returns anything else than a whole number of units, `cost` stays
+      charged, and the log tells of it once. The fields that tell what is left are those of the head: they cannot know
+      of a cost that comes later.
+    - `refund_on`: a short form of it: requests that end in one of these cost nothing, exception classes and statuses,
+      such as `(TimeoutError, 502)` or `"5xx"`. Of exceptions of which a framework makes an answer, only the status
+      is known.
+    - `count`: `"failures"` is another one: only answers with 401, 403 or 422 cost anything, or with one of `failures`,
+      none of which can be 500 or more.
 
     The charge for a request that a guard further in refuses is given back. If it refuses for the credentials, the
     address or the request's form, a limit by address keeps it: else it would limit no flood of such requests. A limit
@@ -101,6 +112,10 @@ class RateLimit(Limiting):
         name: str | None = None,
         headers: Profile | Sequence[Profile] | None = "draft-11",
         if_store_fails: FailureMode = "local",
+        settle: Settler | None = None,
+        refund_on: Refunds | None = None,
+        count: Literal["requests", "failures"] = "requests",
+        failures: Iterable[int | str] | None = None,
     ) -> None:
         if by is None:
             by = "ip" if plans is None else "subject"
@@ -114,6 +129,7 @@ class RateLimit(Limiting):
         self.paths = on_paths("paths", paths, ignore_case)
         self.profiles = settings.checked_profiles(headers)
         self.if_store_fails = settings.checked_failure_mode(if_store_fails)
+        self.settling = settler_of(settle, refund_on, count, failures)
         self.choose: Callable[[Request], Any] | None = None
         self.rules: tuple[settings.Rule, ...] = ()
         self.plans: dict[str, settings.Terms] | None = None
@@ -122,8 +138,10 @@ class RateLimit(Limiting):
             self.choose = rates[0]
         self.named = name is not None
         """Whether it was given a name."""
-        self.name, self.counter = self._names(name, plans is not None)
-        self._naming = settings.Naming(self.name, self.counter, self.profiles, self.if_store_fails, by == "ip")
+        self.name, self.counter = names_of(self, name, plans=plans is not None)
+        self._naming = settings.Naming(
+            self.name, self.counter, self.profiles, self.if_store_fails, by == "ip", self.settling
+        )
         if plans is not None:
             if rates:
                 raise ConfigurationError("rates or plans, not both: make two guards")
@@ -148,26 +166,16 @@ class RateLimit(Limiting):
             and self.when is None
             and self.exempt is None
         )
-        self.prompt = not any(is_async(function) or is_blocking(function) for function in self.functions().values())
-        """Whether all functions that have a say can be called in place, as far as is known."""
-        self.counters = (self._counted(),)
+        self.prompt = self.settling is None and not any(
+            is_async(function) or is_blocking(function) for function in self.functions().values()
+        )
+        """Whether all functions that have a say can be called in place, as far as is known, and none is asked later."""
+        self.counters = (counters_of(self, self.plans, self._default),)
         self._unknown_plans: set[str] = set()
 
     def __repr__(self) -> str:
         rates = [rule.limit.text for rule in self.rules]
         return f"<RateLimit {self.name}: {', '.join(rates) or ('by function' if self.plans is None else 'by plan')}>"
-
-    def _names(self, given: str | None, plans: bool) -> tuple[str, str]:
-        if given is not None:
-            name = settings.checked_name(given)
-            return name, name
-        methods = self.methods or ()
-        paths = () if self.paths is None else self.paths.texts
-        functions = {"rates": self.choose, "when": self.when, "exempt": self.exempt}
-        return (
-            counter_names.public_name(self.by, methods, paths),
-            counter_names.counter_name(self.by, methods, paths, functions, self.cost, plans),
-        )
 
     @property
     def all_rules(self) -> tuple[settings.Rule, ...]:
@@ -194,19 +202,12 @@ class RateLimit(Limiting):
         """Return the settings that only an event loop can run."""
         return {word: function for word, function in self.functions().items() if is_async(function)}
 
-    def _counted(self) -> counter_names.Counters:
-        plans = None if self.plans is None else {name: _limits(terms.rules) for name, terms in self.plans.items()}
-        default = None if self.plans is None else _limits(self._default.rules)
-        where = self.choose, self.by, self.cost, self.when, self.exempt, self.methods, self.paths
-        return counter_names.Counters(
-            self.counter,
-            (_limits(self.rules), plans, default, *where),
-            limits=[rule.limit for rule in self.all_rules],
-            rules=[rule.name for rule in self.rules],
-            keys=None if self.choose is not None else [rule.prefix for rule in self.all_rules],
-            named=self.named,
-            functions=self.functions().values(),
-        )
+    def attach(self, stack: Surroundings) -> None:
+        if self.settling is not None and any(traits_of(tier).limitations is not None for tier in tiers_of(stack.store)):
+            raise ConfigurationError(
+                f"{self!r} settles what a request costs in the end, and {stack.store!r} takes nothing back: use one of "
+                "keyguard's own stores, memory://, sqlite://, redis:// or postgresql://"
+            )
 
     def warn_of_workers(self, workers: int) -> str:
         return f"each of them admits the whole of a limit, so {workers} times as much together"
@@ -327,7 +328,3 @@ class RateLimit(Limiting):
 
 _AT_HAND = frozenset({bool, int, str, tuple, type(None)})
 """Classes of nearly all that such functions return, of which it need not be asked whether it is awaitable."""
-
-
-def _limits(rules: Sequence[settings.Rule]) -> list[Limit] | None:
-    return [rule.limit for rule in rules] or None

@@ -10,7 +10,7 @@ from keyguard.errors import AmbiguousPath, StoreError
 from keyguard.flow import Flow
 from keyguard.guard import Mark
 from keyguard.guards.rate_limit.headers import describe
-from keyguard.guards.rate_limit.rules import RuleDemands
+from keyguard.guards.rate_limit.rules import Rule, RuleDemands
 from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
 from keyguard.problem import Notice, refuse_for
@@ -61,14 +61,24 @@ async def give_back(taken: Taken, cause: Cause | None = None) -> None:
         pairs = [
             (demand, taking)
             for rule, demand, taking in zip(demands.rules, demands, taken.takings, strict=True)
-            if not rule.by_address and not demand.key.startswith(rule.prefix + "@")
+            if not stays(rule, demand)
         ]
         if not pairs:
             return
         if len(pairs) < len(demands):
             taken = Taken([demand for demand, _ in pairs], [taking for _, taking in pairs], taken.at, False)
+    await book(Settle(taken))
+
+
+def stays(rule: Rule, demand: Demand) -> bool:
+    """Tell whether a demand counts by address, so that some refusals further in stay charged."""
+    return rule.by_address or demand.key.startswith(rule.prefix + "@")
+
+
+async def book(settle: Settle) -> None:
+    """Settle, if the store can do it."""
     try:
-        await Settle(taken)
+        await settle
     except StoreError:
         await Degraded("a charge kept")  # it lapses with its window; the request has its answer
 

@@ -14,6 +14,7 @@ from keyguard.checks import is_whole
 from keyguard.clock import whole_seconds
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes
+from keyguard.guards.rate_limit.settling import Settling
 from keyguard.ops import Demand, Take
 from keyguard.rates import Limit, parse_rates, window
 from keyguard.response import ReadyFields, field_value
@@ -33,12 +34,25 @@ class Naming(NamedTuple):
     if_store_fails: str
     by_address: bool
     """Whether they count by the client's address, whoever calls."""
+    settling: Settling | None = None
+    """Says what a request cost in the end; `None` if it costs what was taken."""
 
 
 class Rule:
     """One limit of a guard, with everything about it that does not change from request to request."""
 
-    __slots__ = ("by_address", "guard", "if_store_fails", "limit", "member", "name", "policy", "prefix", "profiles")
+    __slots__ = (
+        "by_address",
+        "guard",
+        "if_store_fails",
+        "limit",
+        "member",
+        "name",
+        "policy",
+        "prefix",
+        "profiles",
+        "settling",
+    )
 
     def __init__(self, guard: Naming, limit: Limit) -> None:
         self.guard = guard.name
@@ -47,6 +61,7 @@ class Rule:
         self.profiles = guard.profiles
         """The families of header fields that tell about it."""
         self.by_address = guard.by_address
+        self.settling = guard.settling
         self.name = f"{guard.name}:{limit.text}"
         """The public name: in the header, the refusal, the log."""
         self.prefix = f"rl:{guard.counter}:{limit.code}|"
@@ -60,7 +75,7 @@ class Rule:
 class Terms:
     """The rules that count for a caller, with all that is the same for each of them: those of a guard, or of a plan."""
 
-    __slots__ = ("_ready", "fields", "legacy", "rules", "template")
+    __slots__ = ("_ready", "fields", "legacy", "rules", "settled", "template")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
@@ -75,6 +90,8 @@ class Terms:
             members = [rule.member.replace("%", "%%") + "%d;t=%d" for rule in rules]
             self.template = ", ".join(members).encode("latin-1")
         self.legacy = any("x-ratelimit" in rule.profiles for rule in rules)
+        self.settled = any(rule.settling is not None for rule in rules)
+        """Whether some of them say what a request costs when it is over."""
         self._ready: dict[tuple[str, int], Take] = {}
 
     def take(self, bucket: str, cost: int) -> Take:

@@ -1,0 +1,70 @@
+"""The names of a rate limit, and what its counters mean: see `keyguard.counter_names`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from keyguard.conditions import OnPaths
+from keyguard.counter_names import Counters, counter_name, public_name
+from keyguard.guards.rate_limit.rules import Rule, Terms, checked_name
+from keyguard.guards.rate_limit.settling import Settling
+from keyguard.rates import Limit
+
+
+class Named(Protocol):
+    """A rate limit, as far as its names depend on it."""
+
+    by: Any
+    choose: Callable[..., Any] | None
+    cost: Any
+    counter: str
+    exempt: Any
+    methods: frozenset[str] | None
+    named: bool
+    paths: OnPaths | None
+    rules: tuple[Rule, ...]
+    settling: Settling | None
+    when: Any
+
+    @property
+    def all_rules(self) -> tuple[Rule, ...]: ...
+
+    def functions(self) -> dict[str, Callable[..., Any]]: ...
+
+
+def names_of(limit: Named, given: str | None, *, plans: bool) -> tuple[str, str]:
+    """Return the public name, and that in the keys of counters."""
+    if given is not None:
+        name = checked_name(given)
+        return name, name
+    methods = limit.methods or ()
+    paths = () if limit.paths is None else limit.paths.texts
+    functions = {"rates": limit.choose, "when": limit.when, "exempt": limit.exempt}
+    if limit.settling is not None:
+        functions |= limit.settling.named
+    return (
+        public_name(limit.by, methods, paths),
+        counter_name(limit.by, methods, paths, functions, limit.cost, plans),
+    )
+
+
+def counters_of(limit: Named, plans: Mapping[str, Terms] | None, default: Terms) -> Counters:
+    """Return what its counters mean."""
+    limits = None if plans is None else {name: _limits(terms.rules) for name, terms in plans.items()}
+    other = None if plans is None else _limits(default.rules)
+    where = limit.choose, limit.by, limit.cost, limit.when, limit.exempt, limit.methods, limit.paths
+    settling = None if limit.settling is None else limit.settling.parts
+    return Counters(
+        limit.counter,
+        (_limits(limit.rules), limits, other, *where, settling),
+        limits=[rule.limit for rule in limit.all_rules],
+        rules=[rule.name for rule in limit.rules],
+        keys=None if limit.choose is not None else [rule.prefix for rule in limit.all_rules],
+        named=limit.named,
+        functions=[*limit.functions().values(), None if limit.settling is None else limit.settling.settle],
+    )
+
+
+def _limits(rules: Sequence[Rule]) -> list[Limit] | None:
+    return [rule.limit for rule in rules] or None
