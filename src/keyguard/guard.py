@@ -71,8 +71,8 @@ class Guard:
     """The facts that must be provided further out. A stack in which they are not does not start."""
     keeps: Collection[str] = frozenset({"decisions"})
     """The kinds of things that it keeps in stores: `"decisions"`, which nothing may push out; `"keys"`, which
-    `registry` gives access to; `"values"`, which may be lost at any time and are asked for without holding up a
-    decision."""
+    `registry` gives access to; `"holds"`, units of limits that it gives back later, for which a store is needed that
+    takes back; `"values"`, which may be lost at any time and are asked for without holding up a decision."""
     store: str | Store | None = None
     """Where it keeps its values, if not in the stack's store: a URL or a store, and the same for all of one stack."""
     answers_early: bool = False

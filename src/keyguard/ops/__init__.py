@@ -11,8 +11,9 @@ bucket, names the caller. The pools of counters begin with `rl:` or `guess:`, an
 from __future__ import annotations
 
 from keyguard.ops.adjusting import Adjust, Adjusted, Adjustment, Count, Note, keeps_count
+from keyguard.ops.holds import HELD_WAIT, MAX_HOLDS
 from keyguard.ops.keys import Authenticate, Authenticated
-from keyguard.ops.limits import REMEMBERED, SETTLED, Degraded, Demand, Settle, Take, TakeHere, Taken
+from keyguard.ops.limits import REMEMBERED, SETTLED, Degraded, Demand, Renew, Settle, Take, TakeHere, Taken
 from keyguard.ops.op import COUNTERS, Change, Op, is_counter, run
 from keyguard.ops.store import (
     AsyncStore,
@@ -31,6 +32,8 @@ from keyguard.record_head import RECORD, SEALED, Head, head_of
 
 __all__ = [
     "COUNTERS",
+    "HELD_WAIT",
+    "MAX_HOLDS",
     "RECORD",
     "REMEMBERED",
     "SEALED",
@@ -54,6 +57,7 @@ __all__ = [
     "Put",
     "Read",
     "ReadWithTime",
+    "Renew",
     "Settle",
     "Store",
     "Take",

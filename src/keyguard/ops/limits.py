@@ -7,36 +7,64 @@ from typing import Any
 
 from keyguard.clock import SECOND
 from keyguard.flow import Step
+from keyguard.ops.holds import HELD_WAIT, NO_ROOM, Holds, ask, held_key
 from keyguard.ops.op import Change, Op
 from keyguard.process.tokens import new_token
 from keyguard.rates.limit import NEVER, Limit, Taking
 
 
 class Demand:
-    """`cost` units of the limit that is counted under `key`."""
+    """`cost` units of the limit that is counted under `key`.
 
-    __slots__ = ("cost", "key", "limit", "name")
+    With a `lease` they are not taken but held: until they are settled, or that many microseconds have passed since the
+    lease was last renewed. `holds` says that units of this limit may be held, if not by this demand then by others of
+    the same caller: they count as if they were spent.
+    """
 
-    def __init__(self, name: str, key: str, limit: Limit, cost: int = 1) -> None:
+    __slots__ = ("cost", "holds", "key", "lease", "limit", "name")
+
+    def __init__(
+        self, name: str, key: str, limit: Limit, cost: int = 1, lease: int = 0, *, holds: bool = False
+    ) -> None:
         self.name = name
         """The limit's public name."""
         self.key = key
         self.limit = limit
         self.cost = cost
+        self.lease = lease
+        self.holds = holds or lease > 0
 
 
 class Taken:
     """The outcome of `Take`."""
 
-    __slots__ = ("at", "demands", "refused", "takings")
+    __slots__ = ("at", "demands", "held", "refused", "takings")
 
-    def __init__(self, demands: Sequence[Demand], takings: Sequence[Taking], at: int, refused: bool) -> None:
+    def __init__(
+        self,
+        demands: Sequence[Demand],
+        takings: Sequence[Taking],
+        at: int,
+        refused: bool,
+        held: Sequence[int] = (),
+    ) -> None:
         self.demands = demands
         self.takings = takings
-        """One for each demand, in order."""
+        """One for each demand, in order. What is held has as its time to live that of its lease, and no state."""
         self.at = at
         """The store's time of the decision, in microseconds."""
         self.refused = refused
+        self.held = held
+        """For each demand, the units that others held before; empty if none can be held."""
+
+    @property
+    def in_use(self) -> list[Demand]:
+        """The demands that were not met although enough is left: what is missing is held, and not spent."""
+        return [
+            demand
+            for demand, taking, held in zip(self.demands, self.takings, self.held)  # noqa: B905 - may be empty
+            if held and taking[4] == HELD_WAIT
+        ]
 
     @property
     def refusing(self) -> list[Demand]:
@@ -57,11 +85,15 @@ class Take(Op[Taken]):
 
     def __init__(self, demands: Sequence[Demand]) -> None:
         self.demands = demands
-        self.keys = tuple([demand.key for demand in demands])
+        keys = [demand.key for demand in demands]
+        holding = [held_key(demand.key) for demand in demands if demand.holds]
+        self.keys = (*keys, *holding) if holding else tuple(keys)
         self.form: Any = None
         """The form that a store gave the demands, kept for the next request of the same caller."""
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Taken, Sequence[Change]]:
+        if len(old) > len(self.demands):
+            return _take_beside_holds(self.demands, old, now)
         takings = []
         changes: list[Change] = []
         refused = False
@@ -90,14 +122,50 @@ class Take(Op[Taken]):
         return changes
 
 
+def _take_beside_holds(
+    demands: Sequence[Demand], old: Sequence[bytes | None], now: int
+) -> tuple[Taken, Sequence[Change]]:
+    """Take as `Take` says, if units of some of the limits may be held."""
+    states = iter(old[len(demands) :])
+    standing = [Holds(next(states), now) if demand.holds else None for demand in demands]
+    held = [0 if holds is None else holds.units for holds in standing]
+    takings = []
+    for demand, state, units, holds in zip(demands, old, held, standing):  # noqa: B905 - the holds come after the states
+        if holds is not None and holds.full and demand.lease and demand.cost:
+            takings.append(NO_ROOM)
+        else:
+            takings.append(ask(demand.limit, state, now, demand.cost, units))
+    refused = any(taking[4] for taking in takings)
+    changes: list[Change] = []
+    for place, (demand, state, holds) in enumerate(zip(demands, old, standing)):  # noqa: B905 - as above
+        if refused and not takings[place][4]:  # it would have admitted, and tells what is left
+            takings[place] = ask(demand.limit, state, now, 0, held[place])
+        ttl = takings[place][1]
+        charged = 0 if refused or demand.lease else demand.cost
+        if charged or state is not None:  # a state may have to be moved, since time was set back
+            kept, ttl, _, _, _ = demand.limit.take(state, now, charged)
+            if kept is not None:
+                changes.append((demand.key, kept, ttl, demand.limit))
+        if holds is not None:
+            if demand.lease and demand.cost and not refused:
+                ttl = demand.lease + holds.add(demand.cost, demand.lease, now)
+            if holds.changed:
+                changes.append(holds.change(held_key(demand.key), now))
+        takings[place] = (None, ttl, *takings[place][2:])
+    return Taken(demands, takings, now, refused, held), changes
+
+
 class Settle(Op[None]):
     """Charge in the end `costs` for what a `Take` took: one number of units a demand, or none for a refund of it all.
 
     Units taken above the cost are given back, as far as they have not expired, and no other request's units with them.
     If too few were taken, the rest is charged now, whatever is left of the limit: the work has been done.
 
+    Units that are held are released, and the cost is charged now, also if the lease has ended meanwhile.
+
     A settlement happens once. If it failed, or its reply was lost, the same object may be executed again within
-    `REMEMBERED`: it has a token, and the store remembers it under a key of its own beside the counters.
+    `REMEMBERED`: it has a token, and the store remembers it under a key of its own beside the counters. One that only
+    releases what is held needs none, and may be executed again at any time.
     """
 
     __slots__ = ("costs", "taken", "token")
@@ -109,21 +177,32 @@ class Settle(Op[None]):
         self.costs = costs or (0,) * len(taken.demands)
         self.token = new_token()
         keys = [demand.key for demand in taken.demands]
-        if keys:
-            keys.append(f"{SETTLED}|{keys[0].partition('|')[2]}")
-        self.keys = tuple(keys)
+        holding = [held_key(demand.key) for demand in taken.demands if demand.lease]
+        if keys and (len(holding) < len(keys) or any(self.costs)):
+            holding.append(f"{SETTLED}|{keys[0].partition('|')[2]}")
+        self.keys = (*keys, *holding)
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[None, Sequence[Change]]:
         taken = self.taken
         changes: list[Change] = []
         if taken.refused or not old:
             return None, changes
-        settled = _remembered(old[-1] or b"", now)
+        once = self.keys[-1].startswith(SETTLED)
+        settled = _remembered(old[-1] or b"", now) if once else {}
         if self.token in settled:
             return None, changes
+        states = iter(old[len(taken.demands) :])
         for demand, taking, cost, state in zip(taken.demands, taken.takings, self.costs, old, strict=False):
             limit = demand.limit
-            if cost > demand.cost:
+            if demand.lease:
+                holds = Holds(next(states), now)
+                holds.release(taken.at + taking[1] - demand.lease)
+                if holds.changed:
+                    changes.append(holds.change(held_key(demand.key), now))
+                if cost:
+                    left, ttl = limit.charge(state, now, cost)
+                    changes.append((demand.key, left if ttl else None, ttl or None, limit))
+            elif cost > demand.cost:
                 left, ttl = limit.charge(state, now, cost - demand.cost)
                 changes.append((demand.key, left, ttl, limit))
             elif cost < demand.cost and state is not None and taken.at <= now < taken.at + taking[1]:
@@ -132,11 +211,39 @@ class Settle(Op[None]):
                     _, ttl, _, _, _ = limit.take(back, now, 0) if back else (None, 0, 0, 0, 0)
                     # A state that means nothing from now on is deleted: without a time to live it would stay for good.
                     changes.append((demand.key, back if ttl else None, ttl or None, limit))
-        if changes:
+        if changes and once:
             settled[self.token] = now
             kept = b"".join([token + at.to_bytes(8, "little") for token, at in [*settled.items()][-_MAX_SETTLED:]])
             changes.append((self.keys[-1], kept, REMEMBERED, _TOKENS))
         return None, changes
+
+
+class Renew(Op[bool]):
+    """Have the leases of what a `Take` holds begin anew. Evaluates to whether any of it is still held.
+
+    What was released, or has lapsed, stays so.
+    """
+
+    __slots__ = ("taken",)
+
+    def __init__(self, taken: Taken) -> None:
+        self.taken = taken
+        self.keys = tuple([held_key(demand.key) for demand in taken.demands if demand.lease])
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[bool, Sequence[Change]]:
+        taken = self.taken
+        changes: list[Change] = []
+        found = False
+        states = iter(old)
+        for demand, taking in zip(taken.demands, taken.takings, strict=True):
+            if not demand.lease:
+                continue
+            holds = Holds(next(states), now)
+            if not taken.refused and holds.renew(taken.at + taking[1] - demand.lease, demand.lease, now):
+                found = True
+            if holds.changed:
+                changes.append(holds.change(held_key(demand.key), now))
+        return found, changes
 
 
 REMEMBERED = 10 * SECOND

@@ -8,6 +8,19 @@ from keyguard.rates.description import described, limit_of
 from keyguard.rates.gcra import Smooth, smooth
 from keyguard.rates.limit import JSON, NEVER, Limit, Taking
 from keyguard.rates.notation import parse_rates
+from keyguard.rates.slots import Slots
 from keyguard.rates.window import window
 
-__all__ = ["JSON", "NEVER", "Limit", "Smooth", "Taking", "described", "limit_of", "parse_rates", "smooth", "window"]
+__all__ = [
+    "JSON",
+    "NEVER",
+    "Limit",
+    "Slots",
+    "Smooth",
+    "Taking",
+    "described",
+    "limit_of",
+    "parse_rates",
+    "smooth",
+    "window",
+]

@@ -125,6 +125,12 @@ class Keyguard:
             warn_of_workers(self.store, guards, among)
         limitations = traits_of(self.store).limitations
         if limitations is not None:
+            for guard in self._declared:
+                if "holds" in guard.keeps:
+                    raise ConfigurationError(
+                        f"{self.store!r} takes nothing back, so {guard!r} could hold nothing there: use memory://, "
+                        "sqlite://, redis:// or postgresql://"
+                    )
             limits = [limit for guard in self._declared for counters in guard.counters for limit in counters.limits]
             notice = limitations(limits, keys=any("keys" in guard.keeps for guard in self._declared))
             if notice:

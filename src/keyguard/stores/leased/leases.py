@@ -312,8 +312,11 @@ class Leases:
 
 
 def _leasable(op: Take) -> bool:
-    # A kind that it does not know makes its trip: what a lease of it would mean is that kind's business.
-    return bool(op.demands) and all(demand.limit.script == WindowSlices.script for demand in op.demands)
+    # A kind that it does not know makes its trip: what a lease of it would mean is that kind's business. And only the
+    # shared store knows how many units of a limit are held.
+    return bool(op.demands) and all(
+        demand.limit.script == WindowSlices.script and not demand.holds for demand in op.demands
+    )
 
 
 def _settling(demand: Demand, taken: int, cost: int, at: int, length: int) -> Settle:

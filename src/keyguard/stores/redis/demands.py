@@ -33,8 +33,8 @@ class Packed:
 
 
 def known(demands: Sequence[Demand]) -> bool:
-    """Tell whether the scripts know the kinds of these limits."""
-    return all(demand.limit.script in KINDS for demand in demands)
+    """Tell whether the scripts know the kinds of these limits, and that nothing of them is held."""
+    return all(demand.limit.script in KINDS and not demand.holds for demand in demands)
 
 
 def packed(demands: Sequence[Demand], place: Callable[[str], tuple[bytes, bytes]], now: int, first: int = 1) -> Packed:

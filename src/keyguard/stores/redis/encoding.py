@@ -289,7 +289,7 @@ def _demands(op: Take | Settle | Authenticate) -> Sequence[Demand]:
 
 
 def _free(demand: Demand) -> Demand:
-    return Demand(demand.name, demand.key, demand.limit, 0)
+    return Demand(demand.name, demand.key, demand.limit, 0, holds=demand.holds)
 
 
 def _bucket(demand: Demand) -> str:

@@ -39,7 +39,7 @@ def plain(result: Any) -> Any:
     """Return a result as values that compare."""
     if isinstance(result, Taken):
         # The state itself is how a store may represent it; what it means shows in the next answers.
-        return result.at, result.refused, [taking[1:] for taking in result.takings]
+        return result.at, result.refused, [taking[1:] for taking in result.takings], [*result.held]
     if isinstance(result, Authenticated):
         return result.valid, result.record, plain(result.guesses), result.at
     return result

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 from keyguard.clock import SECOND
-from keyguard.guards.cache.shared_ops import PURGES, Enlist, Ensure, Lease, Purge, Release, Renew, Stamp
 from keyguard.manual_clock import ManualClock
 from keyguard.ops import (
     RECORD,
@@ -20,14 +19,16 @@ from keyguard.ops import (
     Put,
     Read,
     ReadWithTime,
+    Renew,
     Settle,
     Take,
     Taken,
 )
-from keyguard.rates import Limit, smooth, window
+from keyguard.rates import Limit, Slots, smooth, window
 from keyguard.rates.limit import Taking
 from keyguard.rates.window import WindowLog
 from keyguard.testing.conformance.by_hand import drawn_by_hand
+from keyguard.testing.conformance.cached import CACHED, CacheSteps
 from keyguard.testing.conformance.reference import Reference
 
 Draw: TypeAlias = Callable[[random.Random], Op[Any]]
@@ -57,9 +58,10 @@ LIMITS: tuple[Limit, ...] = (
     smooth("5/second", burst=4),
     smooth("70000/second", burst=3),
     smooth("7/hour"),
+    Slots(4),
     Foreign(6, 30 * SECOND, "6/30 seconds"),
 )
-"""Limits of every kind: both kinds of window, even pacing in whole microseconds and in parts, and a foreign one."""
+"""Limits of every kind: windows of both kinds, even pacing in whole microseconds and in parts, slots, a foreign one."""
 
 EDITED: tuple[tuple[Limit, ...], ...] = (
     tuple(window(quota, 60 * SECOND, f"{quota}/minute") for quota in (40, 30, 3, 1000)),
@@ -68,11 +70,10 @@ EDITED: tuple[tuple[Limit, ...], ...] = (
 """Different limits under one name, as if one were edited all the time."""
 
 _PLAIN = ("k|1", "k|2", "k|é", "k|login")
-_CACHED = ("rc:mark|1", "rc:mark|2", "rc:index|1", "rc:lease|1", *PURGES)
 _VALUES = (None, b"", b"\0\xff", b"-", b"=", b"+", b"some text")
 
 
-class Steps:
+class Steps(CacheSteps):
     """Draws batches of operations, and lets time pass between them."""
 
     def __init__(
@@ -112,15 +113,15 @@ class Steps:
         self.touched: list[str] = []
         """The plain keys of the latest operation."""
         own: list[tuple[int, Callable[[], Op[Any]]]] = [
-            *((12, self.take), (6, self.back), (2, self.adjust)),
+            *((12, self.take), (6, self.back), (2, self.prolong), (2, self.adjust)),
             *((3, self.read), (2, self.commit), (3, self.put)),
             *((1, self.put_counter), (2, self.record), (4, self.login)),
-            *((1, self.stamp), (1, self.ensure), (2, self.enlist), (1, self.purge), (1, self.renew)),
+            *((1, self.stamp), (1, self.ensure), (2, self.enlist), (1, self.purge), (1, self.renew_purges)),
             *((2, self.lease), (2, self.release)),
             *([(4, self.users)] if ops else []),
         ]
         if edited:
-            own = [(12, self.take), (5, self.back), (2, self.adjust), (1, self.put_counter)]
+            own = [(12, self.take), (5, self.back), (1, self.prolong), (2, self.adjust), (1, self.put_counter)]
         self._weights, self._draws = [weight for weight, _ in own], [draw for _, draw in own]
 
     def pass_time(self, clock: ManualClock, reference: Reference) -> None:
@@ -199,6 +200,8 @@ class Steps:
     def take(self) -> Op[Any]:
         places = self.random.sample(range(len(self.limits)), self.random.randint(1, self.together))
         demands = [self.demand(place) for place in places]
+        if self.random.random() < 0.4:
+            demands = [self.leased(demand) for demand in demands]
         if not self.set_back and not all(map(_known, demands)):
             demands = demands[:1]  # it compensates for what it has a faster way for, alone
         return Take(demands)
@@ -211,6 +214,11 @@ class Steps:
         if self.random.random() < 0.05:
             cost = 256 if limit.max_cost >= 1000 else 10**12
         return Demand(limit.text, key, limit, cost)
+
+    def leased(self, demand: Demand) -> Demand:
+        """Have the units held, or taken beside what is held, or as if nothing ever were."""
+        lease = self.random.choice([0, 0, 0, 1, 40, self.random.randrange(1, SECOND), 5 * SECOND, 90 * SECOND])
+        return Demand(demand.name, demand.key, demand.limit, demand.cost, lease, holds=self.random.random() < 0.8)
 
     def room(self, key: str, limit: Limit) -> int:
         """Count the units for which there is room now: to ask for just as many, and for one more."""
@@ -229,6 +237,10 @@ class Steps:
             return Settle(taken)  # all of it goes back
         return Settle(taken, [self.settled(demand) for demand in taken.demands])
 
+    def prolong(self) -> Op[Any]:
+        held = [taken for taken in self.taken if any(demand.lease for demand in taken.demands)]
+        return Renew(self.random.choice(held)) if held else self.take()
+
     def settled(self, demand: Demand) -> int:
         """Draw what a demand costs in the end: less than was taken, as much, or more, up to far too much."""
         more = [demand.cost + 1, demand.limit.max_cost, 2 * demand.limit.max_cost, 10**12]
@@ -241,7 +253,7 @@ class Steps:
 
     def read(self) -> Op[Any]:
         kind = ReadWithTime if self.random.random() < 0.3 else Read
-        return kind(*self.random.sample([*_PLAIN, *_CACHED, "missing|"], self.random.randint(1, 4)))
+        return kind(*self.random.sample([*_PLAIN, *CACHED, "missing|"], self.random.randint(1, 4)))
 
     def commit(self) -> Op[Any]:
         names = self.random.sample(_PLAIN[:3], self.random.randint(1, 3))
@@ -292,34 +304,6 @@ class Steps:
             guesses = [guess for guess in guesses if _known(guess)]
         return Authenticate("k|login", dict.fromkeys([0, 1 << 16, *places], digest), guesses)
 
-    # -- cached responses -------------------------------------------------------------------------------------
-
-    def stamp(self) -> Op[Any]:
-        return Stamp(self.random.choice(_CACHED[:2]))
-
-    def ensure(self) -> Op[Any]:
-        return Ensure(self.random.choice(_CACHED[:2]), self.latest - self.random.randrange(SECOND))
-
-    def enlist(self) -> Op[Any]:
-        id, ttl = self.random.choice("abcde"), self.random.randrange(1, 20 * SECOND)
-        return Enlist("rc:index|1", id, ["accept"], ttl, self.random.randint(1, 4))
-
-    def purge(self) -> Op[Any]:
-        return Purge(self.random.sample(["*", "tx", "ty", "uz"], self.random.randint(1, 2)))
-
-    def renew(self) -> Op[Any]:
-        return Renew()
-
-    def lease(self) -> Op[Any]:
-        return Lease("rc:lease|1", self.token(), self.random.randrange(1, 3 * SECOND))
-
-    def release(self) -> Op[Any]:
-        hit_for_miss, last = self.random.random() < 0.3, self.random.random() < 0.5
-        return Release("rc:lease|1", self.token(), hit_for_miss=hit_for_miss, last=last)
-
-    def token(self) -> bytes:
-        return self.random.choice([b"one", b"one", b"two"])
-
     # -- others -----------------------------------------------------------------------------------------------
 
     def users(self) -> Op[Any]:
@@ -337,11 +321,11 @@ class Steps:
                 if moment > 0
             ]
             self.edges = [*self.edges[-30:], *told]
-        self.touched = [key for key in op.keys if key in _PLAIN or key in _CACHED]
+        self.touched = [key for key in op.keys if key in _PLAIN or key in CACHED]
         for key in self.touched:
             self.values[key] = reference.value(key)
 
 
 def _known(demand: Demand) -> bool:
     """Tell whether it is of a kind of limit that stores may have a faster way for."""
-    return demand.limit.script != ""
+    return demand.limit.script != "" and not demand.holds
