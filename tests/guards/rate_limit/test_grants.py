@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from keyguard import ConfigurationError, smooth
 from keyguard.clock import SECOND
-from keyguard.rates import Limit, described, limit_of, window
+from keyguard.rates import Limit, Slots, described, limit_of, window
 from keyguard.testing.conformance.drawing import LIMITS, Foreign
 
 NOW = 1_800_000_000 * SECOND
-OWN = [limit for limit in LIMITS if type(limit) is not Foreign]
+OWN = [limit for limit in LIMITS if type(limit) not in (Foreign, Slots)]
+"""Kinds of which units are spent."""
 
 
 class Caller:
@@ -105,7 +106,7 @@ def test_what_was_taken_in_the_future_counts_as_taken_now() -> None:
 # -- as plain data ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", OWN, ids=lambda limit: limit.text)
+@pytest.mark.parametrize("limit", [*OWN, Slots(4)], ids=lambda limit: limit.text)
 def test_a_limit_that_is_written_down_is_read_as_the_same(limit: Limit) -> None:
     told = json.loads(json.dumps(described(limit)))
     made = limit_of(told)
