@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter, itemgetter, methodcaller
 from types import FunctionType, MethodType
@@ -82,6 +83,35 @@ def _qualified(function: object) -> str:
     return f"{named.__module__}.{named.__qualname__}".replace("<", "").replace(">", "")
 
 
+@dataclass(frozen=True, slots=True)
+class LimitFacts:
+    """A limit of a guard, as far as it is known before any request: enough to find a caller's counter in a store."""
+
+    guard: str
+    """The public name of its guard."""
+    name: str
+    """Its own public name, which stands in header fields and refusals."""
+    prefix: str
+    """The beginning of the keys of its counters: the caller's bucket follows."""
+    limit: Limit | None
+    """`None` for none: callers of `plans` have no limit here. Without plans, a function chooses on each request."""
+    by: str
+    """What it counts callers by: `ip`, `key`, `subject`, or the name of a function in full."""
+    plans: tuple[str, ...] | None = None
+    """The plans for whose callers it counts; `None` if it is for all callers."""
+    default: bool = False
+    """Whether it counts for callers without a plan, and those whose plan is not listed."""
+    methods: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    """The patterns of paths it applies to; all paths, if there are none."""
+    if_store_fails: str = "local"
+
+
+def facts_by(by: object) -> str:
+    """Return what a limit counts callers by, as text."""
+    return by if isinstance(by, str) else _qualified(by)
+
+
 class Counters:
     """The counters of a guard: their name, and what is admitted there. Other guards of the process may not clash.
 
@@ -92,6 +122,7 @@ class Counters:
     - `keys`: what the keys of its counters begin with; `None` if that is not known before a request.
     - `named`: whether the user gave it its name.
     - `functions`: its settings that are functions: by one without a name two guards cannot be told apart.
+    - `facts`: what operators need to look at its limits, and to change what is spent of them.
     """
 
     def __init__(
@@ -104,11 +135,13 @@ class Counters:
         keys: Iterable[str] | None = None,
         named: bool = True,
         functions: Iterable[object] = (),
+        facts: Iterable[LimitFacts] = (),
     ) -> None:
         self.name = name
         self.limits = tuple(limits)
         self.rules = frozenset(rules)
         self.named = named
+        self.facts = tuple(facts)
         self._meaning = meaning
         self._keys = None if keys is None else frozenset(keys)
         self._nameless = not named and any(map(nameless, functions))

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from keyguard.conditions import OnPaths
 from keyguard.counter_names import Counters, counter_name, public_name
+from keyguard.guards.rate_limit.facts import facts_of
 from keyguard.guards.rate_limit.rules import Rule, Terms, checked_name
 from keyguard.guards.rate_limit.settling import Settling
 from keyguard.rates import Limit
@@ -63,6 +64,7 @@ def counters_of(limit: Named, plans: Mapping[str, Terms] | None, default: Terms)
         keys=None if limit.choose is not None else [rule.prefix for rule in limit.all_rules],
         named=limit.named,
         functions=[*limit.functions().values(), None if limit.settling is None else limit.settling.settle],
+        facts=facts_of(limit, plans, default),
     )
 
 
