@@ -31,6 +31,8 @@ from keyguard.refusal import Cause, Refusal
 from keyguard.request import Forward, Request
 from keyguard.response import Headers, Response
 from keyguard.stack.keyguard import Keyguard
+from keyguard.stack.limit_actions import LimitChange, LimitUse
+from keyguard.stack.limits import Limits
 from keyguard.stores import open_store
 
 __all__ = [
@@ -54,6 +56,9 @@ __all__ = [
     "KeyRegistry",
     "Keyguard",
     "KeyguardError",
+    "LimitChange",
+    "LimitUse",
+    "Limits",
     "NoResponse",
     "Outcome",
     "RateLimit",

@@ -25,6 +25,7 @@ from keyguard.process.workers import checked_workers
 from keyguard.refusal import Refusal
 from keyguard.stack.counters import claim
 from keyguard.stack.deployment import named_store, store_of_values, tell_of_decisions, warn_of_workers
+from keyguard.stack.limits import Limits
 from keyguard.stack.needs import unmet_needs
 from keyguard.stack.order import arranged, check_guards, check_layers
 from keyguard.stack.settings import check_functions, checked_field_name, checked_prefix, checked_underscores
@@ -146,6 +147,12 @@ class Keyguard:
             if "keys" in guard.keeps:
                 return guard.registry(self.store)
         raise ConfigurationError("this stack has no APIKeys guard, so it has no keys")
+
+    @property
+    def limits(self) -> Limits:
+        """Return the limits of this stack, by caller: `peek` at what is spent, `reset` or `set` it, `grant` more."""
+        facts = [each for guard in self._declared for counters in guard.counters for each in counters.facts]
+        return Limits(self.store, facts, clock=self._clock)
 
     @property
     def audit(self) -> AuditLog:

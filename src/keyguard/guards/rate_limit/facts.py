@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from keyguard.conditions import OnPaths
 from keyguard.counter_names import LimitFacts, facts_by
 from keyguard.guards.rate_limit.rules import Terms
+from keyguard.rates import Limit
 
 
 class Told(Protocol):
@@ -27,7 +28,7 @@ def facts_of(limit: Told, plans: Mapping[str, Terms] | None, default: Terms) -> 
     for name, terms in (plans or {}).items():
         listed[terms].append(name)
     for terms, names in listed.items():
-        rules = [(rule.name, rule.prefix, rule.limit) for rule in terms.rules]
+        rules: list[tuple[str, str, Limit | None]] = [(rule.name, rule.prefix, rule.limit) for rule in terms.rules]
         for name, prefix, rate in rules or [(limit.name, f"rl:{limit.counter}:", None)]:
             yield LimitFacts(
                 limit.name,

@@ -1,0 +1,227 @@
+"""What callers have spent, as operators see it: which limits count them, and what is done about these, as flows.
+
+Each change is one operation on the store, and the audit log's record of it is written in the same: on a Redis cluster,
+where it lies elsewhere, right after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from keyguard.audit import KEPT, AuditRecord, checked_actor, encode, new_record
+from keyguard.checks import is_whole
+from keyguard.clock import Clock
+from keyguard.counter_names import LimitFacts
+from keyguard.errors import ConfigurationError, StoreBusy, StoreError
+from keyguard.keys import KeyRegistry
+from keyguard.ops import Adjust, Adjusted, Adjustment, Count, Note, Store, keeps_count, traits_of
+from keyguard.ops.adjusting import Verb
+from keyguard.rates import Limit
+from keyguard.stack.callers import Caller, Kind, find_caller
+from keyguard.units import as_datetime
+
+_MOST = 10**12
+"""Units that can be granted at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitUse:
+    """What a caller has spent of one limit at a moment."""
+
+    name: str
+    """The limit's public name, such as `key:5000/day`."""
+    rate: str
+    """How much it admits, in words: `5000/day`."""
+    by: str
+    """What it counts callers by: `ip`, `key`, `subject`, or the name of a function."""
+    caller: str
+    """The name under which it counts this caller: a bucket."""
+    limit: int
+    """The units that it admits at most."""
+    spent: int
+    """The units that are spent; less than 0 if more than the limit were granted."""
+    remaining: int
+    """The units that may be taken now."""
+    more_at: datetime | None
+    """When more units come back; `None` if none do by themselves."""
+    works_at: datetime | None
+    """When a request of one unit is admitted again; `None` if it is admitted now, or if only a grant helps."""
+    at: datetime
+    """The moment, by the store's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitChange:
+    """A change of what a caller has spent of one limit."""
+
+    before: LimitUse
+    after: LimitUse
+
+    @property
+    def given(self) -> int:
+        """The units that the caller has more than before; less than 0 for fewer.
+
+        A window or an even pace gives back no more than is spent, so a grant may give less than was asked for.
+        """
+        return self.before.spent - self.after.spent
+
+
+class Actions:
+    """What operators do about the limits of some facts, in one store."""
+
+    def __init__(self, store: Store, facts: Iterable[LimitFacts], clock: Clock) -> None:
+        self._store = store
+        self._facts = tuple(facts)
+        self._clock = clock
+        self._keys = traits_of(store).holds_values
+
+    async def find(self, who: object, by: Kind | None, plan: str | None) -> Caller:
+        """Find out who is meant."""
+        if traits_of(self._store).limitations is not None:
+            raise ConfigurationError(f"{self._store!r} lets nobody look at what is spent, or change it")
+        caller = await find_caller(who, by, self._facts, keys=self._keys)
+        if plan is None:
+            return caller
+        if not isinstance(plan, str):
+            raise ValueError(f"a plan is a text, not {plan!r:.80}")
+        return replace(caller, plan=plan, plan_is_known=True)
+
+    def asks_for_keys(self, caller: Caller) -> bool:
+        """Tell whether the keys of a caller's subject must be looked through to know its plan."""
+        return caller.subject is not None and not caller.plan_is_known and self._keys and self._by_plan(caller)
+
+    def with_plan(self, caller: Caller) -> Caller:
+        """Return a caller with the plan of its keys in the store, if they agree on one."""
+        records = KeyRegistry(self._store).list(subject=caller.subject)
+        now = as_datetime(self._clock())
+        valid = {record.plan for record in records if record.status(now) in ("active", "rotating")}
+        plans = valid or {record.plan for record in records}
+        return replace(caller, plan=plans.pop(), plan_is_known=True) if len(plans) == 1 else caller
+
+    async def look(self, caller: Caller, limit: str | None) -> tuple[LimitUse, ...]:
+        """Return what the caller has spent of the limits that count it."""
+        chosen = self._chosen(caller, limit)
+        if not chosen:
+            return ()
+        adjusted = await Adjust([Adjustment(key, rate) for key, rate, _ in chosen])
+        return tuple(_use(each, count, adjusted.at) for each, count in zip(chosen, adjusted.after, strict=True))
+
+    async def change(
+        self, caller: Caller, limit: str | None, verb: Verb, units: int, actor: str
+    ) -> tuple[LimitChange, ...]:
+        """Change what is spent of one limit, or `reset` all of them, and note it in the audit log."""
+        checked_actor(actor)
+        chosen = self._chosen(caller, limit)
+        if verb != "reset":
+            self._check(chosen, verb, units)
+        if not chosen:
+            return ()
+        notes = [self._note(place, verb, units, actor, caller, facts) for place, (_, _, facts) in enumerate(chosen)]
+        try:
+            adjusted = await Adjust([Adjustment(key, rate, verb, units) for key, rate, _ in chosen], notes)
+        except StoreBusy:
+            raise
+        except StoreError as error:
+            raise StoreError(
+                f"{error}. Whether anything was changed is not known: look before you repeat it"
+            ) from error
+        return tuple(
+            LimitChange(_use(each, before, adjusted.at), _use(each, after, adjusted.at))
+            for each, before, after in zip(chosen, adjusted.before, adjusted.after, strict=True)
+        )
+
+    # -- which limits -------------------------------------------------------------------------------------
+
+    def _by_plan(self, caller: Caller) -> bool:
+        return any(facts.plans is not None and caller.bucket(facts.by) is not None for facts in self._facts)
+
+    def _chosen(self, caller: Caller, limit: str | None) -> list[_Counter]:
+        """Return the limits that count a caller, or those of a name, with the keys of its counters."""
+        named = [facts for facts in self._facts if limit is None or limit in (facts.name, facts.guard)]
+        if not named:
+            raise ValueError(f"no limit is called {limit!r:.80}: {self._names(self._facts)}")
+        counting = [facts for facts in named if caller.bucket(facts.by) is not None]
+        if not counting:
+            kinds = ", ".join(sorted({facts.by for facts in named}))
+            raise ValueError(
+                f"this caller counts by {' or '.join(caller.buckets)}, and these limits by {kinds}: say by="
+            )
+        if limit is not None and all(facts.limit is None and facts.plans is None for facts in counting):
+            raise ValueError(f"a function chooses the limit {limit!r:.80} on each request: it is not known here")
+        found: dict[str, _Counter] = {}
+        for facts in counting:
+            if facts.limit is not None and self._applies(facts, caller):
+                key = facts.prefix + (caller.bucket(facts.by) or "")
+                found.setdefault(key, (key, facts.limit, facts))
+        return [*found.values()]
+
+    def _applies(self, facts: LimitFacts, caller: Caller) -> bool:
+        if facts.plans is None:
+            return True
+        if not caller.plan_is_known:
+            raise ValueError(f"{facts.guard} depends on the caller's plan, which no key in the store tells: say plan=")
+        known = {plan for other in self._facts if other.guard == facts.guard for plan in other.plans or ()}
+        return caller.plan in facts.plans if caller.plan in known else facts.default
+
+    @staticmethod
+    def _names(all: Iterable[LimitFacts]) -> str:
+        names = dict.fromkeys(facts.name for facts in all)
+        return f"there are {', '.join(names)}" if names else "there is none"
+
+    def _check(self, chosen: Sequence[_Counter], verb: Verb, units: int) -> None:
+        """Raise `ValueError` if it is not one limit that is meant, or not a possible number."""
+        if len(chosen) != 1:
+            raise ValueError(f"name one limit: {self._names([facts for _, _, facts in chosen])}")
+        ((_, limit, facts),) = chosen
+        if not keeps_count(limit):
+            raise ValueError(f"{facts.name} is of a kind of its own: nothing of it can be granted or set")
+        if verb == "grant":
+            if not is_whole(units) or not 1 <= units <= _MOST:
+                raise ValueError(f"units are a whole number from 1 to {_MOST}, not {units!r:.80}")
+        elif not is_whole(units) or not 0 <= units <= limit.max_cost:
+            raise ValueError(f"spent is a whole number from 0 to {limit.max_cost} of {facts.name}, not {units!r:.80}")
+
+    # -- the audit log ------------------------------------------------------------------------------------
+
+    def _note(self, place: int, verb: Verb, units: int, actor: str, caller: Caller, facts: LimitFacts) -> Note:
+        draft = new_record(
+            self._clock(), actor=actor, action=f"limits.{verb}", caller=caller.bucket(facts.by), limit=facts.name
+        )
+        asked = {} if verb == "reset" else {"asked": units}
+
+        def written(adjusted: Adjusted) -> bytes:
+            return encode(_record(draft, adjusted, place, asked))
+
+        return Note(draft.key, KEPT, written)
+
+
+_Counter = tuple[str, Limit, LimitFacts]
+"""The key of a caller's counter, the limit and what is known of it."""
+
+
+def _record(draft: AuditRecord, adjusted: Adjusted, place: int, asked: dict[str, int]) -> AuditRecord:
+    before, after = adjusted.before[place], adjusted.after[place]
+    return replace(
+        draft,
+        at=as_datetime(adjusted.at),
+        before={"spent": before.spent, "remaining": before.remaining},
+        after={"spent": after.spent, "remaining": after.remaining, **asked},
+    )
+
+
+def _use(counter: _Counter, count: Count, at: int) -> LimitUse:
+    key, limit, facts = counter
+    return LimitUse(
+        facts.name,
+        limit.text,
+        facts.by,
+        key.removeprefix(facts.prefix),
+        limit.max_cost,
+        count.spent,
+        count.remaining,
+        as_datetime(at + count.reset) if count.reset > 0 else None,
+        as_datetime(at + count.wait) if count.wait > 0 else None,
+        as_datetime(at),
+    )
