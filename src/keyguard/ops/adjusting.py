@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+from keyguard.ops.holds import Holds, ask, held_key
 from keyguard.ops.op import Change, Op
 from keyguard.rates.limit import Limit
 
@@ -30,6 +31,8 @@ class Count(NamedTuple):
     """Microseconds until more units come back; 0 if none do by themselves."""
     wait: int
     """Microseconds until a lone caller that asks for one unit is admitted; 0 for now, `NEVER` if it never is."""
+    held: int
+    """Units that are reserved or in use, and not spent yet."""
 
 
 class Adjusted(NamedTuple):
@@ -55,6 +58,7 @@ class Adjust(Op[Adjusted]):
     """Look at several counters, or change them, all at once; and note it.
 
     A grant gives back the units that were taken last, at most those that are spent, if the kind of limit keeps no more.
+    What is held stays held.
     """
 
     __slots__ = ("adjustments", "notes")
@@ -62,13 +66,16 @@ class Adjust(Op[Adjusted]):
     def __init__(self, adjustments: Sequence[Adjustment], notes: Sequence[Note] = ()) -> None:
         self.adjustments = tuple(adjustments)
         self.notes = tuple(notes)
-        self.keys = (*[each.key for each in adjustments], *[note.key for note in notes])
+        counters = [each.key for each in adjustments]
+        self.keys = (*counters, *map(held_key, counters), *[note.key for note in notes])
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Adjusted, Sequence[Change]]:
         changes: list[Change] = []
         before, after = [], []
-        for (key, limit, verb, units), state in zip(self.adjustments, old):  # noqa: B905 - then come the notes
-            before.append(_count(limit, state, now))
+        holds = old[len(self.adjustments) :]
+        for (key, limit, verb, units), state, holding in zip(self.adjustments, old, holds):  # noqa: B905 - notes come last
+            held = Holds(holding, now).units
+            before.append(_count(limit, state, now, held))
             kept, ttl = state, 0
             if verb == "reset":
                 kept = None
@@ -79,7 +86,7 @@ class Adjust(Op[Adjusted]):
             if verb != "look" and not (kept is state is None):
                 # A state that means nothing from now on is deleted: without a time to live it would stay for good.
                 changes.append((key, kept if ttl > 0 else None, ttl if ttl > 0 else None, limit))
-            after.append(_count(limit, kept, now))
+            after.append(_count(limit, kept, now, held))
         adjusted = Adjusted(now, tuple(before), tuple(after))
         changes += [(note.key, note.make(adjusted), note.ttl, None) for note in self.notes]
         return adjusted, changes
@@ -92,10 +99,10 @@ class Adjust(Op[Adjusted]):
         return [*places.values()]
 
 
-def _count(limit: Limit, state: bytes | None, now: int) -> Count:
-    _, _, remaining, reset, _ = limit.take(state, now, 0)
-    spent = limit.spent(state, now) if keeps_count(limit) else limit.max_cost - remaining
-    return Count(spent, remaining, reset, limit.take(state, now, 1)[4])
+def _count(limit: Limit, state: bytes | None, now: int, held: int) -> Count:
+    _, _, remaining, reset, _ = ask(limit, state, now, 0, held)
+    spent = limit.spent(state, now) if keeps_count(limit) else limit.max_cost - limit.take(state, now, 0)[2]
+    return Count(spent, remaining, reset, ask(limit, state, now, 1, held)[4], held)
 
 
 def keeps_count(limit: Limit) -> bool:

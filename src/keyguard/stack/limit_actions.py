@@ -42,6 +42,8 @@ class LimitUse:
     """The units that it admits at most."""
     spent: int
     """The units that are spent; less than 0 if more than the limit were granted."""
+    held: int
+    """The units that requests under way have reserved, or hold as their places."""
     remaining: int
     """The units that may be taken now."""
     more_at: datetime | None
@@ -220,6 +222,7 @@ def _use(counter: _Counter, count: Count, at: int) -> LimitUse:
         key.removeprefix(facts.prefix),
         limit.max_cost,
         count.spent,
+        count.held,
         count.remaining,
         as_datetime(at + count.reset) if count.reset > 0 else None,
         as_datetime(at + count.wait) if count.wait > 0 else None,

@@ -21,7 +21,9 @@ class Named(Protocol):
     cost: Any
     counter: str
     exempt: Any
+    if_store_fails: str
     methods: frozenset[str] | None
+    name: str
     named: bool
     paths: OnPaths | None
     rules: tuple[Rule, ...]

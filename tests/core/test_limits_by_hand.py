@@ -1,0 +1,290 @@
+"""What operators do about limits: they look, set back, grant and set, on every store; and each change is noted."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from limits.storage import MemoryStorage
+
+from keyguard import APIKeys, ConfigurationError, Keyguard, LimitUse, RateLimit, StoreError, smooth
+from keyguard.keys import KeyRegistry
+from keyguard.stores.limits import LimitsStore
+from keyguard.stores.memory import MemoryStore
+from keyguard.testing import ManualClock, play
+from tests.support.every_store import KINDS, store_of
+
+ADDRESS = "198.51.100.1"
+"""The address from which `play` asks."""
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return store_of(request.param, request, tmp_path)
+
+
+def told(uses: tuple[LimitUse, ...]) -> dict[str, tuple[int, int]]:
+    """What is spent and what is left, by limit."""
+    return {use.name: (use.spent, use.remaining) for use in uses}
+
+
+def statuses(stack: Keyguard, times: int, **how: Any) -> list[int]:
+    return [play(stack, **how).status for _ in range(times)]
+
+
+# -- on every store ---------------------------------------------------------------------------------------------
+
+
+def test_a_caller_who_is_out_of_units_is_let_go_on(store: Any) -> None:
+    """All three kinds of change, of the three ways in which units are counted."""
+    stack = Keyguard(RateLimit("5/day", "40/hour", smooth("6/30 days", burst=6), by="ip"), store=store)
+    assert statuses(stack, 6) == [200] * 5 + [429]
+    names = "ip:5/day", "ip:40/hour", "ip:6/30 days smooth"
+    assert told(stack.limits.peek(ADDRESS)) == {names[0]: (5, 0), names[1]: (5, 35), names[2]: (5, 1)}
+
+    change = stack.limits.grant(ADDRESS, 2, limit="ip:5/day", actor="ada")
+    assert (change.before.spent, change.after.spent, change.after.remaining, change.given) == (5, 3, 2, 2)
+    assert stack.limits.set(ADDRESS, 40, limit="ip:40/hour").after.remaining == 0
+    assert statuses(stack, 1) == [429]
+    assert stack.limits.set(ADDRESS, 2, limit="ip:40/hour").given == 38
+    assert statuses(stack, 2) == [200, 429]  # the even pace has had its six
+    assert told(stack.limits.peek(ADDRESS)) == {names[0]: (4, 1), names[1]: (3, 37), names[2]: (6, 0)}
+
+    assert [one.after.spent for one in stack.limits.reset(ADDRESS, actor="bob")] == [0, 0, 0]
+    assert statuses(stack, 6) == [200] * 5 + [429]
+    found = stack.audit.list()
+    assert [(one.action, one.actor, one.limit, one.caller) for one in found[:3]] == [
+        ("limits.grant", "ada", names[0], ADDRESS),
+        ("limits.set", "app", names[1], ADDRESS),
+        ("limits.set", "app", names[1], ADDRESS),
+    ]
+    assert {(one.action, one.actor, one.limit) for one in found[3:]} == {
+        ("limits.reset", "bob", name) for name in names
+    }
+    assert found[0].before == {"spent": 5, "remaining": 0}
+    assert found[0].after == {"spent": 3, "remaining": 2, "asked": 2}
+    assert abs(found[0].at - change.after.at) < timedelta(seconds=1)
+
+
+def test_the_same_under_an_event_loop(store: Any) -> None:
+    async def story() -> None:
+        stack = Keyguard(RateLimit("5/day", by="ip"), store=store)
+        limits = stack.limits
+        assert (await limits.aset(ADDRESS, 5)).after.remaining == 0
+        assert (await limits.agrant(ADDRESS, 1)).after.remaining == 1
+        assert [use.remaining for use in await limits.apeek(ADDRESS)] == [1]
+        assert [one.after.remaining for one in await limits.areset(ADDRESS)] == [5]
+        assert len(await stack.audit.alist(action="limits")) == 3
+        if hasattr(store, "aclose"):
+            await store.aclose()
+
+    asyncio.run(story())
+
+
+def test_changes_that_meet_requests_lose_none(store: Any) -> None:
+    """While a caller is served, each grant counts once and each request counts once."""
+    stack = Keyguard(RateLimit("100000/day", by="ip"), store=store)
+    stack.limits.set(ADDRESS, 1000)
+    for _ in range(10):
+        assert statuses(stack, 3) == [200] * 3
+        assert stack.limits.grant(ADDRESS, 10).given == 10
+    assert told(stack.limits.peek(ADDRESS)) == {"ip:100000/day": (930, 99070)}
+
+
+# -- whom it concerns -------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_named_by_its_id_or_by_itself_and_stands_for_its_subject(store: Any) -> None:
+    issued = KeyRegistry(store).issue("acme", subject="acme-eu", plan="pro")
+    plans = {"pro": "3/day", "free": "1/day"}
+    stack = Keyguard(
+        APIKeys(optional=True),
+        RateLimit("5/day", by="key"),
+        RateLimit(plans=plans, default="free"),
+        RateLimit("50/day", by="ip"),
+        store=store,
+    )
+    key = issued.key.reveal()
+    assert statuses(stack, 4, headers={"X-API-Key": key}) == [200] * 3 + [429]
+    expected = {"key:5/day": (3, 2), "subject:3/day": (3, 0)}
+    for caller in (issued.record.id, key):
+        assert told(stack.limits.peek(caller)) == expected
+    assert told(stack.limits.peek("acme-eu")) == {"subject:3/day": (3, 0)}
+    assert told(stack.limits.peek("acme-eu", plan="free")) == {"subject:1/day": (3, 0)}
+    stack.limits.grant(key, 1, limit="subject")
+    assert statuses(stack, 2, headers={"X-API-Key": key}) == [200, 429]
+    assert [one.caller for one in stack.audit.list()] == ["acme-eu"]
+    assert statuses(stack, 2) == [200, 429]  # without a key, by address
+    assert told(stack.limits.peek(ADDRESS)) == {"key:5/day": (1, 4), "subject:1/day": (1, 0), "ip:50/day": (5, 45)}
+    assert [use.caller for use in stack.limits.peek(f"@{ADDRESS}")] == [f"@{ADDRESS}"] * 2
+    for one in stack.limits.reset(ADDRESS, limit="subject"):
+        assert one.after.caller == f"@{ADDRESS}"
+    assert statuses(stack, 2) == [200, 429]
+
+
+@pytest.mark.parametrize(
+    ("client", "named"),
+    [
+        ("2001:db8::1", "2001:db8::ffff"),
+        ("2001:db8::1", "[2001:DB8:0:0::2]"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("203.0.113.9", "203.0.113.9:1234"),
+        (None, "unknown"),
+    ],
+)
+def test_an_address_counts_as_its_requests_do(client: str | None, named: str) -> None:
+    stack = Keyguard(RateLimit("5/day", by="ip"), store=MemoryStore())
+    play(stack, client=client)
+    assert [use.spent for use in stack.limits.peek(named, by="ip")] == [1]
+    assert [use.spent for use in stack.limits.peek(named)] == [1]
+
+
+def test_callers_of_a_function_are_named_by_what_it_returns() -> None:
+    def tenant(request: Any) -> Any:
+        return request.headers.get("x-tenant")
+
+    def number(request: Any) -> Any:
+        return int(request.headers.get("x-number", "0")), "eu"
+
+    stack = Keyguard(RateLimit("5/day", by=tenant), RateLimit("9/day", by=number), store=MemoryStore())
+    play(stack, headers={"X-Tenant": "acme", "X-Number": "7"})
+    assert {use.spent for use in stack.limits.peek("acme", limit="tenant")} == {1}
+    assert {use.spent for use in stack.limits.peek((7, "eu"), limit="number")} == {1}
+    (use,) = stack.limits.peek("acme", limit="tenant", by="function")
+    assert use.caller.startswith("#")
+    assert use.by.endswith("tenant")
+    assert [again.spent for again in stack.limits.peek(use.caller, limit="tenant")] == [1]
+
+
+def test_what_is_held_is_told_and_left_alone() -> None:
+    from keyguard.ops import Demand, Take
+    from keyguard.rates import window
+
+    store = MemoryStore()
+    stack = Keyguard(RateLimit("5/day", by="ip"), store=store)
+    key = f"rl:ip:{window(5, 86_400_000_000, '').code}|{ADDRESS}"
+    store.execute([Take([Demand("ip", key, window(5, 86_400_000_000, "5/day"), 4, lease=60_000_000)])])
+    (use,) = stack.limits.peek(ADDRESS)
+    assert (use.spent, use.held, use.remaining) == (0, 4, 1)
+    assert stack.limits.set(ADDRESS, 1).after.remaining == 0
+    stack.limits.reset(ADDRESS)
+    assert [(use.held, use.remaining) for use in stack.limits.peek(ADDRESS)] == [(4, 1)]
+
+
+# -- when -------------------------------------------------------------------------------------------------------
+
+
+def test_it_says_when_units_come_back_and_when_it_works_again() -> None:
+    clock = ManualClock(datetime(2026, 3, 1, tzinfo=UTC))
+    stack = Keyguard(RateLimit("2/minute", by="ip"), store=MemoryStore(clock=clock), clock=clock)
+    (use,) = stack.limits.peek(ADDRESS)
+    assert (use.more_at, use.works_at, use.at) == (None, None, datetime(2026, 3, 1, tzinfo=UTC))
+    play(stack)
+    clock.advance(10)
+    play(stack)
+    (use,) = stack.limits.peek(ADDRESS)
+    assert use.more_at == use.works_at == datetime(2026, 3, 1, 0, 1, tzinfo=UTC)
+    assert (use.rate, use.limit, use.by, use.caller) == ("2/minute", 2, "ip", ADDRESS)
+    clock.advance(50)
+    (use,) = stack.limits.peek(ADDRESS)
+    assert (use.spent, use.works_at) == (1, None)
+
+
+def test_a_grant_of_a_window_gives_no_more_than_is_spent_and_says_so() -> None:
+    stack = Keyguard(RateLimit("5/day", by="ip"), store=MemoryStore())
+    statuses(stack, 3)
+    change = stack.limits.grant(ADDRESS, 100)
+    assert (change.given, change.after.remaining) == (3, 5)
+    assert [one.after["asked"] for one in stack.audit.list()] == [100]
+
+
+# -- what is wrong ----------------------------------------------------------------------------------------------
+
+KEY_WITH_A_SLIP = "kg_live_4fK2mQ9xTzLb_" + "x" * 38
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "settings", "message"),
+    [
+        ("peek", [ADDRESS], {"limit": "key"}, "no limit is called 'key': there are ip:5/day, ip:9/hour, subject:7/day"),
+        ("peek", ["example.org"], {"by": "ip"}, "this is not an address .*: 'example.org'"),
+        ("peek", ["203.0.113.0/24"], {"by": "ip"}, "this is not an address"),
+        (
+            "peek",
+            ["203.0.113.9"],
+            {"by": "address"},
+            "by is 'ip', 'key', 'subject', 'function', or None, not 'address'",
+        ),
+        ("peek", ["x"], {"by": "key"}, "this caller counts by key, and these limits by ip, subject: say by="),
+        ("peek", [7], {}, "this caller counts by function, and these limits by ip, subject"),
+        ("peek", [7], {"by": "ip"}, "by ip a caller is a text, not int"),
+        ("peek", [1.5], {}, "a `by` function returns"),
+        ("peek", [""], {}, "a caller is an address"),
+        ("peek", ["x" * 2000], {}, "a caller is an address"),
+        ("peek", [KEY_WITH_A_SLIP], {}, "this looks like a key, and its checksum does not fit"),
+        ("peek", [ADDRESS], {"plan": 7}, "a plan is a text, not 7"),
+        ("grant", [ADDRESS, 1], {}, "name one limit: there are ip:5/day, ip:9/hour"),
+        ("set", [ADDRESS, 1], {"limit": "ip"}, "name one limit: there are ip:5/day, ip:9/hour"),
+        ("grant", ["acme", 0], {}, "units are a whole number from 1 to 1000000000000, not 0"),
+        ("grant", ["acme", -1], {}, "units are a whole number"),
+        ("grant", ["acme", 1.5], {}, "units are a whole number"),
+        ("grant", ["acme", True], {}, "units are a whole number"),
+        ("grant", ["acme", 10**13], {}, "units are a whole number"),
+        ("grant", ["acme", "7"], {}, "units are a whole number"),
+        ("set", ["acme", -1], {}, "spent is a whole number from 0 to 7 of subject:7/day, not -1"),
+        ("set", ["acme", 8], {}, "spent is a whole number from 0 to 7"),
+        ("set", ["acme", float("nan")], {}, "spent is a whole number from 0 to 7"),
+        ("reset", ["acme"], {"actor": ""}, "actor is a printable text"),
+    ],
+)
+def test_what_is_not_possible_is_said_and_changes_nothing(
+    method: str, args: list[Any], settings: dict[str, Any], message: str
+) -> None:
+    limits = RateLimit("5/day", "9/hour", by="ip"), RateLimit("7/day", by="subject")
+    stack = Keyguard(APIKeys(optional=True), *limits, store=MemoryStore())
+    play(stack)
+    with pytest.raises(ValueError, match=message) as caught:
+        getattr(stack.limits, method)(*args, **settings)
+    assert KEY_WITH_A_SLIP not in str(caught.value)
+    assert stack.audit.list() == []
+    assert told(stack.limits.peek(ADDRESS)) == {"ip:5/day": (1, 4), "ip:9/hour": (1, 8), "subject:7/day": (1, 6)}
+
+
+def test_a_plan_that_nobody_knows_must_be_said() -> None:
+    stack = Keyguard(
+        APIKeys(lookup=lambda key: None),
+        RateLimit(plans={"pro": "5/day", "staff": None}, default="1/day"),
+        store=MemoryStore(),
+    )
+    with pytest.raises(ValueError, match="depends on the caller's plan, which no key in the store tells: say plan="):
+        stack.limits.peek("acme")
+    assert [use.name for use in stack.limits.peek("acme", plan="pro")] == ["subject:5/day"]
+    assert [use.name for use in stack.limits.peek("acme", plan="other")] == ["subject:1/day"]
+    assert stack.limits.peek("acme", plan="staff") == ()
+
+
+def test_limits_that_a_function_chooses_are_not_known() -> None:
+    stack = Keyguard(RateLimit(lambda request: "5/day", by="ip", name="chosen"), store=MemoryStore())
+    assert stack.limits.peek(ADDRESS) == ()
+    with pytest.raises(ValueError, match="a function chooses the limit 'chosen' on each request"):
+        stack.limits.reset(ADDRESS, limit="chosen")
+
+
+def test_a_storage_of_the_limits_library_lets_nobody_look() -> None:
+    stack = Keyguard(RateLimit("5/day", by="ip"), store=LimitsStore(MemoryStorage()))
+    with pytest.raises(ConfigurationError, match="lets nobody look at what is spent"):
+        stack.limits.peek(ADDRESS)
+
+
+def test_a_store_that_fails_leaves_open_whether_something_was_changed() -> None:
+    class Broken(MemoryStore):
+        def execute(self, ops: Any) -> list[Any]:
+            raise StoreError("it is gone")
+
+    stack = Keyguard(RateLimit("5/day", by="ip"), store=Broken())
+    with pytest.raises(StoreError, match=r"it is gone\. Whether anything was changed is not known: look before"):
+        stack.limits.reset(ADDRESS)
