@@ -21,7 +21,7 @@ ARROW = [
     "conditions keys problem steps",
     "counter_names",
     "guard",
-    "chain",
+    "chain selection",
     "drivers guards",
     "stack",
     "asgi testing wsgi",

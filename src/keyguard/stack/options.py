@@ -14,12 +14,13 @@ from keyguard.conditions import OnPaths
 from keyguard.guards.api_keys.guard import Scopes
 from keyguard.guards.api_keys.look_ups import Lookup
 from keyguard.guards.cache.settings import When
-from keyguard.guards.rate_limit.guard import By, FailureMode, Profile, Rates, Setting
+from keyguard.guards.rate_limit.guard import FailureMode, Profile, Rates
 from keyguard.guards.rate_limit.settling import Refunds, Settler
 from keyguard.keys import Pepper
 from keyguard.manual_clock import GivenClock
 from keyguard.ops import Store
 from keyguard.refusal import Refusal
+from keyguard.selection import By, Setting
 from keyguard.stores.circuit_breaker import StoreHealth
 from keyguard.units import Duration
 

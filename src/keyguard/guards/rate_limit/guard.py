@@ -13,34 +13,27 @@ refuses, what was taken here is given back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from inspect import isawaitable, iscoroutine
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from keyguard.conditions import Condition, OnPaths, on_paths
+from keyguard.conditions import OnPaths
 from keyguard.errors import ConfigurationError
-from keyguard.flow import call, check_takes, is_async, is_blocking
+from keyguard.flow import check_takes, is_async
 from keyguard.guard import LONG, Decide, Long, Surroundings
 from keyguard.guards.rate_limit import rules as settings
 from keyguard.guards.rate_limit.at_once import deciding
 from keyguard.guards.rate_limit.checks import Limiting
 from keyguard.guards.rate_limit.naming import counters_of, names_of
 from keyguard.guards.rate_limit.settling import Refunds, Settler, settler_of
-from keyguard.http.fields import METHOD_OVERRIDES
-from keyguard.identity import UNKNOWN, Identity
 from keyguard.ops import Take, tiers_of, traits_of
 from keyguard.rates import Limit
 from keyguard.request import Request
+from keyguard.selection import Asking, By, Selection, Setting, asked, asked_at_once, at_hand, identity_for
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
 
-T = TypeVar("T")
-Setting: TypeAlias = "T | Callable[[Request], T | Awaitable[T]]"
-"""A value, or a function of the request that returns one; the function may be `async` under ASGI."""
-
 Rates: TypeAlias = "str | Limit | RateLimitItem"
-By: TypeAlias = 'Literal["ip", "key", "subject"] | Callable[[Request], Any]'
 FailureMode: TypeAlias = Literal["local", "refuse", "allow"]
 Profile: TypeAlias = Literal["draft-11", "x-ratelimit"]
 
@@ -119,14 +112,10 @@ class RateLimit(Limiting):
     ) -> None:
         if by is None:
             by = "ip" if plans is None else "subject"
-        self.by = settings.checked_by(by)
+        self.selection = selection = Selection(by, when, exempt, methods, paths, ignore_case)
+        self.by, self.when, self.exempt = selection.by, selection.when, selection.exempt
+        self.methods, self.paths = selection.methods, selection.paths
         self.cost = settings.checked_cost(cost)
-        self.when = settings.checked_condition("when", when)
-        self.exempt = settings.checked_condition("exempt", exempt)
-        self._opens = self.exempt.opens if isinstance(self.exempt, Condition) else self.exempt
-        self.methods = settings.checked_methods(methods)
-        self._uncounted = settings.uncounted_methods(self.methods)
-        self.paths = on_paths("paths", paths, ignore_case)
         self.profiles = settings.checked_profiles(headers)
         self.if_store_fails = settings.checked_failure_mode(if_store_fails)
         self.settling = settler_of(settle, refund_on, count, failures)
@@ -159,16 +148,8 @@ class RateLimit(Limiting):
                     )
         needs = self.plans is not None or by in ("key", "subject")
         self.needs = frozenset({"identity"}) if needs else frozenset()
-        self.fixed = (
-            self.choose is None
-            and isinstance(self.cost, int)
-            and isinstance(self.by, str)
-            and self.when is None
-            and self.exempt is None
-        )
-        self.prompt = self.settling is None and not any(
-            is_async(function) or is_blocking(function) for function in self.functions().values()
-        )
+        self.fixed = self.choose is None and isinstance(self.cost, int) and selection.fixed
+        self.prompt = self.settling is None and at_hand(self.functions().values())
         """Whether all functions that have a say can be called in place, as far as is known, and none is asked later."""
         self.counters = (counters_of(self, self.plans, self._default),)
         self._unknown_plans: set[str] = set()
@@ -190,13 +171,13 @@ class RateLimit(Limiting):
     @property
     def only_terms(self) -> settings.Terms | None:
         """The rules that count for every request; `None` if that depends on the request, or if there are none."""
-        everywhere = self.plans is None and self.paths is None and not self._uncounted
+        everywhere = self.plans is None and self.selection.everything
         return self._default if everywhere and self._default.rules else None
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """Return the settings that are functions of the request."""
-        given = {"by": self.by, "cost": self.cost, "when": self.when, "exempt": self.exempt, "rates": self.choose}
-        return {word: value for word, value in given.items() if callable(value)}
+        given = {"cost": self.cost, "rates": self.choose}
+        return self.selection.functions | {word: value for word, value in given.items() if callable(value)}
 
     def asynchronous(self) -> dict[str, object]:
         """Return the settings that only an event loop can run."""
@@ -217,33 +198,9 @@ class RateLimit(Limiting):
 
     # -- whether, and what, a request takes ---------------------------------------------------------------
 
-    def _counts(self, request: Any) -> bool:
-        """Whether the request is one that this limit is about."""
-        if request.method in self._uncounted and not request.sends(METHOD_OVERRIDES):
-            return False
-        return self.paths is None or self.paths.closes(request)
-
-    def _identity(self, request: Request) -> Identity:
-        identity = request.state.identity
-        if identity is None:
-            raise ConfigurationError(
-                f"{self!r} counts by {'plan' if self.plans is not None else self.by}, but {UNKNOWN}"
-            )
-        return identity
-
-    def _bucket(self, request: Request) -> str:
-        if self.by == "ip":
-            client = request.client
-            return settings.UNKNOWN_ADDRESS if client is None else client.bucket
-        identity = self._identity(request)
-        if identity.anonymous:
-            client = request.client
-            return "@" + (settings.UNKNOWN_ADDRESS if client is None else client.bucket)
-        return settings.bucket_text(identity.key_id if self.by == "key" else identity.subject)
-
     def _plan(self, request: Request) -> settings.Terms:
         assert self.plans is not None
-        plan: Any = self._identity(request).plan
+        plan: Any = identity_for(request, self, "plan").plan
         if plan is None:
             return self._default
         # A look-up may have taken anything from its database, a list say.
@@ -261,50 +218,32 @@ class RateLimit(Limiting):
 
         Raises `AmbiguousPath` if that cannot be said.
         """
-        if (self.paths is not None or self._uncounted) and not self._counts(request):
+        selection = self.selection
+        if (self.paths is not None or selection.uncounted) and not selection.covers(request):
             return None
         terms = self._default if self.plans is None else self._plan(request)
-        return (terms, self._bucket(request), self.cost) if terms.rules else None
+        return (terms, selection.bucket(request, self), self.cost) if terms.rules else None
 
     def take_at_once(self, request: Request) -> Take | None:
         counted = self.counted(request)
         return None if counted is None else counted[0].take(*counted[1:])
 
     async def chosen_take(self, request: Request) -> Take | None:
-        choosing, value = self._choosing(request), None
-        while True:
-            try:
-                function = choosing.send(value)
-            except StopIteration as stop:
-                return None if stop.value is None else stop.value[0].new_take(*stop.value[1:])
-            value = await call(function, request)
+        counted = await asked(self._choosing(request), request)
+        return None if counted is None else counted[0].new_take(*counted[1:])
 
     def chosen_at_once(self, request: Request) -> settings.Counted | Literal[Long.LONG] | None:
         """Return the same as `counted`, if functions decide that can be called in place; else `LONG`."""
         if not self.prompt:
             return LONG
-        choosing, value = self._choosing(request), None
-        while True:
-            try:
-                function = choosing.send(value)
-            except StopIteration as stop:
-                counted: settings.Counted | None = stop.value
-                return counted
-            value = function(request)
-            if value.__class__ not in _AT_HAND and isawaitable(value):
-                # It was not known that it has to be awaited, and is from now on. This once, all are called again.
-                self.prompt = False
-                if iscoroutine(value):
-                    value.close()
-                return LONG
+        counted = asked_at_once(self._choosing(request), request)
+        if counted is LONG:
+            self.prompt = False  # it was not known that something has to be awaited, and is from now on
+        return counted
 
-    def _choosing(self, request: Request) -> Generator[Callable[[Request], Any], Any, settings.Counted | None]:
-        """Yield the functions that have a say, each to be sent what it returns. Return what counts."""
-        if not self._counts(request):
-            return None
-        if self.when is not None and not (yield self.when):
-            return None
-        if self._opens is not None and (yield self._opens):
+    def _choosing(self, request: Request) -> Asking[settings.Counted | None]:
+        """Ask what counts for a request."""
+        if not (yield from self.selection.asking_whether(request)):
             return None
         if self.choose is not None:
             chosen = yield self.choose
@@ -315,16 +254,8 @@ class RateLimit(Limiting):
             terms = self._default if self.plans is None else self._plan(request)
         if not terms.rules:
             return None
-        if isinstance(self.by, str):
-            bucket = self._bucket(request)
-        else:
-            who = yield self.by
-            if who is None:
-                return None
-            bucket = settings.digest(who)
+        bucket = yield from self.selection.asking_whose(request, self)
+        if bucket is None:
+            return None
         cost = self.cost if isinstance(self.cost, int) else settings.whole_cost((yield self.cost))
         return terms, bucket, cost
-
-
-_AT_HAND = frozenset({bool, int, str, tuple, type(None)})
-"""Classes of nearly all that such functions return, of which it need not be asked whether it is awaitable."""

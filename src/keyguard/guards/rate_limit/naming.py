@@ -8,9 +8,10 @@ from typing import Any, Protocol
 from keyguard.conditions import OnPaths
 from keyguard.counter_names import Counters, counter_name, public_name
 from keyguard.guards.rate_limit.facts import facts_of
-from keyguard.guards.rate_limit.rules import Rule, Terms, checked_name
+from keyguard.guards.rate_limit.rules import Rule, Terms
 from keyguard.guards.rate_limit.settling import Settling
 from keyguard.rates import Limit
+from keyguard.selection import checked_name
 
 
 class Named(Protocol):

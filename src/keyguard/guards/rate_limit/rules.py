@@ -20,7 +20,6 @@ from keyguard.rates import Limit, parse_rates, window
 from keyguard.response import ReadyFields, field_value
 
 PROFILES = ("draft-11", "x-ratelimit")
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
 
 class Naming(NamedTuple):
@@ -190,15 +189,6 @@ def plans_of(guard: Naming, plans: Any, default: Any) -> tuple[dict[str, Terms],
         raise ConfigurationError(f"default={default!r} is none of the plans {names}, and no rate: {error}") from None
 
 
-def checked_by(by: Any) -> Any:
-    if callable(by):
-        check_takes("by", by, "the request")
-        return by
-    if by in ("ip", "key", "subject"):
-        return by
-    raise ConfigurationError(f"by is 'ip', 'key', 'subject' or a function of the request, not {by!r}")
-
-
 def checked_cost(cost: Any) -> Any:
     if callable(cost):
         check_takes("cost", cost, "the request")
@@ -214,48 +204,6 @@ def whole_cost(cost: Any) -> int:
     return cost
 
 
-def checked_condition(word: str, condition: Any) -> Any:
-    if condition is None:
-        return None
-    if callable(condition):
-        check_takes(word, condition, "the request")
-        return condition
-    if isinstance(condition, bool):
-        return always if condition else never
-    raise ConfigurationError(f"{word} is a function of the request, not {condition!r}")
-
-
-def always(request: Any) -> bool:
-    """A condition that always holds."""
-    return True
-
-
-def never(request: Any) -> bool:
-    """A condition that never holds."""
-    return False
-
-
-def checked_methods(methods: Any) -> frozenset[str] | None:
-    if methods is None:
-        return None
-    if not isinstance(methods, Iterable):
-        raise ConfigurationError(f"methods are a list of names, such as ['POST'], not {methods!r}")
-    names = frozenset([methods] if isinstance(methods, str) else methods)
-    for name in names:
-        if name not in METHODS:
-            raise ConfigurationError(f"{name!r} is no HTTP method; they are written in capitals, such as 'POST'")
-    if not names:
-        raise ConfigurationError("methods is empty: the limit would apply to nothing")
-    return names
-
-
-def uncounted_methods(methods: frozenset[str] | None) -> frozenset[str]:
-    """Return the methods that a limit on these skips. One that HTTP does not define may be routed as any: it counts."""
-    if methods is None:
-        return frozenset()
-    return METHODS - methods - (frozenset({"HEAD"}) if "GET" in methods else frozenset())
-
-
 def checked_profiles(headers: Any) -> tuple[str, ...]:
     given = () if headers is None else (headers,) if isinstance(headers, str) else headers
     profiles = tuple(given) if isinstance(given, Iterable) else (given,)
@@ -269,9 +217,3 @@ def checked_failure_mode(mode: Any) -> str:
     if mode in ("local", "refuse", "allow"):
         return str(mode)
     raise ConfigurationError(f"if_store_fails is 'local', 'refuse' or 'allow', not {mode!r}")
-
-
-def checked_name(name: Any) -> str:
-    if isinstance(name, str) and name and name.isascii() and name.isprintable() and "|" not in name:
-        return name
-    raise ConfigurationError(f"a name is printable ASCII text without '|', not {name!r}")
