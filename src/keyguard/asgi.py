@@ -19,9 +19,15 @@ from keyguard.stack.layers import stack_of
 if TYPE_CHECKING:
     from keyguard.guards.rate_limit.guard import Rates
     from keyguard.request import Request
-    from keyguard.stack.options import APIKeysOptions, IPFilterOptions, RateLimitOptions, ResponseCacheOptions
+    from keyguard.stack.options import (
+        APIKeysOptions,
+        BanOptions,
+        IPFilterOptions,
+        RateLimitOptions,
+        ResponseCacheOptions,
+    )
 
-__all__ = ["APIKeys", "IPFilter", "RateLimit", "ResponseCache"]
+__all__ = ["APIKeys", "Ban", "IPFilter", "RateLimit", "ResponseCache"]
 
 
 class APIKeys(ASGIDriver):
@@ -29,6 +35,14 @@ class APIKeys(ASGIDriver):
 
     def __init__(self, app: ASGIApp, **options: Unpack[APIKeysOptions]) -> None:
         self.guard, stack = stack_of(guards.APIKeys, (), options)
+        super().__init__(app, stack.engine(app, asynchronous=True))
+
+
+class Ban(ASGIDriver):
+    """`keyguard.Ban` around an ASGI app."""
+
+    def __init__(self, app: ASGIApp, **options: Unpack[BanOptions]) -> None:
+        self.guard, stack = stack_of(guards.Ban, (), options)
         super().__init__(app, stack.engine(app, asynchronous=True))
 
 

@@ -36,6 +36,8 @@ _TITLE = {
     Cause.ADDRESS: "Address refused",
     Cause.REQUEST: "Bad request",
 }
+BANNED = "banned"
+"""The reason of refusals that end by themselves, and of which a title says so."""
 # Registered by draft-ietf-httpapi-ratelimit-headers-11, section 6; the others have no more to say than their status.
 _PROBLEMS = "https://iana.org/assignments/http-problem-types#"
 _TYPE = {
@@ -140,7 +142,7 @@ class Notice:
         self.retry_after: int | None = None
         self.recovers_at: datetime | None = None
         self.fields: tuple[tuple[bytes, bytes], ...] = (_CONTENT_TYPE[JSON], _NO_STORE)
-        self.begin = f'{_begin_of(cause, status)}{quoted(detail)}, "instance": "'
+        self.begin = f'{_begin_of(cause, status, reason)}{quoted(detail)}, "instance": "'
         """The body as `json.dumps(problem_details(refusal))` writes it, up to the id; a test holds the two together."""
         self.end = f'"{_rest_of(cause, policies)}}}'
         """The body after the id, which has no sign that JSON would have to escape."""
@@ -194,8 +196,8 @@ _NO_STORE = (b"cache-control", b"no-store")
 
 
 @lru_cache(maxsize=64)
-def _begin_of(cause: Cause, status: int) -> str:
-    kind, title = quoted(_TYPE.get(cause, "about:blank")), quoted(_title(cause, status))
+def _begin_of(cause: Cause, status: int, reason: str) -> str:
+    kind, title = quoted(_TYPE.get(cause, "about:blank")), quoted(_title(cause, status, reason))
     return f'{{"type": {kind}, "title": {title}, "status": {status}, "detail": '
 
 
@@ -236,7 +238,7 @@ def problem_details(refusal: Refusal) -> dict[str, object]:
     """Return the refusal as the members of a problem details object (RFC 9457, section 3)."""
     problem: dict[str, object] = {
         "type": _TYPE.get(refusal.cause, "about:blank"),
-        "title": _title(refusal.cause, refusal.status),
+        "title": _title(refusal.cause, refusal.status, refusal.reason),
         "status": refusal.status,
         "detail": refusal.detail,
         "instance": refusal.request_id,
@@ -251,7 +253,9 @@ def problem_details(refusal: Refusal) -> dict[str, object]:
     return problem
 
 
-def _title(cause: Cause, status: int) -> str:
+def _title(cause: Cause, status: int, reason: str) -> str:
+    if reason == BANNED:
+        return "Banned for a while"
     return "Too many wrong keys" if cause is Cause.ADDRESS and status == 429 else _TITLE[cause]
 
 

@@ -73,6 +73,7 @@ FACES = [
     "keyguard.wsgi",
     "keyguard.guards",
     "keyguard.guards.api_keys",
+    "keyguard.guards.bans",
     "keyguard.guards.cache",
     "keyguard.guards.rate_limit",
     "keyguard.keys",

@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from keyguard import APIKeys, IPFilter, Keyguard, RateLimit, Request, Response, ResponseCache, blocking, path
+from keyguard import (
+    APIKeys,
+    Ban,
+    Cause,
+    IPFilter,
+    Keyguard,
+    RateLimit,
+    Request,
+    Response,
+    ResponseCache,
+    blocking,
+    path,
+)
 from keyguard.guard import LONG, Mark, may_decide
 from keyguard.ops import Put
 from keyguard.request import Forward
@@ -141,6 +153,14 @@ def stacks(name: str, store: MemoryStore, clock: ManualClock) -> Keyguard:
             RateLimit("9/minute", by="subject"),
             ResponseCache(ttl=2, serve_exhausted=True),
         ],
+        "bans": [
+            Ban(after="5/minute", of=(401, 404, Cause.REQUEST), for_="9 seconds", growing=True, exempt=["10.0.0.0/8"]),
+            RateLimit("60/minute", by="ip"),
+            APIKeys(optional=True, preflights=True),
+            Ban(after="2/minute", of=(404, 429), by="subject", for_=5),
+            Ban(after="3/minute", of=500, by=tenant, for_="20 seconds", name="tenants"),
+            ResponseCache(ttl=2, public=True),
+        ],
         "functions": [
             RateLimit("20/minute; 40/hour", by=tenant, cost=cost, exempt=path("/open/*"), name="tenants"),
             RateLimit("5/second", when=lambda request: request.method != "HEAD", by="ip", name="heads"),
@@ -254,7 +274,7 @@ def random_ask(random: Random, keys: list[str]) -> Ask:
     )
 
 
-NAMES = ["key and limits", "limits outside", "a cache", "a cache between limits"]
+NAMES = ["key and limits", "limits outside", "a cache", "a cache between limits", "bans"]
 NAMES += ["functions", "functions that return awaitables"]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keyguard import APIKeys, Identity, IPFilter, Keyguard, RateLimit, smooth
+from keyguard import APIKeys, Ban, Identity, IPFilter, Keyguard, RateLimit, smooth
 from keyguard.keys import KeyRegistry
 from keyguard.ops import CompareAndSet
 from keyguard.stores.memory import MemoryStore
@@ -77,6 +77,12 @@ STACKS: dict[str, Callable[..., Keyguard]] = {
     "admin": lambda **o: Keyguard(IPFilter(allow=["10.0.0.0/8"], paths=["/admin/*"]), **o),
     "proxied": lambda **o: Keyguard(
         IPFilter(deny=["203.0.113.0/24"]), RateLimit("1/minute", by="ip"), trusted_proxies=["10.0.0.0/8", "unix"], **o
+    ),
+    "bans": lambda **o: Keyguard(
+        Ban(after="2/minute", for_="90 seconds", growing=True, exempt=["192.0.2.0/24"]),
+        APIKeys(guesses=None),
+        trusted_proxies=["10.0.0.0/8"],
+        **o,
     ),
     "forwarded": lambda **o: Keyguard(
         IPFilter(allow=["198.51.100.0/24"]), trusted_proxies=["10.0.0.0/8"], forwarded_header="forwarded", **o
@@ -412,4 +418,12 @@ ROWS = [
     Row("for nonsense", "keys", get("/", ("Accept", ";;q=x,,")), 401, has={"content-type": "application/problem+json"}),
     Row("never HTML for who refuses it", "keys", get("/", ("Accept", "text/html;q=0, application/json")), 401, has={"content-type": "application/problem+json"}),
     Row("its id is the request's", "keys", get(), 401, says='"instance": "row-1"'),
+    # -- bans
+    Row("two failures are none", "bans", GOOD, 200, (BAD,) * 2),
+    Row("the third is answered as it is", "bans", BAD, 401, (BAD,) * 2, has={"www-authenticate": INVALID}),
+    Row("and then nothing is, until a moment", "bans", GOOD, 429, (BAD,) * 3, cause="address", has={"retry-after": "90"}, says="are refused until"),
+    Row("a second too early", "bans", GOOD, 429, (BAD,) * 3, wait=89, has={"retry-after": "1"}),
+    Row("when it said", "bans", GOOD, 200, (BAD,) * 3, wait=90),
+    Row("whoever is exempt", "bans", with_key("good", client="192.0.2.1"), 200, (with_key("wrong", client="192.0.2.1"),) * 4),
+    Row("a proxy is none of its callers", "bans", with_key("good", client="10.0.0.1"), 200, (with_key("wrong", "/", ("X-Forwarded-For", "203.0.113.9"), client="10.0.0.1"),) * 3),
 ]  # fmt: skip

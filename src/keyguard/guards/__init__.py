@@ -1,8 +1,9 @@
 """The guards that come with keyguard: one feature, one folder or one file."""
 
 from keyguard.guards.api_keys.guard import APIKeys
+from keyguard.guards.bans import Ban
 from keyguard.guards.cache import ResponseCache
 from keyguard.guards.ip_filter import IPFilter
 from keyguard.guards.rate_limit.guard import RateLimit
 
-__all__ = ["APIKeys", "IPFilter", "RateLimit", "ResponseCache"]
+__all__ = ["APIKeys", "Ban", "IPFilter", "RateLimit", "ResponseCache"]

@@ -213,6 +213,10 @@ class ClientAddress:
     def __hash__(self) -> int:
         return hash(self._settings)
 
+    def trusts(self, address: Address) -> bool:
+        """Tell whether this is the address of a trusted proxy."""
+        return address in self._networks
+
     def find(self, peer: str | None, header: Callable[[str], str | None]) -> Address | None:
         """Return the client behind `peer`, or `None` if it cannot be known."""
         address = None if peer is None else parse_address(peer)

@@ -9,9 +9,15 @@ from keyguard.errors import ConfigurationError
 from keyguard.rates.gcra import Smooth
 from keyguard.rates.limit import JSON, Limit
 from keyguard.rates.slots import Slots
+from keyguard.rates.strikes import Strikes
 from keyguard.rates.window import window
 
-KINDS: Final[dict[str, Callable[..., Limit]]] = {"window": window, "smooth": Smooth.of_terms, "slots": Slots}
+KINDS: Final[dict[str, Callable[..., Limit]]] = {
+    "window": window,
+    "smooth": Smooth.of_terms,
+    "slots": Slots,
+    "strikes": Strikes,
+}
 """By `Limit.kind`: what makes a limit of its `terms`, which are given by name."""
 
 

@@ -19,7 +19,7 @@ from keyguard.guards.rate_limit.settling import Refunds, Settler
 from keyguard.keys import Pepper
 from keyguard.manual_clock import GivenClock
 from keyguard.ops import Store
-from keyguard.refusal import Refusal
+from keyguard.refusal import Cause, Refusal
 from keyguard.selection import By, Setting
 from keyguard.stores.circuit_breaker import StoreHealth
 from keyguard.units import Duration
@@ -60,6 +60,20 @@ class APIKeysOptions(StackOptions, total=False):
     realm: str
     preflights: bool | None
     name: str
+
+
+class BanOptions(StackOptions, total=False):
+    """The settings of `Ban`, and those of a stack of its own."""
+
+    after: str
+    of: Iterable[int | Cause] | int | Cause
+    for_: Duration
+    growing: bool
+    max_for: Duration
+    by: By
+    exempt: Iterable[str]
+    name: str | None
+    if_store_fails: Literal["allow", "refuse"]
 
 
 class IPFilterOptions(StackOptions, total=False):

@@ -74,6 +74,12 @@ class Pool:
             core.tell()
         return answer
 
+    def knows(self, bucket: str) -> bool:
+        """Tell whether anything may be counted for a caller; for one who is new, every limit is whole."""
+        table = self.table
+        with self._core.lock:
+            return bucket in table.young or bucket in table.old or bool(table.cells)
+
     def charge(self, bucket: str, cost: int, now: int) -> Answer | Refused | None:
         """Do the same, under the lock."""
         if not self._begin <= now < self._until:

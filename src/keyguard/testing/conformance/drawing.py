@@ -26,6 +26,7 @@ from keyguard.ops import (
 )
 from keyguard.rates import Limit, Slots, smooth, window
 from keyguard.rates.limit import Taking
+from keyguard.rates.strikes import Strikes
 from keyguard.rates.window import WindowLog
 from keyguard.testing.conformance.by_hand import drawn_by_hand
 from keyguard.testing.conformance.cached import CACHED, CacheSteps
@@ -60,12 +61,18 @@ LIMITS: tuple[Limit, ...] = (
     smooth("7/hour"),
     Slots(4),
     Foreign(6, 30 * SECOND, "6/30 seconds"),
+    Strikes(3, 10 * SECOND, "3 strikes in 10 seconds", 5 * SECOND, 30 * SECOND),
+    Strikes(50, 60 * SECOND, "50 strikes in a minute", 20 * SECOND, 20 * SECOND),
 )
-"""Limits of every kind: windows of both kinds, even pacing in whole microseconds and in parts, slots, a foreign one."""
+"""Limits of every kind: both windows, even pacing in whole microseconds and in parts, slots, strikes, a foreign one."""
 
 EDITED: tuple[tuple[Limit, ...], ...] = (
     tuple(window(quota, 60 * SECOND, f"{quota}/minute") for quota in (40, 30, 3, 1000)),
     (smooth("5/second", burst=4), smooth("60000/second", burst=3), smooth("70000/second"), smooth("2/second", 9)),
+    tuple(
+        Strikes(quota, 10 * SECOND, f"{quota} strikes in 10 seconds", length * SECOND, 40 * SECOND)
+        for quota, length in ((3, 5), (40, 1), (1, 10))
+    ),
 )
 """Different limits under one name, as if one were edited all the time."""
 
