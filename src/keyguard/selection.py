@@ -40,7 +40,7 @@ class Selection:
     def __init__(
         self, by: Any, when: Any, exempt: Any, methods: Any, paths: Iterable[str] | OnPaths | None, ignore_case: bool
     ) -> None:
-        self.by = _checked_by(by)
+        self.by = checked_by(by)
         self.when = checked_condition("when", when)
         self.exempt = checked_condition("exempt", exempt)
         self._opens = self.exempt.opens if isinstance(self.exempt, Condition) else self.exempt
@@ -146,7 +146,7 @@ def at_hand(functions: Iterable[Callable[..., Any]]) -> bool:
 # -- checking settings ------------------------------------------------------------------------------------------
 
 
-def _checked_by(by: Any) -> Any:
+def checked_by(by: Any) -> Any:
     if callable(by):
         check_takes("by", by, "the request")
         return by

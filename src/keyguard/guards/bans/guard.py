@@ -17,29 +17,27 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 from keyguard import counter_names
 from keyguard.buckets import bucket_text
 from keyguard.chain import within
 from keyguard.clock import SECOND
-from keyguard.errors import ConfigurationError, StoreBusy, StoreError
+from keyguard.errors import StoreBusy, StoreError
 from keyguard.flow import call, is_async, is_blocking
 from keyguard.guard import Decide, Guard, Surroundings
 from keyguard.guards.bans import settings
 from keyguard.guards.bans.at_once import bucket_of, deciding
 from keyguard.guards.bans.strikes import Watch
-from keyguard.identity import UNKNOWN
 from keyguard.keys.credentials import Sources
 from keyguard.ops import Degraded, Demand, Take, Taken
 from keyguard.problem import BANNED, refuse_busy, refuse_for
 from keyguard.rates.strikes import Strikes
 from keyguard.refusal import Cause
-from keyguard.request import CarriedRequest, Forward, Request
+from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Response
+from keyguard.selection import By, checked_by, identity_for
 from keyguard.units import Duration, rfc3339
-
-By: TypeAlias = 'Literal["ip", "key", "subject"] | Callable[[Request], Any]'
 
 POOLS = "rl:ban:"
 """The beginning of the names of the pools in which strikes and bans are kept, before the guard's name."""
@@ -89,7 +87,7 @@ class Ban(Guard):
     ) -> None:
         self.limit = settings.strikes_of(after, for_, growing, max_for)
         self.statuses, self.causes = settings.split(of)
-        self.by: Any = settings.checked_by(by)
+        self.by: Any = checked_by(by)
         self.exempt = settings.checked_exempt(exempt)
         self.if_store_fails = settings.checked_failure_mode(if_store_fails)
         self.name, counter = self._names(name)
@@ -175,9 +173,7 @@ class Ban(Guard):
     def bucket(self, request: CarriedRequest) -> str:
         """Return who is to be banned, if no function has a say in it; empty for nobody."""
         if self.by != "ip":
-            identity = request.state.identity
-            if identity is None:
-                raise ConfigurationError(f"{self!r} bans by {self.by}, but {UNKNOWN}")
+            identity = identity_for(request, self, self.by)
             if not identity.anonymous:
                 return bucket_text(identity.key_id if self.by == "key" else identity.subject)
         client = request.client

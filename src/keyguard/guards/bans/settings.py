@@ -7,7 +7,6 @@ from typing import Any
 
 from keyguard.checks import is_whole
 from keyguard.errors import ConfigurationError
-from keyguard.flow import check_takes
 from keyguard.http.addresses import Networks
 from keyguard.rates import parse_rates
 from keyguard.rates.strikes import Strikes
@@ -57,15 +56,6 @@ def split(of: Any) -> tuple[frozenset[int], frozenset[Cause]]:
     if not statuses and not causes:
         raise ConfigurationError("of is empty: nothing would be a strike")
     return frozenset(statuses), frozenset(causes)
-
-
-def checked_by(by: Any) -> Any:
-    if callable(by):
-        check_takes("by", by, "the request")
-        return by
-    if by in ("ip", "key", "subject"):
-        return by
-    raise ConfigurationError(f"by is 'ip', 'key', 'subject' or a function of the request, not {by!r}")
 
 
 def checked_exempt(exempt: Any) -> Networks:
