@@ -85,7 +85,6 @@ class Exchange:
                     stop = self._go_on(stop, value, error)
         except BaseException as failure:
             self._let_go(failure)
-            request.state.failure = failure
             raise
         finally:
             if request.afterwards or request.deferred or self.copies is not None:
@@ -136,7 +135,7 @@ class Exchange:
 
     async def _call_app(self, scope: Scope) -> Any:
         """Run the app. Returns the next stop, or `None` if the response has gone."""
-        self.state = WAIT
+        self.state, self.request.state.failure = WAIT, None
         self.request.reached_app = True
         mark = pass_on(self.request, scope, "scheme")
         error: Exception
@@ -156,6 +155,7 @@ class Exchange:
             error = failure
         finally:
             returned(mark)
+        self.request.state.failure = error
         if self.state == DEAD:
             assert self.failure is not None
             self._let_go(self.failure)  # only the app's `send` may have been cancelled, and the guards still wait
@@ -332,7 +332,7 @@ class Exchange:
     def _let_go(self, failure: BaseException) -> None:
         """Tell guards that still wait that they wait in vain. Their answers do not count any more."""
         flow = self.flow
-        self.state, self.failure = DEAD, failure
+        self.state, self.failure, self.request.state.failure = DEAD, failure, failure
         if flow is None or inspect.getcoroutinestate(flow) != inspect.CORO_SUSPENDED:
             return
         try:

@@ -105,6 +105,7 @@ class Exchange:
         request = self.request
         if request.deferred is None and request.afterwards is None:
             request.late = self.engine.late
+            request.state.failure = None  # its frames hold the request
             return body
         return self._until_its_end(body)
 
@@ -143,7 +144,7 @@ class Exchange:
 
     def _call_app(self, environ: Environ) -> tuple[Any, Iterable[bytes] | None]:
         """Run the app up to its head, and the guards over that. Returns the next stop, or the body."""
-        self.state = WAIT
+        self.state, self.request.state.failure = WAIT, None
         self.request.reached_app = True
         self.head = None
         mark = pass_on(self.request, environ, "wsgi.url_scheme")
@@ -170,6 +171,7 @@ class Exchange:
             error = failure
         finally:
             returned(mark)
+        self.request.state.failure = error
         if iterable is not None:
             close(iterable)
         if self.state == DEAD:

@@ -65,6 +65,7 @@ class Telling:
             if iterable is not None:
                 close(iterable)
             if self.failure is None or not isinstance(failure, Exception):
+                request.state.failure = failure
                 exchange = Exchange(app, engine, request, server_start)
                 exchange.end()
                 exchange.closed(failed=True)

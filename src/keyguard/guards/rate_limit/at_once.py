@@ -14,7 +14,7 @@ from keyguard.errors import AmbiguousPath
 from keyguard.flow import Flow
 from keyguard.guard import LONG, Decide, Long, Mark
 from keyguard.guards.rate_limit.headers import UP
-from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited
+from keyguard.guards.rate_limit.outcomes import Charge, charge_for, refuse_limited
 from keyguard.guards.rate_limit.rules import KEPT, LONGEST_BUCKET, UNKNOWN_ADDRESS, Counted, Rule, RuleDemands, Terms
 from keyguard.ops import Demand, Take, Taken, traits_of
 from keyguard.problem import refuse_ambiguous
@@ -86,7 +86,7 @@ def _pooled(limits: Sequence[PromptLimit], store: Any) -> dict[Terms, Pooled]:
         return made
     for limit in limits:
         for terms in limit.all_terms:
-            pool = make(terms.rules, limit.all_rules) if terms.rules else None
+            pool = make(terms.rules, limit.all_rules) if terms.rules and not terms.settled else None
             if pool is not None:
                 made[terms] = Pooled(pool, terms)
     return made
@@ -173,7 +173,7 @@ def _decide_all(limits: Sequence[PromptLimit], store: Any, pooled: dict[Terms, P
 
 def _asked(request: CarriedRequest, store: Any, take: Take) -> Response | Charge:
     taken: Taken = store.execute((take,))[0]
-    return refuse_limited(request, taken) if taken.refused else Charge(taken)
+    return refuse_limited(request, taken) if taken.refused else charge_for(request, taken)
 
 
 class PoolCharge(Charge):

@@ -9,9 +9,7 @@ from keyguard.chain import within
 from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
 from keyguard.guard import Decide, Guard, may_decide
 from keyguard.guards.rate_limit.at_once import Joined, deciding
-from keyguard.guards.rate_limit.bill import Bill
-from keyguard.guards.rate_limit.outcomes import Charge, refuse_limited, without_store
-from keyguard.guards.rate_limit.rules import RuleDemands
+from keyguard.guards.rate_limit.outcomes import charge_for, refuse_limited, without_store
 from keyguard.ops import Take, Taken
 from keyguard.problem import refuse_ambiguous, refuse_busy
 from keyguard.request import CarriedRequest, Forward, Request
@@ -57,10 +55,7 @@ class Limiting(Guard):
             return await without_store(request, asked, forward)
         if taken.refused:
             return refuse_limited(request, taken)
-        demands = taken.demands
-        if isinstance(demands, RuleDemands) and demands.terms.settled:
-            return await Bill(request, taken).forward(request, forward)
-        return await within((Charge(taken),), request, forward)
+        return await within((charge_for(request, taken),), request, forward)
 
 
 class RateLimitGroup(Limiting):

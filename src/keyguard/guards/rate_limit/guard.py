@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from keyguard.conditions import OnPaths
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes, is_async
-from keyguard.guard import LONG, Decide, Long, Surroundings
+from keyguard.guard import LONG, Decide, Long
 from keyguard.guards.rate_limit import rules as settings
 from keyguard.guards.rate_limit.at_once import deciding
 from keyguard.guards.rate_limit.checks import Limiting
 from keyguard.guards.rate_limit.naming import counters_of, names_of
 from keyguard.guards.rate_limit.settling import Refunds, Settler, settler_of
-from keyguard.ops import Take, tiers_of, traits_of
+from keyguard.ops import Take
 from keyguard.rates import Limit
 from keyguard.request import Request
 from keyguard.selection import Asking, By, Selection, Setting, asked, asked_at_once, at_hand, identity_for
@@ -119,6 +119,7 @@ class RateLimit(Limiting):
         self.profiles = settings.checked_profiles(headers)
         self.if_store_fails = settings.checked_failure_mode(if_store_fails)
         self.settling = settler_of(settle, refund_on, count, failures)
+        self.keeps = frozenset({"decisions"} if self.settling is None else {"decisions", "holds"})
         self.choose: Callable[[Request], Any] | None = None
         self.rules: tuple[settings.Rule, ...] = ()
         self.plans: dict[str, settings.Terms] | None = None
@@ -149,8 +150,8 @@ class RateLimit(Limiting):
         needs = self.plans is not None or by in ("key", "subject")
         self.needs = frozenset({"identity"}) if needs else frozenset()
         self.fixed = self.choose is None and isinstance(self.cost, int) and selection.fixed
-        self.prompt = self.settling is None and at_hand(self.functions().values())
-        """Whether all functions that have a say can be called in place, as far as is known, and none is asked later."""
+        self.prompt = at_hand(self.functions().values())
+        """Whether all functions that have a say can be called in place, as far as is known."""
         self.counters = (counters_of(self, self.plans, self._default),)
         self._unknown_plans: set[str] = set()
 
@@ -182,13 +183,6 @@ class RateLimit(Limiting):
     def asynchronous(self) -> dict[str, object]:
         """Return the settings that only an event loop can run."""
         return {word: function for word, function in self.functions().items() if is_async(function)}
-
-    def attach(self, stack: Surroundings) -> None:
-        if self.settling is not None and any(traits_of(tier).limitations is not None for tier in tiers_of(stack.store)):
-            raise ConfigurationError(
-                f"{self!r} settles what a request costs in the end, and {stack.store!r} takes nothing back: use one of "
-                "keyguard's own stores, memory://, sqlite://, redis:// or postgresql://"
-            )
 
     def warn_of_workers(self, workers: int) -> str:
         return f"each of them admits the whole of a limit, so {workers} times as much together"

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from keyguard.clock import SECOND
+from keyguard.clock import SECOND, monotonic
 from keyguard.errors import AmbiguousPath, StoreError
 from keyguard.flow import Flow
 from keyguard.guard import Mark
 from keyguard.guards.rate_limit.headers import describe
 from keyguard.guards.rate_limit.rules import Rule, RuleDemands
+from keyguard.guards.rate_limit.settling import Outcome, ResponseFields, Settling
 from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
 from keyguard.problem import Notice, refuse_for
 from keyguard.rates import NEVER
 from keyguard.refusal import Cause
-from keyguard.request import CarriedRequest, Forward, Request
+from keyguard.request import CarriedRequest, Forward, Request, carried
 from keyguard.response import Headers, Response
 from keyguard.units import rfc3339
 
@@ -45,12 +46,87 @@ class Charge(Mark):
             self.describe(headers)
         return None
 
-    def failed(self, request: Request, error: BaseException) -> Flow[None]:
+    def failed(self, request: Request, error: BaseException) -> Flow[None] | None:
         return give_back(self.taken, Cause.REQUEST if isinstance(error, AmbiguousPath) else None)
 
     def describe(self, headers: Headers) -> None:
         """Tell what is left of each limit."""
         describe(headers, self.taken)
+
+
+class Bill(Charge):
+    """The charge for a request, some limits of which say what it costs when it is over."""
+
+    __slots__ = ("_began", "_headers", "_request", "_status")
+
+    def __init__(self, request: CarriedRequest, taken: Taken) -> None:
+        super().__init__(taken)
+        self._request = request
+        self._began = monotonic()
+        self._status = 0
+        self._headers: Headers | None = None
+        request.at_end(self.pay)
+
+    def head(self, request: Request, status: int, headers: Headers) -> Flow[None] | None:
+        self._status, self._headers = status, headers
+        refusal = request.state.refusal
+        if status >= 400 and refusal is not None:
+            return self._refused(status, refusal.cause)
+        return super().head(request, status, headers)
+
+    def failed(self, request: Request, error: BaseException) -> Flow[None] | None:
+        ambiguous = isinstance(error, AmbiguousPath)
+        return self._refused(400 if ambiguous else 503, Cause.REQUEST if ambiguous else Cause.FAULT)
+
+    def _refused(self, status: int, cause: Cause) -> Flow[None] | None:
+        """Settle a request that a guard further in has refused: it is over."""
+        self._request.not_at_end(self.pay)
+        return self._settled(self._outcome(status, None, left=False), cause)
+
+    def pay(self) -> Flow[None] | None:
+        """Settle the request: called when it is over."""
+        state = self._request.state
+        failure = state.failure
+        stopped = failure is not None and not isinstance(failure, Exception)
+        left = stopped or type(failure).__name__ == _LEFT or (failure is None and not state.whole)
+        status = self._status or (499 if left else 500)
+        return self._settled(self._outcome(status, failure, left=left))
+
+    def _outcome(self, status: int, failure: BaseException | None, *, left: bool) -> Outcome:
+        return Outcome(status, failure, ResponseFields(self._headers), monotonic() - self._began, left)
+
+    def _settled(self, outcome: Outcome, refused: Cause | None = None) -> Flow[None] | None:
+        """Settle the request; `refused` is why a guard further in refused it."""
+        demands = self.taken.demands
+        assert isinstance(demands, RuleDemands)
+        known: dict[Settling, int] = {}
+        """What each function says, which is asked once for all limits of its guard."""
+        costs = []
+        for rule, demand in zip(demands.rules, demands, strict=True):
+            settling = rule.settling
+            if refused is not None and not (refused in STAYS and stays(rule, demand)):
+                costs.append(0)
+            elif settling is None:
+                costs.append(demand.cost)
+            else:
+                if settling not in known:
+                    known[settling] = settling.cost(rule.guard, outcome, demand.cost)
+                costs.append(known[settling])
+        if all(cost == demand.cost for cost, demand in zip(costs, demands, strict=True)):
+            return None
+        return book(Settle(self.taken, costs))
+
+
+_LEFT = "ClientDisconnect"
+"""By the name of this exception Starlette tells its own code that the client has left."""
+
+
+def charge_for(request: Request, taken: Taken) -> Charge:
+    """Return the charge for a request that limits have admitted, to be told how that ends."""
+    demands = taken.demands
+    if isinstance(demands, RuleDemands) and demands.terms.settled:
+        return Bill(carried(request), taken)
+    return Charge(taken)
 
 
 async def give_back(taken: Taken, cause: Cause | None = None) -> None:
