@@ -86,7 +86,7 @@ def _pooled(limits: Sequence[PromptLimit], store: Any) -> dict[Terms, Pooled]:
         return made
     for limit in limits:
         for terms in limit.all_terms:
-            pool = make(terms.rules, limit.all_rules) if terms.rules and not terms.settled else None
+            pool = make(terms.rules, limit.all_rules) if terms.rules and terms.pooled else None
             if pool is not None:
                 made[terms] = Pooled(pool, terms)
     return made

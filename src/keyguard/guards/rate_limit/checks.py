@@ -9,7 +9,8 @@ from keyguard.chain import within
 from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
 from keyguard.guard import Decide, Guard, may_decide
 from keyguard.guards.rate_limit.at_once import Joined, deciding
-from keyguard.guards.rate_limit.outcomes import charge_for, refuse_limited, without_store
+from keyguard.guards.rate_limit.outcomes import charge_for, refuse_limited, wait_for, without_store
+from keyguard.guards.rate_limit.turns import only_held
 from keyguard.ops import Take, Taken
 from keyguard.problem import refuse_ambiguous, refuse_busy
 from keyguard.request import CarriedRequest, Forward, Request
@@ -49,6 +50,8 @@ class Limiting(Guard):
             return await forward(request)
         try:
             taken: Taken = await asked
+            if taken.refused and only_held(taken):
+                taken = await wait_for(asked, taken)
         except StoreBusy:
             return refuse_busy(request)
         except StoreError:

@@ -80,7 +80,8 @@ class RateLimit(Limiting):
       such as `(TimeoutError, 502)` or `"5xx"`. Of exceptions of which a framework makes an answer, only the status
       is known.
     - `count`: `"failures"` is another one: only answers with 401, 403 or 422 cost anything, or with one of `failures`,
-      none of which can be 500 or more.
+      none of which can be 500 or more. Until it is known how a request ended its units are held; if all that is left is
+      held, others of the caller wait in their process, for some seconds, or are told to come again in one.
 
     The charge for a request that a guard further in refuses is given back. If it refuses for the credentials, the
     address or the request's form, a limit by address keeps it: else it would limit no flood of such requests. A limit
@@ -150,8 +151,9 @@ class RateLimit(Limiting):
         needs = self.plans is not None or by in ("key", "subject")
         self.needs = frozenset({"identity"}) if needs else frozenset()
         self.fixed = self.choose is None and isinstance(self.cost, int) and selection.fixed
-        self.prompt = at_hand(self.functions().values())
-        """Whether all functions that have a say can be called in place, as far as is known."""
+        waits = self.settling is not None and self.settling.lines is not None
+        self.prompt = not waits and at_hand(self.functions().values())
+        """Whether all functions that have a say can be called in place, as far as is known, and no request waits."""
         self.counters = (counters_of(self, self.plans, self._default),)
         self._unknown_plans: set[str] = set()
 

@@ -12,6 +12,7 @@ from keyguard.guard import Mark
 from keyguard.guards.rate_limit.headers import describe
 from keyguard.guards.rate_limit.rules import Rule, RuleDemands
 from keyguard.guards.rate_limit.settling import Outcome, ResponseFields, Settling
+from keyguard.guards.rate_limit.turns import Lines, in_turn, only_held
 from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
 from keyguard.problem import Notice, refuse_for
@@ -66,6 +67,15 @@ class Bill(Charge):
         self._status = 0
         self._headers: Headers | None = None
         request.at_end(self.pay)
+        for lines, key in self._held():
+            lines.hold(key)
+
+    def _held(self) -> list[tuple[Lines, str]]:
+        """Return where others may wait for what this request holds."""
+        demands = self.taken.demands
+        assert isinstance(demands, RuleDemands)
+        pairs = zip(demands.rules, demands, strict=True)
+        return [(lines, demand.key) for rule, demand in pairs if (lines := _lines(rule, demand)) is not None]
 
     def head(self, request: Request, status: int, headers: Headers) -> Flow[None] | None:
         self._status, self._headers = status, headers
@@ -112,9 +122,35 @@ class Bill(Charge):
                 if settling not in known:
                     known[settling] = settling.cost(rule.guard, outcome, demand.cost)
                 costs.append(known[settling])
-        if all(cost == demand.cost for cost, demand in zip(costs, demands, strict=True)):
+        if all(cost == demand.cost and not demand.lease for cost, demand in zip(costs, demands, strict=True)):
             return None
-        return book(Settle(self.taken, costs))
+        return self._book(Settle(self.taken, costs))
+
+    async def _book(self, settle: Settle) -> None:
+        try:
+            await book(settle)
+        finally:
+            for lines, key in self._held():
+                lines.release(key)
+
+
+def _lines(rule: Rule, demand: Demand) -> Lines | None:
+    """Return where requests wait for what the demand holds; `None` for nowhere."""
+    return None if rule.settling is None or not (demand.lease and demand.cost) else rule.settling.lines
+
+
+async def wait_for(asked: Take, taken: Taken) -> Taken:
+    """Wait until requests of this process release what they hold, if nothing else is missing. Return the answer."""
+    demands = taken.demands
+    assert isinstance(demands, RuleDemands)
+    held = set(map(id, taken.in_use))
+    missing = [
+        (_lines(rule, one), one.key) for rule, one in zip(demands.rules, demands, strict=True) if id(one) in held
+    ]
+    lines, key = missing[0]
+    if lines is None or any(other is None for other, _ in missing):
+        return taken
+    return await in_turn(asked, taken, lines, key)
 
 
 _LEFT = "ClientDisconnect"
@@ -175,7 +211,8 @@ async def without_store(request: CarriedRequest, asked: Take, forward: Forward) 
         if rule.if_store_fails == "refuse":
             return _refuse_without_store(request)
         if rule.if_store_fails == "local":
-            here.append(demand)
+            # Nothing is settled there, so nothing is held.
+            here.append(Demand(demand.name, demand.key, demand.limit, demand.cost) if demand.lease else demand)
     if here and (await TakeHere(here)).refused:
         await Degraded("limits refused locally")
         return _refuse_without_store(request)
@@ -215,6 +252,8 @@ def _notice_of(taken: Taken) -> Notice:
             names += (demand.name,)
             if wait > longest:
                 longest = wait
+    if only_held(taken):
+        return _limit_held(names, (longest + _UP) // SECOND, (taken.at + longest + _UP) // SECOND)
     return _limit_reached(names, (longest + _UP) // SECOND, (taken.at + longest + _UP) // SECOND)
 
 
@@ -226,6 +265,13 @@ def _limit_reached(policies: tuple[str, ...], seconds: int, second: int) -> Noti
     span = "1 second" if seconds == 1 else f"{seconds} seconds"
     detail = f"{_used_up(policies)} It works again in {span}, at {rfc3339(second)}."
     return Notice(Cause.USAGE, 429, detail, "limit-reached", (seconds, second), policies)
+
+
+@lru_cache(maxsize=1024)
+def _limit_held(policies: tuple[str, ...], seconds: int, second: int) -> Notice:
+    names = " and ".join(f"'{name}'" for name in policies)
+    detail = f"All that is left of {names} is held by requests of yours that are not over yet. Try again when they are."
+    return Notice(Cause.USAGE, 429, detail, "limit-held", (seconds, second), policies)
 
 
 @lru_cache(maxsize=256)

@@ -35,6 +35,8 @@ class Naming(NamedTuple):
     """Whether they count by the client's address, whoever calls."""
     settling: Settling | None = None
     """Says what a request cost in the end; `None` if it costs what was taken."""
+    holds: bool = False
+    """Whether units may be held, though its own requests hold none."""
 
 
 class Rule:
@@ -43,7 +45,9 @@ class Rule:
     __slots__ = (
         "by_address",
         "guard",
+        "holds",
         "if_store_fails",
+        "lease",
         "limit",
         "member",
         "name",
@@ -61,6 +65,9 @@ class Rule:
         """The families of header fields that tell about it."""
         self.by_address = guard.by_address
         self.settling = guard.settling
+        self.lease = 0 if guard.settling is None else guard.settling.lease
+        self.holds = guard.holds or self.lease > 0
+        """Whether units of it may be held, which then count as if they were spent."""
         self.name = f"{guard.name}:{limit.text}"
         """The public name: in the header, the refusal, the log."""
         self.prefix = f"rl:{guard.counter}:{limit.code}|"
@@ -74,7 +81,7 @@ class Rule:
 class Terms:
     """The rules that count for a caller, with all that is the same for each of them: those of a guard, or of a plan."""
 
-    __slots__ = ("_ready", "fields", "legacy", "rules", "settled", "template")
+    __slots__ = ("_ready", "fields", "legacy", "pooled", "rules", "settled", "template")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
@@ -91,6 +98,8 @@ class Terms:
         self.legacy = any("x-ratelimit" in rule.profiles for rule in rules)
         self.settled = any(rule.settling is not None for rule in rules)
         """Whether some of them say what a request costs when it is over."""
+        self.pooled = not self.settled and not any(rule.holds for rule in rules)
+        """Whether the pools of a store in this process, which know no holds, may count for them."""
         self._ready: dict[tuple[str, int], Take] = {}
 
     def take(self, bucket: str, cost: int) -> Take:
@@ -104,9 +113,11 @@ class Terms:
 
     def new_take(self, bucket: str, cost: int) -> Take:
         """Return the same, made anew."""
-        return Take(
-            RuleDemands(self, [Demand(rule.name, rule.prefix + bucket, rule.limit, cost) for rule in self.rules])
-        )
+        demands = [
+            Demand(rule.name, rule.prefix + bucket, rule.limit, cost, rule.lease, holds=rule.holds)
+            for rule in self.rules
+        ]
+        return Take(RuleDemands(self, demands))
 
 
 Counted: TypeAlias = tuple[Terms, str, int]

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from keyguard.checks import is_number, is_whole
+from keyguard.clock import SECOND
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes, is_async, is_blocking
+from keyguard.guards.rate_limit.turns import Lines
 from keyguard.logs import logger
 from keyguard.response import Headers
 
@@ -69,6 +71,10 @@ class Outcome:
 Settler: TypeAlias = Callable[[Outcome], int]
 Refunds: TypeAlias = "type[BaseException] | int | str | Iterable[type[BaseException] | int | str]"
 """Classes of exceptions, status numbers, and ranges of these, such as `"5xx"`."""
+
+LEASE = 60 * SECOND
+"""Microseconds for which a unit is held for a request that may fail, if its process dies. One that takes longer is
+counted in the end all the same."""
 
 FAILURES = (401, 403, 422)
 """The answers that `count="failures"` counts."""
@@ -154,6 +160,10 @@ class Settling:
         self.settle = settle
         self.refund_on = refund_on
         self.failures = failures
+        self.lease = 0 if failures is None else LEASE
+        """Microseconds for which units are held, and not taken, until it is known what a request cost; 0 for none."""
+        self.lines = None if failures is None else Lines()
+        """Those who wait for what others hold."""
         self._told = False
         """Whether the log has been told of a function that fails."""
 
