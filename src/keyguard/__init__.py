@@ -26,7 +26,7 @@ from keyguard.guards.rate_limit import Outcome
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
 from keyguard.problem import refuse
-from keyguard.rates import smooth
+from keyguard.rates import credits, quota, smooth
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import Forward, Request
 from keyguard.response import Headers, Response
@@ -71,8 +71,10 @@ __all__ = [
     "StoreError",
     "blocking",
     "cache_control",
+    "credits",
     "open_store",
     "path",
+    "quota",
     "refuse",
     "smooth",
     "vary",

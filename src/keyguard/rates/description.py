@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from keyguard.errors import ConfigurationError
+from keyguard.rates.balances import Credits
 from keyguard.rates.gcra import Smooth
 from keyguard.rates.limit import JSON, Limit
+from keyguard.rates.quotas import Quota
 from keyguard.rates.slots import Slots
 from keyguard.rates.strikes import Strikes
 from keyguard.rates.window import window
@@ -15,6 +17,8 @@ from keyguard.rates.window import window
 KINDS: Final[dict[str, Callable[..., Limit]]] = {
     "window": window,
     "smooth": Smooth.of_terms,
+    "quota": Quota.of_terms,
+    "credits": Credits.of_terms,
     "slots": Slots,
     "strikes": Strikes,
 }

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Final, TypeAlias, Union
 from keyguard.clock import SECOND
 
 NEVER: Final = -1
-"""The wait of a request that costs more than the limit ever allows."""
+"""The wait of a request that waiting does not help: it costs more than the limit ever allows, or than a balance that
+nothing fills by itself has left."""
 
 JSON: TypeAlias = Union[bool, int, float, str, "list[JSON]", "dict[str, JSON]", None]
 """Plain data."""
@@ -49,6 +50,8 @@ class Limit:
     may_be_forgotten: ClassVar[bool] = True
     """Whether a store at its memory bound may forget a caller who has spent little, and fold together those who have
     spent more."""
+    rolling: ClassVar[bool] = True
+    """Whether it counts over the last `period`, which fields of responses tell then. If not, no period is longer."""
     keeps_grants: ClassVar[bool] = False
     """Whether units that are granted beyond what is spent are kept. Otherwise, a grant gives back what is spent."""
 
@@ -80,6 +83,11 @@ class Limit:
     def durable(self) -> bool:
         """Whether its states are worth surviving a crash of a database: a short one costs a caller nothing anew."""
         return self.period >= 3600 * SECOND
+
+    @property
+    def returns(self) -> bool:
+        """Whether units that are spent come back by themselves, and not by a grant alone."""
+        return True
 
     def terms(self) -> dict[str, JSON]:
         """Return what it was made of, as plain data."""

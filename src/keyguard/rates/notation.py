@@ -44,8 +44,10 @@ def parse_rates(text: str | RateLimitItem) -> list[Rate]:
     for item, part in zip(items, parts, strict=True):
         unit = item.GRANULARITY.name
         if unit in ("month", "year"):
+            written = f"quota({f'{item.amount}/{unit}'!r})"
             raise ConfigurationError(
-                f"{part!r}: a {unit} has no fixed length; write days, for example '{item.amount}/30 days'"
+                f"{part!r}: a {unit} has no fixed length; count by the calendar, {written}, or write days, for example "
+                f"'{item.amount}/30 days'"
             )
         if item.amount == 0:
             raise ConfigurationError(f"{part!r} admits nothing, ever: a limit is at least 1")

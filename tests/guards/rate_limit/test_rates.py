@@ -327,7 +327,7 @@ def test_rates_are_read(text: str, rates: list[tuple[int, int, str]]) -> None:
         ("0/second", "admits nothing, ever"),
         ("10/second; 0/day", "admits nothing, ever"),
         ("10/0 seconds", "a period of 0"),
-        ("10/year", "a year has no fixed length; write days"),
+        ("10/year", r"a year has no fixed length; count by the calendar, quota\('10/year'\), or write days"),
         ("10/month", "'10/30 days'"),
         (10, "a rate is a text"),
         (None, "a rate is a text"),

@@ -218,7 +218,11 @@ class RateLimit(Limiting):
         if (self.paths is not None or selection.uncounted) and not selection.covers(request):
             return None
         terms = self._default if self.plans is None else self._plan(request)
-        return (terms, selection.bucket(request, self), self.cost) if terms.rules else None
+        if not terms.rules:
+            return None
+        bucket = selection.bucket(request, self)
+        terms.check_caller(bucket)
+        return terms, bucket, self.cost
 
     def take_at_once(self, request: Request) -> Take | None:
         counted = self.counted(request)
@@ -253,5 +257,6 @@ class RateLimit(Limiting):
         bucket = yield from self.selection.asking_whose(request, self)
         if bucket is None:
             return None
+        terms.check_caller(bucket)
         cost = self.cost if isinstance(self.cost, int) else settings.whole_cost((yield self.cost))
         return terms, bucket, cost

@@ -35,7 +35,7 @@ def _value(demands: RuleDemands, taken: Taken) -> bytes:
     for rule, taking in zip(demands.rules, taken.takings, strict=True):
         if "draft-11" in rule.profiles:
             remaining, reset = _left(taking)
-            members.append(f"{rule.member}{remaining};t={reset}")
+            members.append(f"{rule.member}{remaining}{f';t={reset}' if rule.limit.returns else ''}")
     return ", ".join(members).encode("latin-1")
 
 

@@ -247,7 +247,7 @@ def _notice_of(taken: Taken) -> Notice:
     longest = 0
     for demand, (_, _, _, _, wait) in zip(taken.demands, taken.takings):  # noqa: B905 - one taking for each demand
         if wait == NEVER:
-            return _too_costly(taken.refusing)
+            return _hopeless(taken)
         if wait:
             names += (demand.name,)
             if wait > longest:
@@ -278,6 +278,21 @@ def _limit_held(policies: tuple[str, ...], seconds: int, second: int) -> Notice:
 def _used_up(policies: tuple[str, ...]) -> str:
     names = " and ".join(f"'{name}'" for name in policies)
     return f"The limit {names} is used up." if len(policies) == 1 else f"The limits {names} are used up."
+
+
+def _hopeless(taken: Taken) -> Notice:
+    """Tell that waiting does not help: the cost is above a limit, or a balance is spent that nothing else fills."""
+    never = [demand for demand, taking in zip(taken.demands, taken.takings, strict=True) if taking[4] == NEVER]
+    above = [demand for demand in never if demand.cost > demand.limit.max_cost]
+    return _too_costly(above) if above else _balance_spent(tuple([demand.name for demand in never]))
+
+
+@lru_cache(maxsize=256)
+def _balance_spent(policies: tuple[str, ...]) -> Notice:
+    names = " and ".join(f"'{name}'" for name in policies)
+    which, are = ("The balance", "is") if len(policies) == 1 else ("The balances", "are")
+    detail = f"{which} {names} {are} too low for this request. Waiting does not help: only a grant of new units does."
+    return Notice(Cause.USAGE, 429, detail, "credits-spent", policies=policies)
 
 
 def _too_costly(refusing: Sequence[Demand]) -> Notice:

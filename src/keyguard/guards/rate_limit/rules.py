@@ -74,14 +74,16 @@ class Rule:
         """The beginning of a counter's key. No quota stands in it: an edited limit keeps its counters, as long as its
         period stays the same."""
         quoted = self.name.replace("\\", "\\\\").replace('"', '\\"')
-        self.policy = f'"{quoted}";q={limit.quota};w={whole_seconds(limit.period)}'
+        # A period of the calendar is not of one length, and a balance has none: then no window is told.
+        window = f";w={whole_seconds(limit.period)}" if limit.rolling else ""
+        self.policy = f'"{quoted}";q={limit.quota}{window}'
         self.member = f'"{quoted}";r='
 
 
 class Terms:
     """The rules that count for a caller, with all that is the same for each of them: those of a guard, or of a plan."""
 
-    __slots__ = ("_ready", "fields", "legacy", "pooled", "rules", "settled", "template")
+    __slots__ = ("_ready", "balances", "fields", "legacy", "pooled", "rules", "settled", "template")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
@@ -91,8 +93,8 @@ class Terms:
         self.fields = ReadyFields("RateLimit-Policy", policy, "RateLimit") if told else None
         """The fields of the draft, the first of which is the same for every outcome; `None` if no rule asks for any."""
         self.template: bytes | None = None
-        """`RateLimit` without its numbers, what remains and the reset of each rule, if every rule has a member."""
-        if told and len(told) == len(rules):
+        """`RateLimit` without its numbers, what remains and the reset of each rule, if every rule has both."""
+        if told and len(told) == len(rules) and all(rule.limit.returns for rule in rules):
             members = [rule.member.replace("%", "%%") + "%d;t=%d" for rule in rules]
             self.template = ", ".join(members).encode("latin-1")
         self.legacy = any("x-ratelimit" in rule.profiles for rule in rules)
@@ -100,7 +102,17 @@ class Terms:
         """Whether some of them say what a request costs when it is over."""
         self.pooled = not self.settled and not any(rule.holds for rule in rules)
         """Whether the pools of a store in this process, which know no holds, may count for them."""
+        self.balances = [rule.name for rule in rules if not rule.limit.may_be_forgotten]
+        """Names of rules that keep a balance for each caller."""
         self._ready: dict[tuple[str, int], Take] = {}
+
+    def check_caller(self, bucket: str) -> None:
+        """Raise `ConfigurationError` if a caller without a key would have a balance, which is never forgotten."""
+        if self.balances and bucket[:1] == "@":
+            raise ConfigurationError(
+                f"{', '.join(self.balances)}: a caller without a key has no balance; let no such caller pass "
+                "(APIKeys(optional=True) does), or exempt them"
+            )
 
     def take(self, bucket: str, cost: int) -> Take:
         """Return the operation that takes from all of them. It is kept for the next request of the same caller."""
@@ -160,6 +172,10 @@ def rules_of(guard: Naming, rates: Sequence[Any]) -> tuple[Rule, ...]:
     rules = tuple(Rule(guard, limit) for limit in limits)
     prefixes = [rule.prefix for rule in rules]
     for rule in rules:
+        if guard.by_address and not rule.limit.may_be_forgotten:
+            raise ConfigurationError(
+                f"{rule.name}: addresses have no balance, of which none is ever forgotten; count by='key' or 'subject'"
+            )
         if prefixes.count(rule.prefix) > 1:
             raise ConfigurationError(f"{rule.name}: a guard has one limit a period; drop the weaker one")
     return rules

@@ -61,11 +61,13 @@ _pack: Callable[[Any], bytes] = pack_command
 class TakeForm:
     """The common part of all calls that take the same from one caller: everything but a token."""
 
-    __slots__ = ("_after", "_before", "demands", "keys", "owner", "script")
+    __slots__ = ("_after", "_before", "demands", "keys", "owner", "script", "steady")
 
-    def __init__(self, owner: object, demands: Packed) -> None:
+    def __init__(self, owner: object, demands: Packed, *, steady: bool) -> None:
         self.owner = owner
         """The store whose names these are: an operation may meet several."""
+        self.steady = steady
+        """Whether its numbers are the same at all times."""
         self.demands = demands
         self.keys = demands.keys
         self.script = script_name("take", demands.kinds)

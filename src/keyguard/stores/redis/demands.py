@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct, pack
+from typing import Any
 
 from keyguard.errors import StoreError
 from keyguard.ops import Demand, Settle, Taken
@@ -30,6 +31,8 @@ class Packed:
     """Their hashes, each once."""
     blob: bytes
     fields: list[bytes]
+    numbers: list[tuple[int, int, int, int]]
+    """Of each limit, as of the time for which they were packed."""
 
 
 def known(demands: Sequence[Demand]) -> bool:
@@ -42,6 +45,7 @@ def packed(demands: Sequence[Demand], place: Callable[[str], tuple[bytes, bytes]
     kinds = set()
     keys: list[bytes] = []
     fields: list[bytes] = []
+    numbers: list[tuple[int, int, int, int]] = []
     blob = b""
     for demand in demands:
         hash, field = place(demand.key)
@@ -51,8 +55,10 @@ def packed(demands: Sequence[Demand], place: Callable[[str], tuple[bytes, bytes]
         number, file = KINDS[demand.limit.script]
         kinds.add(file)
         cost = min(demand.cost, _MAX)
-        blob += _DEMAND.pack(number, keys.index(hash) + first, 0, *demand.limit.numbers(now), cost, 0)
-    return Packed(frozenset(kinds), keys, blob, fields)
+        four = demand.limit.numbers(now)
+        numbers.append(four)
+        blob += _DEMAND.pack(number, keys.index(hash) + first, 0, *four, cost, 0)
+    return Packed(frozenset(kinds), keys, blob, fields, numbers)
 
 
 def settlement(token: bytes, at: int, settled: Sequence[Settled]) -> bytes:
@@ -68,6 +74,13 @@ def settled_of(op: Settle) -> list[Settled]:
     return [*zip(op.taken.demands, op.taken.takings, op.costs, strict=True)]
 
 
+def other_time(outcome: Any) -> int | None:
+    """Return the server's time if the numbers of the demands hold for another one: nothing has happened then."""
+    if outcome.__class__ is not bytes or len(outcome) != 8:
+        return None
+    return int.from_bytes(outcome, "little")
+
+
 def taken_of(demands: Sequence[Demand], outcome: bytes) -> Taken:
     """Return what an outcome says of the demands. Raises `StoreError` if the decision was called off."""
     if len(outcome) < 16:
@@ -75,3 +88,22 @@ def taken_of(demands: Sequence[Demand], outcome: bytes) -> Taken:
     at, refused = _VERDICT.unpack_from(outcome)
     takings: list[Taking] = [(None, *four) for four in _FOUR.iter_unpack(outcome[16:])]
     return Taken(demands, takings, at, refused == 1)
+
+
+def steady(demands: Sequence[Demand]) -> bool:
+    return all(demand.limit.steady for demand in demands)
+
+
+def free(demand: Demand) -> Demand:
+    return Demand(demand.name, demand.key, demand.limit, 0, holds=demand.holds)
+
+
+def bucket_of(demand: Demand) -> str:
+    return demand.key.partition("|")[2]
+
+
+def by_bucket(demands: Sequence[Demand]) -> list[list[Demand]]:
+    groups: dict[str, list[Demand]] = {}
+    for demand in demands:
+        groups.setdefault(bucket_of(demand), []).append(demand)
+    return [*groups.values()]

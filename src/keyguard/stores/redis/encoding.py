@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from struct import pack
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from keyguard.clock import Clock, wall_clock
 from keyguard.errors import StoreBusy
@@ -26,11 +26,28 @@ from keyguard.ops import (
 )
 from keyguard.process.tokens import new_token
 from keyguard.stores.redis.calls import Call, Plan, SettleCall, TakeCall, TakeForm
-from keyguard.stores.redis.demands import Packed, Settled, known, packed, settled_of, settlement, taken_of
+from keyguard.stores.redis.demands import (
+    Packed,
+    Settled,
+    bucket_of,
+    by_bucket,
+    free,
+    known,
+    other_time,
+    packed,
+    settled_of,
+    settlement,
+    steady,
+    taken_of,
+)
 from keyguard.stores.redis.names import Names
 from keyguard.stores.redis.scripts import script_name
 
+T = TypeVar("T")
+Asking: TypeAlias = Generator[list[Call], Any, T]
 _TRIES = 50
+_PERIODS = 3
+"""How often a decision is asked whose numbers hold for another time: once, but at the very end of a period."""
 
 
 class Wire(Names):
@@ -94,7 +111,7 @@ class Wire(Names):
             return self._swap(op)
         if isinstance(op, Authenticate):
             return self._authenticate_apart(op) if self._cluster and demands else self._authenticate(op)
-        apart = self._cluster and len(_by_bucket(demands)) > 1
+        apart = self._cluster and len(by_bucket(demands)) > 1
         if isinstance(op, Take):
             return self._take_apart(op) if apart else self._take(op)
         return self._settle_apart(op) if apart else self._settle(op)
@@ -103,10 +120,10 @@ class Wire(Names):
         if not op.demands:
             ((now,),) = yield [Call("read", [], [self.now()], repeatable=True)]
             return Taken((), [], int(now), False)
-        (outcome,) = yield [self.taking(op)]
-        return taken_of(op.demands, outcome)
+        (taken,) = yield from self._taken([op.demands], [self.taking(op)])
+        return taken
 
-    def taking(self, op: Take) -> Call:
+    def taking(self, op: Take) -> TakeCall:
         """Return the call for a `Take` of one caller whose limits the scripts know."""
         return TakeCall(self._form_of(op), self.now(), new_token())
 
@@ -116,24 +133,44 @@ class Wire(Names):
             return None
         form: TakeForm | None = op.form
         if form is not None and form.owner is self and not self._cluster:
-            return form
-        return self._form_of(op) if op.demands and not self._cluster and known(op.demands) else None
+            return form if form.steady else None
+        if self._cluster or not op.demands or not known(op.demands) or not steady(op.demands):
+            return None
+        return self._form_of(op)
 
     def _form_of(self, op: Take) -> TakeForm:
         form: TakeForm | None = op.form
-        if form is None or form.owner is not self:
-            form = TakeForm(self, self._packed(op.demands))
-            if all(demand.limit.steady for demand in op.demands):
-                op.form = form
+        if form is not None and form.owner is self:
+            if form.steady:
+                return form
+            now = (self._clock or wall_clock)()
+            if form.demands.numbers == [demand.limit.numbers(now) for demand in op.demands]:
+                return form
+        op.form = form = TakeForm(self, self._packed(op.demands), steady=steady(op.demands))
         return form
 
     def _settle(self, op: Settle) -> Plan:
         if op.keys and not op.taken.refused:
-            yield [self._settling(op.token, op.taken.at, settled_of(op))]
+            yield from self._settled([settled_of(op)], [op.token], [op.taken.at])
         return None
+
+    def _settled(
+        self, groups: Sequence[list[Settled]], tokens: Sequence[bytes], moments: Sequence[int]
+    ) -> Asking[None]:
+        """Settle each group. What was asked for another time than the server's is asked again."""
+        asked: list[tuple[int, int | None]] = [(place, None) for place in range(len(groups))]
+        for _ in range(_PERIODS):
+            calls = [self._settling(tokens[place], moments[place], groups[place], at) for place, at in asked]
+            replies = yield [*calls]
+            told = [(place, other_time(reply)) for (place, _), reply in zip(asked, replies, strict=True)]
+            asked = [(place, at) for place, at in told if at is not None]
+            if not asked:
+                return
 
     def _authenticate(self, op: Authenticate) -> Plan:
         ((valid, record, outcome),) = yield [self._checking(op, op.guess)]
+        if (at := other_time(outcome)) is not None:
+            ((valid, record, outcome),) = yield [self._checking(op, op.guess, at)]
         taken = taken_of(() if valid else op.guess, outcome)
         if taken.refused:
             return Authenticated(False, None, taken, taken.at)
@@ -179,18 +216,15 @@ class Wire(Names):
 
     def _take_apart(self, op: Take) -> Plan:
         """Take from the counters of each caller. If one refuses, the others get back what was taken."""
-        groups = _by_bucket(op.demands)
-        outcomes = yield [self._taking(group) for group in groups]
-        parts = [taken_of(group, outcome) for group, outcome in zip(groups, outcomes, strict=True)]
+        groups = by_bucket(op.demands)
+        parts = yield from self._taken(groups)
         if any(part.refused for part in parts):
             admitted = [part for part in parts if not part.refused]
             if admitted:
-                free = [settled_of(Settle(part)) for part in admitted]
-                yield [
-                    self._settling(new_token(), part.at, settled) for part, settled in zip(admitted, free, strict=True)
-                ]
-                outcomes = yield [self._taking([_free(demand) for demand in part.demands]) for part in admitted]
-            parts = [part if part.refused else taken_of(part.demands, outcomes.pop(0)) for part in parts]
+                nothing = [settled_of(Settle(part)) for part in admitted]
+                yield from self._settled(nothing, [new_token() for _ in nothing], [part.at for part in admitted])
+                left = yield from self._taken([[free(demand) for demand in part.demands] for part in admitted])
+                parts = [part if part.refused else left.pop(0) for part in parts]
         found = {
             demand.key: taking
             for part in parts
@@ -203,9 +237,9 @@ class Wire(Names):
         """Settle the counters of each caller, each once by the same token."""
         groups: dict[str, list[Settled]] = {}
         for settled in settled_of(op):
-            groups.setdefault(_bucket(settled[0]), []).append(settled)
+            groups.setdefault(bucket_of(settled[0]), []).append(settled)
         if not op.taken.refused:
-            yield [self._settling(op.token, op.taken.at, group) for group in groups.values()]
+            yield from self._settled([*groups.values()], [op.token for _ in groups], [op.taken.at for _ in groups])
         return None
 
     def _adjust_apart(self, op: Adjust) -> Plan:
@@ -223,34 +257,47 @@ class Wire(Names):
             yield from self._put(Put(note.key, note.make(adjusted), note.ttl))
         return adjusted
 
+    def _taken(self, groups: Sequence[Sequence[Demand]], calls: Sequence[TakeCall] = ()) -> Asking[list[Taken]]:
+        """Take from each group by itself. What was asked for another time than the server's is asked again."""
+        calls = calls or [self._taking(group) for group in groups]
+        outcomes = yield [*calls]
+        for _ in range(_PERIODS):
+            late = [(place, at) for place, outcome in enumerate(outcomes) if (at := other_time(outcome)) is not None]
+            if not late:
+                break
+            again = yield [self._taking(groups[place], at, calls[place].token) for place, at in late]
+            for (place, _), outcome in zip(late, again, strict=True):
+                outcomes[place] = outcome
+        return [taken_of(group, outcome) for group, outcome in zip(groups, outcomes, strict=True)]
+
     def _authenticate_apart(self, op: Authenticate) -> Plan:
         """Look at the record; a wrong key is charged in a second trip, to the node of its source."""
         ((valid, record, outcome),) = yield [self._checking(op, ())]
         at = taken_of((), outcome).at
         if not valid:
-            (outcome,) = yield [self._taking(op.guess)]
-            taken = taken_of(op.guess, outcome)
+            (taken,) = yield from self._taken([op.guess])
             if taken.refused:
                 return Authenticated(False, None, taken, taken.at)
         return Authenticated(valid == 1, record or None, None, at)
 
     # -- calls --------------------------------------------------------------------------------------------
 
-    def _taking(self, demands: Sequence[Demand]) -> Call:
-        return TakeCall(TakeForm(self, self._packed(demands)), self.now(), new_token())
+    def _taking(self, demands: Sequence[Demand], now: int | None = None, token: bytes | None = None) -> TakeCall:
+        form = TakeForm(self, self._packed(demands, now=now), steady=False)
+        return TakeCall(form, self.now(), token or new_token())
 
-    def _settling(self, token: bytes, at: int, settled: Sequence[Settled]) -> Call:
+    def _settling(self, token: bytes, at: int, settled: Sequence[Settled], now: int | None = None) -> Call:
         """Return the call that settles what was taken at a time."""
-        what = self._packed([demand for demand, _, _ in settled])
+        what = self._packed([demand for demand, _, _ in settled], now=now)
         args = [self.now(), what.blob, settlement(token, at, settled), *what.fields]
         return SettleCall(script_name("settle", what.kinds), what.keys, args, repeatable=True)
 
-    def _checking(self, op: Authenticate, guess: Sequence[Demand]) -> Call:
-        what, token = self._packed(guess, 2), new_token()
+    def _checking(self, op: Authenticate, guess: Sequence[Demand], now: int | None = None) -> Call:
+        what, token = self._packed(guess, 2, now), new_token()
         digests = b"".join([pack("<I32s", place, digest) for place, digest in op.digests.items()])
         undo = None
         if guess:
-            settle, blob = script_name("settle", what.kinds), self._packed(guess).blob
+            settle, blob = script_name("settle", what.kinds), self._packed(guess, now=now).blob
             undo = Call(settle, what.keys, [self.now(), blob, token, *what.fields])
         return Call(
             script_name("authenticate", what.kinds),
@@ -260,8 +307,9 @@ class Wire(Names):
             undo=undo,
         )
 
-    def _packed(self, demands: Sequence[Demand], first: int = 1) -> Packed:
-        return packed(demands, self.counter, (self._clock or wall_clock)(), first)
+    def _packed(self, demands: Sequence[Demand], first: int = 1, now: int | None = None) -> Packed:
+        """Pack demands. `now`: the server's time, if it is known."""
+        return packed(demands, self.counter, (self._clock or wall_clock)() if now is None else now, first)
 
     def _reading(self, keys: Sequence[str]) -> Call:
         places = [self.place(key) for key in keys]
@@ -286,18 +334,3 @@ def _demands(op: Take | Settle | Authenticate) -> Sequence[Demand]:
     if isinstance(op, Authenticate):
         return op.guess
     return op.demands if isinstance(op, Take) else op.taken.demands
-
-
-def _free(demand: Demand) -> Demand:
-    return Demand(demand.name, demand.key, demand.limit, 0, holds=demand.holds)
-
-
-def _bucket(demand: Demand) -> str:
-    return demand.key.partition("|")[2]
-
-
-def _by_bucket(demands: Sequence[Demand]) -> list[list[Demand]]:
-    groups: dict[str, list[Demand]] = {}
-    for demand in demands:
-        groups.setdefault(_bucket(demand), []).append(demand)
-    return [*groups.values()]

@@ -12,7 +12,13 @@ from importlib.resources import files
 
 from keyguard.errors import ConfigurationError
 
-KINDS = {"log": (1, "window"), "slices": (2, "window"), "smooth": (3, "smooth")}
+KINDS = {
+    "log": (1, "window"),
+    "slices": (2, "window"),
+    "smooth": (3, "smooth"),
+    "quota": (4, "quota"),
+    "credits": (5, "credits"),
+}
 """By `Limit.script`: the number of a kind on the wire, and the file in `lua/kinds` that holds it."""
 
 _DECIDING = ("authenticate", "settle", "take")

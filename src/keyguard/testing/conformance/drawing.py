@@ -24,7 +24,7 @@ from keyguard.ops import (
     Take,
     Taken,
 )
-from keyguard.rates import Limit, Slots, smooth, window
+from keyguard.rates import Limit, Slots, credits, quota, smooth, window
 from keyguard.rates.limit import Taking
 from keyguard.rates.strikes import Strikes
 from keyguard.rates.window import WindowLog
@@ -63,8 +63,13 @@ LIMITS: tuple[Limit, ...] = (
     Foreign(6, 30 * SECOND, "6/30 seconds"),
     Strikes(3, 10 * SECOND, "3 strikes in 10 seconds", 5 * SECOND, 30 * SECOND),
     Strikes(50, 60 * SECOND, "50 strikes in a minute", 20 * SECOND, 20 * SECOND),
+    quota("9/hour", tz="Asia/Kolkata"),
+    quota("300/day"),
+    credits(30, refill=quota("8/hour")),
+    credits(50),
 )
-"""Limits of every kind: both windows, even pacing in whole microseconds and in parts, slots, strikes, a foreign one."""
+"""Limits of every kind: both windows, even pacing in whole microseconds and in parts, slots, strikes, a foreign one,
+quotas, and credits that an hour or nothing fills."""
 
 EDITED: tuple[tuple[Limit, ...], ...] = (
     tuple(window(quota, 60 * SECOND, f"{quota}/minute") for quota in (40, 30, 3, 1000)),
@@ -73,8 +78,14 @@ EDITED: tuple[tuple[Limit, ...], ...] = (
         Strikes(quota, 10 * SECOND, f"{quota} strikes in 10 seconds", length * SECOND, 40 * SECOND)
         for quota, length in ((3, 5), (40, 1), (1, 10))
     ),
+    (quota("40/hour"), quota("3/hour"), quota("40/hour", tz="Asia/Kolkata"), quota("9/hour", tz="Asia/Kathmandu")),
+    (credits(30, refill=quota("30/hour")), credits(9), credits(40, refill=quota("5/hour", tz="Asia/Kathmandu"))),
 )
 """Different limits under one name, as if one were edited all the time."""
+
+_LONG = 3 * 3600 * SECOND
+_FAR = 86400 * SECOND * 40
+"""Steps in time and to edges are no longer, though a balance may live for 20 years: else the centuries would pass."""
 
 _PLAIN = ("k|1", "k|2", "k|é", "k|login")
 _VALUES = (None, b"", b"\0\xff", b"-", b"=", b"+", b"some text")
@@ -135,8 +146,8 @@ class Steps(CacheSteps):
         """Mostly a little, sometimes much, often to an edge; now and then time is set back."""
         self.reference = reference
         kind, now = self.random.random(), clock()
-        ends = [end for _, end in reference.table.values() if end is not None]
-        ahead = sorted([edge for edge in self.edges if edge[0] > now], key=lambda edge: edge[0])
+        ends = [end for _, end in reference.table.values() if end is not None and end < now + _FAR]
+        ahead = sorted([edge for edge in self.edges if now < edge[0] < now + _FAR], key=lambda edge: edge[0])
         if self.queue:
             return
         if self.back_to:
@@ -162,7 +173,7 @@ class Steps(CacheSteps):
         elif kind < 0.8:
             span = self.random.randrange(SECOND)
         elif kind < 0.95:
-            span = self.random.randrange(self.random.choice(self.limits).period // 8)
+            span = self.random.randrange(min(_LONG, self.random.choice(self.limits).period // 8))
         elif kind < 0.97 or not self.set_back:
             span = self.random.randrange(90 * SECOND)
         else:

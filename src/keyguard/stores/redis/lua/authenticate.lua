@@ -21,7 +21,9 @@ if entry then
 end
 if valid then return { 1, record, outcome_of({ now, 0 }) } end
 local outcome
-if #KEYS > 1 then
+if #KEYS > 1 and dated and outdated(5) then
+  outcome = pack('<i8', now)
+elseif #KEYS > 1 then
   read(5, 2)
   outcome = charge(ARGV[3], 5, 2)
 else

@@ -13,7 +13,11 @@
 local REMEMBERED, MOST = 10000000, 32  -- microseconds and number of decisions that are known by their tokens
 local CALLED_OFF = 2 ^ 52
 
+-- A kind that is `dated` has numbers that hold from `b` to `c` alone: where periods of the calendar begin only the caller
+-- can tell. If it is another time here, nothing happens, and the answer is the time: the caller asks again.
+
 local kinds = {}  -- by the number that a demand names; the script holds those that are asked for
+local dated = false  -- whether one of them is
 
 -- The demands: ARGV[2] holds for each its kind, the place of its hash in KEYS and its flags, a byte each, and of eight
 -- bytes four numbers of its limit, its cost, and the length of its lease in microseconds (0 for none). Flags (bit 0: it
@@ -21,6 +25,17 @@ local kinds = {}  -- by the number that a demand names; the script holds those t
 -- are KEYS from `base` on.
 
 local DEMAND, LENGTH = '<I1I1I1I8I8I8I8I8I8', 51
+
+-- Whether the numbers of a demand hold for another time. The fields of the demands are the arguments from `first` on.
+local function outdated(first)
+  local at = 1
+  for _ = first, #ARGV do
+    local kind, begin, ending
+    kind, _, _, _, begin, ending, _, _, _, at = unpack_(DEMAND, ARGV[2], at)
+    if kinds[kind].dated and (now < begin or now >= ending) then return true end
+  end
+  return false
+end
 
 local entries, decisions
 

@@ -1,9 +1,12 @@
 -- ops.Settle.  KEYS: the hashes.  ARGV: clock, demands, what is settled, fields.
 -- The third argument is the settlement's token, the time of the Take, and for each demand its time to live and the change of
 -- its cost. Or it is the token of a Take alone: then whatever was decided under it is undone, and may not happen later.
+-- Returns the time if the numbers of the demands hold for another one.
+local called_off = #ARGV[3] == 8
+if dated and not called_off and outdated(4) then return pack('<i8', now) end
 read(4, 1)
 
-local called_off, token, at, lists, lives = #ARGV[3] == 8, ARGV[3]:sub(1, 8), nil, {}, {}
+local token, at, lists, lives = ARGV[3]:sub(1, 8), nil, {}, {}
 local known = decisions:find(token, 1, true)
 if called_off then
   if known then
