@@ -36,6 +36,7 @@ def types_in(options: Any) -> dict[str, str]:
 @pytest.mark.parametrize("guard", GUARDS)
 def test_options_of_a_layer_are_those_of_its_guard_and_of_a_stack(guard: Any) -> None:
     stack = types_of(Keyguard)
+    del stack["name"]  # a layer is called as its guard
     assert types_in(options.StackOptions) == stack
     assert types_in(getattr(options, f"{guard.__name__}Options")) == {**types_of(guard), **stack}
 

@@ -87,6 +87,8 @@ class Setup(NamedTuple):
     """Names of request fields with an underscore that reach guards and app."""
     request_id_header: str | None = None
     """The response field in which refusals tell the request's id."""
+    note: Any = None
+    """Has a method `begin`, which is called when the app begins: it writes the rules of the stack down."""
 
 
 class Engine:
@@ -111,6 +113,7 @@ class Engine:
         "late",
         "longest",
         "needs",
+        "note",
         "patience",
         "provides",
         "request_id_header",
@@ -158,6 +161,7 @@ class Engine:
         self.instant = setup.instant
         self.underscores = setup.underscores
         self.request_id_header = setup.request_id_header
+        self.note = setup.note
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""
@@ -166,6 +170,11 @@ class Engine:
         self.detach: Callable[[Detach], bool] = _cannot_detach
         self.call: Callable[[Blocking[Any]], Any] = Blocking.run
         """Calls a function that may block: in place, or as the driver sets it. Returns its result, or `Pending`."""
+
+    def begin(self) -> None:
+        """Do what is done once when an app begins: at its lifespan's start, or at its first request."""
+        if self.note is not None:
+            self.note.begin()
 
     def advance(
         self,

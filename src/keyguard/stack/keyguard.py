@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from keyguard.audit import AuditLog
 from keyguard.chain import Chain
 from keyguard.clock import wall_clock
+from keyguard.counter_names import LimitFacts
 from keyguard.drivers.inspection.app import AppInside
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
@@ -29,6 +30,7 @@ from keyguard.stack.limits import Limits
 from keyguard.stack.needs import unmet_needs
 from keyguard.stack.order import arranged, check_guards, check_layers
 from keyguard.stack.settings import check_functions, checked_field_name, checked_prefix, checked_underscores
+from keyguard.stack.written import StackNote, check_names, module_of_caller
 from keyguard.stores import open_store
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
@@ -70,6 +72,8 @@ class Keyguard:
       that none is cut off.
     - `workers`: how many processes serve the app. While the store is out of order each of them admits this part of the
       limits. By default what the environment's `WEB_CONCURRENCY` or the server tells, else 1.
+    - `name`: stands in the store over what the stack's limits are, for the command `keyguard limits`; stacks of other
+      apps on the same store have other names. By default the module that makes the stack.
     - `clock`: a function that returns the time as a `datetime` with a time zone, or a `keyguard.testing.ManualClock`;
       decisions use the store's own clock.
 
@@ -91,6 +95,7 @@ class Keyguard:
         on_health: Callable[[StoreHealth], None] | None = None,
         workers: int | None = None,
         root_path: str | Literal[False] = "",
+        name: str | None = None,
         clock: GivenClock | None = None,
     ) -> None:
         check_functions(clock, on_refusal, on_health)
@@ -122,6 +127,7 @@ class Keyguard:
                 f"these guards need the {', '.join(self._needs)} of the caller, and none finds it: put APIKeys() first"
             )
         claim(self.store, guards)
+        self._note = StackNote(self.store, name, self._default_name(), self._facts())
         if among > 1:
             warn_of_workers(self.store, guards, among)
         limitations = traits_of(self.store).limitations
@@ -137,6 +143,12 @@ class Keyguard:
             if notice:
                 log.warning("%s", notice)
 
+    def _default_name(self) -> str:
+        return module_of_caller()
+
+    def _facts(self) -> list[LimitFacts]:
+        return [facts for guard in self._declared for counters in guard.counters for facts in counters.facts]
+
     def __repr__(self) -> str:
         return f"Keyguard({', '.join(map(repr, self.guards))})"
 
@@ -151,8 +163,7 @@ class Keyguard:
     @property
     def limits(self) -> Limits:
         """Return the limits of this stack, by caller: `peek` at what is spent, `reset` or `set` it, `grant` more."""
-        facts = [each for guard in self._declared for counters in guard.counters for each in counters.facts]
-        return Limits(self.store, facts, clock=self._clock)
+        return Limits(self.store, self._facts(), clock=self._clock)
 
     @property
     def audit(self) -> AuditLog:
@@ -232,6 +243,8 @@ class Keyguard:
                     "two layers of keyguard around one app differ in underscores, and what the one keeps the other "
                     "takes off: give both the same"
                 )
+            if isinstance(layer.note, StackNote):
+                check_names(self._note, layer.note)
             for guard in self._declared:
                 guard.add_sources(layer.sources)
         outermost = self._declared[0] if self.guards and may_decide(self.guards[0], "instant") else None
@@ -251,5 +264,6 @@ class Keyguard:
             instant=None if outermost is None else outermost.instant(self._clock),
             underscores=self.underscores,
             request_id_header=self._request_id_header,
+            note=self._note,
         )
         return Engine(setup, AppInside(app, self._root_path), asynchronous=asynchronous)

@@ -119,6 +119,7 @@ class ASGIDriver:
 
     def _first_seen(self, scope: Scope) -> None:
         self._unseen = False
+        self.engine.begin()
         if "wsgi_environ" in scope:
             tell_of_folding(scope["wsgi_environ"])  # a2wsgi's, of a server that may have folded names
 
@@ -156,6 +157,7 @@ class ASGIDriver:
         if in_trio() and (why := needs_asyncio(engine)):
             await refuse_start(receive, send, why)
         scope[SHARED_ASGI] = provided
+        engine.begin()
 
         async def ending() -> Message:
             message = await receive()

@@ -47,6 +47,7 @@ class WSGIDriver:
         if self._unseen:
             self._unseen = False
             tell_of_folding(environ)
+            self.engine.begin()
         engine = self.engine
         if "asgi.scope" in environ:
             clean_environ(environ, engine.underscores)

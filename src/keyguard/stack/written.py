@@ -1,0 +1,211 @@
+"""The rules of a stack, written down in its store under `stack|{name}`, for commands that know nothing but its URL.
+
+Rules:
+- They are written when the app begins: at its lifespan's start, or at its first request, in a thread of their own that
+  ends with it. Nobody waits for that, and an app starts whether its store answers or not: then it is tried again, less
+  and less often, and given up in the end.
+- Each process does so once. A store that holds the same text already is left as it is.
+- A store of one process alone, or of limits alone, gets none.
+- The text is JSON with a version, `1`. What a reader does not know of it, it leaves out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import cached_property
+from os import getpid
+from typing import Any
+from weakref import WeakSet
+
+from keyguard.checks import is_name
+from keyguard.clock import pause
+from keyguard.counter_names import LimitFacts
+from keyguard.errors import ConfigurationError, KeyguardError, StoreError
+from keyguard.logs import logger, plain
+from keyguard.ops import Put, Store, traits_of
+from keyguard.process.fork import ProcessLock, forks_in_c, run_aside
+from keyguard.rates import Limit, described, limit_of
+from keyguard.stores.places import place_of
+
+POOL = "stack"
+"""The pool of what stacks have written down."""
+
+_VERSION = 1
+_LONGEST = 128  # characters of a name
+_PAUSES = (1, 4, 15, 60, 300)  # seconds
+
+log = logger("keyguard")
+
+
+# -- the text -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenStack:
+    """What a stack has written down."""
+
+    name: str
+    facts: tuple[LimitFacts, ...]
+    unknown: tuple[str, ...]
+    """The names of limits of which this keyguard cannot say what they mean: of a kind of the user's own, or a later
+    one."""
+
+
+def encode(name: str, facts: Iterable[LimitFacts]) -> bytes:
+    """Return what a stack of that name writes down."""
+    names = [each.name for each in fields(LimitFacts)]
+    limits = [{name: getattr(each, name) for name in names} | {"limit": _described(each.limit)} for each in facts]
+    return json.dumps({"v": _VERSION, "name": name, "limits": limits}, separators=(",", ":")).encode()
+
+
+def _described(limit: Limit | None) -> dict[str, Any] | None:
+    if limit is None:
+        return None
+    try:
+        return described(limit)
+    except ConfigurationError:
+        return {"kind": "", "text": limit.text}
+
+
+def decode(data: bytes) -> WrittenStack:
+    """Return what a stack has written down. Raises `StoreError` if it cannot be read."""
+    facts, unknown = [], []
+    try:
+        found: dict[str, Any] = json.loads(data)
+        if found["v"] != _VERSION:
+            raise StoreError(f"the rules of a stack were written by a later keyguard, in version {found['v']!r:.20}")
+        for each in found["limits"]:
+            try:
+                limit = None if each["limit"] is None else limit_of(each["limit"])
+            except ConfigurationError:
+                unknown.append(str(each["name"]))
+                continue
+            facts.append(_fact(each, limit))
+        return WrittenStack(str(found["name"]), tuple(facts), tuple(unknown))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError("the rules of a stack are damaged: start its app again, which writes them anew") from error
+
+
+def _fact(each: dict[str, Any], limit: Limit | None) -> LimitFacts:
+    texts = {name: str(each[name]) for name in ("guard", "name", "prefix", "by", "if_store_fails")}
+    lists = {name: tuple(map(str, each[name])) for name in ("methods", "paths")}
+    plans = None if each["plans"] is None else tuple(map(str, each["plans"]))
+    return LimitFacts(limit=limit, plans=plans, default=each["default"] is True, **texts, **lists)  # type: ignore[arg-type]
+
+
+def read_stacks(store: Store) -> list[WrittenStack]:
+    """Return what all stacks of a store have written down, by name."""
+    return [decode(value) for _, value in store.scan(f"{POOL}|")]
+
+
+# -- writing it -----------------------------------------------------------------------------------------------------
+
+
+class StackNote:
+    """The rules of one stack, to be written down once in each process."""
+
+    def __init__(self, store: Store, name: str | None, otherwise: str, facts: Iterable[LimitFacts]) -> None:
+        self._store = store
+        self.facts = tuple(facts)
+        self.named = name is not None
+        """Whether the user gave the stack its name."""
+        self._place = place_of(store)
+        self._process = 0
+        with _lock:
+            self.name = _checked(name) if name is not None else self._free(otherwise)
+            alike = [note for note in _notes if note.name == self.name and note.differs_from(self)]
+            _notes.add(self)
+        if alike:
+            log.warning(
+                "two stacks of this process are called %r, and commands know the rules of the one that starts last: "
+                "give them names of their own, Keyguard(name=...)",
+                self.name,
+            )
+
+    @cached_property
+    def text(self) -> bytes:
+        """What is written, but for the name."""
+        return encode("", self.facts)
+
+    def differs_from(self, other: StackNote) -> bool:
+        """Tell whether both write different rules into one store."""
+        return self._place == other._place and self.text != other.text and bool(self.facts and other.facts)
+
+    def _free(self, name: str) -> str:
+        """Return a name that no other stack of this process has, but for one with the same rules."""
+        number, free = 1, name
+        while any(note.name == free and note.differs_from(self) for note in _notes):
+            number += 1
+            free = f"{name}-{number}"
+        return free
+
+    def begin(self) -> None:
+        """Write them down, soon. It is called when the app begins, and does nothing in a process that has done so."""
+        traits = traits_of(self._store)
+        process = getpid()
+        if self._process == process or not self.facts or forks_in_c():
+            return
+        self._process = process
+        if traits.place is None or traits.of_one_process or not traits.holds_values:
+            return
+        try:
+            run_aside("keyguard-rules", self._write)
+        except RuntimeError:  # no room for a thread: another process may have it
+            log.warning("the rules of the stack %r are not written down: there is no room for a thread", self.name)
+
+    def _write(self, wait: Callable[[float], None] = pause) -> None:
+        op = Put(f"{POOL}|{self.name}", encode(self.name, self.facts))
+        for seconds in (*_PAUSES, 0):
+            try:
+                self._store.execute([op])
+                return
+            except KeyguardError as error:
+                failure = error
+            except Exception:
+                log.exception("the rules of the stack %r cannot be written down", self.name)
+                return
+            if seconds:
+                wait(seconds)
+        log.warning("the rules of the stack %r are not written down: %s", self.name, plain(failure))
+
+
+def check_names(outer: StackNote, inner: StackNote) -> None:
+    """Raise `ConfigurationError` if two stacks around one app were given one name, and have different rules."""
+    if outer.named and inner.named and outer.name == inner.name and outer.text != inner.text:
+        raise ConfigurationError(
+            f"two stacks around one app are called {outer.name!r}, and have different limits: give them "
+            "names of their own"
+        )
+
+
+_notes: WeakSet[StackNote] = WeakSet()
+_lock = ProcessLock()
+
+
+def _checked(name: object) -> str:
+    if is_name(name, _LONGEST) and "|" not in name:
+        return name
+    raise ConfigurationError(f"name is a printable text of 1 to {_LONGEST} characters without '|', not {name!r:.80}")
+
+
+def module_of_caller() -> str:
+    """Return the name of the module that makes a stack: of the first caller outside of keyguard."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__")):
+        frame = frame.f_back
+    name = frame.f_globals.get("__name__")
+    if name == "__main__":
+        spec, file = frame.f_globals.get("__spec__"), frame.f_globals.get("__file__")
+        name = spec.name.removesuffix(".__main__") if spec is not None else _stem(file)
+    return name if is_name(name, _LONGEST) and "|" not in name else "app"
+
+
+def _is_ours(name: object) -> bool:
+    return isinstance(name, str) and (name == "keyguard" or name.startswith("keyguard."))
+
+
+def _stem(file: object) -> str:
+    return str(file).replace("\\", "/").rpartition("/")[2].removesuffix(".py") if file else "app"
