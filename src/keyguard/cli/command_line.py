@@ -5,6 +5,7 @@
     keyguard keys revoke - --store @/run/secrets/store_url
     keyguard keys list --json
     keyguard store check redis://localhost
+    keyguard limits show acme
     keyguard cache purge --tag products
     keyguard demo
 
@@ -27,7 +28,9 @@ from datetime import datetime
 from typing import Any
 
 from keyguard import __version__
+from keyguard.cli import audit as cli_audit
 from keyguard.cli import cache as cli_cache
+from keyguard.cli import limits as cli_limits
 from keyguard.cli import store as cli_store
 from keyguard.cli.input import FORMS, Parser, add_store, duration, given, store_url
 from keyguard.cli.output import discard_output, members_of, print_json, print_table, show_issued, show_record
@@ -274,6 +277,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     cli_store.add_commands(commands.add_parser("store", help="make, check and copy stores"))
+    cli_limits.add_commands(
+        commands.add_parser("limits", help="show and change what callers have spent of their limits")
+    )
+    cli_audit.add_commands(commands.add_parser("audit", help="list the changes that were made by hand"))
     cli_cache.add_commands(commands.add_parser("cache", help="count, purge and explain cached responses"))
 
     demo = commands.add_parser("demo", help="tell the story of a key, with real servers on 127.0.0.1")

@@ -1,4 +1,4 @@
-"""The output of the commands about keys: for scripts on standard output, for people on standard error.
+"""The output of the commands: for scripts on standard output, for people on standard error.
 
 A text that stands in a store may have been written by anybody: it sends a terminal no commands.
 """
@@ -80,9 +80,13 @@ def _written(when: datetime) -> str:
 
 def print_table(records: list[KeyRecord]) -> None:
     """Print a line for each key."""
-    rows = [list(_COLUMNS)] + [[plain(column(record) or "") for column in _COLUMNS.values()] for record in records]
-    # Columns in which nothing stands are left out.
-    shown = [place for place in range(len(_COLUMNS)) if any(row[place] for row in rows[1:])]
+    print_rows(list(_COLUMNS), [[column(record) or "" for column in _COLUMNS.values()] for record in records])
+
+
+def print_rows(names: list[str], lines: list[list[str]]) -> None:
+    """Print a table, with the names of its columns. Those in which nothing stands are left out."""
+    rows = [names, *[[plain(text) for text in line] for line in lines]]
+    shown = [place for place in range(len(names)) if any(row[place] for row in rows[1:])]
     widths = {place: max(len(row[place]) for row in rows) for place in shown}
     for row in rows:
         print("  ".join(row[place].ljust(widths[place]) for place in shown).rstrip())

@@ -1,0 +1,77 @@
+"""The command `keyguard audit list`: which changes were made by hand, and by whom.
+
+keyguard audit list --store redis://localhost --since 24h
+keyguard audit list --action limits --caller acme --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from keyguard.audit import AuditLog, AuditRecord
+from keyguard.cli.input import add_store, duration, store_url
+from keyguard.cli.output import print_json, print_rows
+from keyguard.cli.store import open_for_operators
+from keyguard.clock import SECOND, wall_clock
+from keyguard.errors import ConfigurationError
+from keyguard.units import as_datetime, in_microseconds, microseconds, rfc3339
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add the action of `keyguard audit`."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    help = "list the changes that were made by hand, oldest first; of the last 400 days"
+    command = actions.add_parser("list", help=help, description=help)
+    add_store(command, "redis://localhost")
+    command.add_argument("--since", type=duration, metavar="SPAN", help="of the last 24h, say")
+    command.add_argument("--action", help="only this one, such as limits.grant, or limits for all of them")
+    command.add_argument("--caller", help="only those that concern this caller, as `list` names it")
+    command.add_argument("--actor", help="only those that this user made")
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+    command.set_defaults(run=_list)
+
+
+def _list(options: argparse.Namespace) -> int:
+    url = store_url(options, "--store redis://localhost")
+    if url.lower().startswith("memory:"):
+        raise ConfigurationError("memory:// is the app's own: ask it there, with guard.audit.list()")
+    since = None
+    if options.since is not None:
+        since = as_datetime(wall_clock() - microseconds("--since", options.since))
+    log = AuditLog(open_for_operators(url, make=False))
+    records = log.list(since=since, action=options.action, caller=options.caller, actor=options.actor)
+    if options.json:
+        print_json([_members(record) for record in records])
+    elif records:
+        print_rows(["WHEN (UTC)", "WHO", "WHAT", "LIMIT", "CALLER", "BEFORE", "AFTER"], [_row(one) for one in records])
+    else:
+        print("There are no such records.", file=sys.stderr)
+    return 0
+
+
+def _members(record: AuditRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "at": _moment(record),
+        "actor": record.actor,
+        "action": record.action,
+        "caller": record.caller,
+        "limit": record.limit,
+        "before": dict(record.before),
+        "after": dict(record.after),
+    }
+
+
+def _row(record: AuditRecord) -> list[str]:
+    values = [
+        ", ".join([f"{name} {value if isinstance(value, (str, int)) else json.dumps(value)}" for name, value in each])
+        for each in (record.before.items(), record.after.items())
+    ]
+    return [_moment(record), record.actor, record.action, record.limit or "", record.caller or "", *values]
+
+
+def _moment(record: AuditRecord) -> str:
+    return rfc3339(in_microseconds(record.at) // SECOND)

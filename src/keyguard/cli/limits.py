@@ -1,0 +1,228 @@
+"""The commands `keyguard limits ...`: what a caller has spent of each limit, and changing it, by the store's URL alone.
+
+keyguard limits show acme --store redis://localhost
+keyguard limits show 203.0.113.9 --json
+keyguard limits grant acme 500 --limit subject:5000/day
+keyguard limits reset 4fK2mQ9xTzLb
+
+Which limits there are, the apps have written into the store (`keyguard.stack.written`). Each change is noted in the
+audit log, with the user of the operating system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from keyguard.cli.input import FORMS, add_store, given, store_url
+from keyguard.cli.operator import operator
+from keyguard.cli.output import print_json, print_rows
+from keyguard.cli.store import open_for_operators
+from keyguard.clock import SECOND, wall_clock
+from keyguard.errors import ConfigurationError, KeyguardError
+from keyguard.logs import plain
+from keyguard.ops import Store
+from keyguard.stack.callers import KINDS
+from keyguard.stack.limit_actions import LimitChange, LimitUse
+from keyguard.stack.limits import Limits
+from keyguard.stack.written import WrittenStack, read_stacks
+from keyguard.units import in_microseconds, rfc3339
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of `keyguard limits`."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        command = actions.add_parser(name, help=help, description=help)
+        command.add_argument(
+            "caller", metavar="CALLER", help=f"an address, a key's id, or a subject; or a key itself by {FORMS[3:]}"
+        )
+        command.add_argument("--by", choices=KINDS, help="which of these it is, if that is not plain")
+        command.add_argument("--plan", help="the caller's plan, if no key in the store tells it")
+        command.add_argument("--stack", metavar="NAME", help="the limits of this stack alone")
+        add_store(command, "redis://localhost")
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+        command.set_defaults(run=run)
+        return command
+
+    named = "its name, as `show` and refusals tell it, or that of its guard"
+    show = action("show", _show, "show what a caller has spent of each limit, what is left, and when more comes back")
+    reset = action("reset", _reset, "set all limits of a caller back, as if nothing had been spent")
+    grant = action("grant", _grant, "give a caller so many units more now; of a window or an even pace what is spent")
+    grant.add_argument("units", metavar="UNITS", type=_whole)
+    set = action("set", _set, "set what a caller has spent of a limit")
+    set.add_argument("units", metavar="SPENT", type=_whole)
+    for command in (show, reset):
+        command.add_argument("--limit", metavar="NAME", help=f"only this one: {named}")
+    for command in (grant, set):
+        command.add_argument("--limit", metavar="NAME", help=f"which, if the caller has several: {named}")
+
+
+# -- the commands -----------------------------------------------------------------------------------------------
+
+
+def _show(options: argparse.Namespace) -> int:
+    limits, stacks = _limits(options)
+    uses = limits.peek(_caller(options), **_words(options))
+    if options.json:
+        print_json([_members(use) for use in uses])
+        return 0
+    if uses:
+        print_rows(list(_COLUMNS), [[column(use) for column in _COLUMNS.values()] for use in uses])
+    else:
+        print("No limit counts this caller.", file=sys.stderr)
+    _tell_of_unseen(stacks)
+    return 0
+
+
+def _reset(options: argparse.Namespace) -> int:
+    limits, stacks = _limits(options)
+    changes = limits.reset(_caller(options), actor=operator(), **_words(options))
+    if not changes:
+        print("No limit counts this caller.", file=sys.stderr)
+    if not options.json:
+        _tell_of_unseen(stacks)
+    return _tell_changes(changes, options)
+
+
+def _grant(options: argparse.Namespace) -> int:
+    limits, _ = _limits(options)
+    change = limits.grant(_caller(options), options.units, actor=operator(), **_words(options))
+    if change.given < options.units and not options.json:
+        print(
+            f"{max(0, change.given)} of {options.units}: a limit of this kind gives back what is spent.",
+            file=sys.stderr,
+        )
+    return _tell_changes([change], options)
+
+
+def _set(options: argparse.Namespace) -> int:
+    limits, _ = _limits(options)
+    change = limits.set(_caller(options), options.units, actor=operator(), **_words(options))
+    return _tell_changes([change], options)
+
+
+def _caller(options: argparse.Namespace) -> str:
+    return given(options.caller, "a caller")
+
+
+def _words(options: argparse.Namespace) -> dict[str, Any]:
+    return {"limit": options.limit, "by": options.by, "plan": options.plan}
+
+
+# -- what the store says ----------------------------------------------------------------------------------------
+
+
+def _limits(options: argparse.Namespace) -> tuple[Limits, list[WrittenStack]]:
+    """Return the limits that the apps of a store have written down, and by which stacks."""
+    url = store_url(options, "--store redis://localhost")
+    if url.lower().startswith("memory:"):
+        raise ConfigurationError("memory:// is the app's own: ask it there, with guard.limits.peek(caller)")
+    store = open_for_operators(url, make=False)
+    stacks = _stacks(store, options.stack)
+    return Limits(store, [facts for stack in stacks for facts in stack.facts], clock=wall_clock), stacks
+
+
+def _stacks(store: Store, name: str | None) -> list[WrittenStack]:
+    stacks = read_stacks(store)
+    if not stacks:
+        raise KeyguardError(
+            "no app has written its limits into this store: an app does so when it starts, or at its first request"
+        )
+    if name is None:
+        return stacks
+    chosen = [stack for stack in stacks if stack.name == name]
+    if not chosen:
+        names = ", ".join(repr(stack.name) for stack in stacks)
+        raise KeyguardError(f"no stack of this name has written its limits into this store; there are {names}")
+    return chosen
+
+
+def _tell_of_unseen(stacks: Iterable[WrittenStack]) -> None:
+    """Tell of limits that are not among those shown."""
+    for stack in stacks:
+        for facts in stack.facts:
+            if facts.limit is None and facts.plans is None:
+                _say(f"Not shown: a function chooses the limits of {facts.guard!r} on each request.")
+        for name in stack.unknown:
+            _say(f"Not shown: {name!r}, of a kind that this command does not know.")
+
+
+# -- output -----------------------------------------------------------------------------------------------------
+
+
+def _tell_changes(changes: Iterable[LimitChange], options: argparse.Namespace) -> int:
+    if options.json:
+        print_json([{"before": _members(one.before), "after": _members(one.after)} for one in changes])
+        return 0
+    for one in changes:
+        after = one.after
+        print(plain(f"{after.name} of {after.caller}: {one.before.spent} spent before, {_left(after)} now"))
+    return 0
+
+
+def _left(use: LimitUse) -> str:
+    return f"{use.spent} spent and {use.remaining} left"
+
+
+def _when(use: LimitUse) -> str:
+    if use.works_at is not None:
+        return f"works again {_moment(use.works_at)}, in {_span(use, use.works_at)}"
+    if use.remaining <= 0:
+        return "only a grant helps"
+    return "" if use.more_at is None else f"more from {_moment(use.more_at)}, in {_span(use, use.more_at)}"
+
+
+_COLUMNS: dict[str, Callable[[LimitUse], str]] = {
+    "LIMIT": lambda use: use.name,
+    "COUNTED AS": lambda use: use.caller,
+    "USED": lambda use: str(use.spent),
+    "HELD": lambda use: str(use.held or ""),
+    "LEFT": lambda use: str(use.remaining),
+    "BACK (UTC)": _when,
+}
+
+
+def _members(use: LimitUse) -> dict[str, Any]:
+    """Return it for scripts: moments as RFC 3339 text."""
+    moments = {"more_at": use.more_at, "works_at": use.works_at, "at": use.at}
+    return {
+        "limit": use.name,
+        "rate": use.rate,
+        "by": use.by,
+        "caller": use.caller,
+        "max": use.limit,
+        "spent": use.spent,
+        "held": use.held,
+        "remaining": use.remaining,
+        **{name: None if moment is None else _moment(moment) for name, moment in moments.items()},
+    }
+
+
+def _moment(when: Any) -> str:
+    # Rounded up: a moment that is told a second early would be a promise that is not kept.
+    return rfc3339(-(-in_microseconds(when) // SECOND))
+
+
+def _span(use: LimitUse, when: Any) -> str:
+    """Return how long it is until then, in its two largest units."""
+    left = -(-(in_microseconds(when) - in_microseconds(use.at)) // SECOND)
+    parts: list[str] = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        number, left = divmod(left, size)
+        if number or parts:
+            parts.append(f"{number} {unit}")
+    return " ".join([part for part in parts[:2] if not part.startswith("0 ")])
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of units: a whole number, 0 or more")
+    return int(text)
+
+
+def _say(text: str) -> None:
+    print(plain(text), file=sys.stderr)
