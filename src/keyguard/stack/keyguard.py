@@ -143,6 +143,11 @@ class Keyguard:
             if notice:
                 log.warning("%s", notice)
 
+    @property
+    def name(self) -> str:
+        """Return the name under which the stack writes its limits into its store."""
+        return self._note.name
+
     def _default_name(self) -> str:
         return module_of_caller()
 
