@@ -20,7 +20,7 @@ from keyguard.errors import (
 )
 from keyguard.flow import blocking
 from keyguard.guard import Guard
-from keyguard.guards import APIKeys, Ban, IPFilter, RateLimit, ResponseCache
+from keyguard.guards import APIKeys, Ban, Concurrency, IPFilter, RateLimit, ResponseCache
 from keyguard.guards.cache import CacheStats, Explanation, cache_control, vary
 from keyguard.guards.rate_limit import Outcome
 from keyguard.identity import ANONYMOUS, Identity
@@ -44,6 +44,7 @@ __all__ = [
     "Ban",
     "CacheStats",
     "Cause",
+    "Concurrency",
     "ConfigurationError",
     "Explanation",
     "Forward",

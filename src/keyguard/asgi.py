@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from keyguard.stack.options import (
         APIKeysOptions,
         BanOptions,
+        ConcurrencyOptions,
         IPFilterOptions,
         RateLimitOptions,
         ResponseCacheOptions,
     )
 
-__all__ = ["APIKeys", "Ban", "IPFilter", "RateLimit", "ResponseCache"]
+__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "RateLimit", "ResponseCache"]
 
 
 class APIKeys(ASGIDriver):
@@ -43,6 +44,14 @@ class Ban(ASGIDriver):
 
     def __init__(self, app: ASGIApp, **options: Unpack[BanOptions]) -> None:
         self.guard, stack = stack_of(guards.Ban, (), options)
+        super().__init__(app, stack.engine(app, asynchronous=True))
+
+
+class Concurrency(ASGIDriver):
+    """`keyguard.Concurrency` around an ASGI app."""
+
+    def __init__(self, app: ASGIApp, limit: int, **options: Unpack[ConcurrencyOptions]) -> None:
+        self.guard, stack = stack_of(guards.Concurrency, (limit,), options)
         super().__init__(app, stack.engine(app, asynchronous=True))
 
 

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from keyguard.stack.options import (
         APIKeysOptions,
         BanOptions,
+        ConcurrencyOptions,
         IPFilterOptions,
         RateLimitOptions,
         ResponseCacheOptions,
     )
 
-__all__ = ["APIKeys", "Ban", "IPFilter", "RateLimit", "ResponseCache"]
+__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "RateLimit", "ResponseCache"]
 
 
 class APIKeys(WSGIDriver):
@@ -43,6 +44,14 @@ class Ban(WSGIDriver):
 
     def __init__(self, app: WSGIApp, **options: Unpack[BanOptions]) -> None:
         self.guard, stack = stack_of(guards.Ban, (), options)
+        super().__init__(app, stack.engine(app, asynchronous=False))
+
+
+class Concurrency(WSGIDriver):
+    """`keyguard.Concurrency` around a WSGI app."""
+
+    def __init__(self, app: WSGIApp, limit: int, **options: Unpack[ConcurrencyOptions]) -> None:
+        self.guard, stack = stack_of(guards.Concurrency, (limit,), options)
         super().__init__(app, stack.engine(app, asynchronous=False))
 
 

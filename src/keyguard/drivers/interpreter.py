@@ -24,7 +24,7 @@ from keyguard.http.addresses import ClientAddress
 from keyguard.http.spelling import NOTHING, Inside
 from keyguard.keys.credentials import Sources
 from keyguard.logs import logger, plain
-from keyguard.ops import BestEffort, Degraded, Op, Settle, Store, TakeHere, traits_of
+from keyguard.ops import BestEffort, Degraded, Op, Settle, SettleHere, Store, TakeHere, traits_of
 from keyguard.refusal import Refusal
 from keyguard.request import CarriedRequest, Deferred, RequestState
 from keyguard.response import Response
@@ -233,6 +233,9 @@ class Engine:
                         error = failure
                 elif step.__class__ is TakeHere:
                     value = self.here.take_here(step.demands)
+                elif step.__class__ is SettleHere:
+                    self.here.settle_here(step.taken)
+                    value = None
                 elif step.__class__ is Degraded:
                     self.here.count(step.what)
                     value = None

@@ -53,6 +53,12 @@ LIMIT_FIELDS = frozenset(
 """Response fields that tell of limits: apps set them as well as guards."""
 
 
+def quoted(text: str) -> str:
+    """Return printable ASCII text as a string of structured fields (RFC 9651, section 3.3.3)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def asks_for_another_method(name: str) -> bool:
     """Tell whether a field may be one by which middleware makes a request of another method of it.
 

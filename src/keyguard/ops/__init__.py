@@ -13,7 +13,7 @@ from __future__ import annotations
 from keyguard.ops.adjusting import Adjust, Adjusted, Adjustment, Count, Note, keeps_count
 from keyguard.ops.holds import HELD_WAIT, MAX_HOLDS
 from keyguard.ops.keys import Authenticate, Authenticated
-from keyguard.ops.limits import REMEMBERED, SETTLED, Degraded, Demand, Renew, Settle, Take, TakeHere, Taken
+from keyguard.ops.limits import REMEMBERED, SETTLED, Degraded, Demand, Renew, Settle, SettleHere, Take, TakeHere, Taken
 from keyguard.ops.op import COUNTERS, Change, Op, is_counter, run
 from keyguard.ops.store import (
     AsyncStore,
@@ -59,6 +59,7 @@ __all__ = [
     "ReadWithTime",
     "Renew",
     "Settle",
+    "SettleHere",
     "Store",
     "Take",
     "TakeHere",

@@ -284,6 +284,15 @@ class TakeHere(Step[Taken]):
         self.demands = demands
 
 
+class SettleHere(Step[None]):
+    """Release what `TakeHere` holds: it was never in the store, and is not settled there."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self, taken: Taken) -> None:
+        self.taken = taken
+
+
 class Degraded(Step[None]):
     """Note that a guard decided without the store; `what` is its name and what it did, such as `key allowed`."""
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.identity import Identity
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from keyguard.http.addresses import Address
     from keyguard.refusal import Refusal
 
@@ -43,3 +46,8 @@ class RequestState:
     """The fields about limits that the app itself set, if a guard has changed them and a cache stands outside."""
     caches: tuple[object, ...] = ()
     """The response caches it is passing: one that is mounted twice acts once."""
+
+    def note_own_limits(self, headers: Iterable[tuple[str, str]]) -> None:
+        """Note the fields about limits that the app itself set, before the first guard changes them."""
+        if self.own_limits is None:
+            self.own_limits = tuple([pair for pair in headers if pair[0].lower() in LIMIT_FIELDS])

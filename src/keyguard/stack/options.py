@@ -14,7 +14,7 @@ from keyguard.conditions import OnPaths
 from keyguard.guards.api_keys.guard import Scopes
 from keyguard.guards.api_keys.look_ups import Lookup
 from keyguard.guards.cache.settings import When
-from keyguard.guards.rate_limit.guard import FailureMode, Profile, Rates
+from keyguard.guards.rate_limit.guard import Profile, Rates
 from keyguard.guards.rate_limit.settling import Refunds, Settler
 from keyguard.keys import Pepper
 from keyguard.manual_clock import GivenClock
@@ -23,6 +23,7 @@ from keyguard.refusal import Cause, Refusal
 from keyguard.selection import By, Setting
 from keyguard.stores.circuit_breaker import StoreHealth
 from keyguard.units import Duration
+from keyguard.without_store import FailureMode
 
 
 class StackOptions(TypedDict, total=False):
@@ -74,6 +75,22 @@ class BanOptions(StackOptions, total=False):
     exempt: Iterable[str]
     name: str | None
     if_store_fails: Literal["allow", "refuse"]
+
+
+class ConcurrencyOptions(StackOptions, total=False):
+    """The settings of `Concurrency` that are given by name, and those of a stack of its own."""
+
+    by: By
+    when: Setting[bool] | None
+    exempt: Setting[bool] | None
+    methods: Iterable[str] | None
+    paths: Iterable[str] | OnPaths | None
+    ignore_case: bool
+    name: str | None
+    headers: Literal["draft-11"] | None
+    if_store_fails: FailureMode
+    lease: Duration
+    max_age: Duration
 
 
 class IPFilterOptions(StackOptions, total=False):

@@ -154,3 +154,7 @@ class CircuitBreaker:
     def take_here(self, demands: Sequence[Demand]) -> Taken:
         """Take this process's share of the limits, counted in this process alone."""
         return self._circuit.shares.take(demands, self._workers)
+
+    def settle_here(self, taken: Taken) -> None:
+        """Release what was held of these shares."""
+        self._circuit.shares.release(taken)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from keyguard.ops import Demand, Take, Taken
+from keyguard.ops import Demand, Settle, Take, Taken
 from keyguard.process.fork import renew_after_fork
 from keyguard.rates import Limit
 from keyguard.stores.memory import MemoryStore
@@ -41,9 +41,14 @@ class Shares:
             part, cost = self._part(demand.limit, workers), demand.cost
             if cost <= demand.limit.max_cost:
                 cost = min(cost, part.max_cost)
-            parts.append(Demand(demand.name, demand.key, part, cost))
+            parts.append(Demand(demand.name, demand.key, part, cost, demand.lease, holds=demand.holds))
         taken: Taken = store.execute([Take(parts)])[0]
         return taken
+
+    def release(self, taken: Taken) -> None:
+        """Release what was held here."""
+        if self._store is not None:
+            self._store.execute([Settle(taken)])
 
     def _part(self, limit: Limit, workers: int) -> Limit:
         part = self._parts.get((limit, workers))

@@ -29,12 +29,12 @@ from keyguard.ops import Take
 from keyguard.rates import Limit
 from keyguard.request import Request
 from keyguard.selection import Asking, By, Selection, Setting, asked, asked_at_once, at_hand, identity_for
+from keyguard.without_store import FailureMode, checked_failure_mode
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
 
 Rates: TypeAlias = "str | Limit | RateLimitItem"
-FailureMode: TypeAlias = Literal["local", "refuse", "allow"]
 Profile: TypeAlias = Literal["draft-11", "x-ratelimit"]
 
 _TOLD = 100  # plans that the log has been told of
@@ -118,7 +118,7 @@ class RateLimit(Limiting):
         self.methods, self.paths = selection.methods, selection.paths
         self.cost = settings.checked_cost(cost)
         self.profiles = settings.checked_profiles(headers)
-        self.if_store_fails = settings.checked_failure_mode(if_store_fails)
+        self.if_store_fails = checked_failure_mode(if_store_fails)
         self.settling = settler_of(settle, refund_on, count, failures)
         self.keeps = frozenset({"decisions"} if self.settling is None else {"decisions", "holds"})
         self.choose: Callable[[Request], Any] | None = None

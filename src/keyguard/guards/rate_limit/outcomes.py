@@ -13,14 +13,14 @@ from keyguard.guards.rate_limit.headers import describe
 from keyguard.guards.rate_limit.rules import Rule, RuleDemands
 from keyguard.guards.rate_limit.settling import Outcome, ResponseFields, Settling
 from keyguard.guards.rate_limit.turns import Lines, in_turn, only_held
-from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
-from keyguard.problem import Notice, refuse_for
+from keyguard.problem import Notice
 from keyguard.rates import NEVER
 from keyguard.refusal import Cause
 from keyguard.request import CarriedRequest, Forward, Request, carried
 from keyguard.response import Headers, Response
 from keyguard.units import rfc3339
+from keyguard.without_store import DONE, refuse_unchecked
 
 STAYS = frozenset({Cause.CREDENTIALS, Cause.ADDRESS, Cause.REQUEST})
 """Refusals further in that stay charged to limits by address: given back, they would limit no flood of them."""
@@ -42,8 +42,8 @@ class Charge(Mark):
         if status >= 400 and state.refusal is not None:
             return give_back(self.taken, state.refusal.cause)
         if status != 429:  # the app tells of that itself: a limit that let the request pass is not the reason
-            if state.caches and state.own_limits is None:
-                state.own_limits = tuple([pair for pair in headers if pair[0].lower() in LIMIT_FIELDS])
+            if state.caches:
+                state.note_own_limits(headers)
             self.describe(headers)
         return None
 
@@ -207,32 +207,16 @@ async def without_store(request: CarriedRequest, asked: Take, forward: Forward) 
         return _too_costly(above).give(request)
     here: list[Demand] = []
     for rule, demand in zip(demands.rules, demands, strict=True):
-        await Degraded(f"{rule.guard} {_DONE[rule.if_store_fails]}")
+        await Degraded(f"{rule.guard} {DONE[rule.if_store_fails]}")
         if rule.if_store_fails == "refuse":
-            return _refuse_without_store(request)
+            return refuse_unchecked(request)
         if rule.if_store_fails == "local":
             # Nothing is settled there, so nothing is held.
             here.append(Demand(demand.name, demand.key, demand.limit, demand.cost) if demand.lease else demand)
     if here and (await TakeHere(here)).refused:
         await Degraded("limits refused locally")
-        return _refuse_without_store(request)
+        return refuse_unchecked(request)
     return await forward(request)  # what is left of the limits is not known, so nothing is told of it
-
-
-_DONE = {"refuse": "refused", "local": "counted locally", "allow": "allowed"}
-
-_OUT_OF_ORDER_RETRY = SECOND
-"""A caller is told to wait so long, in microseconds: the store is asked again more often than that."""
-
-
-def _refuse_without_store(request: Request) -> Response:
-    return refuse_for(
-        request,
-        Cause.FAULT,
-        "The service cannot check its limits at the moment. Neither your key nor what you have used is the reason.",
-        reason="store-failed",
-        wait=_OUT_OF_ORDER_RETRY,
-    )
 
 
 def refuse_limited(request: CarriedRequest, taken: Taken) -> Response:

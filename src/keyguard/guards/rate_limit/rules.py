@@ -15,6 +15,7 @@ from keyguard.clock import whole_seconds
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes
 from keyguard.guards.rate_limit.settling import Settling
+from keyguard.http.fields import quoted
 from keyguard.ops import Demand, Take
 from keyguard.rates import Limit, parse_rates, window
 from keyguard.response import ReadyFields, field_value
@@ -73,11 +74,11 @@ class Rule:
         self.prefix = f"rl:{guard.counter}:{limit.code}|"
         """The beginning of a counter's key. No quota stands in it: an edited limit keeps its counters, as long as its
         period stays the same."""
-        quoted = self.name.replace("\\", "\\\\").replace('"', '\\"')
+        told = quoted(self.name)
         # A period of the calendar is not of one length, and a balance has none: then no window is told.
         window = f";w={whole_seconds(limit.period)}" if limit.rolling else ""
-        self.policy = f'"{quoted}";q={limit.quota}{window}'
-        self.member = f'"{quoted}";r='
+        self.policy = f"{told};q={limit.quota}{window}"
+        self.member = f"{told};r="
 
 
 class Terms:
@@ -238,9 +239,3 @@ def checked_profiles(headers: Any) -> tuple[str, ...]:
         if profile not in PROFILES:
             raise ConfigurationError(f"headers are {' or '.join(map(repr, PROFILES))}, or None, not {profile!r}")
     return profiles
-
-
-def checked_failure_mode(mode: Any) -> str:
-    if mode in ("local", "refuse", "allow"):
-        return str(mode)
-    raise ConfigurationError(f"if_store_fails is 'local', 'refuse' or 'allow', not {mode!r}")
