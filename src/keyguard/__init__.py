@@ -15,6 +15,7 @@ from keyguard.errors import (
     KeyguardError,
     KeyNotFound,
     NoResponse,
+    OutsideRequest,
     StoreBusy,
     StoreError,
 )
@@ -28,7 +29,7 @@ from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
 from keyguard.problem import refuse
 from keyguard.rates import credits, quota, smooth
 from keyguard.refusal import Cause, Refusal
-from keyguard.request import Forward, Request
+from keyguard.request import Forward, Request, RequestState, here
 from keyguard.response import Headers, Response
 from keyguard.stack.keyguard import Keyguard
 from keyguard.stack.limit_actions import LimitChange, LimitUse
@@ -63,9 +64,11 @@ __all__ = [
     "Limits",
     "NoResponse",
     "Outcome",
+    "OutsideRequest",
     "RateLimit",
     "Refusal",
     "Request",
+    "RequestState",
     "Response",
     "ResponseCache",
     "StoreBusy",
@@ -73,6 +76,7 @@ __all__ = [
     "blocking",
     "cache_control",
     "credits",
+    "here",
     "open_store",
     "path",
     "quota",

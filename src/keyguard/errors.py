@@ -46,6 +46,10 @@ class KeyNotFound(KeyguardError, LookupError):
     """No key has this id."""
 
 
+class OutsideRequest(KeyguardError, LookupError):
+    """It is not known which request the calling code works for: there is none, or its thread was not told of it."""
+
+
 class NoResponse(KeyguardError, RuntimeError):
     """The app returned without sending a response."""
 

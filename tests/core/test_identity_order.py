@@ -14,6 +14,7 @@ from keyguard import (
     APIKeys,
     ConfigurationError,
     Forward,
+    Guard,
     Identity,
     IPFilter,
     Keyguard,
@@ -117,6 +118,16 @@ def test_a_single_layer_that_reads_it_does_not_start_without_one_outside() -> No
         ]
         with pytest.raises(ConfigurationError, match="a layer further in finds"):
             keyguard.wsgi.RateLimit(keyguard.wsgi.APIKeys(wsgi_app), "1/second", by=reader)
+
+
+def test_a_plain_guard_that_sets_the_identity_is_not_one_that_reads_it() -> None:
+    class ByAddress(Guard):
+        provides = frozenset({"identity"})
+
+        def __call__(self, request: Request) -> None:
+            request.identity = Identity(str(request.client))
+
+    Keyguard(ByAddress(), RateLimit("9/minute", by="subject"))
 
 
 def test_what_reads_something_else_of_that_name_starts() -> None:

@@ -89,6 +89,8 @@ class Setup(NamedTuple):
     """The response field in which refusals tell the request's id."""
     note: Any = None
     """Has a method `begin`, which is called when the app begins: it writes the rules of the stack down."""
+    handlers: bool = False
+    """Whether requests are noted for handlers (`keyguard.request.current`)."""
 
 
 class Engine:
@@ -106,6 +108,7 @@ class Engine:
         "detach",
         "execute",
         "filters_addresses",
+        "handlers",
         "here",
         "idle",
         "inside",
@@ -130,7 +133,7 @@ class Engine:
         chain, store, watched, aside = setup.chain, setup.store, setup.watched, setup.aside
         self.ask = chain.begin
         """Asks the guards in turn."""
-        self.idle = chain.empty
+        self.idle = chain.empty and not setup.handlers
         self.store = store
         self.watched = watched
         self.here = setup.here
@@ -162,6 +165,7 @@ class Engine:
         self.underscores = setup.underscores
         self.request_id_header = setup.request_id_header
         self.note = setup.note
+        self.handlers = setup.handlers
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""

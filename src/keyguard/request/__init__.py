@@ -7,6 +7,8 @@ from keyguard.request.carried import CarriedRequest as CarriedRequest
 from keyguard.request.carried import RequestSettings as RequestSettings
 from keyguard.request.carried import carried as carried
 from keyguard.request.carried import veiled as veiled
+from keyguard.request.current import current_request as current_request
+from keyguard.request.current import here as here
 from keyguard.request.request import Deferred as Deferred
 from keyguard.request.request import Forward as Forward
 from keyguard.request.request import Request as Request
@@ -23,5 +25,7 @@ __all__ = [
     "RequestSettings",
     "RequestState",
     "carried",
+    "current_request",
+    "here",
     "veiled",
 ]

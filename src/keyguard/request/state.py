@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from keyguard.http.fields import LIMIT_FIELDS
-from keyguard.identity import Identity
+from keyguard.identity import ANONYMOUS, Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,3 +51,8 @@ class RequestState:
         """Note the fields about limits that the app itself set, before the first guard changes them."""
         if self.own_limits is None:
             self.own_limits = tuple([pair for pair in headers if pair[0].lower() in LIMIT_FIELDS])
+
+    @property
+    def caller(self) -> Identity:
+        """The identity, and `ANONYMOUS` if nothing is known of it: for those who decide nothing by it."""
+        return self.identity or ANONYMOUS

@@ -68,7 +68,7 @@ def _reads(code: CodeType, name: str) -> bool:
 
     loaded = False
     for instruction in dis.get_instructions(code):
-        if loaded and instruction.argval == "identity" and "ATTR" in instruction.opname:
+        if loaded and instruction.argval == "identity" and "LOAD_ATTR" in instruction.opname:
             return True
         # From Python 3.13 on one instruction may load two variables.
         last = instruction.argval[-1] if isinstance(instruction.argval, tuple) else instruction.argval

@@ -39,6 +39,7 @@ class StackOptions(TypedDict, total=False):
     workers: int | None
     root_path: str | Literal[False]
     clock: GivenClock | None
+    handlers: bool
 
 
 class APIKeysOptions(StackOptions, total=False):

@@ -28,6 +28,13 @@ def check_functions(
             check_takes(word, told, what)
 
 
+def checked_switch(name: str, value: bool) -> bool:
+    """Return a setting that is on or off."""
+    if isinstance(value, bool):
+        return value
+    raise ConfigurationError(f"{name} is True or False, not {value!r}")
+
+
 def checked_prefix(prefix: str | Literal[False]) -> str | Literal[False]:
     """Return the prefix of paths that an app cuts off."""
     if prefix is False or prefix == "":

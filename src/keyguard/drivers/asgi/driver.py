@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NoReturn, Protocol
 
 from keyguard.drivers import bridges
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
-from keyguard.drivers.asgi.driving import start_settling
+from keyguard.drivers.asgi.driving import noting, start_settling
 from keyguard.drivers.asgi.exchange import Exchange
 from keyguard.drivers.asgi.handshake import Handshake
 from keyguard.drivers.asgi.messages import ASGIApp as ASGIApp
@@ -104,7 +104,8 @@ class ASGIDriver:
         request.reached_app = True
         mark = bridges.pass_on(request, scope, "scheme") if bridges.crossing else ""
         try:
-            await self.app(scope, receive, send if telling is None else telling.send)
+            app = noting(self.app, request) if engine.handlers else self.app
+            await app(scope, receive, send if telling is None else telling.send)
         except Exception:
             if telling is None or telling.failure is None:
                 raise

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any
 
+from keyguard.drivers.asgi.messages import ASGIApp, Receive, Send
+from keyguard.drivers.asgi.request import Scope
 from keyguard.drivers.interpreter import Engine, Foreign, Pending, settle
 from keyguard.drivers.tasks import Task, ended, hold
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
-from keyguard.request import Deferred
+from keyguard.request import CarriedRequest, Deferred
+from keyguard.request.current import enter, leave
 from keyguard.response import Response
 
 WAITS = (Pending, Foreign)
@@ -70,3 +74,16 @@ def decided(stop: Any) -> Response:
 async def later(send: Callable[..., Awaitable[None]], *args: Any) -> None:
     """Call a function where its result is awaited, and not at once."""
     await send(*args)
+
+
+def noting(app: ASGIApp, request: CarriedRequest) -> ASGIApp:
+    """Return the app, to be run while the request is noted for its handlers."""
+    return partial(_noted, app, request)
+
+
+async def _noted(app: ASGIApp, request: CarriedRequest, scope: Scope, receive: Receive, send: Send) -> None:
+    token = enter(request)
+    try:
+        await app(scope, receive, send)
+    finally:
+        leave(token)

@@ -30,7 +30,7 @@ from typing import Any
 
 from keyguard.chain import Begun, checked, within
 from keyguard.drivers.asgi.copies import Copies
-from keyguard.drivers.asgi.driving import WAITS, Relay, awaited, decided, finished, later, settled
+from keyguard.drivers.asgi.driving import WAITS, Relay, awaited, decided, finished, later, noting, settled
 from keyguard.drivers.asgi.messages import ASGIApp, Message, Receive, Send, as_sent, nothing, raw_fields, without_body
 from keyguard.drivers.asgi.request import ByteHeaders, Scope
 from keyguard.drivers.bridges import pass_on, returned
@@ -59,7 +59,7 @@ class Exchange:
     state = IDLE
 
     def __init__(self, app: ASGIApp, engine: Engine, request: CarriedRequest, receive: Receive, send: Send) -> None:
-        self.app = app
+        self.app = noting(app, request) if engine.handlers else app
         self.engine = engine
         self.request = request
         self.receive = receive

@@ -45,6 +45,7 @@ from keyguard.drivers.wsgi.driving import (
     status_of,
     with_ours,
 )
+from keyguard.drivers.wsgi.noting import noting
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import Flow
@@ -74,7 +75,7 @@ class Exchange:
     """The header fields of a released head as the app gave them."""
 
     def __init__(self, app: WSGIApp, engine: Engine, request: CarriedRequest, start_response: StartResponse) -> None:
-        self.app = app
+        self.app = noting(app, request) if engine.handlers else app
         self.engine = engine
         self.request = request
         self.server_start = start_response

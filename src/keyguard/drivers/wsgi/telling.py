@@ -25,6 +25,7 @@ from keyguard.drivers.wsgi.driving import (
     with_ours,
 )
 from keyguard.drivers.wsgi.exchange import Exchange
+from keyguard.drivers.wsgi.noting import noted
 from keyguard.drivers.wsgi.request import WSGIRequest
 from keyguard.errors import NoResponse
 from keyguard.response import Headers
@@ -58,7 +59,10 @@ class Telling:
         mark = bridges.pass_on(request, request.scope, "wsgi.url_scheme") if bridges.crossing else ""
         iterable: Iterable[bytes] | None = None
         try:
-            iterable = body = app(request.scope, self.start_response)
+            if engine.handlers:
+                iterable = body = noted(app, request, request.scope, self.start_response)
+            else:
+                iterable = body = app(request.scope, self.start_response)
             if body is None or not self.began:
                 body = self._begun(iterable)
         except BaseException as failure:
