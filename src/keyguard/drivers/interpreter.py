@@ -26,7 +26,7 @@ from keyguard.keys.credentials import Sources
 from keyguard.logs import logger, plain
 from keyguard.ops import BestEffort, Degraded, Op, Settle, SettleHere, Store, TakeHere, traits_of
 from keyguard.refusal import Refusal
-from keyguard.request import CarriedRequest, Deferred, RequestState
+from keyguard.request import CarriedRequest, Deferred
 from keyguard.response import Response
 from keyguard.steps import CallApp, Detach
 from keyguard.stores.best_effort import BestEffortStore
@@ -326,13 +326,6 @@ def is_heard_to_its_end(request: CarriedRequest) -> bool:
     if request.deferred or request.afterwards:
         return True
     return request.inherited and bool(request.state.caches or request.state.preflight)
-
-
-def of_the_same_caller(request: CarriedRequest) -> dict[str, Any]:
-    """A scope or environ for another request of the same caller, with the same head."""
-    found, state = request.state, RequestState()
-    state.identity, state.client, state.client_known = found.identity, found.client, found.client_known
-    return {**request.scope, request.shared: state}
 
 
 async def settle(deferred: list[Deferred]) -> None:

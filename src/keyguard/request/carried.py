@@ -200,6 +200,12 @@ class CarriedRequest(Request):
             self.deferred.remove(work)
             self.deferred = self.deferred or None
 
+    def of_the_same_caller(self) -> dict[str, Any]:
+        """Return a scope or environ for another request of the same caller, with the same head."""
+        found, state = self.state, RequestState()
+        state.identity, state.client, state.client_known = found.identity, found.client, found.client_known
+        return {**self.scope, self.shared: state}
+
     @property
     def inside(self) -> Inside:
         """The app and all that stands in front of it, as far as it can be seen."""

@@ -8,7 +8,7 @@ from typing import Any
 from keyguard.drivers.asgi.exchange import Exchange
 from keyguard.drivers.asgi.messages import ASGIApp, Message
 from keyguard.drivers.asgi.request import ASGIRequest
-from keyguard.drivers.interpreter import Engine, Pending, of_the_same_caller
+from keyguard.drivers.interpreter import Engine, Pending
 from keyguard.drivers.tasks import Task, end, hold, is_lost
 from keyguard.drivers.threads import in_thread
 from keyguard.flow import Blocking, Flow, Signal, Wait
@@ -45,7 +45,7 @@ def detach(app: ASGIApp, engine: Engine, step: Detach) -> bool:
         _detached.difference_update([task for task in list(_detached) if is_lost(task)])
         if len(_detached) >= _MOST:
             return False
-    scope = of_the_same_caller(step.request)
+    scope = step.request.of_the_same_caller()
     request = ASGIRequest(step.request.method, scope, engine, scope[SHARED_ASGI])
     task = hold(_run(Exchange(app, engine, request, _Silence(), _swallow), step.guard))
     detached = _detached

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from io import BytesIO
 
-from keyguard.drivers.interpreter import Engine, of_the_same_caller
+from keyguard.drivers.interpreter import Engine
 from keyguard.drivers.wsgi.body import close
 from keyguard.drivers.wsgi.driving import ExcInfo, Write, WSGIApp
 from keyguard.drivers.wsgi.exchange import Exchange
@@ -43,7 +43,7 @@ def detach(app: WSGIApp, engine: Engine, step: Detach) -> bool:
     places = _room.places
     if not places.acquire(blocking=False):
         return False
-    environ = of_the_same_caller(step.request)
+    environ = step.request.of_the_same_caller()
     environ["wsgi.input"] = BytesIO()
     for name in ("CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING", "wsgi.input_terminated"):
         environ.pop(name, None)
