@@ -14,11 +14,32 @@ import pytest
 
 from keyguard import Keyguard, RateLimit, StoreError
 from keyguard.cli import main
-from keyguard.ops import Read
+from keyguard.ops import Put, Read
 from keyguard.stores import open_store
 from keyguard.stores.redis import RedisStore
 from keyguard.testing import check_store, play
+from tests.support.every_store import store_of
 from tests.support.servers import RedisCluster, RedisServer, Sentinel, wait_until
+
+
+@pytest.mark.parametrize("kind", ["redis", "cluster"])
+def test_a_listing_reads_what_it_lists_and_nothing_else(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It read every cached response to list a few keys."""
+    store = store_of(kind, request, tmp_path)
+    pools = ["stack", "rc:1", "st", "a*[b]?\\^{c}", "aXb", "\udcff"]
+    store.execute([Put(f"{pool}|{number}", b"a value") for pool in pools for number in range(3)])
+    client = type(store._servers.client())
+    read: list[bytes] = []
+    get = client.get
+    monkeypatch.setattr(client, "get", lambda self, name: (read.append(name), get(self, name))[1])
+    for pool in pools:
+        read.clear()
+        assert store.scan(f"{pool}|") == [(f"{pool}|{number}", b"a value") for number in range(3)]
+        assert store.scan(f"{pool}|2") == [(f"{pool}|2", b"a value")]
+        assert len(read) == 6
+    assert len(store.scan("")) == 18
 
 
 def failure(url: str, world: str) -> str:

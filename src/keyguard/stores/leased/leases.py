@@ -13,7 +13,7 @@ from typing import Any
 
 from keyguard.clock import SECOND, Clock
 from keyguard.flow import Signal
-from keyguard.ops import REMEMBERED, Demand, Op, Settle, Take, Taken
+from keyguard.ops import REMEMBERED, Adjust, Demand, Op, Settle, Take, Taken
 from keyguard.rates import NEVER, Taking
 from keyguard.rates.window import WindowSlices
 
@@ -22,7 +22,8 @@ _RETURNED = 20  # leases that go back with one trip
 _RETURNED_AT_END = 100
 _AGAIN = REMEMBERED - 2 * SECOND
 """Microseconds for which what was sent may be sent again: later the shared store may not know that it has happened."""
-_HOPELESS = 60 * SECOND  # microseconds for which it is remembered that a request can never be admitted
+_REFUSED = 5 * SECOND
+"""Microseconds for which a refusal is remembered at most: an operator may have let the caller go on meanwhile."""
 
 
 class _Lease:
@@ -242,6 +243,10 @@ class Leases:
     def back(self, op: Op[Any], batch: list[Op[Any]], results: list[Any], began: int) -> list[Any] | None:
         """Return the result in a list; `None` if it must be asked again, for no more than it needs."""
         taken = results[-1]
+        if isinstance(op, Adjust):
+            with self._lock:
+                for name in [name for name in self._refusals if not set(op.keys).isdisjoint(name[0])]:
+                    del self._refusals[name]
         if not isinstance(op, Take) or not _leasable(op):
             return [taken]
         asked = batch[-1]
@@ -295,7 +300,7 @@ class Leases:
         self._refusals.pop(name, None)  # a dict keeps the order in which its keys came
         if len(self._refusals) >= _KEPT:
             del self._refusals[next(iter(self._refusals))]
-        wait = _HOPELESS if taken.wait == NEVER else taken.wait
+        wait = _REFUSED if taken.wait == NEVER else min(taken.wait, _REFUSED)
         self._refusals[name] = (taken, began, began + wait)
 
     # -- the end ------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ Rules:
 - Units that were not spent go back with the next trip, when the store is closed, or when the process ends; if a worker
   is killed, they come back with their window.
 - A request whose units are being fetched waits for that trip, once, and makes none: many at a time cost few trips.
-- A refusal is remembered until the moment it named: a caller who goes on asking costs the shared store nothing.
+- A refusal is remembered until the moment it named, for 5 seconds at most: a caller who goes on asking costs the shared
+  store next to nothing, and is let go on soon if an operator gives it more (`guard.limits`).
 - Windows of up to 32 units and even pacing tell every moment apart: requests under such a limit make their trip.
 
 Callers are told that as much is left as the shared store said last, less what this worker has spent since.

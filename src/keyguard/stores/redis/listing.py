@@ -9,7 +9,6 @@ from redis.exceptions import ClusterCrossSlotError, MovedError, RedisClusterExce
 
 from keyguard.clock import SECOND, Clock
 from keyguard.errors import StoreError
-from keyguard.ops import is_counter
 from keyguard.stores.redis.names import Names
 from keyguard.stores.redis.url import Servers
 
@@ -34,8 +33,7 @@ def _now(client: Any, servers: Servers) -> int:
 
 
 def _walk(client: Any, names: Names, prefix: str, now: int) -> Iterator[tuple[str, bytes, int | None]]:
-    pattern = names.values if prefix and not is_counter(prefix) else names.pattern
-    for name in set(client.scan_iter(match=pattern, count=1000)):
+    for name in set(client.scan_iter(match=names.pattern_of(prefix), count=1000)):
         if names.is_hash(name):
             entries = client.hgetall(name)
             entries.pop(b"!", None)

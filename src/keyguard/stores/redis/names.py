@@ -11,9 +11,13 @@ microseconds, 0 for never) and the value.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from keyguard.ops import is_counter
+
+_GLOB = re.compile(r"[*?\[\]\\^]")
+_ESCAPED = r"\\\g<0>"
 
 
 class Names:
@@ -35,6 +39,13 @@ class Names:
         """Return the name of a plain value."""
         pool, bar, bucket = key.partition("|")
         return _bytes(f"{self._values}{_tag(pool)}{bar}{bucket}")
+
+    def pattern_of(self, prefix: str) -> bytes:
+        """Return a pattern for the names of all keys that begin so, and of few others."""
+        if not prefix or is_counter(prefix):
+            return _bytes(self.pattern)
+        pool, bar, _ = prefix.partition("|")
+        return _bytes(f"{_GLOB.sub(_ESCAPED, self._values + _tag(pool))}|*" if bar else self.values)
 
     def place(self, key: str) -> tuple[bytes, bytes]:
         """Return the name of a key and its field; the field is empty if it is not a counter."""
