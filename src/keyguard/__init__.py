@@ -21,8 +21,9 @@ from keyguard.errors import (
 )
 from keyguard.flow import blocking
 from keyguard.guard import Guard
-from keyguard.guards import APIKeys, Ban, Concurrency, IPFilter, RateLimit, ResponseCache
+from keyguard.guards import APIKeys, Ban, Concurrency, IPFilter, Overload, RateLimit, ResponseCache
 from keyguard.guards.cache import CacheStats, Explanation, cache_control, vary
+from keyguard.guards.overload import OverloadStats
 from keyguard.guards.rate_limit import Outcome
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
@@ -65,6 +66,8 @@ __all__ = [
     "NoResponse",
     "Outcome",
     "OutsideRequest",
+    "Overload",
+    "OverloadStats",
     "RateLimit",
     "Refusal",
     "Request",

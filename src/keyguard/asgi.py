@@ -24,11 +24,12 @@ if TYPE_CHECKING:
         BanOptions,
         ConcurrencyOptions,
         IPFilterOptions,
+        OverloadOptions,
         RateLimitOptions,
         ResponseCacheOptions,
     )
 
-__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "RateLimit", "ResponseCache"]
+__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "Overload", "RateLimit", "ResponseCache"]
 
 
 class APIKeys(ASGIDriver):
@@ -66,6 +67,14 @@ class IPFilter(ASGIDriver):
         **options: Unpack[IPFilterOptions],
     ) -> None:
         self.guard, stack = stack_of(guards.IPFilter, (allow, deny), options)
+        super().__init__(app, stack.engine(app, asynchronous=True))
+
+
+class Overload(ASGIDriver):
+    """`keyguard.Overload` around an ASGI app."""
+
+    def __init__(self, app: ASGIApp, **options: Unpack[OverloadOptions]) -> None:
+        self.guard, stack = stack_of(guards.Overload, (), options)
         super().__init__(app, stack.engine(app, asynchronous=True))
 
 

@@ -89,6 +89,7 @@ class Chain:
 
 async def within(marks: Marks, request: Request, forward: Callable[..., Awaitable[Response]], *more: Any) -> Response:
     """Forward a request, and tell the marks around it how that ended."""
+    told = False
     try:
         response = await forward(request, *more)
         if response.__class__ is not Response and not isinstance(response, Response):
@@ -102,10 +103,21 @@ async def within(marks: Marks, request: Request, forward: Callable[..., Awaitabl
                 if flow is not None:
                     await flow
         raise
-    flow = tell(marks, request, response.status, response.headers)
-    if flow is not None:
-        await flow
-    return response
+    else:
+        flow = tell(marks, request, response.status, response.headers)
+        if flow is not None:
+            await flow
+        told = True
+        return response
+    finally:
+        if not told:
+            give_up(marks)
+
+
+def give_up(marks: Marks) -> None:
+    """Tell marks that they will not hear of a head."""
+    for mark in marks:
+        mark.unanswered()
 
 
 def tell(marks: Marks, request: Request, status: int, headers: Headers) -> Flow[None] | None:
@@ -118,11 +130,17 @@ def tell(marks: Marks, request: Request, status: int, headers: Headers) -> Flow[
 
 
 async def _tell_after(flow: Flow[None], marks: Marks, request: Request, status: int, headers: Headers) -> None:
-    await flow
-    for mark in marks:
-        more = mark.head(request, status, headers)
-        if more is not None:
-            await more
+    told = False
+    try:
+        await flow
+        for mark in marks:
+            more = mark.head(request, status, headers)
+            if more is not None:
+                await more
+        told = True
+    finally:
+        if not told:
+            give_up(marks)
 
 
 async def _after(flow: Flow[None], response: Response) -> Response:

@@ -196,7 +196,8 @@ LONG: Final = Long.LONG
 class Mark:
     """Left behind by a guard on a request that it let pass, to be told how that ends.
 
-    One of the two is called. Both return what has to be awaited then, or `None`, as nearly always.
+    One of the first two is called, unless the app fails before its head or sends none: then `unanswered` is. The first
+    two return what has to be awaited then, or `None`, as nearly always.
     """
 
     __slots__ = ()
@@ -206,6 +207,12 @@ class Mark:
 
     def failed(self, request: Request, error: BaseException) -> Flow[None] | None:
         """Hear that the request has not reached the app: a guard further in failed, or the client left."""
+
+    def unanswered(self) -> None:
+        """Hear that no head will come: the app failed, sent none, or was stopped. Nothing can be awaited then.
+
+        It may come after one of the others, if that or another mark's has failed.
+        """
 
 
 Decide: TypeAlias = "Callable[[CarriedRequest], Response | Mark | Literal[Long.LONG] | None]"

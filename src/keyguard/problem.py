@@ -212,14 +212,14 @@ def refuse_bad_request(request: Request, detail: str, *, reason: str) -> Respons
     return refuse_for(request, Cause.REQUEST, detail, reason=reason)
 
 
-def refuse_busy(request: Request) -> Response:
-    """Refuse with a 503 and the cause `overload`: the store had no turn for it within the request's time."""
+def refuse_busy(request: Request, *, reason: str = "store-busy", seconds: int = 1) -> Response:
+    """Refuse with a 503 and the cause `overload`: this process, or the store, cannot serve the request in time."""
     return refuse_for(
         request,
         Cause.OVERLOAD,
         "The service has more to do than it can do at the moment. Neither your key nor your limits are the reason.",
-        reason="store-busy",
-        wait=SECOND,
+        reason=reason,
+        wait=seconds * SECOND,
     )
 
 

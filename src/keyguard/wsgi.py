@@ -24,11 +24,12 @@ if TYPE_CHECKING:
         BanOptions,
         ConcurrencyOptions,
         IPFilterOptions,
+        OverloadOptions,
         RateLimitOptions,
         ResponseCacheOptions,
     )
 
-__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "RateLimit", "ResponseCache"]
+__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "Overload", "RateLimit", "ResponseCache"]
 
 
 class APIKeys(WSGIDriver):
@@ -66,6 +67,14 @@ class IPFilter(WSGIDriver):
         **options: Unpack[IPFilterOptions],
     ) -> None:
         self.guard, stack = stack_of(guards.IPFilter, (allow, deny), options)
+        super().__init__(app, stack.engine(app, asynchronous=False))
+
+
+class Overload(WSGIDriver):
+    """`keyguard.Overload` around a WSGI app."""
+
+    def __init__(self, app: WSGIApp, **options: Unpack[OverloadOptions]) -> None:
+        self.guard, stack = stack_of(guards.Overload, (), options)
         super().__init__(app, stack.engine(app, asynchronous=False))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keyguard import APIKeys, ConfigurationError, Guard, IPFilter, Keyguard, RateLimit, Request, ResponseCache
+from keyguard import APIKeys, ConfigurationError, Guard, IPFilter, Keyguard, Overload, RateLimit, Request, ResponseCache
 from keyguard import asgi as layers
 from tests.support.harness import asgi_app
 
@@ -70,6 +70,18 @@ WRONG: dict[Callable[..., Any], list[dict[str, Any]]] = {
         {"rates": "1/minute", "failures": [401]},
         {"rates": "1/minute", "count": "failures", "refund_on": 502},
     ],
+    Overload: [
+        {"latency": 0},
+        {"min_in_flight": 0},
+        {"max_in_flight": 0},
+        {"criticality": "high"},
+        {"health": ["health"]},
+        {"max_lag": 0},
+        {"start_header": "a field"},
+        {"max_wait": 0},
+        {"retry_after": 0},
+        {"random": 1},
+    ],
     ResponseCache: [
         {"ttl": 0},
         {"when": "always"},
@@ -117,7 +129,7 @@ def test_the_guard_is_named(guard: Any, settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("guard", WRONG)
 def test_the_table_has_every_setting(guard: Any) -> None:
-    free = {"name"} if guard is IPFilter else set()  # which is only shown
+    free = {"name"} if guard in (IPFilter, Overload) else set()  # which is only shown
     assert {name for row in WRONG[guard] for name in row} | free == set(inspect.signature(guard).parameters)
 
 

@@ -5,6 +5,7 @@ from keyguard.guards.bans import Ban
 from keyguard.guards.cache import ResponseCache
 from keyguard.guards.concurrency import Concurrency
 from keyguard.guards.ip_filter import IPFilter
+from keyguard.guards.overload import Overload
 from keyguard.guards.rate_limit.guard import RateLimit
 
-__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "RateLimit", "ResponseCache"]
+__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "Overload", "RateLimit", "ResponseCache"]

@@ -17,6 +17,7 @@ from keyguard.drivers.interpreter import Engine, Setup
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard, Guard, Surroundings, declared, may_decide, sources_of
 from keyguard.guards.cache import Explanation, ResponseCache
+from keyguard.guards.overload import Overload
 from keyguard.http.addresses import ClientAddress
 from keyguard.logs import logger
 from keyguard.manual_clock import GivenClock, clock_from
@@ -208,6 +209,14 @@ class Keyguard:
         if not self._handlers:
             raise ConfigurationError(f"here() works in stacks that note their requests for it: {SETTING}")
         return current_request().state
+
+    @property
+    def overload(self) -> Overload:
+        """Return the stack's guard against overload: `stats`."""
+        for guard in self.guards:
+            if isinstance(guard, Overload):  # by its class, as above
+                return guard
+        raise ConfigurationError("this stack has no Overload guard")
 
     def explain(self, url: str) -> Explanation:
         """Tell why the last response for a URL, or for a path on any host, was stored in the cache or was not."""

@@ -14,6 +14,7 @@ from keyguard.conditions import OnPaths
 from keyguard.guards.api_keys.guard import Scopes
 from keyguard.guards.api_keys.look_ups import Lookup
 from keyguard.guards.cache.settings import When
+from keyguard.guards.overload.criticality import Criticalities
 from keyguard.guards.rate_limit.guard import Profile, Rates
 from keyguard.guards.rate_limit.settling import Refunds, Settler
 from keyguard.keys import Pepper
@@ -99,6 +100,22 @@ class IPFilterOptions(StackOptions, total=False):
 
     paths: Iterable[str] | OnPaths | None
     ignore_case: bool
+    name: str
+
+
+class OverloadOptions(StackOptions, total=False):
+    """The settings of `Overload` that are given by name, and those of a stack of its own."""
+
+    latency: Duration | None
+    min_in_flight: int | None
+    max_in_flight: int
+    criticality: Criticalities
+    health: Iterable[str] | OnPaths
+    max_lag: Duration
+    start_header: str | None
+    max_wait: Duration
+    retry_after: Duration
+    random: Callable[[], float]
     name: str
 
 

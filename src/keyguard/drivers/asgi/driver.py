@@ -7,6 +7,7 @@ from os import getpid
 from sys import modules
 from typing import Any, ClassVar, NoReturn, Protocol
 
+from keyguard.chain import give_up
 from keyguard.drivers import bridges
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
 from keyguard.drivers.asgi.driving import noting, start_settling
@@ -112,6 +113,8 @@ class ASGIDriver:
         finally:
             if mark:
                 bridges.returned(mark)
+            if telling is not None and (telling.marks is not None or telling.failure is not None):
+                give_up(begun)
             if request.deferred or request.afterwards:  # of a guard that has kept the request
                 await Exchange(self.app, engine, request, receive, send).settle()
             request.late = engine.late

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from keyguard.chain import Marks, tell
+from keyguard.chain import Marks, give_up, tell
 from keyguard.drivers import bridges
 from keyguard.drivers.interpreter import Engine
 from keyguard.drivers.wsgi.body import Peeked, close
@@ -66,6 +66,8 @@ class Telling:
             if body is None or not self.began:
                 body = self._begun(iterable)
         except BaseException as failure:
+            if not self.began or self.failure is not None:
+                give_up(self.marks)
             if iterable is not None:
                 close(iterable)
             if self.failure is None or not isinstance(failure, Exception):
@@ -79,6 +81,7 @@ class Telling:
             if mark:
                 bridges.returned(mark)
         if self.failure is not None:
+            give_up(self.marks)
             if iterable is not None:
                 close(iterable)
             return Exchange(app, engine, request, server_start).run(engine.fault(request, self.failure))

@@ -1,0 +1,181 @@
+"""Overload on a simulated clock: `python benchmarks/overload.py`. Takes a few seconds, and prints the same each time.
+
+An app of 50 places, in front of which requests wait in a queue, is asked for twice what it can do. After half of the
+time each of its answers takes three times as long, so that it is asked for six times what it can do. A tenth of the
+requests is of a high class, the rest of a low one. Goodput counts answers that come within a second.
+
+The guard's own limit is driven, `keyguard.guards.overload.limit.AdaptiveLimit`, and beside it fixed limits, of which
+the best is the mark. All of a run counts, its start and the change too.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from keyguard.guards.overload.criticality import LOWEST, SHARES
+from keyguard.guards.overload.limit import AdaptiveLimit
+
+PLACES = 50
+MEAN = 0.1
+"""Seconds that an answer takes, if nothing waits."""
+DEADLINE = 1.0
+HIGH_PART = 0.1
+HIGH, LOW = "critical_plus", "sheddable"
+
+
+class Gate(Protocol):
+    """Something that admits requests."""
+
+    def admit(self, now: float, name: str) -> bool: ...
+
+    def end(self, began: float, now: float) -> None: ...
+
+
+class Fixed:
+    """A limit that stays as it is."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.in_flight = 0
+
+    def admit(self, now: float, name: str) -> bool:
+        if self.in_flight >= self.limit:
+            return False
+        self.in_flight += 1
+        return True
+
+    def end(self, began: float, now: float) -> None:
+        self.in_flight -= 1
+
+
+class Adaptive:
+    """The limit of `keyguard.Overload`, asked as the guard asks it."""
+
+    def __init__(self, floor: int = 4, ceiling: int = 1000, objective: float | None = None) -> None:
+        self.limit = AdaptiveLimit(floor, ceiling, objective)
+
+    def admit(self, now: float, name: str) -> bool:
+        return self.limit.begin(LOWEST) or self.limit.press(SHARES[name])
+
+    def end(self, began: float, now: float) -> None:
+        self.limit.end(began, now, answered=True)
+
+
+@dataclass
+class Phase:
+    """A part of a run, and what became of the requests that came in it."""
+
+    seconds: float
+    slower: float = 1.0
+    """How many times as long an answer takes."""
+    load: float = 2.0
+    """How much is asked for, in parts of what the app can do at its usual speed."""
+    good: int = 0
+    latencies: list[float] = field(default_factory=list)
+    came: dict[str, int] = field(default_factory=lambda: {HIGH: 0, LOW: 0})
+    admitted: dict[str, int] = field(default_factory=lambda: {HIGH: 0, LOW: 0})
+
+    @property
+    def goodput(self) -> float:
+        return self.good / self.seconds
+
+    @property
+    def p99(self) -> float:
+        ordered = sorted(self.latencies)
+        return ordered[len(ordered) * 99 // 100]
+
+    def served(self, name: str) -> float:
+        return self.admitted[name] / self.came[name]
+
+
+def simulate(
+    gate: Gate, phases: Sequence[Phase], *, places: int = PLACES, sigma: float = 0.5, seed: int = 1
+) -> Sequence[Phase]:
+    """Run an app behind a gate through some phases. `sigma` is the spread of its (log-normal) service times."""
+    chance = random.Random(seed)
+    ends = [sum(phase.seconds for phase in phases[: place + 1]) for place in range(len(phases))]
+    waiting: deque[tuple[float, Phase]] = deque()
+    events: list[tuple[float, int, float, Phase | None]] = [(0.0, 0, 0.0, None)]
+    """Moment, a number that makes it unique, and for an answer when its request came, and in which phase."""
+    number = busy = 0
+    while True:
+        now, _, began, of = heapq.heappop(events)
+        if now >= ends[-1]:
+            return phases
+        phase = next(one for one, end in zip(phases, ends, strict=True) if now < end)
+        number += 1
+        if of is None:
+            rate = phase.load * places / MEAN
+            heapq.heappush(events, (now + chance.expovariate(rate), number, 0.0, None))
+            name = HIGH if chance.random() < HIGH_PART else LOW
+            phase.came[name] += 1
+            if not gate.admit(now, name):
+                continue
+            phase.admitted[name] += 1
+            waiting.append((now, phase))
+        else:
+            busy -= 1
+            gate.end(began, now)
+            of.latencies.append(now - began)
+            of.good += now - began <= DEADLINE
+        if waiting and busy < places:
+            busy += 1
+            came, its = waiting.popleft()
+            spent = MEAN * phase.slower * math.exp(chance.gauss(-sigma * sigma / 2, sigma))
+            heapq.heappush(events, (now + spent, -number, came, its))
+
+
+def two_phases(seconds: float = 30.0) -> list[Phase]:
+    """The run that the figures are of: usual speed, then a third of it."""
+    return [Phase(seconds), Phase(seconds, slower=3.0)]
+
+
+def unloaded(seconds: float = 30.0, sigma: float = 0.5, places: int = PLACES) -> list[float]:
+    """Return the p99 in each phase, if so little is asked for that nothing waits."""
+    phases = [Phase(seconds, load=0.3), Phase(seconds, slower=3.0, load=0.1)]
+    return [phase.p99 for phase in simulate(Fixed(math.inf), phases, sigma=sigma, places=places)]
+
+
+def row(title: str, phases: Sequence[Phase], best: Sequence[float], idle: Sequence[float]) -> str:
+    cells = [
+        f"{phase.goodput:7.1f} /s {phase.goodput / most:6.1%} {phase.p99:6.2f} s {phase.p99 / least:5.2f} x"
+        f" {phase.served(HIGH):8.2%} {phase.served(LOW):7.2%}"
+        for phase, most, least in zip(phases, best, idle, strict=True)
+    ]
+    return f"{title:14}" + "   |".join(cells)
+
+
+def main() -> None:
+    holds = True
+    for sigma in (0.5, 1.0):
+        idle = unloaded(sigma=sigma)
+        runs = {
+            limit: simulate(Fixed(limit), two_phases(), sigma=sigma) for limit in (25, 40, 50, 60, 75, 100, 150, 300)
+        }
+        best = [max(phases[place].goodput for phases in runs.values()) for place in range(2)]
+        print(f"\nservice times of spread {sigma}; p99 unloaded {idle[0]:.2f} s, then {idle[1]:.2f} s")
+        columns = f"{'goodput':>10} {'of best':>7} {'p99':>8} {'unloaded':>7} {'high':>8} {'low':>7}"
+        print(f"{'':14}{columns}   |{columns}")
+        for limit, phases in runs.items():
+            print(row(f"fixed {limit}", phases, best, idle))
+        for seed in (1, 2, 3):
+            phases = simulate(Adaptive(), two_phases(), sigma=sigma, seed=seed)
+            print(row(f"adaptive {seed}", phases, best, idle))
+            for phase, most, least in zip(phases, best, idle, strict=True):
+                holds &= phase.goodput >= 0.9 * most and phase.p99 <= 2 * least and phase.served(HIGH) >= 0.99
+    print(
+        "\ngoodput 90 % of the best, p99 twice the unloaded at most, 99 % of high:",
+        "holds" if holds else "DOES NOT HOLD",
+    )
+    sys.exit(not holds)
+
+
+if __name__ == "__main__":
+    main()
