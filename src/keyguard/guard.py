@@ -40,7 +40,7 @@ from collections.abc import Callable, Collection, Mapping, MutableMapping, Seque
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from keyguard.clock import Clock
-from keyguard.counter_names import Counters
+from keyguard.counter_names import Counters, LimitFacts
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow, is_async, is_blocking
 from keyguard.keys import KeyRegistry
@@ -87,6 +87,8 @@ class Guard:
     asks for the same."""
     counters: Sequence[Counters] = ()
     """The limits it counts, so that no two of one process share a counter by chance."""
+    facts: Sequence[LimitFacts] = ()
+    """What operators need to look at its limits, if that does not stand in `counters`."""
     joined: Callable[[Sequence[Any]], Any] | None = None
     """A static method that makes one guard of several that stand next to each other. It stands in the class of the
     `__call__` it speaks for: a subclass that overrides it is not joined."""

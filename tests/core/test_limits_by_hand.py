@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,16 @@ def test_the_same_under_an_event_loop(store: Any) -> None:
 
 
 def test_changes_that_meet_requests_lose_none(store: Any) -> None:
-    """While a caller is served, each grant counts once and each request counts once."""
+    """While a caller is served, each change counts once and each request counts once."""
     stack = Keyguard(RateLimit("100000/day", by="ip"), store=store)
     stack.limits.set(ADDRESS, 1000)
-    for _ in range(10):
-        assert statuses(stack, 3) == [200] * 3
-        assert stack.limits.grant(ADDRESS, 10).given == 10
-    assert told(stack.limits.peek(ADDRESS)) == {"ip:100000/day": (930, 99070)}
+    served: list[int] = []
+    thread = threading.Thread(target=lambda: served.extend(statuses(stack, 60)))
+    thread.start()
+    given = [stack.limits.grant(ADDRESS, 10).given for _ in range(20)]
+    thread.join()
+    assert (served, given) == ([200] * 60, [10] * 20)
+    assert told(stack.limits.peek(ADDRESS)) == {"ip:100000/day": (860, 99140)}
 
 
 # -- whom it concerns -------------------------------------------------------------------------------------------
@@ -101,7 +105,7 @@ def test_a_key_is_named_by_its_id_or_by_itself_and_stands_for_its_subject(store:
     issued = KeyRegistry(store).issue("acme", subject="acme-eu", plan="pro")
     plans = {"pro": "3/day", "free": "1/day"}
     stack = Keyguard(
-        APIKeys(optional=True),
+        APIKeys(optional=True, guesses=None),
         RateLimit("5/day", by="key"),
         RateLimit(plans=plans, default="free"),
         RateLimit("50/day", by="ip"),
@@ -158,6 +162,17 @@ def test_callers_of_a_function_are_named_by_what_it_returns() -> None:
     assert use.caller.startswith("#")
     assert use.by.endswith("tenant")
     assert [again.spent for again in stack.limits.peek(use.caller, limit="tenant")] == [1]
+
+
+def test_an_address_that_has_guessed_too_often_is_let_try_again() -> None:
+    stack = Keyguard(APIKeys(guesses="2/day"), store=MemoryStore())
+    wrong = {"X-API-Key": "kg_live_wrong"}
+    assert statuses(stack, 3, headers=wrong) == [401, 401, 429]
+    (use,) = stack.limits.peek(ADDRESS)
+    assert (use.name, use.spent, use.remaining) == ("keys-guesses:2/day", 2, 0)
+    stack.limits.reset(ADDRESS)
+    fresh = Keyguard(APIKeys(guesses="2/day"), store=stack.store)  # a process remembers such a refusal for a moment
+    assert statuses(fresh, 3, headers=wrong) == [401, 401, 429]
 
 
 def test_what_is_held_is_told_and_left_alone() -> None:
@@ -245,7 +260,7 @@ def test_what_is_not_possible_is_said_and_changes_nothing(
     method: str, args: list[Any], settings: dict[str, Any], message: str
 ) -> None:
     limits = RateLimit("5/day", "9/hour", by="ip"), RateLimit("7/day", by="subject")
-    stack = Keyguard(APIKeys(optional=True), *limits, store=MemoryStore())
+    stack = Keyguard(APIKeys(optional=True, guesses=None), *limits, store=MemoryStore())
     play(stack)
     with pytest.raises(ValueError, match=message) as caught:
         getattr(stack.limits, method)(*args, **settings)

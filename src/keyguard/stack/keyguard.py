@@ -167,7 +167,8 @@ class Keyguard:
         return module_of_caller()
 
     def _facts(self) -> list[LimitFacts]:
-        return [facts for guard in self._declared for counters in guard.counters for facts in counters.facts]
+        kept = [facts for guard in self._declared for counters in guard.counters for facts in counters.facts]
+        return [*kept, *[facts for guard in self._declared for facts in guard.facts]]
 
     def __repr__(self) -> str:
         return f"Keyguard({', '.join(map(repr, self.guards))})"

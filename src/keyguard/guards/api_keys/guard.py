@@ -129,6 +129,7 @@ class APIKeys(Guard):
         self.peppers = Peppers(pepper)
         self.name = settings.checked_name(name)
         self._guesses = Guesses(name, guesses, lookup)
+        self.facts = self._guesses.facts
         self._guess_exempt = settings.checked_networks("guess_exempt", guess_exempt)
         self._stale = settings.stale_for(if_store_fails, stale_if_error)
         self._refuse = KeyRefusals(settings.checked_realm(realm))

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 
 from keyguard.clock import SECOND
-from keyguard.counter_names import guess_name
+from keyguard.counter_names import LimitFacts, guess_name
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Signal
 from keyguard.ops import Demand, Taken
@@ -21,7 +21,7 @@ _A_MOMENT = 10 * SECOND
 class Guesses:
     """The limits on wrong keys of a guard called `name`. There are none if `rates` is `None`."""
 
-    __slots__ = ("_looking", "_rules")
+    __slots__ = ("_looking", "_rules", "facts")
 
     def __init__(self, name: str, rates: str | None, lookup: object) -> None:
         # A key that one look-up does not know is not a wrong key to another one: they count apart.
@@ -30,6 +30,8 @@ class Guesses:
             raise ConfigurationError(f"guesses is a rate such as '20/minute', or None for no limit, not {rates!r}")
         limits = [] if rates is None else [window(quota, span, text) for quota, span, text in parse_rates(rates)]
         self._rules = [(f"{name}-guesses:{limit.text}", f"guess:{counter}:{limit.code}|", limit) for limit in limits]
+        self.facts = [LimitFacts(name, rule, prefix, limit, "ip") for rule, prefix, limit in self._rules]
+        """The facts that operators need to look at them, and to change what is spent."""
         self._looking = f"guess:{counter}:looking|"
 
     def of(self, bucket: str) -> list[Demand]:
