@@ -84,7 +84,7 @@ def test_held_units_count_as_spent_until_they_are_settled_for_what_it_cost(opene
     caller = Limited(*opened)
     first, second = caller.hold(6), caller.hold(3)
     assert [first.takings[0][2], second.takings[0][2]] == [4, 1]
-    assert [first.held, second.held] == [[0], [6]]
+    assert [first.held, second.held] == [(0,), (6,)]
     assert caller.take(2).refused
     caller.settle(first, 4)
     assert (caller.left, caller.held) == (3, 3)
@@ -147,7 +147,7 @@ def test_a_request_that_takes_nothing_is_not_refused_also_if_more_is_held_than_t
     caller.hold(8)
     caller.settle(caller.hold(0), 9)
     asked = caller.take(0)
-    assert (asked.refused, asked.takings[0][2], asked.held) == (False, 0, [8])
+    assert (asked.refused, asked.takings[0][2], asked.held) == (False, 0, (8,))
 
 
 def test_holds_of_one_moment_are_told_apart(opened: Any) -> None:
@@ -260,7 +260,7 @@ def play_against_the_model(store: Any, clock: ManualClock, steps: list[tuple[str
         elif what == "take":
             taken = caller.take(number, more)
             assert taken.refused is not model.admits(number)
-            assert taken.held == [model.held]
+            assert taken.held == (model.held,)
             if not taken.refused and more:
                 if number:
                     model.ends[len(holds)] = number, model.now + more

@@ -152,7 +152,7 @@ def _take_beside_holds(
             if holds.changed:
                 changes.append(holds.change(held_key(demand.key), now))
         takings[place] = (None, ttl, *takings[place][2:])
-    return Taken(demands, takings, now, refused, held), changes
+    return Taken(demands, takings, now, refused, tuple(held)), changes
 
 
 class Settle(Op[None]):

@@ -14,7 +14,7 @@ class Slots(Limit):
 
     __slots__ = ()
 
-    kind = "slots"
+    kind = script = "slots"
 
     def __init__(self, quota: int) -> None:
         super().__init__(quota, SECOND, f"{quota} at a time", "slots")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from struct import Struct, pack
+from struct import Struct, pack, unpack
 from typing import Any
 
 from keyguard.errors import StoreError
-from keyguard.ops import Demand, Settle, Taken
+from keyguard.ops import Authenticate, Demand, Settle, Take, Taken
 from keyguard.rates.limit import Taking
-from keyguard.stores.redis.scripts import KINDS
+from keyguard.stores.redis.scripts import HOLDS, KINDS
 
 _DEMAND = Struct("<BBB4QQQ")  # kind, place of the hash, flags, four numbers of the limit, cost, length of the lease
+MAY_BE_HELD = 2
+"""The flag of a demand beside which units may be held."""
 _VERDICT = Struct("<qq")
 _FOUR = Struct("<4q")
 _MAX = 2**52  # more is more than any limit has
@@ -36,8 +38,8 @@ class Packed:
 
 
 def known(demands: Sequence[Demand]) -> bool:
-    """Tell whether the scripts know the kinds of these limits, and that nothing of them is held."""
-    return all(demand.limit.script in KINDS and not demand.holds for demand in demands)
+    """Tell whether the scripts know the kinds of these limits."""
+    return all(demand.limit.script in KINDS for demand in demands)
 
 
 def packed(demands: Sequence[Demand], place: Callable[[str], tuple[bytes, bytes]], now: int, first: int = 1) -> Packed:
@@ -57,7 +59,10 @@ def packed(demands: Sequence[Demand], place: Callable[[str], tuple[bytes, bytes]
         cost = min(demand.cost, _MAX)
         four = demand.limit.numbers(now)
         numbers.append(four)
-        blob += _DEMAND.pack(number, keys.index(hash) + first, 0, *four, cost, 0)
+        if demand.holds:
+            kinds.add(HOLDS)
+        flags = MAY_BE_HELD if demand.holds else 0
+        blob += _DEMAND.pack(number, keys.index(hash) + first, flags, *four, cost, demand.lease)
     return Packed(frozenset(kinds), keys, blob, fields, numbers)
 
 
@@ -67,6 +72,21 @@ def settlement(token: bytes, at: int, settled: Sequence[Settled]) -> bytes:
     for demand, taking, cost in settled:
         told += pack("<qq", taking[1], min(_MAX, max(-_MAX, cost - demand.cost)))
     return told
+
+
+def renewal(
+    held: Sequence[tuple[Demand, Taking]], at: int, place: Callable[[str], tuple[bytes, bytes]]
+) -> tuple[list[bytes], list[bytes]]:
+    """Pack holds that began at a time, all in one hash, to be renewed. Returns the hash, and the arguments."""
+    blob = numbers = b""
+    fields, hashes = [], []
+    for demand, taking in held:
+        hash, field = place(demand.key)
+        hashes.append(hash)
+        fields.append(field)
+        blob += _DEMAND.pack(0, 1, MAY_BE_HELD, 0, 0, 0, 0, 0, demand.lease)
+        numbers += (at + taking[1] - demand.lease).to_bytes(8, "little")
+    return hashes[:1], [blob, numbers, *fields]
 
 
 def settled_of(op: Settle) -> list[Settled]:
@@ -86,8 +106,25 @@ def taken_of(demands: Sequence[Demand], outcome: bytes) -> Taken:
     if len(outcome) < 16:
         raise StoreError("Redis: the decision was called off")
     at, refused = _VERDICT.unpack_from(outcome)
-    takings: list[Taking] = [(None, *four) for four in _FOUR.iter_unpack(outcome[16:])]
-    return Taken(demands, takings, at, refused == 1)
+    ending = 16 + _FOUR.size * len(demands)
+    takings: list[Taking] = [(None, *four) for four in _FOUR.iter_unpack(outcome[16:ending])]
+    if len(outcome) == ending:
+        return Taken(demands, takings, at, refused == 1)
+    return Taken(demands, takings, at, refused == 1, unpack(f"<{len(demands)}q", outcome[ending:]))
+
+
+def together(demands: Sequence[Demand], parts: Sequence[Taken]) -> Taken:
+    """Return what was decided on several nodes, each of which has a time of its own, as one decision."""
+    at = max(part.at for part in parts)
+    found: dict[str, tuple[Taking, int]] = {}
+    for part in parts:
+        for place, (demand, taking) in enumerate(zip(part.demands, part.takings, strict=True)):
+            if demand.lease:  # it is found again by when its lease ends
+                taking = (None, taking[1] + part.at - at, *taking[2:])
+            found[demand.key] = taking, part.held[place] if part.held else 0
+    held = [found[demand.key][1] for demand in demands] if any(part.held for part in parts) else ()
+    takings = [found[demand.key][0] for demand in demands]
+    return Taken(demands, takings, at, any(part.refused for part in parts), held)
 
 
 def steady(demands: Sequence[Demand]) -> bool:
@@ -107,3 +144,9 @@ def by_bucket(demands: Sequence[Demand]) -> list[list[Demand]]:
     for demand in demands:
         groups.setdefault(bucket_of(demand), []).append(demand)
     return [*groups.values()]
+
+
+def demands_of(op: Take | Settle | Authenticate) -> Sequence[Demand]:
+    if isinstance(op, Authenticate):
+        return op.guess
+    return op.demands if isinstance(op, Take) else op.taken.demands

@@ -19,29 +19,34 @@ from keyguard.ops import (
     Op,
     Put,
     Read,
+    Renew,
     Settle,
     Take,
     Taken,
     is_counter,
 )
 from keyguard.process.tokens import new_token
+from keyguard.rates.limit import Taking
 from keyguard.stores.redis.calls import Call, Plan, SettleCall, TakeCall, TakeForm
 from keyguard.stores.redis.demands import (
     Packed,
     Settled,
     bucket_of,
     by_bucket,
+    demands_of,
     free,
     known,
     other_time,
     packed,
+    renewal,
     settled_of,
     settlement,
     steady,
     taken_of,
+    together,
 )
 from keyguard.stores.redis.names import Names
-from keyguard.stores.redis.scripts import script_name
+from keyguard.stores.redis.scripts import HOLDS, script_name
 
 T = TypeVar("T")
 Asking: TypeAlias = Generator[list[Call], Any, T]
@@ -74,6 +79,8 @@ class Wire(Names):
             return self._read(op)
         if isinstance(op, Put) and not is_counter(op.keys[0]):
             return self._put(op)
+        if isinstance(op, Renew):
+            return self._renew(op)
         if isinstance(op, Adjust) and self._cluster:
             return self._adjust_apart(op)
         return self._swap(op)
@@ -102,11 +109,13 @@ class Wire(Names):
     def _takes_several(self, op: Op[Any]) -> bool:
         """Tell whether an operation is read, applied and written in several trips."""
         if isinstance(op, (Take, Settle, Authenticate)):
-            return not known(_demands(op))
-        return not isinstance(op, (CompareAndSet, Read)) and not (isinstance(op, Put) and not is_counter(op.keys[0]))
+            return not known(demands_of(op))
+        return not isinstance(op, (CompareAndSet, Read, Renew)) and not (
+            isinstance(op, Put) and not is_counter(op.keys[0])
+        )
 
     def _decision(self, op: Take | Settle | Authenticate) -> Plan:
-        demands = _demands(op)
+        demands = demands_of(op)
         if not known(demands):
             return self._swap(op)
         if isinstance(op, Authenticate):
@@ -153,6 +162,20 @@ class Wire(Names):
         if op.keys and not op.taken.refused:
             yield from self._settled([settled_of(op)], [op.token], [op.taken.at])
         return None
+
+    def _renew(self, op: Renew) -> Plan:
+        taken = op.taken
+        groups: dict[str, list[tuple[Demand, Taking]]] = {}
+        for demand, taking in zip(taken.demands, taken.takings, strict=True):
+            if demand.lease and not taken.refused:
+                groups.setdefault(bucket_of(demand), []).append((demand, taking))
+        if not groups:
+            return False
+        calls = []
+        for held in groups.values():
+            hashes, args = renewal(held, taken.at, self.counter)
+            calls.append(Call(script_name("renew", [HOLDS]), hashes, [self.now(), *args], repeatable=True))
+        return any((yield calls))
 
     def _settled(
         self, groups: Sequence[list[Settled]], tokens: Sequence[bytes], moments: Sequence[int]
@@ -225,13 +248,7 @@ class Wire(Names):
                 yield from self._settled(nothing, [new_token() for _ in nothing], [part.at for part in admitted])
                 left = yield from self._taken([[free(demand) for demand in part.demands] for part in admitted])
                 parts = [part if part.refused else left.pop(0) for part in parts]
-        found = {
-            demand.key: taking
-            for part in parts
-            for demand, taking in zip(part.demands, part.takings, strict=True)
-        }  # fmt: skip
-        at = max(part.at for part in parts)
-        return Taken(op.demands, [found[demand.key] for demand in op.demands], at, any(part.refused for part in parts))
+        return together(op.demands, parts)
 
     def _settle_apart(self, op: Settle) -> Plan:
         """Settle the counters of each caller, each once by the same token."""
@@ -328,9 +345,3 @@ class Wire(Names):
 
 def _change(value: bytes | None, ttl: int | None) -> bytes:
     return b"-" if value is None else b"+" + (ttl or 0).to_bytes(8, "little") + value
-
-
-def _demands(op: Take | Settle | Authenticate) -> Sequence[Demand]:
-    if isinstance(op, Authenticate):
-        return op.guess
-    return op.demands if isinstance(op, Take) else op.taken.demands

@@ -18,10 +18,14 @@ KINDS = {
     "smooth": (3, "smooth"),
     "quota": (4, "quota"),
     "credits": (5, "credits"),
+    "slots": (7, "slots"),
 }
 """By `Limit.script`: the number of a kind on the wire, and the file in `lua/kinds` that holds it."""
 
-_DECIDING = ("authenticate", "settle", "take")
+HOLDS = "holds"
+"""The part that a script has besides its kinds if units of these limits may be held."""
+
+_DECIDING = ("authenticate", "renew", "settle", "take")
 _VALUES = ("put", "read", "swap")
 
 
@@ -30,7 +34,7 @@ def _read() -> dict[str, bytes]:
     folder = files("keyguard.stores.redis") / "lua"
     kinds = {f"kinds/{file}" for _, file in KINDS.values()}
     try:
-        names = ("base", "decisions", *_DECIDING, *_VALUES, *kinds)
+        names = ("base", "decisions", HOLDS, *_DECIDING, *_VALUES, *kinds)
         return {name: folder.joinpath(*f"{name}.lua".split("/")).read_bytes() for name in names}
     except OSError as error:
         raise ConfigurationError(
@@ -43,14 +47,16 @@ _PARTS = _read()
 
 
 def script_name(what: str, kinds: Iterable[str]) -> str:
-    """Name the script that does something with limits of some kinds; they are named by their files."""
+    """Name the script that does something with limits of some kinds, named by their files; `HOLDS` is another one."""
     return " ".join([what, *sorted(set(kinds))])
 
 
 def script_of(name: str, parts: dict[str, bytes]) -> bytes:
     """Put a script together."""
     what, *kinds = name.split(" ")
-    used = ["base", *(["decisions"] if what in _DECIDING else []), *[f"kinds/{kind}" for kind in kinds], what]
+    used = ["base", *(["decisions"] if what in _DECIDING else [])]
+    used += [kind if kind == HOLDS else f"kinds/{kind}" for kind in kinds]
+    used.append(what)
     return b"".join([parts[part] for part in used])
 
 

@@ -346,4 +346,4 @@ class Steps(CacheSteps):
 
 def _known(demand: Demand) -> bool:
     """Tell whether it is of a kind of limit that stores may have a faster way for."""
-    return demand.limit.script != "" and not demand.holds
+    return demand.limit.script != ""

@@ -20,8 +20,8 @@ local kinds = {}  -- by the number that a demand names; the script holds those t
 local dated = false  -- whether one of them is
 
 -- The demands: ARGV[2] holds for each its kind, the place of its hash in KEYS and its flags, a byte each, and of eight
--- bytes four numbers of its limit, its cost, and the length of its lease in microseconds (0 for none). Flags (bit 0: it
--- is only watched) and leases are not used yet. The fields of the demands are the arguments from `first` on, their hashes
+-- bytes four numbers of its limit, its cost, and the length of its lease in microseconds (0 for none). Bit 0 of the flags
+-- says that it is only watched, which is not used yet; bit 1, that units of it may be held (holds.lua). The fields of the demands are the arguments from `first` on, their hashes
 -- are KEYS from `base` on.
 
 local DEMAND, LENGTH = '<I1I1I1I8I8I8I8I8I8', 51
@@ -38,6 +38,7 @@ local function outdated(first)
 end
 
 local entries, decisions
+local beside_holds, release_hold  -- set by holds.lua, which a script has that may meet holds
 
 local function read(first, base)
   if #KEYS == base then
@@ -53,19 +54,28 @@ local function read(first, base)
   end
 end
 
--- All or nothing: whether the demands are refused, the numbers of the outcome, and what to write, by hash.
-local function decide(first, free)
+-- All or nothing: whether the demands are refused, the numbers of the outcome, and what to write, by hash. `since` is when
+-- this very decision was made before: then nothing is charged, and what it holds is told as of now.
+local function decide(first, since)
   local numbers, lists, lives, refused = { now, 0 }, {}, {}, false
   for round = 1, 2 do
     local at = 1
     for i = first, #ARGV do
-      local kind, hash, _, a, b, c, d, cost
-      kind, hash, _, a, b, c, d, cost, _, at = unpack_(DEMAND, ARGV[2], at)
+      local kind, hash, flags, a, b, c, d, cost, lease
+      kind, hash, flags, a, b, c, d, cost, lease, at = unpack_(DEMAND, ARGV[2], at)
       local place = 4 * (i - first) + 3
       -- in the second round, limits that would have admitted say what is left, and charge nothing
-      if free or (round == 2 and numbers[place + 3] == 0) then cost = 0 end
+      if since or (round == 2 and numbers[place + 3] == 0) then cost = 0 end
       local entry = living(entries[i - first + 2])
-      local new, ttl, remaining, reset, wait = kinds[kind].take(entry, cost, a, b, c, d)
+      local new, ttl, remaining, reset, wait, held
+      if flags < 2 then
+        new, ttl, remaining, reset, wait = kinds[kind].take(entry, cost, a, b, c, d)
+      else
+        new, ttl, remaining, reset, wait, held =
+          beside_holds(kinds[kind].take, entry, hash, ARGV[i], cost, lease, lists, lives, a, b, c, d)
+        if since and lease > 0 then ttl = since - now + lease end
+      end
+      if beside_holds then numbers[4 * (#ARGV - first + 1) + 3 + i - first] = held or 0 end
       numbers[place], numbers[place + 1], numbers[place + 2], numbers[place + 3] = ttl, remaining, reset, wait
       if wait ~= 0 then refused = true end
       if new then
@@ -102,10 +112,10 @@ local function charge(token, first, base)
   local known = decisions ~= '' and decisions:find(token, 1, true)
   if known then
     if unpack_('<I8', decisions, known + 8) > CALLED_OFF then return 'x' end
-    local _, numbers = decide(first, true)
+    local _, numbers = decide(first, unpack_('<I8', decisions, known + 8))
     return outcome_of(numbers)
   end
-  local refused, numbers, lists, lives = decide(first, false)
+  local refused, numbers, lists, lives = decide(first)
   local list = lists[base]
   if not refused and next(lists) then
     if not list then

@@ -35,8 +35,8 @@ local function put(hash, field, new, ttl)
 end
 
 for i = 4, #ARGV do
-  local kind, hash, _, a, b, c, d, cost
-  kind, hash, _, a, b, c, d, cost, _, from = unpack_(DEMAND, ARGV[2], from)
+  local kind, hash, _, a, b, c, d, cost, lease
+  kind, hash, _, a, b, c, d, cost, lease, from = unpack_(DEMAND, ARGV[2], from)
   kind = kinds[kind]
   local entry, expires, change = living(entries[i - 2]), nil, -cost
   if called_off then
@@ -45,9 +45,14 @@ for i = 4, #ARGV do
     expires, change = unpack_('<i8i8', ARGV[3], 17 + 16 * (i - 4))
     expires = at + expires
   end
+  if lease > 0 then
+    release_hold(hash, ARGV[i], called_off and at or expires - lease, lists, lives)
+    change = cost + change  -- nothing was taken
+  end
   if change > 0 then
-    put(hash, ARGV[i], kind.over(entry, change, a, b, c, d))
-  elseif entry and change < 0 and at <= now and now < expires then
+    local new, ttl = kind.over(entry, change, a, b, c, d)
+    if ttl > 0 then put(hash, ARGV[i], new, ttl) end
+  elseif lease == 0 and entry and change < 0 and at <= now and now < expires then
     local left = kind.back(entry, at, -change, a, b, c, d)
     if left then
       changed = true
