@@ -6,13 +6,14 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from asking import asgi_run, wsgi_run
-from keyguard import APIKeys, IPFilter, Keyguard, RateLimit, ResponseCache
+from keyguard import APIKeys, Ban, Concurrency, IPFilter, Keyguard, Overload, RateLimit, ResponseCache, quota
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 
 # High enough never to refuse within a run; three windows, as a real plan has.
 RATES = "1000000/second; 50000000/hour; 1000000000/day"
 ONE_RATE = "1000000/second"
+MONTHLY = "1000000000/month"
 
 
 def networks(count: int) -> list[str]:
@@ -155,8 +156,12 @@ Make: TypeAlias = Callable[[Callable[..., Keyguard], int], tuple[Any, list[str],
 """What makes an app, the keys of its callers and the status they see, out of a maker of stacks and their number."""
 
 
+def _guarded(guard: Callable[[], Any], inner: Any, world: str) -> Make:
+    return lambda stack, callers: (getattr(stack(guard()), world)(inner()), [], 200)
+
+
 def _limited(rates: str, inner: Any, world: str) -> Make:
-    return lambda stack, callers: (getattr(stack(RateLimit(rates, by="ip")), world)(inner()), [], 200)
+    return _guarded(lambda: RateLimit(rates, by="ip"), inner, world)
 
 
 def whole(inner: Any, world: str) -> Make:
@@ -196,6 +201,11 @@ _VARIANTS: dict[str, Make] = {
     "asgi: one limit": _limited(ONE_RATE, raw_asgi, "asgi"),
     "asgi: three limits": _limited(RATES, raw_asgi, "asgi"),
     "asgi: networks, key, three limits": whole(raw_asgi, "asgi"),
+    "asgi: calendar quota": _guarded(lambda: RateLimit(quota(MONTHLY), by="ip"), raw_asgi, "asgi"),
+    "asgi: limit and calendar quota": _guarded(lambda: RateLimit(ONE_RATE, quota(MONTHLY), by="ip"), raw_asgi, "asgi"),
+    "asgi: slots": _guarded(lambda: Concurrency(10, by="ip"), raw_asgi, "asgi"),
+    "asgi: ban": _guarded(lambda: Ban(after="20/minute"), raw_asgi, "asgi"),
+    "asgi: overload": _guarded(Overload, raw_asgi, "asgi"),
     "asgi: refusal": _refusing,
     "asgi: cache hit": lambda stack, callers: (stack(ResponseCache()).asgi(cacheable_asgi()), [], 200),
     "asgi: cache hit within APIKeys": _hits_within_keys,
