@@ -48,7 +48,10 @@ METHOD_OVERRIDES = FieldSet(
 
 
 LIMIT_FIELDS = frozenset(
-    {"ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"}
+    {
+        *("ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
+        *("x-ratelimit-used", "x-ratelimit-resource"),
+    }
 )
 """Response fields that tell of limits: apps set them as well as guards."""
 

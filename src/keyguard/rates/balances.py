@@ -51,6 +51,7 @@ class Credits(Limit):
     steady = False
     may_be_forgotten = False
     keeps_grants = True
+    returns = False
     rolling = False
 
     def __init__(self, units: int, refill: Quota | None) -> None:
@@ -70,10 +71,6 @@ class Credits(Limit):
     @property
     def durable(self) -> bool:
         return True
-
-    @property
-    def returns(self) -> bool:
-        return self.refill is not None
 
     def present(self, now: int) -> tuple[int, int]:
         """Return the begin and the end of the present period."""

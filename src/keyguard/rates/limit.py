@@ -52,6 +52,8 @@ class Limit:
     spent more."""
     rolling: ClassVar[bool] = True
     """Whether it counts over the last `period`, which fields of responses tell then. If not, no period is longer."""
+    returns: ClassVar[bool] = True
+    """Whether all that is spent comes back by itself in time, and not in part or by grants alone."""
     keeps_grants: ClassVar[bool] = False
     """Whether units that are granted beyond what is spent are kept. Otherwise, a grant gives back what is spent."""
 
@@ -83,11 +85,6 @@ class Limit:
     def durable(self) -> bool:
         """Whether its states are worth surviving a crash of a database: a short one costs a caller nothing anew."""
         return self.period >= 3600 * SECOND
-
-    @property
-    def returns(self) -> bool:
-        """Whether units that are spent come back by themselves, and not by a grant alone."""
-        return True
 
     def terms(self) -> dict[str, JSON]:
         """Return what it was made of, as plain data."""

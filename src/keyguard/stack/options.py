@@ -15,7 +15,7 @@ from keyguard.guards.api_keys.guard import Scopes
 from keyguard.guards.api_keys.look_ups import Lookup
 from keyguard.guards.cache.settings import When
 from keyguard.guards.overload.criticality import Criticalities
-from keyguard.guards.rate_limit.guard import Profile, Rates
+from keyguard.guards.rate_limit.guard import Profile, Rates, Tell
 from keyguard.guards.rate_limit.settling import Refunds, Settler
 from keyguard.keys import Pepper
 from keyguard.manual_clock import GivenClock
@@ -133,6 +133,7 @@ class RateLimitOptions(StackOptions, total=False):
     default: Rates | Sequence[Rates] | None
     name: str | None
     headers: Profile | Sequence[Profile] | None
+    tell: Tell
     if_store_fails: FailureMode
     settle: Settler | None
     refund_on: Refunds | None

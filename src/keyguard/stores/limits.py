@@ -125,7 +125,7 @@ class LimitsStore:
         if limit.script == Smooth.script:
             raise ConfigurationError(f"{self!r} cannot pace evenly: write {limit.text.split(' ')[0]!r} instead")
         if limit.script not in (WindowLog.script, WindowSlices.script):
-            raise ConfigurationError(f"{self!r} has limits of its own, and does not know what {limit!r} means")
+            raise ConfigurationError(f"{self!r} cannot keep {limit!r}: memory://, redis:// and the like can")
         if limit.period % SECOND:
             raise ConfigurationError(f"{self!r} counts in whole seconds, unlike {limit.text}")
         if isinstance(self.storage, MemcachedStorage):

@@ -143,7 +143,7 @@ class Doubled(WindowLog):
         (smooth("5/second"), "cannot pace evenly"),
         (window(5, SECOND // 5, "5/0.2 seconds"), "whole seconds"),
         (window(5, 3 * SECOND // 2, "5/1.5 seconds"), "whole seconds"),
-        (Doubled(5, 60 * SECOND, "5/minute"), "does not know"),
+        (Doubled(5, 60 * SECOND, "5/minute"), "cannot keep"),
     ],
 )
 def test_what_no_storage_can_keep_does_not_start(limit: Any, words: str) -> None:

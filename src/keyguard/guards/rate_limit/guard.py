@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from limits import RateLimitItem
 
 Rates: TypeAlias = "str | Limit | RateLimitItem"
-Profile: TypeAlias = Literal["draft-11", "x-ratelimit"]
+Profile: TypeAlias = Literal["draft-11", "x-ratelimit", "github"]
+Tell: TypeAlias = Literal["all", "binding"]
 
 _TOLD = 100  # plans that the log has been told of
 
@@ -67,7 +68,11 @@ class RateLimit(Limiting):
       limit counts and where it applies. Limits that differ in how much they admit alone need names of their own on one
       store, and so do those by a function that has no name: two of them do not start.
     - `headers`: which fields tell the caller what is left: `"draft-11"` emits the syntax of
-      draft-ietf-httpapi-ratelimit-headers-11, `"x-ratelimit"` the older `X-RateLimit-*`; several, or `None`.
+      draft-ietf-httpapi-ratelimit-headers-11, `"x-ratelimit"` the older `X-RateLimit-*` with seconds until the reset,
+      `"github"` the same as GitHub has them, with what is used, and the reset in seconds of the Unix epoch; several, or
+      `None`.
+    - `tell`: of which limits `RateLimit` tells, if there are several: `"all"`, or `"binding"`, the one with least left
+      alone. `RateLimit-Policy` names all in any case. Other fields know one limit only, and tell of that.
     - `if_store_fails`: what happens while the store is out of order. `"local"` keeps callers to `limit / workers` in
       each process (see `Keyguard`), `"allow"` lets everybody through, `"refuse"` nobody. A caller refused then gets a
       503 with cause `fault`, never a 429.
@@ -105,6 +110,7 @@ class RateLimit(Limiting):
         default: Rates | Sequence[Rates] | None = None,
         name: str | None = None,
         headers: Profile | Sequence[Profile] | None = "draft-11",
+        tell: Tell = "all",
         if_store_fails: FailureMode = "local",
         settle: Settler | None = None,
         refund_on: Refunds | None = None,
@@ -130,8 +136,9 @@ class RateLimit(Limiting):
         self.named = name is not None
         """Whether it was given a name."""
         self.name, self.counter = names_of(self, name, plans=plans is not None)
+        binding = settings.tells_binding(tell)
         self._naming = settings.Naming(
-            self.name, self.counter, self.profiles, self.if_store_fails, by == "ip", self.settling
+            self.name, self.counter, self.profiles, self.if_store_fails, by == "ip", binding, self.settling
         )
         if plans is not None:
             if rates:

@@ -1,11 +1,15 @@
-"""Fields that tell of limits in a response: those of draft-ietf-httpapi-ratelimit-headers-11, or `X-RateLimit-*`."""
+"""Fields that tell of limits in a response: those of draft-ietf-httpapi-ratelimit-headers-11, or `X-RateLimit-*`.
+
+There is no draft that is newer than the eleventh, so no profile of other names.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 from keyguard.clock import SECOND
-from keyguard.guards.rate_limit.rules import RuleDemands
+from keyguard.guards.rate_limit.rules import Rule, RuleDemands
 from keyguard.ops import Taken
 from keyguard.rates import Taking
 from keyguard.response import Headers
@@ -21,7 +25,7 @@ def describe(headers: Headers, taken: Taken) -> None:
     if terms.fields is not None:
         headers.join_ready(terms.fields, _value(demands, taken))
     if terms.legacy:
-        _describe_legacy(headers, demands, taken)
+        _describe_one(headers, demands, taken)
 
 
 def _value(demands: RuleDemands, taken: Taken) -> bytes:
@@ -31,12 +35,35 @@ def _value(demands: RuleDemands, taken: Taken) -> bytes:
         for taking in taken.takings:
             numbers += _left(taking)
         return template % tuple(numbers)
+    told = [(rule, taking) for rule, taking in _each(demands, taken) if "draft-11" in rule.profiles]
+    if demands.terms.binding:
+        told = _without_others(told)
     members = []
-    for rule, taking in zip(demands.rules, taken.takings, strict=True):
-        if "draft-11" in rule.profiles:
-            remaining, reset = _left(taking)
-            members.append(f"{rule.member}{remaining}{f';t={reset}' if rule.limit.returns else ''}")
+    for rule, taking in told:
+        remaining, reset = _left(taking)
+        # What does not come back has no window. A balance that is filled in part has none while it is above that.
+        window = f";t={reset}" if reset or rule.limit.returns else ""
+        members.append(f"{rule.member}{remaining}{window}")
     return ", ".join(members).encode("latin-1")
+
+
+def _each(demands: RuleDemands, taken: Taken) -> Iterable[tuple[Rule, Taking]]:
+    return zip(demands.rules, taken.takings, strict=True)
+
+
+def _without_others(told: Sequence[tuple[Rule, Taking]]) -> list[tuple[Rule, Taking]]:
+    """Leave of each guard that tells of the binding limit alone that one."""
+    least: dict[str, tuple[Rule, Taking]] = {}
+    for rule, taking in told:
+        if rule.binding and (rule.guard not in least or _rank(rule, taking) < _rank(*least[rule.guard])):
+            least[rule.guard] = rule, taking
+    return [(rule, taking) for rule, taking in told if not rule.binding or least[rule.guard][0] is rule]
+
+
+def _rank(rule: Rule, taking: Taking) -> tuple[bool, int, int]:
+    """Return what is least of the limit that binds: refused, else least left; of those, the slowest to come back."""
+    remaining, reset = _left(taking)
+    return not taking[4], remaining, -reset if reset or rule.limit.returns else -_AT_NO_TIME
 
 
 def _left(taking: Taking) -> tuple[int, int]:
@@ -47,22 +74,52 @@ def _left(taking: Taking) -> tuple[int, int]:
     return remaining, (reset + UP) // SECOND
 
 
-def _describe_legacy(headers: Headers, demands: RuleDemands, taken: Taken) -> None:
-    # These fields know one limit: that which refused, else the one with least left, of all layers and of the app's own;
-    # of several with as much left the one that is slowest to come back.
-    found = []
-    for rule, taking in zip(demands.rules, taken.takings, strict=True):
-        if "x-ratelimit" in rule.profiles:
-            remaining, reset = _left(taking)
-            found.append((not taking[4], remaining, -reset, rule.limit.quota))
-    passed, remaining, reset, quota = min(found)
-    if passed:
-        told = [headers.get(name) or "" for name in _LEGACY]
-        if all(map(_NUMBER.fullmatch, told)) and (int(told[1]), -int(told[2])) <= (remaining, reset):
-            return  # of a limit further in, or of the app itself
-    for name, number in zip(_LEGACY, (quota, remaining, -reset), strict=True):
-        headers.set(name, str(number))
+def _describe_one(headers: Headers, demands: RuleDemands, taken: Taken) -> None:
+    # These fields know one limit: that which refused, else the one with least left, of all layers and of the app's own.
+    rule, taking = min(
+        [(rule, taking) for rule, taking in _each(demands, taken) if rule.single is not None],
+        key=lambda told: _rank(*told),
+    )
+    passed, remaining, back = _rank(rule, taking)
+    if passed and _told_of_less(headers, remaining, back, taken.at // SECOND):
+        return
+    quota = rule.limit.quota
+    reset: int | None = -back
+    if reset == _AT_NO_TIME:
+        reset = None
+    elif rule.single == "github":
+        reset = (taken.at + max(taking[3], taking[4]) + UP) // SECOND
+    github = rule.single == "github"
+    values = (
+        quota,
+        remaining,
+        reset,
+        max(0, quota - remaining) if github else None,
+        rule.guard if github else None,
+    )
+    for name, value in zip((*_ONE, *_OF_GITHUB), values, strict=True):
+        if value is not None:
+            headers.set(name, str(value))
+        elif name in headers:  # of a limit further in
+            headers.remove(name)
 
 
-_LEGACY = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+def _told_of_less(headers: Headers, remaining: int, back: int, now: int) -> bool:
+    """Tell whether the fields are there, of a limit further in or of the app itself, with as little left or less."""
+    quota, left, reset = [headers.get(name) for name in _ONE]
+    if not all(_NUMBER.fullmatch(told or "") for told in (quota, left, "0" if reset is None else reset)):
+        return False
+    assert left is not None
+    seconds = _AT_NO_TIME if reset is None else int(reset)
+    if _EPOCH <= seconds < _AT_NO_TIME:
+        seconds = max(0, seconds - now)
+    return (int(left), -seconds) <= (remaining, back)
+
+
+_ONE = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_OF_GITHUB = ("X-RateLimit-Used", "X-RateLimit-Resource")
 _NUMBER = re.compile("[0-9]{1,15}")
+_AT_NO_TIME = 10**15
+"""The seconds until nothing comes back."""
+_EPOCH = 10**9
+"""A reset of so many seconds is a moment: no limit takes longer than 20 years."""

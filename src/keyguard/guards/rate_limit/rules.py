@@ -20,7 +20,9 @@ from keyguard.ops import Demand, Take
 from keyguard.rates import Limit, parse_rates, window
 from keyguard.response import ReadyFields, field_value
 
-PROFILES = ("draft-11", "x-ratelimit")
+PROFILES = ("draft-11", "x-ratelimit", "github")
+SINGLE = frozenset({"x-ratelimit", "github"})
+"""Profiles whose fields know one limit, and have the same names."""
 
 
 class Naming(NamedTuple):
@@ -34,6 +36,8 @@ class Naming(NamedTuple):
     if_store_fails: str
     by_address: bool
     """Whether they count by the client's address, whoever calls."""
+    binding: bool = False
+    """Whether of several limits the one with least left is told of alone."""
     settling: Settling | None = None
     """Says what a request cost in the end; `None` if it costs what was taken."""
     holds: bool = False
@@ -44,6 +48,7 @@ class Rule:
     """One limit of a guard, with everything about it that does not change from request to request."""
 
     __slots__ = (
+        "binding",
         "by_address",
         "guard",
         "holds",
@@ -56,6 +61,7 @@ class Rule:
         "prefix",
         "profiles",
         "settling",
+        "single",
     )
 
     def __init__(self, guard: Naming, limit: Limit) -> None:
@@ -64,6 +70,9 @@ class Rule:
         self.if_store_fails = guard.if_store_fails
         self.profiles = guard.profiles
         """The families of header fields that tell about it."""
+        self.single = next((profile for profile in guard.profiles if profile in SINGLE), None)
+        """That of them whose fields know one limit."""
+        self.binding = guard.binding
         self.by_address = guard.by_address
         self.settling = guard.settling
         self.lease = 0 if guard.settling is None else guard.settling.lease
@@ -84,7 +93,7 @@ class Rule:
 class Terms:
     """The rules that count for a caller, with all that is the same for each of them: those of a guard, or of a plan."""
 
-    __slots__ = ("_ready", "balances", "fields", "legacy", "pooled", "rules", "settled", "template")
+    __slots__ = ("_ready", "balances", "binding", "fields", "legacy", "pooled", "rules", "settled", "template")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
@@ -95,10 +104,13 @@ class Terms:
         """The fields of the draft, the first of which is the same for every outcome; `None` if no rule asks for any."""
         self.template: bytes | None = None
         """`RateLimit` without its numbers, what remains and the reset of each rule, if every rule has both."""
-        if told and len(told) == len(rules) and all(rule.limit.returns for rule in rules):
+        self.binding = len(told) > 1 and any(rule.binding for rule in told)
+        """Whether `RateLimit` leaves out some of them, which depends on how much is left."""
+        if told and len(told) == len(rules) and not self.binding and all(rule.limit.returns for rule in rules):
             members = [rule.member.replace("%", "%%") + "%d;t=%d" for rule in rules]
             self.template = ", ".join(members).encode("latin-1")
-        self.legacy = any("x-ratelimit" in rule.profiles for rule in rules)
+        self.legacy = any(rule.single is not None for rule in rules)
+        """Whether there are fields to be told that know one limit."""
         self.settled = any(rule.settling is not None for rule in rules)
         """Whether some of them say what a request costs when it is over."""
         self.pooled = not self.settled and not any(rule.holds for rule in rules)
@@ -238,4 +250,12 @@ def checked_profiles(headers: Any) -> tuple[str, ...]:
     for profile in profiles:
         if profile not in PROFILES:
             raise ConfigurationError(f"headers are {' or '.join(map(repr, PROFILES))}, or None, not {profile!r}")
+    if len(SINGLE.intersection(profiles)) > 1:
+        raise ConfigurationError("headers 'x-ratelimit' and 'github' have the same names: choose one of them")
     return profiles
+
+
+def tells_binding(tell: Any) -> bool:
+    if tell in ("all", "binding"):
+        return bool(tell == "binding")
+    raise ConfigurationError(f"tell is 'all' or 'binding', the limit with least left alone, not {tell!r}")
