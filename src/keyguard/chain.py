@@ -1,18 +1,19 @@
 """How guards nest: asked one after the other without a coroutine, as long as they can decide so.
 
-`Chain.begin` asks each guard's `decide`. The first that answers `LONG` is run as a coroutine, with the marks of those
-outside of it wrapped round it, and its `forward` goes on in the same way behind it.
+`Chain.begin` asks each guard's `decide`. If one answers with an `Ask`, the driver asks the store, and `Chain.go_on`
+asks the guards from there on. The first that answers `LONG` is run as a coroutine, with the marks of those outside of
+it wrapped round it, and its `forward` goes on in the same way behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
-from keyguard.errors import GuardError
+from keyguard.errors import GuardError, StoreError
 from keyguard.flow import Flow
-from keyguard.guard import LONG, AnyGuard, Decide, Long, Mark, is_plain, may_decide
+from keyguard.guard import LONG, AnyGuard, Ask, Decide, Long, Mark, is_plain, may_decide
 from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import APP, Headers, Response
 from keyguard.steps import CallApp
@@ -41,18 +42,26 @@ class Chain:
         """Whether it has no guards."""
         return not self._guards
 
-    def begin(self, request: CarriedRequest, first: int = 0) -> Begun:
-        """Ask the guards in turn, from the one at `first` on. Raises what one of them raises, if there are no marks."""
-        marks: Marks = ()
-        place = first
+    def begin(
+        self, request: CarriedRequest, place: int = 0, marks: Marks = (), decides: Iterable[Decide] | None = None
+    ) -> Begun | Ask:
+        """Ask the guards in turn, from the one at `place` on. An `Ask` is to be answered by `go_on`, or by `failed`.
+
+        `marks` are those of guards further out. `decides` are asked instead of the guards' own. Raises what a guard
+        raises, if there are no marks.
+        """
+        first = place
         try:
-            for decide in self._decides[first:] if first else self._decides:
+            for decide in decides or (self._decides[first:] if first else self._decides):
                 answer = decide(request)
                 if answer is not None:
                     if answer is LONG:
                         return self._long(request, place, marks, awaited=first > 0)
                     if isinstance(answer, Mark):
                         marks = (answer, *marks) if marks else (answer,)
+                    elif answer.__class__ is not Response and isinstance(answer, Ask):
+                        answer.place, answer.marks = place, marks
+                        return answer
                     else:
                         response = checked(answer, self._guards[place])
                         if not marks:
@@ -65,6 +74,16 @@ class Chain:
                 raise
             return within(marks, request, partial(_fail, error))
         return marks
+
+    def go_on(self, ask: Ask, result: Any, request: CarriedRequest) -> Begun | Ask:
+        """Ask the guards from there on where the store had to be asked, which returned `result`."""
+        rest = self._decides[ask.place + 1 :]
+        return self.begin(request, ask.place, ask.marks, (partial(ask.answered, result), *rest))
+
+    def failed(self, ask: Ask, error: BaseException, request: CarriedRequest) -> Flow[Response]:
+        """Go on though the store could not answer. An error that is not the store's ends the request."""
+        guard = partial(ask.failed, error) if isinstance(error, StoreError) else partial(_fail, error)
+        return within(ask.marks, request, guard, self._forwards[ask.place])
 
     def _long(self, request: CarriedRequest, place: int, marks: Marks, *, awaited: bool) -> Flow[Response]:
         """Run the guard at `place` as a coroutine, and those further in as it forwards the request.
@@ -82,9 +101,25 @@ class Chain:
             begun = self.begin(request, place)
             if isinstance(begun, tuple):
                 return within(begun, request, CallApp) if begun else CallApp(request)
+            if isinstance(begun, Ask):
+                return within(begun.marks, request, partial(follow, begun), self._forwards[begun.place])
             return _Answer(begun) if isinstance(begun, Response) else begun
 
         return forward if place < len(self._guards) else CallApp
+
+
+async def follow(ask: Ask, request: CarriedRequest, forward: Forward) -> Response:
+    """Ask the store from within a coroutine, and go on as the guard decides then."""
+    try:
+        result = await ask.op
+    except StoreError as error:
+        return await ask.failed(error, request, forward)
+    answer = ask.answered(result, request)
+    if isinstance(answer, Response):
+        return answer
+    if isinstance(answer, Ask):
+        return await follow(answer, request, forward)
+    return await (forward(request) if answer is None else within((answer,), request, forward))
 
 
 async def within(marks: Marks, request: Request, forward: Callable[..., Awaitable[Response]], *more: Any) -> Response:
@@ -148,7 +183,7 @@ async def _after(flow: Flow[None], response: Response) -> Response:
     return response
 
 
-async def _fail(error: Exception, request: Request) -> Response:
+async def _fail(error: BaseException, request: Request, forward: Forward | None = None) -> Response:
     raise error
 
 

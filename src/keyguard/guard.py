@@ -17,11 +17,12 @@ Rules:
   let anybody in.
 - What else a guard has to say to its stack, it says by the attributes and methods of `Guard`, its base class.
 
-Most requests need no coroutine. So each guard is asked one question first, `decide(request)`, which has four answers:
+Most requests need no coroutine. So each guard is asked one question first, `decide(request)`, which has five answers:
 
     None        the request goes on to the next guard
     Response    it goes no further
     a `Mark`    it goes on, and the guard wants to be told how that ends
+    an `Ask`    the store has to be asked first; its `answered` then gives one of these answers, but for LONG
     LONG        ask with `__call__`; nothing has happened yet
 
 - A plain guard is its own `decide`. An `async` guard may have a method `decider(store)`, which returns one; without it
@@ -41,11 +42,11 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from keyguard.clock import Clock
 from keyguard.counter_names import Counters, LimitFacts
-from keyguard.errors import ConfigurationError
+from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Flow, is_async, is_blocking
 from keyguard.keys import KeyRegistry
 from keyguard.keys.credentials import Sources
-from keyguard.ops import Store
+from keyguard.ops import Op, Store
 from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import Headers, Response
 
@@ -217,7 +218,33 @@ class Mark:
         """
 
 
-Decide: TypeAlias = "Callable[[CarriedRequest], Response | Mark | Literal[Long.LONG] | None]"
+class Ask:
+    """The answer of a guard that has to ask the store first: an operation, and what follows from its result.
+
+    While the store is asked no coroutine waits, only the driver. What the guard notes of the request, it notes when it
+    has the result.
+    """
+
+    __slots__ = ("marks", "op", "place")
+
+    marks: tuple[Mark, ...]
+    """Those of the guards further out. For the chain, which goes on from here, like the next."""
+    place: int
+
+    def __init__(self, op: Op[Any]) -> None:
+        self.op = op
+
+    def answered(self, result: Any, request: CarriedRequest) -> Answer:
+        """Decide by the result of the operation."""
+        raise NotImplementedError
+
+    async def failed(self, error: StoreError, request: CarriedRequest, forward: Forward) -> Response:
+        """Go on as `__call__` would, since the store could not answer. It happens seldom, so it is a coroutine."""
+        raise error
+
+
+Answer: TypeAlias = "Response | Mark | Ask | None"
+Decide: TypeAlias = "Callable[[CarriedRequest], Answer | Literal[Long.LONG]]"
 
 
 # -- asking what a guard is -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -22,11 +23,12 @@ from keyguard import (
     path,
 )
 from keyguard.guard import LONG, Mark, may_decide
-from keyguard.ops import Put
+from keyguard.ops import SETTLED, Put, is_counter
 from keyguard.request import Forward
 from keyguard.response import Headers
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
+from tests.support.distant import BUSY, FAILS, FINE, LATE, STUMBLES, DistantStore
 from tests.support.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 WORLDS = {"asgi": (ask_asgi, asgi_app), "wsgi": (ask_wsgi, wsgi_app)}
@@ -126,7 +128,7 @@ def test_what_says_nothing_about_decisions_may_be_overridden() -> None:
 # -- both ways --------------------------------------------------------------------------------------------------
 
 
-def stacks(name: str, store: MemoryStore, clock: ManualClock) -> Keyguard:
+def stacks(name: str, store: Any, clock: ManualClock) -> Keyguard:
     plans = {"free": "3/minute", "pro": None}
     guards: dict[str, list[Any]] = {
         "key and limits": [
@@ -304,6 +306,42 @@ def test_the_short_and_the_long_way_answer_alike(name: str, world: str, monkeypa
         if seed == 300:
             for stack in (short, long):
                 stack.keys.revoke(issued[0].record.id)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_ways_ask_a_store_that_must_be_awaited_the_same_and_answer_alike(
+    name: str, world: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it answers, in time or late, is busy or fails."""
+    clock = ManualClock()
+    stores = [DistantStore(clock), DistantStore(clock)]
+    short = stacks(name, stores[0], clock)
+    monkeypatch.setattr("keyguard.chain.may_decide", lambda guard: False)
+    both = [short, stacks(name, stores[1], clock)]
+    issued = [short.keys.issue("acme", plan="free", scopes=["read"]), short.keys.issue("else", plan="pro")]
+    stores[1].execute([Put(key, value) for key, value in stores[0].scan("")])
+    apps = [getattr(stack, world)(asgi_site if world == "asgi" else wsgi_site) for stack in both]
+    for seed in range(250):
+        random = Random(f"{name} {seed}")
+        ask = random_ask(random, [each.key.reveal() for each in issued])
+        outcomes = [FINE, FINE, FINE, random.choice([FINE, LATE, BUSY, FAILS, STUMBLES])]
+        answers = []
+        for store, app in zip(stores, apps, strict=True):
+            monkeypatch.setattr("keyguard.drivers.interpreter.monotonic", store.monotonic)
+            turns = Random(seed)
+            store.plan = lambda op, turns=turns, outcomes=outcomes: turns.choice(outcomes)  # type: ignore[misc]
+            store.asked.clear()
+            answer = outcome(world, app, ask)
+            counted = [pair for pair in store.scan("") if is_counter(pair[0]) and not pair[0].startswith(SETTLED)]
+            answers.append((answer, store.asked[:], counted))
+        assert answers[0] == answers[1], (seed, ask)
+        clock.advance(random.choice([0, 0, 0.1, 0.3, 0.6, 20]))
+        if seed == 200:
+            for stack, store in zip(both, stores, strict=True):
+                store.plan = lambda op: FINE
+                stack.keys.revoke(issued[0].record.id)
+    assert both[0].health.degraded == both[1].health.degraded
+    assert both[0].health.degraded
 
 
 def outcome(world: str, app: Any, ask: Ask) -> Any:
@@ -564,3 +602,36 @@ def test_a_guard_in_two_stacks_knows_the_keys_of_each_store_from_those_of_the_ot
     apps = [getattr(stack, world)(WORLDS[world][1]) for stack in stacks]
     statuses = [[WORLDS[world][0](app, ask).status for ask in asks] for app in apps for _ in range(2)]
     assert statuses == [[200, 401], [200, 401], [401, 200], [401, 200]]
+
+
+# -- a store that must be awaited -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_a_client_that_leaves_while_the_store_is_asked_leaves_no_charge_behind(asked: int) -> None:
+    """While the first limit is asked, or one further in."""
+    store = DistantStore(ManualClock())
+    limits = [RateLimit("9/minute", by="ip", name=name) for name in "abc"]
+    guard = Keyguard(limits[0], lambda request: None, limits[1], lambda request: None, limits[2], store=store)
+
+    async def leave() -> None:
+        store.hangs_at = asked - 1
+        task = asyncio.create_task(guard.asgi(asgi_app)(Ask().scope(), never, never))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert store.hanging
+        store.hangs_at = None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    assert [word.split()[0] for word in store.asked] == ["Take"] * (asked - 1) + ["Settle"] * (asked - 1)
+    left = ask_asgi(guard.asgi(asgi_app), Ask()).all("ratelimit")
+    assert left == [", ".join([f'"{name}:9/minute";r=8;t=60' for name in "cba"])]
+
+
+async def never(*message: Any) -> Any:
+    raise AssertionError("nobody listens, and nobody sends")

@@ -104,6 +104,7 @@ class Engine:
         "ask",
         "asynchronous",
         "call",
+        "chain",
         "clock",
         "detach",
         "execute",
@@ -131,6 +132,7 @@ class Engine:
 
     def __init__(self, setup: Setup, inside: Inside = NOTHING, *, asynchronous: bool) -> None:
         chain, store, watched, aside = setup.chain, setup.store, setup.watched, setup.aside
+        self.chain = chain
         self.ask = chain.begin
         """Asks the guards in turn."""
         self.idle = chain.empty and not setup.handlers
@@ -199,18 +201,9 @@ class Engine:
                     step, error = flow.throw(error), None
                 if isinstance(step, Op):
                     try:
-                        if self.patience and request is not None:
-                            value = self._ask(step, request)
-                            if value.__class__ is Pending:
-                                return value
-                            continue
-                        if self.aexecute is None:
-                            results = self.execute((step,))
-                        else:
-                            results = self.aexecute((step,))
-                            if results.__class__ is not list:
-                                return Pending(results)
-                        value = results[0]
+                        value = self.ask_store(step, request)
+                        if value.__class__ is Pending:
+                            return value
                     except Exception as failure:
                         error = failure
                 elif step.__class__ is CallApp:
@@ -250,14 +243,16 @@ class Engine:
         except StopIteration as stop:
             return stop.value
 
-    def _ask(self, op: Op[Any], request: CarriedRequest) -> Any:
-        """Return the result, or `Pending` if the request may still wait for the store."""
-        if request.state.waited > self.patience:
-            if op.__class__ is Settle:
-                request.at_end(op)  # nobody waits for it then
-                return None
-            raise self._out_of_time()
-        began = monotonic()
+    def ask_store(self, op: Op[Any], request: CarriedRequest | None) -> Any:
+        """Return the result, or `Pending` if it must be awaited and the request may still wait for the store."""
+        began = 0.0
+        if self.patience and request is not None:
+            if request.state.waited > self.patience:
+                if op.__class__ is Settle:
+                    request.at_end(op)  # nobody waits for it then
+                    return None
+                raise self._out_of_time()
+            began = monotonic()
         if self.aexecute is not None:
             results = self.aexecute((op,))
             if results.__class__ is not list:
@@ -266,7 +261,8 @@ class Engine:
             try:
                 results = self.execute((op,))
             finally:
-                self.waited(request, began)
+                if began and request is not None:
+                    self.waited(request, began)
         return results[0]
 
     def _out_of_time(self) -> StoreError:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NoReturn, Protocol
 from keyguard.chain import give_up
 from keyguard.drivers import bridges
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
-from keyguard.drivers.asgi.driving import noting, start_settling
+from keyguard.drivers.asgi.driving import asked, noting, start_settling
 from keyguard.drivers.asgi.exchange import Exchange
 from keyguard.drivers.asgi.handshake import Handshake
 from keyguard.drivers.asgi.messages import ASGIApp as ASGIApp
@@ -23,6 +23,7 @@ from keyguard.drivers.field_names import KNOWN_NAMES, NAME_OF, clean_scope, tell
 from keyguard.drivers.inspection.layers import lacking_within
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
 from keyguard.errors import ConfigurationError
+from keyguard.guard import Ask
 from keyguard.ops import close_in_loop, traits_of
 from keyguard.process import fork
 from keyguard.process.event_loops import in_thread, in_trio
@@ -80,8 +81,14 @@ class ASGIDriver:
             scope[SHARED_ASGI] = request.state
         try:
             begun = engine.ask(request)
+            if begun.__class__ is not tuple and begun.__class__ is not Response and isinstance(begun, Ask):
+                begun = await asked(engine, request, begun)
         except Exception as failure:
             begun = engine.fault(request, failure)
+        except BaseException:
+            await Exchange(self.app, engine, request, receive, send).settle()
+            request.late = engine.late
+            raise
         if kind != "http":
             await Handshake(self.app, engine, request, receive, send).run(begun)
             return

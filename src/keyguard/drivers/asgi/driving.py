@@ -6,12 +6,15 @@ from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import Any
 
+from keyguard.chain import Begun
 from keyguard.drivers.asgi.messages import ASGIApp, Receive, Send
 from keyguard.drivers.asgi.request import Scope
 from keyguard.drivers.interpreter import Engine, Foreign, Pending, settle
 from keyguard.drivers.tasks import Task, ended, hold
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
+from keyguard.guard import Ask
+from keyguard.process.event_loops import in_trio
 from keyguard.request import CarriedRequest, Deferred
 from keyguard.request.current import enter, leave
 from keyguard.response import Response
@@ -40,6 +43,43 @@ async def awaited(stop: Pending | Foreign) -> tuple[Any, BaseException | None]:
         return await Relay(stop.yielded), None
     except BaseException as error:
         return None, error
+
+
+async def asked(engine: Engine, request: CarriedRequest, ask: Ask) -> Begun:
+    """Ask the store, as often as guards want it asked. Return what they make of its answers."""
+    begun: Begun | Ask = ask
+    while isinstance(begun, Ask):
+        try:
+            value = engine.ask_store(begun.op, request)
+            if value.__class__ is Pending:
+                began = value.began
+                try:
+                    (value,) = await value.results
+                finally:
+                    if began:
+                        engine.waited(request, began)
+        except Exception as error:
+            begun = engine.chain.failed(begun, error, request)
+        except BaseException as error:  # the client has left, say
+            request.state.failure = error
+            let_go(engine, engine.chain.failed(begun, error, request))
+            raise
+        else:
+            begun = engine.chain.go_on(begun, value, request)
+    return begun
+
+
+def let_go(engine: Engine, flow: Flow[Any], failure: BaseException | None = None) -> None:
+    """Let a flow come to its end, of which nobody wants to hear any more; `failure` is raised in it first."""
+    try:
+        stop = engine.advance(flow, error=failure)
+    except BaseException:
+        return  # that failure, most of all
+    # A wait in trio is bound to the task that began it: no other one can go on from there.
+    if stop.__class__ is Pending or (stop.__class__ is Foreign and not in_trio()):
+        hold(finished(engine, flow, stop))
+    else:
+        flow.close()
 
 
 async def finished(engine: Engine, flow: Flow[Any], stop: Any) -> None:

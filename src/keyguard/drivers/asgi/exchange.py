@@ -30,15 +30,14 @@ from typing import Any
 
 from keyguard.chain import Begun, checked, within
 from keyguard.drivers.asgi.copies import Copies
-from keyguard.drivers.asgi.driving import WAITS, Relay, awaited, decided, finished, later, noting, settled
+from keyguard.drivers.asgi.driving import WAITS, Relay, awaited, decided, finished, later, let_go, noting, settled
 from keyguard.drivers.asgi.messages import ASGIApp, Message, Receive, Send, as_sent, nothing, raw_fields, without_body
 from keyguard.drivers.asgi.request import ByteHeaders, Scope
 from keyguard.drivers.bridges import pass_on, returned
 from keyguard.drivers.interpreter import Engine, Foreign, Pending
-from keyguard.drivers.tasks import hold
 from keyguard.errors import NoResponse
 from keyguard.flow import Flow
-from keyguard.process.event_loops import in_loop, in_trio, mark_coroutine_function
+from keyguard.process.event_loops import in_loop, mark_coroutine_function
 from keyguard.request import CarriedRequest
 from keyguard.response import APP, Response
 from keyguard.steps import CallApp
@@ -335,15 +334,7 @@ class Exchange:
         self.state, self.failure, self.request.state.failure = DEAD, failure, failure
         if flow is None or inspect.getcoroutinestate(flow) != inspect.CORO_SUSPENDED:
             return
-        try:
-            stop = self.engine.advance(flow, error=failure)
-        except BaseException:
-            return  # the failure itself, most of all; it is raised by the caller
-        # A wait in trio is bound to the task that began it: no other one can go on from there.
-        if stop.__class__ is Pending or (stop.__class__ is Foreign and not in_trio()):
-            hold(finished(self.engine, flow, stop))
-        else:
-            flow.close()
+        let_go(self.engine, flow, failure)
 
 
 # Callers of `send` may ask whether it is a coroutine function, as asgiref does if a WSGI app stands inside.

@@ -10,11 +10,12 @@ from keyguard.drivers.bridges import opened
 from keyguard.drivers.field_names import clean_environ, tell_of_folding
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
 from keyguard.drivers.wsgi.background import detach
-from keyguard.drivers.wsgi.driving import StartResponse, answer, settle_all
+from keyguard.drivers.wsgi.driving import StartResponse, answer, asked, settle_all
 from keyguard.drivers.wsgi.driving import WSGIApp as WSGIApp
 from keyguard.drivers.wsgi.exchange import Exchange
 from keyguard.drivers.wsgi.request import Environ, WSGIRequest
 from keyguard.drivers.wsgi.telling import Telling
+from keyguard.guard import Ask
 from keyguard.process import fork
 from keyguard.request import SHARED_ASGI, SHARED_WSGI, Deferred
 from keyguard.response import Response
@@ -59,6 +60,8 @@ class WSGIDriver:
             environ[SHARED_WSGI] = request.state
         try:
             begun = engine.ask(request)
+            if begun.__class__ is not tuple and begun.__class__ is not Response and isinstance(begun, Ask):
+                begun = asked(engine, request, begun)
         except Exception as failure:
             begun = engine.fault(request, failure)
         if begun.__class__ is tuple and not (request.inherited and is_heard_to_its_end(request)):

@@ -7,11 +7,13 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from keyguard.chain import Begun
 from keyguard.drivers.bodies import sized_body
 from keyguard.drivers.interpreter import Engine, Foreign, settle
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
+from keyguard.guard import Ask
 from keyguard.request import CarriedRequest, Deferred
 from keyguard.response import Response
 
@@ -24,6 +26,19 @@ WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
 NO_BODY = "the WSGI app returned None, not an iterable of bytes"
 NO_HEAD = "the app returned without calling start_response"
 TWICE = "start_response was called a second time, without exc_info"
+
+
+def asked(engine: Engine, request: CarriedRequest, ask: Ask) -> Begun:
+    """Ask the store, as often as guards want it asked. Return what they make of its answers."""
+    begun: Begun | Ask = ask
+    while isinstance(begun, Ask):
+        try:
+            result = engine.ask_store(begun.op, request)
+        except Exception as error:
+            begun = engine.chain.failed(begun, error, request)
+        else:
+            begun = engine.chain.go_on(begun, result, request)
+    return begun
 
 
 def settle_all(engine: Engine, deferred: list[Deferred]) -> None:

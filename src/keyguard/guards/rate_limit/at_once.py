@@ -1,7 +1,7 @@
-"""Limits that are decided at once, on a store in this process: fast path of `Limiting.__call__`, same answers.
+"""Limits that are decided with no coroutine: fast path of `Limiting.__call__`, same answers.
 
 `tests/guards/test_decide.py` plays the same requests through both. If the store has pools, they take from its counters;
-whatever a pool leaves undecided is asked as an operation, as everywhere else.
+whatever a pool leaves undecided is asked as an operation, as on every other store.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, Literal, Protocol
 from keyguard.clock import SECOND
 from keyguard.errors import AmbiguousPath
 from keyguard.flow import Flow
-from keyguard.guard import LONG, Decide, Long, Mark
+from keyguard.guard import LONG, Answer, Decide, Long
 from keyguard.guards.rate_limit.headers import UP
-from keyguard.guards.rate_limit.outcomes import Charge, charge_for, refuse_limited
+from keyguard.guards.rate_limit.outcomes import AskLimits, Charge, refuse_limited
 from keyguard.guards.rate_limit.rules import KEPT, LONGEST_BUCKET, UNKNOWN_ADDRESS, Counted, Rule, RuleDemands, Terms
 from keyguard.ops import Demand, Take, Taken, traits_of
 from keyguard.problem import refuse_ambiguous
 from keyguard.request import CarriedRequest, Request
-from keyguard.response import Headers, ReadyFields, Response
+from keyguard.response import Headers, ReadyFields
 
 _new = object.__new__
 
@@ -52,7 +52,7 @@ class PromptLimit(Protocol):
 
 def deciding(limits: Sequence[PromptLimit], store: Any) -> Decide | None:
     """Return a function that takes from neighbouring limits, if it is known at once what a request takes."""
-    if store is None or not all(limit.prompt for limit in limits):
+    if not all(limit.prompt for limit in limits):
         return None
     pooled = _pooled(limits, store)
     return _decide_one(limits[0], store, pooled) if len(limits) == 1 else _decide_all(limits, store, pooled)
@@ -97,7 +97,7 @@ def _decide_one(limit: PromptLimit, store: Any, pooled: dict[Terms, Pooled]) -> 
     only = pooled_by(limit.only_terms) if limit.fixed and limit.only_terms is not None else None
     fixed, by_address, by_key = limit.fixed, limit.by == "ip", limit.by == "key"
 
-    def decide(request: CarriedRequest) -> Response | Mark | Literal[Long.LONG] | None:
+    def decide(request: CarriedRequest) -> Answer | Literal[Long.LONG]:
         if request.method == "OPTIONS" and request.state.preflight:
             return None  # nothing is known of its caller
         bucket = ""
@@ -144,7 +144,7 @@ def _decide_all(limits: Sequence[PromptLimit], store: Any, pooled: dict[Terms, P
     joined = Joined()
     counting = [_counting(limit) for limit in limits]
 
-    def decide(request: CarriedRequest) -> Response | Mark | Literal[Long.LONG] | None:
+    def decide(request: CarriedRequest) -> Answer | Literal[Long.LONG]:
         if request.method == "OPTIONS" and request.state.preflight:
             return None  # nothing is known of its caller
         counted: list[Counted] = []
@@ -171,9 +171,10 @@ def _decide_all(limits: Sequence[PromptLimit], store: Any, pooled: dict[Terms, P
     return decide
 
 
-def _asked(request: CarriedRequest, store: Any, take: Take) -> Response | Charge:
-    taken: Taken = store.execute((take,))[0]
-    return refuse_limited(request, taken) if taken.refused else charge_for(request, taken)
+def _asked(request: CarriedRequest, store: Any, take: Take) -> Answer:
+    """Take at once, or have the driver ask a store for which one must wait."""
+    asked = AskLimits(take)
+    return asked if store is None else asked.answered(store.execute((take,))[0], request)
 
 
 class PoolCharge(Charge):

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from keyguard.chain import within
-from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
+from keyguard.errors import AmbiguousPath, StoreError
 from keyguard.guard import Decide, Guard, may_decide
 from keyguard.guards.rate_limit.at_once import Joined, deciding
-from keyguard.guards.rate_limit.outcomes import charge_for, refuse_limited, wait_for, without_store
+from keyguard.guards.rate_limit.outcomes import AskLimits, wait_for
 from keyguard.guards.rate_limit.turns import only_held
 from keyguard.ops import Take, Taken
-from keyguard.problem import refuse_ambiguous, refuse_busy
+from keyguard.problem import refuse_ambiguous
 from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import Response
 
@@ -48,17 +48,15 @@ class Limiting(Guard):
             return refuse_ambiguous(request)
         if asked is None:
             return await forward(request)
+        ask = AskLimits(asked)
         try:
             taken: Taken = await asked
             if taken.refused and only_held(taken):
                 taken = await wait_for(asked, taken)
-        except StoreBusy:
-            return refuse_busy(request)
-        except StoreError:
-            return await without_store(request, asked, forward)
-        if taken.refused:
-            return refuse_limited(request, taken)
-        return await within((charge_for(request, taken),), request, forward)
+        except StoreError as error:
+            return await ask.failed(error, request, forward)
+        answer = ask.answered(taken, request)
+        return answer if isinstance(answer, Response) else await within((answer,), request, forward)
 
 
 class RateLimitGroup(Limiting):

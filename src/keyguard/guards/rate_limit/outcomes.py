@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from keyguard.clock import SECOND, monotonic
-from keyguard.errors import AmbiguousPath, StoreError
+from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
 from keyguard.flow import Flow
-from keyguard.guard import Mark
+from keyguard.guard import Ask, Mark
 from keyguard.guards.rate_limit.headers import describe
 from keyguard.guards.rate_limit.rules import Rule, RuleDemands
 from keyguard.guards.rate_limit.settling import Outcome, ResponseFields, Settling
 from keyguard.guards.rate_limit.turns import Lines, in_turn, only_held
 from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
-from keyguard.problem import Notice
+from keyguard.problem import Notice, refuse_busy
 from keyguard.rates import NEVER
 from keyguard.refusal import Cause
 from keyguard.request import CarriedRequest, Forward, Request, carried
@@ -163,6 +163,22 @@ def charge_for(request: Request, taken: Taken) -> Charge:
     if isinstance(demands, RuleDemands) and demands.terms.settled:
         return Bill(carried(request), taken)
     return Charge(taken)
+
+
+class AskLimits(Ask):
+    """Takes from limits, and refuses or leaves a charge."""
+
+    __slots__ = ()
+
+    op: Take
+
+    def answered(self, result: Taken, request: CarriedRequest) -> Response | Charge:
+        return refuse_limited(request, result) if result.refused else charge_for(request, result)
+
+    async def failed(self, error: StoreError, request: CarriedRequest, forward: Forward) -> Response:
+        if isinstance(error, StoreBusy):
+            return refuse_busy(request)
+        return await without_store(request, self.op, forward)
 
 
 async def give_back(taken: Taken, cause: Cause | None = None) -> None:
