@@ -157,6 +157,36 @@ def test_a_running_worker_sees_a_change_at_once(
         assert (day["spent"], hour["spent"], hour["remaining"]) == (2, 1000, 0)
 
 
+def test_what_is_done_to_keys_is_in_the_audit_log_too(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    issued = run_json(capsys, "keys", "issue", "--owner", "acme", "--plan", "free", "--metadata", "card=4929-1234")
+    id = issued["id"]
+    run_json(capsys, "keys", "update", id, "--plan", "pro", "--metadata", "card=4929-9999")
+    run_json(capsys, "keys", "update", id, "--plan", "pro")  # which changes nothing
+    successor = run_json(capsys, "keys", "rotate", id, "--overlap", "1h")
+    run_json(capsys, "keys", "revoke", id, "--reason", "left")
+    made, updated, rotated, revoked = run_json(capsys, "audit", "list", "--action", "keys", "--caller", id)
+    assert [one["action"] for one in (made, updated, rotated, revoked)] == [
+        "keys.issue", "keys.update", "keys.rotate", "keys.revoke"
+    ]  # fmt: skip
+    assert (made["before"], made["after"]["plan"], made["after"]["owner"]) == ({}, "free", "acme")
+    assert (updated["before"], updated["after"]) == ({"plan": "free"}, {"plan": "pro"})
+    assert rotated["after"] == {"replaced_by": successor["id"], "overlap": "1h"}
+    assert (revoked["before"]["status"], revoked["after"]["status"]) == ("rotating", "revoked")
+    assert revoked["after"]["revoked_for"] == "left"
+    log = str([value for key, value in open_store(file).scan("audit|")])
+    assert "4929" not in log
+    for key in (issued["key"], successor["key"]):
+        assert key[24:40] not in log
+
+
+def test_a_copy_of_a_store_has_the_audit_log(file: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run_json(capsys, "keys", "issue", "--owner", "acme")
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert run(capsys, "store", "copy", file, other)[0] == 0
+    assert len(run_json(capsys, "audit", "list")) == 1
+    assert run_json(capsys, "audit", "list") == run_json(capsys, "audit", "list", "--store", other)
+
+
 # -- what is told -----------------------------------------------------------------------------------------------
 
 

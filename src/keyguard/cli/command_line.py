@@ -33,6 +33,7 @@ from keyguard.cli import cache as cli_cache
 from keyguard.cli import limits as cli_limits
 from keyguard.cli import store as cli_store
 from keyguard.cli.input import FORMS, Parser, add_store, duration, given, store_url
+from keyguard.cli.key_changes import note_changed, note_issued, note_rotated
 from keyguard.cli.output import discard_output, members_of, print_json, print_table, show_issued, show_record
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
@@ -87,11 +88,14 @@ def _issue(options: argparse.Namespace) -> int:
         not_before=options.not_before,
         expires=options.expires,
     )
+    note_issued(registry.store, issued.record)
     return show_issued(issued, options)
 
 
 def _rotate(options: argparse.Namespace) -> int:
-    issued = _registry(options).rotate(_key(options), overlap=options.overlap)
+    registry = _registry(options)
+    issued = registry.rotate(_key(options), overlap=options.overlap)
+    note_rotated(registry.store, issued.record, options.overlap)
     if not options.json:
         ends = wall_clock() + microseconds("--overlap", options.overlap)
         print(f"The old key {issued.record.replaces} works until {rfc3339(ends // SECOND)}.", file=sys.stderr)
@@ -114,7 +118,10 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    return show_record(_registry(options).revoke(_key(options), options.reason), options)
+    registry, id = _registry(options), _key(options)
+    before, after = registry.get(id), registry.revoke(id, options.reason)
+    note_changed(registry.store, "keys.revoke", before, after)
+    return show_record(after, options)
 
 
 def _update(options: argparse.Namespace) -> int:
@@ -126,7 +133,9 @@ def _update(options: argparse.Namespace) -> int:
         changes[name] = ()
     registry, id = _registry(options), _key(options)
     _warn_of_plan(registry, options.plan, but_for=id)
-    return show_record(registry.update(id, **changes), options)
+    before, after = registry.get(id), registry.update(id, **changes)
+    note_changed(registry.store, "keys.update", before, after)
+    return show_record(after, options)
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
+from keyguard.audit import POOL
 from keyguard.cli.input import FORMS, given, store_url
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
 from keyguard.keys import KeyRegistry
@@ -31,7 +32,7 @@ Entry: TypeAlias = tuple[str, bytes, "int | None"]
 """Key, value, and microseconds to live."""
 
 _KEYS = "key|"
-_COPIED = (_KEYS, "rl:")
+_COPIED = (_KEYS, "rl:", f"{POOL}|")
 _BATCH = 200
 _PASSES = 5
 
@@ -82,7 +83,9 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     check.add_argument("store", metavar="URL", nargs="?", help=help)
     check.add_argument("--steps", type=_count, default=3000, help="random operations: 3000")
     check.add_argument("--seed", type=int, default=1)
-    copy = action("copy", _copy, "copy keys and counters to another store; run again, it goes on from there")
+    copy = action(
+        "copy", _copy, "copy keys, counters and the audit log to another store; run again, it goes on from there"
+    )
     copy.add_argument("source", metavar="FROM", help=f"a URL, {FORMS}")
     copy.add_argument("target", metavar="TO", help="the same")
     copy.add_argument("--replace", action="store_true", help="also keys that stand there already, and differ")
