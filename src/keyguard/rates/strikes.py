@@ -62,6 +62,7 @@ class Strikes(Limit):
     __slots__ = ("length", "longest")
 
     kind = "strikes"
+    script = "strikes"
 
     def __init__(self, quota: int, period: int, text: str, length: int, longest: int) -> None:
         super().__init__(quota, period, text, CODE)

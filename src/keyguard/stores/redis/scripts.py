@@ -19,6 +19,7 @@ KINDS = {
     "quota": (4, "quota"),
     "credits": (5, "credits"),
     "slots": (7, "slots"),
+    "strikes": (8, "strikes"),
 }
 """By `Limit.script`: the number of a kind on the wire, and the file in `lua/kinds` that holds it."""
 
