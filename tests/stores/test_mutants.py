@@ -16,21 +16,24 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from datetime import timedelta
 from hashlib import sha1
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import StoreError
-from keyguard.ops import Authenticate, Demand, Put, Read, Take
+from keyguard.ops import Authenticate, Demand, Put, Read, Settle, Take
 from keyguard.rates import smooth, window
+from keyguard.rates.strikes import Strikes
 from keyguard.stores.redis import RedisStore, calls
 from keyguard.stores.redis.demands import taken_of
 from keyguard.stores.redis.scripts import script_of
 from keyguard.stores.sqlite import SQLiteStore
-from keyguard.testing import ManualClock, check_store
+from keyguard.testing import ManualClock, Reference, check_store
 from tests.support import mutants
 from tests.support.servers import RedisServer
 
@@ -52,6 +55,9 @@ CHANGES_NOTHING: list[tuple[str, str]] = [
     (r"if at > CALLED_OFF then", "what was called off is taken in the future, where nothing is given back"),
     (r"pack\('<I8I8', [01], micros\)", "the place of an expiry that is written later"),
     (r"--> .*#left > 9 ", "no state has nine bytes: one of eight is empty, and the next has sixteen"),
+    (r"strikes.lua:.*#entry > 29", "no state of strikes has one byte: it has none, or twelve for each"),
+    (r"strikes.lua:.*(or 1$|max\(1, time)", "the first microsecond of 1970"),
+    (r"strikes.lua:.*back >= 0", "what is written again as it stood"),
     (r"settle.lua:\d+ \[.*\] +return [01] ", "a result that nobody reads"),
     (r"--> .*at > CALLED_OFF", "undoing what was never taken, step by step and not at once, changes nothing"),
     (r"life = -floor\(-ahead / TICKS\) \+ ", "less than a microsecond of a life"),
@@ -138,6 +144,30 @@ def check_lost_replies(make: Callable[[Clock], RedisStore]) -> None:
     store.close()
 
 
+def check_strikes(make: Callable[[Clock], RedisStore]) -> None:
+    """Bans begin, end and grow to the microsecond, and what is kept of them is the same byte for byte."""
+    random = Random(7)
+    for quota, period, length, longest in ((2, 400, 100, 350), (33, 3200, 50, 50), (32, 3200, 50, 50)):
+        clock = ManualClock()
+        store, reference = make(clock), Reference(clock)
+        limit = Strikes(quota, period, "strikes", length, longest)
+        asking = Take([Demand("d", "rl:ban:strikes|a", limit, 0)])
+        spans = [0, 0, 1, 1, 2, -1, -40, length - 1, length, longest - 1, longest, longest + 1]
+        spans += [99, 100, 101, 33, 33, period - 1, period, period - 50]
+        # Strikes a period apart; two bans that follow each other; strikes that keep the state until the bans are
+        # forgotten; strikes of one moment and of two.
+        steps = [(0, 1), (1, 1), (period - 1, 1), (period, quota + 1), (length, quota + 1)]
+        steps += [(2 * length, 1), (longest - 10, 1), (10, quota), (2 * period, 1), (99, 1), (1, 1), (98, 1)]
+        steps += [(random.choice(spans), random.choice([0, 1, 1, 1, quota])) for _ in range(70)]
+        for pause, strikes in steps:
+            clock.advance(timedelta(microseconds=pause))
+            op: Any = Settle(reference.execute([asking])[0], [strikes]) if strikes else asking
+            expected, told = reference.execute([op, asking]), store.execute([op, asking])
+            assert [taking[1:] for taking in told[1].takings] == [taking[1:] for taking in expected[1].takings]
+            assert store.scan("rl:ban:") == list(reference.scan("rl:ban:"))
+        store.close()
+
+
 def check_server_time(server: RedisServer) -> None:
     """By the server's own clock, and what is kept ends with its time."""
     store = RedisStore(server.url, namespace=f"mutant{os.urandom(4).hex()}", timeout=1)
@@ -161,6 +191,7 @@ def wrong_with_redis(server: RedisServer) -> bool:
     try:
         check_store(RedisStore(server.url).scratch, steps=STEPS)
         check_lost_replies(RedisStore(server.url).scratch)  # type: ignore[arg-type]
+        check_strikes(RedisStore(server.url).scratch)  # type: ignore[arg-type]
         check_server_time(server)
     except (AssertionError, StoreError, IndexError, TypeError):
         return True

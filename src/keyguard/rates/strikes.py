@@ -26,7 +26,6 @@ HEAD = Struct("<QQI")
 _ENTRY = Struct("<QI")
 _EXACT = 32  # strikes, each of which has a moment of its own
 _DOUBLINGS = 63  # more make no ban longer
-_MOST = 2**32 - 1
 
 CODE = "strikes"
 """Stands at the end of the names of their pools. No period stands in it: a limit that is edited ends no ban."""
@@ -38,7 +37,7 @@ class Ban(NamedTuple):
     since: int
     until: int
     number: int
-    """How many there were, this one included; 0 if there was none."""
+    """How many there were, this one included; 0 if none that matters any more."""
 
 
 def ban_of(state: bytes) -> Ban:
@@ -95,15 +94,13 @@ class Strikes(Limit):
     def charge(self, state: bytes | None, now: int, cost: int) -> tuple[bytes, int]:
         _, ban, entries = self._read(state, now) if state is not None else (False, Ban(0, 0, 0), [])
         if now >= ban.until:
-            count = min(cost, self.quota + 1)
-            if entries and now - entries[-1][0] < self._width:
-                at, before = entries.pop()
-                entries.append((at, before + count))
-            else:
-                entries.append((now, count))
-            if _sum(entries) > self.quota:
+            if _sum(entries) + cost > self.quota:
                 length = min(self.longest, self.length << min(ban.number, _DOUBLINGS))
-                ban, entries = Ban(now, now + length, min(_MOST, ban.number + 1)), []
+                ban, entries = Ban(now, now + length, ban.number + 1), []
+            elif entries and self._same_moment(entries[-1][0], now):
+                entries[-1] = (entries[-1][0], entries[-1][1] + cost)
+            else:
+                entries.append((now, cost))
         return _packed(ban, entries), self._life(ban, entries, now)
 
     def give_back(self, state: bytes, now: int, taken_at: int, cost: int) -> bytes | None:
@@ -120,7 +117,7 @@ class Strikes(Limit):
         for at in sorted({at for at, _ in (*mine, *theirs)}, reverse=True):
             since = max(sum([count for moment, count in each if moment >= at]) for each in (mine, theirs))
             if since > counted:
-                if merged and merged[-1][0] - at < self._width:
+                if merged and self._same_moment(at, merged[-1][0]):
                     merged[-1] = (merged[-1][0], merged[-1][1] + since - counted)
                 else:
                     merged.append((at, since - counted))
@@ -130,13 +127,12 @@ class Strikes(Limit):
     def share(self, among: int) -> Strikes:
         return self
 
-    @property
-    def _width(self) -> int:
-        """Microseconds in which strikes have one moment."""
-        return 1 if self.quota <= _EXACT else max(1, self.period // 32)
+    def _same_moment(self, at: int, later: int) -> bool:
+        """Tell whether a strike counts as one of an earlier moment."""
+        return at == later or (self.quota > _EXACT and (later - at) * 32 < self.period)
 
     def _read(self, state: bytes, now: int) -> tuple[bool, Ban, Entries]:
-        """Return whether time was set back, the latest ban if it still matters, and the strikes that count."""
+        """Return whether time was set back, the latest ban, and the strikes that count."""
         ban, entries = ban_of(state), _entries(state)
         back = max(ban.since, entries[-1][0] if entries else 0) - now
         if back > 0:
@@ -144,13 +140,12 @@ class Strikes(Limit):
             ban = Ban(since, since + ban.until - ban.since, ban.number)
             entries = [(max(0, at - back), count) for at, count in entries]
         if ban.until + self.longest <= now:
-            ban = Ban(0, 0, 0)
+            ban = ban._replace(number=0)
         return back > 0, ban, [entry for entry in entries if entry[0] > now - self.period]
 
     def _life(self, ban: Ban, entries: Entries, now: int) -> int:
         """Return the microseconds after which neither the ban nor the strikes mean anything."""
-        of_ban = ban.until + self.longest - now if ban.number else 0
-        return max(of_ban, entries[-1][0] + self.period - now if entries else 0)
+        return max(0, ban.until + self.longest - now, entries[-1][0] + self.period - now if entries else 0)
 
 
 def _sum(entries: Entries) -> int:
