@@ -30,7 +30,7 @@ from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
 from keyguard.problem import refuse
 from keyguard.rates import credits, quota, smooth
 from keyguard.refusal import Cause, Refusal
-from keyguard.request import Forward, Request, RequestState, here
+from keyguard.request import Forward, LimitState, Request, RequestState, here
 from keyguard.response import Headers, Response
 from keyguard.stack.keyguard import Keyguard
 from keyguard.stack.limit_actions import LimitChange, LimitUse
@@ -61,6 +61,7 @@ __all__ = [
     "Keyguard",
     "KeyguardError",
     "LimitChange",
+    "LimitState",
     "LimitUse",
     "Limits",
     "NoResponse",

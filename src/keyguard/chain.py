@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from keyguard.errors import GuardError, StoreError
 from keyguard.flow import Flow
 from keyguard.guard import LONG, AnyGuard, Ask, Decide, Long, Mark, is_plain, may_decide
-from keyguard.request import CarriedRequest, Forward, Request
+from keyguard.request import CarriedRequest, Forward
 from keyguard.response import APP, Headers, Response
 from keyguard.steps import CallApp
 
@@ -122,7 +122,9 @@ async def follow(ask: Ask, request: CarriedRequest, forward: Forward) -> Respons
     return await (forward(request) if answer is None else within((answer,), request, forward))
 
 
-async def within(marks: Marks, request: Request, forward: Callable[..., Awaitable[Response]], *more: Any) -> Response:
+async def within(
+    marks: Marks, request: CarriedRequest, forward: Callable[..., Awaitable[Response]], *more: Any
+) -> Response:
     """Forward a request, and tell the marks around it how that ended."""
     told = False
     try:
@@ -155,7 +157,7 @@ def give_up(marks: Marks) -> None:
         mark.unanswered()
 
 
-def tell(marks: Marks, request: Request, status: int, headers: Headers) -> Flow[None] | None:
+def tell(marks: Marks, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
     """Tell marks of a head, the innermost first. Returns what has to be awaited before it leaves, if anything."""
     for place, mark in enumerate(marks):
         flow = mark.head(request, status, headers)
@@ -164,7 +166,7 @@ def tell(marks: Marks, request: Request, status: int, headers: Headers) -> Flow[
     return None
 
 
-async def _tell_after(flow: Flow[None], marks: Marks, request: Request, status: int, headers: Headers) -> None:
+async def _tell_after(flow: Flow[None], marks: Marks, request: CarriedRequest, status: int, headers: Headers) -> None:
     told = False
     try:
         await flow
@@ -183,7 +185,7 @@ async def _after(flow: Flow[None], response: Response) -> Response:
     return response
 
 
-async def _fail(error: BaseException, request: Request, forward: Forward | None = None) -> Response:
+async def _fail(error: BaseException, request: CarriedRequest, forward: Forward | None = None) -> Response:
     raise error
 
 

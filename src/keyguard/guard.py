@@ -205,7 +205,7 @@ class Mark:
 
     __slots__ = ()
 
-    def head(self, request: Request, status: int, headers: Headers) -> Flow[None] | None:
+    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
         """Hear of the head of the response, of the app or of a guard further in. The fields may be changed."""
 
     def failed(self, request: Request, error: BaseException) -> Flow[None] | None:

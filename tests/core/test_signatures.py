@@ -120,7 +120,7 @@ def robots(request: Request) -> Response | None: return None
 async def timed(request: Request, forward: Forward) -> Response: return await forward(request)
 class Own(Guard):
     def __call__(self, request: Request) -> Response | None: return None
-def by_address(request: Request) -> str | None: return request.state.request_id or request.peer
+def by_address(request: Request) -> str | None: return request.state.caller.key_id or request.peer
 def looking_inside(request: Request) -> Any: return request.deferred  # wrong
 
 keyguard.asgi.RateLimit(app, "1/minute", by="ip")

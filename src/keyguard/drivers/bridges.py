@@ -20,7 +20,7 @@ from collections.abc import MutableMapping
 from copy import copy
 from typing import Any
 
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, CarriedRequest, RequestState
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, CarriedRequest, SharedState
 
 _BRIDGES = {
     ("a2wsgi.wsgi", "WSGIMiddleware"): ("app", SHARED_WSGI),
@@ -83,7 +83,7 @@ def carry_over(request: CarriedRequest, scheme: str, kept: str, shared: str) -> 
     if kept in scope:
         before = scope[kept]
         found = before.get(shared) if isinstance(before, MutableMapping) else None
-        if isinstance(found, RequestState):
+        if isinstance(found, SharedState):
             request.state, request.inherited = found, True
             return
     outer = passed(scope, scheme)

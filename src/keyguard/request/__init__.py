@@ -9,10 +9,12 @@ from keyguard.request.carried import carried as carried
 from keyguard.request.carried import veiled as veiled
 from keyguard.request.current import current_request as current_request
 from keyguard.request.current import here as here
+from keyguard.request.limits import LimitState as LimitState
 from keyguard.request.request import Deferred as Deferred
 from keyguard.request.request import Forward as Forward
 from keyguard.request.request import Request as Request
 from keyguard.request.state import RequestState as RequestState
+from keyguard.request.state import SharedState as SharedState
 
 __all__ = [
     "SHARED_ASGI",
@@ -21,9 +23,11 @@ __all__ = [
     "Deferred",
     "FieldSet",
     "Forward",
+    "LimitState",
     "Request",
     "RequestSettings",
     "RequestState",
+    "SharedState",
     "carried",
     "current_request",
     "here",

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from os import urandom
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from keyguard.errors import AmbiguousPath
@@ -18,7 +19,7 @@ from keyguard.http.fields import FieldSet, asks_for_another_method
 from keyguard.http.spelling import Spelling
 from keyguard.http.values import Fields
 from keyguard.request.request import Deferred, Request
-from keyguard.request.state import RequestState
+from keyguard.request.state import SharedState
 
 if TYPE_CHECKING:
     from keyguard.clock import Clock
@@ -31,6 +32,7 @@ SHARED_ASGI = "keyguard"
 SHARED_WSGI = "keyguard.request"
 """The same in a WSGI environ: keys of others than the server's have a dot (PEP 3333, "environ Variables")."""
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:@=+/-]{1,128}")
 _ONE_WORD = re.compile(r"[^\s,]+")
 
 
@@ -81,6 +83,7 @@ class CarriedRequest(Request):
 
     scope: MutableMapping[str, Any]
     """The ASGI scope; under WSGI the environ."""
+    state: SharedState
     inherited: bool
     """Whether layers further out have begun its state."""
     deferred: list[Deferred] | None
@@ -104,7 +107,7 @@ class CarriedRequest(Request):
         method: str,
         scope: MutableMapping[str, Any],
         settings: RequestSettings,
-        state: RequestState | None = None,
+        state: SharedState | None = None,
         taken_off: Sequence[bytes] = (),
     ) -> None:
         """Begin a request. `state` is that of layers further out, if there are any."""
@@ -116,7 +119,7 @@ class CarriedRequest(Request):
         self.deferred = self.afterwards = self.late = self._fields = self._plain = self._spelling = None
         self.copied = self.reached_app = self.read_body = False
         self.inherited = state is not None
-        self.state = state or RequestState()
+        self.state = state or SharedState()
 
     # -- what is public, for both drivers ---------------------------------------------------------------
 
@@ -146,6 +149,14 @@ class CarriedRequest(Request):
             state.client = source.direct.get(peer) or source.find(peer, self.header)
             state.client_known = True
         return state.client
+
+    @property
+    def id(self) -> str:
+        state = self.state
+        if state.request_id is None:
+            sent = self.header("x-request-id")
+            state.request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else urandom(8).hex()
+        return state.request_id
 
     @property
     def preflight(self) -> bool:
@@ -202,7 +213,7 @@ class CarriedRequest(Request):
 
     def of_the_same_caller(self) -> dict[str, Any]:
         """Return a scope or environ for another request of the same caller, with the same head."""
-        found, state = self.state, RequestState()
+        found, state = self.state, SharedState()
         state.identity, state.client, state.client_known = found.identity, found.client, found.client_known
         return {**self.scope, self.shared: state}
 

@@ -9,10 +9,8 @@ Rules kept here:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from os import urandom
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from keyguard.errors import ConfigurationError
@@ -35,8 +33,6 @@ UNKNOWN_IDENTITY = (
     "bridge between ASGI and WSGI that runs the app in another context hides what is outside: put APIKeys() on this "
     "side"
 )
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:@=+/-]{1,128}")
 
 
 class Request:
@@ -179,11 +175,7 @@ class Request:
     @property
     def id(self) -> str:
         """The request's id: a well-formed `X-Request-ID` that was sent, else a fresh random one."""
-        state = self.state
-        if state.request_id is None:
-            sent = self.header("x-request-id")
-            state.request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else urandom(8).hex()
-        return state.request_id
+        raise NotImplementedError
 
     # -- what a guard may do with it --------------------------------------------------------------------
 

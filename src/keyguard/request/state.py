@@ -1,4 +1,4 @@
-"""The facts that the guards around one request have found out about it."""
+"""What is known of one request: `RequestState` as handlers and guards see it, `SharedState` as layers share it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,59 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.identity import ANONYMOUS, Identity
+from keyguard.request.limits import LimitState, limit_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from keyguard.http.addresses import Address
     from keyguard.refusal import Refusal
+    from keyguard.request.limits import Decided
 
 
 class RequestState:
-    """The facts that the guards around one request have found out, shared by all keyguard layers it passes.
+    """What is known of a request: one object for all layers of keyguard that it passes.
 
-    It stands in the ASGI scope as `scope["keyguard"]` and in the WSGI environ as `environ["keyguard.request"]`, so an
-    app reads `scope["keyguard"].identity`, and middleware stacked one by one see each other's work.
+    - `identity`: who calls, as `APIKeys` has found it. `caller`: the same, and never `None`.
+    - `limits`: what its limits have answered. `pressure`: how much of them the caller has spent.
+    - `refusal`: why it was refused, if it was.
+
+    A handler has it from `here()` and as `scope["keyguard"]` (ASGI) or `environ["keyguard.request"]` (WSGI), a guard as
+    `request.state`. Nothing of it is worked out before it is asked for.
     """
 
     # Class attributes: each request makes one of these, and most of them are never set.
+    identity: Identity | None = None
+    """The caller: `ANONYMOUS` if no key was needed and none was sent, `None` if no `APIKeys` has looked for one."""
+    refusal: Refusal | None = None
+    """Why keyguard has refused the request; `None` if it has not."""
+
+    @property
+    def caller(self) -> Identity:
+        """The identity, and `ANONYMOUS` if nothing is known of it: for those who decide nothing by it."""
+        return self.identity or ANONYMOUS
+
+    @property
+    def limits(self) -> tuple[LimitState, ...]:
+        """What each limit has answered, in the order in which they were asked; nothing of those that did not apply.
+
+        What is left is told as of then. Limits that were decided without the store, while that is out of order, are not
+        listed: what is left of them is not known.
+        """
+        raise NotImplementedError
+
+    @property
+    def pressure(self) -> float:
+        """The greatest share that is spent of any limit that was asked, from 0.0 (nothing) to 1.0 (all of it).
+
+        A handler can do with less before its caller is refused. 0.0 if no limit was asked.
+        """
+        return max([limit.spent for limit in self.limits], default=0.0)
+
+
+class SharedState(RequestState):
+    """A state with all that layers tell each other."""
+
     broken = False
     """Whether the app failed after its head, or somebody was told before its end that the client has gone. Layers
     further out may see a body that ends well: what stands between them and the app may have ended it."""
@@ -29,15 +66,11 @@ class RequestState:
     """What has ended the request before its time, while the work for its end is done."""
     whole = False
     """Whether the last of the response has left."""
-    identity: Identity | None = None
-    """The caller; `None` if no `APIKeys` has looked for it."""
     preflight = False
     """Whether it is a CORS preflight that `APIKeys` has let pass, which no limit further in counts."""
     client: Address | None = None
     client_known = False
     request_id: str | None = None
-    refusal: Refusal | None = None
-    """Why keyguard refused the request, once it has."""
     waited = 0.0
     """Seconds that the request has waited for stores."""
     sources: tuple[Any, ...] = ()
@@ -46,6 +79,8 @@ class RequestState:
     """The fields about limits that the app itself set, if a guard has changed them and a cache stands outside."""
     caches: tuple[object, ...] = ()
     """The response caches it is passing: one that is mounted twice acts once."""
+    decided: tuple[Decided, ...] = ()
+    """What limits have decided, in order."""
 
     def note_own_limits(self, headers: Iterable[tuple[str, str]]) -> None:
         """Note the fields about limits that the app itself set, before the first guard changes them."""
@@ -53,6 +88,5 @@ class RequestState:
             self.own_limits = tuple([pair for pair in headers if pair[0].lower() in LIMIT_FIELDS])
 
     @property
-    def caller(self) -> Identity:
-        """The identity, and `ANONYMOUS` if nothing is known of it: for those who decide nothing by it."""
-        return self.identity or ANONYMOUS
+    def limits(self) -> tuple[LimitState, ...]:
+        return tuple([state for decided in self.decided for state in limit_states(decided)])

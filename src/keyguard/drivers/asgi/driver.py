@@ -27,7 +27,7 @@ from keyguard.guard import Ask
 from keyguard.ops import close_in_loop, traits_of
 from keyguard.process import fork
 from keyguard.process.event_loops import in_thread, in_trio
-from keyguard.request import SHARED_ASGI, SHARED_WSGI, Deferred, RequestState
+from keyguard.request import SHARED_ASGI, SHARED_WSGI, Deferred, SharedState
 from keyguard.response import Response
 from keyguard.steps import Detach
 
@@ -70,7 +70,7 @@ class ASGIDriver:
             taken_off = clean_scope(scope, engine)
         state = scope.get(SHARED_ASGI)
         if engine.idle and state is None and not bridges.crossing:  # nobody to ask, and nobody to tell
-            scope[SHARED_ASGI] = RequestState()
+            scope[SHARED_ASGI] = SharedState()
             await self.app(scope, receive, send)
             return
         made = ASGIRequest if kind == "http" else WebSocketRequest

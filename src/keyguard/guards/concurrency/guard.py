@@ -40,7 +40,7 @@ from keyguard.problem import refuse_ambiguous, refuse_busy, refuse_for
 from keyguard.rates import Slots
 from keyguard.refusal import Cause
 from keyguard.renewals import Kept, keep
-from keyguard.request import CarriedRequest, Forward, Request
+from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Headers, ReadyFields, Response, field_value
 from keyguard.selection import Asking, By, Selection, Setting, asked, asked_at_once, at_hand, checked_name
 from keyguard.units import Duration, microseconds
@@ -247,12 +247,14 @@ class Concurrency(Guard):
 
     def _hold(self, request: CarriedRequest, taken: Taken) -> None:
         """Keep the slot until the request is over."""
+        request.state.decided += (taken,)
         if self._renewed and self._store is not None:
             request.at_end(Slot(taken, keep(self._store, taken, self._max_age / SECOND)).free)
         else:
             request.at_end(Settle(taken))
 
     def _refuse(self, request: CarriedRequest, taken: Taken) -> Response:
+        request.state.decided += (taken,)
         detail = (
             f"{taken.held[0]} requests are under way, and '{self.policy}' allows no more. It works again as soon as "
             "one of them is over."
@@ -316,7 +318,7 @@ class InUse(Mark):
         self._member = member
         self._taken = taken
 
-    def head(self, request: Request, status: int, headers: Headers) -> Flow[None] | None:
+    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
         state = request.state
         if status != 429 and (status < 400 or state.refusal is None):
             if state.caches:

@@ -131,6 +131,7 @@ def _decide_one(limit: PromptLimit, store: Any, pooled: dict[Terms, Pooled]) -> 
             charge.bucket = bucket
             charge.cost = cost
             charge.answer = answer
+            request.state.decided += (charge,)
             return charge
         take = counters.terms.take(bucket, cost)
         if answer is None:
@@ -164,6 +165,7 @@ def _decide_all(limits: Sequence[PromptLimit], store: Any, pooled: dict[Terms, P
             answers = store.take_together([(of.pool, bucket, cost) for of, bucket, cost in asked])
             if answers is not None:
                 charges = [PoolCharge(*one, answer) for one, answer in zip(asked, answers, strict=True)]
+                request.state.decided += tuple(charges)
                 return charges[0] if len(charges) == 1 else JoinedCharge(charges, joined)
         takes = [(of.take if of in pooled else of.new_take)(bucket, cost) for of, bucket, cost in counted]
         return _asked(request, store, joined.take(takes))
@@ -195,7 +197,7 @@ class PoolCharge(Charge):
         taken: Taken = counters.pool.taken(demands, self.answer)
         return taken
 
-    def head(self, request: Request, status: int, headers: Headers) -> Flow[None] | None:
+    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
         counters, answer = self.counters, self.answer
         template = counters.template
         if template is None or status >= 400 or request.state.caches:

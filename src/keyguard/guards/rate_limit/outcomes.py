@@ -17,7 +17,7 @@ from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
 from keyguard.problem import Notice, refuse_busy
 from keyguard.rates import NEVER
 from keyguard.refusal import Cause
-from keyguard.request import CarriedRequest, Forward, Request, carried
+from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import Headers, Response
 from keyguard.units import rfc3339
 from keyguard.without_store import DONE, refuse_unchecked
@@ -36,7 +36,7 @@ class Charge(Mark):
     def __init__(self, taken: Taken) -> None:
         self.taken = taken
 
-    def head(self, request: Request, status: int, headers: Headers) -> Flow[None] | None:
+    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
         state = request.state
         # An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service.
         if status >= 400 and state.refusal is not None:
@@ -77,7 +77,7 @@ class Bill(Charge):
         pairs = zip(demands.rules, demands, strict=True)
         return [(lines, demand.key) for rule, demand in pairs if (lines := _lines(rule, demand)) is not None]
 
-    def head(self, request: Request, status: int, headers: Headers) -> Flow[None] | None:
+    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
         self._status, self._headers = status, headers
         refusal = request.state.refusal
         if status >= 400 and refusal is not None:
@@ -157,11 +157,12 @@ _LEFT = "ClientDisconnect"
 """By the name of this exception Starlette tells its own code that the client has left."""
 
 
-def charge_for(request: Request, taken: Taken) -> Charge:
+def charge_for(request: CarriedRequest, taken: Taken) -> Charge:
     """Return the charge for a request that limits have admitted, to be told how that ends."""
+    request.state.decided += (taken,)
     demands = taken.demands
     if isinstance(demands, RuleDemands) and demands.terms.settled:
-        return Bill(carried(request), taken)
+        return Bill(request, taken)
     return Charge(taken)
 
 
@@ -237,6 +238,7 @@ async def without_store(request: CarriedRequest, asked: Take, forward: Forward) 
 
 def refuse_limited(request: CarriedRequest, taken: Taken) -> Response:
     """Answer with a 429: limits are used up. It says which, and when they work again."""
+    request.state.decided += (taken,)
     response = _notice_of(taken).give(request)
     describe(response.headers, taken)
     return response
