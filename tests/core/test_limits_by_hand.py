@@ -13,10 +13,12 @@ from limits.storage import MemoryStorage
 
 from keyguard import APIKeys, ConfigurationError, Keyguard, LimitUse, RateLimit, StoreError, smooth
 from keyguard.keys import KeyRegistry
+from keyguard.stores import open_store
 from keyguard.stores.limits import LimitsStore
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
 from tests.support.every_store import KINDS, store_of
+from tests.support.servers import Proxy, RedisServer
 
 ADDRESS = "198.51.100.1"
 """The address from which `play` asks."""
@@ -303,3 +305,28 @@ def test_a_store_that_fails_leaves_open_whether_something_was_changed() -> None:
     stack = Keyguard(RateLimit("5/day", by="ip"), store=Broken())
     with pytest.raises(StoreError, match=r"it is gone\. Whether anything was changed is not known: look before"):
         stack.limits.reset(ADDRESS)
+
+
+@pytest.mark.parametrize("mode", ["reset once", "cut once"])
+def test_a_change_whose_reply_is_lost_is_made_once_and_the_audit_log_tells(
+    mode: str, valkey: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Proxy(valkey.port) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}?timeout=1&namespace=lost-{mode[:3]}-{tmp_path.name}"
+        store: Any = open_store(url)
+        stack = Keyguard(RateLimit("100/day", by="ip"), store=store)
+        stack.limits.set(ADDRESS, 50)
+        swapping = store._wire._swapping
+
+        def breaking(*args: Any) -> Any:
+            proxy.mode = mode
+            return swapping(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store._wire, "_swapping", breaking)
+            with pytest.raises(StoreError, match="Whether anything was changed is not known"):
+                stack.limits.grant(ADDRESS, 10)
+        assert proxy.mode == ""
+        assert told(stack.limits.peek(ADDRESS)) == {"ip:100/day": (40, 60)}
+        assert [one.after["spent"] for one in stack.audit.list()] == [50, 40]
+        store.close()

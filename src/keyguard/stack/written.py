@@ -3,7 +3,7 @@
 Rules:
 - They are written when the app begins: at its lifespan's start, or at its first request, in a thread of their own that
   ends with it. Nobody waits for that, and an app starts whether its store answers or not: then it is tried again, less
-  and less often, and given up in the end.
+  and less often, for a day.
 - Each process does so once. A store that holds the same text already is left as it is.
 - A store of one process alone, or of limits alone, gets none.
 - The text is JSON with a version, `1`. What a reader does not know of it, it leaves out.
@@ -35,7 +35,8 @@ POOL = "stack"
 
 _VERSION = 1
 _LONGEST = 128  # characters of a name
-_PAUSES = (1, 4, 15, 60, 300)  # seconds
+_PAUSES = (1, 4, 15, 60, *[300] * 288)  # seconds: for a day
+_PATIENCE = 4  # failures after which the log tells of it
 
 log = logger("keyguard")
 
@@ -158,18 +159,17 @@ class StackNote:
 
     def _write(self, wait: Callable[[float], None] = pause) -> None:
         op = Put(f"{POOL}|{self.name}", encode(self.name, self.facts))
-        for seconds in (*_PAUSES, 0):
+        for failures, seconds in enumerate(_PAUSES, 1):
             try:
                 self._store.execute([op])
                 return
             except KeyguardError as error:
-                failure = error
+                if failures == _PATIENCE:
+                    log.warning("the rules of the stack %r are not written down yet: %s", self.name, plain(error))
             except Exception:
                 log.exception("the rules of the stack %r cannot be written down", self.name)
                 return
-            if seconds:
-                wait(seconds)
-        log.warning("the rules of the stack %r are not written down: %s", self.name, plain(failure))
+            wait(seconds)
 
 
 def check_names(outer: StackNote, inner: StackNote) -> None:
