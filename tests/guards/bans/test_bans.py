@@ -444,7 +444,7 @@ def test_a_banned_caller_opens_no_websocket_and_a_refused_handshake_is_a_strike(
 
 
 def test_a_stack_whose_store_counts_in_its_own_way_does_not_start() -> None:
-    with pytest.raises(ConfigurationError, match="does not know what"):
+    with pytest.raises(ConfigurationError, match="cannot keep <Strikes"):
         Keyguard(ban(), store=LimitsStore(MemoryStorage()))
 
 
