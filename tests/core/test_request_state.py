@@ -86,8 +86,8 @@ def test_what_limits_have_answered(kind: str, world: str, store: str, tmp_path: 
     stack = kinds(store.format(tmp_path))[kind](clock)
     first, second = states_of(stack, [Ask()] * 2, world)
     assert first.limits == (
-        LimitState("ip:3/minute", "3/minute", 3, 1, True, 2, NOON + timedelta(minutes=1), NOON),
-        LimitState("ip:10/hour", "10/hour", 10, 1, True, 9, NOON + timedelta(hours=1), NOON),
+        LimitState("ip:3/minute", "3/minute", 3, 1, True, 2, NOON + timedelta(minutes=1), None),
+        LimitState("ip:10/hour", "10/hour", 10, 1, True, 9, NOON + timedelta(hours=1), None),
     )
     assert [limit.missing for limit in first.limits] == [0, 0]
     assert (first.pressure, second.pressure) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
@@ -103,15 +103,15 @@ def test_what_would_have_admitted_a_request(world: str) -> None:
     assert refused.pressure == 1.0
     minute, hour = refused.limits
     assert (minute.admitted, minute.remaining, minute.missing) == (False, 0, 1)
-    assert minute.admits_at == minute.back_at == NOON + timedelta(minutes=1)
-    assert (hour.admitted, hour.remaining, hour.missing) == (True, 7, 0)  # and nothing was charged
+    assert minute.works_at == minute.more_at == NOON + timedelta(minutes=1)
+    assert (hour.admitted, hour.remaining, hour.works_at, hour.missing) == (True, 7, None, 0)  # and nothing was charged
 
 
 def test_a_cost_above_all_that_is_ever_admitted_is_admitted_never() -> None:
     stack = Keyguard(RateLimit("3/minute", cost=lambda request: 5), store="memory://")
     (state,) = states_of(stack, [Ask()], "WSGI")
     (limit,) = state.limits
-    assert (limit.admitted, limit.admits_at, limit.back_at, limit.missing, state.pressure) == (
+    assert (limit.admitted, limit.works_at, limit.more_at, limit.missing, state.pressure) == (
         False,
         None,
         None,
@@ -123,8 +123,8 @@ def test_a_cost_above_all_that_is_ever_admitted_is_admitted_never() -> None:
 def test_slots_and_bursts_are_told_like_any_limit() -> None:
     stack = Keyguard(Concurrency(4), RateLimit(smooth("1/second", burst=5)), store="memory://")
     slots, burst = states_of(stack, [Ask()], "ASGI")[0].limits
-    assert (slots.name, slots.quota, slots.remaining, slots.spent) == ("ip:4 at a time", 4, 3, 0.25)
-    assert (burst.quota, burst.remaining, burst.spent) == (5, 4, pytest.approx(0.2))
+    assert (slots.name, slots.limit, slots.remaining, slots.pressure) == ("ip:4 at a time", 4, 3, 0.25)
+    assert (burst.limit, burst.remaining, burst.pressure) == (5, 4, pytest.approx(0.2))
 
 
 def test_a_request_without_limits_is_under_no_pressure() -> None:
@@ -173,11 +173,11 @@ def test_a_refusal_of_a_guard_is_told() -> None:
     assert state.refusal.reason == "closed"
 
 
-@given(remaining=st.integers(-100, 2000), quota=st.integers(0, 1000))
-def test_shares_stay_within_their_bounds(remaining: int, quota: int) -> None:
+@given(remaining=st.integers(-100, 2000), limit=st.integers(0, 1000))
+def test_shares_stay_within_their_bounds(remaining: int, limit: int) -> None:
     """Debt, grants and held units make what is left less than nothing, and more than all."""
-    state = LimitState("", "", quota, 1, True, remaining, None, NOON)
-    assert 0.0 <= state.spent <= 1.0
+    state = LimitState("", "", limit, 1, True, remaining, None, None)
+    assert 0.0 <= state.pressure <= 1.0
 
 
 def test_what_is_public_of_a_state_is_what_its_docstring_lists() -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from keyguard.ops import Demand, Taken
-from keyguard.rates import NEVER, Taking
+from keyguard.rates import Taking
 from keyguard.units import as_datetime
 
 
@@ -34,30 +34,29 @@ class LimitState:
     """The limit's public name, as in header fields and refusals: `subject:100/minute`."""
     rate: str
     """The rate in words: `100/minute`."""
-    quota: int
-    """The units that it ever admits at once."""
+    limit: int
+    """The units that it admits at most."""
     cost: int
     """The units that the request asked for."""
     admitted: bool
     """Whether it had so many left."""
     remaining: int
     """The units left, after the request was charged; if one of its limits refused it, without a charge."""
-    back_at: datetime | None
-    """The moment at which more units come back, by the store's clock; `None` if none are spent."""
-    admits_at: datetime | None
-    """The moment from which it would admit the same request, if nothing else is taken meanwhile: that of the decision
-    if it was admitted, and of slots the next moment that is worth a try. `None` if no waiting helps: the cost is above
-    all that it ever admits, or a balance is spent."""
+    more_at: datetime | None
+    """When more units come back, by the store's clock; `None` if none are spent, or none do by themselves."""
+    works_at: datetime | None
+    """When the same request is admitted, if nothing else is taken until then; of slots, when it is worth another try.
+    `None` if it was admitted, or if waiting does not help: the cost is above the limit, or a balance is spent."""
 
     @property
     def missing(self) -> int:
-        """The units that a request which was refused lacks: with so many more it would have been admitted."""
+        """The units that were missing for the request: with so many more left it would have been admitted."""
         return 0 if self.admitted else max(1, self.cost - self.remaining)
 
     @property
-    def spent(self) -> float:
-        """The share of the quota that is spent, from 0.0 to 1.0."""
-        return min(1.0, max(0.0, 1 - self.remaining / self.quota)) if self.quota else 1.0
+    def pressure(self) -> float:
+        """The share of the limit that is spent, from 0.0 (nothing) to 1.0 (all of it)."""
+        return min(1.0, max(0.0, 1 - self.remaining / self.limit)) if self.limit else 1.0
 
 
 def limit_states(decided: Decided) -> Iterator[LimitState]:
@@ -73,10 +72,10 @@ def _state_of(demand: Demand, taking: Taking, at: int) -> LimitState:
     return LimitState(
         name=demand.name,
         rate=limit.text,
-        quota=limit.max_cost,
+        limit=limit.max_cost,
         cost=demand.cost,
         admitted=not wait,
         remaining=remaining,
-        back_at=as_datetime(at + reset) if reset else None,
-        admits_at=None if wait == NEVER else as_datetime(at + wait),
+        more_at=as_datetime(at + reset) if reset > 0 else None,
+        works_at=as_datetime(at + wait) if wait > 0 else None,
     )

@@ -53,7 +53,7 @@ class RequestState:
 
         A handler can do with less before its caller is refused. 0.0 if no limit was asked.
         """
-        return max([limit.spent for limit in self.limits], default=0.0)
+        return max([limit.pressure for limit in self.limits], default=0.0)
 
 
 class SharedState(RequestState):
