@@ -30,8 +30,10 @@ from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
 from keyguard.problem import refuse
 from keyguard.rates import credits, quota, smooth
 from keyguard.refusal import Cause, Refusal
+from keyguard.refused import Refused
 from keyguard.request import Forward, LimitState, Request, RequestState, here
 from keyguard.response import Headers, Response
+from keyguard.stack.handlers import Reservation
 from keyguard.stack.keyguard import Keyguard
 from keyguard.stack.limit_actions import LimitChange, LimitUse
 from keyguard.stack.limits import Limits
@@ -71,8 +73,10 @@ __all__ = [
     "OverloadStats",
     "RateLimit",
     "Refusal",
+    "Refused",
     "Request",
     "RequestState",
+    "Reservation",
     "Response",
     "ResponseCache",
     "StoreBusy",

@@ -18,13 +18,13 @@ ARROW = [
     "flow manual_clock",
     "ops response",
     "audit renewals request run stores",
-    "conditions keys problem steps",
+    "conditions keys problem refused steps",
     "counter_names without_store",
     "guard",
     "chain selection",
     "drivers guards",
     "stack",
-    "asgi testing wsgi",
+    "asgi django testing wsgi",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(ARROW) for name in names.split()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from os import getpid
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ WRONG: dict[Callable[..., Any], list[dict[str, Any]]] = {
         {"rates": "1/minute", "headers": "draft-1"},
         {"rates": "1/minute", "if_store_fails": "never"},
         {"rates": "1/minute", "settle": 5},
-        {"rates": "1/minute", "settle": lambda: 5},
+        {"rates": "1/minute", "settle": getpid},
         {"rates": "1/minute", "refund_on": "6xx"},
         {"rates": "1/minute", "refund_on": [TimeoutError, 99]},
         {"rates": "1/minute", "refund_on": []},

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from keyguard.clock import Clock
     from keyguard.http.addresses import Address, ClientAddress
     from keyguard.http.spelling import Inside
-    from keyguard.response import FieldNames, Headers
+    from keyguard.refusal import Refusal
+    from keyguard.response import FieldNames, Headers, Response
 
 SHARED_ASGI = "keyguard"
 """The key under which the state stands in an ASGI scope."""
@@ -52,6 +53,15 @@ class RequestSettings(Protocol):
     underscores: frozenset[bytes]
     """The names, in lower case, of fields that are kept though their name has an underscore."""
 
+    @property
+    def late(self) -> Callable[[Deferred], None] | None:
+        """Runs what is deferred after the end."""
+        ...
+
+    def refused(self, refusal: Refusal, response: Response) -> None:
+        """Tell of a refusal: the log, whoever listens, and the caller its id in a header field."""
+        ...
+
 
 class CarriedRequest(Request):
     """A request with what drivers note about it, and with its head as the server gives it."""
@@ -61,7 +71,7 @@ class CarriedRequest(Request):
     shared: ClassVar[str] = SHARED_ASGI
     """The key under which the state stands in the scope."""
 
-    # Slots, all set for each request: it costs half of what an instance with a `__dict__` does.
+    # Slots, nearly all set for each request: it costs half of what an instance with a `__dict__` does.
     __slots__ = (
         "_fields",
         "_plain",
@@ -73,11 +83,13 @@ class CarriedRequest(Request):
         "inherited",
         "late",
         "method",
+        "over",
         "reached_app",
         "read_body",
         "scope",
         "settings",
         "state",
+        "tab",
         "taken_off",
     )
 
@@ -95,6 +107,10 @@ class CarriedRequest(Request):
     """Whether the app's response may be copied: then it matters whether its client stays to the end."""
     read_body: bool
     """Whether the app has got a body that no header field had announced."""
+    over: bool
+    """Whether the app has returned. Set then, and only in stacks that note their requests for handlers."""
+    tab: Any
+    """What handlers charge to the request. Set when they first do."""
     taken_off: Sequence[bytes]
     """Names of header fields that were taken off the scope."""
     _fields: dict[bytes, bytes] | None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from keyguard.http.addresses import Address
     from keyguard.refusal import Refusal
     from keyguard.request.limits import Decided
+    from keyguard.response import Response
 
 
 class RequestState:
@@ -71,6 +72,10 @@ class SharedState(RequestState):
     client: Address | None = None
     client_known = False
     request_id: str | None = None
+    refusal: Refusal | None = None
+    """Why keyguard refused the request, once it has."""
+    refused_inside: Response | None = None
+    """What a handler was refused with that reserved units. It is the request's refusal if that is what it answers."""
     waited = 0.0
     """Seconds that the request has waited for stores."""
     sources: tuple[Any, ...] = ()

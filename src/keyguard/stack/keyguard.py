@@ -29,6 +29,7 @@ from keyguard.request import RequestState, current_request
 from keyguard.request.current import SETTING, note_requests
 from keyguard.stack.counters import claim
 from keyguard.stack.deployment import named_store, store_of_values, tell_of_decisions, warn_of_workers
+from keyguard.stack.handlers import Handlers, Reservation
 from keyguard.stack.limits import Limits
 from keyguard.stack.needs import unmet_needs
 from keyguard.stack.order import arranged, check_guards, check_layers
@@ -218,6 +219,40 @@ class Keyguard:
             if isinstance(guard, Overload):  # by its class, as above
                 return guard
         raise ConfigurationError("this stack has no Overload guard")
+
+    def charge(self, cost: int, limit: str | None = None) -> None:
+        """Charge units of a limit to the caller of the request that the calling handler works for.
+
+        `limit` is the `name` of a `RateLimit`; it need not be said if there is one alone, or one alone with `cost=0`,
+        which only handlers charge. Nothing is asked or awaited, so it can be called anywhere, and nothing is refused:
+        the charge is booked when the request is over, whatever is left then. On a websocket it is booked at once, and
+        so is what a WSGI app charges while its body is sent. A request that is answered with a refusal costs nothing.
+
+        Raises `ValueError` for what is no number of units, `OutsideRequest` if no request is known, or its end is past,
+        and `ConfigurationError` for a limit that is not there, or does not apply to the request.
+        """
+        self._for_handlers.charge(cost, limit)
+
+    def reserve(self, estimate: int, limit: str | None = None) -> Reservation:
+        """Hold units of a limit for what a handler is about to do, whose cost is known later.
+
+            async with guard.reserve(2000, "tokens") as hold:       # or `with`, in plain functions
+                answer = await model.ask(...)
+                hold.settle(answer.tokens)
+
+        If there is no room, `Refused` is raised: left alone, it is answered with a 429. The units are charged when the
+        request is over: what `settle` said, else the estimate, or nothing if an exception came out, or the client left.
+        If the process dies they are free again seconds later.
+
+        `limit` is the `name` of a `RateLimit` with `cost=0`; it need not be said if there is one alone. Raises as
+        `charge` does, and `RuntimeError` if it is used in a way that cannot work: reserved twice by one handler,
+        settled twice or too late, or by `with` in an event loop although the store has to be awaited.
+        """
+        return self._for_handlers.reserve(estimate, limit)
+
+    @cached_property
+    def _for_handlers(self) -> Handlers:
+        return Handlers(self.guards, self.store)
 
     def explain(self, url: str) -> Explanation:
         """Tell why the last response for a URL, or for a path on any host, was stored in the cache or was not."""

@@ -7,14 +7,16 @@ from functools import partial
 from typing import Any
 
 from keyguard.chain import Begun
-from keyguard.drivers.asgi.messages import ASGIApp, Receive, Send
+from keyguard.drivers.asgi.messages import ASGIApp, Message, Receive, Send, raw_fields
 from keyguard.drivers.asgi.request import Scope
+from keyguard.drivers.bodies import sized_body
 from keyguard.drivers.interpreter import Engine, Foreign, Pending, settle
 from keyguard.drivers.tasks import Task, ended, hold
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
 from keyguard.guard import Ask
-from keyguard.process.event_loops import in_trio
+from keyguard.process.event_loops import in_trio, mark_coroutine_function
+from keyguard.refused import Refused
 from keyguard.request import CarriedRequest, Deferred
 from keyguard.request.current import enter, leave
 from keyguard.response import Response
@@ -122,8 +124,47 @@ def noting(app: ASGIApp, request: CarriedRequest) -> ASGIApp:
 
 
 async def _noted(app: ASGIApp, request: CarriedRequest, scope: Scope, receive: Receive, send: Send) -> None:
+    sending = _Sending(send)
     token = enter(request)
+    request.over = False
     try:
-        await app(scope, receive, send)
+        await app(scope, receive, sending.send)
+    except Refused as refused:  # no framework has made an answer of it
+        if sending.begun:
+            raise
+        await _answer(refused, scope, sending.send)
     finally:
         leave(token)
+        request.over = True
+
+
+class _Sending:
+    """The `send` of a noted app, which notes whether the app has begun to answer."""
+
+    __slots__ = ("begun", "send_on")
+
+    def __init__(self, send: Send) -> None:
+        self.begun = False
+        self.send_on = send
+
+    def send(self, message: Message) -> Awaitable[None]:
+        self.begun = True
+        return self.send_on(message)
+
+
+# Callers of `send` may ask whether it is a coroutine function, as asgiref does if a WSGI app stands inside.
+mark_coroutine_function(_Sending.send)
+
+
+async def _answer(refused: Refused, scope: Scope, send: Send) -> None:
+    """Answer as the app would have done."""
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        kind = "websocket.http.response"
+        if kind not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": 1013})  # try again later
+            return
+    answer = refused.answer
+    body = sized_body(answer, scope.get("method", "GET"))
+    await send({"type": f"{kind}.start", "status": answer.status, "headers": raw_fields(answer.headers)})
+    await send({"type": f"{kind}.body", "body": body})

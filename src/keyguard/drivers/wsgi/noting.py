@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sized
 from functools import partial
 from typing import cast
 
+from keyguard.drivers.bodies import sized_body
 from keyguard.drivers.wsgi.body import close
-from keyguard.drivers.wsgi.driving import StartResponse, WSGIApp
+from keyguard.drivers.wsgi.driving import StartResponse, WSGIApp, status_line
 from keyguard.drivers.wsgi.request import Environ
+from keyguard.refused import Refused
 from keyguard.request import CarriedRequest
 from keyguard.request.current import enter, leave
 
@@ -24,22 +27,37 @@ def noting(app: WSGIApp, request: CarriedRequest) -> WSGIApp:
 def noted(app: WSGIApp, request: CarriedRequest, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Run the app, and return its body."""
     token = enter(request)
+    request.over = False
+    body: Iterable[bytes] | None = None
     try:
         body = app(environ, start_response)
+    except Refused as refused:  # no framework has made an answer of it
+        body = [_answered(refused, request, start_response)]
     finally:
         leave(token)
-    if body.__class__ in _MADE or body.__class__ is environ.get("wsgi.file_wrapper"):
+        request.over = body.__class__ in _MADE
+    if request.over or body.__class__ is environ.get("wsgi.file_wrapper"):
         return body
-    return SizedNotedBody(body, request) if hasattr(body, "__len__") else NotedBody(body, request)
+    noting = SizedNotedBody if hasattr(body, "__len__") else NotedBody
+    return noting(body, request, start_response)
+
+
+def _answered(refused: Refused, request: CarriedRequest, start_response: StartResponse) -> bytes:
+    """Answer as the app would have done, and return the body. Raises the error again if the head has gone."""
+    answer = refused.answer
+    body = sized_body(answer, request.method)
+    start_response(status_line(answer.status), list(answer.headers), sys.exc_info())
+    return body
 
 
 class NotedBody:
     """An app's iterable, whose parts are made, and which is closed, while its request is noted."""
 
-    __slots__ = ("iterable", "iterator", "request")
+    __slots__ = ("iterable", "iterator", "request", "start_response")
 
-    def __init__(self, iterable: Iterable[bytes], request: CarriedRequest) -> None:
+    def __init__(self, iterable: Iterable[bytes], request: CarriedRequest, start_response: StartResponse) -> None:
         self.iterable = iterable
+        self.start_response = start_response
         self.iterator: Iterator[bytes] | None = None
         self.request = request
 
@@ -51,6 +69,11 @@ class NotedBody:
         try:
             if self.iterator is None:
                 self.iterator = iter(self.iterable)
+                try:
+                    return next(self.iterator)
+                except Refused as refused:  # as its head may come with its first part
+                    self.iterator = iter(())
+                    return _answered(refused, self.request, self.start_response)
             return next(self.iterator)
         finally:
             leave(token)
@@ -61,6 +84,7 @@ class NotedBody:
             close(self.iterable)
         finally:
             leave(token)
+            self.request.over = True
 
 
 class SizedNotedBody(NotedBody):

@@ -55,7 +55,8 @@ class RateLimit(Limiting):
     - `by`: who shares a counter. `"ip"` the client's address (IPv6 by /64), `"key"` the API key, `"subject"` whoever
       owns the key; callers without a key are counted by address. Or a function of the request that returns text, a
       number, a tuple of these, or `None` if the limit does not apply. By default `"ip"`, with plans `"subject"`.
-    - `cost`: units a request takes, a whole number or a function; 0 takes none, and is never refused.
+    - `cost`: units a request takes, a whole number or a function. One of 0 takes none, and is never refused: units of a
+      limit with `cost=0` are used by handlers alone, by `Keyguard.charge` and `Keyguard.reserve`.
     - `when`, `exempt`: functions of the request, or `path(...)`: the limit applies if `when` is true and `exempt` is
       not.
     - `methods`: exact method names it applies to; `GET` means `HEAD` as well, which apps answer with the same code. A
@@ -126,7 +127,8 @@ class RateLimit(Limiting):
         self.profiles = settings.checked_profiles(headers)
         self.if_store_fails = checked_failure_mode(if_store_fails)
         self.settling = settler_of(settle, refund_on, count, failures)
-        self.keeps = frozenset({"decisions"} if self.settling is None else {"decisions", "holds"})
+        self.handlers = self.cost == 0
+        self.keeps = frozenset({"decisions", "holds"} if self.settling or self.handlers else {"decisions"})
         self.choose: Callable[[Request], Any] | None = None
         self.rules: tuple[settings.Rule, ...] = ()
         self.plans: dict[str, settings.Terms] | None = None
@@ -138,7 +140,14 @@ class RateLimit(Limiting):
         self.name, self.counter = names_of(self, name, plans=plans is not None)
         binding = settings.tells_binding(tell)
         self._naming = settings.Naming(
-            self.name, self.counter, self.profiles, self.if_store_fails, by == "ip", binding, self.settling
+            self.name,
+            self.counter,
+            self.profiles,
+            self.if_store_fails,
+            by == "ip",
+            binding,
+            self.settling,
+            self.handlers,
         )
         if plans is not None:
             if rates:

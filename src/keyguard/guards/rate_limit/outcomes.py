@@ -13,12 +13,13 @@ from keyguard.guards.rate_limit.headers import describe
 from keyguard.guards.rate_limit.rules import Rule, RuleDemands
 from keyguard.guards.rate_limit.settling import Outcome, ResponseFields, Settling
 from keyguard.guards.rate_limit.turns import Lines, in_turn, only_held
+from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
 from keyguard.problem import Notice, refuse_busy
 from keyguard.rates import NEVER
-from keyguard.refusal import Cause
+from keyguard.refusal import Cause, Refusal
 from keyguard.request import CarriedRequest, Forward, Request
-from keyguard.response import Headers, Response
+from keyguard.response import APP, Headers, Response
 from keyguard.units import rfc3339
 from keyguard.without_store import DONE, refuse_unchecked
 
@@ -38,9 +39,10 @@ class Charge(Mark):
 
     def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
         state = request.state
-        # An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service.
-        if status >= 400 and state.refusal is not None:
-            return give_back(self.taken, state.refusal.cause)
+        if status >= 400:
+            refusal = refusal_of(request, status, headers)
+            if refusal is not None:
+                return give_back(self.taken, refusal.cause)
         if status != 429:  # the app tells of that itself: a limit that let the request pass is not the reason
             if state.caches:
                 state.note_own_limits(headers)
@@ -53,6 +55,27 @@ class Charge(Mark):
     def describe(self, headers: Headers) -> None:
         """Tell what is left of each limit."""
         describe(headers, self.taken)
+
+
+def refusal_of(request: CarriedRequest, status: int, headers: Headers) -> Refusal | None:
+    """Return why keyguard refused a request that is answered so, if it did.
+
+    An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service. So is
+    one of a handler that could not reserve what it wanted, unless it answers with the status of that refusal.
+    """
+    state = request.state
+    inside = state.refused_inside
+    if state.refusal is None and inside is not None and inside.status == status:
+        state.refusal = inside.refusal
+        assert inside.refusal is not None
+        for name, value in inside.headers:
+            if name.lower() in _TOLD_OF_REFUSALS and headers.get(name) is None:
+                headers.add(name, value)
+        request.settings.refused(inside.refusal, Response(status, headers, APP))
+    return state.refusal
+
+
+_TOLD_OF_REFUSALS = LIMIT_FIELDS | {"retry-after"}
 
 
 class Bill(Charge):
@@ -79,10 +102,8 @@ class Bill(Charge):
 
     def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
         self._status, self._headers = status, headers
-        refusal = request.state.refusal
-        if status >= 400 and refusal is not None:
-            return self._refused(status, refusal.cause)
-        return super().head(request, status, headers)
+        refusal = refusal_of(request, status, headers) if status >= 400 else None
+        return super().head(request, status, headers) if refusal is None else self._refused(status, refusal.cause)
 
     def failed(self, request: Request, error: BaseException) -> Flow[None] | None:
         ambiguous = isinstance(error, AmbiguousPath)
@@ -221,7 +242,7 @@ async def without_store(request: CarriedRequest, asked: Take, forward: Forward) 
     assert isinstance(demands, RuleDemands)
     above = [demand for demand in demands if demand.cost > demand.limit.max_cost]
     if above:
-        return _too_costly(above).give(request)
+        return too_costly(above).give(request)
     here: list[Demand] = []
     for rule, demand in zip(demands.rules, demands, strict=True):
         await Degraded(f"{rule.guard} {DONE[rule.if_store_fails]}")
@@ -286,7 +307,7 @@ def _hopeless(taken: Taken) -> Notice:
     """Tell that waiting does not help: the cost is above a limit, or a balance is spent that nothing else fills."""
     never = [demand for demand, taking in zip(taken.demands, taken.takings, strict=True) if taking[4] == NEVER]
     above = [demand for demand in never if demand.cost > demand.limit.max_cost]
-    return _too_costly(above) if above else _balance_spent(tuple([demand.name for demand in never]))
+    return too_costly(above) if above else _balance_spent(tuple([demand.name for demand in never]))
 
 
 @lru_cache(maxsize=256)
@@ -297,7 +318,8 @@ def _balance_spent(policies: tuple[str, ...]) -> Notice:
     return Notice(Cause.USAGE, 429, detail, "credits-spent", policies=policies)
 
 
-def _too_costly(refusing: Sequence[Demand]) -> Notice:
+def too_costly(refusing: Sequence[Demand]) -> Notice:
+    """Return what is told of a cost that a limit never admits."""
     policies = tuple([demand.name for demand in refusing])
     names = " and ".join(f"'{name}'" for name in policies)
     cost = max(demand.cost for demand in refusing)

@@ -1,0 +1,71 @@
+"""`Refused`: what a handler is told by if a limit has no room for what it reserves.
+
+Nobody has to catch it. It is an HTTP exception of the frameworks that are loaded, so that they answer with the status
+and the body of the refusal: of Starlette (and FastAPI), and of werkzeug (Flask, Quart). Drivers answer for apps that
+let it pass.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import MutableMapping
+from functools import cache
+from typing import Any
+
+from keyguard.errors import KeyguardError
+from keyguard.refusal import Refusal
+from keyguard.response import Response
+
+
+class Refused(KeyguardError):
+    """A limit has no room for what a handler reserves by `Keyguard.reserve`.
+
+    A handler that does not catch it answers with it: a 429 with problem details, or a 503 if the store could not say.
+    One that catches it and serves something cheaper has refused nobody: its request is charged as any other is.
+    """
+
+    def __init__(self, answer: Response) -> None:
+        refusal = answer.refusal
+        assert refusal is not None
+        super().__init__(refusal.detail)
+        self.refusal: Refusal = refusal
+        """Why, and when it is worth to try again."""
+        self.answer = answer
+        """The response that says so."""
+        # As the frameworks' own exceptions have it:
+        self.status_code = self.code = answer.status
+        self.detail = self.description = refusal.detail
+        self.headers = dict(answer.headers)
+
+    def __str__(self) -> str:
+        return self.refusal.detail
+
+    def get_response(self, environ: Any = None, scope: Any = None) -> Any:
+        """Return the response of werkzeug that stands for it."""
+        from werkzeug.wrappers import Response as WerkzeugResponse
+
+        return WerkzeugResponse(self.answer.body, self.answer.status, list(self.answer.headers))  # type: ignore[arg-type]
+
+
+def refused(answer: Response, scope: MutableMapping[str, Any]) -> Refused:
+    """Return what to raise in a handler. `scope` is its request's: the app that handles it may be told by it."""
+    handlers = scope.get("starlette.exception_handlers")
+    if isinstance(handlers, tuple):  # else Starlette's own would leave all but the detail out of the body
+        handlers[0].setdefault(Refused, _answer_in_starlette)
+    return _class_of(*[module in sys.modules for module in _FRAMEWORKS])(answer)
+
+
+_FRAMEWORKS = ("starlette.exceptions", "werkzeug.exceptions")
+
+
+@cache
+def _class_of(*loaded: bool) -> type[Refused]:
+    bases = [sys.modules[module].HTTPException for module, there in zip(_FRAMEWORKS, loaded, strict=True) if there]
+    return type("Refused", (Refused, *bases), {"__module__": Refused.__module__}) if bases else Refused
+
+
+async def _answer_in_starlette(request: Any, error: Refused) -> Any:
+    from starlette.responses import Response as StarletteResponse
+
+    answer = error.answer
+    return StarletteResponse(answer.body, answer.status, dict(answer.headers))

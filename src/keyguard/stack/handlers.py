@@ -1,0 +1,222 @@
+"""What handlers may do about limits while they work for a request: charge units, and reserve them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
+
+from keyguard.clock import SECOND
+from keyguard.drivers.in_place import adrive_in_place, drive_in_place, would_block_a_loop
+from keyguard.errors import ConfigurationError, OutsideRequest
+from keyguard.guards.rate_limit.guard import RateLimit
+from keyguard.guards.rate_limit.reserving import LEASE, MAX_AGE, reserve_units
+from keyguard.guards.rate_limit.settling import checked_units
+from keyguard.guards.rate_limit.tab import Counter, Hold, Tab, counters_of
+from keyguard.ops import Store, traits_of
+from keyguard.refused import Refused, refused
+from keyguard.renewals import Kept, keep
+from keyguard.request import CarriedRequest, current_request
+from keyguard.response import Response
+
+
+class Handlers:
+    """The limits of a stack, as its handlers know them."""
+
+    def __init__(self, guards: Iterable[Any], store: Store) -> None:
+        self._limits = [guard for guard in guards if isinstance(guard, RateLimit)]
+        self._store = store
+        self._near = traits_of(store).near
+        self._takes_back = traits_of(store).limitations is None
+
+    def charge(self, cost: int, name: str | None) -> None:
+        """Charge units to a limit."""
+        units = checked_units(cost, "a charge")
+        limit = self._meant("charge()", name)
+        if not self._takes_back:
+            raise ConfigurationError(f"{self._store!r} charges nothing in the end: handlers can charge nothing there")
+        request = self.request("charge()")
+        tab_of(request).charge(self.counters(limit, request, "charge()"), units)
+
+    def reserve(self, estimate: int, name: str | None) -> Reservation:
+        """Reserve units of a limit."""
+        units = checked_units(estimate, "an estimate")
+        limit = self._meant("reserve()", name)
+        if not limit.handlers:
+            raise ConfigurationError(
+                "reserve() is for limits that only handlers charge, and requests take some of "
+                f"{limit.name!r} by themselves: give it cost=0, or make a limit of its own for that"
+            )
+        return Reservation(self, limit, units)
+
+    def request(self, what: str) -> CarriedRequest:
+        """Return the request that the calling handler works for."""
+        request = current_request(what)
+        if getattr(request, "over", False):
+            raise OutsideRequest(
+                f"{what} was called after the end of its request: its app has returned. Do it before, or in a "
+                "background task of the framework's, which the request waits for"
+            )
+        engine: Any = request.settings
+        if engine.store is not self._store:
+            raise OutsideRequest(
+                f"{what} was called in the handler of a request that another stack further in has noted: call it on "
+                "that one, or put both into one Keyguard"
+            )
+        return request
+
+    def counters(self, limit: RateLimit, request: CarriedRequest, what: str) -> Sequence[Counter]:
+        """Return the counters of the request's caller."""
+        counters = counters_of(limit.name, request)
+        if not counters:
+            raise ConfigurationError(
+                f"{what}: the limit {limit.name!r} does not apply to this request, so nothing of it can be used. It "
+                "applies as its methods, paths, when, exempt and by say"
+            )
+        return counters
+
+    def hold(self, taken: Any) -> tuple[Hold, Kept | None]:
+        """Return what is held until it is settled, and renewed in a store that outlives this process."""
+        return Hold(taken), None if taken is None or self._near else keep(self._store, taken, MAX_AGE / SECOND)
+
+    @property
+    def lease(self) -> int:
+        """For how long units are held, in microseconds, if nobody renews it."""
+        return MAX_AGE if self._near else LEASE
+
+    def _meant(self, what: str, name: str | None) -> RateLimit:
+        named = [limit for limit in self._limits if limit.name == name]
+        if name is None:
+            named = [limit for limit in self._limits if limit.handlers] or self._limits
+        if len(named) == 1:
+            return named[0]
+        names = ", ".join(repr(limit.name) for limit in named or self._limits)
+        if not self._limits:
+            raise ConfigurationError(
+                f"{what} needs a RateLimit in the stack, such as RateLimit('9000/day', cost=0, name='tokens')"
+            )
+        if name is None:
+            raise ConfigurationError(f"{what} does not say which limit is meant: name one of {names}")
+        if named:
+            raise ConfigurationError(f"{what}: several limits are called {name!r}; give each a name of its own")
+        raise ConfigurationError(f"{what}: no RateLimit of this stack is called {name!r}; there is {names}")
+
+
+def tab_of(request: CarriedRequest) -> Tab:
+    """Return the tab of a request; it is made when it is first needed."""
+    tab: Tab | None = getattr(request, "tab", None)
+    if tab is None:
+        tab = request.tab = Tab(request)
+    return tab
+
+
+_open: ContextVar[frozenset[tuple[int, str]]] = ContextVar("keyguard_reservations", default=frozenset())
+"""The reservations that the calling code is inside of: the number of each one's request, and its limit."""
+
+
+class Reservation:
+    """Units of a limit that are held for a handler: `Keyguard.reserve` returns it, for `with` or `async with`."""
+
+    __slots__ = ("_handlers", "_hold", "_kept", "_limit", "_mark", "_settled", "_tab", "_token", "units")
+
+    def __init__(self, handlers: Handlers, limit: RateLimit, units: int) -> None:
+        self.units = units
+        """The estimate."""
+        self._handlers = handlers
+        self._limit = limit
+        self._hold: Hold | None = None
+        self._kept: Kept | None = None
+        self._settled: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Reservation {self.units} of {self._limit.name}>"
+
+    def settle(self, actual: int) -> None:
+        """Say what it cost in the end, more or less than was estimated. It is charged when the request is over.
+
+        Raises `ValueError` for what is no number of units, and `RuntimeError` if it is said twice, or too late.
+        """
+        hold = self._hold
+        if hold is None:
+            raise RuntimeError("settle() belongs inside of `with guard.reserve(...) as hold:`, which has not begun")
+        if self._settled is not None:
+            raise RuntimeError(f"this reservation was settled before, at {self._settled} units: it is settled once")
+        if hold.over:
+            raise RuntimeError(
+                "this reservation is over: settle() belongs inside of `with guard.reserve(...) as hold:`"
+            )
+        self._settled = hold.cost = checked_units(actual, "a cost")
+
+    # -- in place, by a plain call ------------------------------------------------------------------------
+
+    def __enter__(self) -> Reservation:
+        request, counters = self._prepare()
+        engine: Any = request.settings
+        if would_block_a_loop(engine):
+            raise RuntimeError(
+                "`with guard.reserve(...)` would hold up the event loop, since the store has to be awaited: write "
+                "`async with guard.reserve(...)`"
+            )
+        self._begin(request, drive_in_place(engine, reserve_units(request, counters, self.units, self._handlers.lease)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end(error)
+
+    # -- by `await` ---------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Reservation:
+        request, counters = self._prepare()
+        engine: Any = request.settings
+        flow = reserve_units(request, counters, self.units, self._handlers.lease)
+        self._begin(request, await adrive_in_place(engine, flow))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end(error)
+
+    # -- both -----------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> tuple[CarriedRequest, Sequence[Counter]]:
+        if self._hold is not None:
+            raise RuntimeError("a reservation is entered once: call guard.reserve(...) again")
+        request = self._handlers.request("reserve()")
+        self._tab = tab_of(request)
+        self._mark = self._tab.number, self._limit.name
+        if self._mark in _open.get():
+            raise RuntimeError(
+                f"reserve() inside of reserve(): units of {self._limit.name!r} are held by the same handler already. "
+                "Reserve all of them at once, or one after the other"
+            )
+        return request, self._handlers.counters(self._limit, request, "reserve()")
+
+    def _begin(self, request: CarriedRequest, answer: Any) -> None:
+        if isinstance(answer, Response):
+            request.state.refused_inside = answer
+            raise refused(answer, request.scope)
+        self._hold, self._kept = self._handlers.hold(answer)
+        self._tab.keep(self._hold)
+        self._token = _open.set(_open.get() | {self._mark})
+
+    def _end(self, error: BaseException | None) -> None:
+        """End it: no more than noting it, so that nothing has to be awaited."""
+        with suppress(ValueError):  # a generator that was left is closed from anywhere: its context has nothing of ours
+            _open.reset(self._token)
+        hold = self._hold
+        if hold is None or hold.over:
+            return
+        if self._kept is not None:
+            self._kept.let_go()
+        cost = self._settled
+        if cost is None:
+            cost = self.units if error is None else 0
+        self._tab.close(hold, cost)
+
+
+__all__ = ["Handlers", "Refused", "Reservation"]
