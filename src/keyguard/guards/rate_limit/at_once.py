@@ -94,7 +94,8 @@ def _pooled(limits: Sequence[PromptLimit], store: Any) -> dict[Terms, Pooled]:
 
 def _decide_one(limit: PromptLimit, store: Any, pooled: dict[Terms, Pooled]) -> Decide:
     counted_by, pooled_by, usual_cost = _counting(limit), pooled.get, limit.cost
-    only = pooled_by(limit.only_terms) if limit.fixed and limit.only_terms is not None else None
+    only = limit.only_terms if limit.fixed else None
+    only_pooled = None if only is None else pooled_by(only)
     fixed, by_address, by_key = limit.fixed, limit.by == "ip", limit.by == "key"
 
     def decide(request: CarriedRequest) -> Answer | Literal[Long.LONG]:
@@ -102,7 +103,7 @@ def _decide_one(limit: PromptLimit, store: Any, pooled: dict[Terms, Pooled]) -> 
             return None  # nothing is known of its caller
         bucket = ""
         if only is not None:  # fast path of `RateLimit.counted`, same answers
-            counters, cost = only, usual_cost
+            terms, counters, cost = only, only_pooled, usual_cost
             if by_address:
                 client = request.client
                 bucket = UNKNOWN_ADDRESS if client is None else client.bucket
@@ -120,10 +121,9 @@ def _decide_one(limit: PromptLimit, store: Any, pooled: dict[Terms, Pooled]) -> 
             if counted is None or counted is LONG:
                 return counted
             terms, bucket, cost = counted
-            found = pooled_by(terms)
-            if found is None:
-                return _asked(request, store, (terms.take if fixed else terms.new_take)(bucket, cost))
-            counters = found
+            counters = pooled_by(terms)
+        if counters is None:
+            return _asked(request, store, (terms.take if fixed else terms.new_take)(bucket, cost))
         answer = counters.pool.take(bucket, cost)
         if answer.__class__ is list:
             charge = _new(PoolCharge)  # with an `__init__` it takes half as long again
@@ -133,7 +133,7 @@ def _decide_one(limit: PromptLimit, store: Any, pooled: dict[Terms, Pooled]) -> 
             charge.answer = answer
             request.state.decided += (charge,)
             return charge
-        take = counters.terms.take(bucket, cost)
+        take = terms.take(bucket, cost)
         if answer is None:
             return _asked(request, store, take)
         return refuse_limited(request, counters.pool.taken(take.demands, answer))

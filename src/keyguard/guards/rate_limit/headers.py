@@ -33,7 +33,7 @@ def _value(demands: RuleDemands, taken: Taken) -> bytes:
     if template is not None:
         numbers: list[int] = []
         for taking in taken.takings:
-            numbers += _left(taking)
+            numbers += _left(taking) if taking[4] else (taking[2], (taking[3] + UP) // SECOND)
         return template % tuple(numbers)
     told = [(rule, taking) for rule, taking in _each(demands, taken) if "draft-11" in rule.profiles]
     if demands.terms.binding:
