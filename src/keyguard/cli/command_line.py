@@ -6,6 +6,7 @@
     keyguard keys list --json
     keyguard store check redis://localhost
     keyguard limits show acme
+    keyguard bans lift 203.0.113.9
     keyguard cache purge --tag products
     keyguard demo
 
@@ -23,16 +24,15 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
 from keyguard import __version__
 from keyguard.cli import audit as cli_audit
+from keyguard.cli import bans as cli_bans
 from keyguard.cli import cache as cli_cache
 from keyguard.cli import limits as cli_limits
 from keyguard.cli import store as cli_store
-from keyguard.cli.input import FORMS, Parser, add_store, duration, given, store_url
+from keyguard.cli.input import FORMS, Parser, add_store, duration, given, store_url, when
 from keyguard.cli.key_changes import note_changed, note_issued, note_rotated
 from keyguard.cli.output import discard_output, members_of, print_json, print_table, show_issued, show_record
 from keyguard.clock import SECOND, wall_clock
@@ -191,21 +191,6 @@ def _key(options: argparse.Namespace) -> str:
 # -- the command line -------------------------------------------------------------------------------------------
 
 
-def _moment(text: str) -> datetime | str:
-    with suppress(ValueError):
-        microseconds("a duration", text)
-        return text
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a moment: write a duration from now, such as 30d, or 2027-01-31T12:00:00+00:00"
-        ) from None
-    if moment.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text!r} lacks its time zone: write for example {text}+00:00")
-    return moment
-
-
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
@@ -237,8 +222,8 @@ def _parser() -> argparse.ArgumentParser:
         "--network", action="append", default=[], help="a network from which it may be used; several times"
     )
     issue.add_argument("--metadata", action="append", default=[], type=_pair, metavar="NAME=VALUE")
-    issue.add_argument("--not-before", type=_moment, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
-    issue.add_argument("--expires", type=_moment, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
+    issue.add_argument("--not-before", type=when, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
+    issue.add_argument("--expires", type=when, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
     issue.add_argument("--prefix", help="how the key begins: kg, if not given")
     issue.add_argument("--env", help="its second word: live, if not given; APIKeys accepts one alone, if not told to")
 
@@ -270,9 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     changeable(
         "metadata", "--metadata", "--no-metadata", several, action="append", type=_pair, metavar="NAME=VALUE"
     )  # fmt: skip
-    changeable(
-        "expires", "--expires", "--no-expiry", "30d from now, or an ISO 8601 moment", type=_moment, metavar="WHEN"
-    )
+    changeable("expires", "--expires", "--no-expiry", "30d from now, or an ISO 8601 moment", type=when, metavar="WHEN")
     update.add_argument("--owner", help="who answers for the key; its subject stays the same")
 
     revoke = action("revoke", _revoke, "make a key invalid, for good, within a second")
@@ -289,6 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_limits.add_commands(
         commands.add_parser("limits", help="show and change what callers have spent of their limits")
     )
+    cli_bans.add_commands(commands.add_parser("bans", help="list and lift bans, and take over those of elsewhere"))
     cli_audit.add_commands(commands.add_parser("audit", help="list the changes that were made by hand"))
     cli_cache.add_commands(commands.add_parser("cache", help="count, purge and explain cached responses"))
 

@@ -19,6 +19,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
 from typing import Any, ClassVar, NoReturn
 
 from keyguard.errors import ConfigurationError
@@ -65,6 +67,22 @@ def seconds_or_duration(text: str) -> float | str:
         return float(text)
     except ValueError:
         return duration(text)
+
+
+def when(text: str) -> datetime | str:
+    """Read an argument that is a moment, or a duration from now."""
+    with suppress(ValueError):
+        microseconds("a duration", text)
+        return text
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a moment: write a duration from now, such as 30d, or 2027-01-31T12:00:00+00:00"
+        ) from None
+    if found.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r} lacks its time zone: write for example {text}+00:00")
+    return found
 
 
 def json_text(value: Any, *, ascii_alone: bool) -> str:

@@ -171,6 +171,22 @@ def _merged(spans: list[tuple[int, int]]) -> list[int]:
     return edges
 
 
+def buckets_in(network: str, most: int) -> list[str]:
+    """Return the texts under which the callers of an address or a network are counted.
+
+    Raises `ConfigurationError` for what is neither, and for a network with more than `most` of them.
+    """
+    version, first, behind = _span(network)
+    step = 1 if version == 4 else 1 << 64
+    first -= first % step
+    count = -(-(behind - first) // step)
+    if count > most:
+        raise ConfigurationError(f"{network!r} is {count} callers, and at most {most} are named so")
+    if version == 4:
+        return [inet_ntop(AF_INET, number.to_bytes(4, "big")) for number in range(first, behind)]
+    return [inet_ntop(AF_INET6, (first + place * step).to_bytes(16, "big")) + "/64" for place in range(count)]
+
+
 _UNIX = "unix"
 _HOPS_MAX = 50  # so many trusted proxies in a row are a loop
 _LONGEST_PIECE, _MOST_PIECES = 1024, 200  # of a `Forwarded` field, between two commas

@@ -16,6 +16,7 @@ from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard, Guard, Surroundings, declared, may_decide, sources_of
+from keyguard.guards.bans import Ban
 from keyguard.guards.cache import Explanation, ResponseCache
 from keyguard.guards.overload import Overload
 from keyguard.http.addresses import ClientAddress
@@ -27,6 +28,7 @@ from keyguard.process.workers import checked_workers
 from keyguard.refusal import Refusal
 from keyguard.request import RequestState, current_request
 from keyguard.request.current import SETTING, note_requests
+from keyguard.stack.bans import Bans
 from keyguard.stack.counters import claim
 from keyguard.stack.deployment import named_store, store_of_values, tell_of_decisions, warn_of_workers
 from keyguard.stack.handlers import Handlers, Reservation
@@ -186,6 +188,14 @@ class Keyguard:
     def limits(self) -> Limits:
         """Return the limits of this stack, by caller: `peek` at what is spent, `reset` or `set` it, `grant` more."""
         return Limits(self.store, self._facts(), clock=self._clock)
+
+    @property
+    def bans(self) -> Bans:
+        """Return the bans of this stack: `list` and `lift`."""
+        names = [guard.pool_name for guard in self.guards if isinstance(guard, Ban)]
+        if not names:
+            raise ConfigurationError("this stack has no Ban guard")
+        return Bans(self.store, names)
 
     @property
     def audit(self) -> AuditLog:

@@ -90,15 +90,16 @@ class Ban(Guard):
         self.by: Any = checked_by(by)
         self.exempt = settings.checked_exempt(exempt)
         self.if_store_fails = settings.checked_failure_mode(if_store_fails)
-        self.name, counter = self._names(name)
-        self.rule = Rule(f"{POOLS}{counter}:{self.limit.code}|", self.limit)
+        self.name, self.pool_name = self._names(name)
+        """Its public name, and its name in the keys of what it counts."""
+        self.rule = Rule(f"{POOLS}{self.pool_name}:{self.limit.code}|", self.limit)
         self.policy = f"{self.name}:{self.limit.text}"
         """The public name of its limit: in the refusal, and in the log."""
         self.filters_addresses = self.by == "ip"  # or a cache that stands outside would answer who is banned
         self.needs = frozenset({"identity"}) if self.by in ("key", "subject") else frozenset()
         self.counters = (
             counter_names.Counters(
-                counter,
+                self.pool_name,
                 (self.limit.numbers(0), self.statuses, self.causes, self.by, self.exempt.texts),
                 limits=[self.limit],
                 rules=[self.policy],

@@ -1,0 +1,172 @@
+"""`guard.bans`: who is banned, and until when; ending bans, and taking over those that were made elsewhere.
+
+The states of bans tell all by themselves, so a store's URL is enough: the command `keyguard bans` has no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from keyguard.audit import KEPT, checked_actor, encode, new_record, writing
+from keyguard.clock import SECOND
+from keyguard.errors import ConfigurationError
+from keyguard.guards.bans.guard import POOLS
+from keyguard.logs import logger
+from keyguard.ops import Adjust, Adjustment, Change, Note, Op, ReadWithTime, Store, traits_of
+from keyguard.process.event_loops import in_thread
+from keyguard.rates.strikes import CODE, Ban, Strikes, ban_of, state_of
+from keyguard.run import arun_flow, run_flow
+from keyguard.stack.callers import find_caller
+from keyguard.units import as_datetime, in_microseconds, rfc3339
+
+log = logger("keyguard")
+
+_ENDING = f":{CODE}"
+_ANY = Strikes(1, SECOND, "bans", SECOND, SECOND)
+"""Stands for the limit of a guard whose settings are not known here: the states of all of them mean the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Banned:
+    """A caller who is banned."""
+
+    caller: str
+    """The name under which it is counted: an address, a network of 64 bits, the id of a key, a subject, or a digest."""
+    guard: str
+    """The name of the guard that banned it."""
+    since: datetime
+    until: datetime
+    number: int
+    """How many bans there were in a row, this one included."""
+    key: str
+    """The store's key of what is counted."""
+
+
+class Bans:
+    """The bans that a store knows, of all guards or of some `guards`, by name.
+
+    The methods with an `a` before their name are the same for event loops. Raises `StoreError` if the store fails, and
+    `ConfigurationError` for one that keeps no bans.
+    """
+
+    def __init__(self, store: Store, guards: Collection[str] | None = None) -> None:
+        if traits_of(store).limitations is not None:
+            raise ConfigurationError(f"{store!r} keeps no bans")
+        self._store = store
+        self._guards = guards
+
+    def list(self) -> list[Banned]:
+        """Return who is banned now, in the order of the keys."""
+        now = as_datetime(run_flow(self._store, _now()))
+        return [found for found in self._scan() if found.until > now]
+
+    async def alist(self) -> Sequence[Banned]:
+        """Do as `list` does, under an event loop."""
+        return await in_thread(self.list)
+
+    def lift(self, caller: str, *, actor: str = "app") -> Sequence[Banned]:
+        """End the bans of a caller, named as `list` does, by an address, or by a key's id, and return them.
+
+        What was counted against it is forgotten, too. `actor` is who does it, for the audit log. Raises `ValueError`
+        for what names no caller.
+        """
+        checked_actor(actor)
+        lifted = self._of(caller)
+        for found in lifted:
+            run_flow(self._store, _lift(found, actor))
+        return lifted
+
+    async def alift(self, caller: str, *, actor: str = "app") -> Sequence[Banned]:
+        """Do as `lift` does, under an event loop."""
+        checked_actor(actor)
+        lifted = await in_thread(self._of, caller)
+        for found in lifted:
+            await arun_flow(self._store, _lift(found, actor))
+        return lifted
+
+    def _of(self, caller: str) -> Sequence[Banned]:
+        named = run_flow(self._store, find_caller(caller, None, (), keys=traits_of(self._store).holds_values))
+        buckets = {*named.buckets.values(), *[f"@{bucket}" for bucket in named.buckets.values()]}
+        return [found for found in self.list() if found.key.partition("|")[2] in buckets]
+
+    def _scan(self) -> Iterator[Banned]:
+        for key, state in self._store.scan(POOLS):
+            pool, _, bucket = key.partition("|")
+            guard = pool.removeprefix(POOLS).removesuffix(_ENDING)
+            if not pool.endswith(_ENDING) or (self._guards is not None and guard not in self._guards):
+                continue
+            try:
+                ban = ban_of(state)
+                since, until = as_datetime(ban.since), as_datetime(ban.until)
+            except (ValueError, OverflowError):
+                log.warning("the state of a ban is damaged: %r", key[:200])
+                continue
+            yield Banned(bucket.removeprefix("@"), guard, since, until, ban.number, key)
+
+
+async def _now() -> int:
+    read: Any = await ReadWithTime("ban|")  # any key: the time is asked for
+    return int(read[0])
+
+
+async def _lift(found: Banned, actor: str) -> None:
+    before = {"until": _text(in_microseconds(found.until)), "number": found.number}
+    draft = new_record(
+        await _now(), actor=actor, action="bans.lift", caller=found.caller, limit=found.guard, before=before
+    )
+    note = Note(draft.key, KEPT, lambda adjusted: encode(replace(draft, at=as_datetime(adjusted.at))))
+    await Adjust([Adjustment(found.key, _ANY, "reset")], [note])
+
+
+def _text(moment: int) -> str:
+    return rfc3339(-(-moment // SECOND))
+
+
+# -- bans that were made elsewhere ------------------------------------------------------------------------------
+
+
+class Ruling(NamedTuple):
+    """A ban that was made elsewhere."""
+
+    caller: str
+    """An address or a network, as it was named."""
+    buckets: Sequence[str]
+    """The names under which its callers are counted."""
+    until: int
+    """In microseconds."""
+
+
+class Impose(Op[bool]):
+    """Ban a caller of the guard called `guard` until a moment. Evaluates to whether it was not banned for as long."""
+
+    __slots__ = ("until",)
+
+    def __init__(self, guard: str, bucket: str, until: int) -> None:
+        self.keys = (f"{POOLS}{guard}{_ENDING}|{bucket}",)
+        self.until = until
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[bool, Sequence[Change]]:
+        ban = ban_of(old[0]) if old[0] is not None else Ban(0, 0, 0)
+        if self.until <= max(now, ban.until):
+            return False, ()
+        on = now < ban.until
+        after = Ban(ban.since if on else now, self.until, ban.number if on else ban.number + 1)
+        return True, [(self.keys[0], state_of(after), self.until - now, _ANY)]
+
+
+def take_over(store: Store, guard: str, rulings: Iterable[Ruling], *, actor: str) -> int:
+    """Ban callers of the guard called `guard`, and note it in the audit log, ruling by ruling.
+
+    Return how many were not banned for as long. Run again, it goes on from where it was stopped.
+    """
+    now = run_flow(store, _now())
+    new = 0
+    for caller, buckets, until in rulings:
+        after = {"until": _text(until), "callers": len(buckets)}
+        record = new_record(now, actor=actor, action="bans.import", caller=caller, limit=guard, after=after)
+        *imposed, _ = store.execute([*[Impose(guard, bucket, until) for bucket in buckets], writing(record)])
+        new += sum(imposed)
+    return new
