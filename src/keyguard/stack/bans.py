@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from keyguard.audit import KEPT, checked_actor, encode, new_record, writing
 from keyguard.clock import SECOND
 from keyguard.errors import ConfigurationError
+from keyguard.guards.bans import Ban as Guard
 from keyguard.guards.bans.guard import POOLS
 from keyguard.logs import logger
 from keyguard.ops import Adjust, Adjustment, Change, Note, Op, ReadWithTime, Store, traits_of
@@ -105,6 +106,14 @@ class Bans:
                 log.warning("the state of a ban is damaged: %r", key[:200])
                 continue
             yield Banned(bucket.removeprefix("@"), guard, since, until, ban.number, key)
+
+
+def bans_of(guards: Iterable[object], store: Store) -> Bans:
+    """Return the bans of a stack. Raises `ConfigurationError` if none of its guards bans."""
+    names = [guard.pool_name for guard in guards if isinstance(guard, Guard)]  # by its class: no other guard bans
+    if not names:
+        raise ConfigurationError("this stack has no Ban guard")
+    return Bans(store, names)
 
 
 async def _now() -> int:

@@ -16,7 +16,6 @@ from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard, Guard, Surroundings, declared, may_decide, sources_of
-from keyguard.guards.bans import Ban
 from keyguard.guards.cache import Explanation, ResponseCache
 from keyguard.guards.overload import Overload
 from keyguard.http.addresses import ClientAddress
@@ -28,13 +27,13 @@ from keyguard.process.workers import checked_workers
 from keyguard.refusal import Refusal
 from keyguard.request import RequestState, current_request
 from keyguard.request.current import SETTING, note_requests
-from keyguard.stack.bans import Bans
+from keyguard.stack.bans import Bans, bans_of
 from keyguard.stack.counters import claim
 from keyguard.stack.deployment import named_store, store_of_values, tell_of_decisions, warn_of_workers
 from keyguard.stack.handlers import Handlers, Reservation
 from keyguard.stack.limits import Limits
 from keyguard.stack.needs import unmet_needs
-from keyguard.stack.order import arranged, check_guards, check_layers
+from keyguard.stack.order import arranged, check_alike, check_guards, check_layers
 from keyguard.stack.settings import (
     check_functions,
     checked_field_name,
@@ -192,10 +191,7 @@ class Keyguard:
     @property
     def bans(self) -> Bans:
         """Return the bans of this stack: `list` and `lift`."""
-        names = [guard.pool_name for guard in self.guards if isinstance(guard, Ban)]
-        if not names:
-            raise ConfigurationError("this stack has no Ban guard")
-        return Bans(self.store, names)
+        return bans_of(self.guards, self.store)
 
     @property
     def audit(self) -> AuditLog:
@@ -319,16 +315,7 @@ class Keyguard:
                 )
         check_layers(self.guards, self._needs, app)
         for layer in layers_within(app):
-            if layer.source != self._source:
-                raise ConfigurationError(
-                    "two layers of keyguard around one app differ in trusted_proxies or forwarded_header, and a "
-                    "request has one client: give both the same"
-                )
-            if layer.underscores != self.underscores:
-                raise ConfigurationError(
-                    "two layers of keyguard around one app differ in underscores, and what the one keeps the other "
-                    "takes off: give both the same"
-                )
+            check_alike(layer, self._source, self.underscores)
             if isinstance(layer.note, StackNote):
                 check_names(self._note, layer.note)
             for guard in self._declared:

@@ -9,6 +9,7 @@ from typing import Any
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.errors import ConfigurationError
 from keyguard.guard import declared, speaks_for_call
+from keyguard.http.addresses import ClientAddress
 from keyguard.logs import logger
 
 log = logger("keyguard")
@@ -53,6 +54,20 @@ def check_layers(guards: Iterable[Any], needs: frozenset[str], app: Any) -> None
                     f"{guard!r} would answer addresses that an IPFilter further in refuses. Add the filter after "
                     "it (add_middleware puts the last one outermost), or wrap it later"
                 )
+
+
+def check_alike(layer: Any, source: ClientAddress, underscores: frozenset[bytes]) -> None:
+    """Raise `ConfigurationError` if a layer further in reads the head of a request in another way."""
+    if layer.source != source:
+        raise ConfigurationError(
+            "two layers of keyguard around one app differ in trusted_proxies or forwarded_header, and a request has "
+            "one client: give both the same"
+        )
+    if layer.underscores != underscores:
+        raise ConfigurationError(
+            "two layers of keyguard around one app differ in underscores, and what the one keeps the other takes off: "
+            "give both the same"
+        )
 
 
 def arranged(guards: Sequence[Any]) -> list[Any]:
