@@ -26,8 +26,8 @@ import pytest
 
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import StoreError
-from keyguard.ops import Authenticate, Demand, Put, Read, Settle, Take
-from keyguard.rates import smooth, window
+from keyguard.ops import Authenticate, Demand, Put, Read, Renew, Settle, Take
+from keyguard.rates import Slots, smooth, window
 from keyguard.rates.strikes import Strikes
 from keyguard.stores.redis import RedisStore, calls
 from keyguard.stores.redis.demands import taken_of
@@ -89,13 +89,17 @@ def limits() -> Iterator[Any]:
 
 def check_lost_replies(make: Callable[[Clock], RedisStore]) -> None:
     """A decision that is sent twice is made once; called off, it is undone or never made."""
-    for limit, cost, apart in itertools.product(limits(), (1, 2), (False, True)):
+    held = [window(5, 60 * SECOND, "5/minute"), Slots(6)]
+    for limit, cost, apart, lease in [
+        *itertools.product(limits(), (1, 2), (False, True), (0,)),
+        *itertools.product(held, (2,), (False, True), (5 * SECOND,)),
+    ]:
         clock = ManualClock()
         store = make(clock)
-        demands = [Demand("d", f"rl:{limit.code}|a", limit, cost)]
+        demands = [Demand("d", f"rl:{limit.code}|a", limit, cost, lease)]
         if apart:
             demands.append(Demand("e", "rl:win7000000|b", window(50, 7 * SECOND, "50/7 seconds"), cost))
-        take, asking = Take(demands), Take([Demand(d.name, d.key, d.limit, 0) for d in demands])
+        take, asking = Take(demands), Take([Demand(d.name, d.key, d.limit, 0, holds=d.holds) for d in demands])
 
         def left(store: RedisStore = store, asking: Take = asking) -> list[int]:
             return [taking[2] for taking in store.execute([asking])[0].takings]
@@ -112,6 +116,9 @@ def check_lost_replies(make: Callable[[Clock], RedisStore]) -> None:
         assert not first.refused
         assert not again.refused
         assert [taking[2] for taking in again.takings] == left() == used or limit.text.startswith("50000")
+        if lease:  # what was told again is found, as what was told first
+            clock.advance(0.000003)
+            assert store.execute([Renew(again), Renew(first)]) == [True, True]
         store.execute([take])
         before = left()
         clock.advance(0.000003)

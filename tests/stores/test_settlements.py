@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from keyguard.errors import StoreError
-from keyguard.ops import REMEMBERED, Demand, Settle, Take, Taken
+from keyguard.ops import REMEMBERED, Demand, Renew, Settle, Take, Taken
 from keyguard.rates import Limit, smooth, window
 from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore
@@ -24,19 +24,20 @@ from keyguard.testing import ManualClock
 from tests.support.servers import Postgres, Proxy, RedisServer, wait_until
 
 LIMIT = window(1000, 3_600_000_000, "1000/hour")
+LEASE = 600_000_000  # longer than any test
 LIMITS = [window(30, 60_000_000, "30/minute"), LIMIT, smooth("60/minute", burst=30)]
 
 
-def demand(cost: int, limit: Limit = LIMIT) -> Demand:
-    return Demand("", f"rl:settled:{limit.code}|x", limit, cost)
+def demand(cost: int, limit: Limit = LIMIT, lease: int = 0) -> Demand:
+    return Demand("", f"rl:settled:{limit.code}|x", limit, cost, lease, holds=True)
 
 
 def used(store: Any, limit: Limit = LIMIT) -> int:
     return limit.max_cost - int(store.execute([Take([demand(0, limit)])])[0].takings[0][2])
 
 
-def taken(store: Any, cost: int, limit: Limit = LIMIT) -> Taken:
-    found: Taken = store.execute([Take([demand(cost, limit)])])[0]
+def taken(store: Any, cost: int, limit: Limit = LIMIT, lease: int = 0) -> Taken:
+    found: Taken = store.execute([Take([demand(cost, limit, lease)])])[0]
     return found
 
 
@@ -111,8 +112,8 @@ def patiently(ask: Any) -> Any:
 def settle_through(store: Any, proxy: Proxy, mode: str, again: Callable[[Settle], None]) -> None:
     """Settle while replies are lost, then again, and look that each happened once."""
     expected = patiently(lambda: used(store))
-    for cost, settled in ((3, 1), (1, 4), (5, 0)):
-        settle = Settle(patiently(lambda cost=cost: taken(store, cost)), [settled])
+    for cost, settled, lease in ((3, 1, 0), (1, 4, 0), (5, 0, 0), (3, 2, LEASE), (4, 0, LEASE)):
+        settle = Settle(patiently(lambda cost=cost, lease=lease: taken(store, cost, lease=lease)), [settled])
         proxy.mode, proxy.delay = mode, 0.3
         with suppress(StoreError):
             again(settle)
@@ -146,6 +147,25 @@ def test_redis(mode: str, world: str, valkey: RedisServer) -> None:
                 asyncio.run(story())
 
         settle_through(store, proxy, mode, again)
+        store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_what_was_held_when_the_reply_was_lost_is_released_or_can_be(mode: str, valkey: RedisServer) -> None:
+    with Proxy(valkey.port) as proxy:
+        name = f"held-{mode.replace(' ', '-')}"
+        store = RedisStore(f"redis://127.0.0.1:{proxy.port}", namespace=name)
+        patiently(lambda: used(store))
+        proxy.mode, proxy.delay = mode, 0.3
+        held = None
+        with suppress(StoreError):
+            held = taken(store, 3, lease=LEASE)  # answered when it was asked once more
+        proxy.mode = ""
+        if held is not None:
+            assert patiently(lambda: store.execute([Renew(held)])) == [True]
+            patiently(lambda: store.execute([Settle(held)]))
+        wait_until(lambda: patiently(lambda: used(store)) == 0, "the units to be released")
         store.close()
 
 

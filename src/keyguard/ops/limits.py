@@ -187,7 +187,7 @@ class Settle(Op[None]):
         changes: list[Change] = []
         if taken.refused or not old:
             return None, changes
-        once = self.keys[-1].startswith(SETTLED)
+        once = self.keys[-1].startswith(f"{SETTLED}|")
         settled = _remembered(old[-1] or b"", now) if once else {}
         if self.token in settled:
             return None, changes

@@ -15,6 +15,7 @@ from keyguard.testing.conformance.drawing import EDITED, LIMITS, Draw, Steps
 from keyguard.testing.conformance.limits import (
     check_all_or_nothing,
     check_expiry,
+    check_holds,
     check_refunds,
     check_set_back,
     check_settlements,
@@ -57,6 +58,7 @@ def check_store(
     check_puts(make_store)
     check_refunds(make_store)
     check_settlements(make_store)
+    check_holds(make_store)
     check_set_back(make_store)
     check_expiry(make_store)
     check_all_or_nothing(make_store)

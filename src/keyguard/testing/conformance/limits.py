@@ -13,11 +13,13 @@ from keyguard.ops import (
     Op,
     Put,
     Read,
+    Renew,
     Settle,
     Store,
     Take,
     traits_of,
 )
+from keyguard.ops.holds import MAX_HOLDS, Holds, held_key
 from keyguard.rates import window
 from keyguard.testing.conformance.comparing import one, opened, plain, same
 from keyguard.testing.conformance.drawing import LIMITS
@@ -68,6 +70,48 @@ def check_settlements(make_store: Callable[[ManualClock], Store]) -> None:
                 if dump is not None:
                     lives = [(name, ttl) for name, _, ttl in dump(key)]
                     same(f"{what}: how long it lives", [(name, ttl) for name, _, ttl in reference.dump(key)], lives)
+
+
+def check_holds(make_store: Callable[[ManualClock], Store]) -> None:
+    """Check what is held: how much of it, that it ends, what is renewed, and a time that is set back."""
+    clock = ManualClock()
+    reference = Reference(clock)
+    limit, lease = window(2000, 3600 * SECOND, "2000/hour"), 10 * SECOND
+    key = f"rl:held:{limit.code}|a"
+    with opened(make_store, clock) as store:
+
+        def ask(op: Op[Any], what: str) -> Any:
+            (expected,) = reference.execute([op])
+            found = one(store, op)
+            same(what, plain(expected), plain(found))
+            return expected
+
+        def left() -> None:
+            ask(Take([Demand("limit", key, limit, 0, holds=True)]), f"{what}: what is left")
+
+        for what in ("holding", "holding once more in the same moment"):
+            held = ask(Take([Demand("limit", key, limit, 7, lease)]), what)
+            left()
+        for what, seconds in (("renewing", 6.0), ("renewing just in time", 9.999999), ("renewing too late", 10.0)):
+            clock.advance(seconds)
+            ask(Renew(held), what)
+            left()
+        held = ask(Take([Demand("limit", key, limit, 3, lease)]), "holding again")
+        for seconds in (-4000.0, 9.999999, 0.000001):
+            clock.advance(seconds)
+            what = f"when {seconds} seconds have passed"
+            left()
+        what = "settling what has lapsed"
+        ask(Settle(held, [4]), what)
+        left()
+        many = Holds(None, clock())
+        for _ in range(MAX_HOLDS - 1):
+            many.add(1, lease, clock())
+        name, state, ttl, _ = many.change(held_key(key), clock())
+        ask(Put(name, state, ttl), "as many holds as there may be, but for one")
+        for what in ("the last hold that there may be", "one more"):
+            ask(Take([Demand("limit", key, limit, 1, lease)]), what)
+        ask(Take([Demand("limit", key, limit, 1, holds=True)]), "taking beside as many holds as there may be")
 
 
 def check_set_back(make_store: Callable[[ManualClock], Store]) -> None:
