@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from keyguard.clock import SECOND
 from keyguard.ops import CompareAndSet, Demand, Put, Read, Settle, Take, Taken
-from keyguard.rates import Limit, Taking, smooth, window
+from keyguard.rates import Limit, Slots, Taking, smooth, window
 from keyguard.rates.window import WindowLog
 from keyguard.stores.memory import MemoryStore, Pool, core
 from keyguard.testing import ManualClock, Reference
@@ -473,3 +473,70 @@ def test_a_value_is_the_same_object_until_it_is_written() -> None:
     assert dict(store.scan("key|")) == {"key|a": record}
     store.execute([Put("key|a", None)])
     assert (store.stats().entries, store.stats().bytes) == (0, 0)
+
+
+# -- slots --------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.sampled_from(["take", "free", "free", "op", "pass"]), st.integers(0, 30)), max_size=40))
+def test_slots_of_a_pool_are_those_of_the_operations(steps: list[tuple[str, int]]) -> None:
+    clock = ManualClock()
+    store, reference = MemoryStore(clock=clock), Reference(clock)
+    lease, limit = 10 * SECOND, Slots(3)
+    pool = store.slots("rl:x:slots|", limit, lease)
+    assert pool is not None
+    taken: list[tuple[Taken, tuple[int, int]]] = []
+    for what, number in steps:
+        bucket = "ab"[number % 2]
+        take = Take([Demand("", f"rl:x:slots|{bucket}", limit, 1, lease)])
+        if what == "pass":
+            clock.advance([0, 0.000001, 1, 9, 10, -5][number % 6])
+        elif what == "free" and taken:
+            one, (given, _) = taken[number % len(taken)]
+            reference.execute([Settle(one)])
+            pool.free(one.demands[0].key.partition("|")[2], given)
+        elif what == "op":  # of another way to the same slots
+            (one,), (other,) = reference.execute([take]), store.execute([take])
+            assert (one.takings, one.held, one.refused) == (other.takings, other.held, other.refused)
+        elif what == "take":
+            (one,) = reference.execute([take])
+            answer = pool.take(bucket)
+            assert (answer is None) is one.refused
+            if answer is None:  # then the operation is asked, which tells how many are in use
+                assert store.execute([take])[0].held == one.held
+            else:
+                assert answer == (one.at + one.takings[0][1] - lease, one.takings[0][2])
+                taken.append((one, answer))
+        assert store.scan("rl:") == [pair for pair in reference.scan("rl:") if not pair[0].startswith("rl:settled|")]
+    clock.advance(20)
+    assert store.scan("rl:") == []
+
+
+def test_slots_take_the_room_that_is_accounted_for_and_leave_none_behind() -> None:
+    clock = ManualClock()
+    store = MemoryStore(clock=clock)
+    pool = store.slots("rl:x:slots|", Slots(3), 3600 * SECOND)
+    assert pool is not None
+    before = store.stats().bytes
+    for round in range(3):
+        given = [(bucket, pool.take(bucket)) for bucket in map(str, range(100)) for _ in range(2)]
+        assert store.stats().bytes > before
+        clock.advance(round)
+        for bucket, answer in given:
+            assert answer is not None
+            pool.free(bucket, answer[0])
+        clock.advance(1)
+    store.execute([Take([Demand("", "rl:x|y", window(1, SECOND, "1/second"), 0)])])
+    clock.advance(30)
+    for _ in range(20):
+        clock.advance(1)
+        store.execute([Take([Demand("", "rl:x|y", window(1, SECOND, "1/second"), 0)])])
+    assert store.stats().bytes == before
+
+
+def test_a_subclass_of_the_store_is_asked_for_slots() -> None:
+    class Own(MemoryStore):
+        def execute(self, ops: Any) -> list[Any]:
+            return super().execute(ops)
+
+    assert Own().slots("rl:x:slots|", Slots(1), SECOND) is None

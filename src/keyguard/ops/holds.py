@@ -98,9 +98,9 @@ class Holds:
         # If there are none, the last number is remembered for as long as a later hold could be given it.
         ttl = max([end for _, end in self.ends.values()], default=self._last + 1) - now
         if ttl <= 0:
-            return key, None, None, _HOLDS
+            return key, None, None, HOLDS
         holds = [_HOLD.pack(number, *held) for number, held in self.ends.items()]
-        return key, b"".join([_HEAD.pack(self._longest, self._last), *holds]), ttl, _HOLDS
+        return key, b"".join([_HEAD.pack(self._longest, self._last), *holds]), ttl, HOLDS
 
 
 def ask(limit: Limit, state: bytes | None, now: int, cost: int, held: int) -> Taking:
@@ -129,4 +129,5 @@ class _Holds(Limit):
     may_be_forgotten = False
 
 
-_HOLDS = _Holds(1, SECOND, "holds", "held")
+HOLDS = _Holds(1, SECOND, "holds", "held")
+"""What the states of holds are told to be states of."""

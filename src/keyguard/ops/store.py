@@ -121,6 +121,8 @@ class Traits:
     """Return a pool, which takes from the limits of some rules at once; `None` if operations are to do it."""
     take_together: _Trait[Callable[[Sequence[tuple[Any, str, int]]], list[list[int]] | None] | None] = _Trait(None)
     """Take from several pools, from all of them or from none."""
+    slots: _Trait[Callable[[str, Any, int], Any] | None] = _Trait(None)
+    """Return a pool of the slots of a guard, which takes and frees them at once; `None` if operations are to do it."""
     values: _Trait[Values | None] = _Trait(None)
     """The values without a time to live, for reading alone."""
 

@@ -203,6 +203,8 @@ class Concurrency(Guard):
     def decider(self, store: Any) -> Decide | None:
         if store is None:
             return None
+        make = traits_of(store).slots
+        pool = None if make is None else make(self._prefix, self.limit, self._max_age)
 
         def decide(request: CarriedRequest) -> Response | Mark | Literal[Long.LONG] | None:
             """Decide at once: fast path of `Concurrency.__call__`, same answers."""
@@ -214,11 +216,17 @@ class Concurrency(Guard):
                 return refuse_ambiguous(request)
             if bucket is None or bucket is LONG:
                 return bucket
+            if pool is not None:
+                answer = pool.take(bucket)
+                if answer is not None:
+                    slot = PoolSlot(self._fields, self._member, pool, bucket, answer)
+                    request.at_end(slot.free)
+                    return None if self._fields is None else slot
             taken: Taken = store.execute((self.take(bucket),))[0]
             if taken.refused:
                 return self._refuse(request, taken)
             self._hold(request, taken)
-            return None if self._fields is None else InUse(self._fields, self._member, taken)
+            return None if self._fields is None else InUse(self._fields, self._member, taken.takings[0][2])
 
         return decide
 
@@ -243,7 +251,7 @@ class Concurrency(Guard):
         self._hold(request, taken)
         if self._fields is None:
             return await forward(request)
-        return await within((InUse(self._fields, self._member, taken),), request, forward)
+        return await within((InUse(self._fields, self._member, taken.takings[0][2]),), request, forward)
 
     def _hold(self, request: CarriedRequest, taken: Taken) -> None:
         """Keep the slot until the request is over."""
@@ -311,17 +319,34 @@ class Slot:
 class InUse(Mark):
     """Tells how many slots are left, in the fields of the response."""
 
-    __slots__ = ("_fields", "_member", "_taken")
+    __slots__ = ("_fields", "_left", "_member")
 
-    def __init__(self, fields: ReadyFields, member: bytes, taken: Taken) -> None:
+    def __init__(self, fields: Any, member: bytes, left: int) -> None:
         self._fields = fields
         self._member = member
-        self._taken = taken
+        self._left = left
 
     def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
         state = request.state
         if status != 429 and (status < 400 or state.refusal is None):
             if state.caches:
                 state.note_own_limits(headers)
-            headers.join_ready(self._fields, self._member + b"%d" % self._taken.takings[0][2])
+            headers.join_ready(self._fields, self._member + b"%d" % self._left)
         return None
+
+
+class PoolSlot(InUse):
+    """A slot that a pool has given, which also tells how many are left."""
+
+    __slots__ = ("_bucket", "_number", "_pool")
+
+    def __init__(self, fields: Any, member: bytes, pool: Any, bucket: str, answer: tuple[int, int]) -> None:
+        self._fields = fields
+        self._member = member
+        self._pool = pool
+        self._bucket = bucket
+        self._number, self._left = answer
+
+    def free(self) -> None:
+        """Free it: called when the request is over."""
+        self._pool.free(self._bucket, self._number)

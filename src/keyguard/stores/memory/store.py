@@ -10,12 +10,14 @@ from keyguard.clock import steady_clock
 from keyguard.errors import ConfigurationError
 from keyguard.manual_clock import GivenClock, clock_from
 from keyguard.ops import Op
+from keyguard.ops.holds import held_key
 from keyguard.process.fork import check_process
-from keyguard.rates import Limit
+from keyguard.rates import Limit, Slots
 from keyguard.rates.window import is_window
 from keyguard.stores.memory.core import Core, MemoryStats
 from keyguard.stores.memory.loose import Loose
 from keyguard.stores.memory.pool import Answer, Counted, Pool
+from keyguard.stores.memory.slots import SlotPool
 from keyguard.stores.memory.table import Column, Table
 
 _NEVER = 2**63 - 1
@@ -149,6 +151,12 @@ class MemoryStore:
             if len(set(columns)) < len(columns) or not all(alike):
                 return None
             return Pool(self._core, table, columns, [rule.limit for rule in rules])
+
+    def slots(self, prefix: str, limit: Slots, lease: int) -> SlotPool | None:
+        """Return a pool of the slots that are held under keys with this beginning, each for a lease."""
+        if getattr(self.execute, "__func__", None) is not MemoryStore.execute:
+            return None  # of a subclass, which wants to be asked
+        return SlotPool(self._core, self._loose, held_key(prefix), limit, lease)
 
     def _move_into(self, table: Table, column: Column) -> None:
         """Have a rule's counters, which may have stood by themselves, stand in a table from now on."""
