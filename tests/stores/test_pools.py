@@ -475,7 +475,7 @@ def test_a_value_is_the_same_object_until_it_is_written() -> None:
     assert (store.stats().entries, store.stats().bytes) == (0, 0)
 
 
-# -- slots --------------------------------------------------------------------------------------------------------------
+# -- slots -------------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.tuples(st.sampled_from(["take", "free", "free", "op", "pass"]), st.integers(0, 30)), max_size=40))

@@ -20,7 +20,7 @@ from keyguard.clock import SECOND
 from keyguard.conditions import OnPaths
 from keyguard.counter_names import Counters, LimitFacts, counter_name, facts_by, public_name
 from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreError
-from keyguard.flow import Flow, is_async
+from keyguard.flow import is_async
 from keyguard.guard import LONG, Decide, Guard, Long, Mark, Surroundings
 from keyguard.http.fields import quoted
 from keyguard.ops import (
@@ -39,9 +39,9 @@ from keyguard.ops import (
 from keyguard.problem import refuse_ambiguous, refuse_busy, refuse_for
 from keyguard.rates import Slots
 from keyguard.refusal import Cause
-from keyguard.renewals import Kept, keep
+from keyguard.renewals import keep
 from keyguard.request import CarriedRequest, Forward
-from keyguard.response import Headers, ReadyFields, Response, field_value
+from keyguard.response import ReadyFields, Response, field_value
 from keyguard.selection import Asking, By, Selection, Setting, asked, asked_at_once, at_hand, checked_name
 from keyguard.units import Duration, microseconds
 from keyguard.without_store import DONE, FailureMode, checked_failure_mode, refuse_unchecked
@@ -293,60 +293,3 @@ class Concurrency(Guard):
                 return refuse_unchecked(request)
             request.at_end(SettleHere(taken))
         return await forward(request)
-
-
-class Slot:
-    """A slot in a shared store, which is renewed until it is free."""
-
-    __slots__ = ("_kept", "_taken")
-
-    def __init__(self, taken: Taken, kept: Kept) -> None:
-        self._taken = taken
-        self._kept = kept
-
-    def free(self) -> Flow[None]:
-        """Free it: called when the request is over."""
-        self._kept.let_go()
-        return self._settle()
-
-    async def _settle(self) -> None:
-        try:
-            await Settle(self._taken)
-        except StoreError:
-            await Degraded("a slot kept")  # until its lease has ended
-
-
-class InUse(Mark):
-    """Tells how many slots are left, in the fields of the response."""
-
-    __slots__ = ("_fields", "_left", "_member")
-
-    def __init__(self, fields: Any, member: bytes, left: int) -> None:
-        self._fields = fields
-        self._member = member
-        self._left = left
-
-    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
-        state = request.state
-        if status != 429 and (status < 400 or state.refusal is None):
-            if state.caches:
-                state.note_own_limits(headers)
-            headers.join_ready(self._fields, self._member + b"%d" % self._left)
-        return None
-
-
-class PoolSlot(InUse):
-    """A slot that a pool has given, which also tells how many are left."""
-
-    __slots__ = ("_bucket", "_number", "_pool")
-
-    def __init__(self, fields: Any, member: bytes, pool: Any, bucket: str, answer: tuple[int, int]) -> None:
-        self._fields = fields
-        self._member = member
-        self._pool = pool
-        self._bucket = bucket
-        self._number, self._left = answer
-
-    def free(self) -> None:
-        """Free it: called when the request is over."""
-        self._pool.free(self._bucket, self._number)

@@ -1,0 +1,69 @@
+"""The slot of one request: what frees it, and what tells how many are left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keyguard.errors import StoreError
+from keyguard.flow import Flow
+from keyguard.guard import Mark
+from keyguard.ops import Degraded, Settle, Taken
+from keyguard.renewals import Kept
+from keyguard.response import Headers
+
+
+class Slot:
+    """A slot in a shared store, which is renewed until it is free."""
+
+    __slots__ = ("_kept", "_taken")
+
+    def __init__(self, taken: Taken, kept: Kept) -> None:
+        self._taken = taken
+        self._kept = kept
+
+    def free(self) -> Flow[None]:
+        """Free it: called when the request is over."""
+        self._kept.let_go()
+        return self._settle()
+
+    async def _settle(self) -> None:
+        try:
+            await Settle(self._taken)
+        except StoreError:
+            await Degraded("a slot kept")  # until its lease has ended
+
+
+class InUse(Mark):
+    """Tells how many slots are left, in the fields of the response."""
+
+    __slots__ = ("_fields", "_left", "_member")
+
+    def __init__(self, fields: Any, member: bytes, left: int) -> None:
+        self._fields = fields
+        self._member = member
+        self._left = left
+
+    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
+        state = request.state
+        if status != 429 and (status < 400 or state.refusal is None):
+            if state.caches:
+                state.note_own_limits(headers)
+            headers.join_ready(self._fields, self._member + b"%d" % self._left)
+        return None
+
+
+class PoolSlot(InUse):
+    """A slot that a pool has given, which also tells how many are left."""
+
+    __slots__ = ("_bucket", "_number", "_pool")
+
+    def __init__(self, fields: Any, member: bytes, pool: Any, bucket: str, answer: tuple[int, int]) -> None:
+        self._fields = fields
+        self._member = member
+        self._pool = pool
+        self._bucket = bucket
+        self._number, self._left = answer
+
+    def free(self) -> None:
+        """Free it: called when the request is over."""
+        self._pool.free(self._bucket, self._number)
