@@ -429,6 +429,14 @@ def test_operators_see_what_is_in_use(world: str) -> None:
     assert seen == [1, 2]
 
 
+def test_a_handler_sees_how_many_are_left(world: str) -> None:
+    seen: list[Any] = []
+    site = Site(world, Concurrency(3), handlers=True)
+    site.before = lambda: seen.extend((limit.name, limit.remaining) for limit in site.stack.here().limits)
+    site.ask("/1")
+    assert seen == [("ip:3 at a time", 2), ("ip:3 at a time", 1)]
+
+
 def test_each_request_costs_one_operation_before_and_one_after(world: str) -> None:
     asked: list[list[type]] = []
 

@@ -22,6 +22,7 @@ from keyguard.counter_names import Counters, LimitFacts, counter_name, facts_by,
 from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreError
 from keyguard.flow import is_async
 from keyguard.guard import LONG, Decide, Guard, Long, Mark, Surroundings
+from keyguard.guards.concurrency.slot import InUse, PoolSlot, Slot
 from keyguard.http.fields import quoted
 from keyguard.ops import (
     HELD_WAIT,
@@ -112,10 +113,10 @@ class Concurrency(Guard):
         """The public name: in the header, the refusal, the log."""
         self._prefix = f"rl:{counter}:{self.limit.code}|"
         told = quoted(self.policy)
-        self._fields = headers and ReadyFields(
+        self.fields: Any = headers and ReadyFields(
             "RateLimit-Policy", field_value(f'{told};q={limit};qu="concurrent-requests"'), "RateLimit"
         )
-        self._member = f"{told};r=".encode("latin-1")
+        self.member = f"{told};r=".encode("latin-1")
         self.needs = frozenset({"identity"}) if by in ("key", "subject") else frozenset()
         self._prompt = at_hand(selection.functions.values())
         """Whether all functions that have a say can be called in place, as far as is known."""
@@ -219,14 +220,15 @@ class Concurrency(Guard):
             if pool is not None:
                 answer = pool.take(bucket)
                 if answer is not None:
-                    slot = PoolSlot(self._fields, self._member, pool, bucket, answer)
+                    slot = PoolSlot(self, pool, bucket, answer)
+                    request.state.decided += (slot,)
                     request.at_end(slot.free)
-                    return None if self._fields is None else slot
+                    return None if self.fields is None else slot
             taken: Taken = store.execute((self.take(bucket),))[0]
             if taken.refused:
                 return self._refuse(request, taken)
             self._hold(request, taken)
-            return None if self._fields is None else InUse(self._fields, self._member, taken.takings[0][2])
+            return None if self.fields is None else InUse(self.fields, self.member, taken.takings[0][2])
 
         return decide
 
@@ -249,9 +251,9 @@ class Concurrency(Guard):
         if taken.refused:
             return self._refuse(request, taken)
         self._hold(request, taken)
-        if self._fields is None:
+        if self.fields is None:
             return await forward(request)
-        return await within((InUse(self._fields, self._member, taken.takings[0][2]),), request, forward)
+        return await within((InUse(self.fields, self.member, taken.takings[0][2]),), request, forward)
 
     def _hold(self, request: CarriedRequest, taken: Taken) -> None:
         """Keep the slot until the request is over."""
@@ -276,8 +278,8 @@ class Concurrency(Guard):
             at=taken.at,
             policies=(self.policy,),
         )
-        if self._fields is not None:
-            response.headers.join_ready(self._fields, self._member + b"0;t=%d" % (HELD_WAIT // SECOND))
+        if self.fields is not None:
+            response.headers.join_ready(self.fields, self.member + b"0;t=%d" % (HELD_WAIT // SECOND))
         return response
 
     async def _without_store(self, request: CarriedRequest, bucket: str, forward: Forward) -> Response:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from keyguard.errors import StoreError
 from keyguard.flow import Flow
 from keyguard.guard import Mark
-from keyguard.ops import Degraded, Settle, Taken
+from keyguard.ops import Degraded, Settle, Take, Taken
 from keyguard.renewals import Kept
+from keyguard.request import CarriedRequest
 from keyguard.response import Headers
+
+
+class Slotted(Protocol):
+    """A guard with slots, as far as they need to know it."""
+
+    fields: Any
+    """The header fields that tell of them; `None` for none."""
+    member: bytes
+    """How they are named there."""
+
+    def take(self, bucket: str) -> Take: ...
 
 
 class Slot:
@@ -55,14 +67,21 @@ class InUse(Mark):
 class PoolSlot(InUse):
     """A slot that a pool has given, which also tells how many are left."""
 
-    __slots__ = ("_bucket", "_number", "_pool")
+    __slots__ = ("_bucket", "_guard", "_number", "_pool")
 
-    def __init__(self, fields: Any, member: bytes, pool: Any, bucket: str, answer: tuple[int, int]) -> None:
-        self._fields = fields
-        self._member = member
+    def __init__(self, guard: Slotted, pool: Any, bucket: str, answer: tuple[int, int]) -> None:
+        self._guard = guard
+        self._fields = guard.fields
+        self._member = guard.member
         self._pool = pool
         self._bucket = bucket
         self._number, self._left = answer
+
+    @property
+    def taken(self) -> Taken:
+        """What the operation would have evaluated to, for whoever asks what was decided."""
+        demands = self._guard.take(self._bucket).demands
+        return Taken(demands, [(None, demands[0].lease, self._left, 0, 0)], self._number, False)
 
     def free(self) -> None:
         """Free it: called when the request is over."""
