@@ -24,6 +24,8 @@ from keyguard.units import as_datetime
 
 _MOST = 10**12
 """Units that can be granted at once."""
+_ATTEMPTS = 8
+"""Each takes no longer than a store's time-out, 1 second at most: a change is known by its token for 10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +123,25 @@ class Actions:
         if not chosen:
             return ()
         notes = [self._note(place, verb, units, actor, caller, facts) for place, (_, _, facts) in enumerate(chosen)]
-        try:
-            adjusted = await Adjust([Adjustment(key, rate, verb, units) for key, rate, _ in chosen], notes)
-        except StoreBusy:
-            raise
-        except StoreError as error:
-            raise StoreError(
-                f"{error}. Whether anything was changed is not known: look before you repeat it"
-            ) from error
+        adjusted = await self._once(Adjust([Adjustment(key, rate, verb, units) for key, rate, _ in chosen], notes))
         return tuple(
             LimitChange(_use(each, before, adjusted.at), _use(each, after, adjusted.at))
             for each, before, after in zip(chosen, adjusted.before, adjusted.after, strict=True)
         )
+
+    @staticmethod
+    async def _once(op: Adjust) -> Adjusted:
+        """Make a change. If others are in its way, or the reply is lost, it is asked for again, and happens once."""
+        lost = 0
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await op
+            except StoreError as error:
+                lost += not isinstance(error, StoreBusy)
+                if lost > 1 or attempt == _ATTEMPTS - 1:
+                    told = f"{error}. Whether anything was changed is not known: look before you repeat it"
+                    raise StoreError(told) from error
+        raise AssertionError("the last attempt ends in one of both ways")
 
     # -- which limits -------------------------------------------------------------------------------------
 

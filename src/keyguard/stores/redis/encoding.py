@@ -261,17 +261,17 @@ class Wire(Names):
 
     def _adjust_apart(self, op: Adjust) -> Plan:
         """Adjust the counters of each caller; then write the notes, which lie elsewhere."""
-        before: list[Any] = [*op.adjustments]
-        after: list[Any] = [*op.adjustments]
         at = 0
-        for places in op.parts():
-            part: Adjusted = yield from self._swap(Adjust([op.adjustments[place] for place in places]))
-            at = max(at, part.at)
-            for place, was, now in zip(places, part.before, part.after, strict=True):
-                before[place], after[place] = was, now
-        adjusted = Adjusted(at, tuple(before), tuple(after))
+        counts: dict[str, tuple[Any, Any]] = {}
+        for part in op.parts():
+            adjusted: Adjusted = yield from self._swap(part)
+            at = max(at, adjusted.at)
+            pairs = zip(adjusted.before, adjusted.after, strict=True)
+            counts |= dict(zip([each.key for each in part.adjustments], pairs, strict=True))
+        before, after = zip(*[counts[each.key] for each in op.adjustments], strict=True) if counts else ((), ())
+        adjusted = Adjusted(at, before, after)
         for note in op.notes:
-            yield from self._put(Put(note.key, note.make(adjusted), note.ttl))
+            yield from self._put(Put(note.key, note.make(adjusted), note.ttl, expected=None))
         return adjusted
 
     def _taken(self, groups: Sequence[Sequence[Demand]], calls: Sequence[TakeCall] = ()) -> Asking[list[Taken]]:
