@@ -234,12 +234,14 @@ class Renew(Op[bool]):
         taken = self.taken
         changes: list[Change] = []
         found = False
+        if taken.refused:  # it holds nothing
+            return found, changes
         states = iter(old)
         for demand, taking in zip(taken.demands, taken.takings, strict=True):
             if not demand.lease:
                 continue
             holds = Holds(next(states), now)
-            if not taken.refused and holds.renew(taken.at + taking[1] - demand.lease, demand.lease, now):
+            if holds.renew(taken.at + taking[1] - demand.lease, demand.lease, now):
                 found = True
             if holds.changed:
                 changes.append(holds.change(held_key(demand.key), now))
