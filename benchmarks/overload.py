@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from keyguard.guards.overload.criticality import LOWEST, SHARES
-from keyguard.guards.overload.limit import AdaptiveLimit
+from keyguard.guards.overload.criticality import SHARES
+from keyguard.guards.overload.limit import LOWEST, AdaptiveLimit
 
 PLACES = 50
 MEAN = 0.1

@@ -4,7 +4,8 @@ A loop with more to do than it can do calls everything late, timers too. Request
 long as more of them come: an idle loop is not woken. asyncio alone has such timers, and uvloop like it; trio has none.
 
 A handler that holds the loop up once is no overload: the lag is what two timers in a row, or one and the next that is
-overdue, were late by.
+overdue, were late by. It is forgotten by and by, a fifth of it a timer: whoever refuses less with less of it lets those
+in first who are refused last.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ INTERVAL = 0.05
 class LoopLag:
     """The lag of the event loop of this process. Of several, the first that a request comes in is measured."""
 
-    __slots__ = ("_before", "_busy", "_clock", "_due", "_last", "_loop")
+    __slots__ = ("_busy", "_clock", "_due", "_last", "_loop", "seconds")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` returns seconds from any moment on."""
@@ -34,12 +35,10 @@ class LoopLag:
         self._due = 0.0
         self._busy = False
         """Whether a request has come since the last timer."""
-        self._last = self._before = 0.0
-
-    @property
-    def seconds(self) -> float:
+        self._last = 0.0
+        """How late the last timer was."""
+        self.seconds = 0.0
         """The lag at the last timer."""
-        return min(self._last, self._before)
 
     def note(self, now: float) -> float:
         """Note that a request has come. Returns the lag in seconds; 0 if no loop of asyncio runs here."""
@@ -49,15 +48,15 @@ class LoopLag:
                 self._start(loop, now)
             return 0.0
         self._busy = True
-        last = self._last
-        if not last and now - self._due < 1:  # as nearly always
+        last, seconds = self._last, self.seconds
+        if not (last or seconds) and now - self._due < 1:  # as nearly always
             return 0.0
         loop = _running_loop()
         if loop is not self._loop:
             if not self._loop.is_running():  # it ended before its timer
                 self.renew()
             return 0.0
-        return max(min(last, self._before), min(last, now - self._due))
+        return max(seconds, min(last, now - self._due))
 
     def _start(self, loop: Any, now: float) -> None:
         self._loop, self._due, self._busy = loop, now + INTERVAL, False
@@ -67,17 +66,16 @@ class LoopLag:
         if loop is not self._loop:
             return
         now = self._clock()
-        self._before, self._last = self._last, max(0.0, now - self._due)
-        if self._last < _UNNOTICED:
-            self._last = 0.0
+        before, self._last = self._last, _noticed(now - self._due)
+        self.seconds = max(min(before, self._last), _noticed(self.seconds * 0.8))
         if self._busy:
             self._start(loop, now)
         else:
             self.renew()
 
 
-_UNNOTICED = 0.005
-"""Seconds: any loop is late by so little."""
+def _noticed(late: float) -> float:
+    return late if late > 0.005 else 0.0  # any loop is late by so little
 
 
 def _running_loop() -> Any:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyguard.guards.overload.criticality import LOWEST, SHARES
-from keyguard.guards.overload.limit import START, AdaptiveLimit
+from keyguard.guards.overload.criticality import SHARES
+from keyguard.guards.overload.limit import LOWEST, START, AdaptiveLimit
 
 ROOT = Path(__file__).parents[3]
 
@@ -97,7 +97,8 @@ def test_the_limit_keeps_to_its_bounds_and_what_is_in_flight_to_the_limit(
         elif inside:
             limit.end(inside.pop(0), now, answered=kind == "end")
         assert limit.in_flight == len(inside)
-        assert floor <= limit.limit <= floor + more
+        assert floor <= limit.limit
+        assert limit.room(1.0) <= floor + more
         assert limit.usual is None or limit.usual >= 0
 
 
@@ -109,16 +110,16 @@ def test_one_request_is_always_admitted(name: str) -> None:
 
 
 def test_it_starts_at_twenty_or_as_near_as_it_may() -> None:
-    assert [AdaptiveLimit(*bounds).limit for bounds in [(4, 1000), (4, 8), (50, 100)]] == [START, 8, 50]
+    assert [AdaptiveLimit(*bounds).room(1.0) for bounds in [(4, 1000), (4, 8), (50, 100)]] == [START, 8, 50]
 
 
 def test_a_higher_share_is_admitted_where_a_lower_one_is_not() -> None:
-    limit = AdaptiveLimit(10, 10)
+    limit = AdaptiveLimit(10, 100)
     admitted = dict.fromkeys(SHARES, 0)
     for name in sorted(SHARES, key=SHARES.__getitem__):
         while limit.press(SHARES[name]):
             admitted[name] += 1
-    assert admitted == {"sheddable": 5, "sheddable_plus": 2, "critical": 2, "critical_plus": 1}
+    assert admitted == {"sheddable": 10, "sheddable_plus": 4, "critical": 4, "critical_plus": 2}
 
 
 # -- what moves it ----------------------------------------------------------------------------------------------
@@ -150,9 +151,20 @@ def test_it_grows_by_one_place_for_the_class_that_was_refused() -> None:
 def test_it_does_not_grow_beyond_its_ceiling() -> None:
     limit = AdaptiveLimit(4, 25)
     app = App(limit)
-    for _ in range(4):
+    for _ in range(8):
         app.window(0.1, refused=True)
-    assert limit.limit == 25
+    assert limit.room(1.0) == 25
+
+
+def test_at_its_ceiling_lower_shares_are_kept_off_little_of_it() -> None:
+    """Else half of the threads of a server would be idle while nobody of a higher class asks."""
+    limit = AdaptiveLimit(4, 10)
+    app = App(limit)
+    for _ in range(8):
+        app.window(0.1, refused=True, share=LOWEST)
+    assert [int(limit.room(share)) for share in SHARES.values()] == [10, 10, 9, 8]
+    app.window(0.3, refused=True, share=LOWEST)  # requests wait, so it is cut, and that is felt
+    assert [int(limit.room(share)) for share in sorted(SHARES.values())] == [6, 9, 10, 10]
 
 
 def test_it_stays_while_nothing_is_refused() -> None:
@@ -233,7 +245,7 @@ def test_at_its_floor_it_takes_the_app_as_it_is() -> None:
     app = App(limit)
     for latency in (0.1, 0.5, 0.5, 2.0):
         app.window(latency, refused=True)
-    assert limit.limit == 20
+    assert limit.room(1.0) == 20
     assert limit.usual == 2.0
 
 

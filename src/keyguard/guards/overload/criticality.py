@@ -20,8 +20,6 @@ SHARES: dict[str, float] = {"critical_plus": 1.0, "critical": 0.9, "sheddable_pl
 """The part of each bound up to which requests of a class are admitted. What is between them is for bursts of the more
 critical ones: found by simulation."""
 USUAL: Criticality = "critical"
-LOWEST = min(SHARES.values())
-
 _NAMES = ", ".join(map(repr, get_args(Criticality)))
 
 

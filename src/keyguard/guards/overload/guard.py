@@ -17,8 +17,8 @@ from keyguard.clock import SECOND, monotonic, wall_clock
 from keyguard.conditions import OnPaths, on_paths
 from keyguard.errors import ConfigurationError
 from keyguard.guard import Decide, Guard, Mark, Surroundings
-from keyguard.guards.overload.criticality import LOWEST, SHARES, Classes, Criticalities
-from keyguard.guards.overload.limit import AdaptiveLimit
+from keyguard.guards.overload.criticality import SHARES, Classes, Criticalities
+from keyguard.guards.overload.limit import LOWEST, AdaptiveLimit
 from keyguard.guards.overload.queue_wait import waited
 from keyguard.guards.overload.stats import OverloadStats
 from keyguard.problem import refuse_busy
@@ -152,7 +152,7 @@ class Overload(Guard):
         """Return how busy this process is, and what it has refused since the start."""
         limit = self.limit
         shed = {name: count for name, count in self._shed.items() if count}
-        return OverloadStats(int(limit.limit), limit.in_flight, limit.latency, limit.usual, self._lag.seconds, shed)
+        return OverloadStats(int(limit.room(1.0)), limit.in_flight, limit.latency, limit.usual, self._lag.seconds, shed)
 
     def decider(self, store: Any) -> Decide | None:
         return self._decide

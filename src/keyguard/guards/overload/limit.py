@@ -43,6 +43,10 @@ NOISE = 0.01
 """Seconds by which latencies may differ without meaning anything: an app that answers in 1 ms may take 5 at times."""
 SETTLING = 0.1
 """The part of the way that `usual` goes to a latency seen while nothing was refused, or to a lower one."""
+LOWEST = 0.5
+"""The lowest share there is."""
+RESERVED = 0.4
+"""The part of what a share leaves free that stays free at the ceiling."""
 PROBE = 60
 """Windows in which requests are refused, without a cut."""
 
@@ -69,7 +73,8 @@ class AdaptiveLimit:
         self.floor = floor
         self.ceiling = ceiling
         self.objective = objective
-        self.limit = float(min(max(START, floor), ceiling))
+        self._highest = ceiling / LOWEST
+        self.limit = float(min(max(START, floor), self._highest))
         self.latency: float | None = None
         self.usual: float | None = None
         self._growing = True
@@ -100,7 +105,8 @@ class AdaptiveLimit:
         """Return up to how many requests may be in flight after one of this share. One may always be."""
         before = self._before
         limit = self.limit if before is None or share <= before.share else before.limit
-        return max(1.0, limit * share)
+        # Near the ceiling the limit cannot grow for lower shares: there they are kept off a smaller part of it.
+        return max(1.0, min(limit * share, self.ceiling - int((1 - share) * RESERVED * self.ceiling)))
 
     def begin(self, share: float) -> bool:
         """Count a request, if there is room for it."""
@@ -164,7 +170,7 @@ class AdaptiveLimit:
                 self._cut(typical)
             else:  # the share that was refused gets one place more
                 more = self.limit * SLOW_START if self._growing else self.limit + 1 / self._refused
-                self.limit = min(float(self.ceiling), more)
+                self.limit = min(self._highest, more)
 
     @property
     def _bound(self) -> float:
@@ -190,7 +196,8 @@ class AdaptiveLimit:
             self._cut(typical)
 
     def _cut(self, typical: float) -> None:
-        top = self.limit if self._refused else min(self.limit, float(max(self._peak, self.floor)))
+        refused = self._refused
+        top = self.room(refused) / refused if refused else min(self.limit, float(max(self._peak, self.floor)))
         if top <= self.floor:
             self._before = None
             self.usual = typical
