@@ -195,6 +195,47 @@ def _bare(inner: Any) -> Make:
     return lambda stack, callers: (inner(), [], 200)
 
 
+def _handled(work: Callable[[Keyguard], Any], world: str = "asgi") -> Make:
+    """Return what makes an app whose handler does something about a limit that only handlers charge."""
+
+    def make(stack: Callable[..., Keyguard], callers: int) -> tuple[Any, list[str], int]:
+        guard = stack(RateLimit(ONE_RATE, by="ip", cost=0, name="tokens"))
+        asgi, wsgi = raw_asgi(), raw_wsgi()
+
+        async def awaited(scope: Any, receive: Any, send: Any) -> None:
+            await work(guard)
+            await asgi(scope, receive, send)
+
+        def called(environ: Any, start_response: Any) -> Any:
+            work(guard)
+            return wsgi(environ, start_response)
+
+        return getattr(guard, world)(awaited if world == "asgi" else called), [], 200
+
+    return make
+
+
+async def _nothing(guard: Keyguard) -> None: ...
+
+
+async def _charge(guard: Keyguard) -> None:
+    guard.charge(3)
+
+
+async def _reserve(guard: Keyguard) -> None:
+    async with guard.reserve(20) as hold:
+        hold.settle(7)
+
+
+def _charge_plainly(guard: Keyguard) -> None:
+    guard.charge(3)
+
+
+def _reserve_plainly(guard: Keyguard) -> None:
+    with guard.reserve(20) as hold:
+        hold.settle(7)
+
+
 _VARIANTS: dict[str, Make] = {
     "asgi: bare": _bare(raw_asgi),
     "asgi: empty Keyguard()": lambda stack, callers: (stack().asgi(raw_asgi()), [], 200),
@@ -206,6 +247,11 @@ _VARIANTS: dict[str, Make] = {
     "asgi: slots": _guarded(lambda: Concurrency(10, by="ip"), raw_asgi, "asgi"),
     "asgi: ban": _guarded(lambda: Ban(after="20/minute"), raw_asgi, "asgi"),
     "asgi: overload": _guarded(Overload, raw_asgi, "asgi"),
+    "asgi: settle": _guarded(lambda: RateLimit(ONE_RATE, by="ip", settle=lambda outcome: 2), raw_asgi, "asgi"),
+    "asgi: failures, none": _guarded(lambda: RateLimit(ONE_RATE, by="ip", count="failures"), raw_asgi, "asgi"),
+    "asgi: handlers, idle": _handled(_nothing),
+    "asgi: handlers, charge": _handled(_charge),
+    "asgi: handlers, reserve and settle": _handled(_reserve),
     "asgi: refusal": _refusing,
     "asgi: cache hit": lambda stack, callers: (stack(ResponseCache()).asgi(cacheable_asgi()), [], 200),
     "asgi: cache hit within APIKeys": _hits_within_keys,
@@ -217,6 +263,8 @@ _VARIANTS: dict[str, Make] = {
     "wsgi: empty Keyguard()": lambda stack, callers: (stack().wsgi(raw_wsgi()), [], 200),
     "wsgi: one limit": _limited(ONE_RATE, raw_wsgi, "wsgi"),
     "wsgi: three limits": _limited(RATES, raw_wsgi, "wsgi"),
+    "wsgi: handlers, charge": _handled(_charge_plainly, "wsgi"),
+    "wsgi: handlers, reserve and settle": _handled(_reserve_plainly, "wsgi"),
     "wsgi: refusal": _refusing_under_wsgi,
     "wsgi: overload": _guarded(Overload, raw_wsgi, "wsgi"),
     "wsgi: cache hit": lambda stack, callers: (stack(ResponseCache()).wsgi(cacheable_wsgi()), [], 200),
