@@ -188,8 +188,8 @@ class Settle(Op[None]):
         if taken.refused or not old:
             return None, changes
         once = self.keys[-1].startswith(f"{SETTLED}|")
-        settled = _remembered(old[-1] or b"", now) if once else {}
-        if self.token in settled:
+        settled = (old[-1] or b"") if once else b""
+        if settled and _remembers(settled, self.token, now):
             return None, changes
         states = iter(old[len(taken.demands) :])
         for demand, taking, cost, state in zip(taken.demands, taken.takings, self.costs, old, strict=False):
@@ -212,9 +212,7 @@ class Settle(Op[None]):
                     # A state that means nothing from now on is deleted: without a time to live it would stay for good.
                     changes.append((demand.key, back if ttl else None, ttl or None, limit))
         if changes and once:
-            settled[self.token] = now
-            kept = b"".join([token + at.to_bytes(8, "little") for token, at in [*settled.items()][-_MAX_SETTLED:]])
-            changes.append((self.keys[-1], kept, REMEMBERED, _TOKENS))
+            changes.append((self.keys[-1], _with_token(settled, self.token, now), REMEMBERED, _TOKENS))
         return None, changes
 
 
@@ -256,10 +254,22 @@ SETTLED = "rl:settled"
 _MAX_SETTLED = 32  # of one caller; more would cost more memory than a caller's counters
 
 
-def _remembered(state: bytes, now: int) -> dict[bytes, int]:
-    """Read the tokens of settlements that are young enough to be repeated, each with its time."""
-    pairs = [(state[at : at + 8], int.from_bytes(state[at + 8 : at + 16], "little")) for at in range(0, len(state), 16)]
-    return {token: at for token, at in pairs if at + REMEMBERED > now}
+def _remembers(state: bytes, token: bytes, now: int) -> bool:
+    """Tell whether the token is one of a settlement that is young enough to be repeated."""
+    at = state.find(token)
+    while at >= 0:
+        if not at % 16:
+            return int.from_bytes(state[at + 8 : at + 16], "little") + REMEMBERED > now
+        at = state.find(token, at + 1)
+    return False
+
+
+def _with_token(state: bytes, token: bytes, now: int) -> bytes:
+    """Return the tokens with one more, and without the oldest ones that need not be known any more."""
+    first = max(0, len(state) - 16 * (_MAX_SETTLED - 1))
+    while first < len(state) and int.from_bytes(state[first + 8 : first + 16], "little") + REMEMBERED <= now:
+        first += 16
+    return state[first:] + token + now.to_bytes(8, "little")
 
 
 class _Tokens(Limit):
