@@ -93,6 +93,9 @@ class Caller:
         return [self.gets(target, **more) for _ in range(times)]
 
 
+AHEAD = (("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT"))
+
+
 def ban(**settings: Any) -> Ban:
     return Ban(**{"after": "3/minute", **settings})
 
@@ -206,8 +209,6 @@ def test_the_same_on_every_store(kind: str, request: pytest.FixtureRequest, tmp_
 
 
 # -- what is a strike -------------------------------------------------------------------------------------------------
-
-AHEAD = (("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT"))
 
 CASES: list[tuple[str, Sequence[Any], Any, Ask, int]] = [
     # what, guards inside, of, the request, after how many of them the caller is banned: 0 for never
@@ -361,6 +362,13 @@ def test_keys_and_their_owners_may_be_banned_too(world: Any, way: str) -> None:
         anonymous = caller.ask(Ask("/"))
         assert json.loads(anonymous.body)["cause"] == "address"
         assert caller.gets(200, ("X-API-Key", "eve-1")) == 200
+
+
+@pytest.mark.parametrize("by", ["key", "subject", lambda request: request.identity.subject])
+def test_a_preflight_that_passed_without_a_key_is_nobodys(world: Any, way: str, by: Any) -> None:
+    caller = Caller(world, APIKeys(preflights=True), ban(by=by, name="inside"))
+    for _ in range(6):
+        assert caller.ask(Ask("/403", AHEAD, "OPTIONS")).status == 403
 
 
 def test_a_function_says_who(world: Any, way: str) -> None:

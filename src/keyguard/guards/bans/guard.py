@@ -23,24 +23,26 @@ from keyguard import counter_names
 from keyguard.buckets import bucket_text
 from keyguard.chain import within
 from keyguard.clock import SECOND
-from keyguard.errors import StoreBusy, StoreError
-from keyguard.flow import call, is_async, is_blocking
+from keyguard.errors import StoreError
+from keyguard.flow import call, is_async
 from keyguard.guard import Decide, Guard, Surroundings
 from keyguard.guards.bans import settings
-from keyguard.guards.bans.at_once import bucket_of, deciding
-from keyguard.guards.bans.strikes import Watch
+from keyguard.guards.bans.at_once import AskBan, deciding, named
 from keyguard.keys.credentials import Sources
-from keyguard.ops import Degraded, Demand, Take, Taken
-from keyguard.problem import BANNED, refuse_busy, refuse_for
+from keyguard.ops import Demand, Take, Taken
+from keyguard.problem import BANNED, refuse_for
 from keyguard.rates.strikes import Strikes
 from keyguard.refusal import Cause
 from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Response
-from keyguard.selection import By, checked_by, identity_for
+from keyguard.selection import By, at_hand, checked_by, identity_for
 from keyguard.units import Duration, rfc3339
 
 POOLS = "rl:ban:"
 """The beginning of the names of the pools in which strikes and bans are kept, before the guard's name."""
+
+
+_KEPT = 4096  # operations that are ready for the next request of the same caller
 
 
 class Rule(NamedTuple):
@@ -109,6 +111,7 @@ class Ban(Guard):
             ),
         )
         self.told: dict[str, int] = {}
+        self._ready: dict[str, Take] = {}
         self._sources: list[Sources] = []
 
     def __repr__(self) -> str:
@@ -147,33 +150,31 @@ class Ban(Guard):
         return "each of them counts strikes for itself, and bans for itself"
 
     def decider(self, store: Any) -> Decide | None:
-        if store is None or is_async(self.by) or is_blocking(self.by):
-            return None
-        return deciding(self, store)
+        return deciding(self, store) if at_hand(self.functions().values()) else None
 
     # -- a request ------------------------------------------------------------------------------------------
 
     async def __call__(self, request: CarriedRequest, forward: Forward) -> Response:
         by = self.by
-        bucket = self.bucket(request) if isinstance(by, str) else bucket_of(await call(by, request))
+        if isinstance(by, str):
+            bucket = self.bucket(request)
+        else:
+            bucket = "" if request.state.preflight else named(await call(by, request))
         if not bucket or self.spares(request, bucket):
             return await forward(request)
+        ask = AskBan(self, bucket)
         try:
-            taken = await self.take(bucket)
-        except StoreBusy:
-            return refuse_busy(request)
-        except StoreError:
-            await Degraded(f"{self.name} {_DONE[self.if_store_fails]}")
-            if self.if_store_fails == "refuse":
-                return _refuse_without_store(request)
-            return await forward(request)
-        if taken.refused:
-            return self.refuse(request, bucket, taken)
-        return await within((Watch(self, bucket),), request, forward)
+            taken: Taken = await ask.op
+        except StoreError as error:
+            return await ask.failed(error, request, forward)
+        answer = ask.answered(taken, request)
+        return answer if isinstance(answer, Response) else await within((answer,), request, forward)
 
     def bucket(self, request: CarriedRequest) -> str:
         """Return who is to be banned, if no function has a say in it; empty for nobody."""
         if self.by != "ip":
+            if request.state.preflight:
+                return ""  # nothing is known of its caller
             identity = identity_for(request, self, self.by)
             if not identity.anonymous:
                 return bucket_text(identity.key_id if self.by == "key" else identity.subject)
@@ -194,7 +195,12 @@ class Ban(Guard):
 
     def take(self, bucket: str) -> Take:
         """Return the operation that tells whether a caller is banned. It charges nothing."""
-        return Take([Demand(self.policy, self.rule.prefix + bucket, self.limit, 0)])
+        take = self._ready.get(bucket)
+        if take is None:
+            if len(self._ready) >= _KEPT:
+                self._ready.clear()
+            take = self._ready[bucket] = Take([Demand(self.policy, self.rule.prefix + bucket, self.limit, 0)])
+        return take
 
     def refuse(self, request: CarriedRequest, bucket: str, taken: Taken) -> Response:
         """Answer a banned caller. Its refusal leaves no mark, so it is no strike."""
@@ -227,16 +233,3 @@ class Ban(Guard):
             return False
         sent = request.header("authorization") or request.header("cookie")
         return not sent and not any(sources.read(request) for sources in self._sources)
-
-
-_DONE = {"refuse": "refused", "allow": "allowed"}
-
-
-def _refuse_without_store(request: CarriedRequest) -> Response:
-    return refuse_for(
-        request,
-        Cause.FAULT,
-        "The service cannot check at the moment whether a caller is banned. Nothing that you sent is the reason.",
-        reason="store-failed",
-        wait=SECOND,
-    )
