@@ -27,7 +27,7 @@ import pytest
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import StoreError
 from keyguard.ops import Authenticate, Demand, Put, Read, Renew, Settle, Take
-from keyguard.rates import Slots, smooth, window
+from keyguard.rates import Slots, credits, quota, smooth, window
 from keyguard.rates.strikes import Strikes
 from keyguard.stores.redis import RedisStore, calls
 from keyguard.stores.redis.demands import taken_of
@@ -35,11 +35,12 @@ from keyguard.stores.redis.scripts import script_of
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, Reference, check_store
 from tests.support import mutants
+from tests.support.other_times import check_other_times
 from tests.support.servers import RedisServer
 
 LUA = Path(calls.__file__).parent / "lua"
 SCRIPTS = {str(path.relative_to(LUA)): path.read_text() for path in sorted(LUA.rglob("*.lua"))}
-STEPS = 250
+STEPS = 300
 
 CHANGES_NOTHING: list[tuple[str, str]] = [
     (
@@ -53,7 +54,11 @@ CHANGES_NOTHING: list[tuple[str, str]] = [
     (r"if micros < \S+ then micros, ticks = ", "moments before 1970"),
     (r"if ticks < 1 then micros, ticks = ", "the same moment, a microsecond earlier and as many ticks more"),
     (r"if at > CALLED_OFF then", "what was called off is taken in the future, where nothing is given back"),
-    (r"pack\('<I8I8', [01], micros\)", "the place of an expiry that is written later"),
+    (r"pack\('<I8I8', [01], micros\)|pack\('<I8I8i8', [01], till", "the place of an expiry that is written later"),
+    (r"--> .*lives\[hash\] = list, 1$", "a microsecond more of a hash's life"),
+    (r"local MOST_(SPENT|CREDITS)", "how much debt can be told: more than is asked for"),
+    (r"quota.lua.* if till <=? now then return", "a state that has outlived the period for which it counts"),
+    (r"quota.lua.*ending \+ now", "for how long the server keeps a value beyond the expiry that stands in it"),
     (r"--> .*#left > 9 ", "no state has nine bytes: one of eight is empty, and the next has sixteen"),
     (r"strikes.lua:.*#entry > 29", "no state of strikes has one byte: it has none, or twelve for each"),
     (r"strikes.lua:.*(or 1$|max\(1, time)", "the first microsecond of 1970"),
@@ -85,6 +90,8 @@ def limits() -> Iterator[Any]:
     yield window(50, 60 * SECOND, "50/minute")
     yield smooth("5/minute", burst=5)
     yield smooth("50000/second", burst=9)
+    yield quota("5/hour", tz="Asia/Kolkata")
+    yield credits(5, refill=quota("5/hour"))
 
 
 def check_lost_replies(make: Callable[[Clock], RedisStore]) -> None:
@@ -154,18 +161,18 @@ def check_lost_replies(make: Callable[[Clock], RedisStore]) -> None:
 def check_strikes(make: Callable[[Clock], RedisStore]) -> None:
     """Bans begin, end and grow to the microsecond, and what is kept of them is the same byte for byte."""
     random = Random(7)
-    for quota, period, length, longest in ((2, 400, 100, 350), (33, 3200, 50, 50), (32, 3200, 50, 50)):
+    for most, period, length, longest in ((2, 400, 100, 350), (33, 3200, 50, 50), (32, 3200, 50, 50)):
         clock = ManualClock()
         store, reference = make(clock), Reference(clock)
-        limit = Strikes(quota, period, "strikes", length, longest)
+        limit = Strikes(most, period, "strikes", length, longest)
         asking = Take([Demand("d", "rl:ban:strikes|a", limit, 0)])
         spans = [0, 0, 1, 1, 2, -1, -40, length - 1, length, longest - 1, longest, longest + 1]
         spans += [99, 100, 101, 33, 33, period - 1, period, period - 50]
         # Strikes a period apart; two bans that follow each other; strikes that keep the state until the bans are
         # forgotten; strikes of one moment and of two.
-        steps = [(0, 1), (1, 1), (period - 1, 1), (period, quota + 1), (length, quota + 1)]
-        steps += [(2 * length, 1), (longest - 10, 1), (10, quota), (2 * period, 1), (99, 1), (1, 1), (98, 1)]
-        steps += [(random.choice(spans), random.choice([0, 1, 1, 1, quota])) for _ in range(70)]
+        steps = [(0, 1), (1, 1), (period - 1, 1), (period, most + 1), (length, most + 1)]
+        steps += [(2 * length, 1), (longest - 10, 1), (10, most), (2 * period, 1), (99, 1), (1, 1), (98, 1)]
+        steps += [(random.choice(spans), random.choice([0, 1, 1, 1, most])) for _ in range(70)]
         for pause, strikes in steps:
             clock.advance(timedelta(microseconds=pause))
             op: Any = Settle(reference.execute([asking])[0], [strikes]) if strikes else asking
@@ -182,6 +189,11 @@ def check_server_time(server: RedisServer) -> None:
         limits = [window(50, 60 * SECOND, "50/minute"), window(5, 9 * SECOND, "5/9 seconds")]
         (taken,) = store.execute([Take([Demand("d", f"rl:{limit.code}|a", limit) for limit in limits])])
         assert abs(taken.at / SECOND - time.time()) < 60
+        held = [Demand("d", "rl:held|a", limits[0], 1, lease=9 * SECOND)]
+        call = next(store._wire.plan(Take(held)))[0]
+        first, again = (taken_of(held, calls.checked(store._ask([call], monotonic() + 10)[0])) for _ in range(2))
+        assert first.at + first.takings[0][1] == again.at + again.takings[0][1], "a hold ends when it ended"
+        store.execute([Settle(first)])
         store.execute([Put("k|ttl", b"x", 20 * SECOND)])
         assert store.execute([Read("k|ttl")]) == [(b"x",)]
         ends = sorted(server.ask("PTTL", name) for name in server.client().scan_iter(f"{store.namespace}:*"))
@@ -200,6 +212,7 @@ def wrong_with_redis(server: RedisServer) -> bool:
         check_lost_replies(RedisStore(server.url).scratch)  # type: ignore[arg-type]
         check_strikes(RedisStore(server.url).scratch)  # type: ignore[arg-type]
         check_server_time(server)
+        check_other_times(server.url)
     except (AssertionError, StoreError, IndexError, TypeError):
         return True
     return False

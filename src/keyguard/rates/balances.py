@@ -89,7 +89,7 @@ class Credits(Limit):
             until, balance = STATE.unpack(state)
             if until > now:
                 moved = until != end
-            elif 0 < filled > balance:
+            elif balance < filled:
                 balance = filled
         wait = 0
         if cost > balance and cost:
@@ -104,7 +104,7 @@ class Credits(Limit):
         if state is None:
             return self.quota
         until, balance = STATE.unpack(state)
-        filled: int = max(balance, self.filled) if until <= now and self.filled else balance
+        filled: int = max(balance, self.filled) if until <= now else balance
         return filled
 
     def spent(self, state: bytes | None, now: int) -> int:

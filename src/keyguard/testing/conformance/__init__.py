@@ -20,6 +20,7 @@ from keyguard.testing.conformance.limits import (
     check_set_back,
     check_settlements,
 )
+from keyguard.testing.conformance.periods import check_periods
 from keyguard.testing.conformance.reference import Reference
 from keyguard.testing.conformance.steps import check_async, check_random_steps, check_threads, check_traits
 from keyguard.testing.conformance.values import check_plain_values, check_puts, check_records
@@ -59,6 +60,7 @@ def check_store(
     check_refunds(make_store)
     check_settlements(make_store)
     check_holds(make_store)
+    check_periods(make_store)
     check_set_back(make_store)
     check_expiry(make_store)
     check_all_or_nothing(make_store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import product
 from typing import Any
 
 from keyguard.clock import SECOND
@@ -32,16 +33,16 @@ def check_refunds(make_store: Callable[[ManualClock], Store]) -> None:
     reference = Reference(clock)
     limit = window(1000, 60 * SECOND, "1000/minute")
     with opened(make_store, clock) as store:
-        for before in (1, 2, 255, 256, 257, 512):
-            key = f"rl:win60000000|refund{before}"
+        for before, order in product((1, 2, 255, 256, 257, 512), ((1, 0, 0), (0, 1, 1))):
+            key = f"rl:win60000000|refund{before}{order[0]}"
             taken = []
             for cost in (before, 1, 3):
+                clock.advance(2)  # in the next slice
                 take = Take([Demand("limit", key, limit, cost)])
                 taken.append(reference.execute([take])[0])
                 one(store, take)
-                clock.advance(2)
-            for charge in (taken[1], taken[0], taken[0]):
-                asked: list[Op[Any]] = [Settle(charge), Take([Demand("limit", key, limit, 0)])]
+            for place in order:
+                asked: list[Op[Any]] = [Settle(taken[place]), Take([Demand("limit", key, limit, 0)])]
                 for op in asked:
                     (expected,) = reference.execute([op])
                     same(f"giving back, {before}, 1 and 3 taken", plain(expected), plain(one(store, op)))

@@ -12,7 +12,7 @@ local function balance_of(entry, units, ending, filled)
   if not entry then return units, false end
   local till, balance = unpack_('<I8i8', entry, 9)
   if till > now then return balance, till ~= ending end
-  return filled > 0 and max(balance, filled) or balance, false
+  return max(balance, filled), false
 end
 
 local function take_credits(entry, cost, units, _, ending, filled)

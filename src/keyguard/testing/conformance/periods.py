@@ -1,0 +1,46 @@
+"""Periods of the calendar: their first moment, and what comes after their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import product
+from typing import Any
+
+from keyguard.clock import SECOND
+from keyguard.manual_clock import ManualClock
+from keyguard.ops import Demand, Op, Settle, Store, Take
+from keyguard.rates import credits, quota
+from keyguard.testing.conformance.comparing import one, opened, plain, same
+from keyguard.testing.conformance.reference import Reference as Reference
+
+
+def check_periods(make_store: Callable[[ManualClock], Store]) -> None:
+    """Check the first moment of a period, and what of a period that is over is settled or edited in the next one."""
+    hour = 3600 * SECOND
+    never = credits(9)
+    limits = (quota("9/hour"), credits(9, refill=quota("1/hour")), credits(9, refill=quota("9/hour")), never)
+    clock = ManualClock()
+    reference = Reference(clock)
+    with opened(make_store, clock) as store:
+
+        def ask(op: Op[Any], what: str) -> Any:
+            (expected,) = reference.execute([op])
+            same(f"a period that is over: {what}", plain(expected), plain(one(store, op)))
+            return expected
+
+        for step, (at, later, more, settled) in enumerate(product((0, hour - 1), (0, 1, hour), (0, 1), (0, 14))):
+            clock.advance(timedelta(microseconds=hour - clock() % hour + at))
+            keys = [f"rl:period{place}:{limit.code}|{step}" for place, limit in enumerate(limits)]
+
+            def take(cost: int, keys: list[str] = keys) -> Take:
+                return Take([Demand("limit", key, limit, cost) for key, limit in zip(keys, limits, strict=True)])
+
+            taken = ask(take(3), "taking")
+            clock.advance(timedelta(microseconds=later))
+            ask(take(more), "taking in the next one")
+            ask(Settle(taken, [settled] * len(limits)), "settling")
+            ask(take(0), "what is left")
+            clock.advance(timedelta(microseconds=hour))
+            ask(Take([Demand("limit", keys[1], never, 0)]), "a balance that nothing fills any more")
+            ask(take(0), "what is left then")
