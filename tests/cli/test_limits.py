@@ -15,6 +15,7 @@ import pytest
 from keyguard import APIKeys, Keyguard, RateLimit, smooth
 from keyguard.cli import main
 from keyguard.cli.operator import operator
+from keyguard.ops import Put
 from keyguard.rates.window import WindowLog
 from keyguard.stack.written import read_stacks
 from keyguard.stores import open_store
@@ -222,7 +223,7 @@ def test_limits_that_cannot_be_known_are_named(file: str, capsys: pytest.Capture
     code, out, err = run(capsys, "limits", "show", ADDRESS)
     assert (code, len(out.splitlines())) == (0, 2)
     assert "a function chooses the limits of 'chosen'" in err
-    assert "'own:5/day', of a kind that this command does not know" in err
+    assert "Not shown: 'own:5/day': it is of a kind that this keyguard does not know." in err
 
 
 def test_stacks_of_one_store_are_told_apart(file: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,9 +233,13 @@ def test_stacks_of_one_store_are_told_apart(file: str, capsys: pytest.CaptureFix
     wait_for_rules(two, 2)
     assert {use["limit"] for use in run_json(capsys, "limits", "show", ADDRESS)} == {"one:2/day", "two:3/day"}
     assert [use["limit"] for use in run_json(capsys, "limits", "show", ADDRESS, "--stack", "shop")] == ["one:2/day"]
+    two.store.execute([Put("stack|later", b'{"v": 2}'), Put("stack|damaged", b"?")])
+    code, out, err = run(capsys, "limits", "show", ADDRESS)
+    assert (code, len(out.splitlines()), len(err.splitlines())) == (0, 3, 2)
+    assert "Not shown: the limits of the stack 'later': " in err
     code, _, err = run(capsys, "limits", "show", ADDRESS, "--stack", "shoop")
     assert code == 1
-    assert "there are 'back office', 'shop'" in err
+    assert "there are 'back office', 'damaged', 'later', 'shop'" in err
 
 
 def test_a_key_need_not_be_an_argument_and_is_never_shown(

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from limits.storage import MemoryStorage
 
 from keyguard import APIKeys, ConfigurationError, Keyguard, LimitUse, RateLimit, StoreError, smooth
 from keyguard.keys import KeyRegistry
-from keyguard.ops import Adjust, Adjustment, Note
+from keyguard.ops import Adjust, Adjustment, Demand, Note, Take, keeps_count
 from keyguard.rates import window
 from keyguard.stores import open_store
 from keyguard.stores.limits import LimitsStore
 from keyguard.stores.memory import MemoryStore
-from keyguard.testing import ManualClock, play
+from keyguard.testing import ManualClock, Reference, play
+from keyguard.testing.conformance.drawing import LIMITS
 from tests.support.every_store import KINDS, store_of
 from tests.support.servers import Proxy, RedisServer
 
@@ -102,6 +105,35 @@ def test_changes_that_meet_requests_lose_none(store: Any) -> None:
     assert told(stack.limits.peek(ADDRESS)) == {"ip:100000/day": (860, 99140)}
 
 
+_LIMITS = [limit for limit in LIMITS if limit.kind and keeps_count(limit)]
+_STEPS = st.tuples(
+    st.sampled_from(["take", "hold", "reset", "grant", "set"]), st.integers(0, 200), st.integers(0, 40_000_000)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, len(_LIMITS) - 1), st.lists(_STEPS, max_size=25))
+def test_what_is_spent_held_and_left_is_the_limit_at_every_step(place: int, steps: list[tuple[Any, int, int]]) -> None:
+    """And what a caller is told of the moment when it works again is true."""
+    clock = ManualClock()
+    store, limit = Reference(clock), _LIMITS[place]
+    key = f"rl:sum:{limit.code}|a"
+    for verb, units, pause in steps:
+        clock.advance(timedelta(microseconds=pause))
+        if verb in ("take", "hold"):
+            store.execute([Take([Demand("a", key, limit, units, 5_000_000 * (verb == "hold"), holds=True)])])
+        elif verb == "set":
+            store.execute([Adjust([Adjustment(key, limit, "set", min(units, limit.max_cost))])])
+        else:
+            store.execute([Adjust([Adjustment(key, limit, verb, max(1, units))])])
+        (count,) = store.execute([Adjust([Adjustment(key, limit)])])[0].after
+        assert count.remaining == max(0, limit.max_cost - count.spent - count.held)
+        one = Take([Demand("a", key, limit, 1, holds=True)])
+        assert count.wait == one.apply([store.value(name) for name in one.keys], clock())[0].wait
+        if verb == "set" and not limit.keeps_grants:
+            assert count.spent == min(units, limit.max_cost)
+
+
 # -- whom it concerns -------------------------------------------------------------------------------------------
 
 
@@ -180,9 +212,6 @@ def test_an_address_that_has_guessed_too_often_is_let_try_again() -> None:
 
 
 def test_what_is_held_is_told_and_left_alone() -> None:
-    from keyguard.ops import Demand, Take
-    from keyguard.rates import window
-
     store = MemoryStore()
     stack = Keyguard(RateLimit("5/day", by="ip"), store=store)
     key = f"rl:ip:{window(5, 86_400_000_000, '').code}|{ADDRESS}"

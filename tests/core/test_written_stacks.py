@@ -293,7 +293,7 @@ def test_a_limit_of_a_later_kind_hides_no_other() -> None:
     stored["limits"][0]["limit"] = {"kind": "lunar", "phase": 3}
     found = decode(json.dumps(stored).encode())
     assert [facts.name for facts in found.facts] == ["even:5/day smooth", "chosen"]
-    assert found.unknown == ("key:5/day",)
+    assert found.unknown == ("'key:5/day': it is of a kind that this keyguard does not know",)
 
 
 def test_no_secret_is_written() -> None:

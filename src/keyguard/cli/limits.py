@@ -147,8 +147,8 @@ def _tell_of_unseen(stacks: Iterable[WrittenStack]) -> None:
         for facts in stack.facts:
             if facts.limit is None and facts.plans is None:
                 _say(f"Not shown: a function chooses the limits of {facts.guard!r} on each request.")
-        for name in stack.unknown:
-            _say(f"Not shown: {name!r}, of a kind that this command does not know.")
+        for told in stack.unknown:
+            _say(f"Not shown: {told}.")
 
 
 # -- output -----------------------------------------------------------------------------------------------------

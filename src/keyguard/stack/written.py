@@ -51,8 +51,7 @@ class WrittenStack:
     name: str
     facts: tuple[LimitFacts, ...]
     unknown: tuple[str, ...]
-    """The names of limits of which this keyguard cannot say what they mean: of a kind of the user's own, or a later
-    one."""
+    """The limits of which this keyguard cannot say what they mean, each with the reason."""
 
 
 def encode(name: str, facts: Iterable[LimitFacts]) -> bytes:
@@ -82,7 +81,7 @@ def decode(data: bytes) -> WrittenStack:
             try:
                 limit = None if each["limit"] is None else limit_of(each["limit"])
             except ConfigurationError:
-                unknown.append(str(each["name"]))
+                unknown.append(f"{str(each['name'])!r}: it is of a kind that this keyguard does not know")
                 continue
             facts.append(_fact(each, limit))
         return WrittenStack(str(found["name"]), tuple(facts), tuple(unknown))
@@ -98,8 +97,15 @@ def _fact(each: dict[str, Any], limit: Limit | None) -> LimitFacts:
 
 
 def read_stacks(store: Store) -> list[WrittenStack]:
-    """Return what all stacks of a store have written down, by name."""
-    return [decode(value) for _, value in store.scan(f"{POOL}|")]
+    """Return what all stacks of a store have written down, by name. One that cannot be read hides no other."""
+    found = []
+    for key, value in store.scan(f"{POOL}|"):
+        try:
+            found.append(decode(value))
+        except StoreError as error:
+            name = key.removeprefix(f"{POOL}|")
+            found.append(WrittenStack(name, (), (f"the limits of the stack {name!r}: {error}",)))
+    return found
 
 
 # -- writing it -----------------------------------------------------------------------------------------------------
