@@ -6,6 +6,9 @@ requests is of a high class, the rest of a low one. Goodput counts answers that 
 
 The guard's own limit is driven, `keyguard.guards.overload.limit.AdaptiveLimit`, and beside it fixed limits, of which
 the best is the mark. All of a run counts, its start and the change too.
+
+A second table asks for a half to five times of what the app can do, all in one class, and a third has a slow route
+among quick ones: neither may be taken for overload.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from keyguard.guards.overload.criticality import SHARES
+from keyguard.guards.overload.criticality import SHARES, USUAL
 from keyguard.guards.overload.limit import LOWEST, AdaptiveLimit
 
 PLACES = 50
@@ -68,6 +71,13 @@ class Adaptive:
         self.limit.end(began, now, answered=True)
 
 
+class OneClass(Adaptive):
+    """The same for requests of the usual class alone."""
+
+    def admit(self, now: float, name: str) -> bool:
+        return super().admit(now, USUAL)
+
+
 @dataclass
 class Phase:
     """A part of a run, and what became of the requests that came in it."""
@@ -96,9 +106,18 @@ class Phase:
 
 
 def simulate(
-    gate: Gate, phases: Sequence[Phase], *, places: int = PLACES, sigma: float = 0.5, seed: int = 1
+    gate: Gate,
+    phases: Sequence[Phase],
+    *,
+    places: int = PLACES,
+    sigma: float = 0.5,
+    slow_part: float = 0.0,
+    seed: int = 1,
 ) -> Sequence[Phase]:
-    """Run an app behind a gate through some phases. `sigma` is the spread of its (log-normal) service times."""
+    """Run an app behind a gate through some phases. `sigma` is the spread of its (log-normal) service times.
+
+    `slow_part` of the requests take twenty times as long as the others; the mean of all is the same.
+    """
     chance = random.Random(seed)
     ends = [sum(phase.seconds for phase in phases[: place + 1]) for place in range(len(phases))]
     waiting: deque[tuple[float, Phase]] = deque()
@@ -129,6 +148,8 @@ def simulate(
             busy += 1
             came, its = waiting.popleft()
             spent = MEAN * phase.slower * math.exp(chance.gauss(-sigma * sigma / 2, sigma))
+            if slow_part:
+                spent *= (20 if chance.random() < slow_part else 1) / (1 + 19 * slow_part)
             heapq.heappush(events, (now + spent, -number, came, its))
 
 
@@ -152,6 +173,13 @@ def row(title: str, phases: Sequence[Phase], best: Sequence[float], idle: Sequen
     return f"{title:14}" + "   |".join(cells)
 
 
+def one_class(gate: Gate, load: float, *, slow_part: float = 0.0) -> str:
+    """Run a steady load, and return what became of it after the first seconds."""
+    _, phase = simulate(gate, [Phase(5, load=load), Phase(85, load=load)], slow_part=slow_part)
+    admitted = sum(phase.admitted.values()) / sum(phase.came.values())
+    return f"{admitted:9.1%} {phase.goodput * MEAN / PLACES:20.1%} {phase.p99:5.2f} s"
+
+
 def main() -> None:
     holds = True
     for sigma in (0.5, 1.0):
@@ -170,6 +198,18 @@ def main() -> None:
             print(row(f"adaptive {seed}", phases, best, idle))
             for phase, most, least in zip(phases, best, idle, strict=True):
                 holds &= phase.goodput >= 0.9 * most and phase.p99 <= 2 * least and phase.served(HIGH) >= 0.99
+    print("\none class, 90 s, of which the first 5 are not counted; spread 0.5")
+    columns = f"{'admitted':>9} {'goodput of capacity':>20} {'p99':>7}"
+    print(f"{'asked for':14}{columns}   | without a limit:{columns}")
+    for load in (0.5, 0.7, 0.9, 0.95, 1.0, 1.2, 2.0, 5.0):
+        cells = [one_class(gate, load) for gate in (OneClass(), Fixed(math.inf))]
+        print(f"{load:<14}" + "   |                 ".join(cells))
+    print(
+        "\na slow route: so many requests take twenty times as long as the others; one class, asked for 0.8, and for 2"
+    )
+    for part in (0.02, 0.1, 0.3, 0.5):
+        cells = [one_class(OneClass(), load, slow_part=part) for load in (0.8, 2.0)]
+        print(f"{part:<14.0%}" + "   |                 ".join(cells))
     print(
         "\ngoodput 90 % of the best, p99 twice the unloaded at most, 99 % of high:",
         "holds" if holds else "DOES NOT HOLD",

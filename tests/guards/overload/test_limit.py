@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,25 @@ def test_answers_that_began_before_a_window_do_not_count_in_it() -> None:
     assert limit.latency == pytest.approx(0.1)
 
 
+def test_many_threads_count_right() -> None:
+    limit = AdaptiveLimit(4, 6)
+    seen: list[int] = []
+
+    def ask(share: float) -> None:
+        for turn in range(3000):
+            if (limit.begin if turn % 2 else limit.press)(share):
+                seen.append(limit.in_flight)
+                limit.end(float(turn), turn + 0.1, answered=True)
+
+    threads = [threading.Thread(target=ask, args=(share,)) for share in (*SHARES.values(), 1.0, 0.9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert limit.in_flight == 0
+    assert max(seen) <= 6
+
+
 def test_others_than_answers_teach_it_nothing() -> None:
     limit = AdaptiveLimit(4, 1000)
     for turn in range(200):
@@ -297,12 +317,22 @@ def test_a_simulated_app_at_twice_its_capacity_that_becomes_three_times_as_slow(
         assert phase.served(sim.LOW) < 0.5
 
 
+@pytest.mark.parametrize("slow_part", [0.0, 0.1, 0.5])
+def test_a_simulated_app_with_enough_places_refuses_nobody(slow_part: float) -> None:
+    """Busy for four fifths of the time, also if some of its requests take twenty times as long."""
+    sim = benchmark()
+    start, steady = sim.simulate(
+        sim.OneClass(), [sim.Phase(5, load=0.8), sim.Phase(10, load=0.8)], places=40, slow_part=slow_part
+    )
+    assert steady.admitted[sim.LOW] >= 0.97 * steady.came[sim.LOW]
+    assert start.admitted[sim.LOW] >= 0.8 * start.came[sim.LOW]
+
+
 def test_a_simulated_app_of_one_class_recovers() -> None:
     """Overloaded, then not, then overloaded again, then quick again after it was slow."""
     sim = benchmark()
     phases = [sim.Phase(10), sim.Phase(5, load=0.5), sim.Phase(10), sim.Phase(10, slower=3.0), sim.Phase(10)]
-    gate = sim.Adaptive()
-    gate.admit = lambda now, name: gate.limit.begin(LOWEST) or gate.limit.press(0.9)
+    gate = sim.OneClass()
     capacity = 20 / sim.MEAN
     sim.simulate(gate, phases, places=20)
     served = [phase.goodput * phase.slower / capacity for phase in phases]
