@@ -64,6 +64,12 @@ CHANGES_NOTHING: list[tuple[str, str]] = [
     (r"strikes.lua:.*(or 1$|max\(1, time)", "the first microsecond of 1970"),
     (r"strikes.lua:.*back >= 0", "what is written again as it stood"),
     (r"settle.lua:\d+ \[.*\] +return [01] ", "a result that nobody reads"),
+    (r"holds.lua.*local held = \{.*--> .*= 1[,}]", "the longest lease and the last number of nothing"),
+    (r"holds.lua.*held.last \+ 1.*--> .*(count > 1|and 1|last \+ 2)", "a microsecond more of what nothing is held of"),
+    (r"holds.lua.*--> .*(ending >= now \+|latest < now)", "what is written again as it stood, or for no time"),
+    (r"holds.lua.*--> .*lives\[hash\] or 1", "a microsecond of a life"),
+    (r"decisions.lua.*--> .*lives\[hash\] = list, 1", "a microsecond of a life"),
+    (r"renew.lua.*--> .*found = 2", "a truth value"),
     (r"--> .*at > CALLED_OFF", "undoing what was never taken, step by step and not at once, changes nothing"),
     (r"life = -floor\(-ahead / TICKS\) \+ ", "less than a microsecond of a life"),
     (r"--> .*if ticks < 1 then micros", "the same moment, written in another way"),
@@ -194,12 +200,15 @@ def check_server_time(server: RedisServer) -> None:
         first, again = (taken_of(held, calls.checked(store._ask([call], monotonic() + 10)[0])) for _ in range(2))
         assert first.at + first.takings[0][1] == again.at + again.takings[0][1], "a hold ends when it ended"
         store.execute([Settle(first)])
+        held = [Demand("d", "rl:slots:slots|b", Slots(2), 1, 90 * SECOND)]
+        store.execute([Take([*held, Demand("e", "rl:win9000000|b", limits[1])])])
         store.execute([Put("k|ttl", b"x", 20 * SECOND)])
         assert store.execute([Read("k|ttl")]) == [(b"x",)]
         ends = sorted(server.ask("PTTL", name) for name in server.client().scan_iter(f"{store.namespace}:*"))
-        assert len(ends) == 2  # the counters of one caller lie together
+        assert len(ends) == 3  # the counters of one caller lie together
         assert 15_000 < ends[0] < 25_000
         assert 55_000 < ends[1] < 80_000
+        assert 85_000 < ends[2] < 120_000
     finally:
         store.clear()
         store.close()

@@ -93,11 +93,20 @@ def check_holds(make_store: Callable[[ManualClock], Store]) -> None:
         for what in ("holding", "holding once more in the same moment"):
             held = ask(Take([Demand("limit", key, limit, 7, lease)]), what)
             left()
-        for what, seconds in (("renewing", 6.0), ("renewing just in time", 9.999999), ("renewing too late", 10.0)):
+        clock.advance(6)
+        ask(Renew(held), "renewing")
+        clock.advance(4)
+        what = "as the one that was not renewed ends"
+        left()
+        for what, seconds in (("renewing just in time", 5.999999), ("renewing too late", 10.0)):
             clock.advance(seconds)
             ask(Renew(held), what)
             left()
-        held = ask(Take([Demand("limit", key, limit, 3, lease)]), "holding again")
+        for what in ("holding again", "holding and releasing in one moment, twice", "and holding once more"):
+            held = ask(Take([Demand("limit", key, limit, 3, lease)]), what)
+            if what != "and holding once more":
+                ask(Settle(held), what)
+        left()
         for seconds in (-4000.0, 9.999999, 0.000001):
             clock.advance(seconds)
             what = f"when {seconds} seconds have passed"
@@ -105,6 +114,7 @@ def check_holds(make_store: Callable[[ManualClock], Store]) -> None:
         what = "settling what has lapsed"
         ask(Settle(held, [4]), what)
         left()
+        key = f"rl:held:{limit.code}|b"
         many = Holds(None, clock())
         for _ in range(MAX_HOLDS - 1):
             many.add(1, lease, clock())

@@ -8,7 +8,7 @@ local HELD, MOST_HOLDS, HELD_WAIT = ':held', 1000, 1000000
 
 local function holds_of(hash, field)
   local entry = living(redis.call('HGET', KEYS[hash], field .. HELD))
-  local held = { longest = 0, last = 0, units = 0, count = 0, changed = false, numbers = {}, of = {}, ends = {} }
+  local held = { longest = 0, last = 0, units = 0, count = 0, numbers = {}, of = {}, ends = {} }
   if not entry then return held end
   held.longest, held.last = unpack_('<I8I8', entry, 9)
   for at = 25, #entry, 24 do
@@ -32,7 +32,7 @@ local function place_of(held, number)
 end
 
 local function release(held, place)
-  held.changed, held.units = true, held.units - held.of[place]
+  held.changed = true
   for _, list in ipairs({ held.numbers, held.of, held.ends }) do table.remove(list, place) end
   held.count = held.count - 1
 end
