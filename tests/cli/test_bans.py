@@ -221,6 +221,23 @@ def test_a_longer_ban_stays_and_a_shorter_one_grows(file: Any, run: Any) -> None
     assert after["until"] > before["until"]
 
 
+def test_a_ban_that_is_made_meanwhile_is_not_overwritten(file: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between reading a state and writing it, a longer ban begins."""
+    store: Any = open_store(url_of_environment())
+    key, other = f"rl:ban:ban:{strikes.CODE}|{ONE}", strikes.state_of(strikes.Ban(1, 4 * 10**15, 9))
+    execute = type(store).execute
+
+    def racing(self: Any, ops: Any) -> Any:
+        if isinstance(ops[0], Put) and ops[0].keys == (key,):
+            execute(self, [Put(key, other, 10**9)])
+        return execute(self, ops)
+
+    monkeypatch.setattr(type(store), "execute", racing)
+    assert ": 0 are banned now" in run("import", file(f"{ONE} 1h"))[1]
+    assert json.loads(run("list", "--json")[1])[0]["number"] == 9
+    store.close()
+
+
 def test_a_damaged_state_is_left_out(file: Any, run: Any) -> None:
     run("import", file(ONE))
     store: Any = open_store(url_of_environment())

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from keyguard import APIKeys, ConfigurationError, Guard, IPFilter, Keyguard, Overload, RateLimit, Request, ResponseCache
+from keyguard import (
+    APIKeys,
+    Ban,
+    ConfigurationError,
+    Guard,
+    IPFilter,
+    Keyguard,
+    Overload,
+    RateLimit,
+    Request,
+    ResponseCache,
+)
 from keyguard import asgi as layers
 from tests.support.harness import asgi_app
 
@@ -70,6 +81,17 @@ WRONG: dict[Callable[..., Any], list[dict[str, Any]]] = {
         {"rates": "1/minute", "count": "failures", "failures": [TimeoutError]},
         {"rates": "1/minute", "failures": [401]},
         {"rates": "1/minute", "count": "failures", "refund_on": 502},
+    ],
+    Ban: [
+        {"after": 20},
+        {"of": ()},
+        {"for_": 0},
+        {"growing": 2},
+        {"for_": "2 hours", "growing": True, "max_for": "1 hour"},
+        {"by": "address"},
+        {"exempt": ["localhost"]},
+        {"name": "a|b"},
+        {"if_store_fails": "local"},
     ],
     Overload: [
         {"latency": 0},

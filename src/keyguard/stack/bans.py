@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from keyguard.audit import KEPT, checked_actor, encode, new_record, writing
 from keyguard.clock import SECOND
-from keyguard.errors import ConfigurationError
+from keyguard.errors import ConfigurationError, StoreError
 from keyguard.guards.bans import Ban as Guard
 from keyguard.guards.bans.guard import POOLS
 from keyguard.logs import logger
-from keyguard.ops import Adjust, Adjustment, Change, Note, Op, ReadWithTime, Store, traits_of
+from keyguard.ops import Adjust, Adjustment, Note, Put, Read, ReadWithTime, Store, traits_of
 from keyguard.process.event_loops import in_thread
 from keyguard.rates.strikes import CODE, Ban, Strikes, ban_of, state_of
 from keyguard.run import arun_flow, run_flow
@@ -26,6 +26,7 @@ from keyguard.units import as_datetime, in_microseconds, rfc3339
 log = logger("keyguard")
 
 _ENDING = f":{CODE}"
+_TRIES = 5
 _ANY = Strikes(1, SECOND, "bans", SECOND, SECOND)
 """Stands for the limit of a guard whose settings are not known here: the states of all of them mean the same."""
 
@@ -148,34 +149,38 @@ class Ruling(NamedTuple):
     """In microseconds."""
 
 
-class Impose(Op[bool]):
-    """Ban a caller of the guard called `guard` until a moment. Evaluates to whether it was not banned for as long."""
-
-    __slots__ = ("until",)
-
-    def __init__(self, guard: str, bucket: str, until: int) -> None:
-        self.keys = (f"{POOLS}{guard}{_ENDING}|{bucket}",)
-        self.until = until
-
-    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[bool, Sequence[Change]]:
-        ban = ban_of(old[0]) if old[0] is not None else Ban(0, 0, 0)
-        if self.until <= max(now, ban.until):
-            return False, ()
-        on = now < ban.until
-        after = Ban(ban.since if on else now, self.until, ban.number if on else ban.number + 1)
-        return True, [(self.keys[0], state_of(after), self.until - now, _ANY)]
-
-
 def take_over(store: Store, guard: str, rulings: Iterable[Ruling], *, actor: str) -> int:
     """Ban callers of the guard called `guard`, and note it in the audit log, ruling by ruling.
 
-    Return how many were not banned for as long. Run again, it goes on from where it was stopped.
+    Return how many were not banned for as long. Run again, it goes on from where it was stopped. Raises `StoreError` if
+    the store fails, or if apps change a state all the time.
     """
-    now = run_flow(store, _now())
     new = 0
     for caller, buckets, until in rulings:
+        left = [f"{POOLS}{guard}{_ENDING}|{bucket}" for bucket in buckets]
+        now = run_flow(store, _now())
+        for _ in range(_TRIES):
+            states: list[tuple[bytes | None]] = store.execute([Read(key) for key in left])
+            puts = [_imposing(key, *state, now, until) for key, state in zip(left, states, strict=True)]
+            wanted = [put for put in puts if put is not None]
+            written = store.execute(wanted) if wanted else []
+            new += sum(written)
+            left = [put.keys[0] for put, done in zip(wanted, written, strict=True) if not done]
+            if not left:
+                break
+        else:
+            raise StoreError(f"the ban of {caller} was not written: its state changes all the time. Run the same again")
         after = {"until": _text(until), "callers": len(buckets)}
         record = new_record(now, actor=actor, action="bans.import", caller=caller, limit=guard, after=after)
-        *imposed, _ = store.execute([*[Impose(guard, bucket, until) for bucket in buckets], writing(record)])
-        new += sum(imposed)
+        store.execute([writing(record)])
     return new
+
+
+def _imposing(key: str, state: bytes | None, now: int, until: int) -> Put | None:
+    """Return the operation that bans a caller, if its state has not changed; `None` if it is banned for as long."""
+    ban = Ban(0, 0, 0) if state is None else ban_of(state)
+    if until <= max(now, ban.until):
+        return None
+    on = now < ban.until
+    after = Ban(ban.since if on else now, until, ban.number if on else ban.number + 1)
+    return Put(key, state_of(after), until - now, expected=state)
