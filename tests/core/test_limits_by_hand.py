@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from limits.storage import MemoryStorage
 
-from keyguard import APIKeys, ConfigurationError, Keyguard, LimitUse, RateLimit, StoreError, smooth
+from keyguard import APIKeys, ConfigurationError, Keyguard, Limits, LimitUse, RateLimit, StoreError, smooth
 from keyguard.keys import KeyRegistry
 from keyguard.ops import Adjust, Adjustment, Demand, Note, Take, keeps_count
 from keyguard.rates import window
@@ -313,6 +314,16 @@ def test_a_plan_that_nobody_knows_must_be_said() -> None:
     assert [use.name for use in stack.limits.peek("acme", plan="pro")] == ["subject:5/day"]
     assert [use.name for use in stack.limits.peek("acme", plan="other")] == ["subject:1/day"]
     assert stack.limits.peek("acme", plan="staff") == ()
+
+
+def test_plans_of_guards_with_one_name_are_not_mixed_up() -> None:
+    def facts(name: str, plans: dict[str, Any]) -> list[Any]:
+        guard = RateLimit(plans=plans, default="1/day", name=name)
+        return [replace(each, guard="subject") for counters in guard.counters for each in counters.facts]
+
+    both = [*facts("shop", {"pro": "5/day"}), *facts("back office", {"gold": "7/day"})]
+    limits = Limits(MemoryStore(), both, clock=ManualClock())
+    assert [use.name for use in limits.peek("acme", plan="pro")] == ["shop:5/day", "back office:1/day"]
 
 
 def test_limits_that_a_function_chooses_are_not_known() -> None:

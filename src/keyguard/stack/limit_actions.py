@@ -157,7 +157,7 @@ class Actions:
         if not counting:
             kinds = ", ".join(sorted({facts.by for facts in named}))
             raise ValueError(
-                f"this caller counts by {' or '.join(caller.buckets)}, and these limits by {kinds}: say by="
+                f"this caller counts by {' or '.join(caller.buckets)}, and these limits by {kinds}: say by= (--by)"
             )
         if limit is not None and all(facts.limit is None and facts.plans is None for facts in counting):
             raise ValueError(f"a function chooses the limit {limit!r:.80} on each request: it is not known here")
@@ -172,8 +172,10 @@ class Actions:
         if facts.plans is None:
             return True
         if not caller.plan_is_known:
-            raise ValueError(f"{facts.guard} depends on the caller's plan, which no key in the store tells: say plan=")
-        known = {plan for other in self._facts if other.guard == facts.guard for plan in other.plans or ()}
+            raise ValueError(
+                f"{facts.guard} depends on the caller's plan, which no key in the store tells: say plan= (--plan)"
+            )
+        known = {plan for other in self._facts if _counter(other) == _counter(facts) for plan in other.plans or ()}
         return caller.plan in facts.plans if caller.plan in known else facts.default
 
     @staticmethod
@@ -210,6 +212,11 @@ class Actions:
 
 _Counter = tuple[str, Limit, LimitFacts]
 """The key of a caller's counter, the limit and what is known of it."""
+
+
+def _counter(facts: LimitFacts) -> str:
+    """Return what the keys of all counters of a guard begin with: the name of one may be that of another stack's."""
+    return facts.prefix.rpartition(":")[0]
 
 
 def _record(draft: AuditRecord, adjusted: Adjusted, place: int, asked: dict[str, int]) -> AuditRecord:
