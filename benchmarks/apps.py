@@ -164,6 +164,13 @@ def _limited(rates: str, inner: Any, world: str) -> Make:
     return _guarded(lambda: RateLimit(rates, by="ip"), inner, world)
 
 
+def _for_handlers() -> RateLimit:
+    """Return a limit whose stack notes its requests for handlers, as `Keyguard(handlers=True)` does."""
+    limit = RateLimit(ONE_RATE, by="ip")
+    limit.handlers = True
+    return limit
+
+
 def whole(inner: Any, world: str) -> Make:
     def make(stack: Callable[..., Keyguard], callers: int) -> tuple[Any, list[str], int]:
         guard = stack(IPFilter(deny=networks(1000)), APIKeys(), RateLimit(RATES, by="key"))
@@ -265,10 +272,12 @@ _VARIANTS: dict[str, Make] = {
     "wsgi: three limits": _limited(RATES, raw_wsgi, "wsgi"),
     "wsgi: handlers, charge": _handled(_charge_plainly, "wsgi"),
     "wsgi: handlers, reserve and settle": _handled(_reserve_plainly, "wsgi"),
+    "wsgi: one limit, handlers=True": _guarded(_for_handlers, raw_wsgi, "wsgi"),
     "wsgi: refusal": _refusing_under_wsgi,
     "wsgi: overload": _guarded(Overload, raw_wsgi, "wsgi"),
     "wsgi: cache hit": lambda stack, callers: (stack(ResponseCache()).wsgi(cacheable_wsgi()), [], 200),
     "flask: bare": _bare(bare_flask),
     "flask: one limit": _limited(ONE_RATE, bare_flask, "wsgi"),
+    "flask: one limit, handlers=True": _guarded(_for_handlers, bare_flask, "wsgi"),
     "flask: three limits": _limited(RATES, bare_flask, "wsgi"),
 }

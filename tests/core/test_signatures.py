@@ -122,6 +122,9 @@ class Own(Guard):
     def __call__(self, request: Request) -> Response | None: return None
 def by_address(request: Request) -> str | None: return request.state.caller.key_id or request.peer
 def looking_inside(request: Request) -> Any: return request.deferred  # wrong
+def of_the_state(request: Request) -> Any: return request.state.sources  # wrong
+def pressed() -> tuple[float, str, int]:
+    return keyguard.here().pressure, Keyguard().here().caller.subject, keyguard.here().limits[0].remaining
 
 keyguard.asgi.RateLimit(app, "1/minute", by="ip")
 keyguard.asgi.RateLimit(app, "1/minute", "5/hour", cost=lambda request: 2, store="memory://", workers=2)

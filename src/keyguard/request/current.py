@@ -18,6 +18,8 @@ _current: ContextVar[CarriedRequest | None] = ContextVar("keyguard_request", def
 
 enter = _current.set
 """Note the request. What it returns is for `leave`."""
+leave_here = _current.reset
+"""Put back what was noted before, in the context in which `enter` was called: fast path of `leave`."""
 
 _noting = False
 """Whether any stack of this process notes its requests."""

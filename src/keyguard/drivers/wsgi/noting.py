@@ -13,7 +13,7 @@ from keyguard.drivers.wsgi.driving import StartResponse, WSGIApp, status_line
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.refused import Refused
 from keyguard.request import CarriedRequest
-from keyguard.request.current import enter, leave
+from keyguard.request.current import enter, leave_here
 
 _MADE = frozenset({list, tuple, type(None)})
 """Classes of bodies for which no code runs any more."""
@@ -34,7 +34,7 @@ def noted(app: WSGIApp, request: CarriedRequest, environ: Environ, start_respons
     except Refused as refused:  # no framework has made an answer of it
         body = [_answered(refused, request, start_response)]
     finally:
-        leave(token)
+        leave_here(token)
         request.over = body.__class__ in _MADE
     if request.over or body.__class__ is environ.get("wsgi.file_wrapper"):
         return body
@@ -76,14 +76,14 @@ class NotedBody:
                     return _answered(refused, self.request, self.start_response)
             return next(self.iterator)
         finally:
-            leave(token)
+            leave_here(token)
 
     def close(self) -> None:
         token = enter(self.request)
         try:
             close(self.iterable)
         finally:
-            leave(token)
+            leave_here(token)
             self.request.over = True
 
 
