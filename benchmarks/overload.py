@@ -8,7 +8,8 @@ The guard's own limit is driven, `keyguard.guards.overload.limit.AdaptiveLimit`,
 the best is the mark. All of a run counts, its start and the change too.
 
 A second table asks for a half to five times of what the app can do, all in one class, and a third has a slow route
-among quick ones: neither may be taken for overload.
+among quick ones: neither may be taken for overload. The last one is of an event loop that is kept busy by its handlers,
+where nothing is ever in flight; `keyguard.process.loop_lag.LoopLag` is driven there.
 """
 
 from __future__ import annotations
@@ -18,18 +19,24 @@ import math
 import random
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+from unittest.mock import patch
 
 from keyguard.guards.overload.criticality import SHARES, USUAL
 from keyguard.guards.overload.limit import LOWEST, AdaptiveLimit
+from keyguard.process import loop_lag
+from keyguard.process.loop_lag import LoopLag
 
 PLACES = 50
 MEAN = 0.1
 """Seconds that an answer takes, if nothing waits."""
 DEADLINE = 1.0
 HIGH_PART = 0.1
+HOLDS = 0.02
+"""Seconds for which a handler holds an event loop."""
+MAX_LAG = 0.25
 HIGH, LOW = "critical_plus", "sheddable"
 
 
@@ -173,6 +180,55 @@ def row(title: str, phases: Sequence[Phase], best: Sequence[float], idle: Sequen
     return f"{title:14}" + "   |".join(cells)
 
 
+class Loop:
+    """An event loop that runs what is ready, as asyncio's does: in turns, in which timers come last."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
+        self.started = 0
+
+    def is_running(self) -> bool:
+        return True
+
+    def call_later(self, seconds: float, function: Callable[..., None], *args: object) -> None:
+        self.started += 1
+        heapq.heappush(self.timers, (self.now + seconds, self.started, function, args))
+
+
+def simulate_loop(load: float, *, guarded: bool = True, seconds: float = 30.0, seed: int = 1) -> Phase:
+    """Run an app in one event loop whose handlers need 20 ms of it each, and a refusal half a millisecond."""
+    chance = random.Random(seed)
+    loop, phase = Loop(), Phase(seconds, load=load)
+    lag = LoopLag(lambda: loop.now)
+    requests: deque[tuple[float, str]] = deque()
+    came = chance.expovariate(load / HOLDS)
+    while came < seconds:
+        requests.append((came, HIGH if chance.random() < HIGH_PART else LOW))
+        came += chance.expovariate(load / HOLDS)
+    ready: list[tuple[float, str]] = []
+    with patch.object(loop_lag, "_running_loop", lambda: loop):
+        while requests or ready:
+            if not ready:
+                loop.now = max(loop.now, min(requests[0][0], loop.timers[0][0] if loop.timers else math.inf))
+            turn, ready = ready, []
+            while requests and requests[0][0] <= loop.now:
+                ready.append(requests.popleft())
+            due = [heapq.heappop(loop.timers) for timer in list(loop.timers) if timer[0] <= loop.now]
+            for began, name in turn:
+                phase.came[name] += 1
+                if guarded and lag.note(loop.now) > MAX_LAG * SHARES[name]:
+                    loop.now += 0.0005
+                    continue
+                phase.admitted[name] += 1
+                loop.now += HOLDS * chance.uniform(0.5, 1.5)
+                phase.latencies.append(loop.now - began)
+                phase.good += loop.now - began <= DEADLINE
+            for _, _, function, args in due:
+                function(*args)
+    return phase
+
+
 def one_class(gate: Gate, load: float, *, slow_part: float = 0.0) -> str:
     """Run a steady load, and return what became of it after the first seconds."""
     _, phase = simulate(gate, [Phase(5, load=load), Phase(85, load=load)], slow_part=slow_part)
@@ -210,6 +266,13 @@ def main() -> None:
     for part in (0.02, 0.1, 0.3, 0.5):
         cells = [one_class(OneClass(), load, slow_part=part) for load in (0.8, 2.0)]
         print(f"{part:<14.0%}" + "   |                 ".join(cells))
+    print("\nan event loop whose handlers need 20 ms of it each: refused by its lag, and without that")
+    columns = f"{'goodput of capacity':>20} {'p99':>7} {'high':>8} {'low':>8}"
+    print(f"{'asked for':14}{columns}   |{columns}")
+    for load in (0.5, 0.9, 1.2, 2.0, 5.0):
+        phases = [simulate_loop(load, guarded=guarded) for guarded in (True, False)]
+        cells = [f"{p.goodput * HOLDS:20.1%} {p.p99:5.2f} s {p.served(HIGH):8.2%} {p.served(LOW):8.2%}" for p in phases]
+        print(f"{load:<14}" + "   |".join(cells))
     print(
         "\ngoodput 90 % of the best, p99 twice the unloaded at most, 99 % of high:",
         "holds" if holds else "DOES NOT HOLD",

@@ -73,6 +73,9 @@ class Chain:
             if not marks:
                 raise
             return within(marks, request, partial(_fail, error))
+        except BaseException:  # the process is told to end, or a greenlet is: nothing more is done for the request
+            give_up(marks)
+            raise
         return marks
 
     def go_on(self, ask: Ask, result: Any, request: CarriedRequest) -> Begun | Ask:

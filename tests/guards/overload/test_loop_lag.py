@@ -13,6 +13,7 @@ from keyguard import Keyguard, Overload
 from keyguard.process import loop_lag
 from keyguard.process.loop_lag import INTERVAL, LoopLag
 from keyguard.testing import ManualClock
+from tests.guards.overload.test_limit import benchmark
 from tests.support.harness import Ask, aask, asgi_app
 
 
@@ -159,6 +160,16 @@ def test_requests_are_refused_while_the_loop_is_late_the_lowest_class_first(loop
     most, everybody = [503, 503, 200, 200], [503, 503, 503, 200]
     assert asyncio.run(story()) == [fine, fine, low, everybody, most, low, low, low]
     assert overload.stats().shed == {"sheddable": 6, "critical": 2, "critical_plus": 1}
+
+
+def test_a_simulated_loop_at_twice_its_capacity_answers_the_high_class_and_in_time() -> None:
+    """A smaller run of `benchmarks/overload.py`: handlers need 20 ms of the loop each."""
+    sim = benchmark()
+    calm, busy = sim.simulate_loop(0.8, seconds=10.0), sim.simulate_loop(2.0, seconds=10.0)
+    assert calm.served(sim.LOW) >= 0.95
+    assert busy.served(sim.HIGH) >= 0.99
+    assert busy.goodput * sim.HOLDS >= 0.8
+    assert busy.p99 < 1.0 < sim.simulate_loop(2.0, guarded=False, seconds=10.0).p99
 
 
 def test_a_real_loop_that_is_held_up_again_and_again() -> None:

@@ -15,6 +15,8 @@ import keyguard.asgi
 import keyguard.wsgi
 from keyguard import (
     APIKeys,
+    Ban,
+    Concurrency,
     ConfigurationError,
     Forward,
     Identity,
@@ -25,9 +27,11 @@ from keyguard import (
     Request,
     Response,
     ResponseCache,
+    quota,
 )
 from keyguard.guard import Mark
 from keyguard.guards.overload.queue_wait import waited
+from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
 from tests.support.harness import Answer, Ask, aask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
@@ -87,6 +91,24 @@ def test_limits_further_out_take_nothing_for_it(world: str) -> None:
     assert [asked(world, guard).status for _ in range(5)] == [503] * 5
     overload.limit.in_flight = 0
     assert [asked(world, guard).status for _ in range(4)] == [200, 200, 200, 429]
+
+
+LIMITS: dict[str, Callable[[], Any]] = {
+    "a quota": lambda: RateLimit(quota("2/month"), by="ip"),
+    "slots": lambda: Concurrency(2, by="ip"),
+    "failures": lambda: RateLimit("2/minute", by="ip", count="failures"),
+    "a bill": lambda: RateLimit("2/minute", by="ip", settle=lambda outcome: 1),
+    "bans": lambda: Ban(after="2/minute"),
+}
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+def test_limits_of_any_kind_take_nothing_for_it(world: str, kind: str) -> None:
+    overload = full()
+    guard = Keyguard(LIMITS[kind](), overload)
+    assert [asked(world, guard).status for _ in range(5)] == [503] * 5
+    overload.limit.in_flight = 0
+    assert [asked(world, guard).status for _ in range(2)] == [200, 200]
 
 
 def test_no_guess_is_counted_and_no_key_looked_for(world: str) -> None:
@@ -255,6 +277,21 @@ def raises(request: Request) -> Response | None:
     raise Failing
 
 
+class Stopped(BaseException):
+    """As gevent stops a greenlet."""
+
+
+def is_stopped(request: Request) -> Response | None:
+    raise Stopped
+
+
+class StoppingStore(MemoryStore):
+    """A subclass of a store in memory may fail, so it is asked as a store on the network is."""
+
+    def execute(self, ops: Any) -> Any:
+        raise Stopped
+
+
 async def raises_later(request: Request, forward: Forward) -> Response:
     await forward(request)
     raise Failing
@@ -278,6 +315,7 @@ INNER: dict[str, Callable[[], list[Any]]] = {
     "alone": list,
     "before a guard that waits": lambda: [passes_on],
     "before a guard that fails": lambda: [raises],
+    "before a guard that is stopped": lambda: [is_stopped],
     "before one that fails afterwards": lambda: [raises_later],
     "before one that answers": lambda: [answers],
     "before a mark that fails": lambda: [LeavesBadMark()],
@@ -307,12 +345,20 @@ def test_each_request_is_counted_out(world: str, app: Any, inner: str, outer: bo
     overload.limit.end = counting  # type: ignore[method-assign]
     guard = Keyguard(*([passes_on] if outer else []), overload, *INNER[inner]())
     for number in range(1, 4):
-        with suppress(Exception, SystemExit):  # what comes of it is not looked at here
+        with suppress(Exception, SystemExit, Stopped):  # what comes of it is not looked at here
             if world == "asgi":
                 ask_asgi(guard.asgi(app), Ask(), lint=False)
             else:
                 ask_wsgi(guard.wsgi(app), Ask(), lint=False)
         assert (overload.limit.in_flight, len(ended)) == (0, number)
+
+
+def test_a_request_that_is_stopped_while_the_store_is_asked_is_counted_out(world: str) -> None:
+    overload = Overload()
+    guard = Keyguard(overload, RateLimit("9/minute", by="ip"), store=StoppingStore())
+    with suppress(Stopped, Exception):
+        asked(world, guard)
+    assert overload.limit.in_flight == 0
 
 
 @pytest.mark.parametrize("inner", ["alone", "before a guard that waits", "before a cache"])

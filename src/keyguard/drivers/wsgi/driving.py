@@ -7,7 +7,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from keyguard.chain import Begun
+from keyguard.chain import Begun, give_up
 from keyguard.drivers.bodies import sized_body
 from keyguard.drivers.interpreter import Engine, Foreign, settle
 from keyguard.drivers.wsgi.request import Environ
@@ -36,6 +36,9 @@ def asked(engine: Engine, request: CarriedRequest, ask: Ask) -> Begun:
             result = engine.ask_store(begun.op, request)
         except Exception as error:
             begun = engine.chain.failed(begun, error, request)
+        except BaseException:  # a greenlet is told to end, say
+            give_up(begun.marks)
+            raise
         else:
             begun = engine.chain.go_on(begun, result, request)
     return begun
