@@ -69,6 +69,7 @@ WRONG: dict[Callable[..., Any], list[dict[str, Any]]] = {
         {"plans": {"free": "2/second"}, "default": "dear"},
         {"rates": "1/minute", "name": "a|b"},
         {"rates": "1/minute", "headers": "draft-1"},
+        {"rates": "1/minute", "tell": "some"},
         {"rates": "1/minute", "if_store_fails": "never"},
         {"rates": "1/minute", "settle": 5},
         {"rates": "1/minute", "settle": getpid},
