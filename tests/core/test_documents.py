@@ -195,6 +195,14 @@ def test_the_readmes_cache_can_be_explained_counted_and_purged(
             assert main(words[1:]) == 0, line
 
 
+def test_the_readmes_bans_can_be_listed_lifted_and_taken_over(folder: Path) -> None:
+    (commands,) = [block for block in SHELL if "bans list" in block]
+    (folder / "banned.txt").write_text("203.0.113.9\n")
+    assert main(["store", "init"]) == 0
+    lines = [line.partition("#")[0].replace("--store redis://localhost", "").split() for line in commands.splitlines()]
+    assert [main(words[1:]) for words in (lines[2], *lines)] == [0, 0, 0, 0]
+
+
 def test_custom_store() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "custom_store.py")], capture_output=True, text=True, check=False

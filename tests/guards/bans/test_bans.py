@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from limits.storage import MemoryStorage
 
 import keyguard.asgi
@@ -96,8 +98,8 @@ class Caller:
 AHEAD = (("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT"))
 
 
-def ban(**settings: Any) -> Ban:
-    return Ban(**{"after": "3/minute", **settings})
+def ban(**given: Any) -> Ban:
+    return Ban(**{"after": "3/minute", **given})
 
 
 # -- when it begins, and when it ends ---------------------------------------------------------------------------------
@@ -170,6 +172,30 @@ def test_a_clock_that_is_set_back_neither_forgives_a_ban_nor_makes_it_longer(wor
     assert (refused.status, refused.get("retry-after")) == (429, "600")
     caller.clock.advance(600)
     assert caller.gets() == 200
+
+
+spans = st.sampled_from([1, 7.3, 90, 3600, 86400])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), spans, st.booleans(), st.lists(st.floats(0, 30), min_size=1, max_size=4))
+def test_a_lone_caller_is_told_the_truth(after: int, span: float, growing: bool, pauses: list[float]) -> None:
+    """Whoever waits for `Retry-After` is admitted, and whoever comes a second too early is not."""
+    guard = ban(after=f"{after}/minute", for_=span, growing=growing, max_for="2 days")
+    caller = Caller(WORLDS["wsgi"], guard)
+    for pause in pauses:
+        caller.clock.advance(60)  # strikes of before have lapsed
+        assert caller.strikes(after + 1) == [401] * (after + 1)
+        caller.clock.advance(pause)
+        refused = caller.ask(Ask("/200"))
+        if refused.status == 200:
+            assert pause >= span
+            continue
+        wait = int(refused.get("retry-after") or 0)
+        caller.clock.advance(wait - 1)
+        assert caller.gets() == 429
+        caller.clock.advance(1)
+        assert caller.gets() == 200
 
 
 STORY: list[tuple[float, int, int, str | None]] = [
@@ -487,8 +513,8 @@ def test_what_two_stacks_of_one_process_count_together_is_the_same(other: dict[s
 class Recording(MemoryStore):
     """Notes each operation, and what had been sent by then."""
 
-    def __init__(self, sent: list[Any], **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, sent: list[Any], **more: Any) -> None:
+        super().__init__(**more)
         self.sent = sent
         self.seen: list[tuple[str, int]] = []
 
