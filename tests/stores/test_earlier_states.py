@@ -12,7 +12,7 @@ import pytest
 
 from keyguard.clock import SECOND
 from keyguard.ops import Demand, Settle, Take
-from keyguard.rates import Limit, smooth, window
+from keyguard.rates import Limit, credits, quota, smooth, window
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.sqlite import SQLiteStore
@@ -30,6 +30,8 @@ EARLIER: list[tuple[Limit, str, str, int, int]] = [
         98,
     ),
     (smooth("7/minute", burst=5), "4a149e2917650600", "counters", 17_142_858, 3),
+    (quota("9/month", tz="Europe/Berlin"), "001cb598656606000200000000000000", "entries", 1_436_400_000_000, 7),
+    (credits(9, refill=quota("5/day")), "00c0d291246506000700000000000000", "entries", 630_720_000_000_000, 7),
 ]
 """A limit, the state of two units taken at the time of `CLOCK`, its table in PostgreSQL, how long it lives, and what is
 left."""
@@ -68,6 +70,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
                 database.query(f"INSERT INTO earlier.{table} VALUES (%s, %s, %s)", key.encode(), state, expires)
             yield opened
             database.query("DROP SCHEMA earlier CASCADE")
+
+
+def test_they_are_written_as_they_were() -> None:
+    """So workers of the version before, on one store with ours, read what we write."""
+    for limit, state, _, ttl, _ in EARLIER:
+        assert limit.take(None, CLOCK(), 2)[:2] == (bytes.fromhex(state), ttl)
 
 
 def test_they_are_read_and_go_on(store: Any) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from keyguard.clock import SECOND
 from keyguard.ops import CompareAndSet, Demand, Put, Read, Settle, Take, Taken
-from keyguard.rates import Limit, Slots, Taking, smooth, window
+from keyguard.rates import Limit, Slots, Taking, credits, quota, smooth, window
 from keyguard.rates.window import WindowLog
 from keyguard.stores.memory import MemoryStore, Pool, core
 from keyguard.testing import ManualClock, Reference
@@ -128,9 +128,10 @@ class Twins:
 QUOTAS = st.sampled_from([1, 2, 3, 31, 32, 33, 34, 40, 1000])
 PACES = st.sampled_from(["10/second", "10/second", "3/second", "100000/second"])
 STEPS = st.sampled_from(
-    [0, 1, 31_250, 31_249, 100_000, SECOND, SECOND // 3, 1_875_000, 17 * SECOND, MINUTE, 2 * MINUTE]
+    [0, 1, 31_250, 31_249, 100_000, SECOND, SECOND // 3, 1_875_000, 17 * SECOND, MINUTE, 2 * MINUTE, 60 * MINUTE]
 )
 EVERY = [window(1, SECOND, ""), window(1, MINUTE, ""), smooth("10/second"), smooth("18000000/minute")]
+EVERY += [quota("1/hour"), credits(1)]
 
 
 @st.composite
@@ -138,7 +139,9 @@ def limits(draw: st.DrawFn) -> list[Limit]:
     """Draw a few limits of different periods and kinds, so that guards meet in counters with other quotas."""
     made: list[Limit] = [window(draw(QUOTAS), period, str(period)) for period in (SECOND, MINUTE)]
     made += [smooth(draw(PACES), burst=draw(QUOTAS)), smooth("18000000/minute", burst=draw(QUOTAS))]
-    picked = draw(st.lists(st.sampled_from([0, 0, 1, 1, 2, 3]), min_size=1, max_size=3, unique=True))
+    made.append(quota(f"{draw(QUOTAS)}/hour", tz="Asia/Kolkata"))
+    made.append(credits(40, refill=quota(f"{min(40, draw(QUOTAS))}/hour")))
+    picked = draw(st.lists(st.sampled_from([0, 0, 1, 1, 2, 3, 4, 4, 5]), min_size=1, max_size=3, unique=True))
     return [made[place] for place in picked]
 
 
@@ -206,6 +209,8 @@ def test_pools_answer_as_operations_do(guards: list[list[Limit]], play: list[Any
         [window(4, SECOND, "4"), window(40, SECOND, "40")],
         [window(40, SECOND, "40"), window(50, SECOND, "50")],
         [smooth("4/second", burst=3)],
+        [quota("4/hour"), quota("9/hour"), quota("8/hour", tz="Asia/Kolkata")],
+        [credits(4, refill=quota("4/hour")), credits(9)],
         [smooth("4/second", burst=5), smooth("3/second"), smooth("70000/second", burst=3)],
     ],
 )
