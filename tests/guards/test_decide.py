@@ -13,6 +13,7 @@ from keyguard import (
     APIKeys,
     Ban,
     Cause,
+    Concurrency,
     IPFilter,
     Keyguard,
     RateLimit,
@@ -64,6 +65,7 @@ GUARDS: dict[str, Any] = {
     "APIKeys": (APIKeys, {}),
     "RateLimit": (RateLimit, {"by": "ip"}),
     "RateLimit by key": (RateLimit, {"by": "key"}),
+    "Concurrency": (Concurrency, {"limit": 3}),
     "ResponseCache": (ResponseCache, {"ttl": 60}),
 }
 
@@ -162,6 +164,14 @@ def stacks(name: str, store: Any, clock: ManualClock) -> Keyguard:
             Ban(after="2/minute", of=(404, 429), by="subject", for_=5),
             Ban(after="3/minute", of=500, by=tenant, for_="20 seconds", name="tenants"),
             ResponseCache(ttl=2, public=True),
+        ],
+        "slots": [
+            Concurrency(1, by="ip", exempt=path("/open/*")),
+            APIKeys(optional=True),
+            ResponseCache(ttl=2, public=True),
+            Concurrency(2, by="subject", paths=["/items/*"], methods=["GET"]),
+            RateLimit("9/minute", by="ip"),
+            Concurrency(3, by=tenant, name="tenants"),
         ],
         "functions": [
             RateLimit("20/minute; 40/hour", by=tenant, cost=cost, exempt=path("/open/*"), name="tenants"),
@@ -276,7 +286,7 @@ def random_ask(random: Random, keys: list[str]) -> Ask:
     )
 
 
-NAMES = ["key and limits", "limits outside", "a cache", "a cache between limits", "bans"]
+NAMES = ["key and limits", "limits outside", "a cache", "a cache between limits", "bans", "slots"]
 NAMES += ["functions", "functions that return awaitables"]
 
 

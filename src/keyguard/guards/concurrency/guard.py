@@ -21,8 +21,8 @@ from keyguard.conditions import OnPaths
 from keyguard.counter_names import Counters, LimitFacts, counter_name, facts_by, public_name
 from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreError
 from keyguard.flow import is_async
-from keyguard.guard import LONG, Decide, Guard, Long, Mark, Surroundings
-from keyguard.guards.concurrency.slot import InUse, PoolSlot, Slot
+from keyguard.guard import LONG, Answer, Decide, Guard, Long, Surroundings
+from keyguard.guards.concurrency.slot import AskSlot, InUse, PoolSlot, Slot
 from keyguard.http.fields import quoted
 from keyguard.ops import (
     HELD_WAIT,
@@ -201,14 +201,12 @@ class Concurrency(Guard):
 
     # -- deciding -----------------------------------------------------------------------------------------
 
-    def decider(self, store: Any) -> Decide | None:
-        if store is None:
-            return None
-        make = traits_of(store).slots
+    def decider(self, store: Any) -> Decide:
+        make = None if store is None else traits_of(store).slots
         pool = None if make is None else make(self._prefix, self.limit, self._max_age)
 
-        def decide(request: CarriedRequest) -> Response | Mark | Literal[Long.LONG] | None:
-            """Decide at once: fast path of `Concurrency.__call__`, same answers."""
+        def decide(request: CarriedRequest) -> Answer | Literal[Long.LONG]:
+            """Decide without a coroutine: fast path of `Concurrency.__call__`, same answers."""
             if request.method == "OPTIONS" and request.state.preflight:
                 return None  # nothing is known of its caller
             try:
@@ -224,11 +222,9 @@ class Concurrency(Guard):
                     request.state.decided += (slot,)
                     request.at_end(slot.free)
                     return None if self.fields is None else slot
-            taken: Taken = store.execute((self.take(bucket),))[0]
-            if taken.refused:
-                return self._refuse(request, taken)
-            self._hold(request, taken)
-            return None if self.fields is None else InUse(self.fields, self.member, taken.takings[0][2])
+            if store is None:
+                return AskSlot(self, bucket)
+            return self.answered(store.execute((self.take(bucket),))[0], request)
 
         return decide
 
@@ -243,28 +239,29 @@ class Concurrency(Guard):
         if bucket is None:
             return await forward(request)
         try:
-            taken: Taken = await self.take(bucket)
-        except StoreBusy:
-            return refuse_busy(request)
-        except StoreError:
-            return await self._without_store(request, bucket, forward)
+            answer = self.answered(await self.take(bucket), request)
+        except StoreError as error:
+            return await self.without_store(error, request, bucket, forward)
+        if isinstance(answer, Response):
+            return answer
+        return await forward(request) if answer is None else await within((answer,), request, forward)
+
+    def answered(self, taken: Taken, request: CarriedRequest) -> Response | InUse | None:
+        """Decide by what came of the operation."""
+        request.state.decided += (taken,)
         if taken.refused:
             return self._refuse(request, taken)
         self._hold(request, taken)
-        if self.fields is None:
-            return await forward(request)
-        return await within((InUse(self.fields, self.member, taken.takings[0][2]),), request, forward)
+        return None if self.fields is None else InUse(self.fields, self.member, taken.takings[0][2])
 
     def _hold(self, request: CarriedRequest, taken: Taken) -> None:
         """Keep the slot until the request is over."""
-        request.state.decided += (taken,)
         if self._renewed and self._store is not None:
             request.at_end(Slot(taken, keep(self._store, taken, self._max_age / SECOND)).free)
         else:
             request.at_end(Settle(taken))
 
     def _refuse(self, request: CarriedRequest, taken: Taken) -> Response:
-        request.state.decided += (taken,)
         detail = (
             f"{taken.held[0]} requests are under way, and '{self.policy}' allows no more. It works again as soon as "
             "one of them is over."
@@ -282,8 +279,12 @@ class Concurrency(Guard):
             response.headers.join_ready(self.fields, self.member + b"0;t=%d" % (HELD_WAIT // SECOND))
         return response
 
-    async def _without_store(self, request: CarriedRequest, bucket: str, forward: Forward) -> Response:
+    async def without_store(
+        self, error: StoreError, request: CarriedRequest, bucket: str, forward: Forward
+    ) -> Response:
         """Decide while the store is out of order. Slots that were taken before are not counted then."""
+        if isinstance(error, StoreBusy):
+            return refuse_busy(request)
         await Degraded(f"{self.name} {DONE[self.if_store_fails]}")
         if self.if_store_fails == "refuse":
             return refuse_unchecked(request)

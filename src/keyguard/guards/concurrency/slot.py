@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 from keyguard.errors import StoreError
 from keyguard.flow import Flow
-from keyguard.guard import Mark
+from keyguard.guard import Ask, Mark
 from keyguard.ops import Degraded, Settle, Take, Taken
 from keyguard.renewals import Kept
-from keyguard.request import CarriedRequest
-from keyguard.response import Headers
+from keyguard.request import CarriedRequest, Forward
+from keyguard.response import Headers, Response
 
 
 class Slotted(Protocol):
@@ -22,6 +22,29 @@ class Slotted(Protocol):
     """How they are named there."""
 
     def take(self, bucket: str) -> Take: ...
+
+    def answered(self, taken: Taken, request: CarriedRequest) -> Response | InUse | None: ...
+
+    async def without_store(
+        self, error: StoreError, request: CarriedRequest, bucket: str, forward: Forward
+    ) -> Response: ...
+
+
+class AskSlot(Ask):
+    """Ask a store for a slot."""
+
+    __slots__ = ("_bucket", "_guard")
+
+    def __init__(self, guard: Slotted, bucket: str) -> None:
+        super().__init__(guard.take(bucket))
+        self._guard = guard
+        self._bucket = bucket
+
+    def answered(self, result: Taken, request: CarriedRequest) -> Response | InUse | None:
+        return self._guard.answered(result, request)
+
+    async def failed(self, error: StoreError, request: CarriedRequest, forward: Forward) -> Response:
+        return await self._guard.without_store(error, request, self._bucket, forward)
 
 
 class Slot:
