@@ -31,6 +31,7 @@ from keyguard import (
 from keyguard.refusal import Cause
 from keyguard.request.limits import limit_states
 from keyguard.testing import ManualClock
+from tests.support.distant import FAILS, DistantStore
 from tests.support.harness import Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -65,7 +66,8 @@ async def waiting(request: Request, forward: Any) -> Any:
 
 def kinds(store: str) -> dict[str, Callable[[ManualClock], Keyguard]]:
     def stack(*guards: Any, clock: ManualClock) -> Keyguard:
-        return Keyguard(*guards, store=open_store(store, clock=clock), clock=clock)
+        where: Any = DistantStore(clock) if store == "elsewhere" else open_store(store, clock=clock)
+        return Keyguard(*guards, store=where, clock=clock)
 
     limits = "3/minute; 10/hour"
     return {
@@ -78,7 +80,7 @@ def kinds(store: str) -> dict[str, Callable[[ManualClock], Keyguard]]:
     }
 
 
-@pytest.mark.parametrize("store", ["memory://", "sqlite:///{}/limits.db"])
+@pytest.mark.parametrize("store", ["memory://", "sqlite:///{}/limits.db", "elsewhere"])
 @pytest.mark.parametrize("world", ["ASGI", "WSGI"])
 @pytest.mark.parametrize("kind", kinds("memory://"))
 def test_what_limits_have_answered(kind: str, world: str, store: str, tmp_path: Path) -> None:
@@ -118,6 +120,16 @@ def test_a_cost_above_all_that_is_ever_admitted_is_admitted_never() -> None:
         2,
         0.0,
     )
+
+
+@pytest.mark.parametrize("world", ["ASGI", "WSGI"])
+def test_limits_that_were_decided_without_the_store_are_not_told(world: str) -> None:
+    """What is left of them is not known."""
+    clock = ManualClock(NOON)
+    store = DistantStore(clock)
+    store.plan = lambda op: FAILS
+    (state,) = states_of(Keyguard(RateLimit("3/minute"), store=store, clock=clock), [Ask()], world)
+    assert (state.refusal, state.limits, state.pressure) == (None, (), 0.0)
 
 
 def test_slots_and_bursts_are_told_like_any_limit() -> None:

@@ -219,6 +219,14 @@ def generator_wsgi(environ: Any, start_response: Any) -> Iterator[bytes]:
     yield b"lo"
 
 
+def writing_wsgi(environ: Any, start_response: Any) -> Iterable[bytes]:
+    write = start_response("200 OK", [("Content-Type", "text/plain")])
+    note(who_asks(environ))
+    write(b"hel")
+    note(who_asks(environ))
+    return [b"lo"]
+
+
 class Closing:
     def __init__(self, who: str) -> None:
         self.who = who
@@ -278,6 +286,7 @@ def flask_app() -> Any:
 WSGI_PLACES: dict[str, tuple[Callable[[], Any], int]] = {
     "in place": (lambda: plain_wsgi, 1),
     "in a generator": (lambda: generator_wsgi, 3),
+    "around write()": (lambda: writing_wsgi, 2),
     "in a body and its close()": (lambda: closing_wsgi(Closing), 2),
     "in a body that has a length": (lambda: closing_wsgi(ClosingSized), 2),
     "/view": (flask_app, 1),
@@ -430,6 +439,17 @@ def test_an_app_that_asks_another_one_in_the_midst_of_its_work_is_its_own_reques
     noted.clear()
     assert ask_asgi(guard.asgi(outer), ask_for("ada")).status == 200
     assert noted == [("bob", "bob"), ("ada", "ada"), *[("eve", "eve")] * 3, ("ada", "ada")]
+
+
+def test_an_app_behind_a_bridge_knows_its_request() -> None:
+    from a2wsgi import ASGIMiddleware, WSGIMiddleware
+    from asgiref.wsgi import WsgiToAsgi
+
+    noted.clear()
+    for bridge in (WSGIMiddleware, WsgiToAsgi):
+        assert ask_asgi(guard.asgi(bridge(generator_wsgi)), ask_for("ada"), lint=False).status == 200
+    assert ask_wsgi(guard.wsgi(ASGIMiddleware(raw(in_place))), ask_for("ada"), lint=False).status == 200
+    assert noted == [("ada", "ada")] * 7
 
 
 # -- the end, and the outside ----------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class LimitState:
     @property
     def pressure(self) -> float:
         """The share of the limit that is spent, from 0.0 (nothing) to 1.0 (all of it)."""
-        return min(1.0, max(0.0, 1 - self.remaining / self.limit)) if self.limit else 1.0
+        return min(1.0, max(0.0, (self.limit - self.remaining) / self.limit)) if self.limit else 1.0
 
 
 def limit_states(decided: Decided) -> Iterator[LimitState]:
