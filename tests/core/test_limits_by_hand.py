@@ -14,7 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from limits.storage import MemoryStorage
 
-from keyguard import APIKeys, ConfigurationError, Keyguard, Limits, LimitUse, RateLimit, StoreError, smooth
+from keyguard import (
+    APIKeys,
+    ConfigurationError,
+    Keyguard,
+    Limits,
+    LimitUse,
+    RateLimit,
+    StoreError,
+    credits,
+    quota,
+    smooth,
+)
 from keyguard.keys import KeyRegistry
 from keyguard.ops import Adjust, Adjustment, Demand, Note, Take, keeps_count
 from keyguard.rates import window
@@ -76,6 +87,28 @@ def test_a_caller_who_is_out_of_units_is_let_go_on(store: Any) -> None:
     assert found[0].before == {"spent": 5, "remaining": 0}
     assert found[0].after == {"spent": 3, "remaining": 2, "asked": 2}
     assert abs(found[0].at - change.after.at) < timedelta(seconds=1)
+
+
+def test_quotas_and_credits_go_beyond_their_limit_by_a_grant(store: Any) -> None:
+    month, balance = (
+        RateLimit(quota("3/year"), by="subject", name="year"),
+        RateLimit(credits(2), by="subject", name="balance"),
+    )
+    stack = Keyguard(APIKeys(), month, balance, store=store)
+    sent = {"X-API-Key": stack.keys.issue("acme").key.reveal()}
+    assert statuses(stack, 3, headers=sent) == [200, 200, 429]
+    (used,) = stack.limits.peek("acme", limit="balance")
+    assert (used.remaining, used.more_at, used.works_at) == (0, None, None)  # nothing but a grant helps
+    change = stack.limits.grant("acme", 10, limit="balance")
+    assert (change.given, change.after.spent, change.after.remaining) == (10, -8, 10)
+    assert statuses(stack, 2, headers=sent) == [200, 429]
+    assert stack.limits.grant("acme", 10, limit="year").after.remaining == 10
+    assert statuses(stack, 10, headers=sent) == [200] * 9 + [429]
+    assert told(stack.limits.peek("acme")) == {"year:3/year": (2, 1), "balance:2 credits": (2, 0)}
+    stack.limits.set("acme", 1, limit="balance")
+    assert statuses(stack, 2, headers=sent) == [200, 429]
+    stack.limits.reset("acme")
+    assert told(stack.limits.peek("acme")) == {"year:3/year": (0, 3), "balance:2 credits": (0, 2)}
 
 
 def test_the_same_under_an_event_loop(store: Any) -> None:

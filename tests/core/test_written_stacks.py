@@ -7,8 +7,7 @@ import gc
 import json
 import logging
 import os
-import subprocess
-import sys
+import runpy
 import threading
 import time
 from pathlib import Path
@@ -167,21 +166,21 @@ def test_what_nobody_else_could_read_is_not_written() -> None:
 # -- under which name -------------------------------------------------------------------------------------------
 
 
-def test_a_stack_is_called_as_the_module_that_makes_it(tmp_path: Path) -> None:
-    assert Keyguard(RateLimit("5/day")).name == __name__
-    (tmp_path / "shop.py").write_text("from keyguard import Keyguard\nprint(Keyguard().name)")
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "__init__.py").touch()
-    (tmp_path / "site" / "__main__.py").write_text("from keyguard import Keyguard\nprint(Keyguard().name)")
-    for words, name in (
-        (["shop.py"], "shop"),
-        (["-m", "shop"], "shop"),
-        (["-c", "import shop"], "shop"),
-        (["-c", "from keyguard import Keyguard; print(Keyguard().name)"], "app"),
-    ):
-        done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
-        assert done.stdout == f"{name}\n"
-    assert module_of_caller() == __name__
+def test_a_stack_is_called_as_the_module_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Keyguard(RateLimit("5/day")).name == module_of_caller() == __name__
+    code = "from keyguard import Keyguard\nname = Keyguard().name\n"
+    (tmp_path / "a_shop.py").write_text(code)
+    (tmp_path / "a_site").mkdir()
+    (tmp_path / "a_site" / "__init__.py").touch()
+    (tmp_path / "a_site" / "__main__.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert runpy.run_path(f"{tmp_path}/a_shop.py", run_name="__main__")["name"] == "a_shop"
+    assert runpy.run_module("a_shop", run_name="__main__")["name"] == "a_shop"
+    assert runpy.run_module("a_site", run_name="__main__")["name"] == "a_site"
+    assert runpy.run_module("a_shop")["name"] == "a_shop"
+    by_hand: dict[str, Any] = {"__name__": "__main__"}
+    exec(code, by_hand)
+    assert by_hand["name"] == "app"
 
 
 def test_stacks_of_one_module_and_store_are_numbered(file: str) -> None:
