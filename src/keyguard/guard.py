@@ -80,6 +80,8 @@ class Guard:
     """Whether it may answer before the guards further in are asked. No address filter may stand there then."""
     filters_addresses: bool = False
     """Whether it refuses callers for their address."""
+    judges_credentials: bool = False
+    """Whether it hears how requests with wrong credentials are answered: so it stands outside of what refuses them."""
     sources: Sources | Sequence[str] = ()
     """Where it looks for credentials: names of header fields, `"cookie:name"` or `"query:name"`. Caches keep such
     requests apart, and what stands there is in no log."""

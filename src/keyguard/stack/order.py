@@ -18,10 +18,12 @@ log = logger("keyguard")
 def check_guards(guards: Sequence[Any]) -> None:
     """Raise `ConfigurationError` if a guard would answer before a filter further in has looked at the address.
 
-    If it answers before one that looks for credentials, a line in the log says so.
+    If it answers before one that looks for credentials, a line in the log says so; and if one that judges what comes of
+    credentials stands inside of that, where it hears nothing.
     """
     early: Any = None
     warned = False
+    looking = next((guard for guard in guards if declared(guard).sources), None)
     for guard in guards:
         told = declared(guard)
         if early is not None and told.filters_addresses:
@@ -38,6 +40,8 @@ def check_guards(guards: Sequence[Any]) -> None:
             warned = True
         if early is None and told.answers_early:
             early = guard
+        if told.judges_credentials and looking is not None and guards.index(guard) > guards.index(looking):
+            log.warning("%r stands inside of %r and hears nothing of its refusals: put it before", guard, looking)
 
 
 def check_layers(guards: Iterable[Any], needs: frozenset[str], app: Any) -> None:

@@ -631,6 +631,20 @@ def test_a_wrong_setting_does_not_start(wrong: dict[str, Any], why: str) -> None
         Ban(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"), [({}, 1), ({"of": Cause.CREDENTIALS}, 1), ({"of": 404}, 0), ({"by": "key"}, 0)]
+)
+def test_where_it_hears_nothing_of_wrong_keys_the_log_says_so(
+    settings: dict[str, Any], told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    Keyguard(APIKeys(), ban(**settings), store="memory://")
+    assert caplog.text.count("hears nothing of its refusals: put it before") == told
+    if "by" not in settings:
+        caplog.clear()
+        Keyguard(ban(**settings), APIKeys(), store="memory://")
+        assert caplog.text == ""
+
+
 def test_by_key_it_needs_what_finds_the_key() -> None:
     with pytest.raises(ConfigurationError, match="identity"):
         Keyguard(ban(by="key"), APIKeys(), store="memory://")

@@ -98,6 +98,7 @@ class Ban(Guard):
         self.policy = f"{self.name}:{self.limit.text}"
         """The public name of its limit: in the refusal, and in the log."""
         self.filters_addresses = self.by == "ip"  # or a cache that stands outside would answer who is banned
+        self.judges_credentials = self.by == "ip" and (401 in self.statuses or Cause.CREDENTIALS in self.causes)
         self.needs = frozenset({"identity"}) if self.by in ("key", "subject") else frozenset()
         self.counters = (
             counter_names.Counters(
