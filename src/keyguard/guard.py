@@ -223,8 +223,7 @@ class Mark:
 class Ask:
     """The answer of a guard that has to ask the store first: an operation, and what follows from its result.
 
-    While the store is asked no coroutine waits, only the driver. What the guard notes of the request, it notes when it
-    has the result.
+    While the store is asked no coroutine waits, only the driver. `__call__` is not called after it.
     """
 
     __slots__ = ("marks", "op", "place")

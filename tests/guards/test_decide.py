@@ -14,8 +14,10 @@ from keyguard import (
     Ban,
     Cause,
     Concurrency,
+    Identity,
     IPFilter,
     Keyguard,
+    KeyRegistry,
     RateLimit,
     Request,
     Response,
@@ -123,7 +125,7 @@ def test_what_says_nothing_about_decisions_may_be_overridden() -> None:
     patched = APIKeys()
     patched.admitted = print  # type: ignore[attr-defined]
     assert may_decide(patched)
-    patched._verify = print  # type: ignore[method-assign, assignment]
+    patched._look_up = print  # type: ignore[method-assign, assignment]
     assert not may_decide(patched)
 
 
@@ -182,6 +184,15 @@ def stacks(name: str, store: Any, clock: ManualClock) -> Keyguard:
             APIKeys(optional=True),
             RateLimit("30/minute", by="ip", cost=cost, name="costs"),
         ],
+        "a look-up": [
+            RateLimit("60/minute", by="ip"),
+            APIKeys(lookup=owner, scopes=["read"], guesses="20/minute"),
+            RateLimit("9/minute", by="subject"),
+        ],
+        "scopes by path": [
+            APIKeys(scopes=needed, optional=True, guess_exempt=["198.51.100.2/32"], public=["/open/*"]),
+            RateLimit("9/minute", by="subject"),
+        ],
         "functions that return awaitables": [
             RateLimit("20/minute", by=tenant, cost=lambda request: later(cost(request)), name="tenants"),
             RateLimit("50/minute", by="ip"),
@@ -189,6 +200,18 @@ def stacks(name: str, store: Any, clock: ManualClock) -> Keyguard:
         ],
     }
     return Keyguard(*guards[name], store=store, clock=clock, trusted_proxies=["192.0.2.0/24"])
+
+
+def registry(store: Any, clock: ManualClock) -> KeyRegistry:
+    return Keyguard(APIKeys(), store=store, clock=clock).keys
+
+
+def owner(text: str) -> Identity | None:
+    return None if text.endswith("x") else Identity(subject=text[-3:], scopes=frozenset({"read"} - {text[-1]}))
+
+
+def needed(request: Request) -> Any:
+    return {"/items/1": ["read"], "/items/own": ["write"]}.get(request.path)
 
 
 def tenant(request: Request) -> Any:
@@ -287,7 +310,7 @@ def random_ask(random: Random, keys: list[str]) -> Ask:
 
 
 NAMES = ["key and limits", "limits outside", "a cache", "a cache between limits", "bans", "slots"]
-NAMES += ["functions", "functions that return awaitables"]
+NAMES += ["functions", "functions that return awaitables", "a look-up", "scopes by path"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -297,11 +320,12 @@ def test_the_short_and_the_long_way_answer_alike(name: str, world: str, monkeypa
     short = stacks(name, short_store, clock)
     monkeypatch.setattr("keyguard.chain.may_decide", lambda guard: False)
     long = stacks(name, long_store, clock)
+    issue = registry(short_store, clock).issue
     issued = [
-        short.keys.issue("acme", plan="free", scopes=["read"]),
-        short.keys.issue("else", plan="pro", scopes=["read", "write"]),
-        short.keys.issue("none"),
-        short.keys.issue("near", scopes=["read"], networks=["198.51.100.1/32"]),
+        issue("acme", plan="free", scopes=["read"]),
+        issue("else", plan="pro", scopes=["read", "write"]),
+        issue("none"),
+        issue("near", scopes=["read"], networks=["198.51.100.1/32"]),
     ]
     keys = [each.key.reveal() for each in issued]
     long_store.execute([Put(key, value) for key, value in short_store.scan("")])
@@ -314,8 +338,8 @@ def test_the_short_and_the_long_way_answer_alike(name: str, world: str, monkeypa
         assert answers[0] == answers[1], (seed, ask)
         clock.advance(random.choice([0, 0, 0, 0.1, 0.6, 2, 20]))
         if seed == 300:
-            for stack in (short, long):
-                stack.keys.revoke(issued[0].record.id)
+            for store in (short_store, long_store):
+                registry(store, clock).revoke(issued[0].record.id)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -328,7 +352,8 @@ def test_both_ways_ask_a_store_that_must_be_awaited_the_same_and_answer_alike(
     short = stacks(name, stores[0], clock)
     monkeypatch.setattr("keyguard.chain.may_decide", lambda guard: False)
     both = [short, stacks(name, stores[1], clock)]
-    issued = [short.keys.issue("acme", plan="free", scopes=["read"]), short.keys.issue("else", plan="pro")]
+    issue = registry(stores[0], clock).issue
+    issued = [issue("acme", plan="free", scopes=["read"]), issue("else", plan="pro")]
     stores[1].execute([Put(key, value) for key, value in stores[0].scan("")])
     apps = [getattr(stack, world)(asgi_site if world == "asgi" else wsgi_site) for stack in both]
     for seed in range(250):
@@ -347,9 +372,9 @@ def test_both_ways_ask_a_store_that_must_be_awaited_the_same_and_answer_alike(
         assert answers[0] == answers[1], (seed, ask)
         clock.advance(random.choice([0, 0, 0.1, 0.3, 0.6, 20]))
         if seed == 200:
-            for stack, store in zip(both, stores, strict=True):
+            for store in stores:
                 store.plan = lambda op: FINE
-                stack.keys.revoke(issued[0].record.id)
+                registry(store, clock).revoke(issued[0].record.id)
     assert both[0].health.degraded == both[1].health.degraded
     assert both[0].health.degraded
 

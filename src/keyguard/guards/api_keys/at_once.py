@@ -1,20 +1,23 @@
-"""Requests that are let pass at once, with a known key or without one. Fast path of `APIKeys.__call__`, same answers.
+"""Requests with one key, or with none: decided with no coroutine. Fast path of `APIKeys.__call__`, same answers.
 
 `tests/guards/test_decide.py` plays the same requests through both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, Protocol
 
 from keyguard.errors import AmbiguousPath
-from keyguard.guard import LONG, Decide, Long
+from keyguard.guard import LONG, Answer, Ask, Decide, Long
+from keyguard.guards.api_keys.records import Records
 from keyguard.guards.api_keys.verified import FOREVER, KnownKeys, fingerprint_of
 from keyguard.identity import ANONYMOUS
 from keyguard.keys.credentials import Sources
 from keyguard.ops import traits_of
+from keyguard.problem import refuse_ambiguous
 from keyguard.request import CarriedRequest
+from keyguard.response import Response
 
 
 class Settings(Protocol):
@@ -26,12 +29,15 @@ class Settings(Protocol):
     sources: Sources
     public: Any
     paths: Any
+    records: Records
 
     def needs_no_key(self, request: CarriedRequest) -> bool: ...
 
+    def refuse_without_key(self, request: CarriedRequest, sent: Collection[str]) -> Response: ...
+
 
 def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
-    """Return a function that lets pass a request with one known key, or with none if none is needed.
+    """Return a function that decides about all requests but look-ups of keys that are not known, and preflights.
 
     If the store is in this process, a key is known as long as its record has not been written since; else for as long
     as `verified.py` says.
@@ -39,56 +45,71 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
     scopes = guard.scopes
     if callable(scopes):
         return None
-    sources = guard.sources
+    sources, records, looks_up = guard.sources, guard.records, guard.lookup is not None
     read_plain, known_by, ours = sources.read_plain, keys.get, (sources,)
-    open_to_all = guard.optional and scopes is None
+    open_to_all = guard.optional and not scopes
     by_path = guard.public is not None or guard.paths is not None
-    stored = traits_of(store).values if guard.lookup is None else None
+    stored = None if looks_up else traits_of(store).values
 
-    def decide(request: CarriedRequest) -> Literal[Long.LONG] | None:
-        if by_path and _may_need_no_key(guard, request):
-            return LONG
+    def decide(request: CarriedRequest) -> Answer | Literal[Long.LONG]:
+        state = request.state
+        if by_path:
+            try:
+                if guard.needs_no_key(request):
+                    state.sources += ours
+                    state.identity = state.identity or ANONYMOUS
+                    return None
+            except AmbiguousPath:
+                state.sources += ours
+                return refuse_ambiguous(request)
         text = read_plain(request)
-        known = None if text is None else known_by(fingerprint_of(text))
+        known = None
+        if text is not None:
+            fingerprint = fingerprint_of(text)
+            known = known_by(fingerprint)
         if known is None:
             sent = sources.read(request)
-            if len(sent) == 1:
-                known = known_by(fingerprint_of(sent.pop().encode("latin-1")))
-            # An OPTIONS may be a preflight.
-            elif not sent and open_to_all and request.method != "OPTIONS":
-                state = request.state
-                state.sources = state.sources + ours if state.sources else ours
+            if len(sent) != 1:
+                if not sent and request.method == "OPTIONS":
+                    return LONG  # it may be a preflight
+                state.sources += ours
+                if sent:
+                    return guard.refuse_without_key(request, sent)
                 state.identity = state.identity or ANONYMOUS
-                return None
-            if known is None:
-                return LONG
-        if stored is None:
-            if not known.trusted(request.clock()):
-                return LONG
+                return None if open_to_all else guard.refuse_without_key(request, sent)
+            text = sent.pop().encode("latin-1")
+            fingerprint = fingerprint_of(text)
+            known = known_by(fingerprint)
+        if known is None:
+            trusted = False
+        elif stored is None:
+            trusted = known.trusted(request.clock())
         else:
+            trusted = True
             version = stored.version
             if known.version is not version:  # something was written since: maybe another record
-                if stored.get(known.place) is not known.record:
-                    known.doubt()
-                    return LONG
-                known.version = version
+                if stored.get(known.place) is known.record:
+                    known.version = version
+                else:
+                    trusted = False
             if known.not_after != FOREVER and request.clock() >= known.not_after:
+                trusted = False
+            if not trusted:
                 known.doubt()
-                return LONG
-        if scopes is not None and not scopes <= known.identity.scopes:
+        if known is not None and trusted:
+            state.sources = state.sources + ours if state.sources else ours
+            if scopes is None and known.networks is None:  # fast path of `Records.admit`, same answers
+                state.identity = known.identity
+                return None
+            return records.admit(request, known)
+        if looks_up:
             return LONG
-        if known.networks is not None and (request.client is None or request.client not in known.networks):
-            return LONG
-        state = request.state
-        state.sources = state.sources + ours if state.sources else ours
-        state.identity = known.identity
-        return None
+        assert text is not None
+        state.sources += ours
+        answer: Answer = records.ask(request, text.decode("latin-1"), fingerprint, known)
+        if store is not None:
+            while isinstance(answer, Ask):
+                answer = answer.answered(store.execute((answer.op,))[0], request)
+        return answer
 
     return decide
-
-
-def _may_need_no_key(guard: Settings, request: CarriedRequest) -> bool:
-    try:
-        return guard.needs_no_key(request)
-    except AmbiguousPath:
-        return True

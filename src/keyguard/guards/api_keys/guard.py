@@ -13,38 +13,29 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
-from keyguard.clock import SECOND
+from keyguard.chain import follow
 from keyguard.conditions import OnPaths, on_paths
 from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreError
 from keyguard.flow import call, is_async
-from keyguard.guard import Decide, Guard
+from keyguard.guard import Ask, Decide, Guard
 from keyguard.guards.api_keys import settings
 from keyguard.guards.api_keys.at_once import deciding
-from keyguard.guards.api_keys.guesses import UNNAMED, Guesses, Refusals
+from keyguard.guards.api_keys.guesses import UNNAMED, Guesses
 from keyguard.guards.api_keys.look_ups import Lookup, LookUps
+from keyguard.guards.api_keys.records import Records
 from keyguard.guards.api_keys.refusals import KeyRefusals
-from keyguard.guards.api_keys.verified import (
-    FOREVER,
-    KEY_MAX,
-    RECHECK,
-    Known,
-    KnownKeys,
-    fingerprint_of,
-    remembered,
-    why_not_valid,
-)
+from keyguard.guards.api_keys.verified import FOREVER, KEY_MAX, Known, KnownKeys, fingerprint_of
 from keyguard.guards.preflight import may_pass, pass_preflight
 from keyguard.identity import ANONYMOUS, Identity
-from keyguard.keys import KeyRegistry, Pepper, Peppers, parse_key, record_key
+from keyguard.keys import KeyRegistry, Pepper, Peppers
 from keyguard.keys.credentials import Sources
 from keyguard.keys.format import check_words
-from keyguard.keys.record import trusted
-from keyguard.ops import Authenticate, Degraded, Demand, Store, Take, TakeHere, Taken
-from keyguard.problem import refuse_ambiguous, refuse_bad_request, refuse_busy, refuse_for
-from keyguard.refusal import Cause
+from keyguard.ops import Demand, Store, TakeHere, Taken
+from keyguard.problem import refuse_ambiguous, refuse_bad_request
 from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import Response
 from keyguard.units import Duration
@@ -130,18 +121,28 @@ class APIKeys(Guard):
         self.name = settings.checked_name(name)
         self._guesses = Guesses(name, guesses, lookup)
         self.facts = self._guesses.facts
-        self._guess_exempt = settings.checked_networks("guess_exempt", guess_exempt)
-        self._stale = settings.stale_for(if_store_fails, stale_if_error)
         self._refuse = KeyRefusals(settings.checked_realm(realm))
         self._known = KnownKeys()
-        self._refusals = Refusals()
+        self.records = Records(
+            name,
+            self._known,
+            prefix=prefix,
+            env=env,
+            peppers=self.peppers,
+            scopes=self.scopes,
+            guesses=self._guesses,
+            guess_exempt=settings.checked_networks("guess_exempt", guess_exempt),
+            refuse=self._refuse,
+            stale=settings.stale_for(if_store_fails, stale_if_error),
+        )
+        """Keys of the registry, and what is asked about them."""
         self._look_ups = None if lookup is None else LookUps(name, lookup, self._guesses)
         self._registry: KeyRegistry | None = None
 
     def after_fork(self) -> None:
         """Make the locks anew in a forked child."""
         self._known.after_fork()
-        self._refusals.after_fork()
+        self.records.refusals.after_fork()
         if self._look_ups is not None:
             self._look_ups.after_fork()
 
@@ -182,50 +183,32 @@ class APIKeys(Guard):
                 return await forward(request)
         sent = self.sources.read(request)
         if len(sent) != 1:
-            if sent:
-                detail = "The request carries two different API keys. Send one."
-                return refuse_bad_request(request, detail, reason="two-keys")
-            foreign = self.sources.foreign(request)
-            state.identity = state.identity or ANONYMOUS
-            if not foreign and may_pass(request, self.preflights):
-                return await pass_preflight(request, forward)
-            try:
-                passes = self.optional and await self._needs_no_scopes(request)
-            except AmbiguousPath:
-                return refuse_ambiguous(request)
-            if passes:
-                return await forward(request)
-            if foreign:  # not a guess of ours: it cannot be a key
-                return self._refuse.key(request, "malformed")
-            return self._refuse.key(request, "no-key", "Send an API key.", sent=False)
+            passes = False
+            if not sent:
+                state.identity = state.identity or ANONYMOUS
+                if may_pass(request, self.preflights) and not self.sources.foreign(request):
+                    return await pass_preflight(request, forward)
+                try:
+                    passes = self.optional and not await self._missing_scopes(request, ANONYMOUS)
+                except AmbiguousPath:
+                    return refuse_ambiguous(request)
+            return await forward(request) if passes else self.refuse_without_key(request, sent)
         text = sent.pop()
         fingerprint = fingerprint_of(text.encode("latin-1"))
         known = self._known.get(fingerprint)
-        if known is None or not known.trusted(request.clock()):
-            if known is not None:
-                known.being_verified()
-            try:
-                answer = await self._verify(request, text, fingerprint, known)
-            except StoreBusy:
-                return refuse_busy(request)
-            except StoreError:
-                answer = await self._without_store(request, known)
-            if isinstance(answer, Response):
-                return answer
-            known = answer
+        answer: Response | Ask | None
+        if known is not None and known.trusted(request.clock()):
+            answer = self.records.admit(request, known)
+        elif self._look_ups is None:
+            answer = self.records.ask(request, text, fingerprint, known)
+        else:
+            answer = await self._look_up(self._look_ups, request, text, fingerprint, known)
         del text  # error trackers show the variables of whatever an error of the app passes through
-        state.identity = known.identity
-        if known.networks is not None and (request.client is None or request.client not in known.networks):
-            detail = "This API key cannot be used from this address."
-            return refuse_for(request, Cause.ADDRESS, detail, reason="key-network")
-        if self.scopes is not None:
-            try:
-                missing = await self._missing_scopes(request, known.identity)
-            except AmbiguousPath:
-                return refuse_ambiguous(request)
-            if missing:
-                return self._refuse.scopes(request, missing)
-        return await forward(request)
+        if callable(self.scopes):
+            forward = partial(self._within_scopes, forward)
+        if isinstance(answer, Ask):
+            return await follow(answer, request, forward)
+        return await forward(request) if answer is None else answer
 
     def needs_no_key(self, request: CarriedRequest) -> bool:
         """Tell whether the request needs no key, by its path."""
@@ -233,65 +216,44 @@ class APIKeys(Guard):
             return True
         return self.public is not None and self.public.opens(request)
 
-    # -- verifying ----------------------------------------------------------------------------------------
+    def refuse_without_key(self, request: CarriedRequest, sent: Collection[str]) -> Response:
+        """Refuse a request that has no key, or several."""
+        if sent:
+            detail = "The request carries two different API keys. Send one."
+            return refuse_bad_request(request, detail, reason="two-keys")
+        if self.sources.foreign(request):  # not a guess of ours: it cannot be a key
+            return self._refuse.key(request, "malformed")
+        return self._refuse.key(request, "no-key", "Send an API key.", sent=False)
 
-    async def _verify(self, request: Request, text: str, fingerprint: bytes, known: Known | None) -> Known | Response:
-        """Ask the store, or the look-up. A key that was verified before is not a guess."""
-        guess = [] if known else self._guess_of(request)
-        if self._look_ups is not None:
-            verified = await self._look_up(self._look_ups, request, text, fingerprint, guess)
-        else:
-            verified = await self._check_record(request, text, known, guess)
-        if not isinstance(verified, Known):
-            self._known.drop(fingerprint)
-            return verified
-        if known is None and verified is self._known.get(fingerprint):
-            return verified  # by another request, which this one waited for
-        verified.verified(request.clock())
-        self._known.keep(fingerprint, verified)
-        return verified
-
-    async def _without_store(self, request: Request, known: Known | None) -> Known | Response:
-        """Accept a key that was verified a while ago. Refuse others without blame: nothing is known of them."""
-        now = request.clock()
-        if known is not None and now < known.not_after:
-            age = now - (known.fresh_until - RECHECK)
-            if 0 <= age < self._stale:
-                await Degraded(f"{self.name} accepted from memory")
-                return known
-        await Degraded(f"{self.name} refused")
-        detail = "The service cannot check API keys at the moment. This says nothing about yours."
-        return refuse_for(request, Cause.FAULT, detail, reason="store-failed", wait=SECOND)
-
-    async def _check_record(
-        self, request: Request, text: str, known: Known | None, guess: list[Demand]
-    ) -> Known | Response:
-        key = parse_key(text)
-        if key is None:
-            return await self._wrong(request, guess, "malformed")
-        if key.prefix != self.prefix or self.env not in (None, key.env):
-            return await self._wrong(request, guess, "environment", key.id)
-        # Without the guess, though it could be charged at once: a right key waits for nobody else's.
-        found = await Authenticate(record_key(key.id), self.peppers.digests(key))
-        record = found.record
-        if record is None:
-            return await self._wrong(request, guess, "unknown")
-        if not found.valid:
-            return await self._wrong(request, guess, why_not_valid(found, record, self.peppers), key.id)
-        if known is not None and known.record == record:
-            known.record = record  # the object by which it is known to have been written anew
-            return known
-        verified = remembered(record) if trusted(record, self.peppers) else None
-        if verified is None or verified.identity.key_id != key.id:
-            return await self._wrong(request, guess, "tampered", key.id)
-        return verified
+    # -- look-ups -----------------------------------------------------------------------------------------
 
     async def _look_up(
-        self, look_ups: LookUps, request: Request, text: str, fingerprint: bytes, guess: list[Demand]
+        self, look_ups: LookUps, request: CarriedRequest, text: str, fingerprint: bytes, known: Known | None
+    ) -> Response | None:
+        """Ask whose the key is. A key that is known is not a guess."""
+        if known is not None:
+            known.being_verified()
+        guess = [] if known else self.records.guess_of(request)
+        try:
+            verified = await self._looked_up(look_ups, request, text, fingerprint, guess)
+            if not isinstance(verified, Known):
+                self._known.drop(fingerprint)
+            elif known is not None or verified is not self._known.get(fingerprint):  # or another request found it
+                verified.verified(request.clock())
+                self._known.keep(fingerprint, verified)
+        except StoreError as error:
+            verified = await self.records.without_store(error, request, known)
+        return verified if isinstance(verified, Response) else self.records.admit(request, verified)
+
+    async def _looked_up(
+        self, look_ups: LookUps, request: CarriedRequest, text: str, fingerprint: bytes, guess: list[Demand]
     ) -> Known | Response:
         if not text.strip() or len(text) > KEY_MAX:
+            answer = self.records.wrong(request, fingerprint, guess, "malformed")
+            if isinstance(answer, Response):
+                return answer
             try:
-                return await self._wrong(request, guess, "malformed")
+                return answer.answered(await answer.op, request)
             except StoreBusy:
                 raise
             except StoreError:
@@ -311,40 +273,20 @@ class APIKeys(Guard):
             return self._refuse.guessing(request, found)
         return self._refuse.key(request, "unknown") if found is None else found
 
-    # -- guesses ------------------------------------------------------------------------------------------
-
-    def _guess_of(self, request: Request) -> list[Demand]:
-        """Return what a wrong key of this request takes: nothing if none are counted."""
-        client = request.client
-        if client is not None and client in self._guess_exempt:
-            return []
-        return self._guesses.of("unknown" if client is None else client.bucket)
-
-    async def _wrong(self, request: Request, guess: list[Demand], reason: str, key_id: str = "") -> Response:
-        """Charge the source of a wrong key, and refuse it: for its key, or for having guessed too often."""
-        if guess:
-            source, now = guess[0].key, request.clock()
-            refused = self._refusals.get(source, now)
-            if refused is not None:
-                return self._refuse.guessing(request, refused)
-            taken = await Take(guess)
-            if taken.refused:
-                self._refusals.keep(source, taken, now)
-                return self._refuse.guessing(request, taken)
-        return self._refuse.key(request, reason, key_id=key_id)
-
     # -- scopes -------------------------------------------------------------------------------------------
 
-    async def _needs_no_scopes(self, request: Request) -> bool:
-        """Whether the request may be made without a key: an anonymous caller has no scopes."""
-        return self.scopes is None or not await self._missing_scopes(request, ANONYMOUS)
+    async def _within_scopes(self, forward: Forward, request: CarriedRequest) -> Response:
+        """Forward a request, if its key holds the scopes that a function returns."""
+        try:
+            missing = await self._missing_scopes(request, request.state.identity or ANONYMOUS)
+        except AmbiguousPath:
+            return refuse_ambiguous(request)
+        return self._refuse.scopes(request, missing) if missing else await forward(request)
 
-    async def _missing_scopes(self, request: Request, identity: Identity) -> list[str]:
+    async def _missing_scopes(self, request: CarriedRequest, identity: Identity) -> list[str]:
         needed = self.scopes
         if callable(needed):
             needed = await call(needed, request)
-            if needed is None:
-                return []
-            needed = settings.checked_scopes(needed)
-        assert isinstance(needed, frozenset)
-        return sorted(needed - identity.scopes)
+            if needed is not None:
+                needed = settings.checked_scopes(needed)
+        return [] if needed is None else sorted(needed - identity.scopes)
