@@ -17,7 +17,7 @@ from keyguard.flow import call, check_takes, is_async, is_blocking
 from keyguard.guard import LONG, Long
 from keyguard.http.fields import METHOD_OVERRIDES
 from keyguard.identity import UNKNOWN, Identity
-from keyguard.request import Request
+from keyguard.request import CarriedRequest, Request
 
 T = TypeVar("T")
 Setting: TypeAlias = "T | Callable[[Request], T | Awaitable[T]]"
@@ -65,7 +65,7 @@ class Selection:
         given = {"by": self.by, "when": self.when, "exempt": self.exempt}
         return {word: value for word, value in given.items() if callable(value)}
 
-    def covers(self, request: Any) -> bool:
+    def covers(self, request: CarriedRequest) -> bool:
         """Tell whether a request has one of the methods and paths. Raises `AmbiguousPath` if that cannot be said."""
         if request.method in self.uncounted and not request.sends(METHOD_OVERRIDES):
             return False
@@ -82,7 +82,7 @@ class Selection:
             return "@" + (UNKNOWN_ADDRESS if client is None else client.bucket)
         return bucket_text(identity.key_id if self.by == "key" else identity.subject)
 
-    def asking_whether(self, request: Request) -> Asking[bool]:
+    def asking_whether(self, request: CarriedRequest) -> Asking[bool]:
         """Ask whether the rule is about a request."""
         if not self.covers(request):
             return False

@@ -18,7 +18,7 @@ from keyguard.guards.rate_limit.outcomes import AskLimits, Charge, refuse_limite
 from keyguard.guards.rate_limit.rules import KEPT, LONGEST_BUCKET, UNKNOWN_ADDRESS, Counted, Rule, RuleDemands, Terms
 from keyguard.ops import Demand, Take, Taken, traits_of
 from keyguard.problem import refuse_ambiguous
-from keyguard.request import CarriedRequest, Request
+from keyguard.request import CarriedRequest
 from keyguard.response import Headers, ReadyFields
 
 _new = object.__new__
@@ -45,9 +45,9 @@ class PromptLimit(Protocol):
     @property
     def all_terms(self) -> Sequence[Terms]: ...
 
-    def counted(self, request: Request) -> Counted | None: ...
+    def counted(self, request: CarriedRequest) -> Counted | None: ...
 
-    def chosen_at_once(self, request: Request) -> Counted | Literal[Long.LONG] | None: ...
+    def chosen_at_once(self, request: CarriedRequest) -> Counted | Literal[Long.LONG] | None: ...
 
 
 def deciding(limits: Sequence[PromptLimit], store: Any) -> Decide | None:
@@ -58,7 +58,7 @@ def deciding(limits: Sequence[PromptLimit], store: Any) -> Decide | None:
     return _decide_one(limits[0], store, pooled) if len(limits) == 1 else _decide_all(limits, store, pooled)
 
 
-def _counting(limit: PromptLimit) -> Callable[[Request], Counted | Literal[Long.LONG] | None]:
+def _counting(limit: PromptLimit) -> Callable[[CarriedRequest], Counted | Literal[Long.LONG] | None]:
     return limit.counted if limit.fixed else limit.chosen_at_once
 
 

@@ -13,7 +13,7 @@ from keyguard.guards.rate_limit.outcomes import AskLimits, wait_for
 from keyguard.guards.rate_limit.turns import only_held
 from keyguard.ops import Take, Taken
 from keyguard.problem import refuse_ambiguous
-from keyguard.request import CarriedRequest, Forward, Request
+from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Response
 
 
@@ -28,14 +28,14 @@ class Limiting(Guard):
     fixed: bool
     """Whether no function has a say in what a request takes."""
 
-    def take_at_once(self, request: Request) -> Take | None:
+    def take_at_once(self, request: CarriedRequest) -> Take | None:
         """Say what a request takes, if no function has a say in it; `None` for nothing.
 
         Raises `AmbiguousPath` if that cannot be said.
         """
         raise NotImplementedError
 
-    async def chosen_take(self, request: Request) -> Take | None:
+    async def chosen_take(self, request: CarriedRequest) -> Take | None:
         """Say the same, if functions decide."""
         raise NotImplementedError
 
@@ -70,12 +70,12 @@ class RateLimitGroup(Limiting):
     def decider(self, store: Any) -> Decide | None:
         return deciding(self.limits, store) if all(map(may_decide, self.limits)) else None
 
-    def take_at_once(self, request: Request) -> Take | None:
+    def take_at_once(self, request: CarriedRequest) -> Take | None:
         asked = [limit.take_at_once(request) for limit in self.limits]
         takes = [take for take in asked if take is not None]
         return self._joined.take(takes) if takes else None
 
-    async def chosen_take(self, request: Request) -> Take | None:
+    async def chosen_take(self, request: CarriedRequest) -> Take | None:
         takes = []
         for limit in self.limits:
             asked = limit.take_at_once(request) if limit.fixed else await limit.chosen_take(request)

@@ -27,7 +27,7 @@ from keyguard.guards.rate_limit.naming import counters_of, names_of
 from keyguard.guards.rate_limit.settling import Refunds, Settler, settler_of
 from keyguard.ops import Take
 from keyguard.rates import Limit
-from keyguard.request import Request
+from keyguard.request import CarriedRequest, Request
 from keyguard.selection import Asking, By, Selection, Setting, asked, asked_at_once, at_hand, identity_for
 from keyguard.without_store import FailureMode, checked_failure_mode
 
@@ -225,7 +225,7 @@ class RateLimit(Limiting):
                 log.warning("%r knows no plan %.200s: callers of it get the default", self, told)
         return found
 
-    def counted(self, request: Request) -> settings.Counted | None:
+    def counted(self, request: CarriedRequest) -> settings.Counted | None:
         """Return what counts for a request, if no function has a say in it; `None` for nothing.
 
         Raises `AmbiguousPath` if that cannot be said.
@@ -240,15 +240,15 @@ class RateLimit(Limiting):
         terms.check_caller(bucket)
         return terms, bucket, self.cost
 
-    def take_at_once(self, request: Request) -> Take | None:
+    def take_at_once(self, request: CarriedRequest) -> Take | None:
         counted = self.counted(request)
         return None if counted is None else counted[0].take(*counted[1:])
 
-    async def chosen_take(self, request: Request) -> Take | None:
+    async def chosen_take(self, request: CarriedRequest) -> Take | None:
         counted = await asked(self._choosing(request), request)
         return None if counted is None else counted[0].new_take(*counted[1:])
 
-    def chosen_at_once(self, request: Request) -> settings.Counted | Literal[Long.LONG] | None:
+    def chosen_at_once(self, request: CarriedRequest) -> settings.Counted | Literal[Long.LONG] | None:
         """Return the same as `counted`, if functions decide that can be called in place; else `LONG`."""
         if not self.prompt:
             return LONG
@@ -257,7 +257,7 @@ class RateLimit(Limiting):
             self.prompt = False  # it was not known that something has to be awaited, and is from now on
         return counted
 
-    def _choosing(self, request: Request) -> Asking[settings.Counted | None]:
+    def _choosing(self, request: CarriedRequest) -> Asking[settings.Counted | None]:
         """Ask what counts for a request."""
         if not (yield from self.selection.asking_whether(request)):
             return None
