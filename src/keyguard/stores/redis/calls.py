@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from hiredis import pack_command
 
 from keyguard.clock import SECOND, monotonic
-from keyguard.errors import StoreError
+from keyguard.errors import StoreBusy, StoreError
 from keyguard.ops import REMEMBERED
 from keyguard.stores.redis.demands import Packed
 from keyguard.stores.redis.scripts import script_name, script_text
@@ -165,6 +165,11 @@ class Rounds:
             at += size
         self._advance(answered)
         return not self._waiting
+
+    def check_time(self, deadline: float) -> None:
+        """Raise `StoreBusy` if there is no time for what is still to be sent, though all was answered so far."""
+        if self.trips > 1 and self.calls and monotonic() > deadline:
+            raise StoreBusy("Redis: a key is being changed by others all the time")
 
 
 def checked(reply: Reply) -> Reply:

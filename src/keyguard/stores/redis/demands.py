@@ -94,9 +94,13 @@ def settled_of(op: Settle) -> list[Settled]:
     return [*zip(op.taken.demands, op.taken.takings, op.costs, strict=True)]
 
 
+OTHER_TIME = 8
+"""The length of what stands in the place of an outcome if the numbers of the demands hold for another time."""
+
+
 def other_time(outcome: Any) -> int | None:
     """Return the server's time if the numbers of the demands hold for another one: nothing has happened then."""
-    if outcome.__class__ is not bytes or len(outcome) != 8:
+    if outcome.__class__ is not bytes or len(outcome) != OTHER_TIME:
         return None
     return int.from_bytes(outcome, "little")
 

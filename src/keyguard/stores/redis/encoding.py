@@ -142,10 +142,12 @@ class Wire(Names):
             return None
         form: TakeForm | None = op.form
         if form is not None and form.owner is self and not self._cluster:
-            return form if form.steady else None
-        if self._cluster or not op.demands or not known(op.demands) or not steady(op.demands):
-            return None
-        return self._form_of(op)
+            return form if form.steady else self._form_of(op)
+        return self._form_of(op) if op.demands and not self._cluster and known(op.demands) else None
+
+    def retaking(self, op: Take, outcome: bytes, token: bytes) -> TakeCall:
+        """Return the call that makes a decision at the server's time, which is what stands in place of the outcome."""
+        return self._taking(op.demands, other_time(outcome), token)
 
     def _form_of(self, op: Take) -> TakeForm:
         form: TakeForm | None = op.form

@@ -21,7 +21,7 @@ from typing import Any
 from redis.exceptions import ClusterCrossSlotError, MovedError, ReadOnlyError
 
 from keyguard.clock import monotonic
-from keyguard.errors import ConfigurationError, StoreBusy, StoreError
+from keyguard.errors import ConfigurationError, StoreError
 from keyguard.manual_clock import GivenClock, ManualClock, clock_from
 from keyguard.ops import Op
 from keyguard.process.fork import check_process, renew_after_fork
@@ -29,7 +29,7 @@ from keyguard.process.tokens import new_token
 from keyguard.stores.redis.calls import Call, Reply, Rounds, SettleCall, TakeCall, TakeForm, checked, unknown_script
 from keyguard.stores.redis.cluster import Cluster
 from keyguard.stores.redis.credentials import Credentials
-from keyguard.stores.redis.demands import taken_of
+from keyguard.stores.redis.demands import OTHER_TIME, taken_of
 from keyguard.stores.redis.encoding import Wire
 from keyguard.stores.redis.eviction import Eviction
 from keyguard.stores.redis.listing import listed, node_of_a_cluster
@@ -134,7 +134,9 @@ class RedisStore:
             outcome = self._ask([taking], deadline)[0]
             if self._doubts:
                 self._settle_doubts(deadline, taking)
-            return [taken_of(op.demands, checked(outcome))]
+            if len(checked(outcome)) == OTHER_TIME:
+                outcome = checked(self._ask([self._wire.retaking(op, outcome, taking.token)], deadline)[0])
+            return [taken_of(op.demands, outcome)]
         if self._servers.cluster and len(ops) > 1:
             return [self.execute([op])[0] for op in ops]
         deadline = monotonic() + self.timeout
@@ -143,7 +145,7 @@ class RedisStore:
             rounds = Rounds([self._wire.plan(op) for op in turn])
             while rounds.calls:
                 rounds.feed(self._ask(rounds.calls, deadline))
-                _check_time(rounds, deadline)
+                rounds.check_time(deadline)
             results += rounds.results
         if self._doubts:
             self._settle_doubts(deadline)
@@ -171,6 +173,8 @@ class RedisStore:
             again = unknown_script(outcome)
             replies = await self._aask([TakeCall(form, now, token)]) if again else self._seen(replies)
             outcome = checked(replies[0])
+        if len(outcome) == OTHER_TIME:
+            outcome = checked((await self._aask([self._wire.retaking(op, outcome, token)]))[0])
         if self._doubts:
             self._asettle_doubts()
         return [taken_of(op.demands, outcome)]
@@ -184,7 +188,7 @@ class RedisStore:
             rounds = Rounds([self._wire.plan(op) for op in turn])
             while rounds.calls:
                 rounds.feed(await self._aask(rounds.calls))
-                _check_time(rounds, deadline)
+                rounds.check_time(deadline)
             results += rounds.results
         if self._doubts:
             self._asettle_doubts()
@@ -198,7 +202,7 @@ class RedisStore:
             except Lost:
                 sent = True
                 self._line.drop_idle()  # they were opened to a server that has gone
-                if not _repeatable(calls) or monotonic() > deadline - self.timeout / 2:
+                if not all(call.repeatable for call in calls) or monotonic() > deadline - self.timeout / 2:
                     raise  # or there is not enough time for it to be answered
                 replies = self._line.ask(calls, deadline)
         except BaseException as error:
@@ -221,7 +225,7 @@ class RedisStore:
         try:
             if isinstance(error, Lost):
                 self._line.drop_idle()
-                if _repeatable(calls) and monotonic() <= began + self.timeout / 2:
+                if all(call.repeatable for call in calls) and monotonic() <= began + self.timeout / 2:
                     return await self._line.aask(calls)
             raise error
         except BaseException as failure:
@@ -338,13 +342,3 @@ class _Scratch(RedisStore):
 
 _abandoned: list[Any] = []
 """Connections inherited by a fork."""
-
-
-def _repeatable(calls: list[Call]) -> bool:
-    return all(call.repeatable for call in calls)
-
-
-def _check_time(rounds: Rounds, deadline: float) -> None:
-    """Raise `StoreBusy` if there is no time for what is still to be sent, though all was answered so far."""
-    if rounds.trips > 1 and rounds.calls and monotonic() > deadline:
-        raise StoreBusy("Redis: a key is being changed by others all the time")
