@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from keyguard.clock import Clock
+from keyguard.errors import StoreBusy, StoreError
 from keyguard.logs import logger
 from keyguard.ops import Demand, Op, Store, Taken, traits_of
 from keyguard.process.fork import renew_after_fork
 from keyguard.stores.circuit import circuit_of
 from keyguard.stores.health import StoreHealth as StoreHealth
+from keyguard.stores.owed import Owed
 from keyguard.units import as_datetime
 
 log = logger("keyguard.stores")
@@ -41,6 +43,7 @@ class CircuitBreaker:
         self._workers = workers
         self._notify = notify
         self._degraded: dict[str, int] = {}
+        self._owed = Owed()
         self._lock = threading.Lock()
         self._circuit = circuit_of(store, of, clock, alike)
         self._circuit.listeners.add(self)
@@ -50,6 +53,7 @@ class CircuitBreaker:
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
+        self._owed.after_fork()
 
     @property
     def health(self) -> StoreHealth:
@@ -85,7 +89,11 @@ class CircuitBreaker:
         else:
             if self._here is not None and (found := self._here(ops)) is not None:
                 return found
-            number = circuit.enter(ops)
+            try:
+                number = circuit.enter(ops)
+            except StoreError:
+                self._owed.keep(ops)
+                raise
         try:
             results = self.store.execute(ops)
         except BaseException as error:
@@ -93,6 +101,8 @@ class CircuitBreaker:
             raise
         if circuit.since is not None or circuit.part_since is not None:
             circuit.answered(ops, number)
+        if self._owed.waiting and not self.failing:
+            self._pay()
         return results
 
     def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any] | Awaitable[list[Any]]:
@@ -105,7 +115,11 @@ class CircuitBreaker:
         else:
             if self._here is not None and (found := self._here(ops)) is not None:
                 return found
-            number = circuit.enter(ops)
+            try:
+                number = circuit.enter(ops)
+            except StoreError:
+                self._owed.keep(ops)
+                raise
         try:
             results: list[Any] | Awaitable[list[Any]] = self._aexecute(ops)
         except BaseException as error:
@@ -115,7 +129,32 @@ class CircuitBreaker:
             return self._awaited(ops, results, number)
         if circuit.since is not None or circuit.part_since is not None:
             circuit.answered(ops, number)
+        if self._owed.waiting and not self.failing:
+            self._pay()
         return results
+
+    def _pay(self) -> None:
+        """Make the settlements that wait, now that the store answers."""
+        while due := self._owed.due(self._dropped):
+            try:
+                self.store.execute([settle for settle, _ in due])
+            except StoreError:
+                self._owed.failed(due)
+                return
+
+    def _dropped(self) -> None:
+        self.count("a charge kept")
+
+    async def _apay(self) -> None:
+        assert self._aexecute is not None
+        while due := self._owed.due(self._dropped):
+            try:
+                found = self._aexecute([settle for settle, _ in due])
+                if not isinstance(found, list):
+                    await found
+            except StoreError:
+                self._owed.failed(due)
+                return
 
     async def _awaited(self, ops: Sequence[Op[Any]], results: Awaitable[list[Any]], number: int) -> list[Any]:
         circuit = self._circuit
@@ -126,6 +165,8 @@ class CircuitBreaker:
             raise
         if circuit.since is not None or circuit.part_since is not None:
             circuit.answered(ops, number)
+        if self._owed.waiting and not self.failing:
+            await self._apay()
         return found
 
     def _failed(self, ops: Sequence[Op[Any]], error: BaseException, number: int) -> None:
@@ -133,6 +174,8 @@ class CircuitBreaker:
             self._circuit.gave_up(number)
             return
         failure = self._circuit.failed(ops, error, number)
+        if isinstance(failure, StoreError) and not isinstance(failure, StoreBusy):
+            self._owed.keep(ops, sent=True)
         if failure is not error:
             raise failure from error
 

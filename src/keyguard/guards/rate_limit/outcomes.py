@@ -228,9 +228,12 @@ def stays(rule: Rule, demand: Demand) -> bool:
 async def book(settle: Settle) -> None:
     """Settle, if the store can do it."""
     try:
-        await settle
+        try:
+            await settle
+        except StoreBusy:  # it was others' turn
+            await settle
     except StoreError:
-        await Degraded("a charge kept")  # it lapses with its window; the request has its answer
+        await Degraded("a settlement put off")  # until the store answers again; the request has its answer
 
 
 async def without_store(request: CarriedRequest, asked: Take, forward: Forward) -> Response:

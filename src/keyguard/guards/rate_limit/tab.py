@@ -122,17 +122,18 @@ class Tab:
             over = [hold for hold in self._holds if hold.over]
             self._holds = [hold for hold in self._holds if not hold.over]
         refused = self._request.state.refusal is not None
-        settled = [
-            _Settled(demand, (None, hold.taken.at + taking[1], 0, 0, 0), 0 if refused else hold.cost or 0)
-            for hold in over
-            if hold.taken is not None
-            for demand, taking in zip(hold.taken.demands, hold.taken.takings, strict=True)
-        ]
-        if not refused:
-            settled += [
-                _Settled(Demand(rule.name, key, rule.limit, 0, holds=rule.holds), _NOTHING, cost)
-                for key, (rule, cost) in units.items()
-            ]
+        if refused:
+            units = {}
+        settled = []
+        for hold in over:
+            if hold.taken is not None:
+                cost = 0 if refused else hold.cost or 0
+                for demand, taking in zip(hold.taken.demands, hold.taken.takings, strict=True):
+                    # What was charged to the same counter is charged with it.
+                    _, more = units.pop(demand.key, (None, 0))
+                    settled.append(_Settled(demand, (None, hold.taken.at + taking[1], 0, 0, 0), cost + more))
+        for key, (rule, cost) in units.items():
+            settled.append(_Settled(Demand(rule.name, key, rule.limit, 0, holds=rule.holds), _NOTHING, cost))
         return _book(settled) if settled else None
 
 
