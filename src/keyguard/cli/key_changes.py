@@ -18,7 +18,7 @@ from keyguard.ops import Store
 
 def note_issued(store: Store, record: KeyRecord) -> None:
     """Note that a key was made."""
-    _note(store, "keys.issue", record.id, {}, _told(record))
+    _note(store, "keys.issue", record.id, {}, {name: value for name, value in _told(record).items() if value})
 
 
 def note_rotated(store: Store, successor: KeyRecord, overlap: str) -> None:
