@@ -6,7 +6,7 @@ limit. `usual` is the median of an app in which nothing waits, as it was learnt.
     up to 1.5 times the usual, requests refused     one more place (half as many again, before the first cut)
     more than that, requests refused                a cut to 0.8 of the limit, and a look at what it does:
         latency falls with it                       requests were waiting: cut again
-        latency stays                               nothing waits: back to the limit before, and this latency is usual
+        latency stays, also after one more          nothing waits: back to the limit before, and this latency is usual
     nothing refused                                 the limit stays, and `usual` follows slowly
 
 With an objective, requests may wait as long as nine of ten answers keep to it, and cuts end as soon as they do.
@@ -60,6 +60,8 @@ class Before(NamedTuple):
     typical: float
     share: float
     """Requests of a higher share keep to the limit of before: others make room."""
+    sure: bool = False
+    """Whether this is the second cut since, after one that made nothing quicker."""
 
 
 class AdaptiveLimit:
@@ -186,14 +188,18 @@ class AdaptiveLimit:
     def _judge(self, before: Before, typical: float) -> None:
         """Go on after a cut: did latency fall by more than half of what it falls by if all of it is waiting?"""
         self._windows = 0
-        if typical >= before.typical * (1 + self.limit / before.top) / 2:
+        if typical < before.typical * (1 + self.limit / before.top) / 2:
+            if self._in_time:
+                self._before = None
+            else:
+                self._cut(typical)
+        elif before.sure or self.limit <= self.floor or typical <= self._bound:
             self._before = None
             self.limit = before.limit
             self.usual = typical
-        elif self._in_time:
-            self._before = None
-        else:
-            self._cut(typical)
+        else:  # it would make much usual: chance may hide what one cut does, and did in apps of few places
+            self._before = before._replace(sure=True)
+            self.limit = max(float(self.floor), self.limit * CUT)
 
     def _cut(self, typical: float) -> None:
         refused = self._refused
