@@ -1,8 +1,8 @@
 """The guard against overload. It stands around all that costs something, outermost or right behind an address filter.
 
-A request is in flight from its admission to the head of its response, and that is the latency that counts. What comes
-after the head is not: a stream may last for hours and cost nothing, a websocket is open for as long as its client
-likes, and the time that a download takes is the client's. All that apps do before they can answer lies before the head.
+A request is in flight from its admission to the head of its response, and that is the latency that counts. The body is
+left out: a stream may last for hours and cost nothing, a websocket is open for as long as its client likes, and how
+long a download takes is up to the client. Whatever an app must do before it can answer lies before the head.
 """
 
 from __future__ import annotations
@@ -65,11 +65,12 @@ class Overload(Guard):
         Keyguard(Overload(criticality={"/checkout/*": "critical_plus", "/reports/*": "sheddable"}), APIKeys(), ...)
 
     A request counts as in flight until its response begins. How many may be, is learnt: the limit grows one by one
-    while requests are refused and nine of ten answers begin in time, and is cut if they do not. If fewer requests do
-    not make the app quicker, it is just slow, and the limit goes back.
+    while requests are refused and answers begin in time, and is cut if they do not. If fewer requests do not make the
+    app quicker, it is just slow, and the limit goes back.
 
-    - `latency`: the time within which nine of ten answers should begin. By default one and a half times what the app
-      takes while nothing waits, which is learnt; that is the bound, too, if the app cannot keep to yours.
+    - `latency`: the time within which nine of ten answers should begin: requests may wait for as long. By default they
+      may wait until an answer takes one and a half times as long as usual, which is learnt. That is the bound, too, if
+      the app cannot keep to yours though nothing waits.
     - `min_in_flight`, `max_in_flight`: the limit is never below the one (4 by default) or above the other. Under WSGI
       requests wait before they get a thread, and nothing is seen of them: of `n` threads give `max_in_flight=n - 1`, so
       that one is always free to refuse; or name `start_header`.
@@ -78,7 +79,8 @@ class Overload(Guard):
       `request.identity` behind `APIKeys`; `None` from it means the default. The classes are admitted up to 1, 0.9, 0.7
       and 0.5 of each bound.
     - `health`: patterns of paths that are never refused.
-    - `max_lag`: by how much the event loop may be late, twice in a row, before requests are refused (asyncio, uvloop).
+    - `max_lag`: by how much the event loop may be late, twice in a row, before requests are refused. It is measured in
+      event loops of asyncio; trio has no such timers.
     - `start_header`: a field in which your proxy tells when it got the request, such as `"X-Request-Start"`, as nginx
       (`t=${msec}`), Apache or Heroku writes it. It has to overwrite what clients send.
     - `max_wait`: how long a request may have waited by then.
