@@ -10,7 +10,9 @@ back.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from struct import Struct
+from types import NoneType
 from typing import Any
 
 from keyguard.checks import is_whole
@@ -42,6 +44,14 @@ def quota(rate: str, *, tz: str = "UTC", anchor: int | str | None = None) -> Quo
     Raises `ConfigurationError` for a rate, a zone or an anchor that is wrong.
     """
     many, unit = _read(rate)
+    if isinstance(tz, str) and isinstance(anchor, (int, str, NoneType)):
+        return _made(many, unit, tz, anchor)
+    return Quota(many, Periods(unit, tz, anchor))  # which says what is wrong
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _made(many: int, unit: str, tz: str, anchor: int | str | None) -> Quota:
+    # A function that chooses a limit may make one for each request: to find a period's bounds anew would be dear.
     return Quota(many, Periods(unit, tz, anchor))
 
 

@@ -18,6 +18,7 @@ from keyguard.rates import NEVER, Limit, described, limit_of
 from keyguard.rates.balances import Credits
 from keyguard.stores.leased import Leased
 from keyguard.stores.limits import LimitsStore
+from keyguard.stores.local_shares import Shares
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, Reference, play
 from keyguard.testing.play import Played
@@ -203,6 +204,25 @@ def test_a_grant_is_not_forgotten_either() -> None:
     assert limit.half_spent(state, now)
     assert limit.take(state, now, 8)[4] == 0, "more than the number of the quota at once, as long as it was granted"
     assert limit.take(state, now, 9)[4] == NEVER
+
+
+def test_a_process_admits_its_part_while_the_store_is_out_of_order() -> None:
+    """A part of a balance may be forgotten: it is no more than what this process lends meanwhile."""
+    shares = Shares()
+    for limit, part in ((quota("9/month"), 4), (credits(9), 4), (credits(9, refill=quota("3/month")), 4)):
+        demands = [Demand("", f"rl:s{part}:{limit.code}{described(limit)}|ada", limit, 1)]
+        assert [shares.take(demands, 2).refused for _ in range(part + 1)] == [False] * part + [True]
+        assert limit.share(2).may_be_forgotten
+        assert limit.share(100).take(None, micros(NOVEMBER), 1)[4] == 0, "at least one unit"
+
+
+def test_a_function_that_makes_a_quota_for_each_request_makes_it_once() -> None:
+    shop = Shop(lambda request: quota("2/month", tz="Europe/Berlin", anchor=3))
+    assert shop.statuses(3) == [200, 200, 429]
+    assert quota("2/month", tz="Europe/Berlin", anchor=3) is quota("2/month", tz="Europe/Berlin", anchor=3)
+    with pytest.raises(ConfigurationError, match="from 1 to 31"):
+        quota("2/month", tz="Europe/Berlin", anchor=[3])  # type: ignore[arg-type]
+    assert quota("2/month", anchor=1) is not quota("2/month")
 
 
 # -- edits ------------------------------------------------------------------------------------------------------------

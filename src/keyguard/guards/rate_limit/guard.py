@@ -46,9 +46,9 @@ log = logging.getLogger("keyguard")
 class RateLimit(Limiting):
     """Refuse a caller who has used up a limit, and say when it works again.
 
-    - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`, rate items of the
-      `limits` library, or one function of the request that returns one of these, a list of them, or `None` if no
-      limit applies.
+    - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`,
+      `quota("10000/month")` or `credits(500)`, rate items of the `limits` library, or one function of the request that
+      returns one of these, a list of them, or `None` if no limit applies.
     - `plans`: instead of rates, a mapping from the plan of the caller's key to the rates of that plan, `None` for no
       limit: `plans={"free": "2/second; 100/day", "pro": "50/second"}, default="free"`. `default`, a plan's name or
       rates, is for callers with no plan, or with one that is not listed, of which the log tells once.
