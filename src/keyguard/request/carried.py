@@ -231,6 +231,7 @@ class CarriedRequest(Request):
         """Return a scope or environ for another request of the same caller, with the same head."""
         found, state = self.state, SharedState()
         state.identity, state.client, state.client_known = found.identity, found.client, found.client_known
+        state.decided = found.decided  # its handlers charge the same caller
         return {**self.scope, self.shared: state}
 
     @property

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyguard import ConfigurationError, Keyguard, OutsideRequest, RateLimit, Refusal, Refused, smooth
+from keyguard import ConfigurationError, Keyguard, OutsideRequest, RateLimit, Refusal, Refused, ResponseCache, smooth
 from keyguard.ops import Demand, Take
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
@@ -556,6 +556,32 @@ def test_a_wsgi_stream_charges_as_it_goes_and_is_released_if_it_is_cut() -> None
     body.close()
     assert site.left() == 89
     assert seen == [69, 59]
+
+
+def test_a_refresh_in_the_background_is_charged_to_the_caller_for_whom_it_is_made() -> None:
+    limit = RateLimit("100/minute", by="ip", name="tokens", cost=0)
+    site = Site(limit)
+    site.guard = Keyguard(limit, ResponseCache(), store=site.store, clock=site.clock)
+    fields = [(b"cache-control", b"max-age=1, stale-while-revalidate=60")]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        site.guard.charge(3)
+        async with site.guard.reserve(10) as hold:
+            hold.settle(2)
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": b"fresh"})
+
+    async def story() -> None:
+        wrapped = site.guard.asgi(app)
+        await aask(wrapped, Ask(), lint=False)
+        assert site.left() == 95
+        site.clock.advance(5)
+        await aask(wrapped, Ask(), lint=False)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert site.left() == 90
+
+    asyncio.run(story())
 
 
 def test_a_websocket_is_charged_message_by_message() -> None:
