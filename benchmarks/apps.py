@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from asking import asgi_run, wsgi_run
 from keyguard import APIKeys, Ban, Concurrency, IPFilter, Keyguard, Overload, RateLimit, ResponseCache, quota
+from keyguard.ops import Take, Taken
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 
@@ -179,6 +180,28 @@ def whole(inner: Any, world: str) -> Make:
     return make
 
 
+class Elsewhere:
+    """A store that must be awaited, as one on the network, and always admits: what a network costs is not counted."""
+
+    timeout = 0.075
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._values = MemoryStore(clock=clock)
+        self.execute, self.scan = self._values.execute, self._values.scan
+
+    async def aexecute(self, ops: Any) -> list[Any]:
+        (op,) = ops
+        if type(op) is not Take:
+            return self.execute(ops)
+        return [Taken(op.demands, [(None, 60_000_000, 99, 60_000_000, 0)] * len(op.demands), 10**15, False)]
+
+
+def _elsewhere(stack: Callable[..., Keyguard], callers: int) -> tuple[Any, list[str], int]:
+    clock = ManualClock()
+    guard = Keyguard(APIKeys(), RateLimit(RATES, by="key"), store=Elsewhere(clock), clock=clock)
+    return guard.asgi(raw_asgi()), issued(guard, callers), 200
+
+
 def _refusing(stack: Callable[..., Keyguard], callers: int) -> tuple[Any, list[str], int]:
     app = stack(RateLimit("1/day", by="ip")).asgi(raw_asgi())
     asyncio.run(asgi_run(app, [], callers, 200)(callers))
@@ -249,6 +272,7 @@ _VARIANTS: dict[str, Make] = {
     "asgi: one limit": _limited(ONE_RATE, raw_asgi, "asgi"),
     "asgi: three limits": _limited(RATES, raw_asgi, "asgi"),
     "asgi: networks, key, three limits": whole(raw_asgi, "asgi"),
+    "asgi: key, three limits, store elsewhere": _elsewhere,
     "asgi: calendar quota": _guarded(lambda: RateLimit(quota(MONTHLY), by="ip"), raw_asgi, "asgi"),
     "asgi: limit and calendar quota": _guarded(lambda: RateLimit(ONE_RATE, quota(MONTHLY), by="ip"), raw_asgi, "asgi"),
     "asgi: slots": _guarded(lambda: Concurrency(10, by="ip"), raw_asgi, "asgi"),

@@ -31,7 +31,7 @@ from keyguard.request import Forward
 from keyguard.response import Headers
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
-from tests.support.distant import BUSY, FAILS, FINE, LATE, STUMBLES, DistantStore
+from tests.support.distant import BUSY, FAILS, FINE, LATE, STOPS, STUMBLES, DistantStore, Stopped
 from tests.support.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 WORLDS = {"asgi": (ask_asgi, asgi_app), "wsgi": (ask_wsgi, wsgi_app)}
@@ -666,6 +666,18 @@ def test_a_client_that_leaves_while_the_store_is_asked_leaves_no_charge_behind(a
     assert [word.split()[0] for word in store.asked] == ["Take"] * (asked - 1) + ["Settle"] * (asked - 1)
     left = ask_asgi(guard.asgi(asgi_app), Ask()).all("ratelimit")
     assert left == [", ".join([f'"{name}:9/minute";r=8;t=60' for name in "cba"])]
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_a_thread_that_is_stopped_while_the_store_is_asked_leaves_no_charge_and_no_slot_behind(asked: int) -> None:
+    store = DistantStore(ManualClock())
+    guards = [Concurrency(5, by="ip"), RateLimit("9/minute", by="ip"), RateLimit("9/minute", by="ip", name="further")]
+    guard = Keyguard(guards[0], lambda request: None, guards[1], lambda request: None, guards[2], store=store)
+    store.plan = lambda op: STOPS if len(store.asked) == asked - 1 else FINE
+    with pytest.raises(Stopped):
+        ask_wsgi(guard.wsgi(wsgi_app), Ask())
+    kinds = [word.split()[0] for word in store.asked]
+    assert kinds == ["Take"] * asked + ["Settle"] * (asked - 1)
 
 
 async def never(*message: Any) -> Any:

@@ -11,7 +11,11 @@ from keyguard.ops import Op
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 
-FINE, LATE, BUSY, FAILS, STUMBLES = "fine", "late", "busy", "fails", "stumbles"
+FINE, LATE, BUSY, FAILS, STUMBLES, STOPS = "fine", "late", "busy", "fails", "stumbles", "stops"
+
+
+class Stopped(BaseException):
+    """Raised in a greenlet, say, that is told to end."""
 
 
 class DistantStore:
@@ -54,6 +58,8 @@ class DistantStore:
         self.asked.append(f"{type(op).__name__} {outcome} {' '.join(op.keys)}")
         if outcome == LATE:
             self.now += self.timeout
+        if outcome == STOPS:
+            raise Stopped
         if outcome == BUSY:
             raise StoreBusy("others are first")
         if outcome == STUMBLES:

@@ -64,6 +64,9 @@ class WSGIDriver:
                 begun = asked(engine, request, begun)
         except Exception as failure:
             begun = engine.fault(request, failure)
+        except BaseException:
+            Exchange(self.app, engine, request, start_response).end()
+            raise
         if begun.__class__ is tuple and not (request.inherited and is_heard_to_its_end(request)):
             telling: Telling = _new(Telling)
             return telling.run(self.app, engine, request, begun, start_response)

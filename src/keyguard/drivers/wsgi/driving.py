@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from keyguard.chain import Begun, give_up
+from keyguard.chain import Begun
 from keyguard.drivers.bodies import sized_body
 from keyguard.drivers.interpreter import Engine, Foreign, settle
 from keyguard.drivers.wsgi.request import Environ
@@ -36,8 +37,10 @@ def asked(engine: Engine, request: CarriedRequest, ask: Ask) -> Begun:
             result = engine.ask_store(begun.op, request)
         except Exception as error:
             begun = engine.chain.failed(begun, error, request)
-        except BaseException:  # a greenlet is told to end, say
-            give_up(begun.marks)
+        except BaseException as error:  # a greenlet is told to end, say
+            request.state.failure = error
+            with suppress(BaseException):  # that error, most of all
+                drive(engine, engine.chain.failed(begun, error, request), None)
             raise
         else:
             begun = engine.chain.go_on(begun, result, request)
