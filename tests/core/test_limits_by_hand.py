@@ -16,6 +16,7 @@ from limits.storage import MemoryStorage
 
 from keyguard import (
     APIKeys,
+    Concurrency,
     ConfigurationError,
     Keyguard,
     Limits,
@@ -357,6 +358,15 @@ def test_plans_of_guards_with_one_name_are_not_mixed_up() -> None:
     both = [*facts("shop", {"pro": "5/day"}), *facts("back office", {"gold": "7/day"})]
     limits = Limits(MemoryStore(), both, clock=ManualClock())
     assert [use.name for use in limits.peek("acme", plan="pro")] == ["shop:5/day", "back office:1/day"]
+
+
+def test_slots_are_shown_and_nothing_of_them_is_granted() -> None:
+    stack = Keyguard(Concurrency(3, by="ip"), store=MemoryStore())
+    assert told(stack.limits.peek(ADDRESS)) == {"ip:3 at a time": (0, 3)}
+    for change in (stack.limits.grant, stack.limits.set):
+        with pytest.raises(ValueError, match="nothing of ip:3 at a time can be granted or set"):
+            change(ADDRESS, 1)
+    assert stack.audit.list() == []
 
 
 def test_limits_that_a_function_chooses_are_not_known() -> None:

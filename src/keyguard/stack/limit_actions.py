@@ -189,7 +189,7 @@ class Actions:
             raise ValueError(f"name one limit: {self._names([facts for _, _, facts in chosen])}")
         ((_, limit, facts),) = chosen
         if not keeps_count(limit):
-            raise ValueError(f"{facts.name} is of a kind of its own: nothing of it can be granted or set")
+            raise ValueError(f"nothing of {facts.name} can be granted or set: its kind keeps no count of what is spent")
         if verb == "grant":
             if not is_whole(units) or not 1 <= units <= _MOST:
                 raise ValueError(f"units are a whole number from 1 to {_MOST}, not {units!r:.80}")
