@@ -86,8 +86,8 @@ class Guard:
     """Where it looks for credentials: names of header fields, `"cookie:name"` or `"query:name"`. Caches keep such
     requests apart, and what stands there is in no log."""
     handlers: bool = False
-    """Whether handlers turn to it while the app runs, so that requests are noted for them: `Keyguard(handlers=True)`
-    asks for the same."""
+    """Whether handlers turn to it while the app runs, so that all of them are told of their request: the same as
+    `Keyguard(handlers=True)`."""
     counters: Sequence[Counters] = ()
     """The limits it counts, so that no two of one process share a counter by chance."""
     facts: Sequence[LimitFacts] = ()

@@ -29,7 +29,7 @@ class ByName(Guard):
         request.identity = Identity(request.headers["x-name"])
 
 
-guard = Keyguard(ByName(), RateLimit("100/minute", by="subject"), store="memory://", handlers=True)
+guard = Keyguard(ByName(), RateLimit("100/minute", by="subject"), store="memory://")
 """One that decides on the short way."""
 
 
@@ -537,10 +537,10 @@ def test_threads_that_were_not_told_say_how_they_can_be() -> None:
     assert all("copy_context" in text and "asyncio.to_thread" in text for text in said)
 
 
-def test_a_stack_that_was_not_asked_says_how_to_ask_it() -> None:
-    without = Keyguard(ByName(), store="memory://")
-    with pytest.raises(ConfigurationError, match=r"Keyguard\(\.\.\., handlers=True\)"):
-        without.here()
+def test_a_stack_that_notes_nothing_says_how_to_make_it() -> None:
+    for without in (Keyguard(ByName(), store="memory://", handlers=False), Keyguard(store="memory://")):
+        with pytest.raises(ConfigurationError, match=r"Keyguard\(\.\.\., handlers=True\)"):
+            without.here()
     with pytest.raises(ConfigurationError, match="handlers is True or False, not 1"):
         Keyguard(handlers=1)  # type: ignore[arg-type]
 

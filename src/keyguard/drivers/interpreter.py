@@ -89,8 +89,10 @@ class Setup(NamedTuple):
     """The response field in which refusals tell the request's id."""
     note: Any = None
     """Has a method `begin`, which is called when the app begins: it writes the rules of the stack down."""
-    handlers: bool = False
+    notes: bool = False
     """Whether requests are noted for handlers (`keyguard.request.current`)."""
+    handlers: bool = False
+    """Whether handlers are expected: what makes bodies under WSGI is one too, and what they are refused is answered."""
 
 
 class Engine:
@@ -118,6 +120,7 @@ class Engine:
         "longest",
         "needs",
         "note",
+        "notes",
         "patience",
         "provides",
         "request_id_header",
@@ -135,7 +138,7 @@ class Engine:
         self.chain = chain
         self.ask = chain.begin
         """Asks the guards in turn."""
-        self.idle = chain.empty and not setup.handlers
+        self.idle = chain.empty and not setup.notes
         self.store = store
         self.watched = watched
         self.here = setup.here
@@ -167,6 +170,7 @@ class Engine:
         self.underscores = setup.underscores
         self.request_id_header = setup.request_id_header
         self.note = setup.note
+        self.notes = setup.notes
         self.handlers = setup.handlers
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver

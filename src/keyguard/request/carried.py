@@ -77,6 +77,7 @@ class CarriedRequest(Request):
         "_plain",
         "_spelling",
         "afterwards",
+        "asked_for",
         "clock",
         "copied",
         "deferred",
@@ -107,6 +108,8 @@ class CarriedRequest(Request):
     """Whether the app's response may be copied: then it matters whether its client stays to the end."""
     read_body: bool
     """Whether the app has got a body that no header field had announced."""
+    asked_for: bool
+    """Whether a handler has asked which request it works for. Set if the request is noted."""
     over: bool
     """Whether the app has returned. Set then, and only in stacks that note their requests for handlers."""
     tab: Any

@@ -1,6 +1,6 @@
 """The request that the calling code works for, as a context variable tells it.
 
-Only stacks with `Keyguard(handlers=True)` set it, around their app: it costs each request two changes of its context.
+Stacks set it around their app, unless they have `handlers=False`: it costs each request two changes of its context.
 Copies of a context know the request too: tasks, `asyncio.to_thread`, the threads that frameworks run views in. Once the
 app has returned it is reset, and around each part of a body that a WSGI app makes later it is set again. A task that
 goes on after the end of its request still finds that one, and never another's.
@@ -40,7 +40,7 @@ def note_requests() -> None:
 
 
 def current_request(what: str = "here()") -> CarriedRequest:
-    """Return the request that the calling code works for: that of the innermost layer with `handlers=True`.
+    """Return the request that the calling code works for: that of the innermost layer that notes its requests.
 
     `at_end` of it runs work at once, if the request is over. `what` is called so in the errors: `OutsideRequest` if no
     request is known here, and `ConfigurationError` if no stack notes any.
@@ -52,15 +52,17 @@ def current_request(what: str = "here()") -> CarriedRequest:
         raise OutsideRequest(
             f"{what} was called outside of a request, or in a thread that does not know which one it works for. "
             "Threads know it that asyncio.to_thread or the framework starts; others, and loop.run_in_executor, have to "
-            "be given it: contextvars.copy_context().run(function), with the context copied in the handler"
+            "be given it: contextvars.copy_context().run(function), with the context copied in the handler. If this "
+            f"makes the body of a WSGI app that has told its Content-Length, {SETTING}"
         )
+    request.asked_for = True
     return request
 
 
 def here() -> RequestState:
     """Return what is known of the request that the calling handler works for, in any layer of keyguard.
 
-    The same as `Keyguard.here`, for layers that are stacked one by one; one of them has `handlers=True`.
+    The same as `Keyguard.here`, for layers that are stacked one by one.
     """
     return current_request().state
 

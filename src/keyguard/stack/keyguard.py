@@ -87,8 +87,10 @@ class Keyguard:
       apps on the same store have other names. By default the module that makes the stack.
     - `clock`: a function that returns the time as a `datetime` with a time zone, or a `keyguard.testing.ManualClock`;
       decisions use the store's own clock.
-    - `handlers`: whether handlers may call `here()`, and charge any limit. Each request is noted in a context variable
-      then, which costs it 2,500 to 20,000 instructions, most if parts of its body are made later under WSGI.
+    - `handlers`: whether the app's handlers call `here()`, `charge()` or `reserve()`. By default they can, unless there
+      are no guards; what makes the body of a WSGI app can if its view has, or if no `Content-Length` tells that the
+      body is there. `True` lets all of them, and so does a limit with `cost=0`; `False` saves what it costs to note
+      each request for them, some 2,000 instructions.
 
     Raises `ConfigurationError` for a setting that is wrong, and for guards in an order that cannot work.
     """
@@ -110,7 +112,7 @@ class Keyguard:
         root_path: str | Literal[False] = "",
         name: str | None = None,
         clock: GivenClock | None = None,
-        handlers: bool = False,
+        handlers: bool | None = None,
     ) -> None:
         check_functions(clock, on_refusal, on_health)
         self._clock = clock_from(clock, wall_clock)
@@ -132,8 +134,10 @@ class Keyguard:
         self.underscores = checked_underscores(underscores, readers, forwarded_header)
         self._request_id_header = checked_field_name(request_id_header)
         self._notify = on_refusal
-        self._handlers = checked_switch("handlers", handlers) or any(guard.handlers for guard in self._declared)
-        if self._handlers:
+        wanted = handlers is not None and checked_switch("handlers", handlers)
+        self._handlers = wanted or any(guard.handlers for guard in self._declared)
+        self._notes = self._handlers or (handlers is None and bool(guards))
+        if self._notes:
             note_requests()
         at_once = self.store if self._watched is None else None
         self._chain = Chain(arranged(guards), at_once)
@@ -211,10 +215,10 @@ class Keyguard:
 
         It works in views and handlers, in dependencies, in what makes a response's body, in background tasks, in tasks
         and in threads that are given the handler's context, as `asyncio.to_thread` does. A task that goes on after the
-        end of its request finds that one. Raises `ConfigurationError` if this stack does not have `handlers=True`, and
+        end of its request finds that one. Raises `ConfigurationError` if this stack has `handlers=False`, and
         `OutsideRequest` if no request is known: outside of one, in `run_in_executor` and in threads of your own.
         """
-        if not self._handlers:
+        if not self._notes:
             raise ConfigurationError(f"here() works in stacks that note their requests for it: {SETTING}")
         return current_request().state
 
@@ -338,6 +342,7 @@ class Keyguard:
             underscores=self.underscores,
             request_id_header=self._request_id_header,
             note=self._note,
+            notes=self._notes,
             handlers=self._handlers,
         )
         return Engine(setup, AppInside(app, self._root_path), asynchronous=asynchronous)

@@ -40,7 +40,7 @@ class StackOptions(TypedDict, total=False):
     workers: int | None
     root_path: str | Literal[False]
     clock: GivenClock | None
-    handlers: bool
+    handlers: bool | None
 
 
 class APIKeysOptions(StackOptions, total=False):

@@ -28,6 +28,7 @@ from keyguard.ops import close_in_loop, traits_of
 from keyguard.process import fork
 from keyguard.process.event_loops import in_thread, in_trio
 from keyguard.request import SHARED_ASGI, SHARED_WSGI, Deferred, SharedState
+from keyguard.request.current import enter, leave
 from keyguard.response import Response
 from keyguard.steps import Detach
 
@@ -111,13 +112,20 @@ class ASGIDriver:
             telling = Telling(engine, request, begun, send)
         request.reached_app = True
         mark = bridges.pass_on(request, scope, "scheme") if bridges.crossing else ""
+        app, token = self.app, None
+        if engine.handlers:
+            app = noting(app, request)
+        elif engine.notes:
+            token = enter(request)
         try:
-            app = noting(self.app, request) if engine.handlers else self.app
             await app(scope, receive, send if telling is None else telling.send)
         except Exception:
             if telling is None or telling.failure is None:
                 raise
         finally:
+            if token is not None:
+                leave(token)
+                request.over = True
             if mark:
                 bridges.returned(mark)
             if telling is not None and (telling.marks is not None or telling.failure is not None):

@@ -58,7 +58,7 @@ class Exchange:
     state = IDLE
 
     def __init__(self, app: ASGIApp, engine: Engine, request: CarriedRequest, receive: Receive, send: Send) -> None:
-        self.app = noting(app, request) if engine.handlers else app
+        self.app = noting(app, request) if engine.notes else app
         self.engine = engine
         self.request = request
         self.receive = receive

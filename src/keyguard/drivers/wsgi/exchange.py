@@ -75,7 +75,7 @@ class Exchange:
     """The header fields of a released head as the app gave them."""
 
     def __init__(self, app: WSGIApp, engine: Engine, request: CarriedRequest, start_response: StartResponse) -> None:
-        self.app = noting(app, request) if engine.handlers else app
+        self.app = noting(app, request) if engine.notes else app
         self.engine = engine
         self.request = request
         self.server_start = start_response

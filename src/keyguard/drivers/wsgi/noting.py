@@ -15,7 +15,7 @@ from keyguard.refused import Refused
 from keyguard.request import CarriedRequest
 from keyguard.request.current import enter, leave_here
 
-_MADE = frozenset({list, tuple, type(None)})
+MADE = frozenset({list, tuple, type(None)})
 """Classes of bodies for which no code runs any more."""
 
 
@@ -35,8 +35,13 @@ def noted(app: WSGIApp, request: CarriedRequest, environ: Environ, start_respons
         body = [_answered(refused, request, start_response)]
     finally:
         leave_here(token)
-        request.over = body.__class__ in _MADE
-    if request.over or body.__class__ is environ.get("wsgi.file_wrapper"):
+        request.over = body.__class__ in MADE
+    return noted_body(body, request, start_response)
+
+
+def noted_body(body: Iterable[bytes], request: CarriedRequest, start_response: StartResponse) -> Iterable[bytes]:
+    """Return a body whose parts are made while the request is noted."""
+    if body.__class__ in MADE or body.__class__ is request.scope.get("wsgi.file_wrapper"):
         return body
     noting = SizedNotedBody if hasattr(body, "__len__") else NotedBody
     return noting(body, request, start_response)

@@ -25,9 +25,10 @@ from keyguard.drivers.wsgi.driving import (
     with_ours,
 )
 from keyguard.drivers.wsgi.exchange import Exchange
-from keyguard.drivers.wsgi.noting import noted
+from keyguard.drivers.wsgi.noting import MADE, noted, noted_body
 from keyguard.drivers.wsgi.request import WSGIRequest
 from keyguard.errors import NoResponse
+from keyguard.request.current import enter, leave_here
 from keyguard.response import Headers
 
 _new = object.__new__
@@ -61,6 +62,14 @@ class Telling:
         try:
             if engine.handlers:
                 iterable = body = noted(app, request, request.scope, self.start_response)
+            elif engine.notes:
+                token, request.asked_for = enter(request), False
+                try:
+                    iterable = body = app(request.scope, self.start_response)
+                finally:
+                    leave_here(token)
+                if body.__class__ not in MADE and (request.asked_for or not self._sized()):
+                    iterable = body = noted_body(body, request, self.start_response)
             else:
                 iterable = body = app(request.scope, self.start_response)
             if body is None or not self.began:
@@ -89,6 +98,14 @@ class Telling:
             request.late = engine.late
             return body
         return Exchange(app, engine, request, server_start).given_back(body)
+
+    def _sized(self) -> bool:
+        """Tell whether the app has said how long its body is: most likely it has made it then, and runs no more."""
+        if self.began:
+            for name, _ in self.head:
+                if name == "Content-Length" or name.lower() == "content-length":
+                    return True
+        return False
 
     def _begun(self, iterable: Iterable[bytes] | None) -> Iterable[bytes]:
         """The body of an app that calls `start_response` with its first item."""
@@ -122,7 +139,8 @@ class Telling:
                         self.failure = failure
                         raise
                     self.theirs = headers
-                    headers = self.head = fields.pairs
+                    headers = fields.pairs
+                self.head = headers
             # A second head is for the server to take or not: it raises exc_info if the first one has gone (PEP 3333,
             # "The start_response() Callable").
             return self.server_start(status, headers, exc_info) if exc_info else self.server_start(status, headers)
