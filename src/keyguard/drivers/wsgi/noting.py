@@ -43,6 +43,8 @@ def noted_body(body: Iterable[bytes], request: CarriedRequest, start_response: S
     """Return a body whose parts are made while the request is noted."""
     if body.__class__ in MADE or body.__class__ is request.scope.get("wsgi.file_wrapper"):
         return body
+    if hasattr(body, "read") or hasattr(body, "filelike"):  # of a server whose `wsgi.file_wrapper` is not a class
+        return body
     noting = SizedNotedBody if hasattr(body, "__len__") else NotedBody
     return noting(body, request, start_response)
 
