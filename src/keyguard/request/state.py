@@ -52,7 +52,8 @@ class RequestState:
     def pressure(self) -> float:
         """The greatest share that is spent of any limit that was asked, from 0.0 (nothing) to 1.0 (all of it).
 
-        A handler can do with less before its caller is refused. 0.0 if no limit was asked.
+        What this request takes is included, a slot too. A handler can do with less before its caller is refused. 0.0 if
+        no limit was asked.
         """
         return max([limit.pressure for limit in self.limits], default=0.0)
 
