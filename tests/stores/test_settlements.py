@@ -21,7 +21,7 @@ from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock
-from tests.support.servers import Postgres, Proxy, RedisServer, wait_until
+from tests.support.servers import Postgres, Proxy, RedisCluster, RedisServer, wait_until
 
 LIMIT = window(1000, 3_600_000_000, "1000/hour")
 LEASE = 600_000_000  # longer than any test
@@ -201,6 +201,30 @@ def test_postgresql(mode: str, postgres: Postgres) -> None:
         store.migrate()
         settle_through(store, proxy, mode, lambda settle: store.execute([settle]))
         store.close()
+
+
+def test_what_lies_on_several_nodes_is_given_back_by_the_time_of_each(cluster: RedisCluster) -> None:
+    """A decision on several nodes has one moment for whoever asks, and yet each node has its own."""
+    store = RedisStore(cluster.url, timeout=1, namespace="nodes")
+    limit = window(10, 60_000_000, "10/minute")
+    whole = [Demand("", f"rl:nodes:{limit.code}|{bucket}", limit) for bucket in "abcdef"]
+    held = [Demand("", each.key, limit, 2, LEASE) for each in whole]
+
+    def left() -> list[int]:
+        demands = [Demand("", each.key, limit, 0, holds=True) for each in whole]
+        return [taking[2] for taking in patiently(lambda: store.execute([Take(demands)]))[0].takings]
+
+    for demands, places in ((whole, range(6)), (whole, range(3)), (held, range(6)), (held, range(2, 5))):
+        (taken,) = patiently(lambda demands=demands: store.execute([Take(demands)]))
+        before = left()
+        if demands is held:
+            assert patiently(lambda taken=taken: store.execute([Renew(taken)])) == [True]
+        settle = Settle(taken.part([*places]))
+        patiently(lambda settle=settle: store.execute([settle]))
+        cost = demands[0].cost
+        assert left() == [units + cost * (place in places) for place, units in enumerate(before)]
+    store.clear()
+    store.close()
 
 
 # -- leases --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 from keyguard.clock import SECOND
@@ -38,7 +39,7 @@ class Demand:
 class Taken:
     """The outcome of `Take`."""
 
-    __slots__ = ("at", "demands", "held", "refused", "takings")
+    __slots__ = ("at", "demands", "held", "moments", "refused", "takings")
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Taken:
         at: int,
         refused: bool,
         held: Sequence[int] = (),
+        moments: Sequence[int] = (),
     ) -> None:
         self.demands = demands
         self.takings = takings
@@ -56,6 +58,14 @@ class Taken:
         self.refused = refused
         self.held = held
         """For each demand, the units that others held before; empty if none can be held."""
+        self.moments = moments
+        """For each demand, the time at which it was decided, if servers with times of their own did; else empty."""
+
+    def part(self, places: Sequence[int]) -> Taken:
+        """Return the same for the demands at some places, of an outcome that was not refused."""
+        held, moments = ([of[place] for place in places] if of else () for of in (self.held, self.moments))
+        demands, takings = [self.demands[place] for place in places], [self.takings[place] for place in places]
+        return Taken(demands, takings, self.at, False, held, moments)
 
     @property
     def in_use(self) -> list[Demand]:
@@ -192,11 +202,12 @@ class Settle(Op[None]):
         if settled and _remembers(settled, self.token, now):
             return None, changes
         states = iter(old[len(taken.demands) :])
-        for demand, taking, cost, state in zip(taken.demands, taken.takings, self.costs, old, strict=False):
+        told = zip(taken.demands, taken.takings, taken.moments or repeat(taken.at), self.costs, old, strict=False)
+        for demand, taking, at, cost, state in told:
             limit = demand.limit
             if demand.lease:
                 holds = Holds(next(states), now)
-                holds.release(taken.at + taking[1] - demand.lease)
+                holds.release(at + taking[1] - demand.lease)
                 if holds.changed:
                     changes.append(holds.change(held_key(demand.key), now))
                 if cost:
@@ -205,8 +216,8 @@ class Settle(Op[None]):
             elif cost > demand.cost:
                 left, ttl = limit.charge(state, now, cost - demand.cost)
                 changes.append((demand.key, left, ttl, limit))
-            elif cost < demand.cost and state is not None and taken.at <= now < taken.at + taking[1]:
-                back = limit.give_back(state, now, taken.at, demand.cost - cost)
+            elif cost < demand.cost and state is not None and at <= now < at + taking[1]:
+                back = limit.give_back(state, now, at, demand.cost - cost)
                 if back is not None:
                     _, ttl, _, _, _ = limit.take(back, now, 0) if back else (None, 0, 0, 0, 0)
                     # A state that means nothing from now on is deleted: without a time to live it would stay for good.
@@ -235,11 +246,11 @@ class Renew(Op[bool]):
         if taken.refused:  # it holds nothing
             return found, changes
         states = iter(old)
-        for demand, taking in zip(taken.demands, taken.takings, strict=True):
+        for demand, taking, at in zip(taken.demands, taken.takings, taken.moments or repeat(taken.at), strict=False):
             if not demand.lease:
                 continue
             holds = Holds(next(states), now)
-            if holds.renew(taken.at + taking[1] - demand.lease, demand.lease, now):
+            if holds.renew(at + taking[1] - demand.lease, demand.lease, now):
                 found = True
             if holds.changed:
                 changes.append(holds.change(held_key(demand.key), now))

@@ -208,15 +208,12 @@ async def give_back(taken: Taken, cause: Cause | None = None) -> None:
     if cause in STAYS:
         demands = taken.demands
         assert isinstance(demands, RuleDemands)
-        pairs = [
-            (demand, taking)
-            for rule, demand, taking in zip(demands.rules, demands, taken.takings, strict=True)
-            if not stays(rule, demand)
-        ]
-        if not pairs:
+        rules = zip(demands.rules, demands, strict=True)
+        places = [place for place, (rule, demand) in enumerate(rules) if not stays(rule, demand)]
+        if not places:
             return
-        if len(pairs) < len(demands):
-            taken = Taken([demand for demand, _ in pairs], [taking for _, taking in pairs], taken.at, False)
+        if len(places) < len(demands):
+            taken = taken.part(places)
     await book(Settle(taken))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from struct import Struct, pack, unpack
 from typing import Any
 
@@ -75,12 +76,12 @@ def settlement(token: bytes, at: int, settled: Sequence[Settled]) -> bytes:
 
 
 def renewal(
-    held: Sequence[tuple[Demand, Taking]], at: int, place: Callable[[str], tuple[bytes, bytes]]
+    held: Sequence[tuple[Demand, Taking, int]], place: Callable[[str], tuple[bytes, bytes]]
 ) -> tuple[list[bytes], list[bytes]]:
-    """Pack holds that began at a time, all in one hash, to be renewed. Returns the hash, and the arguments."""
+    """Pack holds, all in one hash and each with when it began, to be renewed. Returns the hash, and the arguments."""
     blob = numbers = b""
     fields, hashes = [], []
-    for demand, taking in held:
+    for demand, taking, at in held:
         hash, field = place(demand.key)
         hashes.append(hash)
         fields.append(field)
@@ -92,6 +93,17 @@ def renewal(
 def settled_of(op: Settle) -> list[Settled]:
     """Return what an operation settles, demand by demand."""
     return [*zip(op.taken.demands, op.taken.takings, op.costs, strict=True)]
+
+
+def by_node(op: Settle) -> tuple[list[list[Settled]], list[int]]:
+    """Return what an operation settles caller by caller, and when each part was decided."""
+    groups: dict[str, list[Settled]] = {}
+    moments: dict[str, int] = {}
+    for settled, at in zip(settled_of(op), moments_of(op.taken), strict=True):
+        bucket = bucket_of(settled[0])
+        groups.setdefault(bucket, []).append(settled)
+        moments[bucket] = at
+    return [*groups.values()], [*moments.values()]
 
 
 OTHER_TIME = 8
@@ -120,15 +132,18 @@ def taken_of(demands: Sequence[Demand], outcome: bytes) -> Taken:
 def together(demands: Sequence[Demand], parts: Sequence[Taken]) -> Taken:
     """Return what was decided on several nodes, each of which has a time of its own, as one decision."""
     at = max(part.at for part in parts)
-    found: dict[str, tuple[Taking, int]] = {}
+    found: dict[str, tuple[Taking, int, int]] = {}
     for part in parts:
-        for place, (demand, taking) in enumerate(zip(part.demands, part.takings, strict=True)):
-            if demand.lease:  # it is found again by when its lease ends
-                taking = (None, taking[1] + part.at - at, *taking[2:])
-            found[demand.key] = taking, part.held[place] if part.held else 0
-    held = [found[demand.key][1] for demand in demands] if any(part.held for part in parts) else ()
-    takings = [found[demand.key][0] for demand in demands]
-    return Taken(demands, takings, at, any(part.refused for part in parts), held)
+        for demand, taking, held in zip(part.demands, part.takings, part.held or repeat(0), strict=False):
+            found[demand.key] = taking, part.at, held
+    takings, moments, all_held = zip(*[found[demand.key] for demand in demands], strict=True)
+    holding = all_held if any(part.held for part in parts) else ()
+    return Taken(demands, takings, at, any(part.refused for part in parts), holding, moments)
+
+
+def moments_of(taken: Taken) -> Sequence[int]:
+    """Return when each demand was decided, by the time of its node."""
+    return taken.moments or [taken.at] * len(taken.demands)
 
 
 def steady(demands: Sequence[Demand]) -> bool:

@@ -33,9 +33,11 @@ from keyguard.stores.redis.demands import (
     Settled,
     bucket_of,
     by_bucket,
+    by_node,
     demands_of,
     free,
     known,
+    moments_of,
     other_time,
     packed,
     renewal,
@@ -162,20 +164,20 @@ class Wire(Names):
 
     def _settle(self, op: Settle) -> Plan:
         if op.keys and not op.taken.refused:
-            yield from self._settled([settled_of(op)], [op.token], [op.taken.at])
+            yield from self._settled([settled_of(op)], [op.token], moments_of(op.taken)[:1])
         return None
 
     def _renew(self, op: Renew) -> Plan:
         taken = op.taken
-        groups: dict[str, list[tuple[Demand, Taking]]] = {}
-        for demand, taking in zip(taken.demands, taken.takings, strict=True):
+        groups: dict[str, list[tuple[Demand, Taking, int]]] = {}
+        for demand, taking, at in zip(taken.demands, taken.takings, moments_of(taken), strict=True):
             if demand.lease and not taken.refused:
-                groups.setdefault(bucket_of(demand), []).append((demand, taking))
+                groups.setdefault(bucket_of(demand), []).append((demand, taking, at))
         if not groups:
             return False
         calls = []
         for held in groups.values():
-            hashes, args = renewal(held, taken.at, self.counter)
+            hashes, args = renewal(held, self.counter)
             calls.append(Call(script_name("renew", [HOLDS]), hashes, [self.now(), *args], repeatable=True))
         return any((yield calls))
 
@@ -254,11 +256,9 @@ class Wire(Names):
 
     def _settle_apart(self, op: Settle) -> Plan:
         """Settle the counters of each caller, each once by the same token."""
-        groups: dict[str, list[Settled]] = {}
-        for settled in settled_of(op):
-            groups.setdefault(bucket_of(settled[0]), []).append(settled)
         if not op.taken.refused:
-            yield from self._settled([*groups.values()], [op.token for _ in groups], [op.taken.at for _ in groups])
+            groups, moments = by_node(op)
+            yield from self._settled(groups, [op.token] * len(groups), moments)
         return None
 
     def _adjust_apart(self, op: Adjust) -> Plan:
