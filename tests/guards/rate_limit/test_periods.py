@@ -76,13 +76,15 @@ def test_periods_are_those_of_a_walk_through_the_days(zone: str) -> None:
     for unit, anchor, starts in KINDS:
         periods = Periods(unit, zone, anchor)
         bounds = sorted({second for day, second in begins_of(zone).items() if starts(day)})
-        for begin, end in pairwise(bounds):
+        for place, (begin, end) in enumerate(pairwise(bounds)):
+            if unit == "day" and end - begin == 24 * HOUR and place % 5:
+                continue  # of the usual days not all are needed
             told = (begin * SECOND, end * SECOND)
             for now in (begin * SECOND, (begin + end) * SECOND // 2, end * SECOND - 1):
                 assert periods.around(now) == told, (unit, anchor, datetime.fromtimestamp(begin, ZoneInfo(zone)))
 
 
-@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe", "Asia/Kathmandu"])
 def test_hours_begin_when_clocks_show_a_full_hour(zone: str) -> None:
     info, periods = ZoneInfo(zone), Periods("hour", zone)
     at = int(datetime(2007, 1, 1, tzinfo=UTC).timestamp())
