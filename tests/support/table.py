@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keyguard import APIKeys, Ban, Identity, IPFilter, Keyguard, RateLimit, smooth
+from keyguard import APIKeys, Ban, Identity, IPFilter, Keyguard, RateLimit, credits, quota, smooth
 from keyguard.keys import KeyRegistry
 from keyguard.ops import CompareAndSet
 from keyguard.stores.memory import MemoryStore
@@ -69,6 +69,9 @@ STACKS: dict[str, Callable[..., Keyguard]] = {
     "by key": lambda **o: Keyguard(APIKeys(), RateLimit("2/minute", by="key"), **o),
     "smooth": lambda **o: Keyguard(RateLimit(smooth("1/second", burst=2)), **o),
     "cost": lambda **o: Keyguard(RateLimit("10/minute", cost=lambda r: int(r.raw_query or b"1")), **o),
+    "quota": lambda **o: Keyguard(RateLimit("9/minute", quota("2/month", tz="Europe/Berlin", anchor=15)), **o),
+    "credits": lambda **o: Keyguard(APIKeys(lookup=lookup), RateLimit(credits(2), by="key", name="renders"), **o),
+    "fields of GitHub": lambda **o: Keyguard(RateLimit("2/minute", quota("3/month"), headers="github"), **o),
     "old fields": lambda **o: Keyguard(RateLimit("2/minute; 50/hour", headers="x-ratelimit"), **o),
     "scope": lambda **o: Keyguard(RateLimit("1/minute", paths=["/items/{id}"], methods=["POST"]), **o),
     "reads": lambda **o: Keyguard(RateLimit("1/minute", methods=["GET"]), **o),
@@ -387,6 +390,13 @@ ROWS = [
     Row("HEAD counts where GET does", "reads", get(method="HEAD"), 429, (get(),)),
     Row("and POST does not", "reads", get(), 200, (get(method="POST"),) * 2),
     Row("evenly", "smooth", get(), 429, (get(), get()), has={"retry-after": "1", "ratelimit": '"ip:1/second smooth";r=0;t=1'}),
+    Row("two limits of two kinds", "quota", get(), 200, has={"ratelimit-policy": '"ip:9/minute";q=9;w=60, "ip:2/month";q=2', "ratelimit": '"ip:9/minute";r=8;t=60, "ip:2/month";r=1;t=2646000'}),
+    Row("a quota that is used up", "quota", get(), 429, (get(), get()), cause="usage", has={"retry-after": "2646000"}, says="at 2027-02-14T23:00:00Z"),
+    Row("a quota that has begun anew", "quota", get(), 200, (get(), get(), get()), wait=2_646_000),
+    Row("a balance", "credits", get("/", ("X-API-Key", "ada-key")), 200, has={"ratelimit-policy": '"renders:2 credits";q=2', "ratelimit": '"renders:2 credits";r=1'}),
+    Row("a balance that is spent", "credits", get("/", ("X-API-Key", "ada-key")), 429, (get("/", ("X-API-Key", "ada-key")),) * 2, cause="usage", has={"retry-after": None}, says="only a grant", wait=10**8),
+    Row("the fields of GitHub", "fields of GitHub", get(), 200, has={"x-ratelimit-limit": "2", "x-ratelimit-remaining": "1", "x-ratelimit-used": "1", "x-ratelimit-reset": "1800000060", "x-ratelimit-resource": "ip", "ratelimit": None}),
+    Row("the limit with least left", "fields of GitHub", get(), 200, (get(), get(), get()), has={"x-ratelimit-limit": "3", "x-ratelimit-used": "3", "x-ratelimit-reset": "1801440000"}, wait=60),
     Row("a cost", "cost", get("/?4"), 429, (get("/?7"),), has={"retry-after": "60"}),
     Row("a cost that still fits", "cost", get("/?3"), 200, (get("/?7"),), has={"ratelimit": '"ip:10/minute";r=0;t=60'}),
     Row("a cost of nothing", "cost", get("/?0"), 200, (get("/?10"),)),
