@@ -169,6 +169,26 @@ def test_at_its_ceiling_lower_shares_are_kept_off_little_of_it() -> None:
     assert [int(limit.room(share)) for share in sorted(SHARES.values())] == [6, 9, 10, 10]
 
 
+def test_at_its_ceiling_more_is_kept_free_if_higher_shares_are_refused() -> None:
+    limit = AdaptiveLimit(4, 100)
+    app = App(limit)
+    for _ in range(8):
+        app.window(0.1, refused=True, share=LOWEST)
+    assert limit.room(LOWEST) == 80
+    while limit.press(1.0):
+        pass
+    assert not limit.press(LOWEST)
+    assert not any(limit.press(1.0) for _ in range(5))
+    assert limit.room(LOWEST) == 68
+    assert not any(limit.press(1.0) for _ in range(20))
+    assert limit.room(LOWEST) == 50
+    assert limit.room(1.0) == 100
+    limit.in_flight = 0
+    for _ in range(40):
+        app.window(0.1, refused=False)
+    assert limit.room(LOWEST) == 80
+
+
 def test_it_stays_while_nothing_is_refused() -> None:
     """Neither time nor quick answers move it, nor slow ones: so few requests would not become quicker by fewer."""
     limit = AdaptiveLimit(4, 1000)

@@ -46,7 +46,11 @@ SETTLING = 0.1
 LOWEST = 0.5
 """The lowest share there is."""
 RESERVED = 0.4
-"""The part of what a share leaves free that stays free at the ceiling."""
+"""The part of what a share leaves free that stays free at the ceiling, since the limit cannot grow there."""
+KEPT = 0.05
+"""So much more of it stays free for each request that is refused while others of a lower share come, at most all."""
+FORGOTTEN = 0.95
+"""The part of that which remains after a window."""
 PROBE = 60
 """Windows in which requests are refused, without a cut."""
 
@@ -82,6 +86,7 @@ class AdaptiveLimit:
         self._growing = True
         """Whether it has never been cut."""
         self._before: Before | None = None
+        self._reserved = RESERVED
         self._windows = 0
         """Those in which requests were refused, since the last cut."""
         self.renew()
@@ -108,7 +113,7 @@ class AdaptiveLimit:
         before = self._before
         limit = self.limit if before is None or share <= before.share else before.limit
         # Near the ceiling the limit cannot grow for lower shares: there they are kept off a smaller part of it.
-        return max(1.0, min(limit * share, self.ceiling - int((1 - share) * RESERVED * self.ceiling)))
+        return max(1.0, min(limit * share, self.ceiling - int((1 - share) * self._reserved * self.ceiling)))
 
     def begin(self, share: float) -> bool:
         """Count a request, if there is room for it."""
@@ -121,6 +126,8 @@ class AdaptiveLimit:
             self._asked[share] = self._asked.get(share, 0) + 1
             if self._enter(share):
                 return True
+            if share > min(self._asked):
+                self._reserved = min(1.0, self._reserved + KEPT)
             self._refused = min(self._refused, share) if self._refused else share
             return False
 
@@ -150,6 +157,7 @@ class AdaptiveLimit:
             latencies.sort()
             self.latency = latencies[count * 9 // 10]
             self._adapt(latencies[count // 2])
+            self._reserved = max(RESERVED, self._reserved * FORGOTTEN)
             self._next_window(now)
 
     # -- at the end of a window -----------------------------------------------------------------------------
