@@ -91,19 +91,25 @@ class Taken:
 class Take(Op[Taken]):
     """Take from several limits at once: from all of them, or from none."""
 
-    __slots__ = ("demands", "form")
+    __slots__ = ("demands", "form", "leases")
 
     def __init__(self, demands: Sequence[Demand]) -> None:
         self.demands = demands
         keys = [demand.key for demand in demands]
         holding = [held_key(demand.key) for demand in demands if demand.holds]
         self.keys = (*keys, *holding) if holding else tuple(keys)
+        self.leases = bool(holding) and any(demand.lease for demand in demands)
+        """Whether some of the demands hold what they ask for."""
         self.form: Any = None
         """The form that a store gave the demands, kept for the next request of the same caller."""
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Taken, Sequence[Change]]:
+        held: tuple[int, ...] = ()
         if len(old) > len(self.demands):
-            return _take_beside_holds(self.demands, old, now)
+            if self.leases or any(old[len(self.demands) :]):
+                return _take_beside_holds(self.demands, old, now)
+            old = old[: len(self.demands)]
+            held = (0,) * len(old)  # nothing is held at the moment, as nearly always
         takings = []
         changes: list[Change] = []
         refused = False
@@ -117,7 +123,7 @@ class Take(Op[Taken]):
                 changes.append((demand.key, taking[0], taking[1], limit))
         if refused:
             changes = self._without_charges(old, now, takings)
-        return Taken(self.demands, takings, now, refused), changes
+        return Taken(self.demands, takings, now, refused, held), changes
 
     def _without_charges(self, old: Sequence[bytes | None], now: int, takings: list[Taking]) -> list[Change]:
         # Nothing is charged, but a state that was moved because time was set back must be kept: otherwise each

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from keyguard.clock import SECOND
 from keyguard.drivers.in_place import adrive_in_place, drive_in_place, would_block_a_loop
@@ -14,7 +14,7 @@ from keyguard.errors import ConfigurationError, OutsideRequest
 from keyguard.guards.rate_limit.guard import RateLimit
 from keyguard.guards.rate_limit.reserving import LEASE, MAX_AGE, reserve_units
 from keyguard.guards.rate_limit.settling import checked_units
-from keyguard.guards.rate_limit.tab import Counter, Hold, Tab, counters_of
+from keyguard.guards.rate_limit.tab import Counter, Hold, Tab
 from keyguard.ops import Store, traits_of
 from keyguard.refused import Refused, refused
 from keyguard.renewals import Kept, keep
@@ -30,20 +30,22 @@ class Handlers:
         self._store = store
         self._near = traits_of(store).near
         self._takes_back = traits_of(store).limitations is None
+        self._known: dict[str | None, RateLimit] = {}
+        """The limits that were meant before."""
 
     def charge(self, cost: int, name: str | None) -> None:
         """Charge units to a limit."""
         units = checked_units(cost, "a charge")
-        limit = self._meant("charge()", name)
+        limit = self._known.get(name) or self._meant("charge()", name)
         if not self._takes_back:
             raise ConfigurationError(f"{self._store!r} charges nothing in the end: handlers can charge nothing there")
-        request = self.request("charge()")
-        tab_of(request).charge(self.counters(limit, request, "charge()"), units)
+        tab = tab_of(self.request("charge()"))
+        tab.charge(tab.counters(limit.name) or self._refuse("charge()", limit), units)
 
     def reserve(self, estimate: int, name: str | None) -> Reservation:
         """Reserve units of a limit."""
         units = checked_units(estimate, "an estimate")
-        limit = self._meant("reserve()", name)
+        limit = self._known.get(name) or self._meant("reserve()", name)
         if not limit.handlers:
             raise ConfigurationError(
                 "reserve() is for limits that only handlers charge, and requests take some of "
@@ -67,15 +69,15 @@ class Handlers:
             )
         return request
 
-    def counters(self, limit: RateLimit, request: CarriedRequest, what: str) -> Sequence[Counter]:
-        """Return the counters of the request's caller."""
-        counters = counters_of(limit.name, request)
-        if not counters:
-            raise ConfigurationError(
-                f"{what}: the limit {limit.name!r} does not apply to this request, so nothing of it can be used. It "
-                "applies as its methods, paths, when, exempt and by say"
-            )
-        return counters
+    def counters(self, limit: RateLimit, tab: Tab) -> Sequence[Counter]:
+        """Return the counters of the request's caller, for a reservation."""
+        return tab.counters(limit.name) or self._refuse("reserve()", limit)
+
+    def _refuse(self, what: str, limit: RateLimit) -> NoReturn:
+        raise ConfigurationError(
+            f"{what}: the limit {limit.name!r} does not apply to this request, so nothing of it can be used. It "
+            "applies as its methods, paths, when, exempt and by say"
+        )
 
     def hold(self, taken: Any) -> tuple[Hold, Kept | None]:
         """Return what is held until it is settled, and renewed in a store that outlives this process."""
@@ -91,6 +93,7 @@ class Handlers:
         if name is None:
             named = [limit for limit in self._limits if limit.handlers] or self._limits
         if len(named) == 1:
+            self._known[name] = named[0]
             return named[0]
         names = ", ".join(repr(limit.name) for limit in named or self._limits)
         if not self._limits:
@@ -194,7 +197,7 @@ class Reservation:
                 f"reserve() inside of reserve(): units of {self._limit.name!r} are held by the same handler already. "
                 "Reserve all of them at once, or one after the other"
             )
-        return request, self._handlers.counters(self._limit, request, "reserve()")
+        return request, self._handlers.counters(self._limit, self._tab)
 
     def _begin(self, request: CarriedRequest, answer: Any) -> None:
         if isinstance(answer, Response):

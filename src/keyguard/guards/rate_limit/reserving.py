@@ -31,7 +31,7 @@ async def reserve_units(
     """
     demands = RuleDemands(
         _terms_of(tuple([rule for rule, _ in counters])),
-        [Demand(rule.name, rule.prefix + bucket, rule.limit, units, lease) for rule, bucket in counters],
+        [Demand(none.name, none.key, none.limit, units, lease) for _, none in counters],
     )
     state = request.state
     before = state.refusal, state.decided

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from itertools import count
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from keyguard.flow import Flow
 from keyguard.guards.rate_limit.outcomes import book
@@ -24,23 +24,11 @@ from keyguard.process.event_loops import in_loop
 from keyguard.rates import Taking
 from keyguard.request import SHARED_ASGI, CarriedRequest
 
-Counter: TypeAlias = tuple[Rule, str]
-"""A limit, and the caller's name there."""
+Counter: TypeAlias = tuple[Rule, Demand]
+"""A limit, and a demand of no units of it for the caller."""
 
 _numbers = count(1)
 _lock = threading.Lock()  # of all requests: it is held for a moment, and only if handlers charge
-
-
-def counters_of(name: str, request: CarriedRequest) -> list[Counter]:
-    """Return the counters of a request's caller on the limits of this name that have let the request pass."""
-    found = []
-    for decided in request.state.decided:
-        taken = decided if isinstance(decided, Taken) else decided.taken
-        demands = taken.demands
-        if isinstance(demands, RuleDemands):
-            pairs = zip(demands.rules, demands, strict=True)
-            found += [(rule, demand.key.removeprefix(rule.prefix)) for rule, demand in pairs if rule.guard == name]
-    return found
 
 
 class Hold:
@@ -59,27 +47,39 @@ class Hold:
 class Tab:
     """All that the handlers of one request charge and hold."""
 
-    __slots__ = ("_due", "_holds", "_request", "_units", "_watched", "number")
+    __slots__ = ("_counters", "_due", "_holds", "_request", "_units", "_watched", "number")
 
     def __init__(self, request: CarriedRequest) -> None:
         self.number = next(_numbers)
         """Of the requests of this process that handlers charge."""
         self._request = request
-        self._units: dict[str, tuple[Rule, int]] = {}
+        self._counters: dict[str, Sequence[Counter]] = {}
+        self._units: dict[str, tuple[Demand, int]] = {}
+        """By counter: a demand of none, and how many are charged."""
         self._holds: list[Hold] = []
         self._due = False
         """Whether it is known when it will be settled."""
         self._watched = False
 
+    def counters(self, name: str) -> Sequence[Counter]:
+        """Return the counters of the caller on the limits of this name that have let the request pass."""
+        found = self._counters.get(name)
+        if found is None:
+            found = self._counters[name] = _counters_of(name, self._request)
+        return found
+
     def charge(self, counters: Sequence[Counter], cost: int) -> None:
         """Charge so many units to each of these."""
         if not cost:
             return
+        units = self._units
         with _lock:
-            for rule, bucket in counters:
-                key = rule.prefix + bucket
-                self._units[key] = rule, self._units.get(key, (rule, 0))[1] + cost
-        self._fall_due()
+            for _, demand in counters:
+                before = units.get(demand.key)
+                units[demand.key] = demand, cost if before is None else before[1] + cost
+            due, self._due = self._due, True
+        if not due:
+            self._fall_due()
 
     def keep(self, hold: Hold) -> None:
         """Note what is held, until it is closed or the app has returned."""
@@ -92,7 +92,10 @@ class Tab:
     def close(self, hold: Hold, cost: int) -> None:
         """Have the hold settled, at this cost."""
         hold.cost, hold.over = cost, True
-        self._fall_due()
+        with _lock:
+            due, self._due = self._due, True
+        if not due:
+            self._fall_due()
 
     def _returned(self) -> Flow[None] | None:
         for hold in self._holds:
@@ -101,10 +104,6 @@ class Tab:
         return self.settle()
 
     def _fall_due(self) -> None:
-        with _lock:
-            due, self._due = self._due, True
-        if due:
-            return
         request = self._request
         at_once = request.websocket and in_loop() if request.shared == SHARED_ASGI else request.late is not None
         if at_once and request.settings.late is not None:
@@ -119,45 +118,64 @@ class Tab:
         with _lock:
             self._due = False
             units, self._units = self._units, {}
-            over = [hold for hold in self._holds if hold.over]
-            self._holds = [hold for hold in self._holds if not hold.over]
+            over = self._holds
+            if over:
+                over = [hold for hold in over if hold.over]
+                self._holds = [hold for hold in self._holds if not hold.over]
+        if not units and not over:
+            return None
         refused = self._request.state.refusal is not None
-        if refused:
-            units = {}
-        settled = []
+        demands: list[Demand] = []
+        takings: list[Taking] = []
+        costs: list[int] = []
         for hold in over:
             if hold.taken is not None:
                 cost = 0 if refused else hold.cost or 0
                 for demand, taking in zip(hold.taken.demands, hold.taken.takings, strict=True):
                     # What was charged to the same counter is charged with it.
-                    _, more = units.pop(demand.key, (None, 0))
-                    settled.append(_Settled(demand, (None, hold.taken.at + taking[1], 0, 0, 0), cost + more))
-        for key, (rule, cost) in units.items():
-            settled.append(_Settled(Demand(rule.name, key, rule.limit, 0, holds=rule.holds), _NOTHING, cost))
-        return _book(settled) if settled else None
-
-
-class _Settled(NamedTuple):
-    """What one demand costs in the end. Its taking is as if it had been made at the beginning of time."""
-
-    demand: Demand
-    taking: Taking
-    cost: int
+                    _, more = (None, 0) if refused else units.pop(demand.key, (None, 0))
+                    demands.append(demand)
+                    takings.append((None, hold.taken.at + taking[1], 0, 0, 0))
+                    costs.append(cost + more)
+        if not refused:
+            for demand, cost in units.values():
+                demands.append(demand)
+                takings.append(_NOTHING)
+                costs.append(cost)
+        if not demands:
+            return None
+        if len(over) > 1:
+            return _book_apart(demands, takings, costs)
+        # As if all of it had been taken at the beginning of time.
+        return book(Settle(Taken(demands, takings, 0, False), costs))
 
 
 _NOTHING: Taking = (None, 0, 0, 0, 0)
 
 
-async def _book(settled: list[_Settled]) -> None:
-    """Book all by one operation, and by further ones what concerns the same counters."""
-    while settled:
-        once: dict[str, _Settled] = {}
+async def _book_apart(demands: Sequence[Demand], takings: Sequence[Taking], costs: Sequence[int]) -> None:
+    """Book by one operation, and by further ones what concerns the same counters."""
+    left = [*zip(demands, takings, costs, strict=True)]
+    while left:
+        once: dict[str, tuple[Demand, Taking, int]] = {}
         again = []
-        for one in settled:
-            if one.demand.key in once:
+        for one in left:
+            if once.setdefault(one[0].key, one) is not one:
                 again.append(one)
-            else:
-                once[one.demand.key] = one
-        demands, takings, costs = zip(*once.values(), strict=True)
-        await book(Settle(Taken(demands, takings, 0, False), costs))
-        settled = again
+        some, theirs, due = zip(*once.values(), strict=True)
+        await book(Settle(Taken(some, theirs, 0, False), due))
+        left = again
+
+
+def _counters_of(name: str, request: CarriedRequest) -> list[Counter]:
+    found = []
+    for decided in request.state.decided:
+        taken = decided if isinstance(decided, Taken) else decided.taken
+        demands = taken.demands
+        if isinstance(demands, RuleDemands):
+            for rule, demand in zip(demands.rules, demands, strict=True):
+                if rule.guard == name:
+                    if demand.cost:
+                        demand = Demand(demand.name, demand.key, demand.limit, 0, holds=demand.holds)
+                    found.append((rule, demand))
+    return found
