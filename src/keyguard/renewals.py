@@ -13,6 +13,7 @@ from math import inf
 from typing import Any
 
 from keyguard.clock import SECOND, monotonic
+from keyguard.errors import StoreError
 from keyguard.logs import logger, plain
 from keyguard.ops import Renew, Store, Taken
 from keyguard.process.fork import check_process, forks_in_c, renew_after_fork, run_aside
@@ -119,6 +120,10 @@ class Renewals:
         try:
             found = group.store.execute(ops)
         except Exception as error:
+            if len(holds) > 1 and (not isinstance(error, StoreError) or error.partial):
+                for kept in holds:  # it is about one of them, and the others are renewed without it
+                    self._renew(group, [kept])
+                return
             if not self._failed:
                 self._failed = True
                 log.warning("leases cannot be renewed at the moment: %s", plain(error))

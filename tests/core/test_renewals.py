@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from keyguard import StoreError
-from keyguard.ops import Demand, Renew, Settle, Take, Taken
+from keyguard.ops import Demand, Put, Renew, Settle, Take, Taken
 from keyguard.rates import Slots
 from keyguard.renewals import Renewals
 from keyguard.stores.memory import MemoryStore
@@ -138,6 +138,18 @@ def test_a_store_that_is_out_of_order_is_told_of_once_and_tried_again(
     store.down = False
     renewals.renew(now + 9)
     assert store.batches == [1]
+
+
+def test_one_that_cannot_be_read_keeps_no_other_from_being_renewed(store: Recording) -> None:
+    renewals = Idle()
+    other = store.store.execute([Take([Demand("", "rl:slots:slots|y", Slots(9), 1, LEASE)])])[0]
+    for taken in (store.hold(), other, store.hold()):
+        renewals.keep(store, taken, 3600)
+    store.store.execute([Put("rl:slots:slots:held|y", b"damaged", 60_000_000)])
+    store.clock.advance(8)
+    renewals.renew(time.monotonic() + 8)
+    store.clock.advance(8)
+    assert store.held == 2
 
 
 def test_stores_are_let_go_when_nothing_is_held_in_them(store: Recording) -> None:

@@ -35,6 +35,7 @@ from keyguard.ops import (
     Take,
     TakeHere,
     Taken,
+    tiers_of,
     traits_of,
 )
 from keyguard.problem import refuse_ambiguous, refuse_busy, refuse_for
@@ -161,9 +162,10 @@ class Concurrency(Guard):
         return {word: function for word, function in self.selection.functions.items() if is_async(function)}
 
     def attach(self, stack: Surroundings) -> None:
-        if self._store is not None and self._store is not stack.store:
+        *_, store = tiers_of(stack.store)  # what is held is held there, whatever stands in front of it
+        if self._store is not None and self._store is not store:
             raise ConfigurationError(f"{self!r} stands in two stacks with different stores: make one for each")
-        self._store, self._renewed = stack.store, not traits_of(stack.store).near
+        self._store, self._renewed = store, not traits_of(store).near
         self._ready = {}
 
     def warn_of_workers(self, workers: int) -> str:
