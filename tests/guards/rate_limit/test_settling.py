@@ -127,6 +127,15 @@ def test_an_outcome_tells_how_the_request_ended(world: str) -> None:
         outcome.headers["x-tokens"] = "8"  # type: ignore[index]
 
 
+def test_an_answer_of_a_guard_further_in_is_an_outcome_too(world: str) -> None:
+    def cached(request: Request) -> Response:
+        return Response(203, [("X-From", "here")], b"kept")
+
+    outcome = outcome_of(world, apps(), inside=[cached])
+    assert (outcome.status, outcome.exception, outcome.left) == (203, None, False)
+    assert outcome.headers["x-from"] == "here"
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_what_the_app_raised_is_in_it_before_the_head_and_after(world: str, late: bool) -> None:
     error = TimeoutError("upstream")

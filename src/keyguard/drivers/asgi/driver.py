@@ -99,6 +99,8 @@ class ASGIDriver:
                     fields, body = as_sent(engine, request, begun)
                     await send({"type": "http.response.start", "status": begun.status, "headers": fields})
                     await send({"type": "http.response.body", "body": body})
+                    if request.deferred:
+                        request.state.whole = True
                 finally:
                     if request.deferred or request.afterwards:
                         await Exchange(self.app, engine, request, receive, send).settle()
