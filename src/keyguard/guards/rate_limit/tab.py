@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, repeat
 from typing import TypeAlias
 
 from keyguard.flow import Flow
@@ -131,11 +131,13 @@ class Tab:
         for hold in over:
             if hold.taken is not None:
                 cost = 0 if refused else hold.cost or 0
-                for demand, taking in zip(hold.taken.demands, hold.taken.takings, strict=True):
+                taken = hold.taken
+                told = zip(taken.demands, taken.takings, taken.moments or repeat(taken.at), strict=False)
+                for demand, taking, at in told:
                     # What was charged to the same counter is charged with it.
                     _, more = (None, 0) if refused else units.pop(demand.key, (None, 0))
                     demands.append(demand)
-                    takings.append((None, hold.taken.at + taking[1], 0, 0, 0))
+                    takings.append((None, at + taking[1], 0, 0, 0))
                     costs.append(cost + more)
         if not refused:
             for demand, cost in units.values():
