@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keyguard import APIKeys, Ban, Identity, IPFilter, Keyguard, RateLimit, credits, quota, smooth
+from keyguard import APIKeys, Ban, Identity, IPFilter, Keyguard, Overload, RateLimit, credits, quota, smooth
 from keyguard.keys import KeyRegistry
 from keyguard.ops import CompareAndSet
 from keyguard.stores.memory import MemoryStore
@@ -39,7 +39,16 @@ def lookup(key: str) -> Identity | None:
     return {"ada-key": Identity("ada", key_id="ada-1", plan="free", scopes=frozenset({"read"}))}.get(key)
 
 
+def full() -> Overload:
+    """A guard against overload with as many requests in flight as may be."""
+    overload = Overload(health=["/health"], random=lambda: 0.0)
+    while overload.limit.begin(1.0):
+        pass
+    return overload
+
+
 STACKS: dict[str, Callable[..., Keyguard]] = {
+    "overload": lambda **o: Keyguard(RateLimit("1/minute", by="ip"), full(), APIKeys(public=["/health"]), **o),
     "keys": lambda **o: Keyguard(APIKeys(public=["/health", "/docs/*"], guesses="3/minute"), **o),
     "guarded look-up": lambda **o: Keyguard(
         APIKeys(lookup=lookup, guesses="2/minute", guess_exempt=["192.0.2.0/24"]), **o
@@ -275,6 +284,11 @@ ROWS = [
     Row("UTF-8 is fine", "keys", get("/docs/%C3%A9t%C3%A9"), 200),
     Row("mounted under a prefix", "keys", get("/api/health", root="/api"), 200),
     Row("the prefix is not part of the path", "keys", get("/health/x", root="/health"), 401),
+    # -- overload
+    Row("a request too many", "overload", GOOD, 503, cause="overload", has={"retry-after": "1", "ratelimit": None}, says="Neither your key nor"),
+    Row("no key is looked for then", "overload", BAD, 503, (BAD, BAD), cause="overload"),
+    Row("a health path is never too many, and no limit was charged", "overload", get("/health"), 200, (GOOD, BAD, get()), has={"ratelimit": '"ip:1/minute";r=0;t=60'}),
+    Row("what only looks like one is", "overload", get("/health/x"), 503, cause="overload"),
     # -- preflight and methods
     Row(
         "a preflight needs no key", "preflights", PREFLIGHT, 200, has={"content-length": "0", "set-cookie": None, "ratelimit": LEFT_OF_5},

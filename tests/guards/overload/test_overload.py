@@ -29,7 +29,7 @@ from keyguard import (
     ResponseCache,
     quota,
 )
-from keyguard.guard import Mark
+from keyguard.guard import Mark, may_decide
 from keyguard.guards.overload.queue_wait import waited
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
@@ -351,6 +351,31 @@ def test_each_request_is_counted_out(world: str, app: Any, inner: str, outer: bo
             else:
                 ask_wsgi(guard.wsgi(app), Ask(), lint=False)
         assert (overload.limit.in_flight, len(ended)) == (0, number)
+
+
+class Own(Overload):
+    """Decides in a method of its own, so that it is run as a coroutine."""
+
+    def _decide(self, request: Any) -> Any:
+        return super()._decide(request)
+
+
+@pytest.mark.parametrize(("world", "app"), [(world, app) for world, apps in APPS.items() for app in apps])
+def test_one_that_is_run_as_a_coroutine_counts_them_out_too(world: str, app: Any) -> None:
+    overload = Own(criticality="critical_plus")
+    guard = Keyguard(overload)
+    assert not may_decide(overload)
+    for _ in range(2):
+        with suppress(Exception, SystemExit):
+            if world == "asgi":
+                ask_asgi(guard.asgi(app), Ask(), lint=False)
+            else:
+                ask_wsgi(guard.wsgi(app), Ask(), lint=False)
+        assert overload.limit.in_flight == 0
+    filled(overload)
+    assert asked(world, guard).status == 503
+    assert asked(world, guard, Ask("/health")).status == 200
+    assert overload.stats() == OverloadStats(20, 20, None, None, 0.0, {"critical_plus": 1})
 
 
 def test_a_request_that_is_stopped_while_the_store_is_asked_is_counted_out(world: str) -> None:
