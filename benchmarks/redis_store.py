@@ -23,7 +23,7 @@ import redis.asyncio
 from tests.support.servers import RedisServer
 
 from keyguard.ops import Demand, Take
-from keyguard.rates import window
+from keyguard.rates import credits, quota, window
 from keyguard.stores.redis import RedisStore
 
 COUNTER = "local n = redis.call('INCR', KEYS[1]) redis.call('PEXPIRE', KEYS[1], ARGV[1]) return n"
@@ -143,6 +143,18 @@ def server_time(server: RedisServer, count: int) -> None:
     four = spent(lambda n: store.execute((ops[n % 100],)))
     print(f"server time: one counter {counter:.1f} us, one limit {one:.1f} us ({one / counter:.1f} x), "
           f"three limits and a quota {four:.1f} us ({four / counter:.1f} x)")  # fmt: skip
+    kinds = {"quota": quota("10000000/month"), "credits": credits(10_000_000, refill=quota("10000000/month"))}
+    for name, limit in kinds.items():
+        alike = [Take([Demand("d", f"rl:b:{limit.code}|{n}", limit)]) for n in range(100)]
+        pairs = [
+            (
+                spent(lambda n: store.execute((alike[n % 100],))),  # noqa: B023 - called here
+                spent(lambda n: store.execute((single[n % 100],))),
+            )
+            for _ in range(5)
+        ]
+        found = statistics.median(kind / window for kind, window in pairs)
+        print(f"server time of {name}: {found:.2f} of that of a window (median of {len(pairs)} pairs)")
     client.execute_command("CONFIG", "RESETSTAT")
     for n in range(100):
         store.execute((ops[n],))
