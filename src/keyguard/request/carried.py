@@ -52,6 +52,8 @@ class RequestSettings(Protocol):
     """The app and all that stands in front of it, as far as it can be seen."""
     underscores: frozenset[bytes]
     """The names, in lower case, of fields that are kept though their name has an underscore."""
+    handlers: bool
+    """Whether handlers are known to turn to guards while the app runs, and may be refused what they ask for."""
 
     @property
     def late(self) -> Callable[[Deferred], None] | None:

@@ -124,22 +124,22 @@ def noting(app: ASGIApp, request: CarriedRequest) -> ASGIApp:
 
 
 async def _noted(app: ASGIApp, request: CarriedRequest, scope: Scope, receive: Receive, send: Send) -> None:
-    sending = _Sending(send)
+    sending = _Sending(send) if request.settings.handlers else None
     token = enter(request)
     request.over = False
     try:
-        await app(scope, receive, sending.send)
+        await app(scope, receive, send if sending is None else sending.send)
     except Refused as refused:  # no framework has made an answer of it
-        if sending.begun:
+        if sending is None or sending.begun:
             raise
-        await _answer(refused, scope, sending.send)
+        await _answer(refused, scope, send)
     finally:
         leave(token)
         request.over = True
 
 
 class _Sending:
-    """The `send` of a noted app, which notes whether the app has begun to answer."""
+    """The `send` of an app whose handlers may reserve units: it notes whether the app has begun to answer."""
 
     __slots__ = ("begun", "send_on")
 
