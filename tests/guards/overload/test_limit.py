@@ -297,6 +297,16 @@ def test_answers_that_began_before_a_window_do_not_count_in_it() -> None:
     assert limit.latency == pytest.approx(0.1)
 
 
+def test_a_clock_that_stands_still_fills_no_memory() -> None:
+    limit = AdaptiveLimit(4, 1000)
+    kept = 0
+    for _ in range(25_000):
+        assert limit.begin(1.0)
+        limit.end(5.0, 5.0, answered=True)
+        kept = max(kept, len(limit._latencies))
+    assert kept < 10_000
+
+
 def test_many_threads_count_right() -> None:
     limit = AdaptiveLimit(4, 6)
     seen: list[int] = []

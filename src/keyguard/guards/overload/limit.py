@@ -153,7 +153,8 @@ class AdaptiveLimit:
             self._since = began
         latencies.append(max(0.0, now - began))
         count, age = len(latencies), now - self._since
-        if count >= FEWEST and age >= SHORTEST and (count >= self._enough or age >= LONGEST):
+        long_enough = count >= FEWEST and age >= SHORTEST and (count >= self._enough or age >= LONGEST)
+        if long_enough or count >= 10 * MOST:  # the second if the clock stands still
             latencies.sort()
             self.latency = latencies[count * 9 // 10]
             self._adapt(latencies[count // 2])
