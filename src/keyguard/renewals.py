@@ -64,8 +64,8 @@ class Renewals:
     def after_fork(self) -> None:
         self._lock = threading.Lock()
         self._groups: dict[tuple[int, int], _Group] = {}
-        self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
+        self._wake: threading.Event | None = None
+        """Wakes the thread; `None` if there is none."""
         self._sleeps_until = inf
         self._failed = False
         """Whether renewing has failed, and that was told."""
@@ -82,10 +82,15 @@ class Renewals:
                 group.due = now + group.third
             kept = Kept(self, group, taken, now + max_age)
             group.kept.add(kept)
-            if self._thread is None:
-                self._begin()
+            wake = self._wake
+            if wake is None:
+                self._wake = begun = threading.Event()
             elif group.due < self._sleeps_until:
-                self._wake.set()
+                wake.set()
+        if wake is None:
+            # Without the lock: under gevent this lets others run, and one that waits for a lock that was made before
+            # gevent came would have all of them wait.
+            self._begin(begun)
         return kept
 
     def drop(self, group: _Group, kept: Kept) -> None:
@@ -133,12 +138,13 @@ class Renewals:
             if not standing:  # it was settled meanwhile, or has lapsed
                 self.drop(group, kept)
 
-    def _begin(self) -> None:
+    def _begin(self, wake: threading.Event) -> None:
         if forks_in_c():
             return  # it serves no requests: it only becomes the processes that do
         try:
-            self._thread = run_aside("keyguard-renewals", self._run, self._wake)
+            run_aside("keyguard-renewals", self._run, wake)
         except RuntimeError as error:  # there is no room for a thread: the next hold tries again
+            self._wake = None
             log.warning("leases are not renewed: %s", plain(error))
 
     def _run(self, wake: threading.Event) -> None:

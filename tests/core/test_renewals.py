@@ -58,7 +58,7 @@ class Recording:
 class Idle(Renewals):
     """Renewals that no thread goes about: a test does."""
 
-    def _begin(self) -> None:
+    def _begin(self, wake: threading.Event) -> None:
         self.begun = True
 
 
