@@ -76,6 +76,10 @@ class Guard:
     takes back; `"values"`, which may be lost at any time and are asked for without holding up a decision."""
     store: str | Store | None = None
     """Where it keeps its values, if not in the stack's store: a URL or a store, and the same for all of one stack."""
+    lets_anonymous_pass: bool = False
+    """Whether it looks for callers' keys, and lets some pass without one."""
+    wants_keys: bool = False
+    """Whether it fails for a caller without a key: a stack in which one may come that far does not start."""
     answers_early: bool = False
     """Whether it may answer before the guards further in are asked. No address filter may stand there then."""
     filters_addresses: bool = False

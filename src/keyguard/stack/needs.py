@@ -31,7 +31,16 @@ def unmet_needs(guards: Iterable[Any]) -> frozenset[str]:
     guards = list(guards)
     unmet: set[str] = set()
     provided: set[str] = set()
+    opening: object = None
     for place, guard in enumerate(guards):
+        told = declared(guard)
+        if told.wants_keys and opening is not None:
+            raise ConfigurationError(
+                f"{guard!r} spends balances, and {opening!r} lets callers pass who have no key, and so no balance: say "
+                "by paths= or exempt= which requests it is about"
+            )
+        if told.lets_anonymous_pass:
+            opening = guard
         missing = needs_of(guard) - provided
         for word in missing:
             for later in guards[place + 1 :]:

@@ -165,10 +165,6 @@ def test_a_balance_is_never_by_address() -> None:
         RateLimit(credits(5))
     with pytest.raises(ConfigurationError, match="addresses have no balance"):
         RateLimit(plans={"free": credits(5)}, default="free", by="ip")
-    limit = RateLimit(credits(5), by="key")
-    keys = APIKeys(lookup=lambda key: Identity(key), optional=True)
-    answer = play(Keyguard(keys, limit, store="memory://"))
-    assert answer.status == 503  # and the log tells
     with pytest.raises(ConfigurationError, match="larger than the balance"):
         credits(5, refill=quota("6/month"))
     with pytest.raises(ConfigurationError, match="a refill is a quota"):
@@ -176,6 +172,22 @@ def test_a_balance_is_never_by_address() -> None:
     for units in (0, -1, 1.5, True, 10**16):
         with pytest.raises(ConfigurationError, match="whole number"):
             credits(units)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("passing", [{"optional": True}, {"public": ["/health"]}, {"paths": ["/api/*"]}])
+def test_a_caller_without_a_key_has_no_balance(passing: Any) -> None:
+    keys = APIKeys(lookup=lambda key: Identity(key, key_id=key), **passing)
+    for by in ("key", "subject"):
+        with pytest.raises(ConfigurationError, match="paths= or exempt="):
+            Keyguard(keys, RateLimit(credits(5), by=by), store="memory://")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="paths= or exempt="):
+        Keyguard(keys, RateLimit(plans={"pro": "5/second"}, default=credits(5)), store="memory://")
+    stack = Keyguard(keys, RateLimit(credits(5), by="key", paths=["/api/paid"]), store="memory://")
+    assert play(stack, "/health").status == 200
+    assert play(stack, "/api/paid", headers={"X-API-Key": "ada"}).status == 200
+    assert play(stack, "/api/paid").status == (503 if passing.get("optional") else 401)  # the log tells why
+    plans = RateLimit(plans={"pro": credits(5)}, default="5/second")
+    assert play(Keyguard(keys, plans, store="memory://"), "/health").status == 200
 
 
 def test_a_month_as_text_names_the_quota() -> None:

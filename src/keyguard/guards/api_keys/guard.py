@@ -115,6 +115,7 @@ class APIKeys(Guard):
         self.public = on_paths("public", patterns or None, False)
         self.paths = on_paths("paths", paths, ignore_case)
         self.optional = settings.switch("optional", optional)
+        self.lets_anonymous_pass = self.optional or self.public is not None or self.paths is not None
         self.preflights = settings.checked_preflights(preflights)
         self.scopes = settings.needed_scopes(scopes)
         self.peppers = Peppers(pepper)

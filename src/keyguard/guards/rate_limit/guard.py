@@ -166,6 +166,9 @@ class RateLimit(Limiting):
                     )
         needs = self.plans is not None or by in ("key", "subject")
         self.needs = frozenset({"identity"}) if needs else frozenset()
+        # If it is for some requests only, these may be such as have a key.
+        for_all = selection.everything and self.when is None and self.exempt is None and by in ("key", "subject")
+        self.wants_keys = for_all and bool(self._default.balances)
         self.fixed = self.choose is None and isinstance(self.cost, int) and selection.fixed
         waits = self.settling is not None and self.settling.lines is not None
         self.prompt = not waits and at_hand(self.functions().values())
