@@ -1,8 +1,8 @@
 """`Refused`: what a handler is told by if a limit has no room for what it reserves.
 
 Nobody has to catch it. It is an HTTP exception of the frameworks that are loaded, so that they answer with the status
-and the body of the refusal: of Starlette (and FastAPI), and of werkzeug (Flask, Quart). Drivers answer for apps that
-let it pass.
+and the body of the refusal: of Starlette (and FastAPI), and of werkzeug (Flask). Litestar answers it in its own form.
+Drivers answer for apps that let it pass.
 """
 
 from __future__ import annotations

@@ -184,6 +184,24 @@ def test_fastapi_in_its_own_words() -> None:
     assert (left(store, LIMIT), left(store, REQUESTS)) == (100, 9)
 
 
+def test_litestar() -> None:
+    """It answers in its own form, and with the fields of the refusal."""
+    from litestar import Litestar, get
+
+    store = MemoryStore()
+    guard = stack(store)
+
+    @get("/greedy")
+    async def greedy() -> None:
+        await awork(guard, 90)
+        await awork(guard, 90)
+
+    answer = ask_asgi(guard.asgi(Litestar([greedy])), Ask("/greedy"), lint=False)
+    assert (answer.status, answer.get("retry-after")) == (429, "1")
+    assert "tokens:100/minute" in json.loads(answer.body)["detail"]
+    assert (left(store, LIMIT), left(store, REQUESTS)) == (100, 9)
+
+
 def test_a_websocket_of_fastapi() -> None:
     store = MemoryStore()
     guard = stack(store)
