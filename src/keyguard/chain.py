@@ -72,7 +72,7 @@ class Chain:
         except Exception as error:
             if not marks:
                 raise
-            return within(marks, request, partial(_fail, error))
+            return within(marks, request, partial(_fail, [error]))
         except BaseException:  # the process is told to end, or a greenlet is: nothing more is done for the request
             give_up(marks)
             raise
@@ -85,7 +85,7 @@ class Chain:
 
     def failed(self, ask: Ask, error: BaseException, request: CarriedRequest) -> Flow[Response]:
         """Go on though the store could not answer. An error that is not the store's ends the request."""
-        guard = partial(ask.failed, error) if isinstance(error, StoreError) else partial(_fail, error)
+        guard = partial(ask.failed, error) if isinstance(error, StoreError) else partial(_fail, [error])
         return within(ask.marks, request, guard, self._forwards[ask.place])
 
     def _long(self, request: CarriedRequest, place: int, marks: Marks, *, awaited: bool) -> Flow[Response]:
@@ -188,8 +188,8 @@ async def _after(flow: Flow[None], response: Response) -> Response:
     return response
 
 
-async def _fail(error: BaseException, request: CarriedRequest, forward: Forward | None = None) -> Response:
-    raise error
+async def _fail(errors: list[BaseException], request: CarriedRequest, forward: Forward | None = None) -> Response:
+    raise errors.pop()  # nothing here holds it then: it holds these frames
 
 
 class _Answer:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -678,6 +680,30 @@ def test_a_thread_that_is_stopped_while_the_store_is_asked_leaves_no_charge_and_
         ask_wsgi(guard.wsgi(wsgi_app), Ask())
     kinds = [word.split()[0] for word in store.asked]
     assert kinds == ["Take"] * asked + ["Settle"] * (asked - 1)
+
+
+@pytest.mark.parametrize("ends", [FINE, BUSY, FAILS, STUMBLES])
+def test_a_request_that_asks_a_store_leaves_nothing_to_the_garbage_collector(world: str, ends: str) -> None:
+    store = DistantStore(ManualClock())
+    limits = [RateLimit("9/minute", by="ip", name=name) for name in "ab"]
+    seen: list[Any] = []
+
+    def note(request: Request) -> None:
+        seen.append(weakref.ref(request.state))
+
+    app = getattr(Keyguard(note, limits[0], plain, limits[1], store=store), world)(WORLDS[world][1])
+    WORLDS[world][0](app, Ask(), lint=False)
+    store.plan = lambda op: ends if len(store.asked) == 3 else FINE
+    gc.collect()
+    gc.disable()
+    try:
+        WORLDS[world][0](app, Ask(), lint=False)
+        assert [state() for state in seen] == [None, None]
+    finally:
+        gc.enable()
+
+
+def plain(request: Request) -> None: ...
 
 
 async def never(*message: Any) -> Any:

@@ -18,6 +18,12 @@ class Stopped(BaseException):
     """Raised in a greenlet, say, that is told to end."""
 
 
+def _partial() -> StoreError:
+    error = StoreError("out of order")
+    error.partial = True  # or the circuit opens, and until when depends on the machine
+    return error
+
+
 class DistantStore:
     """A `MemoryStore` as if it were elsewhere. `plan` is asked before each operation what becomes of it.
 
@@ -65,7 +71,5 @@ class DistantStore:
         if outcome == STUMBLES:
             raise LookupError("a value")
         if outcome == FAILS:
-            error = StoreError("out of order")
-            error.partial = True  # or the circuit opens, and until when depends on the machine
-            raise error
+            raise _partial()
         return self.near.execute((op,))[0]

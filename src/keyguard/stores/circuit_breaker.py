@@ -177,7 +177,10 @@ class CircuitBreaker:
         if isinstance(failure, StoreError) and not isinstance(failure, StoreBusy):
             self._owed.keep(ops, sent=True)
         if failure is not error:
-            raise failure from error
+            try:
+                raise failure from error
+            finally:
+                del failure  # it holds this frame
 
     def tell(self) -> None:
         """Tell whoever listens how the store does."""

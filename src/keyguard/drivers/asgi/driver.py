@@ -88,6 +88,7 @@ class ASGIDriver:
             begun = engine.fault(request, failure)
         except BaseException:
             await Exchange(self.app, engine, request, receive, send).settle()
+            request.state.failure = None  # its frames hold the request
             request.late = engine.late
             raise
         if kind != "http":
