@@ -89,3 +89,29 @@ def test_a_settlement_that_is_asked_for_over_a_boundary(valkey: Any) -> None:
         assert asked.takings[0][2] == 3, "work that was done costs what it cost, in the period in which that is known"
         assert limit.present(clock())[1] - limit.present(clock())[0] == 3600 * SECOND
         store.clear()
+
+
+@pytest.mark.parametrize("world", ["threads", "tasks"])
+def test_a_settlement_whose_reply_was_lost_before_a_boundary_is_made_after_it(valkey: Any, world: str) -> None:
+    limit = quota("9/month")
+    take = Take([Demand("q", f"rl:{limit.code}|a", limit, 2)])
+    asking = Take([Demand("q", f"rl:{limit.code}|a", limit, 0)])
+
+    async def ask() -> None:
+        store = RedisStore(valkey.url, namespace=f"otherlost{world}", timeout=1)
+        (taken,) = await store.aexecute([take])
+        with ahead_of_the_server(400 * DAY):
+            store._doubt(next(store._wire.plan(Settle(taken, [5]))))
+        for _ in range(3):
+            if world == "threads":
+                store.execute([asking])
+            else:
+                await store.aexecute([asking])
+                await asyncio.gather(*store._held)
+        (left,) = await store.aexecute([asking])
+        assert left.takings[0][2] == 4
+        assert not store._doubts
+        store.clear()
+        await store.aclose()
+
+    asyncio.run(ask())

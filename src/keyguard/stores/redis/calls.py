@@ -10,7 +10,7 @@ from hiredis import pack_command
 from keyguard.clock import SECOND, monotonic
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.ops import REMEMBERED
-from keyguard.stores.redis.demands import Packed
+from keyguard.stores.redis.demands import Packed, other_time
 from keyguard.stores.redis.scripts import script_name, script_text
 
 Reply: TypeAlias = Any
@@ -112,15 +112,29 @@ class TakeCall(Call):
 class SettleCall(Call):
     """A call that settles what was taken. It is made again until it is answered, for as long as its token is known."""
 
-    __slots__ = ("until",)
+    __slots__ = ("_anew", "until")
 
-    def __init__(self, script: str, keys: list[bytes], args: list[bytes], *, repeatable: bool) -> None:
-        super().__init__(script, keys, args, repeatable=repeatable)
+    def __init__(self, script: str, keys: list[bytes], args: list[bytes], anew: Callable[..., SettleCall]) -> None:
+        super().__init__(script, keys, args, repeatable=True)
+        self._anew = anew
+        """Makes the call for a time of the server's."""
         self.until = monotonic() + REMEMBERED / SECOND - 1  # rather too early: later it could happen twice
 
     @property
     def sequel(self) -> Call | None:
         return self if monotonic() < self.until else None
+
+    @staticmethod
+    def of_other_times(calls: Sequence[Call], replies: Sequence[Reply]) -> list[Call]:
+        """Return what is to be asked for once more, since a period has begun or ended meanwhile."""
+        again: list[Call] = []
+        for call, reply in zip(calls, replies, strict=True):
+            at = other_time(reply)
+            if at is not None and isinstance(call, SettleCall):
+                anew = call._anew(now=at)
+                anew.until = call.until
+                again.append(anew)
+        return again
 
 
 Plan: TypeAlias = Generator[list[Call], Any, Any]

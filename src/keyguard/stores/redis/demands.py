@@ -169,3 +169,8 @@ def demands_of(op: Take | Settle | Authenticate) -> Sequence[Demand]:
     if isinstance(op, Authenticate):
         return op.guess
     return op.demands if isinstance(op, Take) else op.taken.demands
+
+
+def packed_change(value: bytes | None, ttl: int | None) -> bytes:
+    """Pack what is to be written, or that it is to be deleted."""
+    return b"-" if value is None else b"+" + (ttl or 0).to_bytes(8, "little") + value

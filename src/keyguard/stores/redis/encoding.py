@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from struct import pack
 from typing import Any, TypeAlias, TypeVar
 
@@ -40,6 +41,7 @@ from keyguard.stores.redis.demands import (
     moments_of,
     other_time,
     packed,
+    packed_change,
     renewal,
     settled_of,
     settlement,
@@ -222,7 +224,7 @@ class Wire(Names):
     def _put(self, op: Put) -> Plan:
         # Not by `_swap`: what stood there may be large, and is not wanted.
         expected = b"" if op.expected is ... else b"-" if op.expected is None else b"=" + op.expected
-        args = [self.now(), _change(op.value, op.ttl), expected]
+        args = [self.now(), packed_change(op.value, op.ttl), expected]
         (written,) = yield [Call("put", [self.value(op.keys[0])], args)]
         return written == 1
 
@@ -305,11 +307,12 @@ class Wire(Names):
         form = TakeForm(self, self._packed(demands, now=now), steady=False)
         return TakeCall(form, self.now(), token or new_token())
 
-    def _settling(self, token: bytes, at: int, settled: Sequence[Settled], now: int | None = None) -> Call:
+    def _settling(self, token: bytes, at: int, settled: Sequence[Settled], now: int | None = None) -> SettleCall:
         """Return the call that settles what was taken at a time."""
         what = self._packed([demand for demand, _, _ in settled], now=now)
         args = [self.now(), what.blob, settlement(token, at, settled), *what.fields]
-        return SettleCall(script_name("settle", what.kinds), what.keys, args, repeatable=True)
+        anew = partial(self._settling, token, at, settled)
+        return SettleCall(script_name("settle", what.kinds), what.keys, args, anew)
 
     def _checking(self, op: Authenticate, guess: Sequence[Demand], now: int | None = None) -> Call:
         what, token = self._packed(guess, 2, now), new_token()
@@ -336,14 +339,10 @@ class Wire(Names):
         return Call("read", names, [self.now(), *fields], repeatable=True)
 
     def _swapping(self, keys: Sequence[str], expected: Sequence[bytes | None], changes: Sequence[Change]) -> Call:
-        new = {key: _change(value, ttl) for key, value, ttl, _ in changes}
+        new = {key: packed_change(value, ttl) for key, value, ttl, _ in changes}
         names, args = [], [self.now()]
         for key, value in zip(keys, expected, strict=True):
             name, field = self.place(key)
             names.append(name)
             args += [field, b"" if value is None else b"=" + value, new.get(key, b"")]
         return Call("swap", names, args)
-
-
-def _change(value: bytes | None, ttl: int | None) -> bytes:
-    return b"-" if value is None else b"+" + (ttl or 0).to_bytes(8, "little") + value

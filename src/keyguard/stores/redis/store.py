@@ -263,7 +263,8 @@ class RedisStore:
         if not calls:
             return
         try:
-            self._line.ask(calls, deadline)  # this request has waited for its own answer already
+            # This request has waited for its own answer already.
+            self._doubts += SettleCall.of_other_times(calls, self._line.ask(calls, deadline))
         except StoreError:
             self._doubts += calls
         except BaseException:  # a greenlet is killed: nobody hears of its own answer either
@@ -281,7 +282,7 @@ class RedisStore:
 
     async def _settling(self, calls: list[Call]) -> None:
         try:
-            await self._line.aask(calls)
+            self._doubts += SettleCall.of_other_times(calls, await self._line.aask(calls))
         except BaseException as error:
             self._doubts += calls
             if not isinstance(error, StoreError):
