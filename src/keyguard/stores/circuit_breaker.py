@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from keyguard.clock import Clock
-from keyguard.errors import StoreBusy, StoreError
+from keyguard.errors import StoreError
 from keyguard.logs import logger
 from keyguard.ops import Demand, Op, Store, Taken, traits_of
 from keyguard.process.fork import renew_after_fork
@@ -174,7 +174,7 @@ class CircuitBreaker:
             self._circuit.gave_up(number)
             return
         failure = self._circuit.failed(ops, error, number)
-        if isinstance(failure, StoreError) and not isinstance(failure, StoreBusy):
+        if isinstance(failure, StoreError):
             self._owed.keep(ops, sent=True)
         if failure is not error:
             try:

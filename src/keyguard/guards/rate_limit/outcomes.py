@@ -95,10 +95,7 @@ class Bill(Charge):
 
     def _held(self) -> list[tuple[Lines, str]]:
         """Return where others may wait for what this request holds."""
-        demands = self.taken.demands
-        assert isinstance(demands, RuleDemands)
-        pairs = zip(demands.rules, demands, strict=True)
-        return [(lines, demand.key) for rule, demand in pairs if (lines := _lines(rule, demand)) is not None]
+        return lines_of(self.taken)
 
     def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
         self._status, self._headers = status, headers
@@ -158,6 +155,15 @@ class Bill(Charge):
 def _lines(rule: Rule, demand: Demand) -> Lines | None:
     """Return where requests wait for what the demand holds; `None` for nowhere."""
     return None if rule.settling is None or not (demand.lease and demand.cost) else rule.settling.lines
+
+
+def lines_of(asked: Take | Taken) -> list[tuple[Lines, str]]:
+    """Return where requests wait for what such a request may hold."""
+    demands = asked.demands
+    if not isinstance(demands, RuleDemands) or not demands.terms.settled:
+        return []
+    pairs = zip(demands.rules, demands, strict=True)
+    return [(lines, demand.key) for rule, demand in pairs if (lines := _lines(rule, demand)) is not None]
 
 
 async def wait_for(asked: Take, taken: Taken) -> Taken:
@@ -225,10 +231,7 @@ def stays(rule: Rule, demand: Demand) -> bool:
 async def book(settle: Settle) -> None:
     """Settle, if the store can do it."""
     try:
-        try:
-            await settle
-        except StoreBusy:  # it was others' turn
-            await settle
+        await settle
     except StoreError:
         await Degraded("a settlement put off")  # until the store answers again; the request has its answer
 

@@ -5,7 +5,8 @@ that is left held is not one too many yet: it waits for those on their way, and 
 
 Rules:
 - Each request that ends wakes one that waits. One that is woken and cannot have what was released stands first again.
-- If what is missing is spent and no longer held, all are woken: they are refused at once.
+- If what is missing is spent and no longer held, all are woken: they are refused at once. So they are if nobody of this
+  process holds or asks for anything any more.
 - Nobody waits for requests of other processes, of whose end nothing is heard here, nor longer than `PATIENCE`.
 """
 
@@ -22,14 +23,27 @@ PATIENCE = 10.0
 """Seconds that a request waits for others of its caller at most."""
 
 
-class Line:
-    """Those who hold something of one counter in this process, and those who wait for it."""
+class Waiting:
+    """A request that waits."""
 
-    __slots__ = ("holding", "waiting")
+    __slots__ = ("alone", "signal")
+
+    def __init__(self) -> None:
+        self.signal = Signal()
+        self.alone = False
+        """Whether nobody of this process holds or asks for anything any more, who would wake it."""
+
+
+class Line:
+    """Those who hold something of one counter in this process, who ask the store for it, and who wait for it."""
+
+    __slots__ = ("asking", "holding", "waiting")
 
     def __init__(self) -> None:
         self.holding = 0
-        self.waiting: deque[Signal] = deque()
+        self.asking = 0
+        """These may hold something already, and not know it yet."""
+        self.waiting: deque[Waiting] = deque()
 
 
 class Lines:
@@ -44,6 +58,21 @@ class Lines:
         """Forget all: a forked process has none of the requests of its parent."""
         self._lines: dict[str, Line] = {}
 
+    def ask(self, key: str) -> None:
+        """Note a request that asks the store, until `asked`."""
+        with self._lock:
+            self._line(key).asking += 1
+
+    def asked(self, key: str) -> None:
+        """Note that it has its answer, and what it holds by that. If nobody holds or asks, none would wake the rest."""
+        with self._lock:
+            line = self._line(key)
+            line.asking = max(0, line.asking - 1)
+            alone = [] if line.holding or line.asking else [*line.waiting]
+            for one in alone:
+                one.alone = True
+            self._wake(key, line, alone)
+
     def hold(self, key: str) -> None:
         """Note a request that holds something until it is over."""
         with self._lock:
@@ -52,40 +81,32 @@ class Lines:
     def release(self, key: str) -> None:
         """Note that one of them is over, and wake one that waits."""
         with self._lock:
-            line = self._lines.get(key)
-            if line is None:
-                return
-            line.holding -= 1
-            woken = line.waiting.popleft() if line.waiting else None
-            self._tidy(key, line)
-        if woken is not None:
-            woken.move()
+            line = self._line(key)
+            line.holding = max(0, line.holding - 1)
+            self._wake(key, line, [*line.waiting][:1])
 
-    def stand(self, key: str, signal: Signal, *, first: bool) -> bool:
-        """Stand in line, at its end or first again. Return false if nobody of this process holds anything."""
+    def stand(self, key: str, waiting: Waiting, *, first: bool) -> bool:
+        """Stand in line, at its end or first again. Return false if no other request of this process holds anything.
+
+        The request itself is one of those who ask.
+        """
         with self._lock:
-            line = self._lines.get(key)
-            if line is None or not line.holding:
+            line = self._line(key)
+            if line.holding + line.asking <= 1:
                 return False
             if first:
-                line.waiting.appendleft(signal)
+                line.waiting.appendleft(waiting)
             else:
-                line.waiting.append(signal)
+                line.waiting.append(waiting)
             return True
 
-    def leave(self, key: str, signal: Signal, *, wake: int) -> None:
+    def leave(self, key: str, waiting: Waiting, *, wake: int) -> None:
         """Stand in line no more. `wake` so many of the others, all if it is negative."""
         with self._lock:
-            line = self._lines.get(key)
-            if line is None:
-                return
-            if signal in line.waiting:
-                line.waiting.remove(signal)
-            number = len(line.waiting) if wake < 0 else min(wake, len(line.waiting))
-            woken = [line.waiting.popleft() for _ in range(number)]
-            self._tidy(key, line)
-        for one in woken:
-            one.move()
+            line = self._line(key)
+            if waiting in line.waiting:
+                line.waiting.remove(waiting)
+            self._wake(key, line, [*line.waiting][: None if wake < 0 else wake])
 
     def _line(self, key: str) -> Line:
         line = self._lines.get(key)
@@ -93,20 +114,27 @@ class Lines:
             line = self._lines[key] = Line()
         return line
 
-    def _tidy(self, key: str, line: Line) -> None:
-        if line.holding <= 0 and not line.waiting:
-            del self._lines[key]
+    def _wake(self, key: str, line: Line, woken: list[Waiting]) -> None:
+        """Wake some of those who wait. A signal never blocks, so it may be moved under the lock."""
+        for one in woken:
+            line.waiting.remove(one)
+            one.signal.move()
+        if not (line.holding or line.asking or line.waiting):
+            self._lines.pop(key, None)
 
 
 async def in_turn(take: Take, taken: Taken, lines: Lines, key: str) -> Taken:
-    """Ask again for what others of this process hold, as they release it. Return the last answer."""
+    """Ask again for what others of this process hold, as they release it. Return the last answer.
+
+    The request is one of those who ask, but for the time in which it waits.
+    """
     ends = monotonic() + PATIENCE
-    signal, seen = Signal(), 0
+    waiting, seen = Waiting(), 0
     wake_all = False
     try:
         while True:
             # What is released before it stands in line is told to others: so it stands there first, and asks then.
-            waits = lines.stand(key, signal, first=seen > 0)
+            waits = lines.stand(key, waiting, first=seen > 0)
             if not waits and not seen:
                 return taken
             taken = await take
@@ -116,12 +144,20 @@ async def in_turn(take: Take, taken: Taken, lines: Lines, key: str) -> Taken:
                 wake_all = True
                 return taken
             left = ends - monotonic()
-            if left <= 0 or not await Wait(signal, seen, left):
+            if left <= 0:
+                return taken
+            lines.asked(key)
+            try:
+                moved = await Wait(waiting.signal, seen, left)
+            finally:
+                lines.ask(key)
+            if not moved or waiting.alone:
                 return taken
             seen += 1
     finally:
         # It may have been woken once more than it has asked since: then that is another one's turn.
-        lines.leave(key, signal, wake=-1 if wake_all else signal.count - seen)
+        unused = 0 if waiting.alone else waiting.signal.count - seen
+        lines.leave(key, waiting, wake=-1 if wake_all else unused)
 
 
 def only_held(taken: Taken) -> bool:
