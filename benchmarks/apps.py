@@ -297,6 +297,7 @@ _VARIANTS: dict[str, Make] = {
     "wsgi: handlers, charge": _handled(_charge_plainly, "wsgi"),
     "wsgi: handlers, reserve and settle": _handled(_reserve_plainly, "wsgi"),
     "wsgi: one limit, handlers=True": _guarded(_for_handlers, raw_wsgi, "wsgi"),
+    "wsgi: slots": _guarded(lambda: Concurrency(10, by="ip"), raw_wsgi, "wsgi"),
     "wsgi: refusal": _refusing_under_wsgi,
     "wsgi: overload": _guarded(Overload, raw_wsgi, "wsgi"),
     "wsgi: cache hit": lambda stack, callers: (stack(ResponseCache()).wsgi(cacheable_wsgi()), [], 200),
