@@ -9,7 +9,7 @@ from keyguard.chain import within
 from keyguard.errors import AmbiguousPath, StoreError
 from keyguard.guard import Decide, Guard, may_decide
 from keyguard.guards.rate_limit.at_once import Joined, deciding
-from keyguard.guards.rate_limit.outcomes import AskLimits, lines_of, wait_for
+from keyguard.guards.rate_limit.outcomes import AskLimits, Charge, lines_of, wait_for
 from keyguard.guards.rate_limit.turns import only_held
 from keyguard.ops import Take, Taken
 from keyguard.problem import refuse_ambiguous
@@ -49,22 +49,26 @@ class Limiting(Guard):
         if asked is None:
             return await forward(request)
         ask = AskLimits(asked)
-        lines = lines_of(asked)
-        for line, key in lines:
-            line.ask(key)
         try:
-            taken: Taken = await asked
-            if taken.refused and only_held(taken):
-                taken = await wait_for(asked, taken)
-            answer: Any = ask.answered(taken, request)
+            answer = await _answer(ask, request)
         except StoreError as error:
-            answer = error
-        finally:
-            for line, key in lines:
-                line.asked(key)
-        if isinstance(answer, StoreError):
-            return await ask.failed(answer, request, forward)
+            return await ask.failed(error, request, forward)
         return answer if isinstance(answer, Response) else await within((answer,), request, forward)
+
+
+async def _answer(ask: AskLimits, request: CarriedRequest) -> Response | Charge:
+    """Ask the store, and again in turn if all that is left is held by requests that may not fail."""
+    lines = lines_of(ask.op)
+    for line, key in lines:
+        line.ask(key)
+    try:
+        taken: Taken = await ask.op
+        if taken.refused and only_held(taken):
+            taken = await wait_for(ask.op, taken)
+        return ask.answered(taken, request)
+    finally:
+        for line, key in lines:
+            line.asked(key)
 
 
 class RateLimitGroup(Limiting):
