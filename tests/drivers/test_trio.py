@@ -36,7 +36,7 @@ from keyguard import (
 )
 from keyguard.drivers.asgi import background as asgi_detached
 from keyguard.flow import Signal, Wait
-from keyguard.ops import Op, Store
+from keyguard.ops import Op, Settle, Store
 from keyguard.process.event_loops import in_thread, in_trio
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
@@ -304,6 +304,54 @@ def test_a_guard_that_is_cancelled_in_trio_s_own_wait_is_let_go() -> None:
 
     trio.run(story)
     assert notes == ["let go"]
+
+
+class Hanging:
+    """A store for trio's event loop that does not answer after some operations."""
+
+    timeout = 0.5
+    needs_asyncio = False
+
+    def __init__(self, after: int) -> None:
+        self._near = MemoryStore(clock=ManualClock())
+        self.scan = self._near.scan
+        self.asked: list[str] = []
+        self.settled = trio.Event()
+        self._after: int | None = after
+
+    def execute(self, ops: Any) -> list[Any]:
+        self.asked.append(type(ops[0]).__name__)
+        if isinstance(ops[0], Settle):
+            self.settled.set()
+        return self._near.execute(ops)
+
+    async def aexecute(self, ops: Any) -> list[Any]:
+        if len(self.asked) == self._after:
+            self._after = None
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        return self.execute(ops)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_request_that_is_cancelled_while_its_store_is_asked_charges_nothing_and_harms_nobody(long: bool) -> None:
+    store = Hanging(1)
+    limits = [RateLimit("9/minute", by="ip", name=name) for name in "ab"]
+
+    async def between(request: Request, forward: Forward) -> Response:
+        return await forward(request)
+
+    guard = Keyguard(limits[0], between if long else lambda request: None, limits[1], store=store)
+
+    async def story() -> None:
+        with trio.move_on_after(0.05):
+            await aask(guard.asgi(asgi_app), Ask())
+        with trio.fail_after(20):
+            await store.settled.wait()
+        await trio.sleep(0.05)  # and this loop goes on
+
+    trio.run(story)
+    assert store.asked == ["Take", "Settle"]
 
 
 def test_a_signal_from_a_thread_is_heard() -> None:

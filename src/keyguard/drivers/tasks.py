@@ -26,11 +26,13 @@ class TrioTask:
         trio.lowlevel.spawn_system_task(self._run, work, name="keyguard", context=copy_context())
 
     async def _run(self, work: Coroutine[Any, Any, Any]) -> None:
+        import trio
+
         try:
             with self._scope:
                 await work
-        except Exception:
-            pass  # nobody waits for it any more: a guard raises again what it was told
+        except (Exception, trio.Cancelled):
+            pass  # nobody waits for it any more: a guard raises again what it was told, a cancellation too
         finally:
             self.over.set()
             for callback in self._callbacks:
