@@ -625,7 +625,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "why"), WRONG, ids=[str(case[0]) for case in WRONG])
+@pytest.mark.parametrize(("wrong", "why"), WRONG, ids=[str(case[0]).partition(" at 0x")[0] for case in WRONG])
 def test_a_wrong_setting_does_not_start(wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^Ban: .*{why}"):
         Ban(**wrong)
