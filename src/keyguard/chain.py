@@ -3,6 +3,8 @@
 `Chain.begin` asks each guard's `decide`. If one answers with an `Ask`, the driver asks the store, and `Chain.go_on`
 asks the guards from there on. The first that answers `LONG` is run as a coroutine, with the marks of those outside of
 it wrapped round it, and its `forward` goes on in the same way behind it.
+
+Neighbours that only count are asked in one operation, if the store must be awaited (`keyguard.together`).
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from typing import Any, Literal, TypeAlias
 from keyguard.errors import GuardError, StoreError
 from keyguard.flow import Flow
 from keyguard.guard import LONG, AnyGuard, Ask, Decide, Long, Mark, is_plain, may_decide
+from keyguard.ops import Store, traits_of
 from keyguard.request import CarriedRequest, Forward
 from keyguard.response import APP, Headers, Response
 from keyguard.steps import CallApp
+from keyguard.together import Together, ask_together, neighbours
 
 Marks: TypeAlias = tuple[Mark, ...]
 """Those of one request, the innermost first."""
@@ -28,11 +32,17 @@ coroutine is to be run."""
 class Chain:
     """A nest of guards, ready to run. Raises `ConfigurationError` for what is not a guard."""
 
-    __slots__ = ("_decides", "_forwards", "_guards")
+    __slots__ = ("_beside", "_decides", "_forwards", "_guards", "_spread")
 
-    def __init__(self, guards: Sequence[AnyGuard], store: Any = None) -> None:
-        """Nest `guards`, the first one outermost. `store` is theirs if it answers at once and cannot fail."""
+    def __init__(self, guards: Sequence[AnyGuard], store: Any = None, awaited: Store | None = None) -> None:
+        """Nest `guards`, the first one outermost.
+
+        `store` is theirs if it answers at once and cannot fail; else it is `awaited`, and drivers ask it.
+        """
         self._decides = tuple([_decide_of(guard, store) for guard in guards])
+        self._beside = neighbours(guards, self._decides, awaited)
+        """For each guard, those further in that may be asked in the same operation; mostly none."""
+        self._spread = awaited is not None and traits_of(awaited).spread
         self._guards: tuple[Any, ...] = tuple(guards)
         self._forwards: tuple[Forward, ...] = tuple([self._forward(place + 1) for place in range(len(guards))])
         """The `forward` of each guard."""
@@ -60,6 +70,8 @@ class Chain:
                     if isinstance(answer, Mark):
                         marks = (answer, *marks) if marks else (answer,)
                     elif answer.__class__ is not Response and isinstance(answer, Ask):
+                        if self._beside[place]:
+                            answer = ask_together(answer, self._beside[place], self._spread, request)
                         answer.place, answer.marks = place, marks
                         return answer
                     else:
@@ -80,13 +92,24 @@ class Chain:
 
     def go_on(self, ask: Ask, result: Any, request: CarriedRequest) -> Begun | Ask:
         """Ask the guards from there on where the store had to be asked, which returned `result`."""
+        if isinstance(ask, Together):
+            known = ask.decided(result)
+            return self.begin(request, ask.place, ask.marks, (*known, *self._decides[ask.place + len(known) :]))
         rest = self._decides[ask.place + 1 :]
         return self.begin(request, ask.place, ask.marks, (partial(ask.answered, result), *rest))
 
     def failed(self, ask: Ask, error: BaseException, request: CarriedRequest) -> Flow[Response]:
         """Go on though the store could not answer. An error that is not the store's ends the request."""
-        guard = partial(ask.failed, error) if isinstance(error, StoreError) else partial(_fail, [error])
-        return within(ask.marks, request, guard, self._forwards[ask.place])
+        if not isinstance(error, StoreError):
+            return within(ask.marks, request, partial(_fail, [error]))
+        if not isinstance(ask, Together):
+            return within(ask.marks, request, partial(ask.failed, error), self._forwards[ask.place])
+        place = ask.place + len(ask.asks)
+        forward = self._forwards[place - 1]
+        if ask.then is not None:
+            forward = self._forward(place, (ask.then, *self._decides[place + 1 :]))
+        first = partial(ask.asks[0].failed, error)
+        return within(ask.marks, request, first, ask.without_store(error, forward))
 
     def _long(self, request: CarriedRequest, place: int, marks: Marks, *, awaited: bool) -> Flow[Response]:
         """Run the guard at `place` as a coroutine, and those further in as it forwards the request.
@@ -99,16 +122,28 @@ class Chain:
         flow: Flow[Response] = guard(request, forward)
         return flow
 
-    def _forward(self, place: int) -> Forward:
+    def _forward(self, place: int, decides: Iterable[Decide] | None = None) -> Forward:
         def forward(request: Any) -> Awaitable[Response]:
-            begun = self.begin(request, place)
-            if isinstance(begun, tuple):
-                return within(begun, request, CallApp) if begun else CallApp(request)
-            if isinstance(begun, Ask):
-                return within(begun.marks, request, partial(follow, begun), self._forwards[begun.place])
-            return _Answer(begun) if isinstance(begun, Response) else begun
+            return self._goes_on(self.begin(request, place, (), decides), request)
 
         return forward if place < len(self._guards) else CallApp
+
+    def _goes_on(self, begun: Begun | Ask, request: CarriedRequest) -> Awaitable[Response]:
+        """Return the response to a request, to be awaited, however guards have begun with it."""
+        if isinstance(begun, tuple):
+            return within(begun, request, CallApp) if begun else CallApp(request)
+        if isinstance(begun, Ask):
+            marks, begun.marks = begun.marks, ()
+            return within(marks, request, self._follow, begun)
+        return _Answer(begun) if isinstance(begun, Response) else begun
+
+    async def _follow(self, request: CarriedRequest, ask: Ask) -> Response:
+        """Ask the store from within a coroutine, and go on as the guards decide then."""
+        try:
+            result = await ask.op
+        except StoreError as error:
+            return await self.failed(ask, error, request)
+        return await self._goes_on(self.go_on(ask, result, request), request)
 
 
 async def follow(ask: Ask, request: CarriedRequest, forward: Forward) -> Response:

@@ -96,6 +96,11 @@ class Guard:
     """The limits it counts, so that no two of one process share a counter by chance."""
     facts: Sequence[LimitFacts] = ()
     """What operators need to look at its limits, if that does not stand in `counters`."""
+    counting: Literal["charges", "checks"] | None = None
+    """Says that its `decide` does nothing but look at the request until it answers with an `Ask` for a `Take`, so that
+    it may be asked before it is known what its neighbours outside answer, and in one operation with them. `"charges"`:
+    it refuses since too little is left. `"checks"`: it takes nothing, and refuses for what has been before. It stands
+    in the class of the `decider` it speaks for."""
     joined: Callable[[Sequence[Any]], Any] | None = None
     """A static method that makes one guard of several that stand next to each other. It stands in the class of the
     `__call__` it speaks for: a subclass that overrides it is not joined."""
@@ -243,6 +248,10 @@ class Ask:
         """Decide by the result of the operation."""
         raise NotImplementedError
 
+    def spared(self, result: Any, request: CarriedRequest) -> Mark | None:
+        """Hear that nothing was taken, though it would have been: a guard that was asked beside this one refuses."""
+        return None
+
     async def failed(self, error: StoreError, request: CarriedRequest, forward: Forward) -> Response:
         """Go on as `__call__` would, since the store could not answer. It happens seldom, so it is a coroutine."""
         raise error
@@ -280,6 +289,12 @@ def speaks_for_call(guard: object, name: str) -> bool:
     """Tell whether a method stands in the class that has the `__call__`: a subclass with its own is always called."""
     calls = next((base for base in type(guard).__mro__ if "__call__" in vars(base)), object)
     return name in vars(calls)
+
+
+def counting(guard: object) -> Literal["charges", "checks"] | None:
+    """Return what a guard says of its `decider`; `None` for one that a subclass has changed."""
+    base = next((base for base in type(guard).__mro__ if "decider" in vars(base)), object)
+    return vars(base).get("counting") if isinstance(guard, Guard) else None
 
 
 def declared(guard: object) -> Guard:

@@ -91,7 +91,7 @@ class Taken:
 class Take(Op[Taken]):
     """Take from several limits at once: from all of them, or from none."""
 
-    __slots__ = ("demands", "form", "leases")
+    __slots__ = ("_joined", "demands", "form", "leases")
 
     def __init__(self, demands: Sequence[Demand]) -> None:
         self.demands = demands
@@ -102,6 +102,19 @@ class Take(Op[Taken]):
         """Whether some of the demands hold what they ask for."""
         self.form: Any = None
         """The form that a store gave the demands, kept for the next request of the same caller."""
+        self._joined: tuple[Take, Take] | None = None
+
+    def joined_with(self, other: Take) -> Take | None:
+        """Return the operation that takes from the limits of both, or from none; `None` if they share a counter.
+
+        The last one is kept, for the next request of the same caller.
+        """
+        known = self._joined
+        if known is None or known[0] is not other:
+            if not set(self.keys).isdisjoint(other.keys):
+                return None
+            known = self._joined = other, Take([*self.demands, *other.demands])
+        return known[1]
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Taken, Sequence[Change]]:
         held: tuple[int, ...] = ()
@@ -147,7 +160,9 @@ def _take_beside_holds(
     held = [0 if holds is None else holds.units for holds in standing]
     takings = []
     for demand, state, units, holds in zip(demands, old, held, standing):  # noqa: B905 - the holds come after the states
-        if holds is not None and holds.full and demand.lease and demand.cost:
+        if holds is None:
+            takings.append(demand.limit.take(state, now, demand.cost))  # a ban refuses who asks for no units, too
+        elif holds.full and demand.lease and demand.cost:
             takings.append(NO_ROOM)
         else:
             takings.append(ask(demand.limit, state, now, demand.cost, units))
@@ -155,7 +170,8 @@ def _take_beside_holds(
     changes: list[Change] = []
     for place, (demand, state, holds) in enumerate(zip(demands, old, standing)):  # noqa: B905 - as above
         if refused and not takings[place][4]:  # it would have admitted, and tells what is left
-            takings[place] = ask(demand.limit, state, now, 0, held[place])
+            none = demand.limit.take(state, now, 0) if holds is None else ask(demand.limit, state, now, 0, held[place])
+            takings[place] = none
         ttl = takings[place][1]
         charged = 0 if refused or demand.lease else demand.cost
         if charged or state is not None:  # a state may have to be moved, since time was set back

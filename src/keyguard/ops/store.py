@@ -138,6 +138,8 @@ class Traits:
     operations that need one."""
     holds_values: _Trait[bool] = _Trait(True)
     """Whether it keeps keys and cached responses, and not limits alone."""
+    spread: _Trait[bool] = _Trait(False)
+    """Whether several servers share the callers, so that what is asked about several of them is not one decision."""
     of_one_process: _Trait[bool] = _Trait(False)
     """Whether each process has one of its own, though they seem to share it."""
     limitations: _Trait[Callable[..., str] | None] = _Trait(None)

@@ -140,7 +140,7 @@ class Keyguard:
         if self._notes:
             note_requests()
         at_once = self.store if self._watched is None else None
-        self._chain = Chain(arranged(guards), at_once)
+        self._chain = Chain(arranged(guards), at_once, None if self._watched is None else self.store)
         self._provides: frozenset[str] = frozenset().union(*(guard.provides for guard in self._declared))
         self._needs = unmet_needs(guards)
         if self._needs and not self._is_layer:

@@ -47,6 +47,9 @@ class AskBan(Ask):
         guard, bucket = self.guard, self.bucket
         return guard.refuse(request, bucket, result) if result.refused else Watch(guard, bucket)
 
+    def spared(self, result: Taken, request: CarriedRequest) -> Watch:
+        return Watch(self.guard, self.bucket)  # that refusal may be a strike
+
     async def failed(self, error: StoreError, request: CarriedRequest, forward: Forward) -> Response:
         if isinstance(error, StoreBusy):
             return refuse_busy(request)

@@ -74,6 +74,8 @@ class Ban(Guard):
     Raises `ConfigurationError` for a setting that is wrong.
     """
 
+    counting = "checks"
+
     def __init__(
         self,
         *,

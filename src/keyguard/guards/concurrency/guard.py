@@ -75,11 +75,12 @@ class Concurrency(Guard):
     - `max_age`: after so long, and a lease, a slot is free although its request still goes on: servers do not always
       tell that a client has gone.
 
-    Limits of its kind that stand next to each other, or to a `RateLimit`, are asked one after the other. Raises
-    `ConfigurationError` for a setting that is wrong.
+    Several that stand next to each other, or to a `RateLimit`, ask a shared store in one operation, which takes from
+    all of them or from none. Raises `ConfigurationError` for a setting that is wrong.
     """
 
     keeps = frozenset({"decisions", "holds"})
+    counting = "charges"
 
     def __init__(
         self,

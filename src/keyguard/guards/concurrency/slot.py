@@ -43,6 +43,9 @@ class AskSlot(Ask):
     def answered(self, result: Taken, request: CarriedRequest) -> Response | InUse | None:
         return self._guard.answered(result, request)
 
+    def spared(self, result: Taken, request: CarriedRequest) -> None:
+        request.state.decided += (result,)
+
     async def failed(self, error: StoreError, request: CarriedRequest, forward: Forward) -> Response:
         return await self._guard.without_store(error, request, self._bucket, forward)
 

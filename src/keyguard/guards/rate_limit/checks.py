@@ -74,6 +74,8 @@ async def _answer(ask: AskLimits, request: CarriedRequest) -> Response | Charge:
 class RateLimitGroup(Limiting):
     """Rate limits that stand next to each other: one operation takes from all of them, or from none."""
 
+    counting = "charges"
+
     def __init__(self, limits: Sequence[Any]) -> None:
         self.limits = tuple(limits)
         self.fixed = all(limit.fixed for limit in limits)

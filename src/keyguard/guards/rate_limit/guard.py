@@ -97,6 +97,8 @@ class RateLimit(Limiting):
     Raises `ConfigurationError` for a setting that is wrong.
     """
 
+    counting = "charges"
+
     def __init__(
         self,
         *rates: Rates | Callable[[Request], Any],

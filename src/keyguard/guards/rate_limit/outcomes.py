@@ -203,6 +203,9 @@ class AskLimits(Ask):
     def answered(self, result: Taken, request: CarriedRequest) -> Response | Charge:
         return refuse_limited(request, result) if result.refused else charge_for(request, result)
 
+    def spared(self, result: Taken, request: CarriedRequest) -> None:
+        request.state.decided += (result,)
+
     async def failed(self, error: StoreError, request: CarriedRequest, forward: Forward) -> Response:
         if isinstance(error, StoreBusy):
             return refuse_busy(request)

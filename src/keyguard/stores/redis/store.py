@@ -97,6 +97,11 @@ class RedisStore:
         """Where it keeps what it is told: stores with equal places are one."""
         return *self._servers.place, self.namespace
 
+    @property
+    def spread(self) -> bool:
+        """Whether several servers share the callers."""
+        return self._servers.cluster
+
     def __repr__(self) -> str:
         return f"<RedisStore {self._servers.scheme}, {self.namespace}>"
 
