@@ -131,6 +131,10 @@ keyguard.asgi.RateLimit(app, "1/minute", "5/hour", cost=lambda request: 2, store
 keyguard.asgi.RateLimit(app, "1/minute", buy="ip")  # wrong
 keyguard.asgi.RateLimit(app, "1/minute", by="ip address")  # wrong
 keyguard.asgi.RateLimit(app, 7)  # wrong
+keyguard.asgi.RateLimit(app, "1/minute", settle=lambda outcome: outcome.status, name="units")
+keyguard.asgi.RateLimit(app, "1/minute", refund_on=(TimeoutError, 502, "4xx"))
+keyguard.asgi.RateLimit(app, "1/minute", count="successes")  # wrong
+keyguard.asgi.RateLimit(app, "1/minute", settle=lambda outcome: outcome.state)  # wrong
 keyguard.wsgi.RateLimit(wsgi, plans={"free": "1/second"}, default="free", root_path=False)
 keyguard.wsgi.RateLimit(wsgi, "1/minute", trusted_proxies=7)  # wrong
 keyguard.asgi.IPFilter(app, ["10.0.0.0/8"], deny=["10.1.0.0/16"])
