@@ -107,7 +107,7 @@ def ask(limit: Limit, state: bytes | None, now: int, cost: int, held: int) -> Ta
     """Ask a limit of which some units are held. The taking is without a state: nothing is charged yet.
 
     What remains is what is neither spent nor held. If the units that are held are all that is missing, the wait is
-    `HELD_WAIT`. Asking for no units is never refused.
+    `HELD_WAIT`. Asking for no units is not refused for what is held.
     """
     _, ttl, remaining, reset, wait = limit.take(state, now, cost + held)
     if not wait:
@@ -118,7 +118,7 @@ def ask(limit: Limit, state: bytes | None, now: int, cost: int, held: int) -> Ta
         if not wait:
             reset = wait = HELD_WAIT
     else:
-        short, wait = wait, 0
+        short, wait = wait, limit.take(state, now, 0)[4]  # none, but of a kind that refuses whoever asks
     return None, ttl, 0 if short else remaining, reset, wait
 
 

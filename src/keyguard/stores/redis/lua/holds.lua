@@ -62,8 +62,11 @@ end
 local function ask(take, entry, cost, held, a, b, c, d)
   local _, ttl, remaining, reset, wait = take(entry, cost + held, a, b, c, d)
   if wait == 0 then return ttl, remaining, reset, 0 end
-  if cost == 0 then return ttl, 0, reset, 0 end
   local short
+  if cost == 0 then
+    _, _, _, _, short = take(entry, 0, a, b, c, d)
+    return ttl, 0, reset, short
+  end
   _, ttl, _, reset, wait = take(entry, cost, a, b, c, d)
   _, _, remaining, _, short = take(entry, held, a, b, c, d)
   if wait == 0 then reset, wait = HELD_WAIT, HELD_WAIT end
