@@ -237,17 +237,29 @@ def test_functions_are_called_once_a_request_whatever_comes_of_it(world: str) ->
     def note(word: str) -> Any:
         return lambda request: called.append(word) or "all"  # type: ignore[func-returns-value]
 
+    def third(request: Request) -> str:
+        called.append("third")
+        if request.path == "/fails":
+            raise LookupError("third")
+        return "all"
+
     store = DistantStore(ManualClock())
-    guards = [Concurrency(1, by=note("slots"), name="slots"), RateLimit("9/minute", by=note("limit"), name="limit")]
-    site = Site(world, *guards, Concurrency(9, by="ip", paths=["/items"]), store=store)
-    expected = ["slots", "limit"]
+    guards = [
+        Concurrency(1, by=note("slots"), name="slots"),
+        RateLimit("9/minute", by=note("limit"), name="limit"),
+        Concurrency(9, by=third, name="third"),
+        Concurrency(9, by="ip", paths=["/items"]),
+    ]
+    site = Site(world, *guards, store=store)
+    expected = ["slots", "limit", "third"]
     assert [answer.status for answer in site.ask(Ask(), Ask())] == [429, 200]
     assert called == expected * 2
-    for plan, target, status in ((FINE, "//items", 400), (FAILS, "/items", 200), (FAILS, "//items", 400)):
-        called.clear()
+    for plan in (FINE, FAILS):
         store.plan = lambda op, plan=plan: plan  # type: ignore[misc]
-        assert [answer.status for answer in site.ask(Ask(target))] == [status]
-        assert called == expected
+        for target, status in (("/items", 200), ("//items", 400), ("/fails", 503)):
+            called.clear()
+            assert [answer.status for answer in site.ask(Ask(target))] == [status]
+            assert called == expected
 
 
 # -- who is asked by itself ---------------------------------------------------------------------------------------
