@@ -46,11 +46,6 @@ class Handlers:
         """Reserve units of a limit."""
         units = checked_units(estimate, "an estimate")
         limit = self._known.get(name) or self._meant("reserve()", name)
-        if not limit.handlers:
-            raise ConfigurationError(
-                "reserve() is for limits that only handlers charge, and requests take some of "
-                f"{limit.name!r} by themselves: give it cost=0, or make a limit of its own for that"
-            )
         return Reservation(self, limit, units)
 
     def request(self, what: str) -> CarriedRequest:
@@ -81,7 +76,8 @@ class Handlers:
 
     def hold(self, taken: Any) -> tuple[Hold, Kept | None]:
         """Return what is held until it is settled, and renewed in a store that outlives this process."""
-        return Hold(taken), None if taken is None or self._near else keep(self._store, taken, MAX_AGE / SECOND)
+        held = taken is not None and taken.demands[0].lease
+        return Hold(taken), keep(self._store, taken, MAX_AGE / SECOND) if held and not self._near else None
 
     @property
     def lease(self) -> int:

@@ -252,11 +252,12 @@ class Keyguard:
 
         If there is no room, `Refused` is raised: left alone, it is answered with a 429. The units are charged when the
         request is over: what `settle` said, else the estimate, or nothing if an exception came out, or the client left.
-        If the process dies they are free again seconds later.
+        If the process dies they are free again seconds later; but those of a limit of which requests take units, too,
+        come back with its window.
 
-        `limit` is the `name` of a `RateLimit` with `cost=0`; it need not be said if there is one alone. Raises as
-        `charge` does, and `RuntimeError` if it is used in a way that cannot work: reserved twice by one handler,
-        settled twice or too late, or by `with` in an event loop although the store has to be awaited.
+        `limit` is the `name` of a `RateLimit`, as for `charge`. Raises as `charge` does, and `RuntimeError` if it is
+        used in a way that cannot work: reserved twice by one handler, settled twice or too late, or by `with` in an
+        event loop although the store has to be awaited.
         """
         return self._for_handlers.reserve(estimate, limit)
 

@@ -171,7 +171,6 @@ WRONG: list[tuple[str, Callable[[Keyguard], Any], str]] = [
     ),
     ("elsewhere", lambda guard: guard.charge(1, "posts"), "'posts' does not apply to this request.*methods, paths"),
     ("several", lambda guard: guard.charge(1), "which limit is meant: name one of 'tokens', 'other'"),
-    ("taken by requests", lambda guard: guard.reserve(1, "requests"), "only handlers charge.*cost=0"),
     ("several too", lambda guard: guard.reserve(1), "which limit is meant"),
 ]
 
@@ -269,6 +268,30 @@ def test_without_a_word_it_costs_the_estimate_and_nothing_if_it_failed(world: st
 
     site.ask(world, handler)
     assert site.left() == 66
+
+
+@pytest.mark.parametrize("limit", ["20/minute", smooth("1000/day", burst=20)], ids=str)
+def test_a_limit_of_which_requests_take_units_can_be_reserved_too(world: str, limit: Any) -> None:
+    site = Site(RateLimit(limit, name="units"))
+
+    def handler(guard: Keyguard) -> None:
+        with guard.reserve(6) as hold:
+            assert site.left() == 13
+            hold.settle(2)
+        with pytest.raises(ZeroDivisionError), guard.reserve(4):
+            _ = 1 // 0
+        with guard.reserve(1) as hold:
+            hold.settle(3)
+
+    def greedy(guard: Keyguard) -> None:
+        with guard.reserve(19):
+            raise AssertionError("not reached")
+
+    assert site.ask(world, handler).status == 200
+    assert site.left() == 20 - 1 - 2 - 3
+    assert site.ask(world, greedy).status == 429
+    assert site.left() == 14
+    assert "'units:" in site.refusals[0].detail
 
 
 def test_more_than_was_estimated_is_charged_whatever_is_left(world: str) -> None:

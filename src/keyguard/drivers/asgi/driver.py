@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NoReturn, Protocol
 from keyguard.chain import give_up
 from keyguard.drivers import bridges
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
-from keyguard.drivers.asgi.driving import asked, noting, start_settling
+from keyguard.drivers.asgi.driving import answer_refused, asked, noting, start_settling
 from keyguard.drivers.asgi.exchange import Exchange
 from keyguard.drivers.asgi.handshake import Handshake
 from keyguard.drivers.asgi.messages import ASGIApp as ASGIApp
@@ -27,6 +27,7 @@ from keyguard.guard import Ask
 from keyguard.ops import close_in_loop, traits_of
 from keyguard.process import fork
 from keyguard.process.event_loops import in_thread, in_trio
+from keyguard.refused import Refused
 from keyguard.request import SHARED_ASGI, SHARED_WSGI, Deferred, SharedState
 from keyguard.request.current import enter, leave
 from keyguard.response import Response
@@ -122,9 +123,11 @@ class ASGIDriver:
             token = enter(request)
         try:
             await app(scope, receive, send if telling is None else telling.send)
-        except Exception:
+        except Exception as error:
             if telling is None or telling.failure is None:
-                raise
+                if telling is None or telling.marks is None or not isinstance(error, Refused):
+                    raise
+                await answer_refused(error, scope, telling.send)
         finally:
             if token is not None:
                 leave(token)

@@ -124,15 +124,15 @@ def noting(app: ASGIApp, request: CarriedRequest) -> ASGIApp:
 
 
 async def _noted(app: ASGIApp, request: CarriedRequest, scope: Scope, receive: Receive, send: Send) -> None:
-    sending = _Sending(send) if request.settings.handlers else None
+    sending = _Sending(send)
     token = enter(request)
     request.over = False
     try:
-        await app(scope, receive, send if sending is None else sending.send)
+        await app(scope, receive, sending.send)
     except Refused as refused:  # no framework has made an answer of it
-        if sending is None or sending.begun:
+        if sending.begun:
             raise
-        await _answer(refused, scope, send)
+        await answer_refused(refused, scope, send)
     finally:
         leave(token)
         request.over = True
@@ -156,7 +156,7 @@ class _Sending:
 mark_coroutine_function(_Sending.send)
 
 
-async def _answer(refused: Refused, scope: Scope, send: Send) -> None:
+async def answer_refused(refused: Refused, scope: Scope, send: Send) -> None:
     """Answer as the app would have done."""
     kind = "http.response"
     if scope["type"] == "websocket":

@@ -32,7 +32,7 @@ def noted(app: WSGIApp, request: CarriedRequest, environ: Environ, start_respons
     try:
         body = app(environ, start_response)
     except Refused as refused:  # no framework has made an answer of it
-        body = [_answered(refused, request, start_response)]
+        body = [answer_refused(refused, request, start_response)]
     finally:
         leave_here(token)
         request.over = body.__class__ in MADE
@@ -49,7 +49,7 @@ def noted_body(body: Iterable[bytes], request: CarriedRequest, start_response: S
     return noting(body, request, start_response)
 
 
-def _answered(refused: Refused, request: CarriedRequest, start_response: StartResponse) -> bytes:
+def answer_refused(refused: Refused, request: CarriedRequest, start_response: StartResponse) -> bytes:
     """Answer as the app would have done, and return the body. Raises the error again if the head has gone."""
     answer = refused.answer
     body = sized_body(answer, request.method)
@@ -80,7 +80,7 @@ class NotedBody:
                     return next(self.iterator)
                 except Refused as refused:  # as its head may come with its first part
                     self.iterator = iter(())
-                    return _answered(refused, self.request, self.start_response)
+                    return answer_refused(refused, self.request, self.start_response)
             return next(self.iterator)
         finally:
             leave_here(token)

@@ -25,9 +25,10 @@ from keyguard.drivers.wsgi.driving import (
     with_ours,
 )
 from keyguard.drivers.wsgi.exchange import Exchange
-from keyguard.drivers.wsgi.noting import MADE, noted, noted_body
+from keyguard.drivers.wsgi.noting import MADE, answer_refused, noted, noted_body
 from keyguard.drivers.wsgi.request import WSGIRequest
 from keyguard.errors import NoResponse
+from keyguard.refused import Refused
 from keyguard.request.current import enter, leave_here
 from keyguard.response import Headers
 
@@ -66,6 +67,8 @@ class Telling:
                 token, request.asked_for = enter(request), False
                 try:
                     iterable = body = app(request.scope, self.start_response)
+                except Refused as refused:  # no framework has made an answer of it
+                    iterable = body = [answer_refused(refused, request, self.start_response)]
                 finally:
                     leave_here(token)
                 if body.__class__ not in MADE and (request.asked_for or not self._sized()):

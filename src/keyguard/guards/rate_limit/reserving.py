@@ -27,11 +27,13 @@ async def reserve_units(
 ) -> Taken | Response | None:
     """Hold units of limits. Return what is held, a refusal, or `None` if nothing is since the store is out of order.
 
+    Of limits whose requests do not look at what is held, the units are taken: too many are given back in the end.
+
     A refusal here is not that of the request yet: its handler may have something else to serve.
     """
     demands = RuleDemands(
         _terms_of(tuple([rule for rule, _ in counters])),
-        [Demand(none.name, none.key, none.limit, units, lease) for _, none in counters],
+        [Demand(none.name, none.key, none.limit, units, lease if rule.holds else 0) for rule, none in counters],
     )
     state = request.state
     before = state.refusal, state.decided

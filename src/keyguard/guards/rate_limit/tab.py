@@ -125,6 +125,7 @@ class Tab:
         if not units and not over:
             return None
         refused = self._request.state.refusal is not None
+        apart: list[Settle] = []
         demands: list[Demand] = []
         takings: list[Taking] = []
         costs: list[int] = []
@@ -132,6 +133,10 @@ class Tab:
             if hold.taken is not None:
                 cost = 0 if refused else hold.cost or 0
                 taken = hold.taken
+                if not taken.demands[0].lease:  # the units were taken, and what is too much is given back
+                    if cost != taken.demands[0].cost:
+                        apart.append(Settle(taken, (cost,) * len(taken.demands)))
+                    continue
                 told = zip(taken.demands, taken.takings, taken.moments or repeat(taken.at), strict=False)
                 for demand, taking, at in told:
                     # What was charged to the same counter is charged with it.
@@ -144,19 +149,28 @@ class Tab:
                 demands.append(demand)
                 takings.append(_NOTHING)
                 costs.append(cost)
-        if not demands:
+        if len(over) > 1 and demands:
+            return _book_apart(demands, takings, costs, apart)
+        if demands:  # as if all of it had been taken at the beginning of time
+            apart.append(Settle(Taken(demands, takings, 0, False), costs))
+        if not apart:
             return None
-        if len(over) > 1:
-            return _book_apart(demands, takings, costs)
-        # As if all of it had been taken at the beginning of time.
-        return book(Settle(Taken(demands, takings, 0, False), costs))
+        return book(apart[0]) if len(apart) == 1 else _book_each(apart)
 
 
 _NOTHING: Taking = (None, 0, 0, 0, 0)
 
 
-async def _book_apart(demands: Sequence[Demand], takings: Sequence[Taking], costs: Sequence[int]) -> None:
-    """Book by one operation, and by further ones what concerns the same counters."""
+async def _book_each(settled: Sequence[Settle]) -> None:
+    for one in settled:
+        await book(one)
+
+
+async def _book_apart(
+    demands: Sequence[Demand], takings: Sequence[Taking], costs: Sequence[int], apart: Sequence[Settle]
+) -> None:
+    """Book by one operation, and by further ones what concerns the same counters; and book what stands apart."""
+    await _book_each(apart)
     left = [*zip(demands, takings, costs, strict=True)]
     while left:
         once: dict[str, tuple[Demand, Taking, int]] = {}
