@@ -160,9 +160,7 @@ def _take_beside_holds(
     held = [0 if holds is None else holds.units for holds in standing]
     takings = []
     for demand, state, units, holds in zip(demands, old, held, standing):  # noqa: B905 - the holds come after the states
-        if holds is None:
-            takings.append(demand.limit.take(state, now, demand.cost))  # a ban refuses who asks for no units, too
-        elif holds.full and demand.lease and demand.cost:
+        if holds is not None and holds.full and demand.lease and demand.cost:
             takings.append(NO_ROOM)
         else:
             takings.append(ask(demand.limit, state, now, demand.cost, units))
@@ -170,8 +168,7 @@ def _take_beside_holds(
     changes: list[Change] = []
     for place, (demand, state, holds) in enumerate(zip(demands, old, standing)):  # noqa: B905 - as above
         if refused and not takings[place][4]:  # it would have admitted, and tells what is left
-            none = demand.limit.take(state, now, 0) if holds is None else ask(demand.limit, state, now, 0, held[place])
-            takings[place] = none
+            takings[place] = ask(demand.limit, state, now, 0, held[place])
         ttl = takings[place][1]
         charged = 0 if refused or demand.lease else demand.cost
         if charged or state is not None:  # a state may have to be moved, since time was set back
