@@ -57,14 +57,17 @@ def ask_together(first: Ask, beside: Sequence[Decide], spread: bool, request: Ca
     asks: list[Ask | None] = [first]
     op, then = first.op, None
     for decide in beside:
-        answer = _answer_of(decide, request)
+        try:
+            answer = decide(request)
+        except Exception:
+            break  # it is asked again in its turn, and fails then
         if answer is None:
             asks.append(None)
         elif isinstance(answer, Ask) and (joined := _joined(op, answer.op, spread)) is not None:
             op = joined
             asks.append(answer)
         else:
-            then = answer if isinstance(answer, partial) else partial(_say, answer)
+            then = partial(_say, answer)
             break
     return Together(op, asks, then)
 
@@ -90,14 +93,6 @@ def neighbours(guards: Sequence[Any], decides: Sequence[Decide], store: Store | 
             end += 1
         found.append(tuple(decides[place + 1 : end]))
     return found
-
-
-def _answer_of(decide: Decide, request: CarriedRequest) -> Any:
-    """Return the answer of a guard. If it fails, what raises its error when it is its turn, if it ever is."""
-    try:
-        return decide(request)
-    except Exception as error:
-        return partial(_fail, [error])  # nothing that holds it stands in a frame that it holds
 
 
 def _joined(one: Any, other: Any, spread: bool) -> Take | None:
@@ -139,10 +134,6 @@ def _passes(request: CarriedRequest) -> None:
 
 def _say(answer: Any, request: CarriedRequest) -> Any:
     return answer
-
-
-def _fail(errors: list[Exception], request: CarriedRequest) -> Any:
-    raise errors.pop()
 
 
 def _go_on_without(ask: Ask, error: StoreError, forward: Forward, request: Any) -> Awaitable[Response]:
