@@ -333,7 +333,7 @@ def test_the_short_and_the_long_way_answer_alike(name: str, world: str, monkeypa
     long_store.execute([Put(key, value) for key, value in short_store.scan("")])
     site = asgi_site if world == "asgi" else wsgi_site
     apps = [getattr(stack, world)(site) for stack in (short, long)]
-    for seed in range(400):
+    for seed in range(200):
         random = Random(f"{name} {seed}")
         ask = random_ask(random, keys)
         answers = [outcome(world, app, ask) for app in apps]
@@ -359,7 +359,7 @@ def test_both_ways_ask_a_store_that_must_be_awaited_the_same_and_answer_alike(
     issued = [issue("acme", plan="free", scopes=["read"]), issue("else", plan="pro")]
     stores[1].execute([Put(key, value) for key, value in stores[0].scan("")])
     apps = [getattr(stack, world)(asgi_site if world == "asgi" else wsgi_site) for stack in both]
-    for seed in range(250):
+    for seed in range(120):
         random = Random(f"{name} {seed}")
         ask = random_ask(random, [each.key.reveal() for each in issued])
         outcomes = [FINE, FINE, FINE, random.choice([FINE, LATE, BUSY, FAILS, STUMBLES])]
@@ -587,7 +587,7 @@ def test_the_quick_reading_of_credentials_is_that_of_the_full_one(
         "",
         " kg_a",
     ]
-    for _ in range(1500):
+    for _ in range(700):
         values = [random.choice([*usual, "".join(random.choices(pieces, k=random.randint(1, 5)))]) for _ in range(3)]
         fields = tuple((random.choice(names), value) for value in values[: random.randint(0, 3)])
         WORLDS[world][0](app, Ask(random.choice(["/", "/?key=kg_a", "/?key=kg_b&key=kg_a"]), fields), lint=False)

@@ -49,11 +49,11 @@ def proxied(request: pytest.FixtureRequest, valkey: RedisServer, postgres: Postg
     name = request.node.name.replace("[", "_").replace("]", "").replace("-", "_").replace(" ", "_")[-50:]
     if request.param == "redis":
         with Proxy(valkey.port) as proxy:
-            yield f"redis://127.0.0.1:{proxy.port}?namespace={name}", proxy
+            yield f"redis://127.0.0.1:{proxy.port}?namespace={name}&timeout=0.5", proxy
     else:
         with Proxy(postgres.port) as proxy:
             url = postgres.url.replace(f":{postgres.port}/", f":{proxy.port}/")
-            yield f"{url}{'&' if '?' in url else '?'}schema={name.lower()}", proxy
+            yield f"{url}{'&' if '?' in url else '?'}schema={name.lower()}&timeout=0.5", proxy
 
 
 @pytest.mark.slow
@@ -123,7 +123,8 @@ def test_a_reservation_whose_reply_is_lost_holds_nothing(mode: str, proxied: tup
         return [b""]
 
     try:
-        assert ask_wsgi(guard.wsgi(wsgi), Ask(), lint=False).status == 200
+        # Or the store is taken to be busy: the process itself may be late, on a machine that is.
+        assert ask_wsgi(guard.wsgi(wsgi), Ask(), lint=False).status in (200, 503)
         wait_until(lambda: spent(store, TOKENS) == 0, "what was held to be called off")
     finally:
         proxy.mode = ""
