@@ -37,16 +37,20 @@ class Handlers:
         """Charge units to a limit."""
         units = checked_units(cost, "a charge")
         limit = self._known.get(name) or self._meant("charge()", name)
-        if not self._takes_back:
-            raise ConfigurationError(f"{self._store!r} charges nothing in the end: handlers can charge nothing there")
+        self._check_store("charge")
         tab = tab_of(self.request("charge()"))
-        tab.charge(tab.counters(limit.name) or self._refuse("charge()", limit), units)
+        tab.charge(tab.counters(limit.number) or self._refuse("charge()", limit), units)
 
     def reserve(self, estimate: int, name: str | None) -> Reservation:
         """Reserve units of a limit."""
         units = checked_units(estimate, "an estimate")
         limit = self._known.get(name) or self._meant("reserve()", name)
+        self._check_store("reserve")
         return Reservation(self, limit, units)
+
+    def _check_store(self, verb: str) -> None:
+        if not self._takes_back:
+            raise ConfigurationError(f"{self._store!r} settles nothing in the end: handlers can {verb} nothing there")
 
     def request(self, what: str) -> CarriedRequest:
         """Return the request that the calling handler works for."""
@@ -66,7 +70,7 @@ class Handlers:
 
     def counters(self, limit: RateLimit, tab: Tab) -> Sequence[Counter]:
         """Return the counters of the request's caller, for a reservation."""
-        return tab.counters(limit.name) or self._refuse("reserve()", limit)
+        return tab.counters(limit.number) or self._refuse("reserve()", limit)
 
     def _refuse(self, what: str, limit: RateLimit) -> NoReturn:
         raise ConfigurationError(

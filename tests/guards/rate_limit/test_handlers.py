@@ -7,6 +7,7 @@ import json
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,6 +227,54 @@ def test_after_the_end_it_is_told_that_it_is_too_late(world: str) -> None:
         with pytest.raises(OutsideRequest, match="after the end of its request"):
             kept[0].run(work, 1)
     assert site.left() == 100
+
+
+def test_after_the_end_it_is_too_late_too_in_a_stack_that_expects_no_handlers(world: str) -> None:
+    import contextvars
+
+    site = Site(RateLimit("100/minute", by="ip", name="units"))
+    kept: list[contextvars.Context] = []
+    site.ask(world, lambda guard: kept.append(contextvars.copy_context()))
+    for work in (site.guard.charge, lambda cost: site.guard.reserve(cost).__enter__()):
+        with pytest.raises(OutsideRequest, match="after the end of its request"):
+            kept[0].run(work, 1)
+    assert site.left() == 99
+
+
+@pytest.mark.parametrize("outer", ["5/minute", "100/minute", "the same guard"])
+def test_a_limit_of_another_stack_with_the_same_name_is_another_limit(world: str, outer: str) -> None:
+    limit = RateLimit("100/minute", by="ip", name="units")
+    site = Site(limit)
+    around = Site(limit if outer == "the same guard" else RateLimit(outer, by="ip", name="units"))
+    before = around.left()
+
+    def handler(guard: Keyguard) -> None:
+        guard.charge(10)
+        with guard.reserve(30) as hold:
+            hold.settle(20)
+
+    inner = site.guard
+    both = SimpleNamespace(charge=inner.charge, reserve=inner.reserve)
+    setattr(both, world, lambda app: getattr(around.guard, world)(getattr(inner, world)(app)))
+    site.guard = both  # type: ignore[assignment]
+    assert site.ask(world, handler).status == 200
+    assert (site.left(), around.left()) == (69, before - 1)
+
+
+def test_a_store_that_settles_nothing_says_so_at_the_call(world: str) -> None:
+    from limits.storage import MemoryStorage
+
+    from keyguard.stores.limits import LimitsStore
+
+    site = Site()
+    site.guard = Keyguard(RateLimit("100/minute", by="ip", name="units"), store=LimitsStore(MemoryStorage()))
+
+    def handler(guard: Keyguard) -> None:
+        for work in (guard.charge, guard.reserve):
+            with pytest.raises(ConfigurationError, match="settles nothing in the end"):
+                work(5)
+
+    assert site.ask(world, handler).status == 200
 
 
 def test_a_stack_without_such_limits_says_so(world: str) -> None:

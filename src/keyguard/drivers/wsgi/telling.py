@@ -71,7 +71,9 @@ class Telling:
                     iterable = body = [answer_refused(refused, request, self.start_response)]
                 finally:
                     leave_here(token)
+                    request.over = True  # unless parts of its body are still to be made
                 if body.__class__ not in MADE and (request.asked_for or not self._sized()):
+                    request.over = False
                     iterable = body = noted_body(body, request, self.start_response)
             else:
                 iterable = body = app(request.scope, self.start_response)

@@ -12,6 +12,7 @@ refuses, what was taken here is given back.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -38,6 +39,7 @@ Rates: TypeAlias = "str | Limit | RateLimitItem"
 Profile: TypeAlias = Literal["draft-11", "x-ratelimit", "github"]
 Tell: TypeAlias = Literal["all", "binding"]
 
+_numbers = itertools.count(1)
 _TOLD = 100  # plans that the log has been told of
 
 log = logging.getLogger("keyguard")
@@ -141,7 +143,10 @@ class RateLimit(Limiting):
         """Whether it was given a name."""
         self.name, self.counter = names_of(self, name, plans=plans is not None)
         binding = settings.tells_binding(tell)
+        self.number = next(_numbers)
+        """Tells it from others of its name, in other stacks."""
         self._naming = settings.Naming(
+            self.number,
             self.name,
             self.counter,
             self.profiles,

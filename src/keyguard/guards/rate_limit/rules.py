@@ -28,6 +28,8 @@ SINGLE = frozenset({"x-ratelimit", "github"})
 class Naming(NamedTuple):
     """All that the rules of one guard have in common."""
 
+    number: int
+    """Tells guards apart that have one name, in several stacks."""
     name: str
     """The public name."""
     counter: str
@@ -57,6 +59,7 @@ class Rule:
         "limit",
         "member",
         "name",
+        "number",
         "policy",
         "prefix",
         "profiles",
@@ -66,6 +69,8 @@ class Rule:
 
     def __init__(self, guard: Naming, limit: Limit) -> None:
         self.guard = guard.name
+        self.number = guard.number
+        """Of its guard."""
         self.limit = limit
         self.if_store_fails = guard.if_store_fails
         self.profiles = guard.profiles

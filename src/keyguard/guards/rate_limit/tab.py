@@ -53,7 +53,7 @@ class Tab:
         self.number = next(_numbers)
         """Of the requests of this process that handlers charge."""
         self._request = request
-        self._counters: dict[str, Sequence[Counter]] = {}
+        self._counters: dict[int, Sequence[Counter]] = {}
         self._units: dict[str, tuple[Demand, int]] = {}
         """By counter: a demand of none, and how many are charged."""
         self._holds: list[Hold] = []
@@ -61,11 +61,11 @@ class Tab:
         """Whether it is known when it will be settled."""
         self._watched = False
 
-    def counters(self, name: str) -> Sequence[Counter]:
-        """Return the counters of the caller on the limits of this name that have let the request pass."""
-        found = self._counters.get(name)
+    def counters(self, number: int) -> Sequence[Counter]:
+        """Return the counters of the caller on the limits of the guard of this number, if it let the request pass."""
+        found = self._counters.get(number)
         if found is None:
-            found = self._counters[name] = _counters_of(name, self._request)
+            found = self._counters[number] = _counters_of(number, self._request)
         return found
 
     def charge(self, counters: Sequence[Counter], cost: int) -> None:
@@ -183,15 +183,16 @@ async def _book_apart(
         left = again
 
 
-def _counters_of(name: str, request: CarriedRequest) -> list[Counter]:
-    found = []
+def _counters_of(number: int, request: CarriedRequest) -> list[Counter]:
+    # By their keys: two stacks may have one guard, each of which has decided then.
+    found: dict[str, Counter] = {}
     for decided in request.state.decided:
         taken = decided if isinstance(decided, Taken) else decided.taken
         demands = taken.demands
         if isinstance(demands, RuleDemands):
             for rule, demand in zip(demands.rules, demands, strict=True):
-                if rule.guard == name:
+                if rule.number == number:
                     if demand.cost:
                         demand = Demand(demand.name, demand.key, demand.limit, 0, holds=demand.holds)
-                    found.append((rule, demand))
-    return found
+                    found[demand.key] = rule, demand
+    return [*found.values()]
