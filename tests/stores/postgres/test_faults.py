@@ -351,6 +351,8 @@ def test_tables_are_made_on_demand_only(server: Postgres) -> None:
     store = PostgresStore(server.url, timeout=1)
     with pytest.raises(StoreError, match="keyguard store init"):
         store.execute([Take([])])
+    with pytest.raises(StoreError, match="keyguard store init"):
+        store.scan("stack|")  # as commands do, by which an operator may begin
     assert store.migrate() == (0, 1)
     assert store.migrate() == (1, 1)
     store.execute([Take([])])

@@ -225,6 +225,8 @@ class PostgresStore:
         try:
             with self._connection() as connection:
                 rows = connection.execute(self._sql.dump, {"start": start, "length": len(start)}).fetchall()
+        except psycopg.errors.UndefinedTable as error:
+            raise StoreError(self._missing) from error
         except psycopg.Error as error:
             raise StoreError(f"PostgreSQL: {words_of(error)}") from error
         found = []
