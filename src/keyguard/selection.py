@@ -182,13 +182,13 @@ def _checked_methods(methods: Any) -> frozenset[str] | None:
         return None
     if not isinstance(methods, Iterable):
         raise ConfigurationError(f"methods are a list of names, such as ['POST'], not {methods!r}")
-    names = frozenset([methods] if isinstance(methods, str) else methods)
+    names = [methods] if isinstance(methods, str) else [*methods]
     for name in names:
-        if name not in METHODS:
+        if not isinstance(name, str) or name not in METHODS:
             raise ConfigurationError(f"{name!r} is no HTTP method; they are written in capitals, such as 'POST'")
     if not names:
         raise ConfigurationError("methods is empty: the limit would apply to nothing")
-    return names
+    return frozenset(names)
 
 
 def _uncounted(methods: frozenset[str] | None) -> frozenset[str]:

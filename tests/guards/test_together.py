@@ -13,9 +13,21 @@ from typing import Any
 
 import pytest
 
-from keyguard import APIKeys, Ban, Concurrency, Keyguard, RateLimit, Request, RequestState, Response, path, quota
+from keyguard import (
+    APIKeys,
+    Ban,
+    Concurrency,
+    Keyguard,
+    Overload,
+    RateLimit,
+    Request,
+    RequestState,
+    Response,
+    path,
+    quota,
+)
 from keyguard.guard import counting
-from keyguard.ops import SETTLED, Demand, Put, Take, is_counter
+from keyguard.ops import SETTLED, Demand, Op, Put, Take, is_counter
 from keyguard.ops.holds import Holds
 from keyguard.rates import window
 from keyguard.stores.leased import Leased
@@ -232,6 +244,63 @@ def test_they_answer_as_one_after_the_other(name: str, world: str, monkeypatch: 
     assert sites[0].stack.health.degraded
     assert statuses >= {200, 429, 503}
     assert trips[0] < trips[1]
+
+
+def any_stack(random: Random) -> list[Any]:
+    """Guards of all kinds in any order, each with any way to go on without the store."""
+    modes: list[Any] = ["local", "allow", "refuse"]
+    bans: list[Any] = modes[1:]
+    guards: list[Callable[[], Any]] = [
+        lambda: Ban(after="4/minute", of=(403, 404, 429), for_=9, growing=True, if_store_fails=random.choice(bans)),
+        lambda: Ban(after="3/minute", of=429, by=tenant, for_=20, name="b", if_store_fails=random.choice(bans)),
+        lambda: Concurrency(2, headers=random.choice(HEADERS), if_store_fails=random.choice(modes)),
+        lambda: Concurrency(1, by=tenant, name="c", if_store_fails=random.choice(modes)),
+        lambda: RateLimit("8/minute", settle=lambda outcome: 2 if outcome.status == 404 else 1),
+        lambda: RateLimit("5/second; 30/hour", by=tenant, cost=cost, name="d", if_store_fails=random.choice(modes)),
+        lambda: RateLimit(quota("20/day"), name="e", refund_on=404, if_store_fails=random.choice(modes)),
+        lambda: RateLimit("5/minute", name="f", count="failures", if_store_fails=random.choice(modes)),
+        lambda: Overload(min_in_flight=1, max_in_flight=random.choice([2, 3]), random=lambda: 0.0),
+        lambda: gate,
+    ]
+    random.shuffle(guards)
+    return [make() for make in guards[: random.randint(4, 8)]]
+
+
+HEADERS: list[Any] = ["draft-11", None]
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_they_do_so_in_any_order_beside_other_guards_and_if_a_store_fails_to_take(
+    number: int, world: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    stores = [DistantStore(clock), DistantStore(clock)]
+    guards = [any_stack(Random(number)) for _ in stores]
+    together = Site(world, *guards[0], store=stores[0], clock=clock)
+    monkeypatch.setattr("keyguard.chain.neighbours", lambda guards, *_: [()] * len(guards))
+    sites = [together, Site(world, *guards[1], store=stores[1], clock=clock)]
+    for seed in range(30):  # within less than a minute: what has expired is cleared away now or later
+        random = Random(f"{number} {seed}")
+        asks = [random_ask(random, ["kg_other"]) for _ in range(random.choice([1, 1, 2, 4]))]
+        outcome = random.choice([FINE] * 9 + [BUSY, FAILS, STUMBLES])
+        # If only settling fails, more is charged one after the other: what is refused further in was taken by then.
+        failing = random.choice([Op, Take])
+        found = []
+        for store, site, own in zip(stores, sites, guards, strict=True):
+            monkeypatch.setattr("keyguard.drivers.interpreter.monotonic", store.monotonic)
+            store.plan = lambda op, outcome=outcome, failing=failing: (  # type: ignore[misc]
+                outcome if isinstance(op, failing) else FINE
+            )
+            answers = [(each.status, sorted(each.headers), each.body) for each in site.ask(*asks)]
+            overload = [
+                (stats.in_flight, stats.shed)
+                for guard in own
+                if isinstance(guard, Overload) and (stats := guard.stats())
+            ]
+            found.append((answers, site.told, counted(store, clock()), overload, site.stack.health.degraded))
+        assert found[0] == found[1], (guards[0], seed, asks, outcome, failing)
+        assert not any(in_flight for in_flight, _ in found[0][3])
+        clock.advance(random.choice([0, 0, 0, 0.3, 2]))
 
 
 def test_functions_are_called_once_a_request_whatever_comes_of_it(world: str) -> None:

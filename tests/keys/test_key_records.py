@@ -491,3 +491,9 @@ def test_the_command_migrates_them(
 def test_the_frozen_records_are_those_that_were_frozen() -> None:
     assert len(old_records.RECORDS) == 7
     assert all(read_head(record).layout == 1 for record in old_records.RECORDS.values())
+
+
+@pytest.mark.parametrize("scope", [["admin"], 3, "two words"])
+def test_what_is_no_scope_is_told_of(scope: Any) -> None:
+    with pytest.raises(ValueError, match="a scope is printable ASCII without blanks, quotes and backslashes, not"):
+        KeyRegistry(MemoryStore()).issue("acme", scopes=[scope])

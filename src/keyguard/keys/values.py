@@ -28,11 +28,11 @@ def checked_scopes(scopes: Iterable[str]) -> frozenset[str]:
     """Return a set of scopes. Raise `ValueError` for other things than scope tokens."""
     if isinstance(scopes, str):
         raise ValueError(f"scopes are a list, such as [{scopes!r}], not one text")
-    names = frozenset(scopes)
+    names = list(scopes)
     for name in names:
         if not isinstance(name, str) or not _SCOPE.fullmatch(name):
             raise ValueError(f"a scope is printable ASCII without blanks, quotes and backslashes, not {name!r:.80}")
-    return names
+    return frozenset(names)
 
 
 def checked_networks(networks: Iterable[str]) -> tuple[str, ...]:

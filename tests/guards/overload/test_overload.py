@@ -180,10 +180,13 @@ def test_classes_by_plan_need_keys_outside() -> None:
         Keyguard(Overload(criticality=plan_of), APIKeys())
 
 
-def test_a_class_that_does_not_exist_shows_at_the_first_request_not_under_load(world: str) -> None:
-    wrong: Any = lambda request: "urgent"  # noqa: E731
-    guard = Keyguard(Overload(criticality=wrong))
+@pytest.mark.parametrize("returned", ["urgent", 1, ["critical"]])
+def test_a_class_that_does_not_exist_shows_at_the_first_request_not_under_load(
+    world: str, returned: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = Keyguard(Overload(criticality=lambda request: returned))
     answer = asked(world, guard)
+    assert f"criticality returned {returned!r}, which is not one of" in caplog.text
     assert (answer.status, json.loads(answer.body)["cause"]) == (503, "fault")
     assert guard.overload.stats().in_flight == 0
 

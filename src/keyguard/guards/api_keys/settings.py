@@ -20,7 +20,7 @@ def listed(word: str, texts: Any) -> list[Any]:
 def checked_scopes(scopes: Any) -> frozenset[str]:
     if isinstance(scopes, str):
         scopes = scopes.split()
-    names = frozenset(scopes)
+    names = list(scopes)
     for name in names:
         if (
             not isinstance(name, str)
@@ -30,7 +30,7 @@ def checked_scopes(scopes: Any) -> frozenset[str]:
             or set(name) & set(' "\\')
         ):
             raise ConfigurationError(f"a scope is printable ASCII text without blanks or quotes, not {name!r}")
-    return names
+    return frozenset(names)
 
 
 def switch(word: str, value: Any) -> bool:

@@ -30,7 +30,7 @@ class Classes:
 
     def __init__(self, given: Criticalities) -> None:
         """Raises `ConfigurationError` for a class that does not exist, and for what is not a pattern of paths."""
-        self.function: Callable[[Request], str | None] | None = None
+        self.function: Callable[[Request], object] | None = None
         self.usual: str = USUAL
         self._paths: list[tuple[OnPaths, str]] = []
         if isinstance(given, Mapping):
@@ -51,7 +51,7 @@ class Classes:
             name = self.function(request)
             if name is None:
                 return self.usual
-            if name not in SHARES:
+            if not isinstance(name, str) or name not in SHARES:
                 raise GuardError(f"criticality returned {name!r:.80}, which is not one of {_NAMES}")
             return name
         for paths, name in self._paths:
