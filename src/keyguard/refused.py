@@ -65,6 +65,8 @@ def _class_of(*loaded: bool) -> type[Refused]:
 
 
 async def _answer_in_starlette(request: Any, error: Refused) -> Any:
+    if request.scope["type"] == "websocket":  # it may be open already: drivers know, and Starlette lets it pass
+        raise error
     from starlette.responses import Response as StarletteResponse
 
     answer = error.answer

@@ -250,8 +250,9 @@ class Keyguard:
                 answer = await model.ask(...)
                 hold.settle(answer.tokens)
 
-        If there is no room, `Refused` is raised: left alone, it is answered with a 429. The units are charged when the
-        request is over: what `settle` said, else the estimate, or nothing if an exception came out, or the client left.
+        If there is no room, `Refused` is raised: left alone, it is answered with a 429, and a websocket that is open is
+        closed with the code 1013, try again later. The units are charged when the request is over: what `settle` said,
+        else the estimate, or nothing if an exception came out, or the client left.
         If the process dies they are free again seconds later; but those of a limit of which requests take units, too,
         come back with its window.
 

@@ -223,6 +223,50 @@ def test_a_websocket_of_fastapi() -> None:
     assert left(store, LIMIT) == 50
 
 
+@pytest.mark.parametrize("framework", [True, False])
+@pytest.mark.parametrize(
+    ("accepts", "extensions", "told"),
+    [
+        (True, {"websocket.http.response": {}}, {"websocket.accept": None, "websocket.close": 1013}),
+        (False, {}, {"websocket.close": 1013}),
+        (False, {"websocket.http.response": {}}, {"websocket.http.response.start": 429}),
+    ],
+)
+def test_a_websocket_whose_handler_lets_a_refusal_pass_is_closed_for_now(
+    framework: bool, accepts: bool, extensions: Any, told: dict[str, int | None]
+) -> None:
+    store = MemoryStore()
+    guard = stack(store)
+    sent: list[Any] = []
+
+    async def raw(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if accepts:
+            await send({"type": "websocket.accept"})
+        await awork(guard, 90)
+        await awork(guard, 90)
+
+    async def chat(socket: WebSocket) -> None:
+        if accepts:
+            await socket.accept()
+        await awork(guard, 90)
+        await awork(guard, 90)
+
+    app = FastAPI()
+    app.websocket("/ws")(chat)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {**Ask("/ws").scope(), "type": "websocket", "subprotocols": [], "extensions": extensions}
+    asyncio.run(guard.asgi(app if framework else raw)(scope, receive, send))
+    heads = {one["type"]: one.get("code", one.get("status")) for one in sent if not one["type"].endswith("body")}
+    assert heads == told
+
+
 # -- Flask ------------------------------------------------------------------------------------------------------------
 
 

@@ -130,25 +130,35 @@ async def _noted(app: ASGIApp, request: CarriedRequest, scope: Scope, receive: R
     try:
         await app(scope, receive, sending.send)
     except Refused as refused:  # no framework has made an answer of it
-        if sending.begun:
+        if sending.last in _OPEN:  # there is no status any more
+            await send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
+        elif sending.last:
             raise
-        await answer_refused(refused, scope, send)
+        else:
+            await answer_refused(refused, scope, send)
     finally:
         leave(token)
         request.over = True
 
 
-class _Sending:
-    """The `send` of an app whose handlers may reserve units: it notes whether the app has begun to answer."""
+TRY_AGAIN_LATER = 1013
+"""The code with which a websocket is closed that a limit refuses."""
+_OPEN = frozenset({"websocket.accept", "websocket.send"})
+"""The messages after which a websocket is open."""
 
-    __slots__ = ("begun", "send_on")
+
+class _Sending:
+    """The `send` of an app whose handlers may reserve units: it notes how far the app has come with its answer."""
+
+    __slots__ = ("last", "send_on")
 
     def __init__(self, send: Send) -> None:
-        self.begun = False
+        self.last = ""
+        """The type of the last message that the app has sent."""
         self.send_on = send
 
     def send(self, message: Message) -> Awaitable[None]:
-        self.begun = True
+        self.last = message["type"]
         return self.send_on(message)
 
 
@@ -162,7 +172,7 @@ async def answer_refused(refused: Refused, scope: Scope, send: Send) -> None:
     if scope["type"] == "websocket":
         kind = "websocket.http.response"
         if kind not in (scope.get("extensions") or {}):
-            await send({"type": "websocket.close", "code": 1013})  # try again later
+            await send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
             return
     answer = refused.answer
     body = sized_body(answer, scope.get("method", "GET"))
