@@ -159,6 +159,21 @@ def rfc3339(second: int) -> str:
     return f"{_date(second // 86400)}T{two[second // 3600 % 24]}:{two[second // 60 % 60]}:{two[second % 60]}Z"
 
 
+def in_words(seconds: int) -> str:
+    """Return a duration as people say it, such as `90 seconds` or `24 days 11 hours`, rounded up from an hour on."""
+    if seconds < 120:
+        return _counted(seconds, "second")
+    (large, unit), (small, part) = next(pair for pair in _PAIRS if seconds >= pair[0][0])
+    wholes, rest = divmod(-(-seconds // small) * small, large)
+    return f"{_counted(wholes, unit)} {_counted(rest // small, part)}" if rest else _counted(wholes, unit)
+
+
+def _counted(count: int, unit: str) -> str:
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+
+
+_PAIRS = (((86400, "day"), (3600, "hour")), ((3600, "hour"), (60, "minute")), ((60, "minute"), (1, "second")))
+
 _TWO_DIGITS = [f"{number:02}" for number in range(60)]
 
 

@@ -15,6 +15,7 @@ from keyguard import APIKeys, Cause, Identity, Keyguard, RateLimit, Refusal, Req
 from keyguard.problem import problem_details
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
+from keyguard.units import in_words
 from tests.support.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 WORLDS: dict[str, tuple[Callable[..., Answer], Any]] = {"asgi": (ask_asgi, asgi_app), "wsgi": (ask_wsgi, wsgi_app)}
@@ -112,8 +113,7 @@ def test_limits_say_what_plain_code_says(world: str, waits: list[int], name: str
     ends = begun + timedelta(seconds=max(waits))
     left = -(-(ends - clock.now) // timedelta(seconds=1))
     moment = ends if not ends.microsecond else ends.replace(microsecond=0) + timedelta(seconds=1)
-    span = "1 second" if left == 1 else f"{left} seconds"
-    detail = f"{verb.format(used)} It works again in {span}, at {moment:%Y-%m-%dT%H:%M:%SZ}."
+    detail = f"{verb.format(used)} It works again in {in_words(left)}, at {moment:%Y-%m-%dT%H:%M:%SZ}."
     expected = Refusal(
         Cause.USAGE, 429, detail, "limit-reached", refusal.request_id, left, moment, tuple(names), client="198.51.100.1"
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from keyguard import Cause, ConfigurationError, KeyRegistry, Request, Response, ResponseCache, cache_control, refuse
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
-from keyguard.units import as_datetime, microseconds, moment, moment_from, rfc3339, seconds
+from keyguard.units import as_datetime, in_words, microseconds, moment, moment_from, rfc3339, seconds
 
 SECOND = 1_000_000
 
@@ -146,3 +146,24 @@ def test_settings_and_arguments_take_them() -> None:
     keys.rotate(old.id, overlap="90 s")
     assert keys.get(old.id).retires == start + timedelta(hours=2, seconds=90)
     assert keys.get(old.id).status(start + timedelta(hours=3)) == "replaced"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (1, "1 second"),
+        (60, "60 seconds"),
+        (119, "119 seconds"),
+        (120, "2 minutes"),
+        (3599, "59 minutes 59 seconds"),
+        (3600, "1 hour"),
+        (3601, "1 hour 1 minute"),
+        (7199, "2 hours"),
+        (86_399, "24 hours"),
+        (86_400, "1 day"),
+        (2_113_199, "24 days 11 hours"),
+        (2_113_201, "24 days 12 hours"),
+    ],
+)
+def test_a_wait_is_said_in_words_and_never_too_short(seconds: int, words: str) -> None:
+    assert in_words(seconds) == words

@@ -20,7 +20,7 @@ from keyguard.rates import NEVER
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import APP, Headers, Response
-from keyguard.units import rfc3339
+from keyguard.units import in_words, rfc3339
 from keyguard.without_store import DONE, refuse_unchecked
 
 STAYS = frozenset({Cause.CREDENTIALS, Cause.ADDRESS, Cause.REQUEST})
@@ -291,8 +291,7 @@ _UP = SECOND - 1
 
 @lru_cache(maxsize=1024)  # many callers are told the same
 def _limit_reached(policies: tuple[str, ...], seconds: int, second: int) -> Notice:
-    span = "1 second" if seconds == 1 else f"{seconds} seconds"
-    detail = f"{_used_up(policies)} It works again in {span}, at {rfc3339(second)}."
+    detail = f"{_used_up(policies)} It works again in {in_words(seconds)}, at {rfc3339(second)}."
     return Notice(Cause.USAGE, 429, detail, "limit-reached", (seconds, second), policies)
 
 
