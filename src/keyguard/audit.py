@@ -46,17 +46,17 @@ class AuditRecord:
     at: datetime
     """When it was made, by the store's clock where it was made in one operation with its record."""
     actor: str
-    """Who made it: the user of the operating system for a command, else what code was given as `actor=`."""
+    """The person or program that made it: for a command the user of the operating system, else `actor=`."""
     action: str
-    """What was done: a room and a verb, such as `limits.grant` or `bans.lift`."""
+    """The kind of change: a room and a verb, such as `limits.grant` or `bans.lift`."""
     caller: str | None = None
     """Whom it concerns: an address, the id of a key, a subject, or a digest; never a key."""
     limit: str | None = None
     """The public name of the limit that it concerns."""
     before: Mapping[str, Any] = field(default_factory=dict)
-    """What stood there before: names and values as JSON has them."""
+    """The state before it: names and values as JSON has them."""
     after: Mapping[str, Any] = field(default_factory=dict)
-    """What stands there since."""
+    """The state after it, likewise."""
     id: str = field(default="", compare=False)
     """The name under which the store keeps it: 32 characters, the time first."""
 

@@ -96,7 +96,7 @@ class LimitFacts:
     limit: Limit | None
     """`None` for none: callers of `plans` have no limit here. Without plans, a function chooses on each request."""
     by: str
-    """What it counts callers by: `ip`, `key`, `subject`, or the name of a function in full."""
+    """The way in which it tells callers apart: `ip`, `key`, `subject`, or the name of a function in full."""
     plans: tuple[str, ...] | None = None
     """The plans for whose callers it counts; `None` if it is for all callers."""
     default: bool = False

@@ -95,7 +95,7 @@ class Guard:
     counters: Sequence[Counters] = ()
     """The limits it counts, so that no two of one process share a counter by chance."""
     facts: Sequence[LimitFacts] = ()
-    """What operators need to look at its limits, if that does not stand in `counters`."""
+    """The facts that operators need to look at its limits, if that does not stand in `counters`."""
     counting: Literal["charges", "checks"] | None = None
     """Says that its `decide` does nothing but look at the request until it answers with an `Ask` for a `Take`, so that
     it may be asked before it is known what its neighbours outside answer, and in one operation with them. `"charges"`:

@@ -16,7 +16,7 @@ Verb: TypeAlias = Literal["look", "reset", "grant", "set"]
 
 
 class Adjustment(NamedTuple):
-    """What is to be done about one counter."""
+    """A change of one counter, or a look at it."""
 
     key: str
     limit: Limit
@@ -26,7 +26,7 @@ class Adjustment(NamedTuple):
 
 
 class Count(NamedTuple):
-    """What a counter says at a moment."""
+    """A counter at a moment."""
 
     spent: int
     remaining: int
@@ -61,7 +61,7 @@ class Adjust(Op[Adjusted]):
     """Look at several counters, or change them, all at once; and note it.
 
     A grant gives back the units that were taken last, at most those that are spent, if the kind of limit keeps no more.
-    What is held stays held.
+    Holds stay as they are.
 
     A change happens once. If it failed, or its reply was lost, the same object may be executed again within
     `REMEMBERED`: it has a token, and what came of it stands beside the counters of each caller.
@@ -152,7 +152,7 @@ def keeps_count(limit: Limit) -> bool:
 
 
 class _Done(Limit):
-    """What was changed, for a store at its memory bound: the first to be forgotten, since a repetition is rare."""
+    """The notes of changes, for a store at its memory bound: the first to be forgotten, since a repetition is rare."""
 
     __slots__ = ()
 

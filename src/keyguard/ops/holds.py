@@ -130,4 +130,4 @@ class _Holds(Limit):
 
 
 HOLDS = _Holds(1, SECOND, "holds", "held")
-"""What the states of holds are told to be states of."""
+"""The limit that the states of holds are told to belong to."""

@@ -52,7 +52,7 @@ class Taken:
     ) -> None:
         self.demands = demands
         self.takings = takings
-        """One for each demand, in order. What is held has as its time to live that of its lease, and no state."""
+        """One for each demand, in order. A hold has the time to live of its lease, and no state."""
         self.at = at
         """The store's time of the decision, in microseconds."""
         self.refused = refused
@@ -249,7 +249,7 @@ class Settle(Op[None]):
 class Renew(Op[bool]):
     """Have the leases of what a `Take` holds begin anew. Evaluates to whether any of it is still held.
 
-    What was released, or has lapsed, stays so.
+    A hold that was released, or has lapsed, stays so.
     """
 
     __slots__ = ("taken",)

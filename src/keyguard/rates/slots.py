@@ -1,6 +1,6 @@
 """A number of units that may be in use at the same time, and come back when they are not: nothing is ever spent.
 
-State: none. What is in use is held (`keyguard.ops.holds`), and a limit of this kind only says how much that may be.
+State: none. Slots in use are held (`keyguard.ops.holds`), and a limit of this kind only says how much that may be.
 """
 
 from __future__ import annotations

@@ -115,11 +115,11 @@ class CarriedRequest(Request):
     over: bool
     """Whether the app has returned. Set then, and only in stacks that note their requests for handlers."""
     tab: Any
-    """What handlers charge to the request. Set when they first do."""
+    """The charges of handlers to the request. Set when they first make one."""
     taken_off: Sequence[bytes]
     """Names of header fields that were taken off the scope."""
     _fields: dict[bytes, bytes] | None
-    """What was read of the header fields."""
+    """The header fields, as far as they were read."""
     _plain: str | None
     _spelling: Spelling | None
 

@@ -57,7 +57,7 @@ class Request:
     method: str
     """As sent: methods are case-sensitive (RFC 9110, section 9.1). A websocket handshake is a `GET`."""
     state: RequestState
-    """What is known of the request, shared by all layers of keyguard that it passes."""
+    """The state of the request, shared by all layers of keyguard that it passes."""
     clock: Clock
     """Returns the time of the stack in microseconds since the Unix epoch."""
     reached_app: bool

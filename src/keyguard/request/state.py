@@ -1,4 +1,4 @@
-"""What is known of one request: `RequestState` as handlers and guards see it, `SharedState` as layers share it."""
+"""The state of one request: `RequestState` as handlers and guards see it, `SharedState` as layers share it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RequestState:
-    """What is known of a request: one object for all layers of keyguard that it passes.
+    """The state of a request: one object for all layers of keyguard that it passes.
 
     - `identity`: who calls, as `APIKeys` has found it. `caller`: the same, and never `None`.
     - `limits`: what its limits have answered. `pressure`: how much of them the caller has spent.
@@ -41,10 +41,10 @@ class RequestState:
 
     @property
     def limits(self) -> tuple[LimitState, ...]:
-        """What each limit has answered, in the order in which they were asked; nothing of those that did not apply.
+        """The answer of each limit, in the order in which they were asked; nothing of those that did not apply.
 
-        What is left is told as of then. Limits that were decided without the store, while that is out of order, are not
-        listed: what is left of them is not known.
+        Remaining units are told as of then. Limits that were decided without the store, while that is out of order, are
+        not listed: what is left of them is not known.
         """
         raise NotImplementedError
 
@@ -52,8 +52,8 @@ class RequestState:
     def pressure(self) -> float:
         """The greatest share that is spent of any limit that was asked, from 0.0 (nothing) to 1.0 (all of it).
 
-        What this request takes is included, a slot too. A handler can do with less before its caller is refused. 0.0 if
-        no limit was asked.
+        The units of this request are included, a slot too. A handler can do with less before its caller is refused.
+        0.0 if no limit was asked.
         """
         return max([limit.pressure for limit in self.limits], default=0.0)
 
@@ -65,7 +65,7 @@ class SharedState(RequestState):
     """Whether the app failed after its head, or somebody was told before its end that the client has gone. Layers
     further out may see a body that ends well: what stands between them and the app may have ended it."""
     failure: BaseException | None = None
-    """What has ended the request before its time, while the work for its end is done."""
+    """The error that has ended the request before its time, while the work for its end is done."""
     whole = False
     """Whether the last of the response has left."""
     preflight = False
@@ -76,7 +76,7 @@ class SharedState(RequestState):
     refusal: Refusal | None = None
     """Why keyguard refused the request, once it has."""
     refused_inside: Response | None = None
-    """What a handler was refused with that reserved units. It is the request's refusal if that is what it answers."""
+    """The refusal of units that a handler wanted to reserve. It is the request's refusal if that is what it answers."""
     waited = 0.0
     """Seconds that the request has waited for stores."""
     sources: tuple[Any, ...] = ()
@@ -86,7 +86,7 @@ class SharedState(RequestState):
     caches: tuple[object, ...] = ()
     """The response caches it is passing: one that is mounted twice acts once."""
     decided: tuple[Decided, ...] = ()
-    """What limits have decided, in order."""
+    """The decisions of limits, in order."""
 
     def note_own_limits(self, headers: Iterable[tuple[str, str]]) -> None:
         """Note the fields about limits that the app itself set, before the first guard changes them."""

@@ -72,7 +72,7 @@ class Bans:
     def lift(self, caller: str, *, actor: str = "app") -> Sequence[Banned]:
         """End the bans of a caller, named as `list` does, by an address, or by a key's id, and return them.
 
-        What was counted against it is forgotten, too. `actor` is who does it, for the audit log. Raises `ValueError`
+        Its strikes are forgotten, too. `actor` is who does it, for the audit log. Raises `ValueError`
         for what names no caller.
         """
         checked_actor(actor)

@@ -35,7 +35,7 @@ class Caller:
     """A caller, and where limits of each kind count it."""
 
     name: str
-    """What it is called in records: an address, an id, a subject, or a digest."""
+    """The name it has in records: an address, an id, a subject, or a digest."""
     buckets: Mapping[str, str]
     """By what limits count by; `function` for all that count by a function."""
     plan: str | None = None

@@ -1,4 +1,4 @@
-"""What handlers may do about limits while they work for a request: charge units, and reserve them."""
+"""The hand of handlers in limits, while they work for a request: they charge units, and reserve them."""
 
 from __future__ import annotations
 

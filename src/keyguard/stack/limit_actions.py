@@ -1,4 +1,4 @@
-"""What callers have spent, as operators see it: which limits count them, and what is done about these, as flows.
+"""The limits of callers, as operators see them: which limits count them, and what is done about these, as flows.
 
 Each change is one operation on the store, and the audit log's record of it is written in the same: on a Redis cluster,
 where it lies elsewhere, right after.
@@ -30,14 +30,14 @@ _ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class LimitUse:
-    """What a caller has spent of one limit at a moment."""
+    """The use that a caller has made of one limit, at a moment."""
 
     name: str
     """The limit's public name, such as `key:5000/day`."""
     rate: str
     """How much it admits, in words: `5000/day`."""
     by: str
-    """What it counts callers by: `ip`, `key`, `subject`, or the name of a function."""
+    """The way in which it tells callers apart: `ip`, `key`, `subject`, or the name of a function."""
     caller: str
     """The name under which it counts this caller: a bucket."""
     limit: int
@@ -73,7 +73,7 @@ class LimitChange:
 
 
 class Actions:
-    """What operators do about the limits of some facts, in one store."""
+    """The actions of operators on the limits of some facts, in one store."""
 
     def __init__(self, store: Store, facts: Iterable[LimitFacts], clock: Clock) -> None:
         self._store = store

@@ -46,7 +46,7 @@ log = logger("keyguard")
 
 @dataclass(frozen=True, slots=True)
 class WrittenStack:
-    """What a stack has written down."""
+    """The limits that a stack has written down."""
 
     name: str
     facts: tuple[LimitFacts, ...]
@@ -134,7 +134,7 @@ class StackNote:
 
     @cached_property
     def text(self) -> bytes:
-        """What is written, but for the name."""
+        """The text that is written, but for the name."""
         return encode("", self.facts)
 
     def differs_from(self, other: StackNote) -> bool:

@@ -3,7 +3,7 @@
 Rules:
 - A settlement that was not sent may be made at any time. One that was sent and not answered may have happened: it is
   sent again only as long as the store would know it by its token.
-- So many are kept and no more. What a request took stays charged then, until it lapses with its window.
+- So many are kept and no more. Beyond that a charge stays as it was, until it lapses with its window.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class PoolSlot(InUse):
 
     @property
     def taken(self) -> Taken:
-        """What the operation would have evaluated to, for whoever asks what was decided."""
+        """Return the outcome that the operation would have had, for readers of the request's state."""
         demands = self._guard.take(self._bucket).demands
         return Taken(demands, [(None, demands[0].lease, self._left, 0, 0)], self._number, False)
 

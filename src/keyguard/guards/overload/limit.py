@@ -56,11 +56,11 @@ PROBE = 60
 
 
 class Before(NamedTuple):
-    """What was before a cut."""
+    """The state before a cut."""
 
     limit: float
     top: float
-    """What was cut: the limit, or what was in flight if that was less."""
+    """The number that was cut: the limit, or what was in flight if that was less."""
     typical: float
     share: float
     """Requests of a higher share keep to the limit of before: others make room."""
@@ -121,7 +121,7 @@ class AdaptiveLimit:
             return self._enter(share)
 
     def press(self, share: float) -> bool:
-        """Do the same for one that came when there was not enough room for all shares. What it learns is kept."""
+        """Do the same for one that came when there was not enough room for all shares. The window keeps note of it."""
         with self._lock:
             self._asked[share] = self._asked.get(share, 0) + 1
             if self._enter(share):

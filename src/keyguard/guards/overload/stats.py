@@ -1,4 +1,4 @@
-"""What a guard against overload tells of itself."""
+"""The figures that a guard against overload tells of itself."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class Bill(Charge):
         demands = self.taken.demands
         assert isinstance(demands, RuleDemands)
         known: dict[Settling, int] = {}
-        """What each function says, which is asked once for all limits of its guard."""
+        """The answer of each function, which is asked once for all limits of its guard."""
         costs = []
         for rule, demand in zip(demands.rules, demands, strict=True):
             settling = rule.settling

@@ -59,7 +59,7 @@ class Outcome:
     """The status of the response. Without one, 500 if the app failed, 499 if the client left before there was any; 101
     for a websocket that was accepted."""
     exception: BaseException | None
-    """What the app raised; `None` if it raised nothing, or if a framework made an answer of that."""
+    """The exception that the app raised; `None` if it raised nothing, or if a framework made an answer of that."""
     headers: Mapping[str, str]
     """The header fields of the response, as this limit saw them: read-only, by name in any case."""
     duration: float

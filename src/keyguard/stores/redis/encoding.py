@@ -186,7 +186,7 @@ class Wire(Names):
     def _settled(
         self, groups: Sequence[list[Settled]], tokens: Sequence[bytes], moments: Sequence[int]
     ) -> Asking[None]:
-        """Settle each group. What was asked for another time than the server's is asked again."""
+        """Settle each group. Demands that were told another time than the server's are asked again."""
         asked: list[tuple[int, int | None]] = [(place, None) for place in range(len(groups))]
         for _ in range(_PERIODS):
             calls = [self._settling(tokens[place], moments[place], groups[place], at) for place, at in asked]
@@ -279,7 +279,7 @@ class Wire(Names):
         return adjusted
 
     def _taken(self, groups: Sequence[Sequence[Demand]], calls: Sequence[TakeCall] = ()) -> Asking[list[Taken]]:
-        """Take from each group by itself. What was asked for another time than the server's is asked again."""
+        """Take from each group by itself. Demands that were told another time than the server's are asked again."""
         calls = calls or [self._taking(group) for group in groups]
         outcomes = yield [*calls]
         for _ in range(_PERIODS):
