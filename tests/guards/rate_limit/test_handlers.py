@@ -630,6 +630,29 @@ def test_a_wsgi_stream_charges_as_it_goes_and_is_released_if_it_is_cut() -> None
     assert seen == [69, 59]
 
 
+@pytest.mark.parametrize("handlers", [None, True])
+def test_a_wsgi_stream_that_is_refused_with_its_first_part_tells_once_what_is_left(handlers: bool | None) -> None:
+    site = Site(RateLimit("100/minute", by="ip", name="units"), handlers=handlers)
+    closed = []
+
+    def parts() -> Iterator[bytes]:
+        try:
+            with site.guard.reserve(200):
+                yield b"one"
+        finally:
+            closed.append(True)
+
+    def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("X-Theirs", "1")])
+        return parts()
+
+    answer = ask_wsgi(site.guard.wsgi(app), Ask(), lint=False)
+    assert (answer.status, closed) == (429, [True])
+    names = [name.lower() for name, _ in answer.headers]
+    assert sorted(names) == sorted(set(names))
+    assert answer.get("ratelimit").startswith('"units:100/minute";r=0;')
+
+
 def test_a_refresh_in_the_background_is_charged_to_the_caller_for_whom_it_is_made() -> None:
     limit = RateLimit("100/minute", by="ip", name="tokens", cost=0)
     site = Site(limit)

@@ -15,6 +15,7 @@ from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
 from keyguard.guard import Ask
+from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.request import CarriedRequest, Deferred
 from keyguard.response import Response
 
@@ -73,8 +74,12 @@ _STATUSES = {line: status for status, line in _STATUS_LINES.items()}
 
 
 def with_ours(fields: Pairs, head: Pairs, theirs: Pairs) -> Pairs:
-    """Return the fields of a second head with what guards had to say in the first, of which `theirs` was the app's."""
-    return fields + [pair for pair in head if pair not in theirs]
+    """Return the fields of a second head with what guards had to say in the first, of which `theirs` was the app's.
+
+    What is left of limits stays as the second one tells it, if it does: it is a refusal that came with the first part.
+    """
+    told = LIMIT_FIELDS.intersection([name.lower() for name, _ in fields])
+    return fields + [pair for pair in head if pair not in theirs and pair[0].lower() not in told]
 
 
 def answer(
