@@ -179,6 +179,22 @@ def test_those_who_leave_while_they_wait_take_nobody_s_turn() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("leaving", [1, 3, 4, 10])
+def test_those_who_wait_pass_if_all_who_stood_before_them_leave_at_once(leaving: int) -> None:
+    async def story() -> None:
+        app = stack("memory://").asgi(asgi_app)
+        tasks = [asyncio.ensure_future(aask(app, RIGHT, lint=False)) for _ in range(20)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for task in tasks[:leaving]:
+            task.cancel()
+        await asyncio.wait(tasks[:leaving])
+        found = await asyncio.gather(*tasks[leaving:])
+        assert Counter(answer.status for answer in found) == {200: 20 - leaving}
+
+    asyncio.run(story())
+
+
 def test_a_unit_comes_back_when_its_process_is_no_more() -> None:
     """By the lease: its request is never heard of again."""
     clock = ManualClock()

@@ -5,8 +5,9 @@ that is left held is not one too many yet: it waits for those on their way, and 
 
 Rules:
 - Each request that ends wakes one that waits. One that is woken and cannot have what was released stands first again.
-- If what is missing is spent and no longer held, all are woken: they are refused at once. So they are if nobody of this
-  process holds or asks for anything any more.
+- If what is missing is spent and no longer held, all are woken: they are refused at once.
+- If nobody of this process holds or asks for anything any more, all are woken, and ask once more: those who held it may
+  all have left at one time. If nobody holds anything after that either, they are refused.
 - Nobody waits for requests of other processes, of whose end nothing is heard here, nor longer than `PATIENCE`.
 """
 
@@ -130,7 +131,7 @@ async def in_turn(take: Take, taken: Taken, lines: Lines, key: str) -> Taken:
     """
     ends = monotonic() + PATIENCE
     waiting, seen = Waiting(), 0
-    wake_all = False
+    wake_all = alone = False
     try:
         while True:
             # What is released before it stands in line is told to others: so it stands there first, and asks then.
@@ -151,8 +152,9 @@ async def in_turn(take: Take, taken: Taken, lines: Lines, key: str) -> Taken:
                 moved = await Wait(waiting.signal, seen, left)
             finally:
                 lines.ask(key)
-            if not moved or waiting.alone:
+            if not moved or (waiting.alone and alone):
                 return taken
+            alone, waiting.alone = waiting.alone, False
             seen += 1
     finally:
         # It may have been woken once more than it has asked since: then that is another one's turn.
