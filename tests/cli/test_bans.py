@@ -207,6 +207,11 @@ def test_what_is_no_file_and_no_guard_says_so(file: Any, run: Any, tmp_path: Pat
     (tmp_path / "bytes").write_bytes(b"\xff")
     assert "is not UTF-8 text" in run("import", str(tmp_path / "bytes"))[2]
     assert "a name is printable ASCII" in run("import", file(ONE), "--guard", "a|b")[2]
+    key = f"kg_live_{'a1b2C3d4' * 6}"  # in the place of another word
+    for code, out, err in (run("import", key), run("import", file(ONE), "--guard", key)):
+        assert code == 1
+        assert key not in out + err
+    assert json.loads(run("list", "--json")[1]) == []
     assert "guard.bans.list()" in run("list", "--store", "memory://")[2]
     assert "there is no file" in run("list", "--store", f"sqlite:///{tmp_path}/none.db")[2]
 

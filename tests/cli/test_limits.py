@@ -259,6 +259,8 @@ def test_a_key_need_not_be_an_argument_and_is_never_shown(
     code, out, err = run(capsys, "limits", "show", key[:-1] + ("x" if key[-1] != "x" else "y"))
     assert code == 1
     assert "this looks like a key" in err
+    for option in ("--limit", "--stack", "--plan"):  # the key has ended up in the place of another word
+        out += "".join(map(str, run(capsys, "limits", "show", issued.record.id, option, key)))
     assert key[20:40] not in out + err + str([*stack.store.scan("")])
 
 

@@ -27,6 +27,7 @@ from keyguard.guards.bans.settings import checked_name
 from keyguard.http.addresses import buckets_in
 from keyguard.logs import plain
 from keyguard.stack.bans import Banned, Bans, Ruling, take_over
+from keyguard.stack.callers import is_like_a_key, shown
 from keyguard.units import in_microseconds, moment_from, rfc3339
 
 _MOST = 256  # callers of one line: larger networks are for IPFilter(deny=[...])
@@ -108,6 +109,8 @@ def _members(found: Banned) -> dict[str, Any]:
 
 def _import(options: argparse.Namespace) -> int:
     guard = checked_name(options.guard)
+    if is_like_a_key(guard):  # it would stand in the store
+        raise ConfigurationError("--guard is the name of a guard, such as ban, and this looks like a key")
     store = _store(options)
     rulings = rulings_of(_lines(options.file), options.span, wall_clock())
     new = take_over(store, guard, rulings, actor=operator())
@@ -123,9 +126,9 @@ def _lines(file: str) -> list[str]:
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{file} is not UTF-8 text") from None
+        raise ConfigurationError(f"the file {shown(file)} is not UTF-8 text") from None
     except OSError as error:
-        raise ConfigurationError(f"the file {file} cannot be read: {error.strerror}") from None
+        raise ConfigurationError(f"the file {shown(file)} cannot be read: {error.strerror}") from None
     return text.splitlines()
 
 

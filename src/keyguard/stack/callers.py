@@ -63,12 +63,12 @@ async def find_caller(who: object, by: Kind | None, facts: Iterable[LimitFacts],
     if by == "ip" or (by is None and _address(who) is not None):
         bucket = _address(who)
         if bucket is None:
-            raise ValueError(f"this is not an address such as 203.0.113.9 or 2001:db8::1: {_shown(who)}")
+            raise ValueError(f"this is not an address such as 203.0.113.9 or 2001:db8::1: {shown(who)}")
         return _anonymous(bucket, ["ip", "key", "subject"])
     if by in (None, "key"):
         known = parse_key(who)
         id = who if known is None else known.id
-        if known is None and _LIKE_A_KEY.fullmatch(who):
+        if known is None and is_like_a_key(who):
             raise ValueError("this looks like a key, and its checksum does not fit: name the key by its id")
         record = await _record(id) if keys else None
         if record is not None:
@@ -123,5 +123,11 @@ async def _record(id: str) -> KeyRecord | None:
         return None
 
 
-def _shown(text: str) -> str:
-    return "***" if _LIKE_A_KEY.fullmatch(text) else repr(text[:80])
+def is_like_a_key(text: str) -> bool:
+    """Tell whether a text is a key, or may be one with a slip of the pen."""
+    return _LIKE_A_KEY.fullmatch(text) is not None
+
+
+def shown(text: object) -> str:
+    """Return a word of an operator's for an error: what looks like a key may stand in the place of something else."""
+    return "***" if isinstance(text, str) and is_like_a_key(text) else repr(text)[:80]

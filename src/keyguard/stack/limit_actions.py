@@ -19,7 +19,7 @@ from keyguard.keys import KeyRegistry
 from keyguard.ops import Adjust, Adjusted, Adjustment, Count, Note, Store, keeps_count, traits_of
 from keyguard.ops.adjusting import Verb
 from keyguard.rates import Limit
-from keyguard.stack.callers import Caller, Kind, find_caller
+from keyguard.stack.callers import Caller, Kind, find_caller, shown
 from keyguard.units import as_datetime
 
 _MOST = 10**12
@@ -152,7 +152,7 @@ class Actions:
         """Return the limits that count a caller, or those of a name, with the keys of its counters."""
         named = [facts for facts in self._facts if limit is None or limit in (facts.name, facts.guard)]
         if not named:
-            raise ValueError(f"no limit is called {limit!r:.80}: {self._names(self._facts)}")
+            raise ValueError(f"no limit is called {shown(limit)}: {self._names(self._facts)}")
         counting = [facts for facts in named if caller.bucket(facts.by) is not None]
         if not counting:
             kinds = ", ".join(sorted({facts.by for facts in named}))
@@ -160,7 +160,7 @@ class Actions:
                 f"this caller counts by {' or '.join(caller.buckets)}, and these limits by {kinds}: say by= (--by)"
             )
         if limit is not None and all(facts.limit is None and facts.plans is None for facts in counting):
-            raise ValueError(f"a function chooses the limit {limit!r:.80} on each request: it is not known here")
+            raise ValueError(f"a function chooses the limit {shown(limit)} on each request: it is not known here")
         found: dict[str, _Counter] = {}
         for facts in counting:
             if facts.limit is not None and self._applies(facts, caller):
