@@ -631,7 +631,7 @@ def test_a_wsgi_stream_charges_as_it_goes_and_is_released_if_it_is_cut() -> None
 
 
 @pytest.mark.parametrize("handlers", [None, True])
-def test_a_wsgi_stream_that_is_refused_with_its_first_part_tells_once_what_is_left(handlers: bool | None) -> None:
+def test_a_wsgi_stream_that_is_refused_with_its_first_part_is_refused_as_a_whole(handlers: bool | None) -> None:
     site = Site(RateLimit("100/minute", by="ip", name="units"), handlers=handlers)
     closed = []
 
@@ -643,6 +643,7 @@ def test_a_wsgi_stream_that_is_refused_with_its_first_part_tells_once_what_is_le
             closed.append(True)
 
     def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+        site.guard.charge(5)
         start_response("200 OK", [("X-Theirs", "1")])
         return parts()
 
@@ -651,6 +652,8 @@ def test_a_wsgi_stream_that_is_refused_with_its_first_part_tells_once_what_is_le
     names = [name.lower() for name, _ in answer.headers]
     assert sorted(names) == sorted(set(names))
     assert answer.get("ratelimit").startswith('"units:100/minute";r=0;')
+    assert site.left() == 100
+    assert [refusal.reason for refusal in site.refusals] == ["cost-above-limit"]
 
 
 def test_a_refresh_in_the_background_is_charged_to_the_caller_for_whom_it_is_made() -> None:

@@ -123,6 +123,7 @@ class Telling:
 
     def start_response(self, status: str, headers: Pairs, exc_info: ExcInfo | None = None) -> Write:
         """Serve the app as its `start_response`."""
+        fields: Headers
         try:
             if self.began:
                 if self.failure is not None:
@@ -131,10 +132,17 @@ class Telling:
                     raise AssertionError(TWICE)
                 if self.marks:
                     headers = with_ours(headers, self.head, self.theirs)
+                    if isinstance(exc_info[1], Refused) and self.request.state.refusal is None:
+                        fields = _new(Headers)  # marks are told of that, too: it costs nothing
+                        fields.pairs = headers
+                        flow = tell(self.marks, self.request, status_of(status), fields)
+                        if flow is not None:
+                            drive(self.engine, flow, self.request)
+                        headers = fields.pairs
             else:
                 self.began = True
                 if self.marks:
-                    fields: Headers = _new(Headers)
+                    fields = _new(Headers)
                     fields.pairs = [*headers]
                     try:
                         flow = tell(self.marks, self.request, status_of(status), fields)
