@@ -125,6 +125,7 @@ def test_a_reservation_whose_reply_is_lost_holds_nothing(mode: str, proxied: tup
     try:
         # Or the store is taken to be busy: the process itself may be late, on a machine that is.
         assert ask_wsgi(guard.wsgi(wsgi), Ask(), lint=False).status in (200, 503)
+        proxy.mode = ""
         wait_until(lambda: spent(store, TOKENS) == 0, "what was held to be called off")
     finally:
         proxy.mode = ""
