@@ -30,12 +30,16 @@ class World:
         self.clock = ManualClock()
         self.store = Distant(self)
         self.turns: list[tuple[Process, asyncio.Future[None]]] = []
+        self.trips: set[asyncio.Future[None]] = set()
+        """Those of the turns in which somebody waits for the store."""
         self.tasks: list[tuple[Process, asyncio.Task[None]]] = []
         self.over = False
 
-    async def step(self) -> None:
+    async def step(self, *, trip: bool = False) -> None:
         if not self.over:
             turn = asyncio.get_running_loop().create_future()
+            if trip:
+                self.trips.add(turn)
             self.turns.append((_process.get(), turn))
             await turn
 
@@ -49,6 +53,15 @@ class World:
         turn[1].set_result(None)
         await self.settle_down()
         return True
+
+    async def arrive(self) -> None:
+        """Let all trips to the store end: no store lets anybody wait for as long as a lease lasts."""
+        while waiting := [(process, turn) for process, turn in self.turns if turn in self.trips and not process.dead]:
+            for one in waiting:
+                self.turns.remove(one)
+                if not one[1].done():
+                    one[1].set_result(None)
+            await self.settle_down()
 
     async def settle_down(self) -> None:
         for _ in range(12):
@@ -89,10 +102,10 @@ class Distant(Reference):
         self.world = world
 
     async def aexecute(self, ops: Sequence[Op[Any]]) -> list[Any]:
-        await self.world.step()
+        await self.world.step(trip=True)
         results = self.execute(ops)
         try:
-            await self.world.step()
+            await self.world.step(trip=True)
         except asyncio.CancelledError:  # as stores do: who has left gets nothing
             self.execute([Settle(result) for result in results if isinstance(result, Taken) and not result.refused])
             raise
@@ -222,6 +235,7 @@ def test_no_more_than_the_slots_are_served_at_once_whoever_dies_or_leaves(seed: 
                 source.choice(running)[1].cancel()
                 await world.settle_down()
             else:
+                await world.arrive()
                 world.clock.advance(source.choice([0.001, 1, 3]))
                 for process in processes:
                     process.pulse()
