@@ -219,35 +219,37 @@ def test_no_more_than_the_slots_are_served_at_once_whoever_dies_or_leaves(seed: 
         processes = [Process(world, slots) for _ in range(3)]
         died: list[tuple[Process, int]] = []
         served = 0
-        for _ in range(100):
-            what = source.random()
-            running = [(process, task) for process, task in world.tasks if not process.dead and not task.done()]
-            if what < 0.2:
-                await world.begin(source.choice(processes))
-            elif what < 0.8:
-                await world.go_on(source.randrange(100))
-            elif what < 0.83 and running:
-                process, _ = source.choice(running)
+        try:
+            for _ in range(100):
+                what = source.random()
+                running = [(process, task) for process, task in world.tasks if not process.dead and not task.done()]
+                if what < 0.2:
+                    await world.begin(source.choice(processes))
+                elif what < 0.8:
+                    await world.go_on(source.randrange(100))
+                elif what < 0.83 and running:
+                    process, _ = source.choice(running)
+                    process.dead = True
+                    died.append((process, world.clock() + LEASE * 1_000_000))
+                    processes[processes.index(process)] = Process(world, slots)
+                elif what < 0.88 and running:
+                    source.choice(running)[1].cancel()
+                    await world.settle_down()
+                else:
+                    await world.arrive()
+                    world.clock.advance(source.choice([0.001, 1, 3]))
+                    for process in processes:
+                        process.pulse()
+                under_way = sum(process.serving for process in processes)
+                under_way += sum(process.serving for process, end in died if end > world.clock())
+                served = max(served, under_way)
+                assert under_way <= slots
+                assert world.held <= slots
+            for process in processes:
                 process.dead = True
-                died.append((process, world.clock() + LEASE * 1_000_000))
-                processes[processes.index(process)] = Process(world, slots)
-            elif what < 0.88 and running:
-                source.choice(running)[1].cancel()
-                await world.settle_down()
-            else:
-                await world.arrive()
-                world.clock.advance(source.choice([0.001, 1, 3]))
-                for process in processes:
-                    process.pulse()
-            under_way = sum(process.serving for process in processes)
-            under_way += sum(process.serving for process, end in died if end > world.clock())
-            served = max(served, under_way)
-            assert under_way <= slots
-            assert world.held <= slots
-        for process in processes:
-            process.dead = True
-        world.clock.advance(LEASE)
-        assert world.held == 0
-        await world.end()
+            world.clock.advance(LEASE)
+            assert world.held == 0
+        finally:  # also if it fails: the event loop would wait for who has died
+            await world.end()
 
     asyncio.run(story())
