@@ -19,6 +19,7 @@ from keyguard.cli import main
 from keyguard.keys import KeyRegistry
 from keyguard.stores import open_store
 from keyguard.testing import play
+from tests.support.commands import run, run_json
 from tests.support.servers import python
 
 
@@ -27,18 +28,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     url = f"sqlite:///{tmp_path}/keys.db"
     monkeypatch.setenv("KEYGUARD_STORE", url)
     return url
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    code = main(words)
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
-    code, out, err = run(capsys, *words, "--json")
-    assert (code, err) == (0, "")
-    return json.loads(out)
 
 
 def test_a_key_is_issued_alone_on_standard_output_and_works(store: str, capsys: pytest.CaptureFixture[str]) -> None:

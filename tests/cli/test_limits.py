@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -20,6 +19,7 @@ from keyguard.rates.window import WindowLog
 from keyguard.stack.written import read_stacks
 from keyguard.stores import open_store
 from keyguard.testing import play
+from tests.support.commands import run, run_json
 from tests.support.every_store import SHARED, url_of
 from tests.support.servers import python
 
@@ -34,18 +34,6 @@ def wait_for_rules(stack: Keyguard, count: int = 1) -> None:
     while len(read_stacks(stack.store)) < count:
         assert time.monotonic() < until
         time.sleep(0.01)
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    code = main(words)
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
-    code, out, err = run(capsys, *words, "--json")
-    assert (code, err) == (0, "")
-    return json.loads(out)
 
 
 @pytest.fixture(params=SHARED)
