@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.servers import wait_until
+
 pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
 
 ROOT = Path(__file__).parents[2]
@@ -146,10 +148,16 @@ def test_workers_forked_after_import_share_one_count(tmp_path: Path) -> None:
         "--log-level=error",
     ]
     with server(command, tmp_path) as port, ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: get(port, "/pid"), range(130)))
+        processes: set[bytes] = set()
+
+        def all_answer() -> bool:
+            processes.update(body for _, _, body in pool.map(lambda _: get(port, "/process"), range(24)))
+            return len(processes) == 3
+
+        wait_until(all_answer, "all workers to answer")
+        answers = list(pool.map(lambda _: get(port, "/"), range(130)))
     statuses = [status for status, _, _ in answers]
     assert (statuses.count(200), statuses.count(429)) == (100, 30)
-    assert len({body for status, _, body in answers if status == 200}) > 1
 
 
 def test_a_client_that_leaves_in_the_middle_ends_the_request(tmp_path: Path) -> None:

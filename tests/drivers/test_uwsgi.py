@@ -76,10 +76,17 @@ def check(command: list[str], stores: list[str], folder: Path) -> None:
             if kind != "memory":  # in which each worker counts for itself
                 assert statuses == {200: 20, 429: 20}, (kind, statuses, server.log[-3000:])
             assert all(body[0] == name for name, status, body in limited if status == 200)
-            told = ask(server, f"/{kind}/who", keys, 80)
-            assert {status for _, status, _ in told} == {200}, (kind, server.log[-3000:])
-            assert [name for name, _, body in told if body[0] != name] == [], kind
-            assert len({body[1] for _, _, body in told}) > 1, "one worker took all"
+            processes: set[int] = set()
+
+            def several_answer(kind: str = kind, keys: dict[str, str] = keys, processes: set[int] = processes) -> bool:
+                told = ask(server, f"/{kind}/who", keys, 80)
+                assert {status for _, status, _ in told} == {200}, (kind, server.log[-3000:])
+                assert [name for name, _, body in told if body[0] != name] == [], kind
+                processes.update(body[1] for _, _, body in told)
+                return len(processes) > 1
+
+            # On a busy machine one worker may well take all that others are too slow for.
+            wait_until(several_answer, "another worker to answer")
             # An entry of before the fork, which is refreshed in the background.
             cached = ask(server, f"/{kind}/cached", keys, 48)
             assert {status for _, status, _ in cached} == {200}, (kind, server.log[-3000:])

@@ -491,19 +491,26 @@ def test_slots_of_a_pool_are_those_of_the_operations(steps: list[tuple[str, int]
     pool = store.slots("rl:x:slots|", limit, lease)
     assert pool is not None
     taken: list[tuple[Taken, tuple[int, int]]] = []
+    ends: list[int] = []
     for what, number in steps:
         bucket = "ab"[number % 2]
         take = Take([Demand("", f"rl:x:slots|{bucket}", limit, 1, lease)])
         if what == "pass":
-            clock.advance([0, 0.000001, 1, 9, 10, -5][number % 6])
+            span = [0, 0.000001, 1, 9, 10, -5][number % 6]
+            now = clock()
+            if span < 0 and any(now - 5 * SECOND <= end <= now for end in ends):
+                continue  # a lease that has lapsed may be forgotten: it does not come back with an earlier clock
+            clock.advance(span)
         elif what == "free" and taken:
             one, (given, _) = taken[number % len(taken)]
             reference.execute([Settle(one)])
             pool.free(one.demands[0].key.partition("|")[2], given)
         elif what == "op":  # of another way to the same slots
+            ends.append(clock() + lease)
             (one,), (other,) = reference.execute([take]), store.execute([take])
             assert (one.takings, one.held, one.refused) == (other.takings, other.held, other.refused)
         elif what == "take":
+            ends.append(clock() + lease)
             (one,) = reference.execute([take])
             answer = pool.take(bucket)
             assert (answer is None) is one.refused

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from keyguard import Forward, Keyguard, RateLimit, Request, Response
+from keyguard import Forward, Keyguard, RateLimit, Request, Response, path
 
 STORE = os.environ.get("KEYGUARD_STORE", "memory://")
 CHUNK = b"x" * 65536
@@ -24,7 +24,7 @@ async def counting(request: Request, forward: Forward) -> Response:
 
 
 ended: list[int] = []
-guard = Keyguard(counting, RateLimit("100/hour", by="ip"), store=STORE)
+guard = Keyguard(counting, RateLimit("100/hour", by="ip", exempt=path("/process")), store=STORE)
 
 
 def peak() -> bytes:
@@ -47,16 +47,16 @@ async def bare_asgi(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.close"})
         return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
-    path = scope["path"]
-    if path == "/big":
+    asked = scope["path"]
+    if asked == "/big":
         for _ in range(CHUNKS):
             await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
-    elif path == "/events":
+    elif asked == "/events":
         import asyncio
 
         await send({"type": "http.response.body", "body": b"data: first\n\n", "more_body": True})
         await asyncio.sleep(0.8)
-    body = {"/peak": peak(), "/ended": b"%d" % len(ended), "/pid": b"%d" % os.getpid()}.get(path, b"end")
+    body = {"/peak": peak(), "/ended": b"%d" % len(ended)}.get(asked, b"end")
     await send({"type": "http.response.body", "body": body})
 
 
@@ -65,14 +65,15 @@ asgi = guard.asgi(bare_asgi)
 
 def bare_wsgi(environ: Any, start_response: Any) -> Iterable[bytes]:
     start_response("200 OK", [("Content-Type", "text/plain")])
-    path = environ["PATH_INFO"]
-    if path == "/big":
+    asked = environ["PATH_INFO"]
+    if asked == "/big":
         return (CHUNK for _ in range(CHUNKS))
-    if path == "/events":
+    if asked == "/events":
         return _events()
-    if path == "/pid":
+    if asked == "/process":
         time.sleep(0.01)  # long enough for another worker to take the next request
-    return [{"/peak": peak(), "/ended": b"%d" % len(ended), "/pid": b"%d" % os.getpid()}.get(path, b"end")]
+    bodies = {"/peak": peak(), "/ended": b"%d" % len(ended), "/process": b"%d" % os.getpid()}
+    return [bodies.get(asked, b"end")]
 
 
 def _events() -> Iterator[bytes]:
