@@ -7,17 +7,13 @@ from functools import cached_property
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal
 
-from keyguard.audit import AuditLog
 from keyguard.chain import Chain
 from keyguard.clock import wall_clock
-from keyguard.counter_names import LimitFacts
 from keyguard.drivers.inspection.app import AppInside
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard, Guard, Surroundings, declared, may_decide, sources_of
-from keyguard.guards.cache import Explanation, ResponseCache
-from keyguard.guards.overload import Overload
 from keyguard.http.addresses import ClientAddress
 from keyguard.logs import logger
 from keyguard.manual_clock import GivenClock, clock_from
@@ -25,13 +21,11 @@ from keyguard.ops import Store, traits_of
 from keyguard.process.fork import renew_after_fork
 from keyguard.process.workers import checked_workers
 from keyguard.refusal import Refusal
-from keyguard.request import RequestState, current_request
-from keyguard.request.current import SETTING, note_requests
-from keyguard.stack.bans import Bans, bans_of
+from keyguard.request.current import note_requests
 from keyguard.stack.counters import claim
 from keyguard.stack.deployment import named_store, store_of_values, tell_of_decisions, warn_of_workers
-from keyguard.stack.handlers import Handlers, Reservation
-from keyguard.stack.limits import Limits
+from keyguard.stack.for_handlers import ForHandlers
+from keyguard.stack.for_operators import ForOperators
 from keyguard.stack.needs import unmet_needs
 from keyguard.stack.order import arranged, check_alike, check_guards, check_layers
 from keyguard.stack.settings import (
@@ -50,13 +44,12 @@ from keyguard.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from keyguard.drivers.asgi.driver import ASGILayer
     from keyguard.drivers.wsgi.driver import WSGIApp, WSGIDriver
-    from keyguard.keys import KeyRegistry
 
 
 log = logger("keyguard")
 
 
-class Keyguard:
+class Keyguard(ForHandlers, ForOperators):
     """A stack of guards, the first one outermost.
 
         guard = Keyguard(IPFilter(deny=[...]), APIKeys(), RateLimit("10/second", by="key"), store="sqlite:///k.db")
@@ -172,103 +165,8 @@ class Keyguard:
     def _default_name(self) -> str:
         return module_of_caller()
 
-    def _facts(self) -> list[LimitFacts]:
-        kept = [facts for guard in self._declared for counters in guard.counters for facts in counters.facts]
-        return [*kept, *[facts for guard in self._declared for facts in guard.facts]]
-
     def __repr__(self) -> str:
         return f"Keyguard({', '.join(map(repr, self.guards))})"
-
-    @property
-    def keys(self) -> KeyRegistry:
-        """Return the registry of the keys that this stack accepts: it issues, lists, rotates and revokes them."""
-        for guard in self._declared:
-            if "keys" in guard.keeps:
-                return guard.registry(self.store)
-        raise ConfigurationError("this stack has no APIKeys guard, so it has no keys")
-
-    @property
-    def limits(self) -> Limits:
-        """Return the limits of this stack, by caller: `peek` at what is spent, `reset` or `set` it, `grant` more."""
-        return Limits(self.store, self._facts(), clock=self._clock)
-
-    @property
-    def bans(self) -> Bans:
-        """Return the bans of this stack: `list` and `lift`."""
-        return bans_of(self.guards, self.store)
-
-    @property
-    def audit(self) -> AuditLog:
-        """Return the audit log: which changes were made by hand in this stack's store, and by whom."""
-        return AuditLog(self.store)
-
-    @property
-    def cache(self) -> ResponseCache:
-        """Return the stack's response cache: `purge`, `stats`, `explain`."""
-        for guard in self.guards:
-            if isinstance(guard, ResponseCache):  # by its class: what is returned is that, with all its methods
-                return guard
-        raise ConfigurationError("this stack has no ResponseCache")
-
-    def here(self) -> RequestState:
-        """Return what is known of the request that the calling handler works for, in any layer of keyguard.
-
-        It works in views and handlers, in dependencies, in what makes a response's body, in background tasks, in tasks
-        and in threads that are given the handler's context, as `asyncio.to_thread` does. A task that goes on after the
-        end of its request finds that one. Raises `ConfigurationError` if this stack has `handlers=False`, and
-        `OutsideRequest` if no request is known: outside of one, in `run_in_executor` and in threads of your own.
-        """
-        if not self._notes:
-            raise ConfigurationError(f"here() works in stacks that note their requests for it: {SETTING}")
-        return current_request().state
-
-    @property
-    def overload(self) -> Overload:
-        """Return the stack's guard against overload: `stats`."""
-        for guard in self.guards:
-            if isinstance(guard, Overload):  # by its class, as above
-                return guard
-        raise ConfigurationError("this stack has no Overload guard")
-
-    def charge(self, cost: int, limit: str | None = None) -> None:
-        """Charge units of a limit to the caller of the request that the calling handler works for.
-
-        `limit` is the `name` of a `RateLimit`; it need not be said if there is one alone, or one alone with `cost=0`,
-        which only handlers charge. Nothing is asked or awaited, so it can be called anywhere, and nothing is refused:
-        the charge is booked when the request is over, whatever is left then. On a websocket it is booked at once, and
-        so is what a WSGI app charges while its body is sent. A request that is answered with a refusal costs nothing.
-
-        Raises `ValueError` for what is no number of units, `OutsideRequest` if no request is known, or its end is past,
-        and `ConfigurationError` for a limit that is not there, or does not apply to the request.
-        """
-        self._for_handlers.charge(cost, limit)
-
-    def reserve(self, estimate: int, limit: str | None = None) -> Reservation:
-        """Hold units of a limit for what a handler is about to do, whose cost is known later.
-
-            async with guard.reserve(2000, "tokens") as hold:       # or `with`, in plain functions
-                answer = await model.ask(...)
-                hold.settle(answer.tokens)
-
-        If there is no room, `Refused` is raised: left alone, it is answered with a 429, and a websocket that is open is
-        closed with the code 1013, try again later. The units are charged when the request is over: what `settle` said,
-        else the estimate, or nothing if an exception came out, or the client left.
-        If the process dies they are free again seconds later; but those of a limit of which requests take units, too,
-        come back with its window.
-
-        `limit` is the `name` of a `RateLimit`, as for `charge`. Raises as `charge` does, and `RuntimeError` if it is
-        used in a way that cannot work: reserved twice by one handler, settled twice or too late, or by `with` in an
-        event loop although the store has to be awaited.
-        """
-        return self._for_handlers.reserve(estimate, limit)
-
-    @cached_property
-    def _for_handlers(self) -> Handlers:
-        return Handlers(self.guards, self.store)
-
-    def explain(self, url: str) -> Explanation:
-        """Tell why the last response for a URL, or for a path on any host, was stored in the cache or was not."""
-        return self.cache.explain(url)
 
     def _attach(self) -> None:
         """Tell the guards of their stack, and find the store of what may be lost."""
@@ -286,11 +184,6 @@ class Keyguard:
             guard.attach(Surroundings(where, shared, self._sources, self._clock))
             if type(guard).after_fork is not Guard.after_fork:
                 renew_after_fork(guard)
-
-    @property
-    def health(self) -> StoreHealth:
-        """Return whether the store is in order, as this process sees it, and what was decided without it."""
-        return StoreHealth(True, None, "", 0, 0) if self._watched is None else self._watched.health
 
     @cached_property
     def asgi(self) -> type[ASGILayer]:

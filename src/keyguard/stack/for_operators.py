@@ -1,0 +1,82 @@
+"""What people who run a service do with a stack: keys, limits, bans, the cache, and how things are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keyguard.audit import AuditLog
+from keyguard.clock import Clock
+from keyguard.counter_names import LimitFacts
+from keyguard.errors import ConfigurationError
+from keyguard.guard import AnyGuard, Guard
+from keyguard.guards.cache import Explanation, ResponseCache
+from keyguard.guards.overload import Overload
+from keyguard.ops import Store
+from keyguard.stack.bans import Bans, bans_of
+from keyguard.stack.limits import Limits
+from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
+
+if TYPE_CHECKING:
+    from keyguard.keys import KeyRegistry
+
+
+class ForOperators:
+    """The part of `Keyguard` that is for operators."""
+
+    guards: tuple[AnyGuard, ...]
+    store: Store
+    _declared: list[Guard]
+    _clock: Clock
+    _watched: CircuitBreaker | None
+
+    def _facts(self) -> list[LimitFacts]:
+        kept = [facts for guard in self._declared for counters in guard.counters for facts in counters.facts]
+        return [*kept, *[facts for guard in self._declared for facts in guard.facts]]
+
+    @property
+    def keys(self) -> KeyRegistry:
+        """Return the registry of the keys that this stack accepts: it issues, lists, rotates and revokes them."""
+        for guard in self._declared:
+            if "keys" in guard.keeps:
+                return guard.registry(self.store)
+        raise ConfigurationError("this stack has no APIKeys guard, so it has no keys")
+
+    @property
+    def limits(self) -> Limits:
+        """Return the limits of this stack, by caller: `peek` at what is spent, `reset` or `set` it, `grant` more."""
+        return Limits(self.store, self._facts(), clock=self._clock)
+
+    @property
+    def bans(self) -> Bans:
+        """Return the bans of this stack: `list` and `lift`."""
+        return bans_of(self.guards, self.store)
+
+    @property
+    def audit(self) -> AuditLog:
+        """Return the audit log: which changes were made by hand in this stack's store, and by whom."""
+        return AuditLog(self.store)
+
+    @property
+    def cache(self) -> ResponseCache:
+        """Return the stack's response cache: `purge`, `stats`, `explain`."""
+        for guard in self.guards:
+            if isinstance(guard, ResponseCache):  # by its class: what is returned is that, with all its methods
+                return guard
+        raise ConfigurationError("this stack has no ResponseCache")
+
+    @property
+    def overload(self) -> Overload:
+        """Return the stack's guard against overload: `stats`."""
+        for guard in self.guards:
+            if isinstance(guard, Overload):  # by its class, as above
+                return guard
+        raise ConfigurationError("this stack has no Overload guard")
+
+    def explain(self, url: str) -> Explanation:
+        """Tell why the last response for a URL, or for a path on any host, was stored in the cache or was not."""
+        return self.cache.explain(url)
+
+    @property
+    def health(self) -> StoreHealth:
+        """Return whether the store is in order, as this process sees it, and what was decided without it."""
+        return StoreHealth(True, None, "", 0, 0) if self._watched is None else self._watched.health
