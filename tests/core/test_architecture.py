@@ -76,10 +76,11 @@ def test_the_picture_of_the_rooms_is_true() -> None:
 def test_files_that_documents_name_exist() -> None:
     """Those that a reader is to make do not."""
     named = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|toml))`")
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         text = re.sub(r"```.*?```", "", document.read_text(), flags=re.S)
         found = named.findall(text)
-        assert found, document.name
+        if document.parent != ROOT and document.name != "architecture.md":  # it names files of its reader, too
+            found = [path for path in found if path.startswith(("src/", "tests/", "examples/", "docs/", "benchmarks/"))]
         for path in found:
             there = any((folder / path).exists() for folder in (ROOT, SOURCE))
             assert there != (f"`{path}` (new)" in text), f"{document.name}: {path}"

@@ -1,4 +1,4 @@
-"""What `CONTRIBUTING.md` and `docs/` show is run. That the files they name are there, `test_architecture.py` says.
+"""The commands that `CONTRIBUTING.md` and the map show work in a checkout. `test_pages.py` runs all other blocks.
 
 What the changelog names is there too.
 """
@@ -16,30 +16,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TEXTS = {path.name: path.read_text() for path in [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]}
+TEXTS = [(ROOT / name).read_text() for name in ("CONTRIBUTING.md", "docs/architecture.md")]
 COMMANDS = [
-    line
-    for text in TEXTS.values()
-    for block in re.findall(r"```sh\n(.*?)```", text, re.S)
-    for line in block.splitlines()
+    line for text in TEXTS for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()
 ]
-
-
-def test_guides_are_found() -> None:
-    assert {"CONTRIBUTING.md", "architecture.md"} <= TEXTS.keys()
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_blocks_of_code_run(name: str, tmp_path: Path) -> None:
-    """Each sees what those before it have defined, and the tests among it are run."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", TEXTS[name], re.S | re.M)
-    assert {kind for kind, _ in blocks} <= {"python", "sh", "text"}
-    names: dict[str, Any] = {"__name__": name}
-    for number, (kind, code) in enumerate(blocks):
-        if kind == "python":
-            exec(compile(code, f"{name}, block {number}", "exec", dont_inherit=True), names)
-            for test in [names.pop(word) for word in [*names] if word.startswith("test_")]:
-                test(**({"tmp_path": tmp_path} if inspect.signature(test).parameters else {}))
 
 
 @pytest.mark.parametrize("line", COMMANDS)
