@@ -27,6 +27,7 @@ ARROW = [
     "stack",
     "asgi django testing wsgi",
     "cli",
+    "flask",
 ]
 LEVEL = {name: level for level, names in enumerate(ARROW) for name in names.split()}
 

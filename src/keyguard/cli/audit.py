@@ -12,11 +12,10 @@ import sys
 from typing import Any
 
 from keyguard.audit import AuditLog, AuditRecord
-from keyguard.cli.input import add_store, duration, store_url
+from keyguard.cli.input import add_store, duration
+from keyguard.cli.opening import store_for
 from keyguard.cli.output import print_json, print_rows
-from keyguard.cli.store import open_for_operators
 from keyguard.clock import SECOND, wall_clock
-from keyguard.errors import ConfigurationError
 from keyguard.units import as_datetime, in_microseconds, microseconds, rfc3339
 
 
@@ -35,13 +34,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    url = store_url(options, "--store redis://localhost")
-    if url.lower().startswith("memory:"):
-        raise ConfigurationError("memory:// is the app's own: ask it there, with guard.audit.list()")
+    store = store_for(
+        options, "--store redis://localhost", instead="is the app's own: ask it there, with guard.audit.list()"
+    )
     since = None
     if options.since is not None:
         since = as_datetime(wall_clock() - microseconds("--since", options.since))
-    log = AuditLog(open_for_operators(url, make=False))
+    log = AuditLog(store)
     records = log.list(since=since, action=options.action, caller=options.caller, actor=options.actor)
     if options.json:
         print_json([_members(record) for record in records])

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from keyguard.cli.input import FORMS, add_store, duration, given, store_url, when
+from keyguard.cli.input import FORMS, add_store, duration, given, when
+from keyguard.cli.opening import store_for
 from keyguard.cli.operator import operator
 from keyguard.cli.output import print_json, print_rows
-from keyguard.cli.store import open_for_operators
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.guards.bans.settings import checked_name
@@ -58,10 +58,9 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _store(options: argparse.Namespace) -> Any:
-    url = store_url(options, "--store redis://localhost")
-    if url.lower().startswith("memory:"):
-        raise ConfigurationError("memory:// is the app's own: ask it there, with guard.bans.list()")
-    return open_for_operators(url, make=False)
+    return store_for(
+        options, "--store redis://localhost", instead="is the app's own: ask it there, with guard.bans.list()"
+    )
 
 
 def _bans(options: argparse.Namespace) -> Bans:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from keyguard.cli.input import FORMS, add_store, given, given_lines, json_text, seconds_or_duration, store_url
-from keyguard.cli.store import open_for_operators
+from keyguard.cli.input import FORMS, add_store, given, given_lines, json_text, seconds_or_duration
+from keyguard.cli.opening import app_of, lasting, store_for
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow
@@ -67,10 +67,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _store(options: argparse.Namespace) -> Any:
-    url = store_url(options, "--store redis://localhost")
-    if url.startswith("memory:"):
-        raise ConfigurationError("memory:// is the app's own: ask it there, with guard.cache.stats() and purge()")
-    return open_for_operators(url)
+    instead = "is the app's own: ask it there, with guard.cache.stats() and purge()"
+    app = app_of(options)
+    if app is not None:  # a cache may have a store of its own
+        return lasting(app.cache.store or app.store, instead)
+    return store_for(options, "--store redis://localhost", make=True, instead=instead)
 
 
 def _stats(options: argparse.Namespace) -> int:

@@ -32,19 +32,25 @@ from keyguard.cli import bans as cli_bans
 from keyguard.cli import cache as cli_cache
 from keyguard.cli import limits as cli_limits
 from keyguard.cli import store as cli_store
-from keyguard.cli.input import FORMS, Parser, add_store, duration, given, store_url, when
+from keyguard.cli.input import FORMS, Parser, add_store, duration, given, when
 from keyguard.cli.key_changes import note_changed, note_issued, note_rotated
+from keyguard.cli.opening import app_of, store_for
 from keyguard.cli.output import discard_output, members_of, print_json, print_table, show_issued, show_record
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
 from keyguard.keys import KeyRegistry
 from keyguard.logs import plain
+from keyguard.stack.keyguard import Keyguard
 from keyguard.units import microseconds, rfc3339
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code."""
-    options = _parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, *, app: Keyguard | None = None, prog: str = "keyguard") -> int:
+    """Run a command line; returns the exit code.
+
+    `app` is the stack of the app that runs the command, if one does: then its store need not be named. `prog` is what
+    the command is called by.
+    """
+    options = _parser(prog).parse_args(argv, argparse.Namespace(of_app=app))
     if sys.stdout is None:  # before a key is made that could never be seen
         _complain("standard output is closed")
         return 1
@@ -87,6 +93,7 @@ def _issue(options: argparse.Namespace) -> int:
         metadata=dict(options.metadata),
         not_before=options.not_before,
         expires=options.expires,
+        env=options.env,
     )
     note_issued(registry.store, issued.record)
     return show_issued(issued, options)
@@ -177,11 +184,15 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _registry(options: argparse.Namespace, *, make: bool = False) -> KeyRegistry:
-    url = store_url(options, "--store sqlite:///keyguard.db")
-    if url.lower().startswith("memory:"):
-        raise ConfigurationError("memory:// ends with this command: name a store that lasts, such as sqlite:///file.db")
     words = {name: getattr(options, name) for name in ("prefix", "env") if getattr(options, name, None)}
-    return KeyRegistry(cli_store.open_for_operators(url, make=make), **words)
+    instead = "ends with this command: name a store that lasts, such as sqlite:///file.db"
+    store = store_for(options, "--store sqlite:///keyguard.db", make=make, instead=instead)
+    app = app_of(options)
+    if app is None:
+        return KeyRegistry(store, **words)
+    if "prefix" in words:
+        raise ConfigurationError("keys of this app begin as APIKeys(prefix=...) says: leave --prefix out")
+    return app.keys
 
 
 def _key(options: argparse.Namespace) -> str:
@@ -198,8 +209,8 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="keyguard", description="API keys and limits for your own web app.")
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = Parser(prog=prog, description="API keys and limits for your own web app.")
     parser.add_argument("--version", action="version", version=f"keyguard {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -40,6 +40,11 @@ def add_store(command: argparse.ArgumentParser, example: str) -> None:
     either.add_argument("--store-file", metavar="FILE", help="a file that holds the URL")
 
 
+def names_store(options: argparse.Namespace) -> bool:
+    """Tell whether the words of a command name a store."""
+    return options.store is not None or getattr(options, "store_file", None) is not None
+
+
 def store_url(options: argparse.Namespace, example: str) -> str:
     """Return the URL of the store that is named by an option or the environment."""
     text = options.store

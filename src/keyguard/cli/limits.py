@@ -16,12 +16,12 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from keyguard.cli.input import FORMS, add_store, given, store_url
+from keyguard.cli.input import FORMS, add_store, given
+from keyguard.cli.opening import app_of, lasting, store_for
 from keyguard.cli.operator import operator
 from keyguard.cli.output import print_json, print_rows
-from keyguard.cli.store import open_for_operators
 from keyguard.clock import SECOND, wall_clock
-from keyguard.errors import ConfigurationError, KeyguardError
+from keyguard.errors import KeyguardError
 from keyguard.logs import plain
 from keyguard.ops import Store
 from keyguard.stack.callers import KINDS
@@ -113,15 +113,22 @@ def _words(options: argparse.Namespace) -> dict[str, Any]:
     return {"limit": options.limit, "by": options.by, "plan": options.plan}
 
 
+_INSTEAD = "is the app's own: ask it there, with guard.limits.peek(caller)"
+
+
 # -- what the store says ----------------------------------------------------------------------------------------
 
 
 def _limits(options: argparse.Namespace) -> tuple[Limits, list[WrittenStack]]:
-    """Return the limits that the apps of a store have written down, and by which stacks."""
-    url = store_url(options, "--store redis://localhost")
-    if url.lower().startswith("memory:"):
-        raise ConfigurationError("memory:// is the app's own: ask it there, with guard.limits.peek(caller)")
-    store = open_for_operators(url, make=False)
+    """Return the limits of the app that runs the command, else those that the apps of a store have written down.
+
+    With them, which stacks they are of.
+    """
+    app = app_of(options)
+    if app is not None and options.stack is None:
+        lasting(app.store, _INSTEAD)
+        return app.limits, [WrittenStack(app.name, app.limits.facts, ())]
+    store = store_for(options, "--store redis://localhost", instead=_INSTEAD)
     stacks = _stacks(store, options.stack)
     return Limits(store, [facts for stack in stacks for facts in stack.facts], clock=wall_clock), stacks
 

@@ -11,21 +11,18 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, unquote
 
 from keyguard.audit import POOL
 from keyguard.cli.input import FORMS, given, store_url
+from keyguard.cli.opening import app_of, open_for_operators
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
 from keyguard.keys import KeyRegistry
 from keyguard.keys.flows import PEPPERED
 from keyguard.keys.record import has_pepper
 from keyguard.logs import plain, word
 from keyguard.ops import SETTLED, Put, Store, is_counter, traits_of
-from keyguard.stores import open_store
-from keyguard.stores.schemes import scheme_of
 from keyguard.testing.conformance import check_store
 
 Entry: TypeAlias = tuple[str, bytes, "int | None"]
@@ -37,18 +34,6 @@ _BATCH = 200
 _PASSES = 5
 
 
-def open_for_operators(url: str, *, make: bool = True) -> Store:
-    """Open a store with a person's patience, which a request has not; with `make` also if there is no file yet."""
-    scheme, query = url.partition(":")[0].lower(), url.partition("?")[2]
-    if scheme == "sqlite" and not make:
-        path = Path(unquote(url.partition("?")[0].partition("://")[2].partition("/")[2]).replace("\0", "?"))
-        if not path.exists():
-            raise ConfigurationError(f"there is no file {path}; a misspelt name would be a new, empty store")
-    if scheme != "memory" and "timeout" not in dict(parse_qsl(query)):
-        url += ("&" if query else "?") + "timeout=1"
-    return open_store(url)
-
-
 @contextmanager
 def _opened(url: str, *, make: bool = True) -> Iterator[Any]:
     store: Any = open_for_operators(url, make=make)
@@ -58,6 +43,17 @@ def _opened(url: str, *, make: bool = True) -> Iterator[Any]:
         close = traits_of(store).close
         if close is not None:
             close()
+
+
+@contextmanager
+def _meant(options: argparse.Namespace, *, make: bool = True) -> Iterator[Any]:
+    """Open the store that a command names; that of the app that runs it is open, and stays so."""
+    app = app_of(options)
+    if app is not None:
+        yield traits_of(app.store).store or app.store  # leases may stand in front of it
+        return
+    with _opened(store_url(options, "keyguard store check redis://localhost"), make=make) as store:
+        yield store
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +88,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
-    with _opened(_url(options)) as store:
+    with _meant(options) as store:
         if traits_of(store).migrate is None:
             _say("This store has no tables: there is nothing to do.")
         else:
@@ -101,10 +97,10 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _migrate(options: argparse.Namespace) -> int:
-    with _opened(_url(options), make=False) as store:
+    with _meant(options, make=False) as store:
         if traits_of(store).migrate is not None:
             _bring_tables(store)
-        sealed, left = KeyRegistry(store).migrate()
+        sealed, left = _registry(options, store).migrate()
     if sealed:
         _say(f"{sealed} records of keys were sealed.")
     if left:
@@ -117,21 +113,24 @@ def _migrate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _registry(options: argparse.Namespace, store: Store) -> KeyRegistry:
+    app = app_of(options)
+    if app is not None:
+        with suppress(ConfigurationError):  # an app without keys may share its store with one that has some
+            return app.keys  # it knows the app's peppers
+    return KeyRegistry(store)
+
+
 def _bring_tables(store: Any) -> None:
     before, after = store.migrate()
     _say(f"The tables have layout {after}." if before == after else f"From layout {before} to {after}.")
 
 
-def _url(options: argparse.Namespace) -> str:
-    return store_url(options, "keyguard store check redis://localhost")
-
-
 def _check(options: argparse.Namespace) -> int:
-    url = _url(options)
-    with _opened(url) as store:
+    with _meant(options) as store:
         if traits_of(store).scratch is None:
             raise ConfigurationError("this store cannot make an empty one beside it: run keyguard.testing.check_store")
-        compensates = scheme_of(url).endswith("+cluster")
+        compensates = traits_of(store).spread
         try:
             check_store(store.scratch, steps=options.steps, seed=options.seed, compensates=compensates)
         except AssertionError as error:

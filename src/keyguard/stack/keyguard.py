@@ -24,6 +24,7 @@ from keyguard.refusal import Refusal
 from keyguard.request.current import note_requests
 from keyguard.stack.counters import claim
 from keyguard.stack.deployment import named_store, store_of_values, tell_of_decisions, warn_of_workers
+from keyguard.stack.for_flask import ForFlask
 from keyguard.stack.for_handlers import ForHandlers
 from keyguard.stack.for_operators import ForOperators
 from keyguard.stack.needs import unmet_needs
@@ -49,12 +50,13 @@ if TYPE_CHECKING:
 log = logger("keyguard")
 
 
-class Keyguard(ForHandlers, ForOperators):
+class Keyguard(ForHandlers, ForOperators, ForFlask):
     """A stack of guards, the first one outermost.
 
         guard = Keyguard(IPFilter(deny=[...]), APIKeys(), RateLimit("10/second", by="key"), store="sqlite:///k.db")
         app.add_middleware(guard.asgi)                  # Starlette, FastAPI, Litestar, Quart, ...
-        app.wsgi_app = guard.wsgi(app.wsgi_app)         # Flask, Django, Falcon, Pyramid, ...
+        guard.init_app(app)                             # Flask
+        application = guard.wsgi(application)           # Django, Falcon, Pyramid, Bottle, ...
 
     - `store`: the place of keys and counters, a URL (`memory://`, `sqlite:///file.db`) or a store object; by default
       the URL in the environment's `KEYGUARD_STORE`, else `memory://`. A memory store belongs to one process.

@@ -28,8 +28,10 @@ class Limits:
     """
 
     def __init__(self, store: Store, facts: Iterable[LimitFacts], *, clock: Clock) -> None:
+        self.facts = tuple(facts)
+        """What the limits are, and whom they count."""
         self._store = store
-        self._actions = Actions(store, facts, clock)
+        self._actions = Actions(store, self.facts, clock)
 
     # -- the actions --------------------------------------------------------------------------------------
 
