@@ -19,7 +19,7 @@ ARROW = [
     "ops response",
     "audit renewals request run stores",
     "conditions keys problem refused steps",
-    "counter_names without_store",
+    "counter_names uncounted without_store",
     "guard",
     "selection together",
     "chain",

@@ -11,13 +11,14 @@ from logging import INFO
 from typing import Any
 
 from keyguard.clock import SECOND
-from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
+from keyguard.errors import StoreBusy, StoreError
 from keyguard.http.fields import MOST_KEYS
 from keyguard.logs import logger, plain, secret, story, without, word
-from keyguard.problem import refuse_ambiguous, refuse_busy, refuse_for
+from keyguard.problem import refuse_busy, refuse_for
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import CarriedRequest
 from keyguard.response import Response
+from keyguard.uncounted import UNCOUNTED, refuse_uncounted
 
 log = logger("keyguard")
 
@@ -51,8 +52,8 @@ def answer_failure(request: CarriedRequest, failure: BaseException, sources: Ite
     """Return the refusal that stands for a failure. `sources` are where the guards of the stack look for keys."""
     if isinstance(failure, StoreBusy):
         return refuse_busy(request)
-    if isinstance(failure, AmbiguousPath):  # a guard of the user's own asked for the path
-        return refuse_ambiguous(request)
+    if isinstance(failure, UNCOUNTED):  # a guard of the user's own asked for the path
+        return refuse_uncounted(request, failure)
     if isinstance(failure, StoreError):
         if not failure.logged:
             log.error("the store failed: %s", plain(failure))

@@ -1,11 +1,12 @@
-"""The notation of rates: `"10/second; 5000/day"`, `"100 per 5 minutes"`.
+"""The notation of rates: `"10/second; 5000/day"`, `"100 per 5 minutes"`, `"5/m"`, `"1/week"`.
 
-The grammar is that of the `limits` library, and its parser reads it. Texts that the parser reads in a
-surprising way are refused here: a limit of 0, a period of 0, months and years.
+The grammar is that of the `limits` library, and its parser reads it; short units and weeks are written out for it
+here. Texts that the parser reads in a surprising way are refused here: a limit of 0, a period of 0, months and years.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, TypeAlias
 
 from keyguard.clock import SECOND
@@ -19,6 +20,11 @@ Rate: TypeAlias = tuple[int, int, str]
 
 LONGEST = 20 * 365 * 86400 * SECOND
 """The longest period, in microseconds. Stores calculate with numbers that are exact up to 2**53."""
+
+_PART = re.compile(r"\s*([0-9]+)\s*(?:/|per)\s*([0-9]+)?\s*([a-z]+)\s*")
+# Small letters alone: "5/M" could be five a month.
+_SHORT = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "hour", "d": "day"}
+_WEEKS = frozenset({"w", "week", "weeks"})
 
 _HELP = "write for example '10/second', '100/5 minutes' or '10/second; 5000/day'"
 
@@ -37,7 +43,8 @@ def parse_rates(text: str | RateLimitItem) -> list[Rate]:
         raise ConfigurationError(f"a rate is a text, not {text!r}: {_HELP}")
     else:
         try:
-            items, parts = parse_many(text), _parts(text)
+            parts = _parts(text)
+            items = parse_many(";".join(map(_written_out, parts)))
         except ValueError as error:
             raise ConfigurationError(f"cannot read the rate {text!r}: {_HELP}") from error
     rates = []
@@ -54,6 +61,8 @@ def parse_rates(text: str | RateLimitItem) -> list[Rate]:
         if _says_zero_periods(part):
             raise ConfigurationError(f"{part!r}: a period of 0 {unit}s is not a period; {_HELP}")
         many = item.multiples
+        if _says_weeks(part):
+            many, unit = many // 7, "week"
         if item.get_expiry() * SECOND > LONGEST:
             raise ConfigurationError(f"{part!r}: a period is at most {LONGEST // 86400 // SECOND} days")
         rates.append((item.amount, item.get_expiry() * SECOND, f"{item.amount}/{_period(many, unit)}"))
@@ -62,6 +71,22 @@ def parse_rates(text: str | RateLimitItem) -> list[Rate]:
 
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.replace(",", ";").replace("|", ";").split(";")]
+
+
+def _written_out(part: str) -> str:
+    """Return a rate as the parser knows it, which has neither short units nor weeks."""
+    match = _PART.fullmatch(part)
+    if match is None:
+        return part
+    amount, many, unit = match.groups()
+    if unit in _WEEKS:
+        return f"{amount}/{7 * int(many or 1)} days"
+    return f"{amount}/{many or 1} {_SHORT.get(unit, unit)}"
+
+
+def _says_weeks(part: str) -> bool:
+    match = _PART.fullmatch(part)
+    return match is not None and match[3] in _WEEKS
 
 
 def _says_zero_periods(part: str) -> bool:

@@ -129,8 +129,8 @@ class RateLimitOptions(StackOptions, total=False):
     methods: Iterable[str] | None
     paths: Iterable[str] | OnPaths | None
     ignore_case: bool
-    plans: Mapping[str, Rates | Sequence[Rates] | None] | None
-    default: Rates | Sequence[Rates] | None
+    plans: Mapping[str, Rates | Sequence[Rates] | Literal[0] | None] | None
+    default: Rates | Sequence[Rates] | Literal[0] | None
     name: str | None
     headers: Profile | Sequence[Profile] | None
     tell: Tell

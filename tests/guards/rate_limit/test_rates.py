@@ -306,6 +306,12 @@ def test_callers_folded_together_are_forgiven_nothing(
         ("100/5 minutes,1/hour", [(100, 300, "100/5 minutes"), (1, 3600, "1/hour")]),
         ("10 per 1 HOUR", [(10, 3600, "10/hour")]),
         ("3/30 days", [(3, 30 * 86400, "3/30 days")]),
+        ("5/m", [(5, 60, "5/minute")]),
+        ("10/s; 100/h, 1000/d", [(10, 1, "10/second"), (100, 3600, "100/hour"), (1000, 86400, "1000/day")]),
+        ("100 per 5min", [(100, 300, "100/5 minutes")]),
+        ("1/week", [(1, 7 * 86400, "1/week")]),
+        ("20/2w | 3/2 weeks", [(20, 14 * 86400, "20/2 weeks"), (3, 14 * 86400, "3/2 weeks")]),
+        ("7/7 days", [(7, 7 * 86400, "7/7 days")]),
     ],
 )
 def test_rates_are_read(text: str, rates: list[tuple[int, int, str]]) -> None:
@@ -320,6 +326,12 @@ def test_rates_are_read(text: str, rates: list[tuple[int, int, str]]) -> None:
         ("10/secnd", "cannot read"),
         ("10", "cannot read"),
         ("10/second garbage", "cannot read"),
+        ("10/M", "cannot read"),  # a minute, or a month?
+        ("10/ms", "cannot read"),
+        ("10/hs", "cannot read"),
+        ("0/w", "admits nothing, ever"),
+        ("10/0w", "a period of 0"),
+        ("1/2000 weeks", "a period is at most 7300 days"),
         ("1_0/second", "cannot read"),
         ("1.5/second", "cannot read"),
         ("-1/second", "cannot read"),

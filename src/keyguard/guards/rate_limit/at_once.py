@@ -10,16 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 from keyguard.clock import SECOND
-from keyguard.errors import AmbiguousPath
 from keyguard.flow import Flow
 from keyguard.guard import LONG, Answer, Decide, Long
 from keyguard.guards.rate_limit.headers import UP
 from keyguard.guards.rate_limit.outcomes import AskLimits, Charge, refuse_limited
 from keyguard.guards.rate_limit.rules import KEPT, LONGEST_BUCKET, UNKNOWN_ADDRESS, Counted, Rule, RuleDemands, Terms
 from keyguard.ops import Demand, Take, Taken, traits_of
-from keyguard.problem import refuse_ambiguous
 from keyguard.request import CarriedRequest
 from keyguard.response import Headers, ReadyFields
+from keyguard.uncounted import UNCOUNTED, refuse_uncounted
 
 _new = object.__new__
 
@@ -116,8 +115,8 @@ def _decide_one(limit: PromptLimit, store: Any, pooled: dict[Terms, Pooled]) -> 
         if not bucket:
             try:
                 counted = counted_by(request)
-            except AmbiguousPath:
-                return refuse_ambiguous(request)
+            except UNCOUNTED as error:
+                return refuse_uncounted(request, error)
             if counted is None or counted is LONG:
                 return counted
             terms, bucket, cost = counted
@@ -156,8 +155,8 @@ def _decide_all(limits: Sequence[PromptLimit], store: Any, pooled: dict[Terms, P
                     return LONG
                 if found is not None:
                     counted.append(found)
-        except AmbiguousPath:
-            return refuse_ambiguous(request)
+        except UNCOUNTED as error:
+            return refuse_uncounted(request, error)
         if not counted:
             return None
         asked = [(of, bucket, cost) for terms, bucket, cost in counted if (of := pooled.get(terms)) is not None]

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from keyguard.chain import within
-from keyguard.errors import AmbiguousPath, StoreError
+from keyguard.errors import StoreError
 from keyguard.guard import Decide, Guard, may_decide
 from keyguard.guards.rate_limit.at_once import Joined, deciding
 from keyguard.guards.rate_limit.outcomes import AskLimits, Charge, lines_of, wait_for
 from keyguard.guards.rate_limit.turns import only_held
 from keyguard.ops import Take, Taken
-from keyguard.problem import refuse_ambiguous
 from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Response
+from keyguard.uncounted import UNCOUNTED, refuse_uncounted
 
 
 class Limiting(Guard):
@@ -44,8 +44,8 @@ class Limiting(Guard):
             return await forward(request)  # nothing is known of its caller
         try:
             asked = self.take_at_once(request) if self.fixed else await self.chosen_take(request)
-        except AmbiguousPath:
-            return refuse_ambiguous(request)
+        except UNCOUNTED as error:
+            return refuse_uncounted(request, error)
         if asked is None:
             return await forward(request)
         ask = AskLimits(asked)

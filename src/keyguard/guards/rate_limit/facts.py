@@ -29,7 +29,8 @@ def facts_of(limit: Told, plans: Mapping[str, Terms] | None, default: Terms) -> 
         listed[terms].append(name)
     for terms, names in listed.items():
         rules: list[tuple[str, str, Limit | None]] = [(rule.name, rule.prefix, rule.limit) for rule in terms.rules]
-        for name, prefix, rate in rules or [(limit.name, f"rl:{limit.counter}:", None)]:
+        none = f"{limit.name}:0, not in the plan" if terms.shut else limit.name
+        for name, prefix, rate in rules or [(none, f"rl:{limit.counter}:", None)]:
             yield LimitFacts(
                 limit.name,
                 name,

@@ -28,8 +28,10 @@ from keyguard.guards.rate_limit.naming import counters_of, names_of
 from keyguard.guards.rate_limit.settling import Refunds, Settler, settler_of
 from keyguard.ops import Take
 from keyguard.rates import Limit
+from keyguard.refusal import Cause
 from keyguard.request import CarriedRequest, Request
 from keyguard.selection import Asking, By, Selection, Setting, asked, asked_at_once, at_hand, identity_for
+from keyguard.uncounted import NotCounted
 from keyguard.without_store import FailureMode, checked_failure_mode
 
 if TYPE_CHECKING:
@@ -52,11 +54,13 @@ class RateLimit(Limiting):
       `quota("10000/month")` or `credits(500)`, rate items of the `limits` library, or one function of the request that
       returns one of these, a list of them, or `None` if no limit applies.
     - `plans`: instead of rates, a mapping from the plan of the caller's key to the rates of that plan, `None` for no
-      limit: `plans={"free": "2/second; 100/day", "pro": "50/second"}, default="free"`. `default`, a plan's name or
-      rates, is for callers with no plan, or with one that is not listed, of which the log tells once.
+      limit: `plans={"free": "2/second; 100/day", "pro": "50/second"}, default="free"`. A plan of `0`, or `"0/day"`,
+      does not include what the limit is about: its callers get a 403 with the cause `permission`. `default`, a plan's
+      name or rates, is for callers with no plan, or with one that is not listed, of which the log tells once.
     - `by`: who shares a counter. `"ip"` the client's address (IPv6 by /64), `"key"` the API key, `"subject"` whoever
-      owns the key; callers without a key are counted by address. Or a function of the request that returns text, a
-      number, a tuple of these, or `None` if the limit does not apply. By default `"ip"`, with plans `"subject"`.
+      owns the key; callers without a key are counted by address. Or a function of the request that returns text, bytes,
+      a number, a `UUID`, a member of an `Enum`, a tuple of these, or `None` if the limit does not apply. By default
+      `"ip"`, with plans `"subject"`.
     - `cost`: units a request takes, a whole number or a function. One of 0 takes none, and is never refused: units of a
       limit with `cost=0` are used by handlers alone, by `Keyguard.charge` and `Keyguard.reserve`.
     - `when`, `exempt`: functions of the request, or `path(...)`: the limit applies if `when` is true and `exempt` is
@@ -111,8 +115,8 @@ class RateLimit(Limiting):
         methods: Iterable[str] | None = None,
         paths: Iterable[str] | OnPaths | None = None,
         ignore_case: bool = False,
-        plans: Mapping[str, Rates | Sequence[Rates] | None] | None = None,
-        default: Rates | Sequence[Rates] | None = None,
+        plans: Mapping[str, Rates | Sequence[Rates] | Literal[0] | None] | None = None,
+        default: Rates | Sequence[Rates] | Literal[0] | None = None,
         name: str | None = None,
         headers: Profile | Sequence[Profile] | None = "draft-11",
         tell: Tell = "all",
@@ -245,10 +249,16 @@ class RateLimit(Limiting):
             return None
         terms = self._default if self.plans is None else self._plan(request)
         if not terms.rules:
+            self._check_included(terms)
             return None
         bucket = selection.bucket(request, self)
         terms.check_caller(bucket)
         return terms, bucket, self.cost
+
+    def _check_included(self, terms: settings.Terms) -> None:
+        """Raise `NotCounted` if the caller's plan does not include what the limit is about."""
+        if terms.shut:
+            raise NotCounted(Cause.PERMISSION, settings.NOT_INCLUDED, "plan", policies=[self.name])
 
     def take_at_once(self, request: CarriedRequest) -> Take | None:
         counted = self.counted(request)
@@ -278,11 +288,12 @@ class RateLimit(Limiting):
             terms = settings.known_terms_of(self._naming, settings.listed(chosen))
         else:
             terms = self._default if self.plans is None else self._plan(request)
-        if not terms.rules:
+        if not terms.rules and not terms.shut:
             return None
         bucket = yield from self.selection.asking_whose(request, self)
         if bucket is None:
             return None
+        self._check_included(terms)
         terms.check_caller(bucket)
         cost = self.cost if isinstance(self.cost, int) else settings.whole_cost((yield self.cost))
         return terms, bucket, cost

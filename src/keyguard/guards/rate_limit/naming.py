@@ -55,8 +55,8 @@ def names_of(limit: Named, given: str | None, *, plans: bool) -> tuple[str, str]
 
 def counters_of(limit: Named, plans: Mapping[str, Terms] | None, default: Terms) -> Counters:
     """Return what its counters mean."""
-    limits = None if plans is None else {name: _limits(terms.rules) for name, terms in plans.items()}
-    other = None if plans is None else _limits(default.rules)
+    limits = None if plans is None else {name: _limits_of(terms) for name, terms in plans.items()}
+    other = None if plans is None else _limits_of(default)
     where = limit.choose, limit.by, limit.cost, limit.when, limit.exempt, limit.methods, limit.paths
     settling = None if limit.settling is None else limit.settling.parts
     return Counters(
@@ -69,6 +69,10 @@ def counters_of(limit: Named, plans: Mapping[str, Terms] | None, default: Terms)
         functions=[*limit.functions().values(), None if limit.settling is None else limit.settling.settle],
         facts=facts_of(limit, plans, default),
     )
+
+
+def _limits_of(terms: Terms) -> object:
+    return 0 if terms.shut else _limits(terms.rules)
 
 
 def _limits(rules: Sequence[Rule]) -> list[Limit] | None:

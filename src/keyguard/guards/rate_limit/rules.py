@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -98,11 +99,13 @@ class Rule:
 class Terms:
     """The rules that count for a caller, with all that is the same for each of them: those of a guard, or of a plan."""
 
-    __slots__ = ("_ready", "balances", "binding", "fields", "legacy", "pooled", "rules", "settled", "template")
+    __slots__ = ("_ready", "balances", "binding", "fields", "legacy", "pooled", "rules", "settled", "shut", "template")
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], *, shut: bool = False) -> None:
         self.rules = tuple(rules)
         """None of them: no limit."""
+        self.shut = shut
+        """Whether the plan does not include what the limit is about, so that all is refused."""
         told = [rule for rule in rules if "draft-11" in rule.profiles]
         policy = field_value(", ".join([rule.policy for rule in told]))
         self.fields = ReadyFields("RateLimit-Policy", policy, "RateLimit") if told else None
@@ -220,7 +223,7 @@ def plans_of(guard: Naming, plans: Any, default: Any) -> tuple[dict[str, Terms],
     for name, rates in plans.items():
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"the name of a plan is a text, not {name!r}")
-        made[name] = Terms(() if rates is None else rules_of(guard, listed(rates)))
+        made[name] = _terms_of(guard, rates)
     if isinstance(default, str) and default in made:
         return made, made[default]
     if default is None:
@@ -228,10 +231,32 @@ def plans_of(guard: Naming, plans: Any, default: Any) -> tuple[dict[str, Terms],
             "plans need a default, for callers whose key has no plan or one that is not listed: default='free', say"
         )
     try:
-        return made, Terms(rules_of(guard, listed(default)))
+        return made, _terms_of(guard, default)
     except ConfigurationError as error:
         names = ", ".join(map(repr, made))
         raise ConfigurationError(f"default={default!r} is none of the plans {names}, and no rate: {error}") from None
+
+
+def _terms_of(guard: Naming, rates: Any) -> Terms:
+    """Return the terms of a plan: none for `None`, and for 0 those that refuse all."""
+    if rates is None or _is_nothing(rates):
+        return Terms((), shut=rates is not None)
+    return Terms(rules_of(guard, listed(rates)))
+
+
+def _is_nothing(rates: Any) -> bool:
+    """Tell whether a plan admits nothing: it is 0, or a text such as `"0/day"`."""
+    if not isinstance(rates, str):
+        return is_whole(rates) and rates == 0
+    zero = _ZERO.fullmatch(rates)
+    if zero is not None:
+        parse_rates("1" + _OF_CALENDAR.sub("day", zero[1]))  # what is no rate stays none
+    return zero is not None
+
+
+_ZERO = re.compile(r"\s*0+(\s*(?:/|per)[^;,|]*)")
+_OF_CALENDAR = re.compile("(?:month|year)(?=s?\\s*$)")
+NOT_INCLUDED = "Your plan does not include this. Waiting does not help: another plan does."
 
 
 def checked_cost(cost: Any) -> Any:
