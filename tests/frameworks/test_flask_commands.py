@@ -158,7 +158,7 @@ def test_what_another_process_holds_is_not_shown(words: tuple[str, ...], told: s
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        ((), 2, "usage: flask keyguard"),
+        (("keys",), 2, "usage: flask keyguard keys"),
         (("keys", "list", "--nonsense"), 2, "flask keyguard"),
         (("keys", "show", "nothere"), 1, "keyguard: error:"),
         (("keys", "issue", "--owner", "acme", "--prefix", "kg"), 1, "leave --prefix out"),

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from keyguard.audit import AuditLog, AuditRecord
-from keyguard.cli.input import add_store, duration
+from keyguard.cli.input import add_json, add_store, duration
 from keyguard.cli.opening import store_for
 from keyguard.cli.output import print_json, print_rows
 from keyguard.clock import SECOND, wall_clock
@@ -29,7 +29,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     command.add_argument("--action", help="only this one, such as limits.grant, or limits for all of them")
     command.add_argument("--caller", help="only those that concern this caller, as `list` names it")
     command.add_argument("--actor", help="only those that this user made")
-    command.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(command)
     command.set_defaults(run=_list)
 
 

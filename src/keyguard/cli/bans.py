@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from keyguard.cli.input import FORMS, add_store, duration, given, when
+from keyguard.cli.input import FORMS, add_json, add_store, duration, given, when
 from keyguard.cli.opening import store_for
 from keyguard.cli.operator import operator
 from keyguard.cli.output import print_json, print_rows
@@ -42,7 +42,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         command = actions.add_parser(name, help=help, description=help)
         add_store(command, "redis://localhost")
-        command.add_argument("--json", action="store_true", help="print one JSON document")
+        add_json(command)
         command.set_defaults(run=run)
         return command
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from keyguard.cli.input import FORMS, add_store, given, given_lines, json_text, seconds_or_duration
+from keyguard.cli.input import FORMS, add_json, add_store, given, given_lines, json_text, seconds_or_duration
 from keyguard.cli.opening import app_of, lasting, store_for
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError
@@ -43,7 +43,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
     def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         command = actions.add_parser(name, help=help, description=help)
-        command.add_argument("--json", action="store_true", help="print one JSON document")
+        add_json(command)
         command.set_defaults(run=run)
         return command
 

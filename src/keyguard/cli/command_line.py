@@ -1,8 +1,6 @@
-"""The command `keyguard`: keys of a store and what it caches, from a terminal or a script.
+"""The command `keyguard`: keys, limits and stores, from a terminal or a script.
 
     keyguard keys issue --owner acme --plan pro --store sqlite:///keyguard.db
-    keyguard keys update 4fK2mQ9xTzLb --plan team --expires 90d
-    keyguard keys revoke - --store @/run/secrets/store_url
     keyguard keys list --json
     keyguard store check redis://localhost
     keyguard limits show acme
@@ -15,48 +13,65 @@ Rules:
 - A mistake is one line, and no traceback; the exit code is 1, or 2 if the command line itself is wrong.
 - A key is printed once, when it is issued. Peppers come from the environment alone, and nothing that is secret has to
   be an argument: arguments show in process lists. See `input.py`.
+- A command is one entry in `COMMANDS`. Its module is loaded when it is called.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
-from keyguard import __version__
-from keyguard.cli import audit as cli_audit
-from keyguard.cli import bans as cli_bans
-from keyguard.cli import cache as cli_cache
-from keyguard.cli import limits as cli_limits
-from keyguard.cli import store as cli_store
-from keyguard.cli.input import FORMS, Parser, add_store, duration, given, when
-from keyguard.cli.key_changes import note_changed, note_issued, note_rotated
-from keyguard.cli.opening import app_of, store_for
-from keyguard.cli.output import discard_output, members_of, print_json, print_table, show_issued, show_record
-from keyguard.clock import SECOND, wall_clock
-from keyguard.errors import ConfigurationError, KeyguardError, StoreError
-from keyguard.keys import KeyRegistry
-from keyguard.logs import plain
-from keyguard.stack.keyguard import Keyguard
-from keyguard.units import microseconds, rfc3339
+from keyguard.cli.input import add_general
+from keyguard.cli.output import complain, discard_output
+from keyguard.cli.parser import Fill, Parser
+from keyguard.errors import KeyguardError
+
+if TYPE_CHECKING:
+    from keyguard.stack.keyguard import Keyguard
+
+
+class Command(NamedTuple):
+    """A command, or a group of them."""
+
+    name: str
+    help: str
+    module: str
+    """The module in `keyguard.cli` whose `add_commands(parser)` adds its actions or options. Each command sets `run`: a
+    function from the options to the exit code."""
+
+
+COMMANDS = (
+    Command("keys", "issue, list, show, update, revoke and rotate API keys", "keys"),
+    Command("store", "make, check and copy stores", "store"),
+    Command("limits", "show and change what callers have spent of their limits", "limits"),
+    Command("bans", "list and lift bans, and take over those of elsewhere", "bans"),
+    Command("audit", "list the changes that were made by hand", "audit"),
+    Command("cache", "count, purge and explain cached responses", "cache"),
+    Command("demo", "tell the story of a key, with real servers on 127.0.0.1", "demo"),
+)
 
 
 def main(argv: Sequence[str] | None = None, *, app: Keyguard | None = None, prog: str = "keyguard") -> int:
     """Run a command line; returns the exit code.
 
     `app` is the stack of the app that runs the command, if one does: then its store need not be named. `prog` is what
-    the command is called by.
+    the command is called by. Raises `SystemExit`, as argparse does, for a wrong command line (2) and for `--help` (0).
     """
-    options = _parser(prog).parse_args(argv, argparse.Namespace(of_app=app))
+    parser = _parser(prog)
+    options = parser.parse_args(argv, argparse.Namespace(of_app=app))
     if sys.stdout is None:  # before a key is made that could never be seen
-        _complain("standard output is closed")
+        complain("standard output is closed", as_json=options.json)
         return 1
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a letter of an owner's name should not stop a command
     try:
+        if options.run is None:
+            parser.print_help()
+            return 0
         code: int = options.run(options)
         sys.stdout.flush()
         return code
@@ -67,234 +82,28 @@ def main(argv: Sequence[str] | None = None, *, app: Keyguard | None = None, prog
         return 130
     except OSError as error:
         discard_output()
-        _complain(str(error))
+        complain(str(error), as_json=options.json)
         return 1
     except (KeyguardError, ValueError) as error:
-        _complain(str(error))
+        complain(str(error), as_json=options.json)
         return 1
 
 
-def _complain(text: str) -> None:
-    print(f"keyguard: error: {plain(' '.join(text.split()))}", file=sys.stderr)
+def _parser(prog: str) -> Parser:
+    from keyguard import __version__
 
-
-# -- the commands -----------------------------------------------------------------------------------------------
-
-
-def _issue(options: argparse.Namespace) -> int:
-    registry = _registry(options, make=True)
-    _warn_of_plan(registry, options.plan)
-    issued = registry.issue(
-        options.owner,
-        subject=options.subject,
-        plan=options.plan,
-        scopes=options.scope,
-        networks=options.network,
-        metadata=dict(options.metadata),
-        not_before=options.not_before,
-        expires=options.expires,
-        env=options.env,
-    )
-    note_issued(registry.store, issued.record)
-    return show_issued(issued, options)
-
-
-def _rotate(options: argparse.Namespace) -> int:
-    registry = _registry(options)
-    issued = registry.rotate(_key(options), overlap=options.overlap)
-    note_rotated(registry.store, issued.record, options.overlap)
-    if not options.json:
-        ends = wall_clock() + microseconds("--overlap", options.overlap)
-        print(f"The old key {issued.record.replaces} works until {rfc3339(ends // SECOND)}.", file=sys.stderr)
-    return show_issued(issued, options)
-
-
-def _list(options: argparse.Namespace) -> int:
-    records = _registry(options).list(subject=options.subject, status=options.status)
-    if options.json:
-        print_json([members_of(record) for record in records])
-    elif records:
-        print_table(records)
-    else:
-        print("There are no keys.", file=sys.stderr)
-    return 0
-
-
-def _show(options: argparse.Namespace) -> int:
-    return show_record(_registry(options).get(_key(options)), options)
-
-
-def _revoke(options: argparse.Namespace) -> int:
-    registry, id = _registry(options), _key(options)
-    before, after = registry.get(id), registry.revoke(id, options.reason)
-    note_changed(registry.store, "keys.revoke", before, after)
-    return show_record(after, options)
-
-
-def _update(options: argparse.Namespace) -> int:
-    changes = {name: value for name, value in _changes(options).items() if value is not None}
-    changes |= dict.fromkeys(options.without)
-    if not changes:
-        raise ConfigurationError("nothing is to be changed: give --plan, --scope, --expires, --owner or the like")
-    for name in {"scopes", "networks"} & set(options.without):
-        changes[name] = ()
-    registry, id = _registry(options), _key(options)
-    _warn_of_plan(registry, options.plan, but_for=id)
-    before, after = registry.get(id), registry.update(id, **changes)
-    note_changed(registry.store, "keys.update", before, after)
-    return show_record(after, options)
-
-
-def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what `keys update` is given, with `None` for each thing that is not to be changed."""
-    return {
-        "plan": options.plan,
-        "scopes": options.scope,
-        "networks": options.network,
-        "metadata": None if options.metadata is None else dict(options.metadata),
-        "expires": options.expires,
-        "owner": options.owner,
-    }
-
-
-def _warn_of_plan(registry: KeyRegistry, plan: str | None, but_for: str = "") -> None:
-    """Warn if a plan is not among those in `KEYGUARD_PLANS` or, without these, among those that other keys have.
-
-    It is not an error: a plan has to have its first key.
-    """
-    if plan is None:
-        return
-    known = {name.strip() for name in os.environ.get("KEYGUARD_PLANS", "").split(",")} - {""}
-    whose = "KEYGUARD_PLANS has"
-    if not known:
-        whose = "other keys have"
-        try:
-            known = {record.plan for record in registry.list() if record.plan and record.id not in but_for}
-        except StoreError:
-            return  # what is wrong is told when the key is made
-    if known and plan not in known:
-        names = ", ".join(map(repr, sorted(known)))
-        print(f"keyguard: warning: no plan {plan!r} is known; {whose} {names}", file=sys.stderr)
-
-
-def _demo(options: argparse.Namespace) -> int:
-    from keyguard.cli import demo
-
-    return demo.run(serve=options.serve, port=options.port)
-
-
-def _registry(options: argparse.Namespace, *, make: bool = False) -> KeyRegistry:
-    words = {name: getattr(options, name) for name in ("prefix", "env") if getattr(options, name, None)}
-    instead = "ends with this command: name a store that lasts, such as sqlite:///file.db"
-    store = store_for(options, "--store sqlite:///keyguard.db", make=make, instead=instead)
-    app = app_of(options)
-    if app is None:
-        return KeyRegistry(store, **words)
-    if "prefix" in words:
-        raise ConfigurationError("keys of this app begin as APIKeys(prefix=...) says: leave --prefix out")
-    return app.keys
-
-
-def _key(options: argparse.Namespace) -> str:
-    return given(options.id, "a key or the id of one")
-
-
-# -- the command line -------------------------------------------------------------------------------------------
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a pair: write name=value")
-    return name, value
-
-
-def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(prog=prog, description="API keys and limits for your own web app.")
     parser.add_argument("--version", action="version", version=f"keyguard {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    keys = commands.add_parser("keys", help="issue, list, show, update, revoke and rotate API keys")
-    actions = keys.add_subparsers(required=True, metavar="ACTION")
-
-    def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-        command = actions.add_parser(name, help=help, description=help)
-        add_store(command, "sqlite:///keyguard.db")
-        command.add_argument("--json", action="store_true", help="print one JSON document")
-        command.set_defaults(run=run)
-        return command
-
-    issue = action("issue", _issue, "make a new key, and print it once")
-    issue.add_argument("--owner", required=True, help="who answers for the key")
-    issue.add_argument("--subject", help="whom its limits belong to; the owner, if not given")
-    issue.add_argument("--plan", help="such as pro; KEYGUARD_PLANS=free,pro warns of any other")
-    issue.add_argument("--scope", action="append", default=[], help="may be given several times")
-    issue.add_argument(
-        "--network", action="append", default=[], help="a network from which it may be used; several times"
-    )
-    issue.add_argument("--metadata", action="append", default=[], type=_pair, metavar="NAME=VALUE")
-    issue.add_argument("--not-before", type=when, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
-    issue.add_argument("--expires", type=when, metavar="WHEN", help="30d from now, or an ISO 8601 moment")
-    issue.add_argument("--prefix", help="how the key begins: kg, if not given")
-    issue.add_argument("--env", help="its second word: live, if not given; APIKeys accepts one alone, if not told to")
-
-    listing = action("list", _list, "list the keys")
-    listing.add_argument("--subject", help="only this one's")
-    listing.add_argument(
-        "--status",
-        choices=["active", "rotating", "pending", "expired", "replaced", "revoked", "disabled"],
-        help="only these",
-    )
-
-    named = f"the id of the key, or the key itself, {FORMS}"
-    show = action("show", _show, "show one key's record; never the key")
-    show.add_argument("id", help=named)
-
-    update = action("update", _update, "change what is given of a key, within a second, and nothing else")
-    update.add_argument("id", help=named)
-    update.set_defaults(without=[])
-
-    def changeable(name: str, option: str, none: str, help: str, **how: Any) -> None:
-        either = update.add_mutually_exclusive_group()
-        either.add_argument(option, help=help, **how)
-        either.add_argument(none, dest="without", action="append_const", const=name, help=f"no {name} any more")
-
-    changeable("plan", "--plan", "--no-plan", "such as pro; KEYGUARD_PLANS=free,pro warns of any other")
-    several = "in the place of all; may be given several times"
-    changeable("scopes", "--scope", "--no-scopes", several, action="append")
-    changeable("networks", "--network", "--no-networks", several, action="append")
-    changeable(
-        "metadata", "--metadata", "--no-metadata", several, action="append", type=_pair, metavar="NAME=VALUE"
-    )  # fmt: skip
-    changeable("expires", "--expires", "--no-expiry", "30d from now, or an ISO 8601 moment", type=when, metavar="WHEN")
-    update.add_argument("--owner", help="who answers for the key; its subject stays the same")
-
-    revoke = action("revoke", _revoke, "make a key invalid, for good, within a second")
-    revoke.add_argument("id", help=named)
-    revoke.add_argument("--reason", help="noted in the record")
-
-    rotate = action("rotate", _rotate, "issue a successor; the old key works on for a while")
-    rotate.add_argument("id", help=named)
-    rotate.add_argument(
-        "--overlap", type=duration, default="24h", metavar="SPAN", help="how long the old one works: 24h"
-    )
-
-    cli_store.add_commands(commands.add_parser("store", help="make, check and copy stores"))
-    cli_limits.add_commands(
-        commands.add_parser("limits", help="show and change what callers have spent of their limits")
-    )
-    cli_bans.add_commands(commands.add_parser("bans", help="list and lift bans, and take over those of elsewhere"))
-    cli_audit.add_commands(commands.add_parser("audit", help="list the changes that were made by hand"))
-    cli_cache.add_commands(commands.add_parser("cache", help="count, purge and explain cached responses"))
-
-    demo = commands.add_parser("demo", help="tell the story of a key, with real servers on 127.0.0.1")
-    demo.add_argument("--serve", action="store_true", help="stay up afterwards, to try by hand")
-    demo.add_argument("--port", type=_port, help="of the first server; the second gets the next one")
-    demo.set_defaults(run=_demo)
+    parser.set_defaults(run=None)
+    add_general(parser)
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS:
+        commands.add_parser(command.name, help=command.help, description=command.help, fill=_filling(command))
     return parser
 
 
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65534:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 1 to 65534")
-    return int(text)
+def _filling(command: Command) -> Fill:
+    def fill(parser: Parser) -> None:
+        import_module(f"keyguard.cli.{command.module}").add_commands(parser)
+
+    return fill

@@ -4,6 +4,7 @@ A guarded FastAPI app under uvicorn and a guarded Flask app under waitress share
 used, used up, waited for, used again and revoked, with real HTTP requests on 127.0.0.1.
 """
 
+import argparse
 import http.client
 import json
 import logging
@@ -18,10 +19,31 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keyguard import APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit
+from keyguard.cli.input import add_json
 
 HOST = "127.0.0.1"
 BLOCKED = "203.0.113.7"
 LIMITS = "5/10 seconds; 1000/day"
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `keyguard demo`."""
+    parser.add_argument("--serve", action="store_true", help="stay up afterwards, to try by hand")
+    parser.add_argument("--port", type=_port, help="of the first server; the second gets the next one")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.json:
+        raise ConfigurationError("the demo is a story to read: it has no --json")
+    return run(serve=options.serve, port=options.port)
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65534:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 1 to 65534")
+    return int(text)
 
 
 def guarded(store: str) -> Keyguard:

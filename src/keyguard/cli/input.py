@@ -17,11 +17,9 @@ import argparse
 import json
 import os
 import re
-import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, ClassVar, NoReturn
+from typing import Any
 
 from keyguard.errors import ConfigurationError
 from keyguard.given import given as given
@@ -31,25 +29,48 @@ from keyguard.units import microseconds
 FORMS = "or @FILE, - for a line of standard input, env:NAME"
 _PLAIN = re.compile(r"[a-z][a-z-]{0,19}|--?[a-z][a-z-]*")
 _OPTION = re.compile(r"--?[a-z][a-z-]*")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def add_store(command: argparse.ArgumentParser, example: str) -> None:
-    """Add the options that name a store."""
-    either = command.add_mutually_exclusive_group()
-    either.add_argument("--store", metavar="URL", help=f"such as {example}, {FORMS}; else KEYGUARD_STORE")
-    either.add_argument("--store-file", metavar="FILE", help="a file that holds the URL")
+    """Add the options that name a store. They may as well stand before the command: see `add_general`."""
+    _add_store(command, f"such as {example}, {FORMS}; else KEYGUARD_STORE", argparse.SUPPRESS)
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    """Add the option that has a command print one JSON document, also of an error, on standard error."""
+    command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
+
+
+def add_general(parser: argparse.ArgumentParser) -> None:
+    """Add to the whole command line what may stand before a command.
+
+    After it the same options have no default, so that they leave alone what stands before.
+    """
+    _add_store(parser, f"the store of the command, {FORMS}; else KEYGUARD_STORE", None)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _add_store(parser: argparse.ArgumentParser, help: str, default: str | None) -> None:
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--store", metavar="URL", default=default, help=help)
+    either.add_argument(
+        "--store-file", metavar="FILE", dest="store", type=_at, default=default, help="a file that holds the URL"
+    )
+
+
+def _at(file: str) -> str:
+    return f"@{file}"
 
 
 def names_store(options: argparse.Namespace) -> bool:
     """Tell whether the words of a command name a store."""
-    return options.store is not None or getattr(options, "store_file", None) is not None
+    return options.store is not None
 
 
 def store_url(options: argparse.Namespace, example: str) -> str:
     """Return the URL of the store that is named by an option or the environment."""
     text = options.store
-    if getattr(options, "store_file", None) is not None:
-        text = "@" + options.store_file
     if text is None:
         text = os.environ.get("KEYGUARD_STORE")
     if not text:
@@ -79,15 +100,23 @@ def when(text: str) -> datetime | str:
     with suppress(ValueError):
         microseconds("a duration", text)
         return text
+    if _DATE.fullmatch(text):
+        text += "T00:00:00+00:00"
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a moment: write a duration from now, such as 30d, or 2027-01-31T12:00:00+00:00"
+            f"{text!r} is not a moment: write a duration from now, such as 30d, a date, such as 2027-01-31, which "
+            "begins at midnight in UTC, or 2027-01-31T12:00:00+00:00"
         ) from None
     if found.tzinfo is None:
         raise argparse.ArgumentTypeError(f"{text!r} lacks its time zone: write for example {text}+00:00")
     return found
+
+
+def separated(text: str) -> list[str]:
+    """Read an argument that names several things, by commas."""
+    return [part for part in (part.strip() for part in text.split(",")) if part] or [text]
 
 
 def json_text(value: Any, *, ascii_alone: bool) -> str:
@@ -95,35 +124,3 @@ def json_text(value: Any, *, ascii_alone: bool) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=ascii_alone)
     # Signs that are not printable stand within texts alone, but for the line breaks between members.
     return "".join([one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text])
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors do not repeat what they were given."""
-
-    _words: ClassVar[Sequence[str]] = ()
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        Parser._words = sys.argv[1:] if args is None else list(args)
-        options, more = self.parse_known_args(args, namespace)
-        if more:
-            names = [found[0] for word in more if (found := _OPTION.match(word))]
-            told = f": {' '.join(names)}" if names else ""
-            self.error(f"{len(more)} words are more than this command takes{told} (a value with blanks is quoted)")
-        return options
-
-    def error(self, message: str) -> NoReturn:
-        super().error(_without(message, self._words))
-
-
-def _without(message: str, words: Sequence[str]) -> str:
-    """Return a message without the words of a command line that may be secret, plain or as `repr` writes them."""
-    secrets = set()
-    for place, word in enumerate(words):
-        after_header = place > 0 and words[place - 1] == "--header"
-        for part in (word, word.partition("=")[2]):
-            if part and (after_header or not _PLAIN.fullmatch(part)):
-                secrets.add(part)
-    for secret in sorted(secrets, key=len, reverse=True):
-        for form in (secret, repr(secret)[1:-1]):
-            message = message.replace(form, "***")
-    return message

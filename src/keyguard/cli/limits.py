@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from keyguard.cli.input import FORMS, add_store, given
+from keyguard.cli.input import FORMS, add_json, add_store, given
 from keyguard.cli.opening import app_of, lasting, store_for
 from keyguard.cli.operator import operator
 from keyguard.cli.output import print_json, print_rows
@@ -44,7 +44,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         command.add_argument("--plan", help="the caller's plan, if no key in the store tells it")
         command.add_argument("--stack", metavar="NAME", help="the limits of this stack alone")
         add_store(command, "redis://localhost")
-        command.add_argument("--json", action="store_true", help="print one JSON document")
+        add_json(command)
         command.set_defaults(run=run)
         return command
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
 from keyguard.cli.input import names_store, store_url
 from keyguard.errors import ConfigurationError
 from keyguard.ops import Store, traits_of
-from keyguard.stack.keyguard import Keyguard
 from keyguard.stores import open_store
+
+if TYPE_CHECKING:
+    from keyguard.stack.keyguard import Keyguard
 
 
 def open_for_operators(url: str, *, make: bool = True) -> Store:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
+from unicodedata import combining, east_asian_width
 
 from keyguard.cli.input import json_text
 from keyguard.clock import SECOND, wall_clock
@@ -62,6 +64,9 @@ def show_record(record: KeyRecord, options: argparse.Namespace) -> int:
     return 0
 
 
+_LEAST = 8
+"""Columns of a terminal, at least, for a column of a table that is cut."""
+
 _COLUMNS: dict[str, Callable[[KeyRecord], str | None]] = {
     "ID": lambda record: record.id,
     "STATUS": lambda record: record.status(as_datetime(wall_clock())),
@@ -84,18 +89,58 @@ def print_table(records: list[KeyRecord]) -> None:
 
 
 def print_rows(names: list[str], lines: list[list[str]]) -> None:
-    """Print a table, with the names of its columns. Those in which nothing stands are left out."""
+    """Print a table, with the names of its columns. Those in which nothing stands are left out.
+
+    On a terminal the widest columns are cut so that a row is a line; the first one is whole, for it names the row.
+    Elsewhere nothing is cut: scripts read it.
+    """
     rows = [names, *[[plain(text) for text in line] for line in lines]]
     shown = [place for place in range(len(names)) if any(row[place] for row in rows[1:])]
-    widths = {place: max(len(row[place]) for row in rows) for place in shown}
+    widths = [max(_width(row[place]) for row in rows) for place in shown]
+    if sys.stdout.isatty():
+        _fit(widths, [len(names[place]) for place in shown], shutil.get_terminal_size().columns)
     for row in rows:
-        print("  ".join(row[place].ljust(widths[place]) for place in shown).rstrip())
+        print("  ".join(_cut(row[place], width) for place, width in zip(shown, widths, strict=True)).rstrip())
+
+
+def _fit(widths: list[int], least: list[int], columns: int) -> None:
+    """Make columns narrower, the widest first, until they fit or none can be."""
+    while sum(widths) + 2 * (len(widths) - 1) > columns:
+        wide = [place for place in range(1, len(widths)) if widths[place] > max(least[place], _LEAST)]
+        if not wide:
+            return
+        widths[max(wide, key=widths.__getitem__)] -= 1
+
+
+def _cut(text: str, width: int) -> str:
+    """Return a text of exactly this width."""
+    if _width(text) > width:
+        while _width(text) > width - 1:
+            text = text[:-1]
+        text += "…" if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8" else "~"
+    return text + " " * (width - _width(text))
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(one) else 2 if east_asian_width(one) in "WF" else 1 for one in text)
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
     ascii_alone = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"  # JSON has escapes of its own
     print(json_text(value, ascii_alone=ascii_alone))
+
+
+def complain(text: str, *, as_json: bool = False, prog: str = "keyguard") -> None:
+    """Say on standard error what went wrong, on one line, or as one JSON document on one line."""
+    told = plain(" ".join(text.split()))
+    if as_json:
+        print(json.dumps({"error": told}), file=sys.stderr)
+    else:
+        print(f"{prog}: error: {told}", file=sys.stderr)
 
 
 def discard_output() -> None:

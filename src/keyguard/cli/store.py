@@ -74,9 +74,9 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
             "bring the tables and the records of keys of an older keyguard to the layout of this one",
         ),
     ):
-        action(name, run, what).add_argument("store", metavar="URL", nargs="?", help=help)
+        action(name, run, what).add_argument("store", metavar="URL", nargs="?", default=argparse.SUPPRESS, help=help)
     check = action("check", _check, "hold a real store to the meaning of every operation, under names that no app uses")
-    check.add_argument("store", metavar="URL", nargs="?", help=help)
+    check.add_argument("store", metavar="URL", nargs="?", default=argparse.SUPPRESS, help=help)
     check.add_argument("--steps", type=_count, default=3000, help="random operations: 3000")
     check.add_argument("--seed", type=int, default=1)
     copy = action(

@@ -125,20 +125,26 @@ class KeyRegistry:
         """Do as `get` does, under an event loop."""
         return await arun_flow(self.store, self._flows.get(id))
 
-    def list(self, *, subject: str | None = None, status: str | None = None) -> list[KeyRecord]:
-        """Return all keys, oldest first; of one subject, or of one status (see `KeyRecord.status`), if given."""
+    def list(
+        self, *, subject: str | None = None, status: str | None = None, owner: str | None = None
+    ) -> list[KeyRecord]:
+        """Return all keys, oldest first; of one subject, status (see `KeyRecord.status`) or owner, if given."""
         now = as_datetime(self._clock())
         records = [_named(key, value) for key, value in self.store.scan(record_key(""))]
         found = [
             record
             for record in records
-            if (subject is None or record.subject == subject) and (status is None or record.status(now) == status)
+            if (subject is None or record.subject == subject)
+            and (status is None or record.status(now) == status)
+            and (owner is None or record.owner == owner)
         ]
         return sorted(found, key=lambda record: (record.created, record.id))
 
-    async def alist(self, *, subject: str | None = None, status: str | None = None) -> Sequence[KeyRecord]:
+    async def alist(
+        self, *, subject: str | None = None, status: str | None = None, owner: str | None = None
+    ) -> Sequence[KeyRecord]:
         """Do as `list` does, under an event loop."""
-        return await in_thread(self.list, subject=subject, status=status)
+        return await in_thread(self.list, subject=subject, status=status, owner=owner)
 
     def revoke(self, id: str, reason: str | None = None) -> KeyRecord:
         """Make a key invalid, for good, in every process within a second. Revoking it again changes nothing."""
