@@ -24,6 +24,7 @@ from keyguard.refusal import Refusal
 from keyguard.request.current import note_requests
 from keyguard.stack.counters import claim
 from keyguard.stack.deployment import named_store, store_of_values, tell_of_decisions, warn_of_workers
+from keyguard.stack.for_developers import ForDevelopers
 from keyguard.stack.for_flask import ForFlask
 from keyguard.stack.for_handlers import ForHandlers
 from keyguard.stack.for_operators import ForOperators
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 log = logger("keyguard")
 
 
-class Keyguard(ForHandlers, ForOperators, ForFlask):
+class Keyguard(ForDevelopers, ForHandlers, ForOperators, ForFlask):
     """A stack of guards, the first one outermost.
 
         guard = Keyguard(IPFilter(deny=[...]), APIKeys(), RateLimit("10/second", by="key"), store="sqlite:///k.db")

@@ -112,7 +112,7 @@ class AppInside(Inside):
 
     @cached_property
     def answers_preflights(self) -> bool:
-        return self._looked(lambda: any(map(_answers_preflights, _in_line(self._app))), False)
+        return self._looked(lambda: any(map(_answers_preflights, in_line(self._app))), False)
 
 
 class _Found:
@@ -141,7 +141,7 @@ def own_prefix(app: Any) -> str:
 # -- the line of what each request passes -----------------------------------------------------------------------
 
 
-def _in_line(app: Any) -> Iterator[Any]:
+def in_line(app: Any) -> Iterator[Any]:
     """List what every request passes, from the outside: each leads to one app alone."""
     seen: set[int] = set()
     while app is not None and id(app) not in seen and len(seen) < 100:
@@ -154,7 +154,7 @@ def _in_line(app: Any) -> Iterator[Any]:
 
 
 def _innermost(app: Any) -> Any:
-    return [*_in_line(app)][-1]
+    return [*in_line(app)][-1]
 
 
 def _answers_preflights(app: Any) -> bool:

@@ -1,0 +1,32 @@
+"""What developers ask of a stack while they build an app."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keyguard.guard import AnyGuard
+from keyguard.stack.lint import Findings, Severity, check_app, checked_severity, raise_from
+
+
+class ForDevelopers:
+    """The part of `Keyguard` that is for developers."""
+
+    guards: tuple[AnyGuard, ...]
+
+    def check(self, app: Any, *, fail_on: Severity | None = "error") -> Findings:
+        """Compare the stack with the routes of an app, and return what is suspicious.
+
+            print(guard.check(app, fail_on=None))
+
+        Call it when all routes are there, at the end of the module that makes the app, or in a test. It finds rules
+        that match no route (errors, if they are meant to close something), routes that need no key and that no limit
+        is about, limits that no caller can come to, and counters that several routes share.
+
+        `app` is an app of Starlette, FastAPI, Litestar, Flask, Quart, Django, Falcon or Bottle, with or without
+        middleware around it. `fail_on` is the least severity that raises: `"error"`, `"warning"`, `"note"`, or `None`
+        for none. Raises `ConfigurationError`, which lists the findings of that severity.
+        """
+        checked_severity(fail_on)
+        findings = check_app(self.guards, app)
+        raise_from(findings, fail_on)
+        return findings
