@@ -1,12 +1,10 @@
-"""What README and the examples show is run."""
+"""The examples run, and README has the two commands that CI runs. `test_pages.py` runs what README shows."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
 import os
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +12,12 @@ from typing import Any
 
 import pytest
 
-from keyguard import APIKeys, ConfigurationError, Keyguard, open_store
-from keyguard.cli import main
+from keyguard import Keyguard
 from keyguard.testing import play
 from tests.support.harness import Ask, aask, ask_wsgi
-from tests.support.servers import Postgres, RedisServer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-SHELL = re.findall(r"```sh\n(.*?)```", README, re.S)
 
 
 @pytest.fixture
@@ -40,31 +34,6 @@ def example(name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_the_python_blocks_of_the_readme_run(number: int, folder: Path) -> None:
-    names: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(PYTHON[number], f"README block {number}", "exec"), names)
-    if "app" in names and hasattr(names["app"], "wsgi_app"):
-        assert ask_wsgi(names["app"], Ask()).status == 401
-    elif "app" in names:
-        assert asyncio.run(aask(names["app"], Ask())).status == 401
-    elif "guard" in names and number > 2:
-        assert play(names["guard"], "/health").status == 200
-
-
-def test_the_readmes_keys_can_be_issued_rotated_and_revoked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (commands,) = [block for block in SHELL if "keys issue" in block]
-    known = ""
-    for line in commands.splitlines():
-        if not line.startswith("keyguard"):
-            continue
-        line = line.replace("4fK2mQ9xTzLb", known or "4fK2mQ9xTzLb")
-        assert main(shlex.split(line)[1:]) == 0
-        if "issue" in line or "rotate" in line:
-            known = capsys.readouterr().out.split("_")[2]
-    assert len(commands.splitlines()) == 5
 
 
 def test_the_readme_has_its_two_commands_and_ci_runs_them() -> None:
@@ -168,41 +137,6 @@ def test_cached_app(folder: Path) -> None:
     assert b"nobody" in ask("/me").body
 
 
-def test_the_routes_of_the_readme_are_cached(folder: Path) -> None:
-    from keyguard import ResponseCache
-
-    (block,) = [block for block in PYTHON if "cache_control" in block]
-    names: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(block, "README", "exec"), names)
-    app = Keyguard(ResponseCache()).asgi(names["api"])
-    for target in ("/products", "/prices"):
-        states = [asyncio.run(aask(app, Ask(target))).get("cache-status") for _ in range(2)]
-        assert states[0] == "keyguard; fwd=uri-miss; stored"
-        assert "hit" in states[1]
-
-
-def test_the_readmes_cache_can_be_explained_counted_and_purged(
-    folder: Path, valkey: RedisServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (commands,) = [block for block in SHELL if "cache explain" in block]
-    url = f"{valkey.url}?namespace=readme-{folder.name}"
-    for line in commands.splitlines():
-        words = [url if word == "redis://localhost" else word for word in line.partition("#")[0].split()]
-        if "explain" in words:
-            assert main(words[1:]) == 1  # nobody listens there; `test_cli_cache.py` asks a server
-            assert "no answer from 127.0.0.1" in capsys.readouterr().err
-        else:
-            assert main(words[1:]) == 0, line
-
-
-def test_the_readmes_bans_can_be_listed_lifted_and_taken_over(folder: Path) -> None:
-    (commands,) = [block for block in SHELL if "bans list" in block]
-    (folder / "banned.txt").write_text("203.0.113.9\n")
-    assert main(["store", "init"]) == 0
-    lines = [line.partition("#")[0].replace("--store redis://localhost", "").split() for line in commands.splitlines()]
-    assert [main(words[1:]) for words in (lines[2], *lines)] == [0, 0, 0, 0]
-
-
 def test_custom_store() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "custom_store.py")], capture_output=True, text=True, check=False
@@ -218,25 +152,3 @@ def test_every_example_has_a_test() -> None:
     mine = Path(__file__).read_text()
     for path in (ROOT / "examples").glob("*.py"):
         assert f'"{path.stem}' in mine or f"{path.stem}()" in mine or f"test_{path.stem}" in mine, path.name
-
-
-def test_the_readmes_stores_open(folder: Path) -> None:
-    for url in re.findall(r"\| `((?:memory|sqlite)://[^`]*)`", README):
-        open_store(url)
-    with pytest.raises(ConfigurationError):
-        open_store("redis-cluster-of-dreams://")
-
-
-def test_the_readmes_stores_can_be_made_checked_and_copied(
-    folder: Path, valkey: RedisServer, postgres: Postgres, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (commands,) = [block for block in SHELL if "store init" in block]
-    Keyguard(APIKeys(), store=os.environ["KEYGUARD_STORE"]).keys.issue("acme")
-    real = {
-        "postgresql://localhost/app": f"{postgres.url}?schema=readme",
-        "redis://localhost": f"{valkey.url}?namespace=readme-{folder.name}",
-    }
-    for line in commands.splitlines():
-        words = [real.get(word, word) for word in line.partition("#")[0].split()]
-        assert main([*words[1:], *(["--steps", "100"] if "check" in words else [])]) == 0, line
-    assert "Both hold the same." in capsys.readouterr().err

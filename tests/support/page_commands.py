@@ -55,6 +55,8 @@ class Commands:
         fails = re.search(r"#.*\bexits with (\d)", line)
         if self.key:
             line = KEY_TEXT.sub(self.key, line).replace(KEY_ID, self.key.split("_")[2])
+        if self.server is not None:
+            line = re.sub(r"\b(127\.0\.0\.1|localhost):[58]000(?=[/\s'\"]|$)", f"127.0.0.1:{self.port}", line)
         words = shlex.split(line, comments=True)
         while words and (found := re.fullmatch(r"([A-Z_]+)=(.*)", words[0])):
             os.environ[found[1]] = found[2]

@@ -23,6 +23,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from keyguard import Keyguard
+from keyguard.testing import play
 from tests.support.page_commands import Commands
 from tests.support.pages import Piece, pieces_of
 
@@ -77,6 +79,10 @@ class Page:
             self.python(piece)
         elif kind == "sh":
             self.commands.run(code)
+        elif kind == "console":
+            commands = [line.removeprefix("$ ") for line in code.splitlines() if line.startswith("$ ")]
+            assert commands, "a block of commands without a command"
+            self.commands.run("\n".join(commands))
         elif kind == "json":
             json.loads(code)
         elif kind == "toml":
@@ -134,6 +140,8 @@ class Page:
             for name in ("app", "application"):
                 if name in self.names:
                     ask(self.names[name])
+            if isinstance(guard := self.names.get("guard"), Keyguard):
+                assert play(guard, "/health").status < 500
         return None
 
     def tests(self, piece: Piece) -> None:

@@ -5,8 +5,10 @@ A page can neither leave a block out nor mark it as one that does not run:
 - A block has a language of `LANGUAGES`. Fences of another form, and languages that are not listed, fail.
 - A `python` block runs alone, in a namespace of its own. After `<!-- continues -->` on the line above, it goes on in
   that of the block before it. If it begins with a comment that names a file, such as `# shop/urls.py`, it is written
-  there and imported. If it has tests, pytest runs it. If it makes an `app`, that is started, and asked for `/`.
-- The commands of a `sh` block are run, see `tests/support/page_commands.py`.
+  there and imported. If it has tests, pytest runs it. If it makes an `app`, that is started, and asked for `/`;
+  a `guard` is asked for `/health`.
+- The commands of a `sh` block are run, see `tests/support/page_commands.py`, and so are those of a `console` block:
+  its lines that begin with `$`. What such a block shows of output is not compared.
 - All others are read as what they are: JSON, TOML and so on.
 - `<!-- check`, on lines of its own until `-->`, is Python that no reader of the site sees. It goes on in the namespace
   of the block above it, and asserts what the page says.
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LANGUAGES = {"python", "sh", "http", "ini", "json", "nginx", "text", "toml", "yaml"}
+LANGUAGES = {"console", "python", "sh", "http", "ini", "json", "nginx", "text", "toml", "yaml"}
 PAGES = {
     path.relative_to(ROOT).as_posix(): path
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -31,6 +33,16 @@ _PIECE = re.compile(
     r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$|^ *<!-- check\n(?P<check>.*?)^ *-->$",
     re.S | re.M,
 )
+
+_REMARKS = [
+    (
+        r"^ *<!-- continues",
+        r"^ *<!-- continues -->\n+ *```python$",
+        "no block of Python is what continues",
+    ),
+    (r"^ *<!-- check", r"^ *<!-- check\n.*?^ *-->$", "a check has another form"),
+]
+"""How remarks begin, how they look as a whole, and what to say if they do not."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,6 @@ def pieces_of(text: str) -> Iterator[Piece]:
         yield Piece(language, textwrap.dedent(found["code"]), line, before.endswith("<!-- continues -->"))
     if re.search(r"<(?:pre|code)\b", text):
         raise ValueError("code in HTML is not run: use a block")
-    if text.count("<!-- continues") != len(re.findall(r"^ *<!-- continues -->\n+ *```python$", text, re.M)):
-        raise ValueError("a `<!-- continues -->` stands before no block of Python")
-    if text.count("<!-- check") != len(re.findall(r"^ *<!-- check\n.*?^ *-->$", text, re.M | re.S)):
-        raise ValueError("a check has another form")
+    for begin, whole, error in _REMARKS:
+        if len(re.findall(begin, text, re.M)) != len(re.findall(whole, text, re.M | re.S)):
+            raise ValueError(error)
