@@ -13,7 +13,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from keyguard.drivers import faults
 from tests.support.servers import Postgres, RedisCluster, RedisServer, shared
+
+
+def pytest_configure() -> None:
+    """Have the first refusal of this process tell nothing: which test it falls into is chance."""
+    faults._told_in = os.getpid()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -59,6 +59,7 @@ def refuse(
     policies: Sequence[str] = (),
     headers: Iterable[tuple[str, str]] = (),
     key_id: str = "",
+    subject: str = "",
 ) -> Response:
     """Return the response that refuses `request`.
 
@@ -67,7 +68,7 @@ def refuse(
     - `retry_after`: if waiting helps, for how long: seconds, a `timedelta`, or a text such as `"10 minutes"`.
     - `at`: the moment from which that is counted, the time of the decision; by default now.
     - `policies`: the names of the limits that refused. `headers`: more fields of the response.
-    - `key_id`: for the log, if a key was recognised but the caller is not its identity.
+    - `key_id`, `subject`: for the log, if a key was recognised but the caller is not its identity.
 
     Raises `ConfigurationError` for what is not a duration, or not a moment.
     """
@@ -84,6 +85,7 @@ def refuse(
         policies=policies,
         headers=headers,
         key_id=key_id,
+        subject=subject,
     )
 
 
@@ -99,13 +101,15 @@ def refuse_for(
     policies: Sequence[str] = (),
     headers: Iterable[tuple[str, str]] = (),
     key_id: str = "",
+    subject: str = "",
 ) -> Response:
     """Do as `refuse` does, with the wait and the moment in microseconds, as stores tell them."""
     asked, when = carried(request), None
     if wait is not None:
         when = whole_seconds(wait), -(-((request.clock() if at is None else at) + wait) // SECOND)
     write = _notice if len(detail) < _KEPT else Notice
-    return write(cause, status or _STATUS[cause], detail, reason, when, tuple(policies)).give(asked, headers, key_id)
+    notice = write(cause, status or _STATUS[cause], detail, reason, when, tuple(policies))
+    return notice.give(asked, headers, key_id, subject)
 
 
 class Notice:
@@ -153,7 +157,9 @@ class Notice:
             if status in (429, 503):
                 self.fields += ((b"retry-after", b"%d" % seconds),)
 
-    def give(self, request: CarriedRequest, headers: Iterable[tuple[str, str]] = (), key_id: str = "") -> Response:
+    def give(
+        self, request: CarriedRequest, headers: Iterable[tuple[str, str]] = (), key_id: str = "", subject: str = ""
+    ) -> Response:
         """Return the response that refuses `request` with it. `headers` are more fields."""
         state = request.state
         identity = state.identity or ANONYMOUS
@@ -168,8 +174,10 @@ class Notice:
             self.recovers_at,
             self.policies,
             key_id or identity.key_id,
-            identity.subject,
+            subject or identity.subject,
             "" if client is None else client.text,
+            request.method,
+            request.route,
         )
         refusal = state.refusal = _tuple(Refusal, told)
         accept = request.header("accept")

@@ -47,5 +47,11 @@ class Refusal(NamedTuple):
     policies: tuple[str, ...] = ()
     """The names of the limits that refused."""
     key_id: str = ""
+    """The public id of the key that was sent, also of one that has expired or was revoked."""
     subject: str = ""
+    """The holder of that key."""
     client: str = ""
+    method: str = ""
+    route: str = ""
+    """The route that the app has matched, such as `/items/{id}`, if it has come that far. Else the path without its
+    query, in which `{}` stands for every segment that is not a word: ids and tokens are not told."""

@@ -35,6 +35,7 @@ REFUSALS = st.fixed_dictionaries(
             st.tuples(st.sampled_from(["X-Mine", "Vary", "Set-Cookie"]), st.sampled_from(["", "a, b", "é"])), max_size=3
         ),
         "key_id": st.sampled_from(["", "4fK2mQ9x"]),
+        "subject": st.sampled_from(["", "grace"]),
     }
 )
 ASKS = st.builds(
@@ -82,8 +83,10 @@ def test_ready_pieces_say_what_plain_code_says(world: str, says: dict[str, Any],
             None if wait is None else NOW + timedelta(seconds=wait),
             tuple(says["policies"]),
             says["key_id"] or ("k1" if known else ""),
-            "ada" if known else "",
+            says["subject"] or ("ada" if known else ""),
             "198.51.100.1",
+            ask.method,
+            "/",
         )
         assert answer == plainly(refusal, says["headers"], ask.method)
 
@@ -115,7 +118,10 @@ def test_limits_say_what_plain_code_says(world: str, waits: list[int], name: str
     moment = ends if not ends.microsecond else ends.replace(microsecond=0) + timedelta(seconds=1)
     detail = f"{verb.format(used)} It works again in {in_words(left)}, at {moment:%Y-%m-%dT%H:%M:%SZ}."
     expected = Refusal(
-        Cause.USAGE, 429, detail, "limit-reached", refusal.request_id, left, moment, tuple(names), client="198.51.100.1"
+        *(Cause.USAGE, 429, detail, "limit-reached", refusal.request_id, left, moment, tuple(names)),
+        client="198.51.100.1",
+        method="GET",
+        route="/",
     )
     assert refusal == expected
     fields = [(key, value) for key, value in answer.headers if key.startswith("ratelimit")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from logging import INFO
+from os import getpid
 from typing import Any
 
 from keyguard.clock import SECOND
@@ -30,7 +31,8 @@ def tell_of_refusal(refusal: Refusal, notify: Callable[[Refusal], None] | None) 
     """Tell the log of a refusal, and whoever listens."""
     if log.isEnabledFor(INFO):  # or nothing of the line is made
         log.info(
-            "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s",
+            "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s "
+            "method=%s route=%s",
             refusal.cause,
             word(refusal.reason),
             refusal.status,
@@ -40,12 +42,32 @@ def tell_of_refusal(refusal: Refusal, notify: Callable[[Refusal], None] | None) 
             word(refusal.client or "unknown"),
             word(",".join(refusal.policies) or "-"),
             refusal.retry_after,
+            word(refusal.method),
+            word(refusal.route),
         )
+    elif _told_in != getpid():
+        _tell_where_more_is(refusal)
     if notify is not None:
         try:
             notify(refusal)
         except Exception:
             log.exception("on_refusal failed")
+
+
+_told_in = 0
+"""The process that has been told where refusals are written. A forked one has to be told anew."""
+
+
+def _tell_where_more_is(refusal: Refusal) -> None:
+    """Tell, with the first refusal of a process, that the log could say why."""
+    global _told_in
+    _told_in = getpid()
+    log.warning(
+        "the first refusal of this process: status=%d cause=%s. Each has a line at INFO, which says why; it is not "
+        "shown: logging.getLogger('keyguard').setLevel(logging.INFO), and a handler, show it",
+        refusal.status,
+        refusal.cause,
+    )
 
 
 def answer_failure(request: CarriedRequest, failure: BaseException, sources: Iterable[Any]) -> Response:

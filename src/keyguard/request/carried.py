@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from keyguard.errors import AmbiguousPath
 from keyguard.http.callers import Told
 from keyguard.http.fields import FieldSet, asks_for_another_method
+from keyguard.http.routes import shown_path
 from keyguard.http.spelling import Spelling
 from keyguard.http.values import Fields
 from keyguard.request.request import Deferred, Request
@@ -240,6 +241,12 @@ class CarriedRequest(Request):
         return {**self.scope, self.shared: state}
 
     @property
+    def route(self) -> str:
+        """The route that the app has matched, if it tells; else the path, as a log may hold it."""
+        matched = self._matched_route() if self.reached_app else None
+        return shown_path(self.plain_path or self.spelling.path) if matched is None else matched
+
+    @property
     def inside(self) -> Inside:
         """The app and all that stands in front of it, as far as it can be seen."""
         return self.settings.inside
@@ -319,6 +326,10 @@ class CarriedRequest(Request):
         raise NotImplementedError
 
     def _changed_scope(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
+        raise NotImplementedError
+
+    def _matched_route(self) -> str | None:
+        """Return the pattern of the route that a framework has matched, if it is known to tell it."""
         raise NotImplementedError
 
     def _forget_fields(self) -> None:

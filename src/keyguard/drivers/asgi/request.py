@@ -201,6 +201,10 @@ class ASGIRequest(CarriedRequest):
     def _forget_fields(self) -> None:
         self._fields = None
 
+    def _matched_route(self) -> str | None:
+        path = getattr(self.scope.get("route"), "path", None)  # of Starlette and FastAPI
+        return path if isinstance(path, str) else None
+
     def _find_plain(self) -> str:
         scope = self.scope
         path: str = scope["path"]

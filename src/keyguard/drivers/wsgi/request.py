@@ -127,6 +127,10 @@ class WSGIRequest(CarriedRequest):
     def _changed_scope(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
         return replaced(self.scope, fields) if fields else self.scope
 
+    def _matched_route(self) -> str | None:
+        rule = getattr(getattr(self.scope.get("werkzeug.request"), "url_rule", None), "rule", None)  # of Flask
+        return rule if isinstance(rule, str) else None
+
     def _find_plain(self) -> str:
         scope = self.scope
         if scope.get("SCRIPT_NAME"):

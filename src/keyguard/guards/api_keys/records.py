@@ -12,7 +12,7 @@ from keyguard.errors import StoreBusy, StoreError
 from keyguard.guard import Ask
 from keyguard.guards.api_keys.guesses import Guesses, Refusals
 from keyguard.guards.api_keys.refusals import KeyRefusals
-from keyguard.guards.api_keys.verified import RECHECK, Known, KnownKeys, remembered, why_not_valid
+from keyguard.guards.api_keys.verified import RECHECK, Known, KnownKeys, holder_of, remembered, why_not_valid
 from keyguard.http.addresses import Networks
 from keyguard.keys import Peppers, parse_key, record_key
 from keyguard.keys.record import trusted
@@ -89,17 +89,26 @@ class Records:
         return self._guesses.of("unknown" if client is None else client.bucket)
 
     def wrong(
-        self, request: CarriedRequest, fingerprint: bytes, guess: list[Demand], reason: str, key_id: str = ""
+        self,
+        request: CarriedRequest,
+        fingerprint: bytes,
+        guess: list[Demand],
+        reason: str,
+        key_id: str = "",
+        subject: str = "",
     ) -> Response | AskGuess:
-        """Charge the source of a wrong key, and refuse it: for its key, or for having guessed too often."""
+        """Charge the source of a wrong key, and refuse it: for its key, or for having guessed too often.
+
+        `key_id` and `subject` are those of a key that was recognised: for the log.
+        """
         self.known.drop(fingerprint)
         if not guess:
-            return self.refuse.key(request, reason, key_id=key_id)
+            return self.refuse.key(request, reason, key_id=key_id, subject=subject)
         now = request.clock()
         refused = self.refusals.get(guess[0].key, now)
         if refused is not None:
-            return self.refuse.guessing(request, refused)
-        return AskGuess(guess, self, reason, key_id, now)
+            return self.refuse.guessing(request, refused, key_id, subject)
+        return AskGuess(guess, self, reason, (key_id, subject), now)
 
     # -- without the store --------------------------------------------------------------------------------
 
@@ -144,7 +153,8 @@ class AskRecord(Ask):
         if record is None:
             return self._wrong(request, "unknown", "")
         if not result.valid:
-            return self._wrong(request, why_not_valid(result, record, records.peppers), self._id)
+            reason = why_not_valid(result, record, records.peppers)
+            return self._wrong(request, reason, self._id, holder_of(record, records.peppers))
         known = self._known
         if known is not None and known.record == record:
             known.record = record  # the object by which it is known to have been written anew
@@ -156,8 +166,8 @@ class AskRecord(Ask):
         records.known.keep(self._fingerprint, known)
         return records.admit(request, known)
 
-    def _wrong(self, request: CarriedRequest, reason: str, key_id: str) -> Response | Ask:
-        return self._records.wrong(request, self._fingerprint, self._guess, reason, key_id)
+    def _wrong(self, request: CarriedRequest, reason: str, key_id: str, subject: str = "") -> Response | Ask:
+        return self._records.wrong(request, self._fingerprint, self._guess, reason, key_id, subject)
 
     async def failed(self, error: StoreError, request: CarriedRequest, forward: Forward) -> Response:
         answer = await self._records.without_store(error, request, self._known)
@@ -170,22 +180,23 @@ class AskRecord(Ask):
 class AskGuess(Ask):
     """Charges the source of a wrong key with a guess, and refuses it."""
 
-    __slots__ = ("_guess", "_id", "_now", "_reason", "_records")
+    __slots__ = ("_guess", "_key", "_now", "_reason", "_records")
 
-    def __init__(self, guess: list[Demand], records: Records, reason: str, key_id: str, now: int) -> None:
+    def __init__(self, guess: list[Demand], records: Records, reason: str, key: tuple[str, str], now: int) -> None:
         self.op = Take(guess)
         self._guess = guess
         self._records = records
         self._reason = reason
-        self._id = key_id
+        self._key = key
+        """The id and the holder of a key that was recognised."""
         self._now = now
 
     def answered(self, result: Taken, request: CarriedRequest) -> Response:
-        records = self._records
+        records, (key_id, subject) = self._records, self._key
         if not result.refused:
-            return records.refuse.key(request, self._reason, key_id=self._id)
+            return records.refuse.key(request, self._reason, key_id=key_id, subject=subject)
         records.refusals.keep(self._guess[0].key, result, self._now)
-        return records.refuse.guessing(request, result)
+        return records.refuse.guessing(request, result, key_id, subject)
 
     async def failed(self, error: StoreError, request: CarriedRequest, forward: Forward) -> Response:
         answer = await self._records.without_store(error, request, None)

@@ -25,12 +25,15 @@ class KeyRefusals:
         *,
         sent: bool = True,
         key_id: str = "",
+        subject: str = "",
     ) -> Response:
         """Refuse a request for its key, or for having none."""
         # error="invalid_token" only if a key was sent (RFC 6750, section 3.1).
         challenge = self._challenge + ', error="invalid_token"' if sent else self._challenge
         headers = [("WWW-Authenticate", challenge)]
-        return refuse_for(request, Cause.CREDENTIALS, detail, reason=reason, headers=headers, key_id=key_id)
+        return refuse_for(
+            request, Cause.CREDENTIALS, detail, reason=reason, headers=headers, key_id=key_id, subject=subject
+        )
 
     def scopes(self, request: Request, missing: list[str]) -> Response:
         """Refuse a request whose key lacks scopes."""
@@ -39,7 +42,7 @@ class KeyRefusals:
         detail = f"The API key is valid, but lacks the scope {scope}."
         return refuse_for(request, Cause.PERMISSION, detail, reason="scope", headers=[("WWW-Authenticate", challenge)])
 
-    def guessing(self, request: Request, taken: Taken) -> Response:
+    def guessing(self, request: Request, taken: Taken, key_id: str = "", subject: str = "") -> Response:
         """Refuse a request from an address that has sent too many wrong keys."""
         seconds = whole_seconds(taken.wait)
         detail = f"Too many wrong API keys came from this address. It may send another one in {seconds} seconds."
@@ -52,4 +55,6 @@ class KeyRefusals:
             wait=None if taken.wait == NEVER else taken.wait,
             at=taken.at,
             policies=[demand.name for demand in taken.refusing],
+            key_id=key_id,
+            subject=subject,
         )

@@ -153,6 +153,14 @@ def remembered(stored: bytes) -> Known | None:
     return Known(identity, stored, networks, end_of(record), record_key(record.id))
 
 
+def holder_of(record: bytes, peppers: Peppers) -> str:
+    """Return the subject of a record that is not valid any more, for the log; empty if nothing vouches for it."""
+    try:
+        return decode(record).subject if trusted(record, peppers) else ""
+    except StoreError:
+        return ""
+
+
 def why_not_valid(found: Authenticated, record: bytes, peppers: Peppers) -> str:
     """Return why a record is not valid, in a word for the log."""
     head = head_of(record)
