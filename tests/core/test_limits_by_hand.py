@@ -305,7 +305,7 @@ KEY_WITH_A_SLIP = "kg_live_4fK2mQ9xTzLb_" + "x" * 38
         ("peek", ["x"], {"by": "key"}, "this caller counts by key, and these limits by ip, subject: say by="),
         ("peek", [7], {}, "this caller counts by function, and these limits by ip, subject"),
         ("peek", [7], {"by": "ip"}, "by ip a caller is a text, not int"),
-        ("peek", [1.5], {}, "a `by` function returns"),
+        ("peek", [1j], {}, "a `by` function returns"),
         ("peek", [""], {}, "a caller is an address"),
         ("peek", ["x" * 2000], {}, "a caller is an address"),
         ("peek", [KEY_WITH_A_SLIP], {}, "this looks like a key, and its checksum does not fit"),
