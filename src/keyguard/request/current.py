@@ -16,6 +16,8 @@ from keyguard.request.state import RequestState
 
 _current: ContextVar[CarriedRequest | None] = ContextVar("keyguard_request", default=None)
 
+noted = _current.get
+"""Return the request that is noted here, or `None`."""
 enter = _current.set
 """Note the request. What it returns is for `leave`."""
 leave_here = _current.reset
