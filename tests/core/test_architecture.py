@@ -25,9 +25,9 @@ ARROW = [
     "chain",
     "drivers guards",
     "stack",
-    "asgi django testing wsgi",
+    "asgi testing wsgi",
     "cli",
-    "flask",
+    "django flask",
 ]
 LEVEL = {name: level for level, names in enumerate(ARROW) for name in names.split()}
 

@@ -13,7 +13,7 @@ from keyguard.refused import Refused
 class RefusedMiddleware:
     """Answer with a 429 and its problem details if a view lets `keyguard.Refused` pass.
 
-    For projects whose `wsgi.py` and `asgi.py` put `guard.wsgi` and `guard.asgi` around Django. `Middleware` does it too.
+    For projects whose `wsgi.py` and `asgi.py` put `guard.wsgi` and `guard.asgi` around Django. `Middleware` does too.
     """
 
     sync_capable = True

@@ -1,8 +1,8 @@
 """The guards of a stack around what a Django middleware calls, if the request came by ASGI.
 
-The driver for ASGI carries it, around an app that asks Django for its response. A driver sends, and Django asks for the
-parts of a stream: so the driver's coroutine is kept where it sends one, and goes on when the next one is asked for. There
-is no task and no queue. What does not stream is over when the middleware returns.
+The driver for ASGI carries it, around an app that asks Django for its response. A driver sends, and Django asks for
+the parts of a stream: so the driver's coroutine is kept where it sends one, and goes on when the next one is asked for.
+There is no task and no queue. What does not stream is over when the middleware returns.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from keyguard.django.responses import Pairs, fields_of, made, tell
 from keyguard.drivers.asgi.driver import ASGIDriver
 from keyguard.drivers.asgi.messages import Message, Receive, Send
+from keyguard.drivers.asgi.request import Scope
 from keyguard.drivers.field_names import variable_of
 from keyguard.drivers.tasks import hold
 from keyguard.request import SHARED_ASGI, CarriedRequest, SharedState
@@ -60,7 +61,7 @@ class OverASGI:
         return run.streaming(_Stream(driving, run, inner))
 
 
-async def _app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+async def _app(scope: Scope, receive: Receive, send: Send) -> None:
     run: _Run = scope[RUN]
     if scope[SHARED_ASGI] is not run.scope[SHARED_ASGI]:
         await run.in_background(scope, send)
@@ -76,6 +77,8 @@ class _Run:
         self.get_response = get_response
         self.scope = self.outer = scope = request.scope
         scope["headers"] = self.sent = list(scope["headers"])
+        if isinstance(scope["query_string"], str):  # of Django's test client
+            scope["query_string"] = scope["query_string"].encode()
         if request.path_info != scope["path"].removeprefix(request.script_name):
             self.scope = {**scope, "path": request.script_name + request.path_info}  # as middleware further out wants
             self.scope.pop("raw_path", None)
@@ -91,17 +94,18 @@ class _Run:
 
     async def receive(self) -> Message:
         """Hand out the body, which Django has received."""
-        body = self._body
-        if body is None:
-            request = self.request
-            body = self._body = BytesIO(request._body) if hasattr(request, "_body") else request._stream
-        elif body.closed:
+        request = self.request
+        if self._body is None:
+            self._body = BytesIO(request._body) if hasattr(request, "_body") else request._stream
+            if not self._body.seekable():  # of Django's test client
+                self._body = request._stream = BytesIO(self._body.read())
+        elif self._body is _READ:
             await asyncio.Event().wait()  # the client stays
-        part = body.read(_CHUNK)
+        part = self._body.read(_CHUNK)
         more = len(part) == _CHUNK
         if not more:
-            body.seek(0)
-            self._body = _CLOSED
+            self._body.seek(0)
+            self._body = _READ
         return {"type": "http.request", "body": part, "more_body": more}
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -118,7 +122,7 @@ class _Run:
 
     # -- the app ------------------------------------------------------------------------------------------
 
-    async def ask(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask Django, in the place of the app."""
         request = self.request
         if receive != self.receive:
@@ -131,8 +135,7 @@ class _Run:
         response = self.response = await self.get_response(request)
         self.theirs = fields = [(name.lower(), value) for name, value in fields_of(response)]
         self.stops = response.streaming
-        await send({"type": "http.response.start", "status": response.status_code, "headers": _encoded(fields)})
-        await _send_body(response, send)
+        await _send(copy(response), fields, send)  # a copy, since the response is given another stream
 
     async def _read(self, receive: Receive) -> None:
         """Read the body as a driver gives it: it wants to know of it, or keeps it from the app."""
@@ -144,7 +147,7 @@ class _Run:
         if not there and not self.request._read_started:
             self.request._stream = BytesIO()
 
-    async def in_background(self, scope: dict[str, Any], send: Send) -> None:
+    async def in_background(self, scope: Scope, send: Send) -> None:
         """Ask Django once more, for nobody: a cache renews what it has."""
         from asgiref.sync import sync_to_async
 
@@ -152,9 +155,7 @@ class _Run:
         request.keyguard = scope[SHARED_ASGI]
         response = await self.get_response(request)
         try:
-            fields = _encoded([(name.lower(), value) for name, value in fields_of(response)])
-            await send({"type": "http.response.start", "status": response.status_code, "headers": fields})
-            await _send_body(response, send)
+            await _send(response, [(name.lower(), value) for name, value in fields_of(response)], send)
         finally:
             await sync_to_async(response.close)()
 
@@ -183,7 +184,7 @@ class _Run:
             change(request, self.outer)
 
 
-def change(request: Any, scope: dict[str, Any]) -> None:
+def change(request: Any, scope: Scope) -> None:
     """Give a request of Django's another scope than it was made of."""
     _read_anew(request, request.scope["headers"], scope["headers"])
     before, after = request.scope["query_string"], scope["query_string"]
@@ -214,20 +215,17 @@ def _variables(headers: Fields) -> dict[str, str]:
     return {name: ",".join(values) for name, values in found.items()}
 
 
-async def _send_body(response: Any, send: Send) -> None:
+async def _send(response: Any, fields: Pairs, send: Send) -> None:
+    headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in fields]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     if not response.streaming:
         await send({"type": "http.response.body", "body": response.content})
         return
-    # A copy, since the response is given another stream. Iterators that are not asynchronous are consumed as Django
-    # does, which warns of it.
-    async with aclosing(aiter(copy(response))) as parts:
+    # Iterators that are not asynchronous are consumed as Django does, which warns of it.
+    async with aclosing(aiter(response)) as parts:
         async for part in parts:
             await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _encoded(fields: Pairs) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in fields]
 
 
 # -- a driver that is kept where it sends something -----------------------------------------------------------------
@@ -256,8 +254,7 @@ class _Done:
 
 
 _DONE = _Done()
-_CLOSED = BytesIO()
-_CLOSED.close()
+_READ = object()
 
 
 @coroutine

@@ -1,7 +1,7 @@
 """The guards of a stack around what a Django middleware calls, if the request came by WSGI.
 
-The driver for WSGI carries it, around an app that asks Django for its response. A response that no guard wants to see to
-its end goes back as it is, with its file or its iterator.
+The driver for WSGI carries it, around an app that asks Django for its response. A response that no guard wants to see
+to its end goes back as it is, with its file or its iterator.
 """
 
 from __future__ import annotations

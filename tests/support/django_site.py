@@ -1,0 +1,223 @@
+"""A Django project for tests: its guard is whatever a test puts there, and its views do what handlers may do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.test import AsyncClient, Client
+from django.test.utils import override_settings
+from django.urls import path
+
+import keyguard
+from keyguard import Keyguard
+from tests.support import frameworks
+
+frameworks._django()
+
+guard: Any = None
+"""The stack that `KEYGUARD` names."""
+seen: list[Any] = []
+
+
+def told(request: Any) -> dict[str, Any]:
+    state = keyguard.here()
+    assert request.keyguard is state
+    return {"caller": state.caller.subject, "limits": [limit.name for limit in state.limits]}
+
+
+def view(request: HttpRequest) -> HttpResponse:
+    return JsonResponse(told(request))
+
+
+async def loop(request: HttpRequest) -> HttpResponse:
+    await asyncio.sleep(0)
+    return JsonResponse(told(request))
+
+
+def echo(request: HttpRequest) -> HttpResponse:
+    return JsonResponse({"body": request.body.decode(), "headers": dict(request.headers), "query": request.GET.dict()})
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    def parts() -> Iterator[str]:
+        for _ in range(2):
+            yield keyguard.here().caller.subject + ","
+
+    return StreamingHttpResponse(parts())
+
+
+async def async_stream(request: HttpRequest) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[str]:
+        try:
+            for _ in range(2):
+                yield keyguard.here().caller.subject + ","
+                await asyncio.sleep(0)
+        finally:
+            seen.append("ended")
+
+    return StreamingHttpResponse(parts())
+
+
+def file(request: HttpRequest) -> FileResponse:
+    return FileResponse(open(__file__, "rb"))
+
+
+def page(request: HttpRequest) -> HttpResponse:
+    seen.append(request.path)
+    response = HttpResponse(f"page {len(seen)}", headers={"Cache-Control": "max-age=60"})
+    if "cookie" in request.GET:
+        response.set_cookie("session", "1")
+    return response
+
+
+def stale(request: HttpRequest) -> HttpResponse:
+    seen.append(request.path)
+    return HttpResponse(f"page {len(seen)}", headers={"Cache-Control": "max-age=60, stale-while-revalidate=600"})
+
+
+def reserving(request: HttpRequest) -> HttpResponse:
+    with guard.reserve(int(request.GET["units"]), "tokens") as hold:
+        hold.settle(2)
+    guard.charge(1, "tokens")
+    return HttpResponse("done")
+
+
+async def reserving_loop(request: HttpRequest) -> HttpResponse:
+    async with guard.reserve(int(request.GET["units"]), "tokens") as hold:
+        hold.settle(2)
+    guard.charge(1, "tokens")
+    return HttpResponse("done")
+
+
+def reserving_stream(request: HttpRequest) -> StreamingHttpResponse:
+    def parts() -> Iterator[str]:
+        with guard.reserve(int(request.GET["units"]), "tokens") as hold:
+            yield "part"
+            hold.settle(3)
+
+    return StreamingHttpResponse(parts())
+
+
+async def reserving_async_stream(request: HttpRequest) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[str]:
+        async with guard.reserve(int(request.GET["units"]), "tokens") as hold:
+            yield "part"
+            hold.settle(3)
+
+    return StreamingHttpResponse(parts())
+
+
+def broken(request: HttpRequest) -> HttpResponse:
+    raise RuntimeError("of the view")
+
+
+VIEWS = {
+    "view": view,
+    "loop": loop,
+    "echo": echo,
+    "stream": stream,
+    "async-stream": async_stream,
+    "file": file,
+    "page": page,
+    "stale": stale,
+    "reserving": reserving,
+    "reserving-loop": reserving_loop,
+    "reserving-stream": reserving_stream,
+    "reserving-async-stream": reserving_async_stream,
+    "broken": broken,
+    "grüße": view,
+}
+urlpatterns = [path(name, called) for name, called in VIEWS.items()]
+
+OURS = "keyguard.django.Middleware"
+
+
+@contextmanager
+def site(stack: Keyguard, *inside: str, outside: tuple[str, ...] = (), **settings: Any) -> Iterator[None]:
+    """Have Django serve this project, guarded by a stack."""
+    global guard
+    with ExitStack() as settled:
+        before, guard = guard, stack
+        seen.clear()
+        given = {
+            "ROOT_URLCONF": __name__,
+            "KEYGUARD": f"{__name__}.guard",
+            "MIDDLEWARE": [*outside, OURS, *inside],
+            **settings,
+        }
+        settled.enter_context(override_settings(**given))
+        try:
+            yield
+        finally:
+            guard = before
+
+
+class SyncOnly:
+    """Middleware of the old kind: under ASGI Django runs all that stands around it in threads."""
+
+    sync_capable, async_capable = True, False
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        return self.get_response(request)
+
+
+class AsyncOnly:
+    """Middleware that has to be awaited, under WSGI as well."""
+
+    sync_capable, async_capable = False, True
+
+    def __init__(self, get_response: Any) -> None:
+        from asgiref.sync import markcoroutinefunction
+
+        self.get_response = get_response
+        markcoroutinefunction(self)
+
+    async def __call__(self, request: Any) -> Any:
+        return await self.get_response(request)
+
+
+class OtherPath:
+    """Middleware that gives requests another path."""
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        request.path_info = request.path_info.removeprefix("/en")
+        return self.get_response(request)
+
+
+class Answer:
+    """What a test client got, with its body."""
+
+    def __init__(self, response: Any, body: bytes) -> None:
+        self.status: int = response.status_code
+        self.headers = response.headers
+        self.cookies = response.cookies
+        self.body = body
+        self.response = response
+
+
+def ask(kind: str, target: str, method: str = "GET", body: bytes = b"", **headers: str) -> Answer:
+    """Ask by one of Django's test clients: `Client` or `AsyncClient`."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    if kind == "Client":
+        response = Client(raise_request_exception=False).generic(method, target, body, headers=named)
+        return Answer(response, response.getvalue())
+
+    async def asked() -> Answer:
+        response: Any = await AsyncClient(raise_request_exception=False).generic(method, target, body, headers=named)
+        parts = [part async for part in response] if response.streaming else [response.content]
+        return Answer(response, b"".join(parts))
+
+    return asyncio.run(asked())
+
+
+CLIENTS = ["Client", "AsyncClient"]
