@@ -32,13 +32,14 @@ coroutine is to be run."""
 class Chain:
     """A nest of guards, ready to run. Raises `ConfigurationError` for what is not a guard."""
 
-    __slots__ = ("_beside", "_decides", "_forwards", "_guards", "_spread")
+    __slots__ = ("_awaited", "_beside", "_decides", "_forwards", "_guards", "_spread", "_store")
 
     def __init__(self, guards: Sequence[AnyGuard], store: Any = None, awaited: Store | None = None) -> None:
         """Nest `guards`, the first one outermost.
 
         `store` is theirs if it answers at once and cannot fail; else it is `awaited`, and drivers ask it.
         """
+        self._store, self._awaited = store, awaited
         self._decides = tuple([_decide_of(guard, store) for guard in guards])
         self._beside = neighbours(guards, self._decides, awaited)
         """For each guard, those further in that may be asked in the same operation; mostly none."""
@@ -46,6 +47,10 @@ class Chain:
         self._guards: tuple[Any, ...] = tuple(guards)
         self._forwards: tuple[Forward, ...] = tuple([self._forward(place + 1) for place in range(len(guards))])
         """The `forward` of each guard."""
+
+    def add(self, guard: AnyGuard) -> None:
+        """Put a guard innermost, of a stack that exists already."""
+        self.__init__([*self._guards, guard], self._store, self._awaited)  # type: ignore[misc]
 
     @property
     def empty(self) -> bool:

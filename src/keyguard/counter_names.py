@@ -26,7 +26,7 @@ _LONGEST = 80  # characters: a name stands in every response, a long list of pat
 
 def public_name(by: object, methods: Iterable[str], paths: Iterable[str]) -> str:
     """Name a limit for those whom it limits: by whom it counts, and for which paths."""
-    return _named([by if isinstance(by, str) else _short(by), *sorted(methods), *sorted(paths)])
+    return named([by if isinstance(by, str) else _short(by), *sorted(methods), *sorted(paths)])
 
 
 def counter_name(
@@ -39,15 +39,16 @@ def counter_name(
     parts += [f"{word} {one if isinstance(one, str) else _qualified(one)}" for word, one in given.items()]
     if cost != 1:
         parts.append(f"cost {cost if isinstance(cost, int) else _qualified(cost)}")
-    return _named(parts)
+    return named(parts)
 
 
 def guess_name(name: str, lookup: object) -> str:
     """Name the counters of wrong keys of a look-up."""
-    return _named([name, _qualified(lookup)])
+    return named([name, _qualified(lookup)])
 
 
-def _named(parts: Iterable[str]) -> str:
+def named(parts: Iterable[str]) -> str:
+    """Make one printable name of these; of a long one, or one with other characters, a digest is a part."""
     text = " ".join(parts)
     plain = "".join(char if char.isascii() and char.isprintable() and char != "|" else "-" for char in text)
     if plain == text and len(text) <= _LONGEST:

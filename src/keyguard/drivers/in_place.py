@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from keyguard.drivers.interpreter import Engine
 from keyguard.errors import GuardError
-from keyguard.flow import Flow
+from keyguard.flow import Blocking, Flow, Wait
 from keyguard.ops import Degraded, Op, TakeHere
 from keyguard.process.event_loops import in_loop
 
@@ -40,8 +40,15 @@ def drive_in_place(engine: Engine, flow: Flow[R]) -> R:
                 value = engine.here.take_here(step.demands)
             elif isinstance(step, Degraded):
                 engine.here.count(step.what)
+            elif isinstance(step, Wait):
+                value = Wait.block(step)
+            elif isinstance(step, Blocking):
+                value = Blocking.run(step)
             else:
-                raise GuardError(f"nothing does the step {type(step).__name__} in a handler")
+                raise GuardError(
+                    f"a plain function of the app cannot await {type(step).__name__}: make it an `async def`, or the "
+                    "function that is a setting of the guard a plain one"
+                )
         except Exception as failure:
             error = failure
 

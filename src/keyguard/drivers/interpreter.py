@@ -99,6 +99,7 @@ class Engine:
     """A stack of guards with its store: all that a driver needs besides the app."""
 
     __slots__ = (
+        "__weakref__",
         "_notify",
         "aexecute",
         "aside",

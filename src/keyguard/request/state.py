@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from keyguard.http.fields import LIMIT_FIELDS
@@ -9,7 +10,7 @@ from keyguard.identity import ANONYMOUS, Identity
 from keyguard.request.limits import LimitState, limit_states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from keyguard.http.addresses import Address
     from keyguard.refusal import Refusal
@@ -77,6 +78,10 @@ class SharedState(RequestState):
     """Why keyguard refused the request, once it has."""
     refused_inside: Response | None = None
     """The refusal of units that a handler wanted to reserve. It is the request's refusal if that is what it answers."""
+    unserved = False
+    """Whether that refusal is the request's whatever it is answered with: no view has run."""
+    inside: Mapping[object, Any] = MappingProxyType({})
+    """By stack: its hand inside the app, if rules stand there, as decorators or dependencies of views."""
     waited = 0.0
     """Seconds that the request has waited for stores."""
     sources: tuple[Any, ...] = ()

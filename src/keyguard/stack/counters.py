@@ -33,10 +33,13 @@ _claims: WeakKeyDictionary[Counters, _Claim] = WeakKeyDictionary()
 _lock = ProcessLock()
 
 
-def claim(store: Any, guards: Iterable[Any]) -> None:
-    """Note that the limits of `guards` count in a store. Raise `ConfigurationError` if some of them would clash."""
-    counted = [(guard, counters) for guard in guards for counters in declared(guard).counters]
-    _check_stack(counted)
+def claim(store: Any, guards: Iterable[Any], around: Iterable[Any] = ()) -> None:
+    """Note that the limits of `guards` count in a store. Raise `ConfigurationError` if some of them would clash.
+
+    `around` are guards further out, whose limits have been noted before.
+    """
+    counted = _counted(guards)
+    _check_stack([*_counted(around), *counted])
     place = place_of(store)
     with _lock:
         for guard, counters in counted:
@@ -49,6 +52,10 @@ def claim(store: Any, guards: Iterable[Any]) -> None:
             places = _claims.setdefault(counters, _Claim(guard)).places
             if place not in places:
                 places.append(place)
+
+
+def _counted(guards: Iterable[Any]) -> list[tuple[Any, Counters]]:
+    return [(guard, counters) for guard in guards for counters in declared(guard).counters]
 
 
 def _claims_at(place: object) -> list[tuple[Counters, _Claim]]:

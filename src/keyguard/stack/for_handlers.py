@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard
+from keyguard.guards.rate_limit.guard import RateLimit
 from keyguard.ops import Store
 from keyguard.request import RequestState, current_request
 from keyguard.request.current import SETTING
@@ -65,4 +67,7 @@ class ForHandlers:
 
     @cached_property
     def _for_handlers(self) -> Handlers:
-        return Handlers(self.guards, self.store)
+        return Handlers(self.guards, self.store, self._limits_at_routes)
+
+    def _limits_at_routes(self) -> Iterable[RateLimit]:
+        return ()

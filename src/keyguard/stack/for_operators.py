@@ -14,6 +14,7 @@ from keyguard.guards.overload import Overload
 from keyguard.ops import Store
 from keyguard.stack.bans import Bans, bans_of
 from keyguard.stack.limits import Limits
+from keyguard.stack.written import StackNote
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class ForOperators:
     store: Store
     _declared: list[Guard]
     _clock: Clock
+    _note: StackNote
     _watched: CircuitBreaker | None
 
     def _facts(self) -> list[LimitFacts]:
@@ -44,7 +46,7 @@ class ForOperators:
     @property
     def limits(self) -> Limits:
         """Return the limits of this stack, by caller: `peek` at what is spent, `reset` or `set` it, `grant` more."""
-        return Limits(self.store, self._facts(), clock=self._clock)
+        return Limits(self.store, self._note.facts, clock=self._clock)
 
     @property
     def bans(self) -> Bans:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
@@ -25,8 +25,10 @@ from keyguard.response import Response
 class Handlers:
     """The limits of a stack, as its handlers know them."""
 
-    def __init__(self, guards: Iterable[Any], store: Store) -> None:
+    def __init__(self, guards: Iterable[Any], store: Store, at_routes: Callable[[], Iterable[RateLimit]]) -> None:
         self._limits = [guard for guard in guards if isinstance(guard, RateLimit)]
+        self._at_routes = at_routes
+        """Tells the limits at routes."""
         self._store = store
         self._near = traits_of(store).near
         self._takes_back = traits_of(store).limitations is None
@@ -89,14 +91,16 @@ class Handlers:
         return MAX_AGE if self._near else LEASE
 
     def _meant(self, what: str, name: str | None) -> RateLimit:
-        named = [limit for limit in self._limits if limit.name == name]
+        limits = [*self._limits, *self._at_routes()]
+        named = [limit for limit in limits if limit.name == name]
         if name is None:
-            named = [limit for limit in self._limits if limit.handlers] or self._limits
+            named = [limit for limit in limits if limit.handlers] or limits
         if len(named) == 1:
-            self._known[name] = named[0]
+            if limits == self._limits:  # those at routes may still become more
+                self._known[name] = named[0]
             return named[0]
-        names = ", ".join(repr(limit.name) for limit in named or self._limits)
-        if not self._limits:
+        names = ", ".join(repr(limit.name) for limit in named or limits)
+        if not limits:
             raise ConfigurationError(
                 f"{what} needs a RateLimit in the stack, such as RateLimit('9000/day', cost=0, name='tokens')"
             )

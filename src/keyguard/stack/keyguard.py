@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakSet
 
 from keyguard.chain import Chain
 from keyguard.clock import wall_clock
@@ -26,8 +27,8 @@ from keyguard.stack.counters import claim
 from keyguard.stack.deployment import named_store, store_of_values, tell_of_decisions, warn_of_workers
 from keyguard.stack.for_developers import ForDevelopers
 from keyguard.stack.for_flask import ForFlask
-from keyguard.stack.for_handlers import ForHandlers
 from keyguard.stack.for_operators import ForOperators
+from keyguard.stack.for_routes import ForRoutes
 from keyguard.stack.needs import unmet_needs
 from keyguard.stack.order import arranged, check_alike, check_guards, check_layers
 from keyguard.stack.settings import (
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 log = logger("keyguard")
 
 
-class Keyguard(ForDevelopers, ForHandlers, ForOperators, ForFlask):
+class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
     """A stack of guards, the first one outermost.
 
         guard = Keyguard(IPFilter(deny=[...]), APIKeys(), RateLimit("10/second", by="key"), store="sqlite:///k.db")
@@ -130,6 +131,8 @@ class Keyguard(ForDevelopers, ForHandlers, ForOperators, ForFlask):
         self.underscores = checked_underscores(underscores, readers, forwarded_header)
         self._request_id_header = checked_field_name(request_id_header)
         self._notify = on_refusal
+        self._handlers_setting = handlers
+        self._engines = WeakSet()
         wanted = handlers is not None and checked_switch("handlers", handlers)
         self._handlers = wanted or any(guard.handlers for guard in self._declared)
         self._notes = self._handlers or (handlers is None and bool(guards))
@@ -243,4 +246,6 @@ class Keyguard(ForDevelopers, ForHandlers, ForOperators, ForFlask):
             notes=self._notes,
             handlers=self._handlers,
         )
-        return Engine(setup, AppInside(app, self._root_path), asynchronous=asynchronous)
+        engine = Engine(setup, AppInside(app, self._root_path), asynchronous=asynchronous)
+        self._engines.add(engine)
+        return engine

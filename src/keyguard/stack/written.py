@@ -137,6 +137,16 @@ class StackNote:
         """The text that is written, but for the name."""
         return encode("", self.facts)
 
+    def add(self, facts: Iterable[LimitFacts]) -> None:
+        """Take in the facts of limits that came later, and write all down if some of them are written already."""
+        with _lock:
+            known = {(fact.name, fact.prefix) for fact in self.facts}
+            self.facts += tuple([fact for fact in facts if (fact.name, fact.prefix) not in known])
+            vars(self).pop("text", None)
+            begun, self._process = self._process == getpid(), 0
+        if begun:
+            self.begin()
+
     def differs_from(self, other: StackNote) -> bool:
         """Tell whether both write different rules into one store."""
         return self._place == other._place and self.text != other.text and bool(self.facts and other.facts)

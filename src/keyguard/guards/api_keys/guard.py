@@ -226,6 +226,14 @@ class APIKeys(Guard):
             return self._refuse.key(request, "malformed")
         return self._refuse.key(request, "no-key", "Send an API key.", sent=False)
 
+    def judge(self, request: CarriedRequest, scopes: frozenset[str]) -> Response | None:
+        """Refuse a request that has passed without a key, or whose key lacks one of these scopes."""
+        identity = request.state.identity or ANONYMOUS
+        if identity.anonymous:
+            return self.refuse_without_key(request, ())
+        missing = sorted(scopes - identity.scopes)
+        return self._refuse.scopes(request, missing) if missing else None
+
     # -- look-ups -----------------------------------------------------------------------------------------
 
     async def _look_up(

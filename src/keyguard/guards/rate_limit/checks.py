@@ -12,7 +12,7 @@ from keyguard.guards.rate_limit.at_once import Joined, deciding
 from keyguard.guards.rate_limit.outcomes import AskLimits, Charge, lines_of, wait_for
 from keyguard.guards.rate_limit.turns import only_held
 from keyguard.ops import Take, Taken
-from keyguard.request import CarriedRequest, Forward
+from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import Response
 from keyguard.uncounted import UNCOUNTED, refuse_uncounted
 
@@ -43,17 +43,45 @@ class Limiting(Guard):
         if request.method == "OPTIONS" and request.state.preflight:
             return await forward(request)  # nothing is known of its caller
         try:
-            asked = self.take_at_once(request) if self.fixed else await self.chosen_take(request)
+            ask = await self._ask(request)
         except UNCOUNTED as error:
             return refuse_uncounted(request, error)
-        if asked is None:
+        if ask is None:
             return await forward(request)
-        ask = AskLimits(asked)
         try:
             answer = await _answer(ask, request)
         except StoreError as error:
             return await ask.failed(error, request, forward)
         return answer if isinstance(answer, Response) else await within((answer,), request, forward)
+
+    async def _ask(self, request: CarriedRequest) -> AskLimits | None:
+        asked = self.take_at_once(request) if self.fixed else await self.chosen_take(request)
+        return None if asked is None else AskLimits(asked)
+
+    async def decide_inside(self, request: CarriedRequest, ask: AskLimits | None = None) -> Response | Charge | None:
+        """Decide about a request that has reached the app already: a refusal, a charge, or `None` if nothing counts.
+
+        `ask` is known if it is known already what it takes.
+        """
+        try:
+            ask = ask or await self._ask(request)
+        except UNCOUNTED as error:
+            return refuse_uncounted(request, error)
+        if ask is None:
+            return None
+        try:
+            return await _answer(ask, request)
+        except StoreError as error:
+            answer = await ask.failed(error, request, _let_pass)
+            return None if answer is _PASSED else answer
+
+
+_PASSED = Response(200)
+
+
+async def _let_pass(request: Request) -> Response:
+    """Stand for what is further in, of which only matters that it is reached."""
+    return _PASSED
 
 
 async def _answer(ask: AskLimits, request: CarriedRequest) -> Response | Charge:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from keyguard.conditions import OnPaths
-from keyguard.counter_names import Counters, counter_name, public_name
+from keyguard.counter_names import Counters, counter_name, named, public_name
 from keyguard.guards.rate_limit.facts import facts_of
 from keyguard.guards.rate_limit.rules import Rule, Terms
 from keyguard.guards.rate_limit.settling import Settling
@@ -37,9 +37,24 @@ class Named(Protocol):
     def functions(self) -> dict[str, Callable[..., Any]]: ...
 
 
+class PlaceName(str):
+    """The public name of a limit that counts at one place of an app: its counters are named by the place."""
+
+    place: str
+    """The place: the name of a view in full, or a router's prefix."""
+
+    @classmethod
+    def at(cls, place: str, name: str) -> PlaceName:
+        """Return the name of a limit that counts at a place. `name` is made printable, and short."""
+        made = cls(named([name]))
+        made.place = place
+        return made
+
+
 def names_of(limit: Named, given: str | None, *, plans: bool) -> tuple[str, str]:
     """Return the public name, and that in the keys of counters."""
-    if given is not None:
+    place = [given.place] if isinstance(given, PlaceName) else []
+    if given is not None and not place:
         name = checked_name(given)
         return name, name
     methods = limit.methods or ()
@@ -47,10 +62,8 @@ def names_of(limit: Named, given: str | None, *, plans: bool) -> tuple[str, str]
     functions = {"rates": limit.choose, "when": limit.when, "exempt": limit.exempt}
     if limit.settling is not None:
         functions |= limit.settling.named
-    return (
-        public_name(limit.by, methods, paths),
-        counter_name(limit.by, methods, paths, functions, limit.cost, plans),
-    )
+    public = public_name(limit.by, methods, paths) if given is None else str(given)
+    return public, counter_name(limit.by, methods, [*place, *paths], functions, limit.cost, plans)
 
 
 def counters_of(limit: Named, plans: Mapping[str, Terms] | None, default: Terms) -> Counters:

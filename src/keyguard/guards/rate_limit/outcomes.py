@@ -61,11 +61,12 @@ def refusal_of(request: CarriedRequest, status: int, headers: Headers) -> Refusa
     """Return why keyguard refused a request that is answered so, if it did.
 
     An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service. So is
-    one of a handler that could not reserve what it wanted, unless it answers with the status of that refusal.
+    one of a handler that could not reserve what it wanted, unless it answers with the status of that refusal. If a rule
+    at its route refused, any error is that refusal.
     """
     state = request.state
     inside = state.refused_inside
-    if state.refusal is None and inside is not None and inside.status == status:
+    if state.refusal is None and inside is not None and (inside.status == status or state.unserved):
         state.refusal = inside.refusal
         assert inside.refusal is not None
         for name, value in inside.headers:

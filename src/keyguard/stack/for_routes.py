@@ -1,0 +1,156 @@
+"""What views and routers of an app do with a stack: limits and keys at routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+from weakref import WeakSet
+
+from keyguard.chain import Chain
+from keyguard.drivers.interpreter import Engine
+from keyguard.errors import ConfigurationError
+from keyguard.guard import Guard
+from keyguard.guards.api_keys import APIKeys
+from keyguard.guards.api_keys.settings import needed_scopes
+from keyguard.guards.rate_limit.guard import Profile, RateLimit, Rates, Tell
+from keyguard.guards.rate_limit.settling import Refunds, Settler
+from keyguard.request import Request
+from keyguard.request.current import SETTING, note_requests
+from keyguard.selection import By, Setting
+from keyguard.stack.counters import claim
+from keyguard.stack.for_handlers import ForHandlers
+from keyguard.stack.inside import RouteGuard
+from keyguard.stack.markers import KeyMarker, LimitMarker, Markers
+from keyguard.stack.needs import unmet_needs
+from keyguard.stack.route_rules import RouteRule
+from keyguard.stack.written import StackNote
+from keyguard.stores.circuit_breaker import CircuitBreaker
+from keyguard.without_store import FailureMode
+
+
+class ForRoutes(ForHandlers):
+    """The part of `Keyguard` that is for views and routers."""
+
+    _chain: Chain
+    _declared: list[Guard]
+    _engines: WeakSet[Engine]
+    _handlers_setting: bool | None
+    _is_layer: bool
+    _note: StackNote
+    _watched: CircuitBreaker | None
+
+    def limit(
+        self,
+        *rates: Rates | Callable[[Request], Any],
+        by: By | None = None,
+        cost: Setting[int] = 1,
+        when: Setting[bool] | None = None,
+        exempt: Setting[bool] | None = None,
+        methods: Iterable[str] | None = None,
+        plans: Mapping[str, Rates | Sequence[Rates] | None] | None = None,
+        default: Rates | Sequence[Rates] | None = None,
+        name: str | None = None,
+        headers: Profile | Sequence[Profile] | None = "draft-11",
+        tell: Tell = "all",
+        if_store_fails: FailureMode = "local",
+        settle: Settler | None = None,
+        refund_on: Refunds | None = None,
+        count: Literal["requests", "failures"] = "requests",
+        failures: Iterable[int | str] | None = None,
+    ) -> LimitMarker:
+        """Return a limit for views and routers: a decorator, and a dependency for FastAPI.
+
+            @app.get("/search")
+            @guard.limit("5/minute")
+            async def search() -> ...
+
+            @app.get("/export", dependencies=[Depends(guard.limit("1/minute"))])
+
+        The settings are those of `RateLimit`. By default it counts `by="key"` if an `APIKeys` stands in the stack, else
+        by the client's address. Each view that it stands on has a counter of its own, named after the view, whatever
+        the path; a router's is one for all its routes. With a `name` all of these share one counter.
+
+        It is decided inside the app, and the stack must stand around that. A request that it refuses is charged to no
+        limit, not to those outside either; the fields about limits tell of all. FastAPI reads the body of a request
+        before any dependency, so a limit there does not spare the app an upload: one of the stack does.
+
+        Raises `ConfigurationError` for a setting that is wrong, if it counts by keys and the stack looks for none, and
+        for a name that another limit has.
+        """
+        self._check_notes("limit()")
+        if by is None and plans is None:
+            by = "key" if self._keys_guard is not None else "ip"
+        settings = {
+            "by": by,
+            "cost": cost,
+            "when": when,
+            "exempt": exempt,
+            "methods": methods if methods is None or isinstance(methods, str) else [*methods],
+            "plans": plans,
+            "default": default,
+            "name": name,
+            "headers": headers,
+            "tell": tell,
+            "if_store_fails": if_store_fails,
+            "settle": settle,
+            "refund_on": refund_on,
+            "count": count,
+            "failures": failures,
+        }
+        marker = LimitMarker(self.markers, rates, settings)
+        if unmet_needs([*self.guards, marker.limit]) and not self._is_layer:
+            raise ConfigurationError(
+                f"limit() counts by {by or 'subject'}, and no APIKeys of the stack finds the caller"
+            )
+        return marker
+
+    def key(self, *, scopes: str | Iterable[str] = ()) -> KeyMarker:
+        """Return what lets callers with a valid key alone into views and routers: a decorator, and a dependency.
+
+            @app.post("/items")
+            async def create(identity: Annotated[Identity, Depends(guard.key(scopes=["write"]))]) -> ...
+
+        The stack's `APIKeys` has found the caller; this says that there must be one, and with which scopes. As a
+        dependency it returns the `Identity`. Other callers get the 401 or 403 of `APIKeys`.
+
+        Raises `ConfigurationError` for a scope that is none, and if the stack has no `APIKeys`.
+        """
+        self._check_notes("key()")
+        keys = self._keys_guard
+        if keys is None:
+            raise ConfigurationError("key() needs an APIKeys in the stack, which looks for the caller's key")
+        if callable(scopes):
+            raise ConfigurationError("scopes of key() are a list of names, such as ['write'], not a function")
+        return KeyMarker(self.markers, keys, needed_scopes(scopes) or frozenset())
+
+    @cached_property
+    def markers(self) -> Markers:
+        """Return all rules at routes that this stack has: see `keyguard.stack.markers`."""
+        self._innermost = RouteGuard(self)
+        self._chain.add(self._innermost)
+        self._notes = True
+        note_requests()
+        for engine in self._engines:
+            engine.notes, engine.idle = True, False
+        return Markers(self, self.store if self._watched is None else None, self._begin_rule)
+
+    def _limits_at_routes(self) -> list[RateLimit]:
+        rules = self.markers.rules if "markers" in vars(self) else ()
+        return [*{id(rule.limit): rule.limit for rule in rules if rule.limit is not None}.values()]
+
+    @property
+    def _keys_guard(self) -> APIKeys | None:
+        return next((guard for guard in self.guards if isinstance(guard, APIKeys)), None)
+
+    def _begin_rule(self, rule: RouteRule[Any]) -> None:
+        limit = rule.limit
+        if limit is not None:
+            claim(self.store, [limit], self.guards)
+            self._note.add(facts for counters in limit.counters for facts in counters.facts)
+            if limit.settling is not None:
+                self._innermost.heard = True
+
+    def _check_notes(self, what: str) -> None:
+        if self._handlers_setting is False:
+            raise ConfigurationError(f"{what} works in stacks that note their requests for it: {SETTING}")

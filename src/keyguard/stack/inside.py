@@ -1,0 +1,106 @@
+"""The hand of a stack inside its app: what rules at routes decide there, and how they hear of the response.
+
+Rules:
+- A stack with rules at routes has one more guard, innermost. It lets every request pass and leaves a mark, its `Place`.
+  A rule finds that mark when the app asks it, so it knows the request as the guards outside know it.
+- What a rule takes is told of the head by that mark: first of all marks, as if its guard stood innermost.
+- A rule that refuses raises `Refused`. No view has run then, so whatever error the app answers with is that refusal,
+  and the limits further out give back what they took.
+- A rule is asked once a request, however often it is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from keyguard.chain import give_up, tell
+from keyguard.errors import ConfigurationError, OutsideRequest
+from keyguard.flow import Flow
+from keyguard.guard import Guard, Mark
+from keyguard.guards.rate_limit.outcomes import refusal_of
+from keyguard.refused import refused
+from keyguard.request import SHARED_ASGI, CarriedRequest, SharedState, current_request
+from keyguard.response import Headers, Response
+
+
+class Place(Mark):
+    """The place of one request in its app, where rules at routes find it."""
+
+    __slots__ = ("asked", "marks", "request")
+
+    def __init__(self, request: CarriedRequest) -> None:
+        self.request = request
+        self.asked: tuple[object, ...] = ()
+        """The rules that have been asked."""
+        self.marks: tuple[Mark, ...] = ()
+        """Those of these rules, the innermost first."""
+
+    def refuse(self, answer: Response, scope: Any = None) -> NoReturn:
+        """Refuse the request from inside. `scope` is that of the app that is told, if it may be a copy."""
+        state = self.request.state
+        state.refusal = None  # until it is answered with that: then it is told of
+        state.refused_inside, state.unserved = answer, True
+        raise refused(answer, self.request.scope if scope is None else scope)
+
+    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
+        if status >= 400:
+            refusal_of(request, status, headers)
+        return tell(self.marks, request, status, headers) if self.marks else None
+
+    def unanswered(self) -> None:
+        give_up(self.marks)
+
+
+class RouteGuard(Guard):
+    """The innermost guard of a stack with rules at routes: it notes each request for them."""
+
+    keeps: frozenset[str] = frozenset()
+
+    def __init__(self, stack: object) -> None:
+        self._stack = stack
+        self.heard = False
+        """Whether some rules want to know how requests end."""
+
+    def __repr__(self) -> str:
+        return "<rules at routes>"
+
+    def __call__(self, request: CarriedRequest) -> Any:
+        place = Place(request)
+        state = request.state
+        inside = state.inside
+        state.inside = {**inside, self._stack: place} if inside else {self._stack: place}
+        if self.heard:
+            request.at_end(_nothing)
+        return place
+
+
+def _nothing() -> None:
+    """Stand at a request's end, so that its driver hears of the end."""
+
+
+def place_here(stack: object) -> Place:
+    """Return the place of the request that the calling code works for.
+
+    Raises `ConfigurationError` if the stack does not stand around the app, and `OutsideRequest` if no request is known
+    here or its end is past.
+    """
+    request = current_request("a rule at a route")
+    if getattr(request, "over", False):
+        raise OutsideRequest("a rule at a route was asked after the end of its request: its app has returned")
+    return _found(stack, request.state)
+
+
+def place_in(stack: object, scope: Mapping[str, Any]) -> Place:
+    """Return the place of the request of an ASGI scope. Raises `ConfigurationError` as `place_here` does."""
+    return _found(stack, scope.get(SHARED_ASGI))
+
+
+def _found(stack: object, state: SharedState | None) -> Place:
+    place: Place | None = None if state is None else state.inside.get(stack)
+    if place is None:
+        raise ConfigurationError(
+            f"a rule at a route belongs to {stack!r}, which does not stand around this app: "
+            "app.add_middleware(guard.asgi), or guard.wsgi(app)"
+        )
+    return place

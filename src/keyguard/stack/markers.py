@@ -1,0 +1,255 @@
+"""Markers: rules at routes, decided inside the app, where its framework knows the route.
+
+    @app.get("/search")
+    @guard.limit("5/minute")                                    # a decorator of a plain or an `async` view, or
+    async def search() -> ...
+
+    router = APIRouter(dependencies=[Depends(guard.limit("100/minute"))])       # a dependency of FastAPI
+
+A **marker** is what `guard.limit(...)` and `guard.key(...)` return: settings, and a guard they belong to. Put on a view
+or on a router it becomes a **rule**, with counters of its own, named after that *place*: `module.qualname` of a view.
+
+For the layers of frameworks:
+
+- `marker.rule_at(place, name, view)` makes the rule of a marker at a place, or returns the one there is. Whoever makes it
+  keeps it: rules are known as long as somebody holds them, a decorated view for example.
+- `rules_of(view)` (`keyguard.stack.route_rules`) are the rules that decorators have put on a view, the outermost first; `guard.markers.of(view)` those
+  too of a view whose decorators stand above the framework's own, so that the framework does not call them.
+- `guard.markers.place()` is the current request's place (`Place`), found by a context variable.
+- `rule.ask(place)` and `await rule.aask(place)` decide, and raise `Refused`; a rule that was asked before for the
+  request is not asked again, so a layer may ask first, and the decorator then does nothing. They return what the rule
+  finds: an `Identity`, or `None`. The plain call may block, and is not for event loops if the store is awaited.
+- `guard.markers.rules` are all of them, with `view`, `place`, `name`, and `limit`, their `RateLimit`.
+- `guard.markers.check(...)` raises what is wrong with the rules of one view.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar, overload
+from weakref import WeakValueDictionary, ref
+
+from keyguard.errors import ConfigurationError
+from keyguard.guards.api_keys import APIKeys
+from keyguard.guards.rate_limit.guard import RateLimit
+from keyguard.guards.rate_limit.naming import PlaceName
+from keyguard.identity import Identity
+from keyguard.stack.inside import Place, place_here, place_in
+from keyguard.stack.route_rules import RULES, KeyRule, LimitRule, RouteRule, names_of_view, place_of_view, rules_of
+
+T = TypeVar("T")
+V = TypeVar("V", bound=Callable[..., Any])
+
+
+class _Signature:
+    """The signature by which FastAPI asks a marker for the connection; to everybody else, that of a decorator."""
+
+    def __get__(self, marker: Any, owner: Any = None) -> inspect.Signature:
+        import sys  # Starlette is not loaded for this: who asks for a dependency's signature has it
+
+        requests = sys.modules.get("starlette.requests")
+        if marker is None or requests is None:
+            raise AttributeError("__signature__")
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Signature([inspect.Parameter("connection", kind, annotation=requests.HTTPConnection)])
+
+
+class Marker(Generic[T]):
+    """What `guard.limit` and `guard.key` return: a decorator of views, and a dependency for FastAPI's `Depends`."""
+
+    __signature__ = _Signature()
+
+    def __init__(self, markers: Markers) -> None:
+        self.markers = markers
+        self._rules: WeakValueDictionary[str, RouteRule[T]] = WeakValueDictionary()
+        self._by_route: dict[int, tuple[Any, RouteRule[T]]] = {}
+        """The rule of each of FastAPI's routes, by the route's number, which it keeps as long as it is kept here."""
+        # FastAPI looks at this attribute, and calls in its event loop what is `async`; `marker(...)` is `__call__`.
+        vars(self)["__call__"] = self.depend
+
+    @overload
+    def __call__(self, view: V, /) -> V: ...
+
+    @overload
+    def __call__(self, view: None = None, /, *, connection: Any) -> Awaitable[T]: ...
+
+    def __call__(self, view: Any = None, /, *, connection: Any = None) -> Any:
+        """Decorate a view; or, called by FastAPI with the connection, decide."""
+        return self._decorated(view) if connection is None else self.depend(connection=connection)
+
+    async def depend(self, *, connection: Any) -> T:
+        """Decide as a dependency of FastAPI. Raises `Refused`."""
+        scope = connection.scope
+        place = place_in(self.markers.stack, scope)
+        return await self.rule_in(scope).aask(place, scope)
+
+    def rule_in(self, scope: Mapping[str, Any]) -> RouteRule[T]:
+        """Return the rule for the route that an ASGI scope names."""
+        route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+        found = self._by_route.get(id(route))
+        if found is None:
+            found = self._by_route[id(route)] = route, self.markers.rule_of_route(self, route, scope)
+        return found[1]
+
+    def rule_at(self, place: str, name: str, view: Callable[..., Any] | None = None) -> RouteRule[T]:
+        """Return the rule of this marker at a place: a new one, if there is none.
+
+        `place` names its counters, `name` is for people. Raises `ConfigurationError` if it would share a counter with
+        another limit by chance.
+        """
+        rule = self._rules.get(place)
+        if rule is None:
+            rule = self._rules[place] = self._rule(place, name, view)
+            self.markers.add(rule)
+        return rule
+
+    def _rule(self, place: str, name: str, view: Callable[..., Any] | None) -> RouteRule[T]:
+        raise NotImplementedError
+
+    def _decorated(self, view: Any) -> Any:
+        if not callable(view) or inspect.isclass(view):
+            raise ConfigurationError(
+                f"{self!r} is a decorator of views, plain functions and `async` ones, not of {view!r}: of a class "
+                "decorate the methods, and give FastAPI a dependency as Depends(guard.limit(...))"
+            )
+        if inspect.isasyncgenfunction(inspect.unwrap(view)):
+            raise ConfigurationError(
+                f"{place_of_view(view)} is an async generator, whose first part comes after the response has begun: "
+                "use dependencies=[Depends(guard.limit(...))] instead of the decorator"
+            )
+        rule = self.rule_at(*names_of_view(view), view)
+        rules = (rule, *rules_of(view))
+        self.markers.check(rules)
+        stack = self.markers.stack
+        wrapper: Any
+        if inspect.iscoroutinefunction(view) or inspect.iscoroutinefunction(getattr(view, "__call__", None)):  # noqa: B004
+
+            @functools.wraps(view)
+            async def awaiting(*args: Any, **kwargs: Any) -> Any:
+                await rule.aask(place_here(stack))
+                return await view(*args, **kwargs)
+
+            wrapper = awaiting
+        else:
+
+            @functools.wraps(view)
+            def calling(*args: Any, **kwargs: Any) -> Any:
+                rule.ask(place_here(stack))
+                return view(*args, **kwargs)
+
+            wrapper = calling
+        setattr(wrapper, RULES, rules)
+        self.markers.note(wrapper)
+        return wrapper
+
+
+class LimitMarker(Marker[None]):
+    """A limit for routes: what `guard.limit` returns."""
+
+    def __init__(self, markers: Markers, rates: Sequence[Any], settings: Mapping[str, Any]) -> None:
+        super().__init__(markers)
+        self._rates = tuple(rates)
+        self._settings = dict(settings)
+        self.name: str | None = self._settings.pop("name")
+        """The name that it was given: all views that it stands on share its counter then."""
+        # Settings that are wrong are told of here, and not when it is put on a view.
+        self.limit = self._made(self.name or PlaceName.at("route", "route"))
+
+    def __repr__(self) -> str:
+        return f"<marker of {self.limit!r}>"
+
+    def _made(self, name: str) -> RateLimit:
+        return RateLimit(*self._rates, name=name, **self._settings)
+
+    def _rule(self, place: str, name: str, view: Callable[..., Any] | None) -> LimitRule:
+        limit = self.limit if self.name else self._made(PlaceName.at(place, name))
+        return LimitRule(self, place, view, limit, self.markers.at_once)
+
+
+class KeyMarker(Marker[Identity]):
+    """A key that routes need: what `guard.key` returns. As a dependency it returns the caller's `Identity`."""
+
+    def __init__(self, markers: Markers, keys: APIKeys, scopes: frozenset[str]) -> None:
+        super().__init__(markers)
+        self._keys = keys
+        self.scopes = scopes
+
+    def __repr__(self) -> str:
+        return f"<marker of a key{''.join(f' {scope}' for scope in sorted(self.scopes))}>"
+
+    def _rule(self, place: str, name: str, view: Callable[..., Any] | None) -> KeyRule:
+        return KeyRule(self, place, view, self._keys, self.scopes)
+
+
+class Markers:
+    """All markers of one stack, and their rules."""
+
+    def __init__(self, stack: object, at_once: Any, begin: Callable[[RouteRule[Any]], None]) -> None:
+        self.stack = stack
+        self.at_once = at_once
+        """The stack's store, if it answers at once and cannot fail; else `None`."""
+        self._begin = begin
+        """Makes the stack know of a new rule."""
+        self._rules: list[ref[RouteRule[Any]]] = []
+        self._views: list[ref[Any]] = []
+        """The views that were decorated, as they are after it."""
+
+    @property
+    def rules(self) -> tuple[RouteRule[Any], ...]:
+        """All rules there are, in the order in which they were made. Those of a FastAPI app are made at its start."""
+        return tuple(_alive(self._rules))
+
+    @property
+    def views(self) -> tuple[Callable[..., Any], ...]:
+        """The decorated views, as decorators have made them."""
+        return tuple(_alive(self._views))
+
+    def of(self, view: Callable[..., Any]) -> tuple[RouteRule[Any], ...]:
+        """Return the rules of a view that a framework calls, also if decorators stand above the framework's own."""
+        own = rules_of(view)
+        if own:
+            return own
+        bare = inspect.unwrap(view)
+        return next((rules_of(other) for other in reversed(self.views) if inspect.unwrap(other) is bare), ())
+
+    def place(self) -> Place:
+        """Return the place of the request that the calling code works for. Raises as `place_here` does."""
+        return place_here(self.stack)
+
+    def add(self, rule: RouteRule[Any]) -> None:
+        """Take note of a new rule."""
+        self._begin(rule)
+        self._rules = [one for one in self._rules if one() is not None]
+        self._rules.append(ref(rule))
+
+    def note(self, view: Callable[..., Any]) -> None:
+        """Take note of a decorated view."""
+        self._views = [one for one in self._views if one() is not None]
+        self._views.append(ref(view))
+
+    def check(self, rules: Sequence[RouteRule[Any]]) -> None:
+        """Raise `ConfigurationError` if rules that one request meets are one, or count in one counter."""
+        for at, rule in enumerate(rules):
+            for other in rules[:at]:
+                twice = rule is other or rule.marker is other.marker
+                if not twice and rule.limit is not None and other.limit is not None:
+                    ours, theirs = rule.limit.counters[0], other.limit.counters[0]
+                    twice = ours.shares(theirs) or not ours.rules.isdisjoint(theirs.rules)
+                if twice:
+                    raise ConfigurationError(
+                        f"{rule!r} stands twice at {rule.place}, and each request would be charged twice to one "
+                        "counter: take one of them off, or give it a name=..."
+                    )
+
+    def rule_of_route(self, marker: Marker[T], route: Any, scope: Mapping[str, Any]) -> RouteRule[T]:
+        """Return the rule of a marker that FastAPI asks at a route."""
+        view = getattr(route, "endpoint", None)
+        if view is None:
+            raise ConfigurationError(f"{marker!r} was asked for no route that is known")
+        return marker.rule_at(*names_of_view(view), view)
+
+
+def _alive(refs: Iterable[ref[T]]) -> Iterator[T]:
+    return (found for one in refs if (found := one()) is not None)
