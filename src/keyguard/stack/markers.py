@@ -11,10 +11,11 @@ or on a router it becomes a **rule**, with counters of its own, named after that
 
 For the layers of frameworks:
 
-- `marker.rule_at(place, name, view)` makes the rule of a marker at a place, or returns the one there is. Whoever makes it
-  keeps it: rules are known as long as somebody holds them, a decorated view for example.
-- `rules_of(view)` (`keyguard.stack.route_rules`) are the rules that decorators have put on a view, the outermost first; `guard.markers.of(view)` those
-  too of a view whose decorators stand above the framework's own, so that the framework does not call them.
+- `marker.rule_at(place, name, view)` makes the rule of a marker at a place, or returns the one there is. Keep it: rules
+  are known as long as somebody holds them, as a decorated view does.
+- `rules_of(view)` (`keyguard.stack.route_rules`) are the rules that decorators have put on a view, the outermost first;
+  `guard.markers.of(view)` those too of a view whose decorators stand above the framework's own, so that the framework
+  does not call them.
 - `guard.markers.place()` is the current request's place (`Place`), found by a context variable.
 - `rule.ask(place)` and `await rule.aask(place)` decide, and raise `Refused`; a rule that was asked before for the
   request is not asked again, so a layer may ask first, and the decorator then does nothing. They return what the rule

@@ -63,6 +63,8 @@ class Limiting(Guard):
 
         `ask` is known if it is known already what it takes.
         """
+        if request.method == "OPTIONS" and request.state.preflight:
+            return None
         try:
             ask = ask or await self._ask(request)
         except UNCOUNTED as error:
