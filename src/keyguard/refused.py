@@ -1,7 +1,7 @@
 """`Refused`: what a handler is told by if a limit has no room for what it reserves.
 
 Nobody has to catch it. It is an HTTP exception of the frameworks that are loaded, so that they answer with the status
-and the body of the refusal: of Starlette (and FastAPI), and of werkzeug (Flask). Litestar answers it in its own form.
+and the body of the refusal: of Starlette (and FastAPI), and of werkzeug (Flask, Quart). Litestar answers it in its own form.
 Drivers answer for apps that let it pass.
 """
 
@@ -17,6 +17,10 @@ from keyguard.refusal import Refusal
 from keyguard.response import Response
 
 
+TRY_AGAIN_LATER = 1013
+"""The code with which a websocket is closed (IANA WebSocket Close Code Number Registry)."""
+
+
 class Refused(KeyguardError):
     """A limit has no room for what a handler reserves by `Keyguard.reserve`.
 
@@ -27,7 +31,7 @@ class Refused(KeyguardError):
     def __init__(self, answer: Response) -> None:
         refusal = answer.refusal
         assert refusal is not None
-        super().__init__(refusal.detail)
+        Exception.__init__(self, refusal.detail)  # those of the frameworks' classes take other arguments
         self.refusal: Refusal = refusal
         """Why, and when it is worth to try again."""
         self.answer = answer
@@ -36,6 +40,7 @@ class Refused(KeyguardError):
         self.status_code = self.code = answer.status
         self.detail = self.description = refusal.detail
         self.headers = dict(answer.headers)
+        self.response = None
 
     def __str__(self) -> str:
         return self.refusal.detail
@@ -49,6 +54,8 @@ class Refused(KeyguardError):
 
 def refused(answer: Response, scope: MutableMapping[str, Any]) -> Refused:
     """Return what to raise in a handler. `scope` is its request's: the app that handles it may be told by it."""
+    if "litestar_app" in scope:
+        return _for_litestar(answer, websocket=scope["type"] == "websocket")
     handlers = scope.get("starlette.exception_handlers")
     if isinstance(handlers, tuple):  # else Starlette's own would leave all but the detail out of the body
         handlers[0].setdefault(Refused, _answer_in_starlette)
@@ -62,6 +69,21 @@ _FRAMEWORKS = ("starlette.exceptions", "werkzeug.exceptions")
 def _class_of(*loaded: bool) -> type[Refused]:
     bases = [sys.modules[module].HTTPException for module, there in zip(_FRAMEWORKS, loaded, strict=True) if there]
     return type("Refused", (Refused, *bases), {"__module__": Refused.__module__}) if bases else Refused
+
+
+def _for_litestar(answer: Response, *, websocket: bool) -> Refused:
+    error = _class_for_litestar(websocket)(answer)
+    if websocket:
+        error.code = TRY_AGAIN_LATER
+    return error
+
+
+@cache
+def _class_for_litestar(websocket: bool) -> type[Refused]:
+    import litestar.exceptions
+
+    base = litestar.exceptions.WebSocketException if websocket else litestar.exceptions.HTTPException
+    return type("Refused", (Refused, base), {"__module__": Refused.__module__, "extra": None})
 
 
 async def _answer_in_starlette(request: Any, error: Refused) -> Any:

@@ -24,6 +24,11 @@ class Inside:
     """The prefix that the app goes by, in the place of the server's."""
 
     @property
+    def before(self) -> str:
+        """Return the prefix that a router has cut off before the request comes to the guards, and noted nowhere."""
+        return ""
+
+    @property
     def hidden(self) -> tuple[str, ...]:
         """Return prefixes that some app inside goes by; for which requests is not known."""
         return ()

@@ -16,7 +16,7 @@ from keyguard.errors import GuardError
 from keyguard.flow import Flow
 from keyguard.guard import Ask
 from keyguard.process.event_loops import in_trio, mark_coroutine_function
-from keyguard.refused import Refused
+from keyguard.refused import TRY_AGAIN_LATER, Refused
 from keyguard.request import CarriedRequest, Deferred
 from keyguard.request.current import enter, leave
 from keyguard.response import Response
@@ -141,8 +141,6 @@ async def _noted(app: ASGIApp, request: CarriedRequest, scope: Scope, receive: R
         request.over = True
 
 
-TRY_AGAIN_LATER = 1013
-"""The code with which a websocket is closed that a limit refuses."""
 _OPEN = frozenset({"websocket.accept", "websocket.send"})
 """The messages after which a websocket is open."""
 

@@ -214,6 +214,8 @@ class ASGIRequest(CarriedRequest):
 
     def _spell(self) -> Spelling:
         whole, root = self.scope["path"], self.root
+        if self.inside.before:
+            whole = self.inside.before + whole.removesuffix("/")  # Litestar adds that, whatever was asked for
         tail = whole.partition(root)[2] if misplaced(whole, root) else None
         return Spelling(strip_root(whole, root), self.raw_path, root, self.inside, tail)
 

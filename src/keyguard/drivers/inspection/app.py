@@ -99,7 +99,13 @@ class AppInside(Inside):
         found = [*anywhere, *(prefix_pattern(prefix).pattern for prefix in self.prefixes)]
         return re.compile("|".join(found), re.IGNORECASE | re.DOTALL) if found else None
 
+    @cached_property
+    def before(self) -> str:
+        return self._looked(lambda: _cut_before(_innermost(self._app)), "")
+
     def may_cut(self, path: str) -> bool:
+        if self.before:
+            return True
         if self.cuts_unseen and "/" in path[1:]:
             return True
         cuts = self._cuts
@@ -135,6 +141,17 @@ def own_prefix(app: Any) -> str:
     if "django.core.handlers.asgi" in homes:
         settings: Any = sys.modules["django.conf"].settings
         return str(settings.FORCE_SCRIPT_NAME or "")
+    return ""
+
+
+def _cut_before(app: Any) -> str:
+    """Find the prefix that Litestar has cut off before it runs the middleware of a route: that of a mount.
+
+    It hands `/x/` to what is mounted under `/sub`, for `/sub/x`, and middleware in its list stands there.
+    """
+    route: Any = app.__self__ if is_a(app, MethodType) else None
+    if "litestar.routes.asgi" in modules_of(route) and route.route_handler.is_mount:
+        return str(route.path).rstrip("/")
     return ""
 
 
