@@ -1,8 +1,8 @@
 """`Refused`: what a handler is told by if a limit has no room for what it reserves.
 
 Nobody has to catch it. It is an HTTP exception of the frameworks that are loaded, so that they answer with the status
-and the body of the refusal: of Starlette (and FastAPI), and of werkzeug (Flask, Quart). Litestar answers it in its own form.
-Drivers answer for apps that let it pass.
+and the body of the refusal: of Starlette (and FastAPI), of werkzeug (Flask, Quart), of Falcon and of Bottle. Litestar
+answers it in its own form. Drivers answer for apps that let it pass, as those of Pyramid do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 from keyguard.errors import KeyguardError
 from keyguard.refusal import Refusal
 from keyguard.response import Response
-
 
 TRY_AGAIN_LATER = 1013
 """The code with which a websocket is closed (IANA WebSocket Close Code Number Registry)."""
@@ -37,7 +36,8 @@ class Refused(KeyguardError):
         self.answer = answer
         """The response that says so."""
         # As the frameworks' own exceptions have it:
-        self.status_code = self.code = answer.status
+        self.status_code = self.code = self.status = answer.status
+        self.text = answer.body.decode() if isinstance(answer.body, bytes) else ""
         self.detail = self.description = refusal.detail
         self.headers = dict(answer.headers)
         self.response = None
@@ -59,16 +59,27 @@ def refused(answer: Response, scope: MutableMapping[str, Any]) -> Refused:
     handlers = scope.get("starlette.exception_handlers")
     if isinstance(handlers, tuple):  # else Starlette's own would leave all but the detail out of the body
         handlers[0].setdefault(Refused, _answer_in_starlette)
-    return _class_of(*[module in sys.modules for module in _FRAMEWORKS])(answer)
+    error = _class_of(*[module in sys.modules for module in _FRAMEWORKS])(answer)
+    if "bottle" in sys.modules:  # it takes over what its own response is made of
+        vars(error).update(vars(sys.modules["bottle"].HTTPResponse(answer.body, answer.status, error.headers)))
+    return error
 
 
-_FRAMEWORKS = ("starlette.exceptions", "werkzeug.exceptions")
+_FRAMEWORKS = {
+    "starlette.exceptions": "HTTPException",
+    "werkzeug.exceptions": "HTTPException",
+    "falcon.http_status": "HTTPStatus",
+    "bottle": "HTTPResponse",
+}
+_OWN = {"__module__": __name__, "status_code": None, "headers": None}
+"""What a class has itself, since some of the frameworks' classes have properties of these names."""
 
 
 @cache
 def _class_of(*loaded: bool) -> type[Refused]:
-    bases = [sys.modules[module].HTTPException for module, there in zip(_FRAMEWORKS, loaded, strict=True) if there]
-    return type("Refused", (Refused, *bases), {"__module__": Refused.__module__}) if bases else Refused
+    found = zip(_FRAMEWORKS.items(), loaded, strict=True)
+    bases = [getattr(sys.modules[module], name) for (module, name), there in found if there]
+    return type("Refused", (Refused, *bases), _OWN) if bases else Refused
 
 
 def _for_litestar(answer: Response, *, websocket: bool) -> Refused:
@@ -83,7 +94,7 @@ def _class_for_litestar(websocket: bool) -> type[Refused]:
     import litestar.exceptions
 
     base = litestar.exceptions.WebSocketException if websocket else litestar.exceptions.HTTPException
-    return type("Refused", (Refused, base), {"__module__": Refused.__module__, "extra": None})
+    return type("Refused", (Refused, base), {**_OWN, "extra": None})
 
 
 async def _answer_in_starlette(request: Any, error: Refused) -> Any:

@@ -69,7 +69,10 @@ def clean_scope(scope: MutableMapping[str, Any], settings: RequestSettings) -> l
     """
     headers = scope["headers"]
     if headers.__class__ is not list:
-        headers = scope["headers"] = list(headers)  # "an iterable": it may be gone after the first look
+        # "An iterable", of iterables: they may be gone after the first look, as those of Falcon's test client are.
+        headers = scope["headers"] = [(name, value) for name, value in headers]
+        if scope.get("client") is not None:
+            scope["client"] = tuple(scope["client"])
     names = [name for name, _ in headers]
     if odd(names):
         scope["headers"] = plain(headers, settings.underscores)
