@@ -106,6 +106,8 @@ class LimitFacts:
     paths: tuple[str, ...] = ()
     """The patterns of paths it applies to; all paths, if there are none."""
     if_store_fails: str = "local"
+    ipv6_prefix: int = 64
+    """The bits of an IPv6 address by which its stack tells callers apart."""
 
 
 def facts_by(by: object) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from keyguard.guards.cache.serving import etag_listed
-from keyguard.http.addresses import ClientAddress
 from keyguard.http.cache_control import parse_cache_control
+from keyguard.http.forwarding import ClientAddress
 from keyguard.http.paths import ambiguous
 from keyguard.keys.credentials import Sources
 from tests.support import long_fields

@@ -24,7 +24,7 @@ from keyguard.cli.output import print_json, print_rows
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.guards.bans.settings import checked_name
-from keyguard.http.addresses import buckets_in
+from keyguard.http.addresses import buckets_in, checked_ipv6_prefix
 from keyguard.logs import plain
 from keyguard.stack.bans import Banned, Bans, Ruling, take_over
 from keyguard.stack.callers import is_like_a_key, shown
@@ -54,7 +54,17 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     taking.add_argument("--for", dest="span", type=duration, default="24h", metavar="SPAN", help="else its end: 24h")
     for command in (listing, lift):
         command.add_argument("--guard", metavar="NAME", help="the bans of this guard alone")
+    taking.add_argument(
+        "--ipv6-prefix", type=_prefix, default=64, metavar="BITS", help="by which the app counts IPv6 callers: 64"
+    )
     taking.add_argument("--guard", metavar="NAME", default="ban", help="the guard that is to refuse them: ban")
+
+
+def _prefix(text: str) -> int:
+    try:
+        return checked_ipv6_prefix(int(text) if text.isascii() and text.isdigit() and len(text) < 4 else text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _store(options: argparse.Namespace) -> Any:
@@ -111,7 +121,7 @@ def _import(options: argparse.Namespace) -> int:
     if is_like_a_key(guard):  # it would stand in the store
         raise ConfigurationError("--guard is the name of a guard, such as ban, and this looks like a key")
     store = _store(options)
-    rulings = rulings_of(_lines(options.file), options.span, wall_clock())
+    rulings = rulings_of(_lines(options.file), options.span, wall_clock(), options.ipv6_prefix)
     new = take_over(store, guard, rulings, actor=operator())
     callers = sum(len(ruling.buckets) for ruling in rulings)
     if options.json:
@@ -131,7 +141,7 @@ def _lines(file: str) -> list[str]:
     return text.splitlines()
 
 
-def rulings_of(lines: Iterable[str], span: str, now: int) -> list[Ruling]:
+def rulings_of(lines: Iterable[str], span: str, now: int, ipv6_prefix: int = 64) -> list[Ruling]:
     """Read bans, a line each. Raises `KeyguardError` that names the lines that are wrong."""
     rulings = []
     wrong = []
@@ -144,7 +154,7 @@ def rulings_of(lines: Iterable[str], span: str, now: int) -> list[Ruling]:
             until = moment_from("an end", when(end or span), now)
             if until <= now:
                 raise ConfigurationError(f"{end!r:.80} has passed")
-            rulings.append(Ruling(caller, buckets_in(caller, _MOST), until))
+            rulings.append(Ruling(caller, buckets_in(caller, _MOST, ipv6_prefix), until))
         except (ConfigurationError, argparse.ArgumentTypeError) as error:
             wrong.append(f"line {number}: {error}")
     if wrong:

@@ -20,7 +20,7 @@ from keyguard.clock import Clock, monotonic
 from keyguard.drivers.faults import answer_failure, tell_of_refusal
 from keyguard.errors import GuardError, StoreBusy, StoreError
 from keyguard.flow import Blocking, Flow, Step, Wait
-from keyguard.http.addresses import ClientAddress
+from keyguard.http.forwarding import ClientAddress
 from keyguard.http.spelling import NOTHING, Inside
 from keyguard.keys.credentials import Sources
 from keyguard.logs import logger, plain

@@ -1,4 +1,4 @@
-"""The other end of a connection: addresses, networks, and the client behind trusted proxies.
+"""The other end of a connection: addresses and networks. The client behind proxies is found in `forwarding.py`.
 
 Rules:
 - Addresses are compared as numbers. An IPv4-mapped IPv6 address is its IPv4 address, before anything is masked: it is
@@ -6,9 +6,6 @@ Rules:
   those are IPv6 addresses in their own right, and a caller who can choose one must not pass for the IPv4 address inside
   it.
 - Zone ids, ports and brackets are not part of an address. Leading zeros, octal and hexadecimal IPv4 are refused.
-- No forwarding header counts unless the peer is a trusted proxy. The client is the rightmost hop that is not trusted.
-- Forwarding headers are read from the right, and no further than the client. The members left of that were written by
-  anybody: however long or broken it is, it changes nothing. So a caller cannot make their own address unknown.
 - What cannot be read is unknown (`None`), never somebody: it is in no network, and shares one bucket.
 """
 
@@ -16,12 +13,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from typing import Any
 
-from keyguard.checks import TCHAR
+from keyguard.checks import is_whole
 from keyguard.errors import ConfigurationError
 
 # inet_pton knows what fits together; what may be written at all is said here, for some systems accept more.
@@ -56,6 +52,10 @@ return."""
 _old: dict[str, Address | None] = {}
 
 
+KNOWN: Mapping[str, Address | None] = _young
+"""The same for those who look and do not read: it stays one object."""
+
+
 def parse_address(text: str) -> Address | None:
     """Return the address that `text` spells, with or without brackets, port and zone; `None` if it spells none."""
     try:
@@ -87,7 +87,57 @@ def _parsed(text: str) -> Address | None:
     if len(packed) == 4:
         text = inet_ntop(AF_INET, packed)
         return Address(4, number, text, text)
-    return Address(6, number, inet_ntop(AF_INET6, packed), inet_ntop(AF_INET6, packed[:8] + bytes(8)) + "/64")
+    return Address(6, number, inet_ntop(AF_INET6, packed), _network_of(number, IPV6_PREFIX))
+
+
+IPV6_PREFIX = 64
+"""The bits of an IPv6 address that tell callers apart, if the stack does not say other."""
+
+
+def _network_of(number: int, prefix: int) -> str:
+    rest = 128 - prefix
+    return f"{inet_ntop(AF_INET6, (number >> rest << rest).to_bytes(16, 'big'))}/{prefix}"
+
+
+def counted_by(address: Address, prefix: int) -> Address:
+    """Return the same address, which counts by another prefix if it is of IPv6."""
+    if address.version == 4 or prefix == IPV6_PREFIX:
+        return address
+    return Address(6, address.number, address.text, _network_of(address.number, prefix))
+
+
+def buckets_of(address: Address) -> set[str]:
+    """Return the texts under which an address may be counted, by whatever prefix."""
+    if address.version == 4:
+        return {address.bucket}
+    return {_network_of(address.number, prefix) for prefix in range(_PREFIX_MIN, 129)}
+
+
+_PREFIX_MIN = 32  # with less, whole providers would be one caller
+
+
+def checked_ipv6_prefix(prefix: object) -> int:
+    """Return the number of bits that tell callers of IPv6 apart. Raises `ConfigurationError` for what is none."""
+    if not is_whole(prefix) or not _PREFIX_MIN <= prefix <= 128:
+        raise ConfigurationError(
+            f"ipv6_prefix is how many bits of an IPv6 address tell callers apart, {_PREFIX_MIN} to 128, such as 64 for "
+            f"one subscriber's network or 56 for one that is delegated to a site, not {prefix!r:.80}"
+        )
+    return prefix
+
+
+def bucket_named(text: str, prefix: int) -> str | None:
+    """Return the text under which an address is counted; a network is one itself. `None` for what is neither."""
+    plain, slash, bits = text.partition("/")
+    found = parse_address(plain)
+    if found is None or (slash and (found.version == 4 or not _BITS.fullmatch(bits))):
+        return None
+    if not slash:
+        return counted_by(found, prefix).bucket
+    return _network_of(found.number, int(bits)) if _PREFIX_MIN <= int(bits) <= 128 else None
+
+
+_BITS = re.compile("[1-9][0-9]{1,2}")
 
 
 def _packed(text: str) -> bytes | None:
@@ -104,7 +154,7 @@ class Networks:
 
     def __init__(self, texts: Iterable[str]) -> None:
         """Raise `ConfigurationError` that names a text which is not a network, and says what would be right."""
-        self.texts = _listed(texts)
+        self.texts = listed(texts)
         spans: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
         for text in self.texts:
             version, first, behind = _span(text)
@@ -129,7 +179,8 @@ class Networks:
         return self._edges[4] == [0, 1 << 32] or self._edges[6] == [0, 1 << 128]
 
 
-def _listed(texts: Iterable[str]) -> tuple[str, ...]:
+def listed(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return texts that are a list. Raises `ConfigurationError` for what is none."""
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
         raise ConfigurationError(f"networks are a list of texts, such as ['203.0.113.0/24'], not {texts!r}")
     return tuple(texts)
@@ -171,134 +222,17 @@ def _merged(spans: list[tuple[int, int]]) -> list[int]:
     return edges
 
 
-def buckets_in(network: str, most: int) -> list[str]:
-    """Return the texts under which the callers of an address or a network are counted.
+def buckets_in(network: str, most: int, prefix: int = IPV6_PREFIX) -> list[str]:
+    """Return the texts under which the callers of an address or a network are counted, of IPv6 by a prefix.
 
     Raises `ConfigurationError` for what is neither, and for a network with more than `most` of them.
     """
     version, first, behind = _span(network)
-    step = 1 if version == 4 else 1 << 64
+    step = 1 if version == 4 else 1 << (128 - prefix)
     first -= first % step
     count = -(-(behind - first) // step)
     if count > most:
         raise ConfigurationError(f"{network!r} is {count} callers, and at most {most} are named so")
     if version == 4:
         return [inet_ntop(AF_INET, number.to_bytes(4, "big")) for number in range(first, behind)]
-    return [inet_ntop(AF_INET6, (first + place * step).to_bytes(16, "big")) + "/64" for place in range(count)]
-
-
-_UNIX = "unix"
-_HOPS_MAX = 50  # so many trusted proxies in a row are a loop
-_LONGEST_PIECE, _MOST_PIECES = 1024, 200  # of a `Forwarded` field, between two commas
-_FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-
-
-class ClientAddress:
-    """Finds the client's address: the one place for a whole stack.
-
-    `trusted` are networks of proxies; `"unix"` among them trusts a peer on a unix socket. `header` is the one field
-    they tell the client in: `"x-forwarded-for"`, `"forwarded"` (RFC 7239), or a field that holds one address, such as
-    `"cf-connecting-ip"`, which the proxy must set, not add to.
-    """
-
-    __slots__ = ("_header", "_hops", "_networks", "_settings", "_trusts_nobody", "_trusts_unix", "direct")
-
-    def __init__(self, trusted: Iterable[str] = (), header: str = "x-forwarded-for") -> None:
-        if isinstance(trusted, str):
-            raise ConfigurationError(f"trusted_proxies are a list, such as [{trusted!r}], not one text")
-        texts = _listed(trusted)
-        self._trusts_unix = _UNIX in texts
-        self._trusts_nobody = not texts
-        self.direct: Mapping[Any, Address | None] = {} if texts else _young
-        """Clients by their peer: those that are known, and need no second look. For reading alone."""
-        self._networks = Networks(text for text in texts if text not in (_UNIX, "*"))
-        if "*" in texts or self._networks.covers_everything:
-            raise ConfigurationError(
-                "trusting every address as a proxy lets every caller choose its own: name the networks of your proxies"
-            )
-        if not isinstance(header, str) or not _FIELD_NAME.fullmatch(header.lower()):
-            raise ConfigurationError(f"forwarded_header is the name of a header field, not {header!r}")
-        self._header = header.lower()
-        readers = {"x-forwarded-for": _members, "forwarded": _elements}
-        self._settings = frozenset(texts), self._header
-        self._hops: Callable[[str], Iterable[str]] = readers.get(self._header, lambda value: (value,))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ClientAddress) and self._settings == other._settings
-
-    def __hash__(self) -> int:
-        return hash(self._settings)
-
-    def trusts(self, address: Address) -> bool:
-        """Tell whether this is the address of a trusted proxy."""
-        return address in self._networks
-
-    def find(self, peer: str | None, header: Callable[[str], str | None]) -> Address | None:
-        """Return the client behind `peer`, or `None` if it cannot be known."""
-        address = None if peer is None else parse_address(peer)
-        if self._trusts_nobody:
-            return address
-        if not (self._trusts_unix if peer is None else address in self._networks):
-            return address
-        value = header(self._header)
-        if value is None:
-            return address
-        for hop in self._hops(value):
-            address = parse_address(hop)
-            if address not in self._networks:
-                return address  # the first hop that is not ours; one that cannot be read hides the client
-        return address
-
-
-def _members(value: str) -> Iterable[str]:
-    """Return the members of a list, the last first. All left of the last `_HOPS_MAX` are one, which names no client."""
-    return reversed(value.rsplit(",", _HOPS_MAX))
-
-
-# Possessive, so that no text takes longer than its length.
-_TOKEN = f"{TCHAR}++"
-_QUOTED = r'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e])*+"'
-_BLANKS = r"[ \t]*+"
-_PARAMETER = re.compile(rf"({_TOKEN})=({_TOKEN}|{_QUOTED})")
-_ELEMENT = re.compile(
-    rf"{_BLANKS}(?:{_PARAMETER.pattern}{_BLANKS})?+(?:;{_BLANKS}(?:{_PARAMETER.pattern}{_BLANKS})?+)*+"
-)
-_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-
-
-def _elements(value: str) -> Iterator[str]:
-    """Return the `for` parameters of a `Forwarded` field (RFC 7239, section 4), the last first; "" for a malformed one.
-
-    Elements are told apart from the right, by the quotes behind each comma: a quote that a caller opened and left open
-    cannot swallow what the proxies added behind it. A field that is longer than any proxy writes, or has more members,
-    is not well said either, from there on to the left.
-    """
-    start = end = len(value)
-    quoted = False
-    pieces = 0
-    while start >= 0:
-        pieces += 1
-        comma = value.rfind(",", 0, start)
-        if start - comma > _LONGEST_PIECE or pieces > _MOST_PIECES:
-            quoted = True
-            break
-        piece = value[comma + 1 : start]
-        quoted ^= '"' in piece and _ESCAPE.sub("", piece).count('"') % 2 == 1
-        start = comma
-        if not quoted:
-            yield _named_for(value[start + 1 : end])
-            end = start
-    if quoted:
-        yield ""
-
-
-def _named_for(element: str) -> str:
-    if len(element) > _LONGEST_PIECE:  # of several pieces, in quotes
-        return ""
-    if not _ELEMENT.fullmatch(element):
-        return ""
-    found = [text for name, text in _PARAMETER.findall(element) if name.lower() == "for"]
-    if len(found) != 1:  # a parameter must not occur twice in an element
-        return ""
-    text: str = found[0]
-    return _ESCAPE.sub(r"\1", text[1:-1]) if text[0] == '"' else text
+    return [_network_of(first + place * step, prefix) for place in range(count)]

@@ -24,7 +24,8 @@ from keyguard.request.state import SharedState
 
 if TYPE_CHECKING:
     from keyguard.clock import Clock
-    from keyguard.http.addresses import Address, ClientAddress
+    from keyguard.http.addresses import Address
+    from keyguard.http.forwarding import ClientAddress
     from keyguard.http.spelling import Inside
     from keyguard.refusal import Refusal
     from keyguard.response import FieldNames, Headers, Response

@@ -15,6 +15,7 @@ from keyguard.clock import SECOND
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.guards.bans import Ban as Guard
 from keyguard.guards.bans.guard import POOLS
+from keyguard.http.addresses import buckets_of, parse_address
 from keyguard.logs import logger
 from keyguard.ops import Adjust, Adjustment, Note, Put, Read, ReadWithTime, Store, traits_of
 from keyguard.process.event_loops import in_thread
@@ -36,7 +37,7 @@ class Banned:
     """A caller who is banned."""
 
     caller: str
-    """The name under which it is counted: an address, a network of 64 bits, the id of a key, a subject, or a digest."""
+    """The name under which it is counted: an address, a network of IPv6, the id of a key, a subject, or a digest."""
     guard: str
     """The name of the guard that banned it."""
     since: datetime
@@ -91,7 +92,11 @@ class Bans:
 
     def _of(self, caller: str) -> Sequence[Banned]:
         named = run_flow(self._store, find_caller(caller, None, (), keys=traits_of(self._store).holds_values))
-        buckets = {*named.buckets.values(), *[f"@{bucket}" for bucket in named.buckets.values()]}
+        buckets = {*named.buckets.values()}
+        address = parse_address(caller)
+        if address is not None:  # whatever prefix its stack counts by
+            buckets |= buckets_of(address)
+        buckets |= {f"@{bucket}" for bucket in buckets}
         return [found for found in self.list() if found.key.partition("|")[2] in buckets]
 
     def _scan(self) -> Iterator[Banned]:

@@ -1,7 +1,8 @@
 """Callers, as operators name them: an address, a key, a subject, or what a function of the request returns.
 
 Rules:
-- A caller counts under the same bucket as its requests do: an IPv6 address by its /64, an odd or long text by a digest.
+- A caller counts under the same bucket as its requests do: an IPv6 address by the prefix that the stack counts by, an
+  odd or long text by a digest. A network is the bucket that it is.
 - Callers without a key are counted by address by a limit that counts by key or subject: under `@address`.
 - A whole key is taken for its id. A text that looks like a key and is none is refused, and never shown: it may be one
   with a slip of the pen.
@@ -17,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 from keyguard.buckets import UNKNOWN_ADDRESS, bucket_text, digest
 from keyguard.counter_names import LimitFacts
 from keyguard.errors import StoreError
-from keyguard.http.addresses import parse_address
+from keyguard.http.addresses import IPV6_PREFIX, bucket_named
 from keyguard.keys.format import parse_key
 from keyguard.keys.record import KeyRecord, decode, record_key
 from keyguard.ops import Read
@@ -58,10 +59,11 @@ async def find_caller(who: object, by: Kind | None, facts: Iterable[LimitFacts],
         return _of_function(who, by)
     if not who.strip() or len(who) > _LONGEST:
         raise ValueError(f"a caller is an address, a key's id or a subject: a text of 1 to {_LONGEST} characters")
-    if by in (None, "key", "subject") and who.startswith("@") and (bucket := _address(who[1:])) is not None:
+    facts = [*facts]
+    if by in (None, "key", "subject") and who.startswith("@") and (bucket := _address(who[1:], facts)) is not None:
         return _anonymous(bucket, [by] if by else ["key", "subject"])
-    if by == "ip" or (by is None and _address(who) is not None):
-        bucket = _address(who)
+    if by == "ip" or (by is None and _address(who, facts) is not None):
+        bucket = _address(who, facts)
         if bucket is None:
             raise ValueError(f"this is not an address such as 203.0.113.9 or 2001:db8::1: {shown(who)}")
         return _anonymous(bucket, ["ip", "key", "subject"])
@@ -101,14 +103,18 @@ def _anonymous(bucket: str, kinds: Iterable[str]) -> Caller:
     return Caller(bucket, {kind: bucket if kind == "ip" else f"@{bucket}" for kind in kinds}, plan_is_known=True)
 
 
-def _address(text: str) -> str | None:
-    """Return the bucket of an address; `None` if it is none. A bucket is taken for itself."""
+def _address(text: str, facts: Iterable[LimitFacts]) -> str | None:
+    """Return the bucket of an address; `None` if it is none. A bucket is taken for itself.
+
+    Raises `ValueError` if limits differ in how they count it.
+    """
     if text == UNKNOWN_ADDRESS:
         return text
-    found = parse_address(text.removesuffix("/64"))
-    if found is None or (text.endswith("/64") and found.version == 4):
-        return None
-    return found.bucket
+    found = {bucket_named(text, prefix) for prefix in {each.ipv6_prefix for each in facts} or {IPV6_PREFIX}}
+    if len(found) > 1:
+        told = " or ".join(sorted(map(str, found)))
+        raise ValueError(f"stacks on this store count IPv6 addresses by different prefixes: name the network, {told}")
+    return found.pop()
 
 
 async def _record(id: str) -> KeyRecord | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keyguard.audit import AuditLog
@@ -11,6 +12,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard, Guard
 from keyguard.guards.cache import Explanation, ResponseCache
 from keyguard.guards.overload import Overload
+from keyguard.http.forwarding import ClientAddress
 from keyguard.ops import Store
 from keyguard.stack.bans import Bans, bans_of
 from keyguard.stack.limits import Limits
@@ -29,11 +31,13 @@ class ForOperators:
     _declared: list[Guard]
     _clock: Clock
     _note: StackNote
+    _source: ClientAddress
     _watched: CircuitBreaker | None
 
     def _facts(self) -> list[LimitFacts]:
         kept = [facts for guard in self._declared for counters in guard.counters for facts in counters.facts]
-        return [*kept, *[facts for guard in self._declared for facts in guard.facts]]
+        kept += [facts for guard in self._declared for facts in guard.facts]
+        return [replace(facts, ipv6_prefix=self._source.ipv6_prefix) for facts in kept]
 
     @property
     def keys(self) -> KeyRegistry:

@@ -15,7 +15,7 @@ from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard, Guard, Surroundings, declared, may_decide, sources_of
-from keyguard.http.addresses import ClientAddress
+from keyguard.http.forwarding import ClientAddress
 from keyguard.logs import logger
 from keyguard.manual_clock import GivenClock, clock_from
 from keyguard.ops import Store, traits_of
@@ -65,6 +65,10 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
     - `trusted_proxies`: networks of the proxies whose `forwarded_header` counts (`"unix"` for unix sockets). By default
       no forwarding header counts.
     - `forwarded_header`: `"x-forwarded-for"`, `"forwarded"` (RFC 7239), or a header of one address.
+    - `trusted_hops`: how many proxies stand in front of the app, if their addresses are not known: the client is the
+      hop before them. It counts only if the peer is private, a unix socket, or among `trusted_proxies`. If the header
+      names fewer hops, the client is unknown.
+    - `ipv6_prefix`: how many bits of an IPv6 address tell callers apart, 32 to 128, for limits, guesses and bans.
     - `underscores`: names of request fields with an underscore that the app reads, such as `["tenant_id"]`. All others
       are taken off before guards and app see them (under WSGI most servers do that), since bridges and apps read
       `X_API_Key` as `X-API-Key`.
@@ -101,6 +105,8 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
         store: str | Store | EllipsisType = ...,
         trusted_proxies: Iterable[str] = (),
         forwarded_header: str = "x-forwarded-for",
+        trusted_hops: int = 0,
+        ipv6_prefix: int = 64,
         underscores: Iterable[str] = (),
         request_id_header: str | None = None,
         on_refusal: Callable[[Refusal], None] | None = None,
@@ -127,7 +133,9 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
         self._attach()
         check_guards(guards)
         tell_of_decisions(self.store, guards)
-        self._source = ClientAddress(trusted_proxies, header=forwarded_header)
+        self._source = ClientAddress(
+            trusted_proxies, header=forwarded_header, hops=trusted_hops, ipv6_prefix=ipv6_prefix
+        )
         self.underscores = checked_underscores(underscores, readers, forwarded_header)
         self._request_id_header = checked_field_name(request_id_header)
         self._notify = on_refusal

@@ -33,6 +33,8 @@ class StackOptions(TypedDict, total=False):
     store: str | Store | EllipsisType
     trusted_proxies: Iterable[str]
     forwarded_header: str
+    trusted_hops: int
+    ipv6_prefix: int
     underscores: Iterable[str]
     request_id_header: str | None
     on_refusal: Callable[[Refusal], None] | None

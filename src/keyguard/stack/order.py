@@ -9,7 +9,7 @@ from typing import Any
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.errors import ConfigurationError
 from keyguard.guard import declared, speaks_for_call
-from keyguard.http.addresses import ClientAddress
+from keyguard.http.forwarding import ClientAddress
 from keyguard.logs import logger
 
 log = logger("keyguard")
@@ -64,8 +64,8 @@ def check_alike(layer: Any, source: ClientAddress, underscores: frozenset[bytes]
     """Raise `ConfigurationError` if a layer further in reads the head of a request in another way."""
     if layer.source != source:
         raise ConfigurationError(
-            "two layers of keyguard around one app differ in trusted_proxies or forwarded_header, and a request has "
-            "one client: give both the same"
+            "two layers of keyguard around one app differ in trusted_proxies, forwarded_header, trusted_hops or "
+            "ipv6_prefix, and a request has one client: give both the same"
         )
     if layer.underscores != underscores:
         raise ConfigurationError(

@@ -20,10 +20,11 @@ from os import getpid
 from typing import Any
 from weakref import WeakSet
 
-from keyguard.checks import is_name
+from keyguard.checks import is_name, is_whole
 from keyguard.clock import pause
 from keyguard.counter_names import LimitFacts
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
+from keyguard.http.addresses import IPV6_PREFIX
 from keyguard.logs import logger, plain
 from keyguard.ops import Put, Store, traits_of
 from keyguard.process.fork import ProcessLock, forks_in_c, run_aside
@@ -58,6 +59,9 @@ def encode(name: str, facts: Iterable[LimitFacts]) -> bytes:
     """Return what a stack of that name writes down."""
     names = [each.name for each in fields(LimitFacts)]
     limits = [{name: getattr(each, name) for name in names} | {"limit": _described(each.limit)} for each in facts]
+    for limit in limits:
+        if limit["ipv6_prefix"] == IPV6_PREFIX:  # the text stays what earlier versions have written
+            del limit["ipv6_prefix"]
     return json.dumps({"v": _VERSION, "name": name, "limits": limits}, separators=(",", ":")).encode()
 
 
@@ -92,8 +96,11 @@ def decode(data: bytes) -> WrittenStack:
 def _fact(each: dict[str, Any], limit: Limit | None) -> LimitFacts:
     texts = {name: str(each[name]) for name in ("guard", "name", "prefix", "by", "if_store_fails")}
     lists = {name: tuple(map(str, each[name])) for name in ("methods", "paths")}
+    prefix = each.get("ipv6_prefix", IPV6_PREFIX)  # earlier ones have none
+    if not is_whole(prefix):
+        raise ValueError("a prefix is a number")
     plans = None if each["plans"] is None else tuple(map(str, each["plans"]))
-    return LimitFacts(limit=limit, plans=plans, default=each["default"] is True, **texts, **lists)  # type: ignore[arg-type]
+    return LimitFacts(limit=limit, plans=plans, default=each["default"] is True, ipv6_prefix=prefix, **texts, **lists)  # type: ignore[arg-type]
 
 
 def read_stacks(store: Store) -> list[WrittenStack]:

@@ -15,7 +15,7 @@ from keyguard.guards.cache.entry import Entry, Part, decode, encode
 from keyguard.guards.cache.key import Query, Target, target_of
 from keyguard.guards.cache.purge import resolve, split_url, uri_digest
 from keyguard.guards.cache.variants import variance_of
-from keyguard.http.addresses import ClientAddress
+from keyguard.http.forwarding import ClientAddress
 from keyguard.http.spelling import NOTHING
 from tests.support.harness import Ask
 

@@ -19,9 +19,9 @@ from keyguard.guards.cache.key import Query, Target, target_of
 from keyguard.guards.cache.purge import resolve, split_url
 from keyguard.guards.cache.serving import Conditions, answer, etag_listed
 from keyguard.guards.cache.variants import variance_of
-from keyguard.http.addresses import ClientAddress
 from keyguard.http.cache_control import MAX_SECONDS, field_names, parse_cache_control, parse_targeted, seconds
 from keyguard.http.dates import parse_date
+from keyguard.http.forwarding import ClientAddress
 from keyguard.http.spelling import NOTHING
 from tests.support.harness import Ask
 
