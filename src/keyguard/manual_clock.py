@@ -66,3 +66,8 @@ def clock_from(given: GivenClock | None, default: Default) -> Clock | Default:
     function = given
     moment("the time that clock returns", function())
     return lambda: in_microseconds(function())
+
+
+def given_by(clock: Clock) -> GivenClock:
+    """Return a clock that is read inside as people give one."""
+    return clock if isinstance(clock, ManualClock) else lambda: as_datetime(clock())

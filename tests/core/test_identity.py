@@ -130,7 +130,8 @@ class Breakable(MemoryStore):
 def test_more_keys_than_are_remembered_cost_one_of_them_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """One key too many wiped them all, and then 10,000 were refused while the store was out of order."""
     monkeypatch.setattr(known_keys, "REMEMBERED", 100)
-    clock, store = ManualClock(), Breakable()
+    clock = ManualClock()
+    store = Breakable(clock=clock)
     guard = Keyguard(APIKeys(), store=store, clock=clock)
     keys = [guard.keys.issue(f"customer {number}").key.reveal() for number in range(101)]
 

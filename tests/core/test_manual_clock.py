@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from keyguard import ConfigurationError, Keyguard, KeyRegistry, RateLimit, open_store
+from keyguard import APIKeys, ConfigurationError, Keyguard, KeyRegistry, RateLimit, StoreError, open_store
+from keyguard.cli import main
 from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, play
+from tests.support.servers import Postgres, RedisServer
 
 
 def test_it_goes_only_when_it_is_told_to() -> None:
@@ -74,3 +76,53 @@ def test_numbers_and_local_times_are_refused(taker: str, wrong: Any, tmp_path: P
     """A number could be seconds or less, and a time without a zone any hour."""
     with pytest.raises(ConfigurationError, match=r"clock.* a (datetime|function)"):
         TAKERS[taker](tmp_path, wrong)
+
+
+# -- one that is to move a whole stack -----------------------------------------------------------------------------
+
+
+def urls(folder: Path, valkey: RedisServer, postgres: Postgres) -> dict[str, str]:
+    assert main(["store", "init", f"{postgres.url}?schema=moved"]) == 0
+    return {
+        "memory": "memory://",
+        "sqlite": f"sqlite:///{folder}/k.db",
+        "redis": f"{valkey.url}?namespace=moved-{folder.name}",
+        "postgres": f"{postgres.url}?schema=moved",
+    }
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "postgres"])
+def test_it_moves_a_store_that_the_stack_opens(
+    kind: str, tmp_path: Path, valkey: RedisServer, postgres: Postgres
+) -> None:
+    clock = ManualClock()
+    limit = RateLimit("1/minute", by="ip")
+    guard = Keyguard(APIKeys(optional=True), limit, store=urls(tmp_path, valkey, postgres)[kind], clock=clock)
+    issued = guard.keys.issue("acme", expires="1 day")
+    assert issued.record.created == clock.now
+    sent = {"X-API-Key": issued.key.reveal()}
+    assert [play(guard, headers=sent).status for _ in range(2)] == [200, 429]
+    assert guard.limits.peek("198.51.100.1")[0].at == clock.now
+    clock.advance("1 minute")
+    assert play(guard, headers=sent).status == 200
+    clock.advance("1 day")
+    assert play(guard, headers=sent).status == 401
+
+
+def test_it_moves_what_a_process_counts_without_the_store() -> None:
+    class Broken(MemoryStore):
+        def execute(self, ops: Any) -> Any:
+            raise StoreError("gone")
+
+    clock = ManualClock()
+    guard = Keyguard(RateLimit("1/minute", by="ip"), store=Broken(clock=clock), clock=clock)
+    assert [play(guard).status for _ in range(2)] == [200, 503]
+    clock.advance("1 minute")
+    assert play(guard).status == 200
+
+
+def test_a_store_of_this_process_that_goes_by_another_clock_does_not_start() -> None:
+    clock = ManualClock()
+    for store in (MemoryStore(), MemoryStore(clock=ManualClock()), Leased(MemoryStore())):
+        with pytest.raises(ConfigurationError, match=r"goes by another one: give it the same, as in MemoryStore\("):
+            Keyguard(RateLimit("1/minute"), store=store, clock=clock)

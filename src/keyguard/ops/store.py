@@ -127,6 +127,8 @@ class Traits:
     """The values without a time to live, for reading alone."""
 
     # Of some:
+    clock: _Trait[object] = _Trait(...)
+    """The clock that it goes by; `None` for its server's, and `...` if it does not say."""
     aclose: _Trait[Callable[[], Awaitable[None]] | None] = _Trait(None)
     """Close what is open in this event loop, and all that `close` closes."""
     migrate: _Trait[Callable[[], tuple[int, int]] | None] = _Trait(None)

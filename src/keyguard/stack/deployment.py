@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from keyguard.clock import travelling
 from keyguard.errors import ConfigurationError
 from keyguard.given import given
 from keyguard.guard import Guard, declared
 from keyguard.logs import logger
+from keyguard.manual_clock import ManualClock
 from keyguard.ops import Store, keep_decisions, tiers_of, traits_of
 from keyguard.stores import open_store
 
@@ -61,3 +63,29 @@ def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
             "memory://" if traits_of(alone[0]).near else repr(alone[0]),
             ", and ".join(apart),
         )
+
+
+def check_clock(store: Store, clock: ManualClock) -> None:
+    """Raise `ConfigurationError` for a store of this process that goes by another clock than all of its stack is to.
+
+    A store that processes share is taken as it is: what a stack does on a server whose time is another can be tested.
+    """
+    for tier in tiers_of(store):
+        if traits_of(tier).near and traits_of(tier).clock not in (..., clock):
+            raise ConfigurationError(
+                f"clock={clock!r} is to move everything, and {tier!r} goes by another one: give it the same, as in "
+                "MemoryStore(clock=clock), or give the stack the store's URL"
+            )
+
+
+def warn_of_travels(store: Store) -> None:
+    """Log that a test has made another time, if that is not the store's."""
+    traveller = travelling()
+    for tier in tiers_of(store) if traveller else ():
+        if traits_of(tier).clock is None:
+            log.warning(
+                "%s has made another time, and %r goes by its server's: limits and keys do not follow. In tests write "
+                "`with guard.testing() as g:`, and move time by g.advance()",
+                traveller,
+                tier,
+            )

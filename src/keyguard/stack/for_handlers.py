@@ -11,6 +11,7 @@ from keyguard.guards.rate_limit.guard import RateLimit
 from keyguard.ops import Store
 from keyguard.request import RequestState, current_request
 from keyguard.request.current import SETTING
+from keyguard.stack.disabled import NoHandlers, state_here
 from keyguard.stack.handlers import Handlers, Reservation
 
 
@@ -19,6 +20,7 @@ class ForHandlers:
 
     guards: tuple[AnyGuard, ...]
     store: Store
+    _guarding: bool
     _notes: bool
 
     def here(self) -> RequestState:
@@ -31,7 +33,7 @@ class ForHandlers:
         """
         if not self._notes:
             raise ConfigurationError(f"here() works in stacks that note their requests for it: {SETTING}")
-        return current_request().state
+        return current_request().state if self._guarding else state_here()
 
     def charge(self, cost: int, limit: str | None = None) -> None:
         """Charge units of a limit to the caller of the request that the calling handler works for.
@@ -67,7 +69,7 @@ class ForHandlers:
 
     @cached_property
     def _for_handlers(self) -> Handlers:
-        return Handlers(self.guards, self.store, self._limits_at_routes)
+        return (Handlers if self._guarding else NoHandlers)(self.guards, self.store, self._limits_at_routes)
 
     def _limits_at_routes(self) -> Iterable[RateLimit]:
         return ()

@@ -128,6 +128,7 @@ class ForRoutes(ForHandlers):
     def markers(self) -> Markers:
         """Return all rules at routes that this stack has: see `keyguard.stack.markers`."""
         self._innermost = RouteGuard(self)
+        self._innermost.open = not self._guarding
         self._chain.add(self._innermost)
         self._notes = True
         note_requests()

@@ -38,7 +38,7 @@ class Handlers:
     def charge(self, cost: int, name: str | None) -> None:
         """Charge units to a limit."""
         units = checked_units(cost, "a charge")
-        limit = self._known.get(name) or self._meant("charge()", name)
+        limit = self.meant("charge()", name)
         self._check_store("charge")
         tab = tab_of(self.request("charge()"))
         tab.charge(tab.counters(limit.number) or self._refuse("charge()", limit), units)
@@ -46,9 +46,13 @@ class Handlers:
     def reserve(self, estimate: int, name: str | None) -> Reservation:
         """Reserve units of a limit."""
         units = checked_units(estimate, "an estimate")
-        limit = self._known.get(name) or self._meant("reserve()", name)
+        limit = self.meant("reserve()", name)
         self._check_store("reserve")
         return Reservation(self, limit, units)
+
+    def meant(self, what: str, name: str | None) -> RateLimit:
+        """Return the limit that is meant by a name, or by none."""
+        return self._known.get(name) or self._meant(what, name)
 
     def _check_store(self, verb: str) -> None:
         if not self._takes_back:

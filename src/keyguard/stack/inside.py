@@ -59,6 +59,8 @@ class RouteGuard(Guard):
 
     def __init__(self, stack: object) -> None:
         self._stack = stack
+        self.open = False
+        """Whether no rule is asked, since the stack is not enabled."""
         self.heard = False
         """Whether some rules want to know how requests end."""
 
@@ -67,12 +69,26 @@ class RouteGuard(Guard):
 
     def __call__(self, request: CarriedRequest) -> Any:
         place = Place(request)
+        if self.open:
+            place.asked = ALL
         state = request.state
         inside = state.inside
         state.inside = {**inside, self._stack: place} if inside else {self._stack: place}
         if self.heard:
             request.at_end(_nothing)
         return place
+
+
+class _All(tuple[object, ...]):
+    """All rules there are."""
+
+    __slots__ = ()
+
+    def __contains__(self, rule: object) -> bool:
+        return True
+
+
+ALL = _All()
 
 
 def _nothing() -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from keyguard.chain import Chain
-from keyguard.clock import wall_clock
+from keyguard.clock import Clock, wall_clock
 from keyguard.drivers.inspection.app import AppInside
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
@@ -17,14 +17,15 @@ from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard, Guard, Surroundings, declared, may_decide, sources_of
 from keyguard.http.forwarding import ClientAddress
 from keyguard.logs import logger
-from keyguard.manual_clock import GivenClock, clock_from
+from keyguard.manual_clock import GivenClock, ManualClock, clock_from
 from keyguard.ops import Store, traits_of
 from keyguard.process.fork import renew_after_fork
 from keyguard.process.workers import checked_workers
 from keyguard.refusal import Refusal
 from keyguard.request.current import note_requests
 from keyguard.stack.counters import claim
-from keyguard.stack.deployment import named_store, store_of_values, tell_of_decisions, warn_of_workers
+from keyguard.stack.deployment import check_clock, named_store, store_of_values, tell_of_decisions, warn_of_workers
+from keyguard.stack.disabled import anonymous
 from keyguard.stack.for_developers import ForDevelopers
 from keyguard.stack.for_flask import ForFlask
 from keyguard.stack.for_operators import ForOperators
@@ -86,8 +87,11 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
       limits. By default what the environment's `WEB_CONCURRENCY` or the server tells, else 1.
     - `name`: stands in the store over what the stack's limits are, for the command `keyguard limits`; stacks of other
       apps on the same store have other names. By default the module that makes the stack.
-    - `clock`: a function that returns the time as a `datetime` with a time zone, or a `keyguard.testing.ManualClock`;
-      decisions use the store's own clock.
+    - `clock`: a function that returns the time as a `datetime` with a time zone; decisions use the store's own clock.
+      Or a `keyguard.testing.ManualClock`, by which all goes: a store that is opened from a URL too. A store object has
+      the clock that it was made with: give it the same one.
+    - `enabled`: `False` guards nothing: each request goes to the app, its caller is anonymous, what handlers charge and
+      reserve is not counted, and a warning at the start says so. For development, and for tests of something else.
     - `handlers`: whether the app's handlers call `here()`, `charge()` or `reserve()`. By default they can, unless there
       are no guards; what makes the body of a WSGI app can if its view has, or if no `Content-Length` tells that the
       body is there. `True` lets all of them, and so does a limit with `cost=0`; `False` saves what it costs to note
@@ -115,22 +119,23 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
         root_path: str | Literal[False] = "",
         name: str | None = None,
         clock: GivenClock | None = None,
+        enabled: bool = True,
         handlers: bool | None = None,
     ) -> None:
         check_functions(clock, on_refusal, on_health)
-        self._clock = clock_from(clock, wall_clock)
+        self.enabled = self._guarding = checked_switch("enabled", enabled)
         self._root_path = checked_prefix(root_path)
         self.guards = guards
         self._declared = [declared(guard) for guard in guards]
-        self.store = open_store(named_store() if store is ... else store)
-        among = checked_workers(workers, 1)
-        self._here = CircuitBreaker(self.store, workers=among, clock=self._clock, notify=on_health)
-        # A store in memory cannot fail; a subclass of it may.
-        self._watched = None if type(self.store) is MemoryStore else self._here
+        self._workers = among = checked_workers(workers, 1)
+        self._on_health = on_health
         readers = [(guard, sources_of(guard)) for guard in guards if declared(guard).sources]
         self._sources = [sources for _, sources in readers]
-        self._aside: BestEffortStore | None = None
-        self._attach()
+        manual = clock if isinstance(clock, ManualClock) else None
+        opened = open_store(named_store() if store is ... else store, manual)
+        if manual is not None:
+            check_clock(opened, manual)
+        self._connect(opened, clock_from(clock, wall_clock))
         check_guards(guards)
         tell_of_decisions(self.store, guards)
         self._source = ClientAddress(
@@ -146,8 +151,7 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
         self._notes = self._handlers or (handlers is None and bool(guards))
         if self._notes:
             note_requests()
-        at_once = self.store if self._watched is None else None
-        self._chain = Chain(arranged(guards), at_once, None if self._watched is None else self.store)
+        self._chain = self._chained(guards)
         self._provides: frozenset[str] = frozenset().union(*(guard.provides for guard in self._declared))
         self._needs = unmet_needs(guards)
         if self._needs and not self._is_layer:
@@ -170,6 +174,12 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
             notice = limitations(limits, keys=any("keys" in guard.keeps for guard in self._declared))
             if notice:
                 log.warning("%s", notice)
+        if not enabled:
+            log.warning(
+                "%r is not enabled: it guards nothing, and every request goes to the app. For production take "
+                "enabled=False away",
+                self,
+            )
 
     @property
     def name(self) -> str:
@@ -182,22 +192,37 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
     def __repr__(self) -> str:
         return f"Keyguard({', '.join(map(repr, self.guards))})"
 
-    def _attach(self) -> None:
-        """Tell the guards of their stack, and find the store of what may be lost."""
+    def _connect(self, store: Store, clock: Clock, values: Store | None = None) -> None:
+        """Have the guards keep what they keep in a store, and go by a clock.
+
+        `values` is where caches keep theirs, whatever store they name.
+        """
+        self.store, self._clock = store, clock
+        self._here = CircuitBreaker(store, workers=self._workers, clock=clock, notify=self._on_health)
+        # A store in memory cannot fail; a subclass of it may.
+        self._watched = None if type(store) is MemoryStore else self._here
+        self._aside: BestEffortStore | None = None
         keepers = [guard for guard in self._declared if "values" in guard.keeps]
-        store, shared = self.store, False
+        shared, kept = False, store
         if keepers:
-            store = store_of_values(self.store, keepers)
+            kept = values or store_of_values(store, keepers)
             # A store that is this process's own needs no second level, and one that holds limits alone cannot be one.
-            own = traits_of(traits_of(store).store or store).of_one_process  # leases may stand in front of it
-            shared = not own and traits_of(store).holds_values
+            own = traits_of(traits_of(kept).store or kept).of_one_process  # leases may stand in front of it
+            shared = not own and traits_of(kept).holds_values
             if shared:
-                self._aside = BestEffortStore(store, clock=self._clock)
+                self._aside = BestEffortStore(kept, clock=clock)
         for guard in self._declared:
-            where = store if "values" in guard.keeps else self.store
-            guard.attach(Surroundings(where, shared, self._sources, self._clock))
+            where = kept if "values" in guard.keeps else store
+            guard.attach(Surroundings(where, shared, self._sources, clock))
             if type(guard).after_fork is not Guard.after_fork:
                 renew_after_fork(guard)
+
+    def _chained(self, guards: Sequence[AnyGuard]) -> Chain:
+        """Return these guards as they run: on the store, and if they are enabled."""
+        if not self._guarding:
+            return Chain([anonymous] if any("identity" in guard.provides for guard in self._declared) else [])
+        at_once = self.store if self._watched is None else None
+        return Chain(arranged(guards), at_once, None if self._watched is None else self.store)
 
     @cached_property
     def asgi(self) -> type[ASGILayer]:
@@ -233,8 +258,15 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
                 check_names(self._note, layer.note)
             for guard in self._declared:
                 guard.add_sources(layer.sources)
-        outermost = self._declared[0] if self.guards and may_decide(self.guards[0], "instant") else None
-        setup = Setup(
+        engine = Engine(self._setup(), AppInside(app, self._root_path), asynchronous=asynchronous)
+        self._engines.add(engine)
+        return engine
+
+    def _setup(self) -> Setup:
+        """Return the stack as its engines see it."""
+        first = bool(self.guards) and self._guarding and may_decide(self.guards[0], "instant")
+        outermost = self._declared[0] if first else None
+        return Setup(
             chain=self._chain,
             store=self.store,
             watched=self._watched,
@@ -250,10 +282,7 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
             instant=None if outermost is None else outermost.instant(self._clock),
             underscores=self.underscores,
             request_id_header=self._request_id_header,
-            note=self._note,
+            note=self._note if self._guarding else None,
             notes=self._notes,
             handlers=self._handlers,
         )
-        engine = Engine(setup, AppInside(app, self._root_path), asynchronous=asynchronous)
-        self._engines.add(engine)
-        return engine

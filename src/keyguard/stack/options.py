@@ -42,6 +42,7 @@ class StackOptions(TypedDict, total=False):
     workers: int | None
     root_path: str | Literal[False]
     clock: GivenClock | None
+    enabled: bool
     handlers: bool | None
 
 

@@ -29,6 +29,7 @@ from keyguard.logs import logger, plain
 from keyguard.ops import Put, Store, traits_of
 from keyguard.process.fork import ProcessLock, forks_in_c, run_aside
 from keyguard.rates import Limit, described, limit_of
+from keyguard.stack.deployment import warn_of_travels
 from keyguard.stores.places import place_of
 
 POOL = "stack"
@@ -168,6 +169,7 @@ class StackNote:
 
     def begin(self) -> None:
         """Write them down, soon. It is called when the app begins, and does nothing in a process that has done so."""
+        warn_of_travels(self._store)
         traits = traits_of(self._store)
         process = getpid()
         if self._process == process or not self.facts or forks_in_c():

@@ -30,6 +30,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from keyguard.clock import SECOND, Clock, monotonic
 from keyguard.errors import KeyguardError, StoreBusy, StoreError
 from keyguard.logs import frames, logger, plain
+from keyguard.manual_clock import ManualClock
 from keyguard.ops import Op, Store, Take, traits_of
 from keyguard.process.fork import ProcessLock, renew_after_fork
 from keyguard.stores.health import StoreHealth as StoreHealth
@@ -85,7 +86,7 @@ class Circuit:
         """When a part of the store failed last."""
         self._told: dict[tuple[str, str, int], float] = {}
         """When the traceback of an unexpected exception was logged last, by its class and the line that raised it."""
-        self.shares = Shares()
+        self.shares = Shares(clock if isinstance(clock, ManualClock) else None)
         self.listeners: WeakSet[Listener] = WeakSet()
         self._lock = threading.Lock()
         renew_after_fork(self)

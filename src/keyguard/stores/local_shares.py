@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from keyguard.manual_clock import GivenClock
 from keyguard.ops import Demand, Settle, Take, Taken
 from keyguard.process.fork import renew_after_fork
 from keyguard.rates import Limit
@@ -20,7 +21,8 @@ class Shares:
     The counts outlive an outage: a store that comes and goes would have them begin anew each time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: GivenClock | None = None) -> None:
+        self._clock = clock
         self._store: MemoryStore | None = None
         self._parts: dict[tuple[Limit, int], Limit] = {}
         self._lock = threading.Lock()
@@ -35,7 +37,7 @@ class Shares:
         One that costs more than the limit ever admits is refused here as well.
         """
         with self._lock:
-            store = self._store = self._store or MemoryStore(_BYTES)
+            store = self._store = self._store or MemoryStore(_BYTES, clock=self._clock)
         parts = []
         for demand in demands:
             part, cost = self._part(demand.limit, workers), demand.cost

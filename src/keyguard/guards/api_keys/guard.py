@@ -18,10 +18,11 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from keyguard.chain import follow
+from keyguard.clock import Clock, wall_clock
 from keyguard.conditions import OnPaths, on_paths
 from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreError
 from keyguard.flow import call, is_async
-from keyguard.guard import Ask, Decide, Guard
+from keyguard.guard import Ask, Decide, Guard, Surroundings
 from keyguard.guards.api_keys import settings
 from keyguard.guards.api_keys.at_once import deciding
 from keyguard.guards.api_keys.guesses import UNNAMED, Guesses
@@ -34,6 +35,7 @@ from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import KeyRegistry, Pepper, Peppers
 from keyguard.keys.credentials import Sources
 from keyguard.keys.format import check_words
+from keyguard.manual_clock import given_by
 from keyguard.ops import Demand, Store, TakeHere, Taken
 from keyguard.problem import refuse_ambiguous, refuse_bad_request
 from keyguard.request import CarriedRequest, Forward, Request
@@ -139,6 +141,12 @@ class APIKeys(Guard):
         """Keys of the registry, and what is asked about them."""
         self._look_ups = None if lookup is None else LookUps(name, lookup, self._guesses)
         self._registry: KeyRegistry | None = None
+        self._clock: Clock = wall_clock
+
+    def attach(self, stack: Surroundings) -> None:
+        """Take note of the stack's clock, by which keys are issued."""
+        if stack.clock is not self._clock:
+            self._clock, self._registry = stack.clock, None
 
     def after_fork(self) -> None:
         """Make the locks anew in a forked child."""
@@ -160,7 +168,9 @@ class APIKeys(Guard):
         if self.lookup is not None:
             raise ConfigurationError("this APIKeys has a lookup of its own: its keys are kept there")
         if self._registry is None or self._registry.store is not store:
-            self._registry = KeyRegistry(store, pepper=self.peppers, prefix=self.prefix, env=self.env or "live")
+            self._registry = KeyRegistry(
+                store, pepper=self.peppers, prefix=self.prefix, env=self.env or "live", clock=given_by(self._clock)
+            )
         return self._registry
 
     def warn_of_workers(self, workers: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from keyguard.clock import SECOND, monotonic, wall_clock
+from keyguard.clock import SECOND, monotonic, travelling, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Flow
 from keyguard.guard import Surroundings
@@ -104,7 +104,7 @@ class CacheStorage:
         """Make all that this process holds stale if the clock was set back: its age cannot be known then."""
         before, steady = self._time
         passed, really = now - before, 0
-        if self._on_the_wall:
+        if self._on_the_wall and not travelling():
             really = round((monotonic() - steady) * SECOND)
         if passed < -SECOND or (before and passed < really - SECOND):
             if self.shared is not None:  # which knows when an entry came by the store's clock

@@ -43,6 +43,7 @@ class MemoryStore:
         if not is_whole(max_bytes) or max_bytes < _MIN_BYTES:
             raise ConfigurationError(f"max_bytes is a whole number of bytes, at least {_MIN_BYTES}, not {max_bytes!r}")
         self._core = core = Core(clock_from(clock, steady_clock()), max_bytes, on_bound)
+        self.clock = core.clock
         self.values = core.values
         """The values without a time to live, by key, for reading alone."""
         self._loose = Loose(core)

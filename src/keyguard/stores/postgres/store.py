@@ -75,7 +75,7 @@ class PostgresStore:
         self._sql = statements(schema)
         self._missing = f"PostgreSQL: the schema {schema!r} has no tables of keyguard: run `keyguard store init`"
         self._max_connections = max_connections
-        self._clock = clock_from(clock, None)
+        self.clock = clock_from(clock, None)
         self._credentials = credentials
         self._forget()
         renew_after_fork(self)
@@ -188,7 +188,7 @@ class PostgresStore:
             self._missing,
             timeout=self.timeout,
             max_connections=self._max_connections,
-            clock=self._clock,
+            clock=self.clock,
         )
         self._inbox = []
         self._thread = threading.Thread(target=loop.serve, name="keyguard-postgres", daemon=True)
@@ -231,7 +231,7 @@ class PostgresStore:
             raise StoreError(f"PostgreSQL: {words_of(error)}") from error
         found = []
         for server_now, key, value, expires in rows:
-            now = server_now if self._clock is None else self._clock()
+            now = server_now if self.clock is None else self.clock()
             if expires > now:
                 ttl = None if expires == NEVER else expires - now
                 found.append((bytes(key).decode("utf-8", "surrogatepass"), bytes(value), ttl))

@@ -81,11 +81,11 @@ class RedisStore:
         self.timeout = float(timeout)
         self.namespace = namespace
         self._url = url
-        self._clock = clock_from(clock, None)
+        self.clock = clock_from(clock, None)
         self._max_connections = max_connections
         self._servers = Servers(url, self.timeout, credentials=credentials)
         self._credentials = credentials
-        self._wire = Wire(namespace, self._clock, cluster=self._servers.cluster)
+        self._wire = Wire(namespace, self.clock, cluster=self._servers.cluster)
         self._doubts: deque[Call] = deque(maxlen=10_000)
         self._eviction = Eviction()
         self._held: set[asyncio.Task[None]] = set()
@@ -297,7 +297,7 @@ class RedisStore:
 
     def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
         """Return every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
-        return listed(self._servers, self._wire, prefix, self._clock)
+        return listed(self._servers, self._wire, prefix, self.clock)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Return every living key that starts with `prefix`, in order."""

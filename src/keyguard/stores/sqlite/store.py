@@ -82,9 +82,9 @@ class SQLiteStore:
         # Absolute, so that a worker which changes its directory still finds it.
         self._file = File(Path(name).absolute())
         self.timeout = float(timeout)
-        self._clock = clock_from(clock, wall_clock)
+        self.clock = clock_from(clock, wall_clock)
         self._cached = Cached(cache_bytes, partial(spare, self._file.path.parent))
-        self._serving = Serving(self._file, self._cached, self._clock)
+        self._serving = Serving(self._file, self._cached, self.clock)
         self._rows, self._turns = self._serving.rows, self._serving.turns
         try:
             # Not kept: the connection would be inherited by workers that are forked later.
@@ -192,7 +192,7 @@ class SQLiteStore:
     def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
         """Return every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
         check_process()
-        now = self._clock()
+        now = self.clock()
         deadline = monotonic() + _START
         try:
             # On a connection of its own: decisions do not wait for a long list.
