@@ -6,11 +6,11 @@ import logging
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, WebSocket
+from fastapi import Depends, FastAPI, WebSocket
 from flask import Flask
 from starlette.testclient import TestClient
 
-from keyguard import APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit, ResponseCache
+from keyguard import APIKeys, ConfigurationError, Identity, IPFilter, Keyguard, RateLimit, ResponseCache
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import play
 
@@ -121,3 +121,22 @@ def test_nothing_is_charged_when_it_is_enabled_later() -> None:
 def test_no_cached_answer_is_served() -> None:
     guard = Keyguard(ResponseCache(ttl=60, public=True), store="memory://", enabled=False)
     assert [play(guard).header("cache-status") for _ in range(2)] == [None, None]
+
+
+def test_rules_at_routes_let_all_pass() -> None:
+    guard, app = Keyguard(APIKeys(), store="memory://", enabled=False), FastAPI()
+    app.add_middleware(guard.asgi)
+
+    @app.get("/", dependencies=[Depends(guard.limit("1/minute"))])
+    @guard.limit("1/hour")
+    def home(
+        caller: Identity = Depends(guard.key(scopes=["write"])),  # noqa: B008
+    ) -> str:
+        return caller.subject
+
+    with TestClient(app) as client:
+        assert [(answer.status_code, answer.json()) for answer in [client.get("/"), client.get("/")]] == [(200, "")] * 2
+    flask = Flask(__name__)
+    guard.init_app(flask)
+    flask.get("/")(guard.limit("1/minute", name="other")(guard.key()(lambda: "ok")))
+    assert [flask.test_client().get("/").status_code for _ in range(2)] == [200, 200]

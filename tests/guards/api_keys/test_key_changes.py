@@ -91,7 +91,8 @@ def wrapped(store: Breakable) -> Any:
 
 
 def test_without_the_store_a_key_is_accepted_for_a_while_and_no_longer() -> None:
-    clock, store = ManualClock(), Breakable()
+    clock = ManualClock()
+    store = Breakable(clock=clock)
     guard = Keyguard(APIKeys(stale_if_error=60), store=wrapped(store), clock=clock)
     issued = guard.keys.issue("acme")
     headers = {"Authorization": f"Bearer {issued.key.reveal()}"}

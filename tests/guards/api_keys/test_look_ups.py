@@ -449,7 +449,8 @@ def wrapped(store: Breakable) -> Any:
 
 @pytest.mark.parametrize("wrap", [wrapped, lambda store: store])
 def test_the_look_up_is_asked_while_the_counters_cannot_be(wrap: Any) -> None:
-    clock, store = ManualClock(), Breakable()
+    clock = ManualClock()
+    store = Breakable(clock=clock)
     valid = {"ada-key", "bob-key"}
     guard = Keyguard(
         APIKeys(lookup=lambda key: Identity(key) if key in valid else None, guesses="4/minute"),
@@ -495,7 +496,8 @@ def test_a_guess_that_cannot_be_given_back_is_not_the_callers_failure() -> None:
 
 
 def test_a_key_that_is_known_asks_the_look_up_and_no_store(caplog: pytest.LogCaptureFixture) -> None:
-    clock, store = ManualClock(), Breakable()
+    clock = ManualClock()
+    store = Breakable(clock=clock)
     asked: list[str] = []
 
     def lookup(key: str) -> Identity | None:

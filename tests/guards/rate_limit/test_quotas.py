@@ -42,8 +42,15 @@ def at(when: datetime) -> ManualClock:
 class Shop:
     """A stack with keys, whose clock is advanced by hand."""
 
-    def __init__(self, *rates: Any, when: datetime = NOVEMBER, store: Any = None, **options: Any) -> None:
-        self.clock = at(when)
+    def __init__(
+        self,
+        *rates: Any,
+        when: datetime = NOVEMBER,
+        store: Any = None,
+        clock: ManualClock | None = None,
+        **options: Any,
+    ) -> None:
+        self.clock: ManualClock = at(when) if clock is None else clock
         self.store = store or MemoryStore(clock=self.clock)
         self.limit = RateLimit(*rates, by="key", **options)
         keys = APIKeys(lookup=lambda key: Identity(key, key_id=key))
@@ -155,7 +162,7 @@ def test_a_store_of_strangers_refuses_them_at_the_start() -> None:
 def test_leases_leave_them_to_the_shared_store() -> None:
     clock = at(NOVEMBER)
     shared = MemoryStore(clock=clock)
-    shop = Shop(quota("3/month"), credits(2), store=Leased(shared, clock=clock))
+    shop = Shop(quota("3/month"), credits(2), store=Leased(shared, clock=clock), clock=clock)
     assert shop.statuses(3) == [200, 200, 429]
     assert [key for key, _ in shared.scan("rl:key:")] == ["rl:key:cal-month|ada", "rl:key:credits|ada"]
 
