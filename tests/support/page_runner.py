@@ -26,7 +26,7 @@ from typing import Any
 from keyguard import Keyguard
 from keyguard.testing import play
 from tests.support.page_commands import Commands
-from tests.support.pages import Piece, pieces_of
+from tests.support.pages import ROOT, Piece, pieces_of
 
 HERE = ("127.0.0.1", "::1", "localhost", "", None)
 
@@ -134,6 +134,8 @@ class Page:
                 module = types.ModuleType("page")
                 sys.modules["page"] = module  # for annotations, which are read in a module
                 self.names = module.__dict__
+            if piece.kind == "check":
+                self.names["PROJECT"] = ROOT
             padded = "\n" * piece.line + piece.code
             exec(compile(padded, where, "exec", dont_inherit=True), self.names)
         if piece.kind == "python":

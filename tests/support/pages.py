@@ -11,7 +11,7 @@ A page can neither leave a block out nor mark it as one that does not run:
   its lines that begin with `$`. What such a block shows of output is not compared.
 - All others are read as what they are: JSON, TOML and so on.
 - `<!-- check`, on lines of its own until `-->`, is Python that no reader of the site sees. It goes on in the namespace
-  of the block above it, and asserts what the page says.
+  of the block above it, and asserts what the page says; `PROJECT` is the folder of this project there.
 """
 
 from __future__ import annotations

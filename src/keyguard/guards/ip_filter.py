@@ -21,6 +21,7 @@ class IPFilter(Guard):
     - `deny`: none of these; wins over `allow`.
     - `paths`: patterns that the filter applies to, or `path(...)`; all paths if it is not given.
     - `ignore_case`: the app routes paths in any case, so the filter applies to them in any case.
+    - `name`: what it is called in the log.
 
     An address that cannot be known is on no list: it passes a deny list, but not an allow list.
 

@@ -70,9 +70,11 @@ class APIKeys(Guard):
       or if version 0 is named: `{1: "...", 0: None}`.
     - `prefix`, `env`: how keys begin, such as `kg_live_`: others are not accepted. With `env=None` those of every
       environment are, and new ones are `live` if nothing else is said.
-    - `if_store_fails`: while the store is out of order, `"local"` goes on accepting keys that this process has
-      verified within the last `stale_if_error`, `"refuse"` accepts none. All others get a 503, cause `fault`.
+    - `if_store_fails`, `stale_if_error`: while the store is out of order, `"local"` goes on accepting keys that this
+      process has verified within the last `stale_if_error`, `"refuse"` accepts none. All others get a 503, cause
+      `fault`.
     - `realm`: named in the challenge of a 401.
+    - `name`: stands in the keys under which wrong keys are counted.
     - `preflights`: whether CORS preflights, which browsers send without a key, pass, answered without a body. By
       default they do if CORS middleware that answers them can be seen inside: that of Starlette and FastAPI, Litestar's
       `cors_config`, django-cors-headers for all paths. True is for apps that answer them elsewhere and route by method:

@@ -58,8 +58,8 @@ class Ban(Guard):
     - `after`: a rate such as `"20/minute"`: the strike that is one more begins a ban.
     - `of`: statuses from 400 to 599 and causes, such as `Cause.CREDENTIALS`. A response of one of these, of the app or
       of a guard further in, is a strike; a status counts whoever answers so, a cause if it is a refusal of keyguard's.
-    - `for_`: how long a ban lasts. With `growing`, one that begins within `max_for` after the end of the last one is
-      twice as long as that, up to `max_for`.
+    - `for_`, `growing`, `max_for`: how long a ban lasts. With `growing`, one that begins within `max_for` after the end
+      of the last one is twice as long as that, up to `max_for`.
     - `by`: who is banned. `"ip"` the client's address (IPv6 by /64), `"key"` the API key, `"subject"` whoever owns the
       key; callers without a key by their address. Or a function of the request that returns text, a number, a tuple of
       these, or `None` for nobody. By key, it must stand inside of `APIKeys`.

@@ -87,6 +87,7 @@ class Overload(Guard):
     - `retry_after`: the longest `Retry-After`. Each is drawn evenly from whole seconds up to it, so that callers do not
       come back all at once.
     - `random`: a function that returns a number from 0 to below 1, for tests.
+    - `name`: what it is called in the log.
 
     No key is charged: limits further out give back what they took. Each process has a limit of its own.
 

@@ -53,10 +53,11 @@ class RateLimit(Limiting):
     - `rates`: texts such as `"10/second; 5000/day"`, limits such as `smooth("10/second", burst=5)`,
       `quota("10000/month")` or `credits(500)`, rate items of the `limits` library, or one function of the request that
       returns one of these, a list of them, or `None` if no limit applies.
-    - `plans`: instead of rates, a mapping from the plan of the caller's key to the rates of that plan, `None` for no
-      limit: `plans={"free": "2/second; 100/day", "pro": "50/second"}, default="free"`. A plan of `0`, or `"0/day"`,
-      does not include what the limit is about: its callers get a 403 with the cause `permission`. `default`, a plan's
-      name or rates, is for callers with no plan, or with one that is not listed, of which the log tells once.
+    - `plans`, `default`: instead of rates, a mapping from the plan of the caller's key to the rates of that plan,
+      `None` for no limit: `plans={"free": "2/second; 100/day", "pro": "50/second"}, default="free"`. A plan of
+      `0`, or `"0/day"`, does not include what the limit is about: its callers get a 403 with the cause `permission`.
+      `default`, a plan's name or rates, is for callers with no plan, or with one that is not listed, of which the log
+      tells once.
     - `by`: who shares a counter. `"ip"` the client's address (IPv6 by /64), `"key"` the API key, `"subject"` whoever
       owns the key; callers without a key are counted by address. Or a function of the request that returns text, bytes,
       a number, a `UUID`, a member of an `Enum`, a tuple of these, or `None` if the limit does not apply. By default
@@ -91,9 +92,10 @@ class RateLimit(Limiting):
     - `refund_on`: a short form of it: requests that end in one of these cost nothing, exception classes and statuses,
       such as `(TimeoutError, 502)` or `"5xx"`. Of exceptions of which a framework makes an answer, only the status
       is known.
-    - `count`: `"failures"` is another one: only answers with 401, 403 or 422 cost anything, or with one of `failures`,
-      none of which can be 500 or more. Until it is known how a request ended its units are held; if all that is left is
-      held, others of the caller wait in their process, for some seconds, or are told to come again in one.
+    - `count`, `failures`: `"failures"` is another one: only answers with 401, 403 or 422 cost anything, or with one of
+      `failures`, none of which can be 500 or more. Until it is known how a request ended its units are held; if all
+      that is left is held, others of the caller wait in their process, for some seconds, or are told to come again in
+      one.
 
     The charge for a request that a guard further in refuses is given back. If it refuses for the credentials, the
     address or the request's form, a limit by address keeps it: else it would limit no flood of such requests. A limit
