@@ -22,7 +22,7 @@ CACHED = Keyguard(ResponseCache(), store="memory://")
 
 CHECKS: dict[str, tuple[Keyguard, dict[str, Any], list[str]]] = {
     "all is well": (LIMITED, {}, []),
-    "no middleware": (LIMITED, {"MIDDLEWARE": []}, ["keyguard.E002"]),
+    "no middleware": (LIMITED, {"MIDDLEWARE": []}, ["keyguard.W003"]),
     "no guard": (LIMITED, {"KEYGUARD": None}, ["keyguard.E001"]),
     "a wrong path": (LIMITED, {"KEYGUARD": "no.such"}, ["keyguard.E001"]),
     "a wrong path, and no middleware": (LIMITED, {"KEYGUARD": "no.such", "MIDDLEWARE": []}, ["keyguard.E001"]),

@@ -1,16 +1,74 @@
-"""What `manage.py check` says of keyguard's settings."""
+"""What `manage.py check` says of keyguard: of the settings, and of the views that its rules stand on."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Warning
 
-from keyguard.django.configured import problems
+from keyguard.django.configured import FIRST, MIDDLEWARE, Problem, configured_stack, is_listed, problems
+from keyguard.django.views import class_of, classes_of_rest, markers_of, name_of, views
+from keyguard.errors import ConfigurationError
+from keyguard.guards.api_keys import APIKeys
+from keyguard.stack import Keyguard
 
 
 def check_keyguard(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """List what cannot work as errors, and what is hardly meant as warnings."""
-    return [
-        (Error if problem.error else Warning)(problem.text, hint=problem.hint, id=problem.id) for problem in problems()
-    ]
+    found = [*problems(), *_of_views()]
+    return [(Error if one.error else Warning)(one.text, hint=one.hint, id=one.id) for one in found]
+
+
+def _of_views() -> Iterator[Problem]:
+    """List what cannot work about views that use keyguard."""
+    try:
+        used = [(view, markers, kinds) for view in views() if any((markers := markers_of(view), kinds := _kinds(view)))]
+    except Exception:
+        return  # Django's own checks tell of URLs that cannot be read
+    if not used:
+        return
+    names = [name_of(view) for view, _, _ in used]
+    if not is_listed():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield Problem(
+            "keyguard.E002",
+            f"rules of keyguard stand on {', '.join(names[:3])}{more}, and MIDDLEWARE lacks {MIDDLEWARE}",
+            FIRST,
+        )
+        return
+    try:
+        stack = configured_stack()
+    except ConfigurationError:
+        return  # `problems` tells of it
+    for name, (view, markers, kinds) in zip(names, used, strict=True):
+        if any(marker.markers.stack is not stack for marker in markers):
+            yield Problem(
+                "keyguard.E005", f"{name} has rules of another Keyguard than KEYGUARD names", "use that one's limit()"
+            )
+        for kind in kinds:
+            why = _wrong(kind, view, stack)
+            if why:
+                yield Problem("keyguard.E006", f"{kind.__name__} of {name} cannot work", why)
+
+
+def _kinds(view: Any) -> list[type]:
+    """List the classes of `keyguard.django.rest` that a view uses."""
+    rest: Any = sys.modules.get("keyguard.django.rest")
+    ours = (rest.Throttle, rest.KeyAuthentication) if rest else ()
+    return [kind for kind in classes_of_rest(view) if issubclass(kind, ours)]
+
+
+def _wrong(kind: Any, view: Any, stack: Keyguard) -> str:
+    rest: Any = sys.modules["keyguard.django.rest"]
+    if issubclass(kind, rest.KeyAuthentication):
+        return "" if any(isinstance(guard, APIKeys) for guard in stack.guards) else "the stack has no APIKeys"
+    throttle = kind()
+    try:
+        scope = throttle.get_scope(class_of(view))
+        if scope is not None:
+            throttle.rule(stack, scope)
+    except ConfigurationError as error:
+        return str(error)
+    return ""

@@ -71,23 +71,35 @@ _told: set[str] = set()
 """What was logged already: each test client of Django's makes the middleware anew."""
 
 
+def is_listed() -> bool:
+    """Tell whether the middleware stands in `MIDDLEWARE`."""
+    from django.conf import settings
+
+    return any(path in settings.MIDDLEWARE for path in _PATHS)
+
+
 def problems() -> Iterator[Problem]:
-    """List all that is wrong."""
+    """List all that is wrong about the settings."""
     from django.conf import settings
 
     found = _named()
-    listed = any(path in settings.MIDDLEWARE for path in _paths())
     if isinstance(found, Problem):
-        if listed or getattr(settings, "KEYGUARD", None) is not None:
+        if is_listed() or getattr(settings, "KEYGUARD", None) is not None:
             yield found
-    elif listed:
+    elif is_listed():
         yield from problems_of(found)
     else:
-        yield Problem("keyguard.E002", f"MIDDLEWARE lacks {MIDDLEWARE}", f"put {MIDDLEWARE!r} first in MIDDLEWARE")
+        yield Problem(
+            "keyguard.W003",
+            f"KEYGUARD is set, and MIDDLEWARE lacks {MIDDLEWARE}: Django's test clients are not guarded, nor is a "
+            "server, unless guard.wsgi or guard.asgi stands around the application",
+            FIRST,
+            error=False,
+        )
 
 
-def _paths() -> tuple[str, ...]:
-    return MIDDLEWARE, "keyguard.django.middleware.Middleware"
+_PATHS = (MIDDLEWARE, "keyguard.django.middleware.Middleware")
+FIRST = f"put {MIDDLEWARE!r} first in MIDDLEWARE"
 
 
 _VARYING = (
@@ -104,7 +116,7 @@ def problems_of(stack: Keyguard) -> Iterator[Problem]:
     from django.conf import settings
 
     names = list(settings.MIDDLEWARE)
-    places = [place for place, name in enumerate(names) if name in _paths()]
+    places = [place for place, name in enumerate(names) if name in _PATHS]
     if len(places) > 1:
         yield Problem("keyguard.E003", f"{MIDDLEWARE} stands twice in MIDDLEWARE", "each request would count twice")
     if not places:

@@ -59,6 +59,7 @@ class Middleware(RefusedMiddleware):
         super().__init__(get_response)
         self.stack = configured_stack()
         check_settings(self.stack)
+        self.stack.expect_rules()  # Django imports views when the first request comes
         # Made now, since it tells of what is wrong with the stack.
         _ = self._over_asgi if _comes_by_asgi(get_response, self.asynchronous) else self._over_wsgi
 

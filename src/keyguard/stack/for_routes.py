@@ -136,6 +136,14 @@ class ForRoutes(ForHandlers):
             engine.notes, engine.idle = True, False
         return Markers(self, self.store if self._watched is None else None, self._begin_rule)
 
+    def expect_rules(self) -> None:
+        """Be ready for rules at routes that are made while the first request is under way.
+
+        Layers of frameworks call it that load views late. In a stack with `handlers=False` there are no such rules.
+        """
+        if self._handlers_setting is not False:
+            _ = self.markers
+
     def _limits_at_routes(self) -> list[RateLimit]:
         rules = self.markers.rules if "markers" in vars(self) else ()
         return [*{id(rule.limit): rule.limit for rule in rules if rule.limit is not None}.values()]

@@ -29,6 +29,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from types import MethodType
 from typing import Any, Generic, TypeVar, overload
 from weakref import WeakValueDictionary, ref
 
@@ -38,6 +39,7 @@ from keyguard.guards.rate_limit.guard import RateLimit
 from keyguard.guards.rate_limit.naming import PlaceName
 from keyguard.identity import Identity
 from keyguard.stack.inside import Place, place_here, place_in
+from keyguard.stack.methods import bound_in, is_awaited, is_trial, names_of_method
 from keyguard.stack.route_rules import RULES, KeyRule, LimitRule, RouteRule, names_of_view, place_of_view, rules_of
 
 T = TypeVar("T")
@@ -65,6 +67,8 @@ class Marker(Generic[T]):
     def __init__(self, markers: Markers) -> None:
         self.markers = markers
         self._rules: WeakValueDictionary[str, RouteRule[T]] = WeakValueDictionary()
+        self._kept: dict[str, RouteRule[T]] = {}
+        """The rules at methods that nothing else keeps."""
         self._by_route: dict[int, tuple[Any, RouteRule[T]]] = {}
         """The rule of each of FastAPI's routes, by the route's number, which it keeps as long as it is kept here."""
         # FastAPI looks at this attribute, and calls in its event loop what is `async`; `marker(...)` is `__call__`.
@@ -110,6 +114,8 @@ class Marker(Generic[T]):
         raise NotImplementedError
 
     def _decorated(self, view: Any) -> Any:
+        if is_trial(view):
+            return view
         if not callable(view) or inspect.isclass(view):
             raise ConfigurationError(
                 f"{self!r} is a decorator of views, plain functions and `async` ones, not of {view!r}: of a class "
@@ -120,12 +126,13 @@ class Marker(Generic[T]):
                 f"{place_of_view(view)} is an async generator, whose first part comes after the response has begun: "
                 "use dependencies=[Depends(guard.limit(...))] instead of the decorator"
             )
-        rule = self.rule_at(*names_of_view(view), view)
+        method = bound_in(view)
+        rule = self.rule_at(*names_of_view(view), view) if method is None else self._rule_of_method(method)
         rules = (rule, *rules_of(view))
         self.markers.check(rules)
         stack = self.markers.stack
         wrapper: Any
-        if inspect.iscoroutinefunction(view) or inspect.iscoroutinefunction(getattr(view, "__call__", None)):  # noqa: B004
+        if is_awaited(view):
 
             @functools.wraps(view)
             async def awaiting(*args: Any, **kwargs: Any) -> Any:
@@ -142,8 +149,17 @@ class Marker(Generic[T]):
 
             wrapper = calling
         setattr(wrapper, RULES, rules)
-        self.markers.note(wrapper)
+        if method is None:
+            self.markers.note(wrapper)
         return wrapper
+
+    def _rule_of_method(self, method: MethodType) -> RouteRule[T]:
+        """Return the rule at a method that is decorated anew for each call: it is kept as long as this marker."""
+        place, name = names_of_method(method)
+        rule = self._kept.get(place)
+        if rule is None:
+            rule = self._kept[place] = self.rule_at(place, name, method.__func__)
+        return rule
 
 
 class LimitMarker(Marker[None]):

@@ -18,6 +18,7 @@ from keyguard.identity import ANONYMOUS, Identity
 from keyguard.request import CarriedRequest
 from keyguard.response import Response
 from keyguard.stack.inside import Place
+from keyguard.stack.methods import names_of_class
 
 T = TypeVar("T")
 
@@ -154,6 +155,9 @@ def place_of_view(view: Any) -> str:
 
 def names_of_view(view: Any) -> tuple[str, str]:
     """Return the name of a view in full, and a short one for people."""
+    of_class = names_of_class(view)
+    if of_class is not None:
+        return of_class
     while isinstance(view, functools.partial):
         view = view.func
     bare = inspect.unwrap(view)

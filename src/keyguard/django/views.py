@@ -1,0 +1,69 @@
+"""The views of a project, with the rules that stand on them: for checks, which look before any request comes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from types import FunctionType
+from typing import Any
+
+from keyguard.stack.markers import Marker
+from keyguard.stack.route_rules import place_of_view, rules_of
+
+
+def views() -> Iterator[Any]:
+    """List the callables that the URLs of the project lead to."""
+    from django.urls import get_resolver
+
+    yield from _views(get_resolver().url_patterns)
+
+
+def _views(patterns: Iterable[Any]) -> Iterator[Any]:
+    for pattern in patterns:
+        if hasattr(pattern, "url_patterns"):
+            yield from _views(pattern.url_patterns)
+        else:
+            yield pattern.callback
+
+
+def markers_of(view: Any) -> list[Marker[Any]]:
+    """List the markers on a view and, if it was made of a class, on the methods of that."""
+    found: list[Marker[Any]] = []
+    owner = class_of(view)
+    methods = [method for _, method in inspect.getmembers(owner, inspect.isfunction)] if owner else []
+    for function in [view, *methods]:
+        found += [rule.marker for rule in rules_of(function) if isinstance(rule.marker, Marker)]
+        for part in _held(function):
+            # `method_decorator` keeps the decorators, and REST framework's `api_view` the function it has wrapped.
+            for one in part if isinstance(part, (list, tuple)) else [part]:
+                found += [one] if isinstance(one, Marker) else []
+            found += [rule.marker for rule in rules_of(part) if isinstance(rule.marker, Marker)]
+    return [*dict.fromkeys(found)]
+
+
+def _held(function: Any) -> Iterator[Any]:
+    if isinstance(function, FunctionType):
+        for cell in function.__closure__ or ():
+            try:
+                yield cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+
+
+def class_of(view: Any) -> Any:
+    """Return the class that a view was made of by `as_view()`, or `None`."""
+    return getattr(view, "cls", None) or getattr(view, "view_class", None)
+
+
+def name_of(view: Any) -> str:
+    """Return the name of a view in full."""
+    return place_of_view(view)
+
+
+def classes_of_rest(view: Any) -> Iterator[type]:
+    """List the classes for throttles and authentication of a view of REST framework's."""
+    owner = class_of(view)
+    for attribute in ("throttle_classes", "authentication_classes"):
+        for kind in getattr(owner, attribute, None) or ():
+            if inspect.isclass(kind):
+                yield kind
