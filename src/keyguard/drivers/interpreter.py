@@ -91,6 +91,8 @@ class Setup(NamedTuple):
     """Has a method `begin`, which is called when the app begins: it writes the rules of the stack down."""
     notes: bool = False
     """Whether requests are noted for handlers (`keyguard.request.current`)."""
+    stack: Any = None
+    """The stack itself, whose `check_routes(app, around)` is called when the app has all its routes."""
     handlers: bool = False
     """Whether handlers are expected: what makes bodies under WSGI is one too, and what they are refused is answered."""
 
@@ -127,6 +129,7 @@ class Engine:
         "request_id_header",
         "source",
         "sources",
+        "stack",
         "store",
         "timeout",
         "underscores",
@@ -171,8 +174,7 @@ class Engine:
         self.underscores = setup.underscores
         self.request_id_header = setup.request_id_header
         self.note = setup.note
-        self.notes = setup.notes
-        self.handlers = setup.handlers
+        self.notes, self.handlers, self.stack = setup.notes, setup.handlers, setup.stack
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""

@@ -23,6 +23,7 @@ from keyguard.stack.for_handlers import ForHandlers
 from keyguard.stack.inside import RouteGuard
 from keyguard.stack.markers import KeyMarker, LimitMarker, Markers
 from keyguard.stack.needs import unmet_needs
+from keyguard.stack.route_checks import check_routes
 from keyguard.stack.route_rules import RouteRule
 from keyguard.stack.written import StackNote
 from keyguard.stores.circuit_breaker import CircuitBreaker
@@ -143,6 +144,14 @@ class ForRoutes(ForHandlers):
         """
         if self._handlers_setting is not False:
             _ = self.markers
+
+    def check_routes(self, app: Any, around: Iterable[object] = ()) -> None:
+        """Compare the rules at the routes of an app with the routes it has. A layer does it when its app begins.
+
+        `around` are the stacks further out. Raises `ConfigurationError` for a rule that would not be asked, or twice.
+        """
+        if Markers.any_made:
+            check_routes(self, vars(self).get("markers"), app, around)
 
     def _limits_at_routes(self) -> list[RateLimit]:
         rules = self.markers.rules if "markers" in vars(self) else ()

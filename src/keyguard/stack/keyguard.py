@@ -285,4 +285,5 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
             note=self._note if self._guarding else None,
             notes=self._notes,
             handlers=self._handlers,
+            stack=self,
         )

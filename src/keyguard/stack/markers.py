@@ -30,9 +30,10 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from types import MethodType
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 from weakref import WeakValueDictionary, ref
 
+from keyguard.drivers.inspection.starlette_routes import Met, key_in, met_in
 from keyguard.errors import ConfigurationError
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.rate_limit.guard import RateLimit
@@ -40,7 +41,16 @@ from keyguard.guards.rate_limit.naming import PlaceName
 from keyguard.identity import Identity
 from keyguard.stack.inside import Place, place_here, place_in
 from keyguard.stack.methods import bound_in, is_awaited, is_trial, names_of_method
-from keyguard.stack.route_rules import RULES, KeyRule, LimitRule, RouteRule, names_of_view, place_of_view, rules_of
+from keyguard.stack.route_rules import (
+    RULES,
+    KeyRule,
+    LimitRule,
+    RouteRule,
+    names_of_view,
+    parts_of_view,
+    place_of_view,
+    rules_of,
+)
 
 T = TypeVar("T")
 V = TypeVar("V", bound=Callable[..., Any])
@@ -69,8 +79,8 @@ class Marker(Generic[T]):
         self._rules: WeakValueDictionary[str, RouteRule[T]] = WeakValueDictionary()
         self._kept: dict[str, RouteRule[T]] = {}
         """The rules at methods that nothing else keeps."""
-        self._by_route: dict[int, tuple[Any, RouteRule[T]]] = {}
-        """The rule of each of FastAPI's routes, by the route's number, which it keeps as long as it is kept here."""
+        self._by_route: dict[int, tuple[ref[Any], RouteRule[T]]] = {}
+        """The rule of each of FastAPI's routes, by the route's number, with the route."""
         # FastAPI looks at this attribute, and calls in its event loop what is `async`; `marker(...)` is `__call__`.
         vars(self)["__call__"] = self.depend
 
@@ -92,11 +102,26 @@ class Marker(Generic[T]):
 
     def rule_in(self, scope: Mapping[str, Any]) -> RouteRule[T]:
         """Return the rule for the route that an ASGI scope names."""
-        route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+        route = key_in(scope)
         found = self._by_route.get(id(route))
-        if found is None:
-            found = self._by_route[id(route)] = route, self.markers.rule_of_route(self, route, scope)
+        if found is None or found[0]() is not route:
+            for met in met_in(scope.get("app")) or ():  # routes may come after the start
+                for _ in learned(met):
+                    pass
+            found = self._by_route.get(id(route))
+            if found is None or found[0]() is not route:
+                raise ConfigurationError(f"{self!r} is asked at a route that cannot be seen among those of the app")
         return found[1]
+
+    def learn(self, route: Any, place: str | None, view: Any) -> RouteRule[T]:
+        """Return the rule for a route of FastAPI's. `place` is that of the router that the marker belongs to, if any.
+
+        `route` is the object by which requests name it.
+        """
+        rule = self.rule_at(*names_of_view(view), view) if place is None else self.rule_at(place, place)
+        self._by_route = {number: pair for number, pair in self._by_route.items() if pair[0]() is not None}
+        self._by_route[id(route)] = ref(route), rule
+        return rule
 
     def rule_at(self, place: str, name: str, view: Callable[..., Any] | None = None) -> RouteRule[T]:
         """Return the rule of this marker at a place: a new one, if there is none.
@@ -203,7 +228,11 @@ class KeyMarker(Marker[Identity]):
 class Markers:
     """All markers of one stack, and their rules."""
 
+    any_made = False
+    """Whether any stack of this process has rules at routes."""
+
     def __init__(self, stack: object, at_once: Any, begin: Callable[[RouteRule[Any]], None]) -> None:
+        Markers.any_made = True
         self.stack = stack
         self.at_once = at_once
         """The stack's store, if it answers at once and cannot fail; else `None`."""
@@ -260,12 +289,18 @@ class Markers:
                         "counter: take one of them off, or give it a name=..."
                     )
 
-    def rule_of_route(self, marker: Marker[T], route: Any, scope: Mapping[str, Any]) -> RouteRule[T]:
-        """Return the rule of a marker that FastAPI asks at a route."""
-        view = getattr(route, "endpoint", None)
-        if view is None:
-            raise ConfigurationError(f"{marker!r} was asked for no route that is known")
-        return marker.rule_at(*names_of_view(view), view)
+
+def learned(route: Met) -> Iterator[tuple[Marker[Any], RouteRule[Any], Any]]:
+    """Yield the markers that a request meets at a route, each with its rule there, and the view; `None` for a router's.
+
+    Those of dependencies get their rules by that.
+    """
+    for call, place in route.dependencies:
+        if isinstance(call, Marker):
+            yield call, call.learn(route.key, place, route.view), None if place else route.view
+    for part in parts_of_view(route.view):
+        for rule in rules_of(part):
+            yield cast("Marker[Any]", rule.marker), rule, part
 
 
 def _alive(refs: Iterable[ref[T]]) -> Iterator[T]:

@@ -148,6 +148,21 @@ def rules_of(view: Any) -> tuple[RouteRule[Any], ...]:
     return cast("tuple[RouteRule[Any], ...]", getattr(view, RULES, ()))
 
 
+def parts_of_view(view: Any) -> list[Any]:
+    """Return what runs of a view: of a class, the methods."""
+    if not inspect.isclass(view):
+        return [view]
+    names = ("get", "head", "post", "put", "patch", "delete", "options", "on_connect", "on_receive", "on_disconnect")
+    return [part for name in names if (part := getattr(view, name, None)) is not None]
+
+
+def bare(view: Any) -> Any:
+    """Return a view without its decorators."""
+    while isinstance(view, functools.partial):
+        view = view.func
+    return inspect.unwrap(view)
+
+
 def place_of_view(view: Any) -> str:
     """Return the name of a view in full: `module.qualname`."""
     return names_of_view(view)[0]
@@ -158,9 +173,7 @@ def names_of_view(view: Any) -> tuple[str, str]:
     of_class = names_of_class(view)
     if of_class is not None:
         return of_class
-    while isinstance(view, functools.partial):
-        view = view.func
-    bare = inspect.unwrap(view)
-    named = bare if hasattr(bare, "__qualname__") else type(bare)
+    function = bare(view)
+    named = function if hasattr(function, "__qualname__") else type(function)
     qualname = named.__qualname__.replace("<", "").replace(">", "")
     return f"{named.__module__}.{qualname}", qualname.rpartition("locals.")[2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import getpid
 from sys import modules
 from typing import Any, ClassVar, NoReturn, Protocol
@@ -43,6 +43,8 @@ class ASGIDriver:
         self._in_trio: Engine | None = None
         self._unseen = True
         """Whether no request has shown yet which server this is."""
+        self._unchecked = True
+        """Whether the routes of the app have not been compared yet with the rules at them."""
         engine.late = self._settle_late
         engine.wait = wait
         engine.detach = self._detach
@@ -143,10 +145,19 @@ class ASGIDriver:
             await Exchange(self.app, engine, request, receive, send).run(engine.fault(request, telling.failure))
 
     def _first_seen(self, scope: Scope) -> None:
+        if self._unchecked:  # there was no lifespan
+            state = scope.get(SHARED_ASGI)
+            self._check_routes(() if state is None else state.inside)
         self._unseen = False
         self.engine.begin()
         if "wsgi_environ" in scope:
             tell_of_folding(scope["wsgi_environ"])  # a2wsgi's, of a server that may have folded names
+
+    def _check_routes(self, around: Iterable[object]) -> None:
+        """Raise `ConfigurationError` for rules at routes that would not be asked. `around` are stacks further out."""
+        if self.engine.stack is not None:
+            self.engine.stack.check_routes(self.app, around)
+        self._unchecked = False
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a lifespan on."""
@@ -182,6 +193,9 @@ class ASGIDriver:
         if in_trio() and (why := needs_asyncio(engine)):
             await refuse_start(receive, send, why)
         scope[SHARED_ASGI] = provided
+        around = scope.get(_STACKS, ())
+        scope[_STACKS] = (*around, engine.stack)
+        failed = False
         engine.begin()
 
         async def ending() -> Message:
@@ -191,6 +205,16 @@ class ASGIDriver:
             return message
 
         async def closing(message: Message) -> None:
+            nonlocal failed
+            if failed:
+                return  # the app tells of the error that is raised here
+            if message["type"] == "lifespan.startup.complete":  # all routes are there
+                try:
+                    self._check_routes(around)
+                except ConfigurationError as error:
+                    failed = True
+                    await send({"type": "lifespan.startup.failed", "message": f"keyguard: {error}"})
+                    raise
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 await close_store(engine.store)
                 if engine.aside is not None and engine.aside.store is not engine.store:
@@ -198,6 +222,10 @@ class ASGIDriver:
             await send(message)
 
         await self.app(scope, ending, closing)
+
+
+_STACKS = "keyguard.stacks"
+"""The key under which a lifespan's scope has the stacks further out."""
 
 
 class Stack(Protocol):

@@ -1,0 +1,87 @@
+"""Rules at the routes of a Starlette or FastAPI app: found when it starts, and refused if they would not be asked.
+
+Rules:
+- Every marker that a route meets gets its rule here, so that a stack knows all its limits before the first request.
+- What would leave a route unprotected stops the start: a decorator that the framework does not call, since it stands
+  above the one that makes the route; a view that no route has; a marker of a stack that is not around the app.
+- So does what would charge twice, or to a counter that others share by chance.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from keyguard.drivers.inspection.starlette_routes import Met, met_in
+from keyguard.errors import ConfigurationError
+from keyguard.stack.markers import LimitMarker, Marker, Markers, learned
+from keyguard.stack.route_rules import RouteRule, bare, names_of_view, parts_of_view, rules_of
+
+
+def check_routes(stack: object, markers: Markers | None, app: Any, around: Iterable[object]) -> None:
+    """Make the rules of all routes, and raise `ConfigurationError` for the first that is wrong.
+
+    `markers` are those of the stack, and `around` the stacks further out. Nothing is looked at in an app of another
+    framework than Starlette and FastAPI.
+    """
+    routes = met_in(app)
+    if routes is None:
+        return
+    stacks = {id(one) for one in (*around, stack)}
+    views: dict[str, Any] = {}
+    for route in routes:
+        _check_called(route)
+        own = []
+        for marker, rule, view in learned(route):
+            if marker.markers is markers:
+                own.append(rule)
+                if view is not None:
+                    _check_alone(marker, rule, bare(view), views)
+            elif id(marker.markers.stack) not in stacks | {id(engine.stack) for engine in route.engines}:
+                raise ConfigurationError(
+                    f"{rule!r} at {route.path} belongs to {marker.markers.stack!r}, which does not stand around the "
+                    "app: app.add_middleware(guard.asgi)"
+                )
+        if markers is not None:
+            markers.check(own)
+    if markers is not None:
+        _check_seen(markers, {id(bare(one)) for route in routes for one in parts_of_view(route.view)}, set(views))
+
+
+def _check_alone(marker: Marker[Any], rule: RouteRule[Any], view: Any, views: dict[str, Any]) -> None:
+    """Raise if another view of the app has the same name in full, and so the same counter.
+
+    `views` are those that have been met, by that name.
+    """
+    if views.setdefault(rule.place, view) is not view and isinstance(marker, LimitMarker) and marker.name is None:
+        raise ConfigurationError(
+            f"two views of the app are called {rule.place}, and {rule!r} would be one counter for both: give it a "
+            "name=..., from what tells the two apart"
+        )
+
+
+def _check_called(route: Met) -> None:
+    for part in parts_of_view(route.view):
+        if rules_of(part) and (inspect.isgeneratorfunction(bare(part)) or inspect.isasyncgenfunction(bare(part))):
+            raise ConfigurationError(
+                f"{names_of_view(part)[0]} makes its response part by part, and a rule as its decorator is asked too "
+                "late: use dependencies=[Depends(guard.limit(...))]"
+            )
+
+
+def _check_seen(markers: Markers, routed: set[int], met: set[str]) -> None:
+    """Raise if a decorated view is at no route: `met` are the names in full of those that are, `routed` all views."""
+    for view in markers.views:
+        place, rule = names_of_view(view)[0], rules_of(view)[0]
+        if place in met:
+            continue
+        if id(bare(view)) in routed:
+            raise ConfigurationError(
+                f"the decorator {rule!r} stands above the one that makes a route of {place}, which is called without "
+                "it: put it right above the function"
+            )
+        raise ConfigurationError(
+            f"{rule!r} stands on {place}, which no route of the app has, as far as can be seen. If a decorator hides "
+            "it, that needs functools.wraps; if it is the view of another app, give that a Keyguard of its own"
+        )
