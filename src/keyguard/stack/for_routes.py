@@ -23,8 +23,10 @@ from keyguard.stack.for_handlers import ForHandlers
 from keyguard.stack.inside import RouteGuard
 from keyguard.stack.markers import KeyMarker, LimitMarker, Markers
 from keyguard.stack.needs import unmet_needs
+from keyguard.stack.openapi import install
 from keyguard.stack.route_checks import check_routes
 from keyguard.stack.route_rules import RouteRule
+from keyguard.stack.settings import checked_prefix
 from keyguard.stack.written import StackNote
 from keyguard.stores.circuit_breaker import CircuitBreaker
 from keyguard.without_store import FailureMode
@@ -124,6 +126,20 @@ class ForRoutes(ForHandlers):
         if callable(scopes):
             raise ConfigurationError("scopes of key() are a list of names, such as ['write'], not a function")
         return KeyMarker(self.markers, keys, needed_scopes(scopes) or frozenset())
+
+    def install_openapi(self, app: Any, *, prefix: str = "") -> None:
+        """Add to the OpenAPI document of a FastAPI app what the stack does: so `/docs` has locks, and "Authorize".
+
+            guard.install_openapi(app)
+
+        Each way of sending a key is a security scheme. Operations that need one have a lock: as the `APIKeys` of the
+        stack says by its paths, and as rules at routes do. The answers 401, 403, 429 and 503 are there where the stack
+        may give them, with their fields. What the app says itself of an operation stays. `prefix` is where the app is
+        mounted in the one that the stack stands around, if it is.
+
+        Raises `ConfigurationError` for what is not a FastAPI app, and if it is called twice for one.
+        """
+        install(self.guards, app, checked_prefix(prefix) or "")
 
     @cached_property
     def markers(self) -> Markers:

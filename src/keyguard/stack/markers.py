@@ -103,15 +103,21 @@ class Marker(Generic[T]):
     def rule_in(self, scope: Mapping[str, Any]) -> RouteRule[T]:
         """Return the rule for the route that an ASGI scope names."""
         route = key_in(scope)
-        found = self._by_route.get(id(route))
-        if found is None or found[0]() is not route:
-            for met in met_in(scope.get("app")) or ():  # routes may come after the start
-                for _ in learned(met):
-                    pass
-            found = self._by_route.get(id(route))
-            if found is None or found[0]() is not route:
+        rule = self._known(route)
+        if rule is None:  # routes may come after the start
+            root = str(scope.get("root_path", ""))
+            for met in met_in(scope.get("app"), root.removeprefix(str(scope.get("app_root_path", root)))) or ():
+                for call, place in met.dependencies:
+                    if call is self and self._known(met.key) is None:
+                        self.learn(met.key, place, met.view)
+            rule = self._known(route)
+            if rule is None:
                 raise ConfigurationError(f"{self!r} is asked at a route that cannot be seen among those of the app")
-        return found[1]
+        return rule
+
+    def _known(self, route: Any) -> RouteRule[T] | None:
+        found = self._by_route.get(id(route))
+        return found[1] if found is not None and found[0]() is route else None
 
     def learn(self, route: Any, place: str | None, view: Any) -> RouteRule[T]:
         """Return the rule for a route of FastAPI's. `place` is that of the router that the marker belongs to, if any.

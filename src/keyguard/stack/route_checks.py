@@ -10,13 +10,16 @@ Rules:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keyguard.drivers.inspection.starlette_routes import Met, met_in
 from keyguard.errors import ConfigurationError
+from keyguard.logs import logger
 from keyguard.stack.markers import LimitMarker, Marker, Markers, learned
 from keyguard.stack.route_rules import RouteRule, bare, names_of_view, parts_of_view, rules_of
+
+log = logger("keyguard")
 
 
 def check_routes(stack: object, markers: Markers | None, app: Any, around: Iterable[object]) -> None:
@@ -46,19 +49,24 @@ def check_routes(stack: object, markers: Markers | None, app: Any, around: Itera
         if markers is not None:
             markers.check(own)
     if markers is not None:
-        _check_seen(markers, {id(bare(one)) for route in routes for one in parts_of_view(route.view)}, set(views))
+        parts = [part for route in routes for part in parts_of_view(route.view)]
+        _check_seen(markers, parts, hidden=any(route.view is None for route in routes))
 
 
 def _check_alone(marker: Marker[Any], rule: RouteRule[Any], view: Any, views: dict[str, Any]) -> None:
-    """Raise if another view of the app has the same name in full, and so the same counter.
+    """Raise if another view of the app, of the same name in full, has the same counter.
 
-    `views` are those that have been met, by that name.
+    `views` are those that have been met, by what the keys of their counters begin with.
     """
-    if views.setdefault(rule.place, view) is not view and isinstance(marker, LimitMarker) and marker.name is None:
-        raise ConfigurationError(
-            f"two views of the app are called {rule.place}, and {rule!r} would be one counter for both: give it a "
-            "name=..., from what tells the two apart"
-        )
+    limit = rule.limit
+    if limit is None or (isinstance(marker, LimitMarker) and marker.name is not None):
+        return
+    for prefix in [one.prefix for one in limit.all_rules] or [limit.counter]:
+        if views.setdefault(prefix, view) is not view:
+            raise ConfigurationError(
+                f"two views of the app are called {rule.place}, and {rule!r} would be one counter for both: give it a "
+                "name=..., made from what tells the two apart"
+            )
 
 
 def _check_called(route: Met) -> None:
@@ -70,17 +78,27 @@ def _check_called(route: Met) -> None:
             )
 
 
-def _check_seen(markers: Markers, routed: set[int], met: set[str]) -> None:
-    """Raise if a decorated view is at no route: `met` are the names in full of those that are, `routed` all views."""
+def _check_seen(markers: Markers, parts: Sequence[Any], *, hidden: bool) -> None:
+    """Raise if a decorated view is none of the parts of views that routes have.
+
+    `hidden` says that some apps cannot be looked into.
+    """
+    routed = {id(bare(part)) for part in parts}
+    # By their names: an app may be made more than once, each time with the same views.
+    met = {(rule.place, rule.name) for part in parts for rule in rules_of(part)}
     for view in markers.views:
-        place, rule = names_of_view(view)[0], rules_of(view)[0]
-        if place in met:
+        rule = rules_of(view)[0]
+        place = rule.place
+        if (place, rule.name) in met:
             continue
         if id(bare(view)) in routed:
             raise ConfigurationError(
                 f"the decorator {rule!r} stands above the one that makes a route of {place}, which is called without "
                 "it: put it right above the function"
             )
+        if hidden:
+            log.warning("%r stands on %s, which is at no route that can be seen: is it asked?", rule, place)
+            continue
         raise ConfigurationError(
             f"{rule!r} stands on {place}, which no route of the app has, as far as can be seen. If a decorator hides "
             "it, that needs functools.wraps; if it is the view of another app, give that a Keyguard of its own"

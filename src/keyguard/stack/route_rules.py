@@ -151,7 +151,7 @@ def rules_of(view: Any) -> tuple[RouteRule[Any], ...]:
 def parts_of_view(view: Any) -> list[Any]:
     """Return what runs of a view: of a class, the methods."""
     if not inspect.isclass(view):
-        return [view]
+        return [] if view is None else [view]
     names = ("get", "head", "post", "put", "patch", "delete", "options", "on_connect", "on_receive", "on_disconnect")
     return [part for name in names if (part := getattr(view, name, None)) is not None]
 

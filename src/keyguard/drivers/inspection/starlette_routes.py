@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from keyguard.drivers.inspection.app import in_line
 from keyguard.drivers.inspection.layers import layers_within
+from keyguard.drivers.inspection.objects import modules_of
 from keyguard.drivers.interpreter import Engine
 
 Owners = dict[int, str]
@@ -25,17 +26,20 @@ class Met(NamedTuple):
     key: Any
     """The object by which the request names it: see `key_in`."""
     view: Any
-    """The view; a class of Starlette's may be one."""
+    """The view; a class of Starlette's may be one. `None` for a mounted app that cannot be looked into."""
     dependencies: tuple[tuple[Callable[..., Any], str | None], ...]
     """The functions that FastAPI asks before, each with the place of its router; `None` if it is the route's own."""
     engines: tuple[Engine, ...]
     """The layers of keyguard between the app and the route, as far as they can be seen."""
 
 
-def met_in(app: Any) -> list[Met] | None:
-    """List the routes of the app inside; `None` if it is neither Starlette's nor FastAPI's."""
+def met_in(app: Any, prefix: str = "") -> list[Met] | None:
+    """List the routes of the app inside; `None` if it is neither Starlette's nor FastAPI's.
+
+    `prefix` is where the app is mounted.
+    """
     router = _router_of(app)
-    return None if router is None else [*_of_app(app, "", ())]
+    return None if router is None else [*_of_app(app, prefix, ())]
 
 
 def key_in(scope: Mapping[str, Any]) -> Any:
@@ -59,7 +63,10 @@ def _router_of(app: Any) -> Any:
 def _of_app(app: Any, prefix: str, engines: tuple[Engine, ...]) -> Iterator[Met]:
     engines += tuple(layers_within(app))
     router = _router_of(app)
-    if router is not None:
+    if router is None:
+        if "starlette.staticfiles" not in modules_of(app):
+            yield Met(f"{prefix}/*", frozenset(), app, None, (), engines)
+    else:
         owners = _owned(getattr(router, "dependencies", ()), {}, prefix or "/")
         yield from _of_routes(router.routes, prefix, owners, engines)
 
