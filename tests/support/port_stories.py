@@ -79,6 +79,38 @@ def flask_limiter_caching(service: Any) -> None:
     assert (many[0], many[-1]) == (200, 429)
 
 
+def django_rest_framework(service: Any) -> None:
+    from django.test import Client
+
+    client = Client()
+
+    def ask(method: str, path: str, key: str | None = None, address: str = "198.51.100.1") -> Any:
+        fields = {} if key is None else {"Authorization": f"Bearer {key}"}
+        return getattr(client, method)(path, headers=fields, REMOTE_ADDR=address)
+
+    ada, bob, eve = service.issue("ada"), service.issue("bob", "export"), service.issue("eve", "export")
+    assert {ask("get", "/health").status_code for _ in range(50)} == {200}
+    anonymous = [ask("get", "/status") for _ in range(6)]
+    assert [answer.status_code for answer in anonymous] == [200] * 5 + [429]
+    assert anonymous[0].json() == {"reports": 3}
+    assert 0 < int(anonymous[5].headers["Retry-After"]) <= 62
+    assert ask("get", "/status", address="198.51.100.2").status_code == 200
+
+    assert ask("get", "/reports", address="198.51.100.3").status_code == 401
+    refused = ask("get", "/reports", ada[:-1] + "~", "198.51.100.3")
+    assert (refused.status_code, "Bearer" in refused.headers["WWW-Authenticate"]) == (401, True)
+    assert ask("get", "/reports", ada).json() == {"for": "ada"}
+    assert ask("post", "/export", ada).status_code == 403
+    made = [ask("post", "/export", bob) for _ in range(3)]
+    assert [answer.status_code for answer in made] == [201, 201, 429]
+    assert made[0].json() == {"by": "bob"}
+    assert ask("post", "/export", eve).status_code == 201
+    many = [ask("get", "/reports", eve).status_code for _ in range(12)]
+    assert (many[0], many[-1]) == (200, 429)
+    service.revoke(bob)
+    assert ask("get", "/reports", bob).status_code == 401
+
+
 def main(name: str, side: str) -> None:
     sys.path.insert(0, str(PORTS / name))
     globals()[name](importlib.import_module(side))
