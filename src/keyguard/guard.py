@@ -87,8 +87,10 @@ class Guard:
     judges_credentials: bool = False
     """Whether it hears how requests with wrong credentials are answered: so it stands outside of what refuses them."""
     sources: Sources | Sequence[str] = ()
-    """Where it looks for credentials: names of header fields, `"cookie:name"` or `"query:name"`. Caches keep such
-    requests apart, and what stands there is in no log."""
+    """Where it looks for credentials: names of header fields, `"cookie:name"`, `"query:name"` and what else
+    `keyguard/keys/places.py` lists. Caches keep such requests apart, and what stands there is in no log."""
+    strips: bool = False
+    """Whether what stands in its `sources` is taken off before the app sees the request."""
     handlers: bool = False
     """Whether handlers turn to it while the app runs, so that all of them are told of their request: the same as
     `Keyguard(handlers=True)`."""

@@ -98,7 +98,7 @@ def answer_failure(request: CarriedRequest, failure: BaseException, sources: Ite
 
 def _keys(request: CarriedRequest, sources: Iterable[Any]) -> set[str]:
     """Return what the request carries and no log may hold."""
-    keys = {request.header("x-api-key") or ""}
+    keys = {request.header("x-api-key") or "", *getattr(request, "stripped", ())}
     for member in (request.header("authorization") or "").split(",", MOST_KEYS):
         keys.add(member.strip().partition(" ")[2].strip())
     for places in (*sources, *request.state.sources):

@@ -13,24 +13,20 @@ Everything else (an operation on a store that answers at once) is done on the sp
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from keyguard.chain import Chain
-from keyguard.clock import Clock, monotonic
+from keyguard.clock import monotonic
 from keyguard.drivers.faults import answer_failure, tell_of_refusal
+from keyguard.drivers.setup import Setup as Setup
 from keyguard.errors import GuardError, StoreBusy, StoreError
 from keyguard.flow import Blocking, Flow, Step, Wait
-from keyguard.http.forwarding import ClientAddress
 from keyguard.http.spelling import NOTHING, Inside
-from keyguard.keys.credentials import Sources
 from keyguard.logs import logger, plain
-from keyguard.ops import BestEffort, Degraded, Op, Settle, SettleHere, Store, TakeHere, traits_of
+from keyguard.ops import BestEffort, Degraded, Op, Settle, SettleHere, TakeHere, traits_of
 from keyguard.refusal import Refusal
 from keyguard.request import CarriedRequest, Deferred
 from keyguard.response import Response
 from keyguard.steps import CallApp, Detach
-from keyguard.stores.best_effort import BestEffortStore
-from keyguard.stores.circuit_breaker import CircuitBreaker
 
 log = logger("keyguard")
 
@@ -58,43 +54,6 @@ class Foreign:
 
     def __init__(self, yielded: Any) -> None:
         self.yielded = yielded
-
-
-class Setup(NamedTuple):
-    """A stack as its engines see it, whichever app they stand around."""
-
-    chain: Chain
-    store: Store
-    watched: CircuitBreaker | None
-    """The store under watch; `None` for one that cannot fail."""
-    here: CircuitBreaker
-    """Decides without the store. A store that cannot fail has this too, since a subclass of it may."""
-    aside: BestEffortStore | None
-    """The store for what no decision hangs on, by circuit breakers of its own; `None` if nothing is shared."""
-    source: ClientAddress
-    clock: Clock
-    provides: frozenset[str] = frozenset()
-    needs: frozenset[str] = frozenset()
-    """The needs of these guards that the stack itself does not meet, and layers further out must."""
-    sources: Sequence[Sources] = ()
-    """Where these guards look for credentials."""
-    filters_addresses: bool = False
-    """Whether one of them refuses callers by address, which no cache may stand outside of."""
-    notify: Callable[[Refusal], None] | None = None
-    instant: Callable[..., Any] | None = None
-    """Answers with ASGI messages what needs no request: the plain hits of a cache that stands outermost."""
-    underscores: frozenset[bytes] = frozenset()
-    """Names of request fields with an underscore that reach guards and app."""
-    request_id_header: str | None = None
-    """The response field in which refusals tell the request's id."""
-    note: Any = None
-    """Has a method `begin`, which is called when the app begins: it writes the rules of the stack down."""
-    notes: bool = False
-    """Whether requests are noted for handlers (`keyguard.request.current`)."""
-    stack: Any = None
-    """The stack itself, whose `check_routes(app, around)` is called when the app has all its routes."""
-    handlers: bool = False
-    """Whether handlers are expected: what makes bodies under WSGI is one too, and what they are refused is answered."""
 
 
 class Engine:
@@ -131,6 +90,7 @@ class Engine:
         "sources",
         "stack",
         "store",
+        "strips",
         "timeout",
         "underscores",
         "wait",
@@ -175,6 +135,7 @@ class Engine:
         self.request_id_header = setup.request_id_header
         self.note = setup.note
         self.notes, self.handlers, self.stack = setup.notes, setup.handlers, setup.stack
+        self.strips = setup.strips
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""

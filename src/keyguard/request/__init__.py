@@ -4,7 +4,6 @@ from keyguard.http.fields import FieldSet as FieldSet
 from keyguard.request.carried import SHARED_ASGI as SHARED_ASGI
 from keyguard.request.carried import SHARED_WSGI as SHARED_WSGI
 from keyguard.request.carried import CarriedRequest as CarriedRequest
-from keyguard.request.carried import RequestSettings as RequestSettings
 from keyguard.request.carried import carried as carried
 from keyguard.request.carried import veiled as veiled
 from keyguard.request.current import current_request as current_request
@@ -13,6 +12,7 @@ from keyguard.request.limits import LimitState as LimitState
 from keyguard.request.request import Deferred as Deferred
 from keyguard.request.request import Forward as Forward
 from keyguard.request.request import Request as Request
+from keyguard.request.settings import RequestSettings as RequestSettings
 from keyguard.request.state import RequestState as RequestState
 from keyguard.request.state import SharedState as SharedState
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, M
 from contextlib import contextmanager
 from hashlib import blake2b
 from os import urandom
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from keyguard.errors import AmbiguousPath
 from keyguard.http.callers import Told
@@ -20,15 +20,13 @@ from keyguard.http.routes import shown_path
 from keyguard.http.spelling import Spelling
 from keyguard.http.values import Fields
 from keyguard.request.request import Deferred, Request
+from keyguard.request.settings import RequestSettings
 from keyguard.request.state import SharedState
 
 if TYPE_CHECKING:
-    from keyguard.clock import Clock
     from keyguard.http.addresses import Address
-    from keyguard.http.forwarding import ClientAddress
     from keyguard.http.spelling import Inside
-    from keyguard.refusal import Refusal
-    from keyguard.response import FieldNames, Headers, Response
+    from keyguard.response import FieldNames, Headers
 
 SHARED_ASGI = "keyguard"
 """The key under which the state stands in an ASGI scope."""
@@ -42,29 +40,6 @@ _ONE_WORD = re.compile(r"[^\s,]+")
 def veiled(query: bytes) -> bytes:
     """A digest of a query, in which keys may stand; nothing for none."""
     return blake2b(query, digest_size=16).digest() if query else b""
-
-
-class RequestSettings(Protocol):
-    """The facts that all requests to one app have in common."""
-
-    source: ClientAddress
-    """Finds the caller's address."""
-    clock: Clock
-    inside: Inside
-    """The app and all that stands in front of it, as far as it can be seen."""
-    underscores: frozenset[bytes]
-    """The names, in lower case, of fields that are kept though their name has an underscore."""
-    handlers: bool
-    """Whether handlers are known to turn to guards while the app runs, and may be refused what they ask for."""
-
-    @property
-    def late(self) -> Callable[[Deferred], None] | None:
-        """Runs what is deferred after the end."""
-        ...
-
-    def refused(self, refusal: Refusal, response: Response) -> None:
-        """Tell of a refusal: the log, whoever listens, and the caller its id in a header field."""
-        ...
 
 
 class CarriedRequest(Request):
@@ -81,6 +56,7 @@ class CarriedRequest(Request):
         "_plain",
         "_spelling",
         "afterwards",
+        "ahead",
         "asked_for",
         "clock",
         "copied",
@@ -94,6 +70,7 @@ class CarriedRequest(Request):
         "scope",
         "settings",
         "state",
+        "stripped",
         "tab",
         "taken_off",
     )
@@ -116,6 +93,10 @@ class CarriedRequest(Request):
     """Whether a handler has asked which request it works for. Set if the request is noted."""
     over: bool
     """Whether the app has returned. Set then, and only in stacks that note their requests for handlers."""
+    ahead: Any
+    """Reads the body before the app does, if some guard of the stack may ask for it. Set then."""
+    stripped: set[str]
+    """The keys that were taken off the request before the app saw it. Set then."""
     tab: Any
     """The charges of handlers to the request. Set when they first make one."""
     taken_off: Sequence[bytes]
@@ -202,12 +183,12 @@ class CarriedRequest(Request):
             return
         ours = scope.keys() - before.keys()  # under WSGI each header field is a key
         self.scope = scope
-        self._forget_fields()
+        self.forget_fields()
         try:
             yield
         finally:
             self.scope = before
-            self._forget_fields()
+            self.forget_fields()
             for key, value in scope.items():  # others outside may look for what the app notes: `scope["route"]`
                 if key not in ours:
                     before.setdefault(key, value)
@@ -333,7 +314,7 @@ class CarriedRequest(Request):
         """Return the pattern of the route that a framework has matched, if it is known to tell it."""
         raise NotImplementedError
 
-    def _forget_fields(self) -> None:
+    def forget_fields(self) -> None:
         """Drop what was read from the scope's header fields."""
 
     def _find_plain(self) -> str:

@@ -284,6 +284,7 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
             request_id_header=self._request_id_header,
             note=self._note if self._guarding else None,
             notes=self._notes,
+            strips=[sources_of(guard) for guard in self._declared if guard.strips],
             handlers=self._handlers,
             stack=self,
         )

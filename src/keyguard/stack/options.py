@@ -65,6 +65,7 @@ class APIKeysOptions(StackOptions, total=False):
     stale_if_error: Duration
     realm: str
     preflights: bool | None
+    strip: bool
     name: str
 
 

@@ -22,6 +22,7 @@ from keyguard.drivers.bridges import opened
 from keyguard.drivers.field_names import KNOWN_NAMES, NAME_OF, clean_scope, tell_of_folding
 from keyguard.drivers.inspection.layers import lacking_within
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
+from keyguard.drivers.stripping import strip_keys
 from keyguard.errors import ConfigurationError
 from keyguard.guard import Ask
 from keyguard.ops import close_in_loop, traits_of
@@ -117,6 +118,8 @@ class ASGIDriver:
         if begun:  # those that have left a mark are told of the head
             telling = Telling(engine, request, begun, send)
         request.reached_app = True
+        if engine.strips:
+            strip_keys(request, scope, engine.strips)
         mark = bridges.pass_on(request, scope, "scheme") if bridges.crossing else ""
         app, token = self.app, None
         if engine.handlers:

@@ -35,6 +35,7 @@ from keyguard.drivers.asgi.messages import ASGIApp, Message, Receive, Send, as_s
 from keyguard.drivers.asgi.request import ByteHeaders, Scope
 from keyguard.drivers.bridges import pass_on, returned
 from keyguard.drivers.interpreter import Engine, Foreign, Pending
+from keyguard.drivers.stripping import strip_keys
 from keyguard.errors import NoResponse
 from keyguard.flow import Flow
 from keyguard.process.event_loops import in_loop, mark_coroutine_function
@@ -136,6 +137,8 @@ class Exchange:
         """Run the app. Returns the next stop, or `None` if the response has gone."""
         self.state, self.request.state.failure = WAIT, None
         self.request.reached_app = True
+        if self.engine.strips:
+            strip_keys(self.request, scope, self.engine.strips)
         mark = pass_on(self.request, scope, "scheme")
         error: Exception
         try:

@@ -198,7 +198,7 @@ class ASGIRequest(CarriedRequest):
             scope = {**scope, "headers": replaced(scope["headers"], fields)}
         return scope
 
-    def _forget_fields(self) -> None:
+    def forget_fields(self) -> None:
         self._fields = None
 
     def _matched_route(self) -> str | None:

@@ -28,6 +28,7 @@ from keyguard.chain import Begun, checked, within
 from keyguard.drivers.bodies import feed
 from keyguard.drivers.bridges import pass_on, returned
 from keyguard.drivers.interpreter import Engine, Foreign
+from keyguard.drivers.stripping import strip_keys
 from keyguard.drivers.wsgi.body import Body, Peeked, SizedBody, close
 from keyguard.drivers.wsgi.driving import (
     NO_BODY,
@@ -147,6 +148,8 @@ class Exchange:
         """Run the app up to its head, and the guards over that. Returns the next stop, or the body."""
         self.state, self.request.state.failure = WAIT, None
         self.request.reached_app = True
+        if self.engine.strips:
+            strip_keys(self.request, environ, self.engine.strips)
         self.head = None
         mark = pass_on(self.request, environ, "wsgi.url_scheme")
         error: Exception

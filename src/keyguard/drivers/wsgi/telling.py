@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from keyguard.chain import Marks, give_up, tell
 from keyguard.drivers import bridges
 from keyguard.drivers.interpreter import Engine
+from keyguard.drivers.stripping import strip_keys
 from keyguard.drivers.wsgi.body import Peeked, close
 from keyguard.drivers.wsgi.driving import (
     NO_BODY,
@@ -58,6 +59,8 @@ class Telling:
         self.failure: Exception | None = None
         """Of a mark, when it was told: what the app does from then on fails too, and a 503 stands in for it."""
         request.reached_app = True
+        if engine.strips:
+            strip_keys(request, request.scope, engine.strips)
         mark = bridges.pass_on(request, request.scope, "wsgi.url_scheme") if bridges.crossing else ""
         iterable: Iterable[bytes] | None = None
         try:

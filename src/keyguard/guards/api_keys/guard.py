@@ -53,9 +53,11 @@ class APIKeys(Guard):
       with the context variables of the request, and in place under WSGI. It is not asked about an empty key. The name
       that it gives the caller stands in logs and stores: it must not be the key itself.
     - `sources`: where a key may stand: names of header fields (`"authorization"` means its Bearer scheme, RFC 6750),
-      `"cookie:name"`, `"query:name"`. A key in the query ends in logs and browser histories: off by default. A Bearer
-      text that does not begin with `prefix` is not a key, but an app's own: beside a key it is ignored. With a `lookup`
-      every text is a key.
+      `"authorization:Token"` for another scheme, `"basic:user"` or `"basic:password"`, `"cookie:name"`, `"query:name"`,
+      `"subprotocol:name"` for a websocket subprotocol `name.KEY`. A key in the query ends in logs and browser
+      histories: off by default. A Bearer text that does not begin with `prefix` is not a key, but an app's own: beside
+      a key it is ignored. With a `lookup` every text is a key. Two different keys are refused, wherever they stand.
+    - `strip`: whether what stands in the `sources` is taken off the request before the app sees it.
     - `public`: path patterns that need no key; exact (`"/health"`), whole subtrees (`"/docs/*"`); or `path(...)`.
     - `paths`: only these need a key; by default all do. A path that is in both lists needs none.
     - `ignore_case`: the app routes paths in any case, so `paths` are meant in any case.
@@ -109,6 +111,7 @@ class APIKeys(Guard):
         stale_if_error: Duration = 300,
         realm: str = "api",
         preflights: bool | None = None,
+        strip: bool = False,
         name: str = UNNAMED,
     ) -> None:
         self.lookup: Lookup | None = settings.checked_lookup(lookup)
@@ -120,13 +123,14 @@ class APIKeys(Guard):
         self.paths = on_paths("paths", paths, ignore_case)
         self.optional = settings.switch("optional", optional)
         self.lets_anonymous_pass = self.optional or self.public is not None or self.paths is not None
+        self.strips = settings.switch("strip", strip)
         self.preflights = settings.checked_preflights(preflights)
         self.scopes = settings.needed_scopes(scopes)
         self.peppers = Peppers(pepper)
         self.name = settings.checked_name(name)
         self._guesses = Guesses(name, guesses, lookup)
         self.facts = self._guesses.facts
-        self._refuse = KeyRefusals(settings.checked_realm(realm))
+        self._refuse = KeyRefusals(settings.checked_realm(realm), self.sources)
         self._known = KnownKeys()
         self.records = Records(
             name,
@@ -236,7 +240,7 @@ class APIKeys(Guard):
             return refuse_bad_request(request, detail, reason="two-keys")
         if self.sources.foreign(request):  # not a guess of ours: it cannot be a key
             return self._refuse.key(request, "malformed")
-        return self._refuse.key(request, "no-key", "Send an API key.", sent=False)
+        return self._refuse.without_key(request, mistaken=self.sources.mistaken(request))
 
     def judge(self, request: CarriedRequest, scopes: frozenset[str]) -> Response | None:
         """Refuse a request that has passed without a key, or whose key lacks one of these scopes."""

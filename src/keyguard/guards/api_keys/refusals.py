@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keyguard.clock import whole_seconds
+from keyguard.keys.credentials import Sources
 from keyguard.ops import Taken
 from keyguard.problem import refuse_for
 from keyguard.rates import NEVER
@@ -14,8 +15,25 @@ from keyguard.response import Response
 class KeyRefusals:
     """Makes the refusals of one guard, whose challenges name its realm."""
 
-    def __init__(self, realm: str) -> None:
-        self._challenge = f'Bearer realm="{realm}"'
+    def __init__(self, realm: str, sources: Sources) -> None:
+        # A 401 has a challenge (RFC 9110, section 15.5.2), also if keys do not stand in Authorization at all.
+        self._challenges = [f'{scheme} realm="{realm}"' for scheme in sources.schemes or ("ApiKey",)]
+        self._forms = " or ".join(f"'{form}'" for form in sources.forms)
+
+    def _told(self, more: str) -> list[tuple[str, str]]:
+        """Return the challenges; what is more is for the Bearer scheme, which alone has words for it (RFC 6750)."""
+        told = [one + more if one.startswith("Bearer ") else one for one in self._challenges]
+        return [("WWW-Authenticate", one) for one in told]
+
+    def without_key(self, request: Request, *, mistaken: bool) -> Response:
+        """Refuse a request that has no key; `mistaken` if it has something else in the place of one.
+
+        That is not repeated: it may be a key, with no scheme before it.
+        """
+        if mistaken:
+            detail = f"Send an API key as {self._forms}. What stands in Authorization has another form."
+            return self.key(request, "other-scheme", detail, sent=False)
+        return self.key(request, "no-key", "Send an API key.", sent=False)
 
     def key(
         self,
@@ -29,8 +47,7 @@ class KeyRefusals:
     ) -> Response:
         """Refuse a request for its key, or for having none."""
         # error="invalid_token" only if a key was sent (RFC 6750, section 3.1).
-        challenge = self._challenge + ', error="invalid_token"' if sent else self._challenge
-        headers = [("WWW-Authenticate", challenge)]
+        headers = self._told(', error="invalid_token"' if sent else "")
         return refuse_for(
             request, Cause.CREDENTIALS, detail, reason=reason, headers=headers, key_id=key_id, subject=subject
         )
@@ -38,9 +55,10 @@ class KeyRefusals:
     def scopes(self, request: Request, missing: list[str]) -> Response:
         """Refuse a request whose key lacks scopes."""
         scope = " ".join(missing)
-        challenge = f'{self._challenge}, error="insufficient_scope", scope="{scope}"'
+        told = self._told(f', error="insufficient_scope", scope="{scope}"')
+        challenge = [field for field in told if "error=" in field[1]]
         detail = f"The API key is valid, but lacks the scope {scope}."
-        return refuse_for(request, Cause.PERMISSION, detail, reason="scope", headers=[("WWW-Authenticate", challenge)])
+        return refuse_for(request, Cause.PERMISSION, detail, reason="scope", headers=challenge)
 
     def guessing(self, request: Request, taken: Taken, key_id: str = "", subject: str = "") -> Response:
         """Refuse a request from an address that has sent too many wrong keys."""
