@@ -26,7 +26,7 @@ from keyguard.guards.cache import CacheStats, Explanation, cache_control, vary
 from keyguard.guards.overload import OverloadStats
 from keyguard.guards.rate_limit import Outcome
 from keyguard.identity import ANONYMOUS, Identity
-from keyguard.keys import IssuedKey, KeyRecord, KeyRegistry
+from keyguard.keys import BrokenImport, ForeignKey, Imports, IssuedKey, KeyRecord, KeyRegistry
 from keyguard.problem import refuse
 from keyguard.rates import credits, quota, smooth
 from keyguard.refusal import Cause, Refusal
@@ -46,16 +46,19 @@ __all__ = [
     "AuditLog",
     "AuditRecord",
     "Ban",
+    "BrokenImport",
     "CacheStats",
     "Cause",
     "Concurrency",
     "ConfigurationError",
     "Explanation",
+    "ForeignKey",
     "Forward",
     "Guard",
     "Headers",
     "IPFilter",
     "Identity",
+    "Imports",
     "IssuedKey",
     "KeyNotFound",
     "KeyRecord",

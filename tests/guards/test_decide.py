@@ -16,6 +16,7 @@ from keyguard import (
     Ban,
     Cause,
     Concurrency,
+    ForeignKey,
     Identity,
     IPFilter,
     Keyguard,
@@ -127,7 +128,7 @@ def test_what_says_nothing_about_decisions_may_be_overridden() -> None:
     patched = APIKeys()
     patched.admitted = print  # type: ignore[attr-defined]
     assert may_decide(patched)
-    patched._look_up = print  # type: ignore[method-assign, assignment]
+    patched._missing_scopes = print  # type: ignore[method-assign, assignment]
     assert not may_decide(patched)
 
 
@@ -191,6 +192,15 @@ def stacks(name: str, store: Any, clock: ManualClock) -> Keyguard:
             APIKeys(lookup=owner, scopes=["read"], guesses="20/minute"),
             RateLimit("9/minute", by="subject"),
         ],
+        "all kinds of keys": [
+            APIKeys(lookup=owner, issued=True, imported=True, scopes=["read"], guesses="20/minute"),
+            RateLimit("9/minute", by="subject"),
+        ],
+        "imported keys": [
+            RateLimit("60/minute", by="ip"),
+            APIKeys(imported=True, optional=True),
+            RateLimit("9/minute", by="subject"),
+        ],
         "scopes by path": [
             APIKeys(scopes=needed, optional=True, guess_exempt=["198.51.100.2/32"], public=["/open/*"]),
             RateLimit("9/minute", by="subject"),
@@ -202,6 +212,9 @@ def stacks(name: str, store: Any, clock: ManualClock) -> Keyguard:
         ],
     }
     return Keyguard(*guards[name], store=store, clock=clock, trusted_proxies=["192.0.2.0/24"])
+
+
+ELSEWHERE = "sk_9f8e7d6c5b4a39281706"
 
 
 def registry(store: Any, clock: ManualClock) -> KeyRegistry:
@@ -329,7 +342,8 @@ def test_the_short_and_the_long_way_answer_alike(name: str, world: str, monkeypa
         issue("none"),
         issue("near", scopes=["read"], networks=["198.51.100.1/32"]),
     ]
-    keys = [each.key.reveal() for each in issued]
+    registry(short_store, clock).import_keys([ForeignKey("made elsewhere", key=ELSEWHERE, scopes=["read"])])
+    keys = [ELSEWHERE, *[each.key.reveal() for each in issued]]
     long_store.execute([Put(key, value) for key, value in short_store.scan("")])
     site = asgi_site if world == "asgi" else wsgi_site
     apps = [getattr(stack, world)(site) for stack in (short, long)]
@@ -357,11 +371,12 @@ def test_both_ways_ask_a_store_that_must_be_awaited_the_same_and_answer_alike(
     both = [short, stacks(name, stores[1], clock)]
     issue = registry(stores[0], clock).issue
     issued = [issue("acme", plan="free", scopes=["read"]), issue("else", plan="pro")]
+    registry(stores[0], clock).import_keys([ForeignKey("made elsewhere", key=ELSEWHERE, scopes=["read"])])
     stores[1].execute([Put(key, value) for key, value in stores[0].scan("")])
     apps = [getattr(stack, world)(asgi_site if world == "asgi" else wsgi_site) for stack in both]
     for seed in range(120):
         random = Random(f"{name} {seed}")
-        ask = random_ask(random, [each.key.reveal() for each in issued])
+        ask = random_ask(random, [ELSEWHERE, *[each.key.reveal() for each in issued]])
         outcomes = [FINE, FINE, FINE, random.choice([FINE, LATE, BUSY, FAILS, STUMBLES])]
         answers = []
         for store, app in zip(stores, apps, strict=True):

@@ -34,6 +34,9 @@ WRONG: dict[Callable[..., Any], list[dict[str, Any]]] = {
     ],
     APIKeys: [
         {"lookup": 1},
+        {"issued": False},
+        {"imported": 1},
+        {"hmac_secret": "an HMAC of no imported keys"},
         {"sources": ["a header"]},
         {"public": ["health"]},
         {"paths": ["admin"]},

@@ -45,7 +45,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = (
-    Command("keys", "issue, list, show, update, revoke and rotate API keys", "keys"),
+    Command("keys", "issue, list, update, rotate, disable, revoke and import API keys", "keys"),
     Command("store", "make, check and copy stores", "store"),
     Command("limits", "show and change what callers have spent of their limits", "limits"),
     Command("bans", "list and lift bans, and take over those of elsewhere", "bans"),

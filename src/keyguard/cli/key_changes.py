@@ -21,6 +21,16 @@ def note_issued(store: Store, record: KeyRecord) -> None:
     _note(store, "keys.issue", record.id, {}, {name: value for name, value in _told(record).items() if value})
 
 
+def note_imported(store: Store, found: Mapping[str, int]) -> None:
+    """Note that keys were imported, and how many."""
+    _note(store, "keys.import", None, {}, found)
+
+
+def note_deleted(store: Store, before: KeyRecord) -> None:
+    """Note that a key was deleted, and what it was."""
+    _note(store, "keys.delete", before.id, {name: value for name, value in _told(before).items() if value}, {})
+
+
 def note_rotated(store: Store, successor: KeyRecord, overlap: str) -> None:
     """Note that a key has got a successor."""
     _note(store, "keys.rotate", str(successor.replaces), {}, {"replaced_by": successor.id, "overlap": overlap})
@@ -41,7 +51,7 @@ def _told(record: KeyRecord) -> dict[str, Any]:
     return {name: value for name, value in {**members, "metadata": names}.items() if name != "id"}
 
 
-def _note(store: Store, action: str, id: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+def _note(store: Store, action: str, id: str | None, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     record = new_record(wall_clock(), actor=operator(), action=action, caller=id, before=before, after=after)
     try:
         store.execute([writing(record)])

@@ -16,14 +16,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from keyguard.cli import key_import
 from keyguard.cli.input import FORMS, add_json, add_store, duration, given, separated, when
-from keyguard.cli.key_changes import note_changed, note_issued, note_rotated
+from keyguard.cli.key_changes import note_changed, note_deleted, note_issued, note_rotated
 from keyguard.cli.opening import app_of, store_for
 from keyguard.cli.output import members_of, print_json, print_table, show_issued, show_record
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.keys import KeyRegistry
-from keyguard.units import microseconds, rfc3339
+from keyguard.keys import KeyRecord, KeyRegistry
+from keyguard.logs import plain
+from keyguard.units import as_datetime, microseconds, rfc3339
 
 _MOMENT = "30d from now, a date (its begin in UTC), or an ISO 8601 moment"
 
@@ -50,6 +52,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     issue.add_argument("--metadata", action="append", default=[], type=_pair, metavar="NAME=VALUE")
     issue.add_argument("--not-before", type=when, metavar="WHEN", help=_MOMENT)
     issue.add_argument("--expires", type=when, metavar="WHEN", help=_MOMENT)
+    issue.add_argument("--name", help="what you call it, for people to read")
+    issue.add_argument(
+        "--if-absent",
+        action="store_true",
+        help="only if the subject has no key of this --name that is not revoked, expired or deleted; else it is left "
+        "as it is, nothing stands on standard output, and the exit code is 0 all the same",
+    )
     issue.add_argument("--prefix", help="how the key begins: kg, if not given")
     issue.add_argument("--env", help="its second word: live, if not given; APIKeys accepts one alone, if not told to")
 
@@ -89,6 +98,25 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     revoke.add_argument("id", help=named)
     revoke.add_argument("--reason", help="noted in the record")
 
+    disable = action("disable", _disable, "put a key out of use, within a second, until it is enabled again")
+    enable = action("enable", _enable, "put a key that was disabled into use again")
+    delete = action("delete", _delete, "delete a key and all that is known of it; to revoke it keeps the record")
+    for command in (disable, enable, delete):
+        command.add_argument("id", help=named)
+    delete.add_argument("--force", action="store_true", help="also one that still works")
+
+    taking = action("import", _import, "take over keys that were made elsewhere, all of a file or none")
+    taking.add_argument("file", metavar="FILE", help="- for standard input")
+    taking.add_argument("--format", choices=["lines", "csv", "jsonl"], help="else by the file's name; lines")
+    taking.add_argument("--of", choices=["key", "sha256", "hmac-sha256"], default="key", help="what a line is: key")
+    taking.add_argument("--owner", help="of those that name none; else their subject")
+    taking.add_argument("--subject", help="of those that name none: whom their limits belong to")
+    taking.add_argument("--plan", help="of those that name none")
+    taking.add_argument("--scope", action="extend", type=separated, help="of those that name none; by commas")
+    taking.add_argument("--expires", type=when, metavar="WHEN", help=f"of those that name none; {_MOMENT}")
+    taking.add_argument("--skip-broken", action="store_true", help="leave broken lines out, and tell them")
+    taking.add_argument("--dry-run", action="store_true", help="check the file, and write nothing")
+
     rotate = action("rotate", _rotate, "issue a successor; the old key works on for a while")
     rotate.add_argument("id", help=named)
     rotate.add_argument(
@@ -107,21 +135,38 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _issue(options: argparse.Namespace) -> int:
+    if options.if_absent and not options.name:
+        raise ConfigurationError("--if-absent needs the --name that tells whether the key is there")
     registry = _registry(options, make=True)
     _warn_of_plan(registry, options.plan)
-    issued = registry.issue(
-        options.owner,
-        subject=options.subject,
-        plan=options.plan,
-        scopes=options.scope,
-        networks=options.network,
-        metadata=dict(options.metadata),
-        not_before=options.not_before,
-        expires=options.expires,
-        env=options.env,
-    )
+    given: dict[str, Any] = {
+        "subject": options.subject,
+        "plan": options.plan,
+        "scopes": options.scope,
+        "networks": options.network,
+        "metadata": dict(options.metadata),
+        "not_before": options.not_before,
+        "expires": options.expires,
+        "env": options.env,
+    }
+    if options.if_absent:
+        issued = registry.issue_if_absent(options.owner, options.name, **given)
+        if isinstance(issued, KeyRecord):
+            return _show_present(issued, options)
+    else:
+        issued = registry.issue(options.owner, name=options.name, **given)
     note_issued(registry.store, issued.record)
     return show_issued(issued, options)
+
+
+def _show_present(record: KeyRecord, options: argparse.Namespace) -> int:
+    """Tell that the key is there: a script that reads standard output gets nothing, or JSON without a `key`."""
+    if options.json:
+        return show_record(record, options)
+    status = record.status(as_datetime(wall_clock()))
+    what = "" if status in ("active", "rotating") else f", and is {status}"
+    print(plain(f"Key {record.id} of {record.owner} is there already{what}: none was made."), file=sys.stderr)
+    return 0
 
 
 def _rotate(options: argparse.Namespace) -> int:
@@ -154,6 +199,36 @@ def _revoke(options: argparse.Namespace) -> int:
     before, after = registry.get(id), registry.revoke(id, options.reason)
     note_changed(registry.store, "keys.revoke", before, after)
     return show_record(after, options)
+
+
+def _disable(options: argparse.Namespace) -> int:
+    registry, id = _registry(options), _key(options)
+    before, after = registry.get(id), registry.disable(id)
+    note_changed(registry.store, "keys.disable", before, after)
+    return show_record(after, options)
+
+
+def _enable(options: argparse.Namespace) -> int:
+    registry, id = _registry(options), _key(options)
+    before, after = registry.get(id), registry.enable(id)
+    note_changed(registry.store, "keys.enable", before, after)
+    return show_record(after, options)
+
+
+def _delete(options: argparse.Namespace) -> int:
+    registry, id = _registry(options), _key(options)
+    status = registry.get(id).status(as_datetime(wall_clock()))
+    if status in ("active", "rotating", "pending") and not options.force:
+        raise ConfigurationError(f"this key is {status}: revoke or disable it first, or delete it by --force")
+    deleted = registry.delete(id)
+    note_deleted(registry.store, deleted)
+    return show_record(deleted, options)
+
+
+def _import(options: argparse.Namespace) -> int:
+    registry = _registry(options, make=True)
+    _warn_of_plan(registry, options.plan)
+    return key_import.run(registry, options)
 
 
 def _update(options: argparse.Namespace) -> int:

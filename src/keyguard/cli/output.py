@@ -71,6 +71,7 @@ _COLUMNS: dict[str, Callable[[KeyRecord], str | None]] = {
     "ID": lambda record: record.id,
     "STATUS": lambda record: record.status(as_datetime(wall_clock())),
     "OWNER": lambda record: record.owner,
+    "NAME": lambda record: record.name,
     "SUBJECT": lambda record: record.subject if record.subject != record.owner else None,
     "PLAN": lambda record: record.plan,
     "SCOPES": lambda record: " ".join(sorted(record.scopes)),

@@ -31,6 +31,7 @@ def draft(
     metadata: Mapping[str, Any] | None,
     not_before: Moment | None,
     expires: Moment | None,
+    name: str | None = None,
 ) -> tuple[KeyRecord, PlainKey]:
     """Return the record of a new key, and the key. Raise `ValueError` for a value that cannot be."""
     key = new_key(prefix, env)
@@ -50,6 +51,7 @@ def draft(
         metadata=checked_metadata(metadata),
         not_before=begins,
         expires=ends,
+        name=None if name is None else checked_text("name", name),
     )
     return record, key
 

@@ -16,9 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keyguard.digests import digest
 from keyguard.errors import ConfigurationError, KeyNotFound, StoreError
-from keyguard.keys.format import Peppers, PlainKey, new_key
-from keyguard.keys.record import KeyRecord, decode, encode_again, encode_new, read_head, record_key, trusted
+from keyguard.keys.format import Peppers, PlainKey, new_key, parse_key
+from keyguard.keys.imported import Imported, ids_in, may_be_imported
+from keyguard.keys.record import ENTRY, KeyRecord, decode, encode_again, encode_new, read_head, record_key, trusted
 from keyguard.keys.values import checked_text, key_id
 from keyguard.logs import word
 from keyguard.ops import CompareAndSet, Put, Read, ReadWithTime, head_of
@@ -32,7 +34,11 @@ NO_PEPPER = (
     "this store holds keys that were made with a pepper, and none is set: a key that is made without would not be "
     "accepted beside them. Set KEYGUARD_PEPPER to that of the app"
 )
+NAMED = ENTRY + "n"
+"""The beginning of the store's keys of entries that lead from a subject and a name to the id of a key."""
+
 _TRIES = 20
+_GENERATIONS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +61,62 @@ class Flows:
             raise StoreError("a key of this id exists already")  # 71 random bits: it does not happen
         return IssuedKey(key, record)
 
+    async def issue_if_absent(self, record: KeyRecord, key: PlainKey) -> IssuedKey | KeyRecord:
+        """Issue a key, unless its subject has a working one of its name: then return the record of that.
+
+        An entry leads from subject and name to it, so of two that do so at the same time one issues.
+        """
+        entry = NAMED + digest([record.subject, str(record.name)])
+        for _ in range(_TRIES):
+            known: Any = await Read(entry)
+            there = await self._working(known[0])
+            if there is not None:
+                return there
+            name = record_key(key.id)
+            values = {name: encode_new(record, self._peppers, key), entry: key.id.encode()}
+            if await CompareAndSet({name: None, entry: known[0]}, values):
+                return IssuedKey(key, record)
+        raise StoreError("the key is being changed by others all the time")
+
+    async def _working(self, known: bytes | None) -> KeyRecord | None:
+        """Return the record that an entry leads to, or the last of its successors; `None` if that has ended."""
+        id = None if known is None else known.decode("ascii", "replace")
+        for _ in range(_GENERATIONS):
+            if id is None:
+                return None
+            looked: Any = await ReadWithTime(record_key(id))
+            now, (stored,) = looked
+            if stored is None:
+                return None
+            record = decode(stored)
+            if record.replaced_by is None:
+                ended = record.status(as_datetime(now)) in ("revoked", "expired")
+                return None if ended else record
+            id = record.replaced_by
+        raise StoreError("a key has too many successors")
+
+    async def disable(self, id: str, disabled: bool) -> KeyRecord:
+        def changed(record: KeyRecord, now: int) -> KeyRecord:
+            status = record.status(as_datetime(now))
+            if status in ("revoked", "expired", "replaced"):
+                raise ValueError(f"key {record.id} is {status}, and not valid any more: issue a new one instead")
+            return replace(record, disabled=disabled)
+
+        return await self.change(id, changed)
+
+    async def delete(self, id: str) -> KeyRecord:
+        id = await self._id_of(id)
+        name = record_key(id)
+        for _ in range(_TRIES):
+            stored, _ = await self.stored(id)
+            record = decode(stored)
+            if await CompareAndSet({name: stored}, {name: None}):
+                return record
+        raise StoreError("the key is being changed by others all the time")
+
     async def get(self, id: str) -> KeyRecord:
-        stored, _ = await self.stored(key_id(id))
+        id = await self._id_of(id)
+        stored, _ = await self.stored(id)
         return decode(stored)
 
     async def revoke(self, id: str, reason: str | None) -> KeyRecord:
@@ -70,8 +130,9 @@ class Flows:
         return await self.change(id, revoked, untrusted=True)
 
     async def rotate(self, id: str, overlap: int) -> IssuedKey:
+        id = await self._id_of(id)
         for _ in range(_TRIES):
-            stored, now = await self.stored(key_id(id))
+            stored, now = await self.stored(id)
             old = self.trusted(stored)
             if read_head(stored).pepper and not self._peppers.current:
                 raise ConfigurationError(NO_PEPPER)
@@ -81,7 +142,7 @@ class Flows:
             if status not in ("active", "pending"):
                 raise ValueError(f"key {old.id} is {status}: issue a new one instead")
             key = new_key(old.prefix, old.env)
-            successor = replace(old, id=key.id, created=as_datetime(now), replaces=old.id)
+            successor = replace(old, id=key.id, created=as_datetime(now), replaces=old.id, imported=None, verifier=None)
             retired = replace(old, replaced_by=key.id, retires=as_datetime(now + overlap))
             name, new_name = record_key(old.id), record_key(key.id)
             await self.noted()
@@ -100,14 +161,31 @@ class Flows:
         self, id: str, change: Callable[[KeyRecord, int], KeyRecord], *, untrusted: bool = False
     ) -> KeyRecord:
         """Change a record; with `untrusted` also one that is not valid, and will not be."""
-        name = record_key(key_id(id))
+        id = await self._id_of(id)
+        name = record_key(id)
         for _ in range(_TRIES):
-            stored, now = await self.stored(key_id(id))
+            stored, now = await self.stored(id)
             record = change(decode(stored) if untrusted else self.trusted(stored), now)
             data = encode_again(record, self._peppers, stored)
             if data == stored or await CompareAndSet({name: stored}, {name: data}):
                 return record
         raise StoreError("the key is being changed by others all the time")
+
+    async def _id_of(self, text: str) -> str:
+        """Return the id that is named, by itself or by its whole key, issued or imported.
+
+        Raises `KeyNotFound`, which does not show what may be a key.
+        """
+        if parse_key(text) is None and may_be_imported(text):
+            exact, _ = Imported(self._peppers).places(text)
+            found = ids_in(await Read(*exact))
+            if not found:
+                raise KeyNotFound(
+                    "there is no key of this text; an id has 12 characters, and an imported key of which only a slow "
+                    "hash is known is named by its id"
+                )
+            return found[0]
+        return key_id(text)
 
     async def noted(self) -> bool:
         """Note that the store holds keys with a pepper, if this registry makes such; else read the note.

@@ -169,6 +169,13 @@ class Peppers:
         """Make the digest for a sealed record of that of an unsealed one. Raises `KeyError` for an unknown version."""
         return _sealed(self._peppers[version], digest)
 
+    def keyed(self, label: bytes, data: bytes) -> dict[int, bytes]:
+        """Return 32 bytes made of `data` under each pepper, by version; those of another label are others."""
+        found = {}
+        for version, pepper in self._peppers.items():
+            found[version] = hmac.digest(pepper, b"\0" + label + b"\0" + data, "sha256")
+        return found
+
     def seal(self, version: int, data: bytes) -> bytes:
         """Make 32 bytes of `data`, which nobody can without the pepper. Raises `KeyError` for an unknown version."""
         return hmac.digest(self._peppers[version], b"\0record\0" + data, "sha256")

@@ -33,6 +33,11 @@ _LAYOUT = 2
 _NO_SEAL = bytes(32)
 
 
+ENTRY = "key|~"
+"""The beginning of the store's keys of entries that lead to the ids of keys: by a name, say. They are in one pool with
+the records, so that both are written at once on a cluster, too; no id begins so."""
+
+
 def record_key(id: str) -> str:
     """Return the store's key of a key's record."""
     return f"key|{id}"
@@ -67,6 +72,12 @@ class KeyRecord:
     """When a key that was rotated stops working."""
     disabled: bool = False
     """True for a key that is out of use for now."""
+    name: str | None = None
+    """What its issuer calls it: a subject has one working key of a name that was issued with `if_absent`."""
+    imported: str | None = None
+    """How a key that was made elsewhere was imported: `key`, `sha256`, `hmac-sha256`, `argon2`, `bcrypt` and so on."""
+    verifier: str | None = field(default=None, repr=False)
+    """The slow hash that it was imported with, until it is first used. Commands do not show it."""
 
     @property
     def not_after(self) -> datetime | None:
@@ -95,6 +106,9 @@ _FIELDS = (
 )  # fmt: skip
 
 
+_NEWER = ("name", "imported")
+"""Members that are written only if they are there: so earlier versions go on reading the records of all other keys."""
+
 MOMENTS = ("created", "not_before", "expires", "revoked", "retires")
 
 
@@ -110,6 +124,9 @@ def to_json(record: KeyRecord) -> dict[str, Any]:
     for name in MOMENTS:
         if members[name] is not None:
             members[name] = in_microseconds(members[name])
+    for name in _NEWER:
+        if getattr(record, name) is not None:
+            members[name] = getattr(record, name)
     return {**members, "scopes": sorted(record.scopes), "networks": list(record.networks)}
 
 
@@ -127,6 +144,14 @@ def encode(record: KeyRecord, peppers: Peppers, head: Head, *, sealed: bool = Tr
 def encode_new(record: KeyRecord, peppers: Peppers, key: PlainKey) -> bytes:
     """Make the bytes to store of a new key."""
     return encode(record, peppers, Head(_LAYOUT, KEYED, 0, peppers.current, 0, 0, peppers.digest(key)))
+
+
+def encode_imported(record: KeyRecord, peppers: Peppers, kind: int, digest: bytes) -> bytes:
+    """Make the bytes to store of a key that was made elsewhere, with the digest of its kind under the current pepper.
+
+    See `imported.py`.
+    """
+    return encode(record, peppers, Head(_LAYOUT, kind, 0, peppers.current, 0, 0, digest))
 
 
 def encode_again(record: KeyRecord, peppers: Peppers, stored: bytes) -> bytes:
@@ -148,7 +173,10 @@ def _begin_of(record: KeyRecord) -> int:
 
 
 def _text(record: KeyRecord) -> bytes:
-    return json.dumps(to_json(record), separators=(",", ":"), sort_keys=True).encode()
+    members = to_json(record)
+    if record.verifier is not None:
+        members["verifier"] = record.verifier
+    return json.dumps(members, separators=(",", ":"), sort_keys=True).encode()
 
 
 def read_head(stored: bytes) -> Head:
@@ -210,7 +238,9 @@ def _check_kinds(record: KeyRecord) -> None:
 
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("id", "prefix", "env", "owner", "subject"), (str,)),
-    **dict.fromkeys(("plan", "revoked_for", "replaces", "replaced_by"), (str, type(None))),
+    **dict.fromkeys(
+        ("plan", "revoked_for", "replaces", "replaced_by", "name", "imported", "verifier"), (str, type(None))
+    ),
     **dict.fromkeys(("not_before", "expires", "revoked", "retires"), (datetime, type(None))),
     "created": (datetime,),
     "metadata": (dict,),

@@ -15,7 +15,9 @@ from keyguard.flow import Flow
 from keyguard.keys.drafts import UNCHANGED, Moment, changes_of, draft
 from keyguard.keys.flows import NO_PEPPER, PEPPERED, Flows, IssuedKey
 from keyguard.keys.format import Pepper, Peppers, PlainKey, check_words
-from keyguard.keys.record import KeyRecord, decode, has_pepper, record_key
+from keyguard.keys.record import ENTRY, KeyRecord, decode, has_pepper, record_key
+from keyguard.keys.switches import Switches
+from keyguard.keys.taking_over import TakesOver
 from keyguard.logs import word
 from keyguard.manual_clock import GivenClock, clock_from
 from keyguard.ops import Put, Store, head_of
@@ -26,10 +28,11 @@ from keyguard.units import Duration, as_datetime, microseconds
 _LONGEST_OVERLAP = "10000 days"
 
 
-class KeyRegistry:
+class KeyRegistry(TakesOver, Switches):
     """The keys in a store.
 
-    A method that takes an id also takes the whole key, so that a leaked one can be revoked as it was found.
+    A method that takes an id also takes the whole key, so that a leaked one can be revoked as it was found; but for an
+    imported one of which only a slow hash is known.
     Raises `KeyNotFound` for an unknown id, `ValueError` for a value that is not possible, `StoreError` if the store
     fails; `ConfigurationError` if a key would be made without a pepper in a store that holds keys with one, and for a
     change of a key whose pepper is not set. Revoking needs no pepper.
@@ -66,12 +69,14 @@ class KeyRegistry:
         not_before: Moment | None = None,
         expires: Moment | None = None,
         env: str | None = None,
+        name: str | None = None,
     ) -> IssuedKey:
         """Make a new key.
 
         `subject` is the one its limits belong to, by default the owner. `not_before` and `expires` are aware datetimes,
         or durations from now (a `timedelta`, or a text such as `"30 days"`). `scopes`, `networks` and `metadata` are
-        what `KeyRecord` says. `env` is the second word of the key, by default the registry's.
+        what `KeyRecord` says. `env` is the second word of the key, by default the registry's. `name` is what you call
+        it, for people to read.
         """
         record, key = self._draft(
             env,
@@ -83,9 +88,9 @@ class KeyRegistry:
             metadata=metadata,
             not_before=not_before,
             expires=expires,
+            name=name,
         )
-        if not run_flow(self.store, self._flows.noted()):
-            self._look()
+        self._note()
         return run_flow(self.store, self._flows.issue(record, key))
 
     async def aissue(
@@ -100,6 +105,7 @@ class KeyRegistry:
         not_before: Moment | None = None,
         expires: Moment | None = None,
         env: str | None = None,
+        name: str | None = None,
     ) -> IssuedKey:
         """Do as `issue` does, under an event loop."""
         record, key = self._draft(
@@ -112,6 +118,7 @@ class KeyRegistry:
             metadata=metadata,
             not_before=not_before,
             expires=expires,
+            name=name,
         )
         if not await arun_flow(self.store, self._flows.noted()):
             await in_thread(self._look)
@@ -130,7 +137,7 @@ class KeyRegistry:
     ) -> list[KeyRecord]:
         """Return all keys, oldest first; of one subject, status (see `KeyRecord.status`) or owner, if given."""
         now = as_datetime(self._clock())
-        records = [_named(key, value) for key, value in self.store.scan(record_key(""))]
+        records = [_named(key, value) for key, value in self._stored()]
         found = [
             record
             for record in records
@@ -145,6 +152,69 @@ class KeyRegistry:
     ) -> Sequence[KeyRecord]:
         """Do as `list` does, under an event loop."""
         return await in_thread(self.list, subject=subject, status=status, owner=owner)
+
+    def issue_if_absent(
+        self,
+        owner: str,
+        name: str,
+        *,
+        subject: str | None = None,
+        plan: str | None = None,
+        scopes: Iterable[str] = (),
+        networks: Iterable[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        not_before: Moment | None = None,
+        expires: Moment | None = None,
+        env: str | None = None,
+    ) -> IssuedKey | KeyRecord:
+        """Make a new key, unless the subject has one of this name that is not revoked, expired or deleted.
+
+        Then the record of that key, or of its last successor, is returned as it is, whatever plan and scopes are asked
+        for. Of many that call it at the same time one makes a key. The rest is as `issue` says.
+        """
+        record, key = self._draft(
+            env,
+            owner=owner,
+            subject=subject,
+            plan=plan,
+            scopes=scopes,
+            networks=networks,
+            metadata=metadata,
+            not_before=not_before,
+            expires=expires,
+            name=name,
+        )
+        self._note()
+        return run_flow(self.store, self._flows.issue_if_absent(record, key))
+
+    async def aissue_if_absent(
+        self,
+        owner: str,
+        name: str,
+        *,
+        subject: str | None = None,
+        plan: str | None = None,
+        scopes: Iterable[str] = (),
+        networks: Iterable[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        not_before: Moment | None = None,
+        expires: Moment | None = None,
+        env: str | None = None,
+    ) -> IssuedKey | KeyRecord:
+        """Do as `issue_if_absent` does, under an event loop."""
+        return await in_thread(
+            self.issue_if_absent,
+            owner,
+            name,
+            subject=subject,
+            plan=plan,
+            scopes=scopes,
+            networks=networks,
+            metadata=metadata,
+            not_before=not_before,
+            expires=expires,
+            env=env,
+        )
 
     def revoke(self, id: str, reason: str | None = None) -> KeyRecord:
         """Make a key invalid, for good, in every process within a second. Revoking it again changes nothing."""
@@ -207,7 +277,7 @@ class KeyRegistry:
         nothing, if a pepper is not the one that sealed records of its version were made with: keys would be lost.
         """
         done = left = 0
-        found = list(self.store.scan(record_key("")))
+        found = self._stored()
         self._flows.check_peppers([stored for _, stored in found])
         for name, stored in found:
             if (head := head_of(stored)) is not None and head.layout > 1:
@@ -231,9 +301,17 @@ class KeyRegistry:
         changes = changes_of(self._clock(), **given)
         return self._flows.change(id, lambda record, now: replace(record, **changes))
 
+    def _stored(self) -> Sequence[tuple[str, bytes]]:
+        """Return the records, as they are stored, and their places."""
+        return [pair for pair in self.store.scan(record_key("")) if not pair[0].startswith(ENTRY)]
+
+    def _note(self) -> None:
+        if not run_flow(self.store, self._flows.noted()):
+            self._look()
+
     def _look(self) -> None:
         """Look through the keys of a store of which nothing is noted: made by an earlier keyguard, or copied."""
-        peppered = any(has_pepper(stored) for _, stored in self.store.scan(record_key("")))
+        peppered = any(has_pepper(stored) for _, stored in self._stored())
         self.store.execute([Put(PEPPERED, b"1" if peppered else b"0", expected=None)])
         if peppered:
             raise ConfigurationError(NO_PEPPER)

@@ -50,6 +50,9 @@ class APIKeysOptions(StackOptions, total=False):
     """The settings of `APIKeys` that are given by name, and those of a stack of its own."""
 
     lookup: Lookup | None
+    issued: bool | None
+    imported: bool
+    hmac_secret: str | bytes | None
     sources: Iterable[str]
     public: Iterable[str] | OnPaths
     paths: Iterable[str] | OnPaths | None

@@ -30,6 +30,7 @@ class Settings(Protocol):
     public: Any
     paths: Any
     records: Records
+    issued: bool
 
     def needs_no_key(self, request: CarriedRequest) -> bool: ...
 
@@ -46,6 +47,7 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
     if callable(scopes):
         return None
     sources, records, looks_up = guard.sources, guard.records, guard.lookup is not None
+    others, issued = looks_up or records.imported is not None, guard.issued
     read_plain, known_by, ours = sources.read_plain, keys.get, (sources,)
     open_to_all = guard.optional and not scopes
     by_path = guard.public is not None or guard.paths is not None
@@ -102,11 +104,12 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
                 state.identity = known.identity
                 return None
             return records.admit(request, known)
-        if looks_up:
-            return LONG
         assert text is not None
+        spelled = text.decode("latin-1")
+        if others and not (issued and (records.ours(spelled) or (known is not None and known.place))):
+            return LONG
         state.sources += ours
-        answer: Answer = records.ask(request, text.decode("latin-1"), fingerprint, known)
+        answer: Answer = records.ask(request, spelled, fingerprint, known)
         if store is not None:
             while isinstance(answer, Ask):
                 answer = answer.answered(store.execute((answer.op,))[0], request)

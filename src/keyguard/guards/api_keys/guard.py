@@ -8,6 +8,9 @@ Rules:
   key of the registry passes all the same, whatever its neighbours send: nobody guesses 190 bits. So it is verified
   first, and waits for no counter; what must be bounded is the work. Look-ups are another matter: see `look_ups.py`.
 - A record is trusted if its seal is right: write access to the store alone cannot give a key more rights.
+- The registry comes first: what is spelled as its keys are is for it alone, whatever it says; then come keys that were
+  imported, then a look-up. If the store cannot tell whether it knows a key, nobody else is asked: it may have been
+  revoked there.
 - Keys that were verified are trusted for half a second without asking the store again: see `verified.py`.
 """
 
@@ -20,23 +23,24 @@ from typing import Any, Literal, TypeAlias
 from keyguard.chain import follow
 from keyguard.clock import Clock, wall_clock
 from keyguard.conditions import OnPaths, on_paths
-from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreError
+from keyguard.errors import AmbiguousPath, ConfigurationError
 from keyguard.flow import call, is_async
 from keyguard.guard import Ask, Decide, Guard, Surroundings
 from keyguard.guards.api_keys import settings
 from keyguard.guards.api_keys.at_once import deciding
 from keyguard.guards.api_keys.guesses import UNNAMED, Guesses
 from keyguard.guards.api_keys.look_ups import Lookup, LookUps
+from keyguard.guards.api_keys.others import Others
 from keyguard.guards.api_keys.records import Records
 from keyguard.guards.api_keys.refusals import KeyRefusals
-from keyguard.guards.api_keys.verified import FOREVER, KEY_MAX, Known, KnownKeys, fingerprint_of
+from keyguard.guards.api_keys.verified import KnownKeys, fingerprint_of
 from keyguard.guards.preflight import may_pass, pass_preflight
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys import KeyRegistry, Pepper, Peppers
 from keyguard.keys.credentials import Sources
 from keyguard.keys.format import check_words
 from keyguard.manual_clock import given_by
-from keyguard.ops import Demand, Store, TakeHere, Taken
+from keyguard.ops import Store
 from keyguard.problem import refuse_ambiguous, refuse_bad_request
 from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import Response
@@ -52,11 +56,19 @@ class APIKeys(Guard):
       `Keyguard.keys` and `keyguard keys` issue. An `async def` runs in the event loop; a `def` in a thread under ASGI,
       with the context variables of the request, and in place under WSGI. It is not asked about an empty key. The name
       that it gives the caller stands in logs and stores: it must not be the key itself.
+    - `issued`: whether the keys that `Keyguard.keys` and `keyguard keys` issue are accepted. By default they are if
+      there is no `lookup`; `APIKeys(lookup=..., issued=True)` accepts both. A text that is spelled as an issued key is
+      never looked up: what the registry says of it counts, and an outage of the store is told with 503.
+    - `imported`: whether keys that `keyguard keys import` took over are accepted; then issued ones are, too. A text is
+      looked for among them before a `lookup` is asked.
+    - `hmac_secret`: what imported keys were hashed with, if that is HMAC-SHA-256. By default the environment's
+      `KEYGUARD_HMAC_SECRET`.
     - `sources`: where a key may stand: names of header fields (`"authorization"` means its Bearer scheme, RFC 6750),
       `"authorization:Token"` for another scheme, `"basic:user"` or `"basic:password"`, `"cookie:name"`, `"query:name"`,
       `"subprotocol:name"` for a websocket subprotocol `name.KEY`. A key in the query ends in logs and browser
       histories: off by default. A Bearer text that does not begin with `prefix` is not a key, but an app's own: beside
-      a key it is ignored. With a `lookup` every text is a key. Two different keys are refused, wherever they stand.
+      a key it is ignored. With a `lookup` or `imported` every text is a key. Two different keys are refused, wherever they
+      stand.
     - `strip`: whether what stands in the `sources` is taken off the request before the app sees it.
     - `public`: path patterns that need no key; exact (`"/health"`), whole subtrees (`"/docs/*"`); or `path(...)`.
     - `paths`: only these need a key; by default all do. A path that is in both lists needs none.
@@ -96,6 +108,9 @@ class APIKeys(Guard):
         self,
         *,
         lookup: Lookup | None = None,
+        issued: bool | None = None,
+        imported: bool = False,
+        hmac_secret: str | bytes | None = None,
         sources: Iterable[str] = ("authorization", "x-api-key"),
         public: Iterable[str] | OnPaths = (),
         paths: Iterable[str] | OnPaths | None = None,
@@ -117,7 +132,9 @@ class APIKeys(Guard):
         self.lookup: Lookup | None = settings.checked_lookup(lookup)
         check_words(prefix, "live" if env is None else env)
         self.prefix, self.env = prefix, env
-        self.sources = Sources(settings.listed("sources", sources), "" if lookup else f"{prefix}_")
+        self.issued = settings.checked_issued(issued, lookup, settings.switch("imported", imported))
+        beginning = "" if lookup or imported else f"{prefix}_"
+        self.sources = Sources(settings.listed("sources", sources), beginning)
         patterns = public if isinstance(public, OnPaths) else settings.listed("public", public)
         self.public = on_paths("public", patterns or None, False)
         self.paths = on_paths("paths", paths, ignore_case)
@@ -143,9 +160,13 @@ class APIKeys(Guard):
             guess_exempt=settings.checked_networks("guess_exempt", guess_exempt),
             refuse=self._refuse,
             stale=settings.stale_for(if_store_fails, stale_if_error),
+            imported=settings.imported_keys(imported, self.peppers, hmac_secret),
         )
         """Keys of the registry, and what is asked about them."""
-        self._look_ups = None if lookup is None else LookUps(name, lookup, self._guesses)
+        self._others: Others | None = None
+        """The keys of which the registry does not decide alone."""
+        if lookup is not None or self.records.imported is not None:
+            self._others = Others(name, self.records, LookUps(name, lookup, self._guesses), lookup is not None)
         self._registry: KeyRegistry | None = None
         self._clock: Clock = wall_clock
 
@@ -158,8 +179,8 @@ class APIKeys(Guard):
         """Make the locks anew in a forked child."""
         self._known.after_fork()
         self.records.refusals.after_fork()
-        if self._look_ups is not None:
-            self._look_ups.after_fork()
+        if self._others is not None:
+            self._others.after_fork()
 
     def __repr__(self) -> str:
         return f"<APIKeys {self.name}>"
@@ -171,8 +192,10 @@ class APIKeys(Guard):
 
     def registry(self, store: Store) -> KeyRegistry:
         """Return the registry of the keys in `store` that this guard accepts."""
-        if self.lookup is not None:
-            raise ConfigurationError("this APIKeys has a lookup of its own: its keys are kept there")
+        if not self.issued:
+            raise ConfigurationError(
+                "this APIKeys has a lookup of its own: its keys are kept there, unless issued=True is set"
+            )
         if self._registry is None or self._registry.store is not store:
             self._registry = KeyRegistry(
                 store, pepper=self.peppers, prefix=self.prefix, env=self.env or "live", clock=given_by(self._clock)
@@ -180,7 +203,7 @@ class APIKeys(Guard):
         return self._registry
 
     def warn_of_workers(self, workers: int) -> str:
-        if self.lookup is None:
+        if self.issued:
             return "a key that is issued or revoked in one of them is not in the others"
         return "each of them counts wrong keys by itself"
 
@@ -216,10 +239,10 @@ class APIKeys(Guard):
         answer: Response | Ask | None
         if known is not None and known.trusted(request.clock()):
             answer = self.records.admit(request, known)
-        elif self._look_ups is None:
+        elif self._others is None or (self.issued and (self.records.ours(text) or (known and known.place))):
             answer = self.records.ask(request, text, fingerprint, known)
         else:
-            answer = await self._look_up(self._look_ups, request, text, fingerprint, known)
+            answer = await self._others.ask(request, text, fingerprint, known)
         del text  # error trackers show the variables of whatever an error of the app passes through
         if callable(self.scopes):
             forward = partial(self._within_scopes, forward)
@@ -249,54 +272,6 @@ class APIKeys(Guard):
             return self.refuse_without_key(request, ())
         missing = sorted(scopes - identity.scopes)
         return self._refuse.scopes(request, missing) if missing else None
-
-    # -- look-ups -----------------------------------------------------------------------------------------
-
-    async def _look_up(
-        self, look_ups: LookUps, request: CarriedRequest, text: str, fingerprint: bytes, known: Known | None
-    ) -> Response | None:
-        """Ask whose the key is. A key that is known is not a guess."""
-        if known is not None:
-            known.being_verified()
-        guess = [] if known else self.records.guess_of(request)
-        try:
-            verified = await self._looked_up(look_ups, request, text, fingerprint, guess)
-            if not isinstance(verified, Known):
-                self._known.drop(fingerprint)
-            elif known is not None or verified is not self._known.get(fingerprint):  # or another request found it
-                verified.verified(request.clock())
-                self._known.keep(fingerprint, verified)
-        except StoreError as error:
-            verified = await self.records.without_store(error, request, known)
-        return verified if isinstance(verified, Response) else self.records.admit(request, verified)
-
-    async def _looked_up(
-        self, look_ups: LookUps, request: CarriedRequest, text: str, fingerprint: bytes, guess: list[Demand]
-    ) -> Known | Response:
-        if not text.strip() or len(text) > KEY_MAX:
-            answer = self.records.wrong(request, fingerprint, guess, "malformed")
-            if isinstance(answer, Response):
-                return answer
-            try:
-                return answer.answered(await answer.op, request)
-            except StoreBusy:
-                raise
-            except StoreError:
-                taken = await TakeHere(guess)
-                return (
-                    self._refuse.guessing(request, taken) if taken.refused else self._refuse.key(request, "malformed")
-                )
-
-        def settled() -> Known | None:
-            known = self._known.get(fingerprint)
-            return known if known is not None and known.trusted(request.clock()) else None
-
-        found = await look_ups.ask(text, guess, settled)
-        if isinstance(found, Identity):
-            return Known(found, b"", None, FOREVER)
-        if isinstance(found, Taken):
-            return self._refuse.guessing(request, found)
-        return self._refuse.key(request, "unknown") if found is None else found
 
     # -- scopes -------------------------------------------------------------------------------------------
 

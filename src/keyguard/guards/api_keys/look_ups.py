@@ -32,14 +32,20 @@ _SOON, _LATER = 0.05, 0.5  # seconds, between two looks at what other processes 
 _LOOKS = 25  # without news: they take about as long as PATIENCE
 
 
+First: TypeAlias = "Callable[[str], Awaitable[Known | None]]"
+"""A flow that is asked about a key before the look-up is, under the same limits: it hashes, say."""
+
+
 class LookUps:
-    """A look-up, and those who wait for it. `name` is the guard's."""
+    """A look-up, if there is one, and those who wait for it. `name` is the guard's."""
 
     __slots__ = ("_function", "_guesses", "_lines", "_name")
 
-    def __init__(self, name: str, function: Lookup, guesses: Guesses) -> None:
+    def __init__(self, name: str, function: Lookup | None, guesses: Guesses) -> None:
         self._name = name
-        self._function: Callable[[str], object] = function if is_async(function) else blocking(function)
+        self._function: Callable[[str], object] | None = (
+            function if function is None or is_async(function) else blocking(function)
+        )
         self._guesses = guesses
         self._lines = Lines()
 
@@ -47,26 +53,29 @@ class LookUps:
         self._lines.after_fork()
 
     async def ask(
-        self, text: str, guess: list[Demand], settled: Callable[[], Known | None]
+        self, text: str, guess: list[Demand], settled: Callable[[], Known | None], first: First | None = None
     ) -> Identity | Known | Taken | None:
         """Return whose the key is, `None` if it is nobody's, or what refuses a source that has guessed too often.
 
-        `settled` is asked while others are waited for: they may find the same key. Without a `guess` nothing is
-        limited. Raises what the look-up raises, and `StoreBusy` if there was no turn in time.
+        `first` is asked before the look-up is; `settled` is asked while others are waited for: they may find the same
+        key. Without a `guess` nothing is limited. Raises what the look-up raises, and `StoreBusy` if there was no turn
+        in time.
         """
         if not guess:
-            return await self._called(text)
+            return await self._called(text, first)
         try:
             taken = await self._reserve(guess, settled)
         except StoreBusy:
             raise
         except StoreError:
+            if first is not None:
+                raise  # what it asks is in the store
             return await self._ask_without_store(text, guess)
         if isinstance(taken, Known) or taken.refused:
             return taken
         wrong, left = False, False
         try:
-            identity = await self._called(text)
+            identity = await self._called(text, first)
             wrong = identity is None
         except GeneratorExit:
             left = True  # nobody is there who could ask the store
@@ -81,7 +90,10 @@ class LookUps:
                 await self._settle(taken, guess, wrong)
         return identity
 
-    async def _called(self, text: str) -> Identity | None:
+    async def _called(self, text: str, first: First | None = None) -> Identity | Known | None:
+        found = None if first is None else await first(text)
+        if found is not None or self._function is None:
+            return found
         identity = await call(self._function, text)
         if identity is None:
             return None
@@ -129,7 +141,7 @@ class LookUps:
             lines.leave(source, turn)
         raise StoreBusy("the look-ups of this address take too long: this one got no turn")
 
-    async def _ask_without_store(self, text: str, guess: list[Demand]) -> Identity | Taken | None:
+    async def _ask_without_store(self, text: str, guess: list[Demand]) -> Identity | Known | Taken | None:
         await Degraded(f"{self._name} guesses counted locally")
         free = [Demand(demand.name, demand.key, demand.limit, 0) for demand in guess]
         if any(taking[2] < 1 for taking in (await TakeHere(free)).takings):

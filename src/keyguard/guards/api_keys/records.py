@@ -15,6 +15,7 @@ from keyguard.guards.api_keys.refusals import KeyRefusals
 from keyguard.guards.api_keys.verified import RECHECK, Known, KnownKeys, holder_of, remembered, why_not_valid
 from keyguard.http.addresses import Networks
 from keyguard.keys import Peppers, parse_key, record_key
+from keyguard.keys.imported import Imported
 from keyguard.keys.record import trusted
 from keyguard.ops import Authenticate, Authenticated, Degraded, Demand, Take, Taken
 from keyguard.problem import refuse_busy, refuse_for
@@ -42,6 +43,7 @@ class Records:
         guess_exempt: Networks,
         refuse: KeyRefusals,
         stale: int,
+        imported: Imported | None = None,
     ) -> None:
         self.name = name
         self.known = known
@@ -54,6 +56,7 @@ class Records:
         self._guesses = guesses
         self._guess_exempt = guess_exempt
         self._stale = stale
+        self.imported = imported
 
     def ask(self, request: CarriedRequest, text: str, fingerprint: bytes, known: Known | None) -> Response | Ask:
         """Ask about a key that is not known, or not to be trusted any more. A key that is known is not a guess."""
@@ -62,12 +65,25 @@ class Records:
         guess = [] if known else self.guess_of(request)
         key = parse_key(text)
         if key is None:
+            if known is not None and known.place and self.imported is not None:
+                return self.ask_imported(text, known.identity.key_id, fingerprint, known, guess)
             return self.wrong(request, fingerprint, guess, "malformed")
         if key.prefix != self.prefix or self.env not in (None, key.env):
             return self.wrong(request, fingerprint, guess, "environment", key.id)
         # Without the guess, though it could be charged at once: a right key waits for nobody else's.
         op = Authenticate(record_key(key.id), self.peppers.digests(key))
         return AskRecord(op, self, key.id, fingerprint, known, guess)
+
+    def ours(self, text: str) -> bool:
+        """Tell whether a text is spelled as the keys that are issued here: the registry alone decides about it."""
+        key = parse_key(text)
+        return key is not None and key.prefix == self.prefix and self.env in (None, key.env)
+
+    def ask_imported(self, text: str, key_id: str, fingerprint: bytes, known: Known | None, guess: list[Demand]) -> Ask:
+        """Ask about a key that was made elsewhere, and has this id."""
+        assert self.imported is not None
+        op = self.imported.authenticate(record_key(key_id), text)
+        return AskRecord(op, self, key_id, fingerprint, known, guess)
 
     def admit(self, request: CarriedRequest, known: Known) -> Response | None:
         """Note whose key it is. Refuse it if it may not be used from there, or lacks scopes."""

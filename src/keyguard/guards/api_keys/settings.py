@@ -8,6 +8,8 @@ from typing import Any
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes
 from keyguard.http.addresses import Networks
+from keyguard.keys import Peppers
+from keyguard.keys.imported import Imported
 from keyguard.units import microseconds
 
 
@@ -46,6 +48,23 @@ def checked_lookup(lookup: Any) -> Any:
         raise ConfigurationError(f"lookup is a function from key text to Identity or None, not {lookup!r}")
     check_takes("lookup", lookup, "the text of a key")
     return lookup
+
+
+def checked_issued(issued: Any, lookup: Any, imported: bool) -> bool:
+    if issued is None:
+        return lookup is None or imported
+    if not switch("issued", issued) and (imported or lookup is None):
+        what = "imported keys are of the registry, as issued ones are" if imported else "there is no lookup"
+        raise ConfigurationError(f"issued=False would accept nobody: {what}")
+    return bool(issued)
+
+
+def imported_keys(imported: bool, peppers: Peppers, hmac_secret: Any) -> Imported | None:
+    if imported:
+        return Imported(peppers, hmac_secret)
+    if hmac_secret is not None:
+        raise ConfigurationError("hmac_secret is what imported keys were hashed with: set imported=True, too")
+    return None
 
 
 def needed_scopes(scopes: Any) -> Any:
