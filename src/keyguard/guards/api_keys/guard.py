@@ -67,8 +67,8 @@ class APIKeys(Guard):
       `"authorization:Token"` for another scheme, `"basic:user"` or `"basic:password"`, `"cookie:name"`, `"query:name"`,
       `"subprotocol:name"` for a websocket subprotocol `name.KEY`. A key in the query ends in logs and browser
       histories: off by default. A Bearer text that does not begin with `prefix` is not a key, but an app's own: beside
-      a key it is ignored. With a `lookup` or `imported` every text is a key. Two different keys are refused, wherever they
-      stand.
+      a key it is ignored. With a `lookup` or `imported` every text is a key. Two different keys are refused, wherever
+      they stand.
     - `strip`: whether what stands in the `sources` is taken off the request before the app sees it.
     - `public`: path patterns that need no key; exact (`"/health"`), whole subtrees (`"/docs/*"`); or `path(...)`.
     - `paths`: only these need a key; by default all do. A path that is in both lists needs none.
