@@ -59,7 +59,7 @@ def refused(answer: Response, scope: MutableMapping[str, Any]) -> Refused:
     handlers = scope.get("starlette.exception_handlers")
     if isinstance(handlers, tuple):  # else Starlette's own would leave all but the detail out of the body
         handlers[0].setdefault(Refused, _answer_in_starlette)
-    error = _class_of(*[module in sys.modules for module in _FRAMEWORKS])(answer)
+    error = _class_of(answer.status, *[module in sys.modules for module in _FRAMEWORKS])(answer)
     if "bottle" in sys.modules:  # it takes over what its own response is made of
         vars(error).update(vars(sys.modules["bottle"].HTTPResponse(answer.body, answer.status, error.headers)))
     return error
@@ -76,10 +76,13 @@ _OWN = {"__module__": __name__, "status_code": None, "headers": None}
 
 
 @cache
-def _class_of(*loaded: bool) -> type[Refused]:
+def _class_of(status: int, *loaded: bool) -> type[Refused]:
     found = zip(_FRAMEWORKS.items(), loaded, strict=True)
     bases = [getattr(sys.modules[module], name) for (module, name), there in found if there]
-    return type("Refused", (Refused, *bases), _OWN) if bases else Refused
+    for number, base in enumerate(bases):
+        if base.__module__ == "werkzeug.exceptions":  # Flask looks for its `errorhandler(429)` by the class
+            bases[number] = sys.modules[base.__module__].default_exceptions.get(status, base)
+    return type("Refused", (Refused, *bases), {**_OWN, "code": status}) if bases else Refused
 
 
 def _for_litestar(answer: Response, *, websocket: bool) -> Refused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keyguard.guard import AnyGuard
+from keyguard.stack.flask_routes import FlaskApps
 from keyguard.stack.lint import Findings, Severity, check_app, checked_severity, raise_from
 
 
@@ -12,6 +13,7 @@ class ForDevelopers:
     """The part of `Keyguard` that is for developers."""
 
     guards: tuple[AnyGuard, ...]
+    _flask_apps: FlaskApps
 
     def check(self, app: Any, *, fail_on: Severity | None = "error") -> Findings:
         """Compare the stack with the routes of an app, and return what is suspicious.
@@ -24,9 +26,11 @@ class ForDevelopers:
 
         `app` is an app of Starlette, FastAPI, Litestar, Flask, Quart, Django, Falcon or Bottle, with or without
         middleware around it. `fail_on` is the least severity that raises: `"error"`, `"warning"`, `"note"`, or `None`
-        for none. Raises `ConfigurationError`, which lists the findings of that severity.
+        for none. Raises `ConfigurationError`, which lists the findings of that severity, and for limits and keys at
+        routes of Flask that could not work.
         """
         checked_severity(fail_on)
+        self._flask_apps.check(app, vars(self).get("markers"))
         findings = check_app(self.guards, app)
         raise_from(findings, fail_on)
         return findings

@@ -26,6 +26,7 @@ from keyguard.request.current import note_requests
 from keyguard.stack.counters import claim
 from keyguard.stack.deployment import check_clock, named_store, store_of_values, tell_of_decisions, warn_of_workers
 from keyguard.stack.disabled import anonymous
+from keyguard.stack.flask_routes import FlaskApps
 from keyguard.stack.for_developers import ForDevelopers
 from keyguard.stack.for_flask import ForFlask
 from keyguard.stack.for_operators import ForOperators
@@ -146,6 +147,7 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
         self._notify = on_refusal
         self._handlers_setting = handlers
         self._engines = WeakSet()
+        self._flask_apps = FlaskApps()
         wanted = handlers is not None and checked_switch("handlers", handlers)
         self._handlers = wanted or any(guard.handlers for guard in self._declared)
         self._notes = self._handlers or (handlers is None and bool(guards))
@@ -260,6 +262,7 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
                 guard.add_sources(layer.sources)
         engine = Engine(self._setup(), AppInside(app, self._root_path), asynchronous=asynchronous)
         self._engines.add(engine)
+        self._flask_apps.watch(self, app)
         return engine
 
     def _setup(self) -> Setup:

@@ -29,6 +29,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import MethodType
 from typing import Any, Generic, TypeVar, cast, overload
 from weakref import WeakValueDictionary, ref
@@ -85,6 +86,9 @@ class Marker(Generic[T]):
         vars(self)["__call__"] = self.depend
 
     @overload
+    def __call__(self, /) -> None: ...
+
+    @overload
     def __call__(self, view: V, /) -> V: ...
 
     @overload
@@ -92,7 +96,13 @@ class Marker(Generic[T]):
 
     def __call__(self, view: Any = None, /, *, connection: Any = None) -> Any:
         """Decorate a view; or, called by FastAPI with the connection, decide."""
-        return self._decorated(view) if connection is None else self.depend(connection=connection)
+        if connection is not None:
+            return self.depend(connection=connection)
+        if view is None:  # Flask's `before_request`: its place is taken when the stack stands around the app
+            raise ConfigurationError(
+                f"{self!r} belongs to {self.markers.stack!r}, which does not stand around this app: guard.init_app(app)"
+            )
+        return self._decorated(view)
 
     async def depend(self, *, connection: Any) -> T:
         """Decide as a dependency of FastAPI. Raises `Refused`."""
@@ -150,7 +160,8 @@ class Marker(Generic[T]):
         if not callable(view) or inspect.isclass(view):
             raise ConfigurationError(
                 f"{self!r} is a decorator of views, plain functions and `async` ones, not of {view!r}: of a class "
-                "decorate the methods, and give FastAPI a dependency as Depends(guard.limit(...))"
+                "decorate the methods, give FastAPI a dependency as Depends(guard.limit(...)), and Flask "
+                "blueprint.before_request(guard.limit(...))"
             )
         if inspect.isasyncgenfunction(inspect.unwrap(view)):
             raise ConfigurationError(
@@ -182,6 +193,7 @@ class Marker(Generic[T]):
         setattr(wrapper, RULES, rules)
         if method is None:
             self.markers.note(wrapper)
+            _keep(wrapper, view)
         return wrapper
 
     def _rule_of_method(self, method: MethodType) -> RouteRule[T]:
@@ -307,6 +319,20 @@ def learned(route: Met) -> Iterator[tuple[Marker[Any], RouteRule[Any], Any]]:
     for part in parts_of_view(route.view):
         for rule in rules_of(part):
             yield cast("Marker[Any]", rule.marker), rule, part
+
+
+def _keep(decorated: Any, view: Any) -> None:
+    """Keep a decorated view as long as the view is kept, which a route may have if its decorator stands below."""
+    for _ in range(_DEEPEST):
+        with suppress(AttributeError):  # a callable object without attributes of its own
+            view.__keyguard_decorated__ = [*getattr(view, "__keyguard_decorated__", ()), decorated]
+        view = getattr(view, "__wrapped__", None)
+        if view is None:
+            return
+
+
+_DEEPEST = 100
+"""So many decorators are looked through."""
 
 
 def _alive(refs: Iterable[ref[T]]) -> Iterator[T]:

@@ -175,5 +175,8 @@ def names_of_view(view: Any) -> tuple[str, str]:
         return of_class
     function = bare(view)
     named = function if hasattr(function, "__qualname__") else type(function)
-    qualname = named.__qualname__.replace("<", "").replace(">", "")
+    qualname = named.__qualname__
+    if named.__name__ != qualname.rpartition(".")[2]:  # it was renamed, as the views are that Flask makes of classes
+        qualname = named.__name__
+    qualname = qualname.replace("<", "").replace(">", "")
     return f"{named.__module__}.{qualname}", qualname.rpartition("locals.")[2]
