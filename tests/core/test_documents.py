@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
 from keyguard import Keyguard
 from keyguard.testing import play
 from tests.support.harness import Ask, aask, ask_wsgi
+from tests.support.servers import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -67,6 +71,51 @@ def test_the_app_examples_are_guarded(name: str, world: str, folder: Path) -> No
         return
     module = example(name)
     guarded(module.guard, *((module.app, None) if world == "wsgi" else (None, module.app)))
+
+
+@pytest.mark.parametrize("program", ["manage.py", "gunicorn", "uvicorn"])
+def test_the_django_project_of_the_examples(program: str, folder: Path) -> None:
+    """Its commands, and both of its applications in real servers."""
+    place = ROOT / "examples"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)])}
+
+    def manage(*words: str) -> str:
+        command = [sys.executable, str(place / "django_project.py"), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+    key = manage("keyguard", "keys", "issue", "--owner", "acme").strip()
+    if program == "manage.py":
+        assert "no issues" in manage("check")
+        assert key.split("_")[2] in manage("keyguard", "keys", "list")
+        return
+    port = free_port()
+    bound = ["-b", f"127.0.0.1:{port}"] if program == "gunicorn" else ["--port", str(port)]
+    app = "application" if program == "gunicorn" else "asgi_application"
+    command = [sys.executable, "-m", program, *bound, f"django_project:{app}"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+
+            def ask(path: str, method: str = "GET", **headers: str) -> Any:
+                asked = Request(f"http://127.0.0.1:{port}{path}", method=method, headers=headers)
+                try:
+                    with urlopen(asked, timeout=30) as answer:
+                        return answer.status, answer.headers, answer.read()
+                except HTTPError as refused:
+                    return refused.code, refused.headers, refused.read()
+
+            wait_until(lambda: ask("/health")[0] == 200, f"{program} to answer")
+            assert ask("/items/7")[0] == 401
+            assert json.loads(ask("/items/7", Authorization=f"Bearer {key}")[2]) == {"item": "7", "caller": "acme"}
+            assert ask("/lines", Authorization=f"Bearer {key}")[2] == b"0\n1\n2\n"
+            assert [ask("/search", Authorization=f"Bearer {key}")[0] for _ in range(3)] == [200, 200, 429]
+            assert json.loads(ask("/report", Authorization=f"Bearer {key}")[2]) == {"for": "acme"}
+            assert ask("/report", "POST", Authorization=f"Bearer {key}")[0] == 403
+            assert [ask("/report", Authorization=f"Bearer {key}")[0] for _ in range(2)] == [200, 200]
+            status, headers, body = ask("/report", Authorization=f"Bearer {key}")
+            assert (status, int(headers["Retry-After"]) > 0, b"throttled" in body) == (429, True, True)
+            assert "nosniff" in headers["X-Content-Type-Options"]
+        finally:
+            server.terminate()
 
 
 def guarded(guard: Keyguard, wsgi: Any, asgi: Any) -> None:

@@ -68,7 +68,7 @@ def file(request: HttpRequest) -> FileResponse:
 
 def page(request: HttpRequest) -> HttpResponse:
     seen.append(request.path)
-    response = HttpResponse(f"page {len(seen)}", headers={"Cache-Control": "max-age=60"})
+    response = HttpResponse(f"page {len(seen)}", headers={"Cache-Control": "max-age=60", "ETag": '"one"'})
     if "cookie" in request.GET:
         response.set_cookie("session", "1")
     return response

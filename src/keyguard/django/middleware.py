@@ -8,6 +8,7 @@ from typing import Any
 
 from keyguard.django.configured import check_settings, configured_stack
 from keyguard.refused import Refused
+from keyguard.request import SHARED_ASGI, SHARED_WSGI
 
 
 class RefusedMiddleware:
@@ -66,6 +67,10 @@ class Middleware(RefusedMiddleware):
     def __call__(self, request: Any) -> Any:
         from asgiref.sync import async_to_sync, sync_to_async
 
+        state = request.scope.get(SHARED_ASGI) if hasattr(request, "scope") else request.META.get(SHARED_WSGI)
+        if state is not None and self.stack in state.inside:  # it stands around the application as well
+            request.keyguard = state
+            return self.get_response(request)
         if hasattr(request, "scope"):
             over_asgi = self._over_asgi
             return over_asgi(request) if self.asynchronous else async_to_sync(over_asgi)(request)

@@ -27,6 +27,7 @@ from rest_framework.throttling import BaseThrottle
 
 from keyguard.django.configured import MIDDLEWARE, configured_stack
 from keyguard.errors import ConfigurationError
+from keyguard.guards.api_keys import APIKeys
 from keyguard.identity import Identity
 from keyguard.refused import Refused
 from keyguard.request import Request, RequestState
@@ -105,8 +106,9 @@ class KeyAuthentication(BaseAuthentication):  # type: ignore[misc]  # REST frame
         return user, identity
 
     def authenticate_header(self, request: Any) -> str:
-        """Return the challenge of a 401."""
-        return 'Bearer realm="api"'
+        """Return the challenge of a 401, as `APIKeys` has it."""
+        guards = configured_stack().guards
+        return next((guard.challenge for guard in guards if isinstance(guard, APIKeys)), "Bearer")
 
 
 def _state_of(request: Any) -> RequestState:
@@ -126,7 +128,8 @@ def throttled(request: Request) -> str | None:
     return _who.get()
 
 
-_rules: WeakKeyDictionary[Keyguard, dict[tuple[str, Any], RouteRule[None]]] = WeakKeyDictionary()
+_rules: WeakKeyDictionary[Keyguard, dict[str, RouteRule[None]]] = WeakKeyDictionary()
+"""The limits of each stack by their places."""
 
 
 class Throttle(BaseThrottle):  # type: ignore[misc]  # REST framework ships no types
@@ -182,16 +185,20 @@ class Throttle(BaseThrottle):  # type: ignore[misc]  # REST framework ships no t
         return rates[scope]
 
     def rule(self, stack: Keyguard, scope: str) -> RouteRule[None] | None:
-        """Return the limit of a scope in a stack; `None` if it has none."""
+        """Return the limit of a scope in a stack; `None` if it has none.
+
+        Raises `ConfigurationError` if it would share a counter, or its name, with another limit of the stack.
+        """
         rate = self.get_rate(scope)
         if rate is None:
             return None
+        rates = [*map(_read, rate)] if isinstance(rate, (list, tuple)) else [_read(rate)]
+        place = " ".join([f"{__name__}.{scope}", *[one for one in rates if isinstance(one, str)]])
         known = _rules.setdefault(stack, {})
-        rule = known.get((scope, rate))
+        rule = known.get(place)
         if rule is None:
-            rates = rate if isinstance(rate, (list, tuple)) else (_read(rate),)
-            marker = stack.limit(*rates, by=throttled, name=scope, if_store_fails=self.if_store_fails)
-            rule = known[scope, rate] = marker.rule_at(f"{__name__}.{scope}", scope)
+            marker = stack.limit(*rates, by=throttled, if_store_fails=self.if_store_fails)
+            rule = known[place] = marker.rule_at(place, scope)
         return rule
 
     def allow_request(self, request: Any, view: Any) -> bool:

@@ -18,6 +18,12 @@ def views() -> Iterator[Any]:
     yield from _views(get_resolver().url_patterns)
 
 
+def load_views() -> None:
+    """Import all views, so that the rules on them are there."""
+    for _ in views():
+        pass
+
+
 def _views(patterns: Iterable[Any]) -> Iterator[Any]:
     for pattern in patterns:
         if hasattr(pattern, "url_patterns"):

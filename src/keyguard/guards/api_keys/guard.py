@@ -265,6 +265,11 @@ class APIKeys(Guard):
             return self._refuse.key(request, "malformed")
         return self._refuse.without_key(request, mistaken=self.sources.mistaken(request))
 
+    @property
+    def challenge(self) -> str:
+        """Return what the `WWW-Authenticate` field of a 401 says."""
+        return ", ".join(self._refuse.challenges)
+
     def judge(self, request: CarriedRequest, scopes: frozenset[str]) -> Response | None:
         """Refuse a request that has passed without a key, or whose key lacks one of these scopes."""
         identity = request.state.identity or ANONYMOUS

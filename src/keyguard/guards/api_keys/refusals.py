@@ -17,12 +17,12 @@ class KeyRefusals:
 
     def __init__(self, realm: str, sources: Sources) -> None:
         # A 401 has a challenge (RFC 9110, section 15.5.2), also if keys do not stand in Authorization at all.
-        self._challenges = [f'{scheme} realm="{realm}"' for scheme in sources.schemes or ("ApiKey",)]
+        self.challenges = [f'{scheme} realm="{realm}"' for scheme in sources.schemes or ("ApiKey",)]
         self._forms = " or ".join(f"'{form}'" for form in sources.forms)
 
     def _told(self, more: str) -> list[tuple[str, str]]:
         """Return the challenges; what is more is for the Bearer scheme, which alone has words for it (RFC 6750)."""
-        told = [one + more if one.startswith("Bearer ") else one for one in self._challenges]
+        told = [one + more if one.startswith("Bearer ") else one for one in self.challenges]
         return [("WWW-Authenticate", one) for one in told]
 
     def without_key(self, request: Request, *, mistaken: bool) -> Response:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
 from keyguard.cli import main
 from keyguard.django.configured import configured_stack
+from keyguard.django.views import load_views
 from keyguard.errors import ConfigurationError
 
 
@@ -28,6 +29,8 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django ships no types
             stack = configured_stack()
         except ConfigurationError as error:
             raise CommandError(str(error)) from None
+        with suppress(Exception):  # what is wrong with them, the app says
+            load_views()
         with redirect_stdout(options.get("stdout") or sys.stdout):
             code = main(options["words"] or ["--help"], app=stack, prog="manage.py keyguard")
         if code:
