@@ -245,6 +245,9 @@ def _handled(work: Callable[[Keyguard], Any], world: str = "asgi") -> Make:
     return make
 
 
+async def _nothing_asked() -> None: ...
+
+
 async def _nothing(guard: Keyguard) -> None: ...
 
 
@@ -255,6 +258,32 @@ async def _charge(guard: Keyguard) -> None:
 async def _reserve(guard: Keyguard) -> None:
     async with guard.reserve(20) as hold:
         hold.settle(7)
+
+
+def _at_route(put: Callable[[Keyguard], dict[str, Any]]) -> Make:
+    """Return what makes a FastAPI app with something at its route: `put` gives the arguments of that, or a `view`."""
+
+    def make(stack: Callable[..., Keyguard], callers: int) -> tuple[Any, list[str], int]:
+        from fastapi import FastAPI
+
+        app, guard = FastAPI(), stack()
+
+        async def hello() -> dict[str, str]:
+            return {"hello": "world"}
+
+        given = put(guard)
+        app.get("/hello", **{word: value for word, value in given.items() if word != "view"})(
+            given["view"](hello) if "view" in given else hello
+        )
+        return guard.asgi(app), [], 200
+
+    return make
+
+
+def _depending(call: Any) -> dict[str, Any]:
+    from fastapi import Depends
+
+    return {"dependencies": [Depends(call)]}
 
 
 def _charge_plainly(guard: Keyguard) -> None:
@@ -290,6 +319,13 @@ _VARIANTS: dict[str, Make] = {
     "fastapi: one limit": _limited(ONE_RATE, bare_fastapi, "asgi"),
     "fastapi: three limits": _limited(RATES, bare_fastapi, "asgi"),
     "fastapi: networks, key, three limits": whole(bare_fastapi, "asgi"),
+    "routes: bare": _bare(bare_fastapi),
+    "routes: outer rule with paths": _guarded(
+        lambda: RateLimit(ONE_RATE, by="ip", paths=["/hello"]), bare_fastapi, "asgi"
+    ),
+    "routes: decorator": _at_route(lambda guard: {"view": guard.limit(ONE_RATE)}),
+    "routes: dependency": _at_route(lambda guard: _depending(guard.limit(ONE_RATE))),
+    "routes: dependency that does nothing": _at_route(lambda guard: _depending(_nothing_asked)),
     "wsgi: bare": _bare(raw_wsgi),
     "wsgi: empty Keyguard()": lambda stack, callers: (stack().wsgi(raw_wsgi()), [], 200),
     "wsgi: one limit": _limited(ONE_RATE, raw_wsgi, "wsgi"),
