@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -243,3 +244,33 @@ def test_a_refusal_is_told_of_once() -> None:
     answer = client.get("/")
     assert [refusal.policies for refusal in told] == [("few:1/minute",)]
     assert answer.headers["X-Request-ID"] == told[0].request_id
+
+
+def test_a_view_that_is_tried_again_is_asked_again() -> None:
+    guard = Keyguard(RateLimit("10/minute", by="ip", name="outer"), store="memory://")
+    runs: list[str] = []
+
+    def trying_again(view: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(view)
+        async def twice(request: StarletteRequest) -> Any:
+            try:
+                return await view(request)
+            except Exception:
+                guard.limits.reset("192.0.2.1", limit="few") if "reset" in request.query_params else None
+                return await view(request)
+
+        return twice
+
+    @trying_again
+    @guard.limit("1/minute", name="few")
+    async def view(request: StarletteRequest) -> PlainTextResponse:
+        runs.append("ran")
+        return PlainTextResponse("done", 200 if "reset" not in request.query_params else 418)
+
+    app = Starlette(routes=[Route("/", view)])
+    app.add_middleware(guard.asgi)
+    client = TestClient(app, client=("192.0.2.1", 1))
+    # The last one is admitted when it is asked again, so its answer is no refusal, and it is charged.
+    assert [client.get(path).status_code for path in ("/", "/", "/?reset")] == [200, 429, 418]
+    assert len(runs) == 2
+    assert {use.name: use.spent for use in guard.limits.peek("192.0.2.1")} == {"outer:10/minute": 2, "few:1/minute": 1}

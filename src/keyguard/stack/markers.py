@@ -178,7 +178,9 @@ class Marker(Generic[T]):
 
             @functools.wraps(view)
             async def awaiting(*args: Any, **kwargs: Any) -> Any:
-                await rule.aask(place_here(stack))
+                flow = rule.begin(place_here(stack))
+                if flow is not None:
+                    await flow
                 return await view(*args, **kwargs)
 
             wrapper = awaiting

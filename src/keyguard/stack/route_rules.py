@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import CoroutineType
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
@@ -52,9 +52,8 @@ class RouteRule(Generic[T]):
     def ask(self, place: Place, scope: Any = None) -> T:
         """Decide, by a plain call. Raises `Refused`."""
         if self not in place.asked:
-            place.asked += (self,)
             answer: Any = self._begin(place.request)
-            if isinstance(answer, CoroutineType):
+            if answer.__class__ is CoroutineType:
                 engine: Any = place.request.settings
                 if would_block_a_loop(engine):
                     answer.close()
@@ -68,20 +67,33 @@ class RouteRule(Generic[T]):
 
     async def aask(self, place: Place, scope: Any = None) -> T:
         """Decide, and await what has to be awaited. Raises `Refused`."""
-        if self not in place.asked:
-            place.asked += (self,)
-            answer: Any = self._begin(place.request)
-            if isinstance(answer, CoroutineType):
-                engine: Any = place.request.settings
-                answer = await adrive_in_place(engine, answer)
-            self._end(place, answer, scope)
+        flow = self.begin(place, scope)
+        if flow is not None:
+            await flow
         return self._found(place)
+
+    def begin(self, place: Place, scope: Any = None) -> Awaitable[None] | None:
+        """Decide, if nothing has to be awaited for that; else return what decides when it is awaited.
+
+        Raises `Refused`.
+        """
+        if self not in place.asked:
+            answer: Any = self._begin(place.request)
+            if answer.__class__ is CoroutineType:
+                return self._go_on(place, answer, scope)
+            self._end(place, answer, scope)
+        return None
+
+    async def _go_on(self, place: Place, flow: Flow[Decision], scope: Any) -> None:
+        engine: Any = place.request.settings
+        self._end(place, await adrive_in_place(engine, flow), scope)
 
     def _end(self, place: Place, answer: Decision, scope: Any) -> None:
         if answer is not None:
             if isinstance(answer, Response):
-                place.refuse(answer, scope)
+                place.refuse(self, answer, scope)
             place.marks = (answer, *place.marks)
+        place.admit(self)
 
     def _begin(self, request: CarriedRequest) -> Decision | Flow[Decision]:
         """Decide at once, or return the flow that does."""
@@ -114,7 +126,7 @@ class LimitRule(RouteRule[None]):
         answer = LONG if self._decide is None else self._decide(request)
         if answer is LONG:
             return self.limit.decide_inside(request)
-        return self.limit.decide_inside(request, answer) if isinstance(answer, AskLimits) else answer
+        return self.limit.decide_inside(request, answer) if answer.__class__ is AskLimits else answer
 
     def _found(self, place: Place) -> None:
         return None
