@@ -36,24 +36,24 @@ class APIKeys(ASGIDriver):
     """`keyguard.APIKeys` around an ASGI app."""
 
     def __init__(self, app: ASGIApp, **options: Unpack[APIKeysOptions]) -> None:
-        self.guard, stack = stack_of(guards.APIKeys, (), options)
-        super().__init__(app, stack.engine(app, asynchronous=True))
+        self.guard, self.stack = stack_of(guards.APIKeys, (), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=True))
 
 
 class Ban(ASGIDriver):
     """`keyguard.Ban` around an ASGI app."""
 
     def __init__(self, app: ASGIApp, **options: Unpack[BanOptions]) -> None:
-        self.guard, stack = stack_of(guards.Ban, (), options)
-        super().__init__(app, stack.engine(app, asynchronous=True))
+        self.guard, self.stack = stack_of(guards.Ban, (), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=True))
 
 
 class Concurrency(ASGIDriver):
     """`keyguard.Concurrency` around an ASGI app."""
 
     def __init__(self, app: ASGIApp, limit: int, **options: Unpack[ConcurrencyOptions]) -> None:
-        self.guard, stack = stack_of(guards.Concurrency, (limit,), options)
-        super().__init__(app, stack.engine(app, asynchronous=True))
+        self.guard, self.stack = stack_of(guards.Concurrency, (limit,), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=True))
 
 
 class IPFilter(ASGIDriver):
@@ -66,16 +66,16 @@ class IPFilter(ASGIDriver):
         deny: Iterable[str] = (),
         **options: Unpack[IPFilterOptions],
     ) -> None:
-        self.guard, stack = stack_of(guards.IPFilter, (allow, deny), options)
-        super().__init__(app, stack.engine(app, asynchronous=True))
+        self.guard, self.stack = stack_of(guards.IPFilter, (allow, deny), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=True))
 
 
 class Overload(ASGIDriver):
     """`keyguard.Overload` around an ASGI app."""
 
     def __init__(self, app: ASGIApp, **options: Unpack[OverloadOptions]) -> None:
-        self.guard, stack = stack_of(guards.Overload, (), options)
-        super().__init__(app, stack.engine(app, asynchronous=True))
+        self.guard, self.stack = stack_of(guards.Overload, (), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=True))
 
 
 class RateLimit(ASGIDriver):
@@ -84,13 +84,13 @@ class RateLimit(ASGIDriver):
     def __init__(
         self, app: ASGIApp, *rates: Rates | Callable[[Request], Any], **options: Unpack[RateLimitOptions]
     ) -> None:
-        self.guard, stack = stack_of(guards.RateLimit, rates, options)
-        super().__init__(app, stack.engine(app, asynchronous=True))
+        self.guard, self.stack = stack_of(guards.RateLimit, rates, options)
+        super().__init__(app, self.stack.engine(app, asynchronous=True))
 
 
 class ResponseCache(ASGIDriver):
     """`keyguard.ResponseCache` around an ASGI app."""
 
     def __init__(self, app: ASGIApp, **options: Unpack[ResponseCacheOptions]) -> None:
-        self.guard, stack = stack_of(guards.ResponseCache, (), options)
-        super().__init__(app, stack.engine(app, asynchronous=True))
+        self.guard, self.stack = stack_of(guards.ResponseCache, (), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=True))

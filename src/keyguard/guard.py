@@ -40,6 +40,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
+from keyguard.aside import in_turn
 from keyguard.clock import Clock
 from keyguard.counter_names import Counters, LimitFacts
 from keyguard.errors import ConfigurationError, StoreError
@@ -128,6 +129,13 @@ class Guard:
 
     def after_fork(self) -> None:
         """Make anew what belongs to one process: called in a forked child, before any other code of it runs."""
+
+    def set_aside(self) -> Callable[[], None]:
+        """Begin anew, as one that has seen no request, for a test; return what puts back all that was.
+
+        It is attached to the test's store and clock then, by which time may stand still, and afterwards to its own.
+        """
+        return in_turn()
 
     def registry(self, store: Store) -> KeyRegistry:
         """Return the registry of the keys that it keeps in a store."""

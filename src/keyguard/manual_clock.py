@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, TypeVar
 
-from keyguard.clock import Clock
+from keyguard.clock import Clock, wall_clock
 from keyguard.errors import ConfigurationError
 from keyguard.units import Duration, as_datetime, in_microseconds, microseconds, moment
 
@@ -28,6 +28,11 @@ class ManualClock:
 
     def __init__(self, start: datetime = datetime(2027, 1, 15, 8, tzinfo=UTC)) -> None:
         self._now = moment("start", start)
+
+    @classmethod
+    def at_present(cls) -> ManualClock:
+        """Return one that starts now."""
+        return cls(as_datetime(wall_clock()))
 
     def __repr__(self) -> str:
         return f"<ManualClock {self.now.isoformat()}>"

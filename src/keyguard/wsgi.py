@@ -36,24 +36,24 @@ class APIKeys(WSGIDriver):
     """`keyguard.APIKeys` around a WSGI app."""
 
     def __init__(self, app: WSGIApp, **options: Unpack[APIKeysOptions]) -> None:
-        self.guard, stack = stack_of(guards.APIKeys, (), options)
-        super().__init__(app, stack.engine(app, asynchronous=False))
+        self.guard, self.stack = stack_of(guards.APIKeys, (), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=False))
 
 
 class Ban(WSGIDriver):
     """`keyguard.Ban` around a WSGI app."""
 
     def __init__(self, app: WSGIApp, **options: Unpack[BanOptions]) -> None:
-        self.guard, stack = stack_of(guards.Ban, (), options)
-        super().__init__(app, stack.engine(app, asynchronous=False))
+        self.guard, self.stack = stack_of(guards.Ban, (), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=False))
 
 
 class Concurrency(WSGIDriver):
     """`keyguard.Concurrency` around a WSGI app."""
 
     def __init__(self, app: WSGIApp, limit: int, **options: Unpack[ConcurrencyOptions]) -> None:
-        self.guard, stack = stack_of(guards.Concurrency, (limit,), options)
-        super().__init__(app, stack.engine(app, asynchronous=False))
+        self.guard, self.stack = stack_of(guards.Concurrency, (limit,), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=False))
 
 
 class IPFilter(WSGIDriver):
@@ -66,16 +66,16 @@ class IPFilter(WSGIDriver):
         deny: Iterable[str] = (),
         **options: Unpack[IPFilterOptions],
     ) -> None:
-        self.guard, stack = stack_of(guards.IPFilter, (allow, deny), options)
-        super().__init__(app, stack.engine(app, asynchronous=False))
+        self.guard, self.stack = stack_of(guards.IPFilter, (allow, deny), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=False))
 
 
 class Overload(WSGIDriver):
     """`keyguard.Overload` around a WSGI app."""
 
     def __init__(self, app: WSGIApp, **options: Unpack[OverloadOptions]) -> None:
-        self.guard, stack = stack_of(guards.Overload, (), options)
-        super().__init__(app, stack.engine(app, asynchronous=False))
+        self.guard, self.stack = stack_of(guards.Overload, (), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=False))
 
 
 class RateLimit(WSGIDriver):
@@ -84,13 +84,13 @@ class RateLimit(WSGIDriver):
     def __init__(
         self, app: WSGIApp, *rates: Rates | Callable[[Request], Any], **options: Unpack[RateLimitOptions]
     ) -> None:
-        self.guard, stack = stack_of(guards.RateLimit, rates, options)
-        super().__init__(app, stack.engine(app, asynchronous=False))
+        self.guard, self.stack = stack_of(guards.RateLimit, rates, options)
+        super().__init__(app, self.stack.engine(app, asynchronous=False))
 
 
 class ResponseCache(WSGIDriver):
     """`keyguard.ResponseCache` around a WSGI app."""
 
     def __init__(self, app: WSGIApp, **options: Unpack[ResponseCacheOptions]) -> None:
-        self.guard, stack = stack_of(guards.ResponseCache, (), options)
-        super().__init__(app, stack.engine(app, asynchronous=False))
+        self.guard, self.stack = stack_of(guards.ResponseCache, (), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=False))

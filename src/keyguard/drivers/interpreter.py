@@ -29,7 +29,6 @@ from keyguard.response import Response
 from keyguard.steps import CallApp, Detach
 
 log = logger("keyguard")
-
 _WAITED = "the request has waited long enough for the store"
 
 BUDGET = 0.15
@@ -71,6 +70,7 @@ class Engine:
         "chain",
         "clock",
         "detach",
+        "drivers",
         "execute",
         "filters_addresses",
         "handlers",
@@ -135,7 +135,7 @@ class Engine:
         self.request_id_header = setup.request_id_header
         self.note = setup.note
         self.notes, self.handlers, self.stack = setup.notes, setup.handlers, setup.stack
-        self.strips = setup.strips
+        self.strips, self.drivers = setup.strips, setup.drivers
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""

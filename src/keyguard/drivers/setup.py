@@ -50,5 +50,7 @@ class Setup(NamedTuple):
     """The stack itself, whose `check_routes(app, around)` is called when the app has all its routes."""
     strips: Sequence[Sources] = ()
     """The places in which keys are taken off before the app sees a request."""
+    drivers: Any = None
+    """A set of the drivers around apps: each can be given another engine."""
     handlers: bool = False
     """Whether handlers are expected: what makes bodies under WSGI is one too, and what they are refused is answered."""

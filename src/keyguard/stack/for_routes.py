@@ -15,6 +15,7 @@ from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.api_keys.settings import needed_scopes
 from keyguard.guards.rate_limit.guard import Profile, RateLimit, Rates, Tell
 from keyguard.guards.rate_limit.settling import Refunds, Settler
+from keyguard.ops import Store
 from keyguard.request import Request
 from keyguard.request.current import SETTING, note_requests
 from keyguard.selection import By, Setting
@@ -39,6 +40,7 @@ class ForRoutes(ForHandlers):
     _declared: list[Guard]
     _engines: WeakSet[Engine]
     _handlers_setting: bool | None
+    _home: Store
     _is_layer: bool
     _note: StackNote
     _watched: CircuitBreaker | None
@@ -180,7 +182,7 @@ class ForRoutes(ForHandlers):
     def _begin_rule(self, rule: RouteRule[Any]) -> None:
         limit = rule.limit
         if limit is not None:
-            claim(self.store, [limit], self.guards)
+            claim(self._home, [limit], self.guards)
             self._note.add(facts for counters in limit.counters for facts in counters.facts)
             if limit.settling is not None:
                 self._innermost.heard = True

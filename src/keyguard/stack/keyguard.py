@@ -30,7 +30,7 @@ from keyguard.stack.flask_routes import FlaskApps
 from keyguard.stack.for_developers import ForDevelopers
 from keyguard.stack.for_flask import ForFlask
 from keyguard.stack.for_operators import ForOperators
-from keyguard.stack.for_routes import ForRoutes
+from keyguard.stack.for_tests import ForTests
 from keyguard.stack.needs import unmet_needs
 from keyguard.stack.order import arranged, check_alike, check_guards, check_layers
 from keyguard.stack.settings import (
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 log = logger("keyguard")
 
 
-class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
+class Keyguard(ForDevelopers, ForTests, ForOperators, ForFlask):
     """A stack of guards, the first one outermost.
 
         guard = Keyguard(IPFilter(deny=[...]), APIKeys(), RateLimit("10/second", by="key"), store="sqlite:///k.db")
@@ -148,6 +148,9 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
         self._handlers_setting = handlers
         self._engines = WeakSet()
         self._flask_apps = FlaskApps()
+        self._drivers = WeakSet()
+        self._home = self.store
+        """The store that it was given, also in a test, which has one of its own."""
         wanted = handlers is not None and checked_switch("handlers", handlers)
         self._handlers = wanted or any(guard.handlers for guard in self._declared)
         self._notes = self._handlers or (handlers is None and bool(guards))
@@ -213,18 +216,28 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
             shared = not own and traits_of(kept).holds_values
             if shared:
                 self._aside = BestEffortStore(kept, clock=clock)
+        self._places = kept, shared
+        self._attach()
+
+    def _attach(self) -> None:
+        """Tell the guards of the stack."""
+        values, shared = self._places
         for guard in self._declared:
-            where = kept if "values" in guard.keeps else store
-            guard.attach(Surroundings(where, shared, self._sources, clock))
+            where = values if "values" in guard.keeps else self.store
+            guard.attach(Surroundings(where, shared, self._sources, self._clock))
             if type(guard).after_fork is not Guard.after_fork:
                 renew_after_fork(guard)
 
     def _chained(self, guards: Sequence[AnyGuard]) -> Chain:
         """Return these guards as they run: on the store, and if they are enabled."""
         if not self._guarding:
-            return Chain([anonymous] if any("identity" in guard.provides for guard in self._declared) else [])
-        at_once = self.store if self._watched is None else None
-        return Chain(arranged(guards), at_once, None if self._watched is None else self.store)
+            chain = Chain([anonymous] if any("identity" in guard.provides for guard in self._declared) else [])
+        else:
+            at_once = self.store if self._watched is None else None
+            chain = Chain(arranged(guards), at_once, None if self._watched is None else self.store)
+        if "markers" in vars(self):
+            chain.add(self._innermost)
+        return chain
 
     @cached_property
     def asgi(self) -> type[ASGILayer]:
@@ -282,10 +295,11 @@ class Keyguard(ForDevelopers, ForRoutes, ForOperators, ForFlask):
             sources=self._sources,
             filters_addresses=any(guard.filters_addresses for guard in self._declared),
             notify=self._notify,
-            instant=None if outermost is None else outermost.instant(self._clock),
+            instant=None if outermost is None or self.store is not self._home else outermost.instant(self._clock),
             underscores=self.underscores,
             request_id_header=self._request_id_header,
-            note=self._note if self._guarding else None,
+            note=self._note if self._guarding and self.store is self._home else None,
+            drivers=self._drivers,
             notes=self._notes,
             strips=[sources_of(guard) for guard in self._declared if guard.strips],
             handlers=self._handlers,

@@ -272,6 +272,13 @@ class Markers:
         """The decorated views, as decorators have made them."""
         return tuple(_alive(self._views))
 
+    def use(self, at_once: Any) -> None:
+        """Have all rules decide by a store from now on."""
+        self.at_once = at_once
+        for rule in self.rules:
+            if isinstance(rule, LimitRule):
+                rule.use(at_once)
+
     def of(self, view: Callable[..., Any]) -> tuple[RouteRule[Any], ...]:
         """Return the rules of a view that a framework calls, also if decorators stand above the framework's own."""
         own = rules_of(view)

@@ -113,7 +113,11 @@ class LimitRule(RouteRule[None]):
     ) -> None:
         super().__init__(marker, place, view)
         self.limit = limit
-        self._decide = limit.decider(at_once)
+        self.use(at_once)
+
+    def use(self, at_once: Any) -> None:
+        """Decide by a store from now on: the stack's, if it answers at once and cannot fail; else `None`."""
+        self._decide = self.limit.decider(at_once)
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from os import getpid
 from sys import modules
 from typing import Any, ClassVar, NoReturn, Protocol
@@ -32,7 +33,6 @@ from keyguard.refused import Refused
 from keyguard.request import SHARED_ASGI, SHARED_WSGI, Deferred, SharedState
 from keyguard.request.current import enter, leave
 from keyguard.response import Response
-from keyguard.steps import Detach
 
 
 class ASGIDriver:
@@ -40,19 +40,22 @@ class ASGIDriver:
 
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
         self.app = opened(app, SHARED_ASGI)
-        self.engine = engine
+        self.take_up(engine)
+        if engine.drivers is not None:
+            engine.drivers.add(self)
+
+    def take_up(self, engine: Engine) -> None:
+        """Go on with this engine. Requests that are under way end with the one they began with."""
+        engine.late = partial(_settle_late, engine)
+        engine.wait = wait
+        engine.detach = partial(detach, self.app, engine)
+        engine.call = call
         self._in_trio: Engine | None = None
         self._unseen = True
         """Whether no request has shown yet which server this is."""
         self._unchecked = True
         """Whether the routes of the app have not been compared yet with the rules at them."""
-        engine.late = self._settle_late
-        engine.wait = wait
-        engine.detach = self._detach
-        engine.call = call
-
-    def _settle_late(self, work: Deferred) -> None:
-        start_settling(self.engine, [work])
+        self.engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if getpid() != fork.known_process:
@@ -173,17 +176,8 @@ class ASGIDriver:
         twin = self._in_trio
         if twin is None:
             twin = self._in_trio = for_trio(self.engine)
-            twin.detach, twin.late = self._detach_in_trio, self._settle_late_in_trio
+            twin.detach, twin.late = partial(detach, self.app, twin), partial(_settle_late, twin)
         return twin
-
-    def _settle_late_in_trio(self, work: Deferred) -> None:
-        start_settling(self._trio(), [work])
-
-    def _detach(self, step: Detach) -> bool:
-        return detach(self.app, self.engine, step)
-
-    def _detach_in_trio(self, step: Detach) -> bool:
-        return detach(self.app, self._trio(), step)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the app's lifespan on; close the store after it. Refuse to start a stack that lacks a layer."""
@@ -229,6 +223,10 @@ class ASGIDriver:
 
 _STACKS = "keyguard.stacks"
 """The key under which a lifespan's scope has the stacks further out."""
+
+
+def _settle_late(engine: Engine, work: Deferred) -> None:
+    start_settling(engine, [work])
 
 
 class Stack(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from os import getpid
 
 from keyguard.drivers import bridges
@@ -19,9 +20,12 @@ from keyguard.guard import Ask
 from keyguard.process import fork
 from keyguard.request import SHARED_ASGI, SHARED_WSGI, Deferred
 from keyguard.response import Response
-from keyguard.steps import Detach
 
 _new = object.__new__
+
+
+def _settle_late(engine: Engine, work: Deferred) -> None:
+    settle_all(engine, [work])
 
 
 class WSGIDriver:
@@ -29,18 +33,18 @@ class WSGIDriver:
 
     def __init__(self, app: WSGIApp, engine: Engine) -> None:
         self.app = opened(app, SHARED_WSGI)
-        self.engine = engine
+        tell_of_folding()
+        self.take_up(engine)
+        if engine.drivers is not None:
+            engine.drivers.add(self)
+
+    def take_up(self, engine: Engine) -> None:
+        """Go on with this engine. Requests that are under way end with the one they began with."""
+        engine.late = partial(_settle_late, engine)
+        engine.detach = partial(detach, self.app, engine)
         self._unseen = True
         """Whether no request has shown yet which server this is."""
-        tell_of_folding()
-        engine.late = self._settle_late
-        engine.detach = self._detach
-
-    def _settle_late(self, work: Deferred) -> None:
-        settle_all(self.engine, [work])
-
-    def _detach(self, step: Detach) -> bool:
-        return detach(self.app, self.engine, step)
+        self.engine = engine
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if getpid() != fork.known_process:

@@ -12,7 +12,7 @@ from keyguard.errors import AmbiguousPath
 from keyguard.guard import LONG, Answer, Ask, Decide, Long
 from keyguard.guards.api_keys.records import Records
 from keyguard.guards.api_keys.verified import FOREVER, KnownKeys, fingerprint_of
-from keyguard.identity import ANONYMOUS
+from keyguard.identity import ANONYMOUS, Identity
 from keyguard.keys.credentials import Sources
 from keyguard.ops import traits_of
 from keyguard.problem import refuse_ambiguous
@@ -31,6 +31,9 @@ class Settings(Protocol):
     paths: Any
     records: Records
     issued: bool
+    assumed: Identity | None
+
+    def assume(self, request: CarriedRequest) -> Response | None: ...
 
     def needs_no_key(self, request: CarriedRequest) -> bool: ...
 
@@ -77,6 +80,8 @@ def deciding(guard: Settings, keys: KnownKeys, store: Any) -> Decide | None:
                 state.sources += ours
                 if sent:
                     return guard.refuse_without_key(request, sent)
+                if guard.assumed is not None:
+                    return guard.assume(request)
                 state.identity = state.identity or ANONYMOUS
                 return None if open_to_all else guard.refuse_without_key(request, sent)
             text = sent.pop().encode("latin-1")

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+from keyguard.aside import in_turn, putting_back
 from keyguard.chain import follow
 from keyguard.clock import Clock, wall_clock
 from keyguard.conditions import OnPaths, on_paths
@@ -28,7 +29,7 @@ from keyguard.flow import call, is_async
 from keyguard.guard import Ask, Decide, Guard, Surroundings
 from keyguard.guards.api_keys import settings
 from keyguard.guards.api_keys.at_once import deciding
-from keyguard.guards.api_keys.guesses import UNNAMED, Guesses
+from keyguard.guards.api_keys.guesses import UNNAMED, Guesses, Refusals
 from keyguard.guards.api_keys.look_ups import Lookup, LookUps
 from keyguard.guards.api_keys.others import Others
 from keyguard.guards.api_keys.records import Records
@@ -169,11 +170,20 @@ class APIKeys(Guard):
             self._others = Others(name, self.records, LookUps(name, lookup, self._guesses), lookup is not None)
         self._registry: KeyRegistry | None = None
         self._clock: Clock = wall_clock
+        self.assumed: Identity | None = None
+        """The caller of requests without a key, in a test that names one."""
 
     def attach(self, stack: Surroundings) -> None:
         """Take note of the stack's clock, by which keys are issued."""
         if stack.clock is not self._clock:
             self._clock, self._registry = stack.clock, None
+
+    def set_aside(self) -> Callable[[], None]:
+        of_records = putting_back(self.records, "known", "refusals")
+        put_back = in_turn(of_records, putting_back(self, "_known", "_registry", "_clock"))
+        self._known = self.records.known = KnownKeys(doubting=True)
+        self.records.refusals = Refusals()
+        return put_back
 
     def after_fork(self) -> None:
         """Make the locks anew in a forked child."""
@@ -228,6 +238,9 @@ class APIKeys(Guard):
                 state.identity = state.identity or ANONYMOUS
                 if may_pass(request, self.preflights) and not self.sources.foreign(request):
                     return await pass_preflight(request, forward)
+                if self.assumed is not None:
+                    within = partial(self._within_scopes, forward) if callable(self.scopes) else forward
+                    return self.assume(request) or await within(request)
                 try:
                     passes = self.optional and not await self._missing_scopes(request, ANONYMOUS)
                 except AmbiguousPath:
@@ -255,6 +268,12 @@ class APIKeys(Guard):
         if self.paths is not None and not self.paths.closes(request):
             return True
         return self.public is not None and self.public.opens(request)
+
+    def assume(self, request: CarriedRequest) -> Response | None:
+        """Take a request without a key for one of the caller whom a test has named."""
+        identity = request.state.identity = self.assumed or ANONYMOUS
+        missing = [] if self.records.scopes is None else sorted(self.records.scopes - identity.scopes)
+        return self._refuse.scopes(request, missing) if missing else None
 
     def refuse_without_key(self, request: CarriedRequest, sent: Collection[str]) -> Response:
         """Refuse a request that has no key, or several."""

@@ -52,9 +52,9 @@ class Others:
         self, request: CarriedRequest, text: str, fingerprint: bytes, known: Known | None
     ) -> Response | Ask | None:
         """Ask whose a key is. A key that is known is not a guess."""
-        if known is not None:
-            known.being_verified()
         records = self._records
+        if known is not None and not records.known.doubting:
+            known.being_verified()
         guess = [] if known else records.guess_of(request)
         first: First | None = None
         try:

@@ -60,7 +60,7 @@ class Records:
 
     def ask(self, request: CarriedRequest, text: str, fingerprint: bytes, known: Known | None) -> Response | Ask:
         """Ask about a key that is not known, or not to be trusted any more. A key that is known is not a guess."""
-        if known is not None:
+        if known is not None and not self.known.doubting:
             known.being_verified()
         guess = [] if known else self.guess_of(request)
         key = parse_key(text)

@@ -86,9 +86,11 @@ class Known:
 class KnownKeys:
     """The keys that were verified last, by fingerprint; not more than `max_keys`, by default `REMEMBERED`."""
 
-    __slots__ = ("_generation", "_keys", "_lock", "_max", "_older", "get")
+    __slots__ = ("_generation", "_keys", "_lock", "_max", "_older", "doubting", "get")
 
-    def __init__(self, max_keys: int | None = None) -> None:
+    def __init__(self, max_keys: int | None = None, *, doubting: bool = False) -> None:
+        self.doubting = doubting
+        """Whether the store is asked about each key again, since time stands still, and trust would not end."""
         self._max = REMEMBERED if max_keys is None else max_keys
         self._keys: dict[bytes, Known] = {}
         self._generation = 0
@@ -112,6 +114,8 @@ class KnownKeys:
                     self._forget_one()
             known.generation = self._generation
             keys[fingerprint] = known
+        if self.doubting:
+            known.doubt()
 
     def drop(self, fingerprint: bytes) -> None:
         """Forget a key."""

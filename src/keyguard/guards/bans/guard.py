@@ -143,7 +143,7 @@ class Ban(Guard):
 
     def attach(self, stack: Surroundings) -> None:
         """Take note of the places in which credentials stand: a preflight has none."""
-        self._sources += stack.sources
+        self.add_sources(stack.sources)
 
     def add_sources(self, sources: Sequence[Sources]) -> None:
         """Take note of the places in which layers further in look for credentials."""

@@ -16,9 +16,10 @@ The rules themselves are in `policy.py`; nothing here decides what may be stored
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
+from keyguard.aside import in_turn, putting_back
 from keyguard.clock import SECOND, Clock
 from keyguard.conditions import Condition
 from keyguard.errors import ConfigurationError
@@ -29,6 +30,7 @@ from keyguard.guards.cache.decorators import ask_app
 from keyguard.guards.cache.entry import Entry
 from keyguard.guards.cache.exhausted import Exhausted
 from keyguard.guards.cache.flights import Flights
+from keyguard.guards.cache.for_apps import ForApps
 from keyguard.guards.cache.hits import Hits, Instant
 from keyguard.guards.cache.keeping import Lookup
 from keyguard.guards.cache.key import Query, Target, changed_by
@@ -38,7 +40,7 @@ from keyguard.guards.cache.purge import changed_uris, digests_of, uri_digest
 from keyguard.guards.cache.request import CONDITIONS, CacheRequest, RequestReader
 from keyguard.guards.cache.serving import NO_CONDITIONS, Conditions, answer, gateway_timeout, strip_tags
 from keyguard.guards.cache.settings import When
-from keyguard.guards.cache.stats import AMBIGUOUS_URL, BYPASSED, NO_COPY_ANSWERS, NO_STORE, CacheStats, Explanation
+from keyguard.guards.cache.stats import AMBIGUOUS_URL, BYPASSED, NO_COPY_ANSWERS, NO_STORE, Explanation
 from keyguard.guards.cache.storage import CacheStorage
 from keyguard.keys.credentials import Sources
 from keyguard.ops import Store, is_store
@@ -51,7 +53,7 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPO
 _REFRESH_FOR = 60 * SECOND
 
 
-class ResponseCache(Guard):
+class ResponseCache(ForApps, Guard):
     """Serve stored responses, as RFC 9111 allows a shared cache to.
 
     Out of the box only responses with explicit freshness or a validator are stored, none that set a cookie, and none to
@@ -175,6 +177,11 @@ class ResponseCache(Guard):
 
     def add_sources(self, sources: Sequence[Sources]) -> None:
         self.reader.add_sources(sources)
+
+    def set_aside(self) -> Callable[[], None]:
+        put_back = in_turn(self.storage.set_aside(), putting_back(self, "flights", "hits"))
+        self.flights, self.hits = Flights(), Hits(self.storage, self.when)
+        return put_back
 
     def after_fork(self) -> None:
         self.storage.after_fork()
@@ -314,36 +321,3 @@ class ResponseCache(Guard):
         strip_tags(response)
         response.headers.add("Cache-Status", f"{self.name}; fwd=method")
         return response
-
-    # -- for the app's own code -----------------------------------------------------------------------------
-
-    def purge(self, url: str | None = None, *, tag: str | None = None) -> None:
-        """Stop serving what is stored for a URL, on one host or, for a path alone, on all; or under a tag.
-
-        Every process follows within `local_ttl` seconds. Raises `ValueError` for a text that is not a URL, and
-        `StoreError` if a shared store cannot be told: then only this process has forgotten.
-        """
-        self.storage.run(self.storage.purge(url, tag))
-
-    async def apurge(self, url: str | None = None, *, tag: str | None = None) -> None:
-        """Do as `purge`, without holding up the event loop."""
-        await self.storage.arun(self.storage.purge(url, tag))
-
-    def purge_all(self) -> None:
-        """Stop serving all that is stored now."""
-        self.storage.run(self.storage.purge_all())
-
-    async def apurge_all(self) -> None:
-        """Do as `purge_all`, without holding up the event loop."""
-        await self.storage.arun(self.storage.purge_all())
-
-    def stats(self) -> CacheStats:
-        """Return what it has done, and how full it is, in this process."""
-        return self.storage.stats()
-
-    def explain(self, url: str) -> Explanation:
-        """Return why the last response for a URL, or for a path on any host, was stored or was not.
-
-        Raises `ValueError` for a text that is not a URL.
-        """
-        return self.storage.explain(url)

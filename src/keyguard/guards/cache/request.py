@@ -86,7 +86,7 @@ class RequestReader:
 
     def read_credentials(self, sources: Iterable[Sources]) -> None:
         """Take what stands in these places for credentials."""
-        self._sources += sources
+        self._sources += [source for source in sources if source not in self._sources]
         names = [name for source in self._sources for name in source.names]
         fields = {name.lower() for name in (*names, *self.settings.credentials) if ":" not in name}
         self._credential_fields = FieldSet((*CREDENTIALS, *sorted(fields - set(CREDENTIALS))))

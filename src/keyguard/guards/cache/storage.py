@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from keyguard.aside import putting_back
 from keyguard.clock import SECOND, monotonic, travelling, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Flow
@@ -84,6 +85,15 @@ class CacheStorage:
         if stack.shared and self.shared is None:
             self.shared = Shared(self.bounds.variants)
             self.local = LocalCache(self.bounds.local_bytes, self.bounds.entries, self.bounds.variants)
+
+    def set_aside(self) -> Callable[[], None]:
+        """Begin anew, and return what puts back all that was."""
+        names = ("budget", "purges", "reports", "shared", "local", "_store", "_time", "_on_the_wall")
+        put_back = putting_back(self, *names)
+        begun = CacheStorage(self.reader, self.bounds)
+        for name in names:
+            setattr(self, name, getattr(begun, name))
+        return put_back
 
     def after_fork(self) -> None:
         """Take new locks, in a forked child."""

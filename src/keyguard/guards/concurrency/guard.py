@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from keyguard.aside import putting_back
 from keyguard.chain import within
 from keyguard.checks import is_whole
 from keyguard.clock import SECOND
@@ -168,6 +169,11 @@ class Concurrency(Guard):
             raise ConfigurationError(f"{self!r} stands in two stacks with different stores: make one for each")
         self._store, self._renewed = store, not traits_of(store).near
         self._ready = {}
+
+    def set_aside(self) -> Callable[[], None]:
+        put_back = putting_back(self, "_store", "_renewed")
+        self._store = None
+        return put_back
 
     def warn_of_workers(self, workers: int) -> str:
         return f"each of them admits {self.limit.text}, so {workers} times as many together"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any
 
+from keyguard.aside import putting_back
 from keyguard.checks import is_token, is_whole
 from keyguard.clock import SECOND, monotonic, wall_clock
 from keyguard.conditions import OnPaths, on_paths
@@ -145,6 +146,13 @@ class Overload(Guard):
         clock = stack.clock
         # The system's time may be set back; a clock that was given is one for tests.
         self._clock = monotonic if clock is wall_clock else lambda: clock() / SECOND
+
+    def set_aside(self) -> Callable[[], None]:
+        put_back = putting_back(self, "limit", "_lag", "_shed", "_clock")
+        self.limit = AdaptiveLimit(self.limit.floor, self.limit.ceiling, self.limit.objective)
+        self._lag = LoopLag(self._now)
+        self._shed = dict.fromkeys(SHARES, 0)
+        return put_back
 
     def after_fork(self) -> None:
         self.limit.renew()
