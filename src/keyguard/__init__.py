@@ -8,6 +8,7 @@ Importing this package loads no web framework and no client of a store.
 """
 
 from keyguard.audit import AuditLog, AuditRecord
+from keyguard.body_fields import form_field, json_field
 from keyguard.conditions import path
 from keyguard.errors import (
     AmbiguousPath,
@@ -87,7 +88,9 @@ __all__ = [
     "blocking",
     "cache_control",
     "credits",
+    "form_field",
     "here",
+    "json_field",
     "open_store",
     "path",
     "quota",

@@ -152,7 +152,11 @@ class Blocking(Step[R]):
         return self.function(*self.args, **self.kwargs)
 
 
-class _Blocks(Generic[P, R]):
+class Stepwise:
+    """The base of functions of a request whose calls must be awaited: they await steps, so they need no event loop."""
+
+
+class _Blocks(Stepwise, Generic[P, R]):
     """A function whose calls are `Blocking`."""
 
     def __init__(self, function: Callable[P, R]) -> None:
@@ -183,8 +187,8 @@ def blocking(function: Callable[P, R]) -> Callable[P, Blocking[R]]:
 
 
 def is_blocking(function: object) -> bool:
-    """Tell whether a function was made by `blocking`, so that its calls must be awaited."""
-    return isinstance(function, _Blocks)
+    """Tell whether a function was made by `blocking`, or awaits other steps, so that its calls must be awaited."""
+    return isinstance(function, Stepwise)
 
 
 async def call(function: Callable[P, Awaitable[R] | R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -90,6 +90,8 @@ class Guard:
     sources: Sources | Sequence[str] = ()
     """Where it looks for credentials: names of header fields, `"cookie:name"`, `"query:name"` and what else
     `keyguard/keys/places.py` lists. Caches keep such requests apart, and what stands there is in no log."""
+    reads_bodies: bool = False
+    """Whether it may read the body of a request before the app does."""
     strips: bool = False
     """Whether what stands in its `sources` is taken off before the app sees the request."""
     handlers: bool = False

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from inspect import isawaitable, iscoroutine
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from keyguard.body_fields import BodyField
 from keyguard.buckets import UNKNOWN_ADDRESS, bucket_text, digest
 from keyguard.conditions import Condition, OnPaths, on_paths
 from keyguard.errors import ConfigurationError
@@ -38,9 +39,18 @@ class Selection:
     __slots__ = ("_opens", "by", "exempt", "methods", "paths", "uncounted", "when")
 
     def __init__(
-        self, by: Any, when: Any, exempt: Any, methods: Any, paths: Iterable[str] | OnPaths | None, ignore_case: bool
+        self,
+        by: Any,
+        when: Any,
+        exempt: Any,
+        methods: Any,
+        paths: Iterable[str] | OnPaths | None,
+        ignore_case: bool,
+        *,
+        bodies: bool = False,
     ) -> None:
-        self.by = checked_by(by)
+        """`bodies`: whether callers may be named by a field of the body."""
+        self.by = checked_by(by, bodies=bodies)
         self.when = checked_condition("when", when)
         self.exempt = checked_condition("exempt", exempt)
         self._opens = self.exempt.opens if isinstance(self.exempt, Condition) else self.exempt
@@ -48,6 +58,11 @@ class Selection:
         self.uncounted = _uncounted(self.methods)
         """The methods that are known not to count."""
         self.paths = on_paths("paths", paths, ignore_case)
+        if isinstance(self.by, BodyField) and self.methods is None:
+            raise ConfigurationError(
+                f"by={self.by!r} needs methods=['POST'], or what else has a body: all requests without one share one "
+                "counter, and a page that is only looked at would be one of them"
+            )
 
     @property
     def fixed(self) -> bool:
@@ -146,7 +161,11 @@ def at_hand(functions: Iterable[Callable[..., Any]]) -> bool:
 # -- checking settings ------------------------------------------------------------------------------------------
 
 
-def checked_by(by: Any) -> Any:
+def checked_by(by: Any, *, bodies: bool = False) -> Any:
+    if isinstance(by, BodyField) and not bodies:
+        raise ConfigurationError(
+            f"by={by!r} is for RateLimit(by=...) alone: anybody can send the name of somebody else"
+        )
     if callable(by):
         check_takes("by", by, "the request")
         return by
@@ -159,7 +178,7 @@ def checked_condition(word: str, condition: Any) -> Any:
     """Return a condition as a function, or `None`. Raises `ConfigurationError` for what is none."""
     if condition is None:
         return None
-    if callable(condition):
+    if callable(condition) and not isinstance(condition, BodyField):
         check_takes(word, condition, "the request")
         return condition
     if isinstance(condition, bool):

@@ -1,7 +1,8 @@
-"""The steps that concern requests: running the app, and running a guard for a new request."""
+"""The steps that concern requests: running the app, running a guard for a new request, and reading a body."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Any
 
@@ -34,3 +35,24 @@ class Detach(Step[bool]):
     def __init__(self, guard: Callable[[CarriedRequest], Flow[Response]], request: CarriedRequest) -> None:
         self.guard = guard
         self.request = request
+
+
+class Unread(enum.Enum):
+    """Why a body could not be read."""
+
+    TOO_LONG = "body-too-long"
+    INCOMPLETE = "body-incomplete"
+    """The client left, or the server cannot say where it ends."""
+
+
+class ReadBody(Step[tuple[bytes, Unread | None]]):
+    """Read the body of a request before the app does, if it has no more than `most` bytes; the app gets all of it.
+
+    Evaluates to the body, and to why it could not be read; then the body is empty.
+    """
+
+    __slots__ = ("most", "request")
+
+    def __init__(self, request: CarriedRequest, most: int) -> None:
+        self.request = request
+        self.most = most

@@ -20,7 +20,7 @@ ARROW = [
     "audit renewals request run stores",
     "conditions keys problem refused steps",
     "counter_names uncounted without_store",
-    "guard",
+    "body_fields guard",
     "selection together",
     "chain",
     "drivers guards",

@@ -18,7 +18,7 @@ from typing import Any
 from keyguard.clock import monotonic
 from keyguard.drivers.faults import answer_failure, tell_of_refusal
 from keyguard.drivers.setup import Setup as Setup
-from keyguard.errors import GuardError, StoreBusy, StoreError
+from keyguard.errors import ConfigurationError, GuardError, StoreBusy, StoreError
 from keyguard.flow import Blocking, Flow, Step, Wait
 from keyguard.http.spelling import NOTHING, Inside
 from keyguard.logs import logger, plain
@@ -26,7 +26,7 @@ from keyguard.ops import BestEffort, Degraded, Op, Settle, SettleHere, TakeHere,
 from keyguard.refusal import Refusal
 from keyguard.request import CarriedRequest, Deferred
 from keyguard.response import Response
-from keyguard.steps import CallApp, Detach
+from keyguard.steps import CallApp, Detach, ReadBody, Unread
 
 log = logger("keyguard")
 _WAITED = "the request has waited long enough for the store"
@@ -85,6 +85,7 @@ class Engine:
         "notes",
         "patience",
         "provides",
+        "reads_bodies",
         "request_id_header",
         "source",
         "sources",
@@ -136,6 +137,7 @@ class Engine:
         self.note = setup.note
         self.notes, self.handlers, self.stack = setup.notes, setup.handlers, setup.stack
         self.strips, self.drivers = setup.strips, setup.drivers
+        self.reads_bodies = setup.reads_bodies
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""
@@ -176,6 +178,10 @@ class Engine:
                         error = failure
                 elif step.__class__ is CallApp:
                     return step
+                elif step.__class__ is ReadBody:
+                    value = read_ahead(step)
+                    if value.__class__ is Pending:
+                        return value
                 elif step.__class__ is BestEffort:
                     try:
                         value = self._ask_aside(step, request)
@@ -274,6 +280,19 @@ class Engine:
     def fault(self, request: CarriedRequest, failure: BaseException) -> Response:
         """Return the refusal that stands for a failure of keyguard, its store or a guard."""
         return answer_failure(request, failure, self.sources)
+
+
+def read_ahead(step: ReadBody) -> Any:
+    """Return what comes of reading a body ahead, or `Pending`."""
+    request = step.request
+    ahead = getattr(request, "ahead", None)
+    if ahead is not None:
+        return ahead.read_ahead(step.most)
+    if not getattr(request.settings, "reads_bodies", False):
+        raise ConfigurationError(
+            "json_field() and form_field() are given to RateLimit(by=...) as they are, not called by another function"
+        )
+    return b"", Unread.INCOMPLETE  # a request in the background, which has no body
 
 
 async def _whole(results: Awaitable[Sequence[Any]]) -> Sequence[Any]:

@@ -48,6 +48,8 @@ class Setup(NamedTuple):
     """Whether requests are noted for handlers (`keyguard.request.current`)."""
     stack: Any = None
     """The stack itself, whose `check_routes(app, around)` is called when the app has all its routes."""
+    reads_bodies: bool = False
+    """Whether a guard may ask for the body of a request."""
     strips: Sequence[Sources] = ()
     """The places in which keys are taken off before the app sees a request."""
     drivers: Any = None

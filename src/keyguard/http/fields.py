@@ -74,3 +74,10 @@ def asks_for_another_method(name: str) -> bool:
 
 
 _OVERRIDE = re.compile("method|override|verb")
+
+
+def length_of(value: str | None) -> int | None:
+    """Return the length that `Content-Length` says; `None` for none, and -1 for what is not one."""
+    if value is None:
+        return None
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else -1

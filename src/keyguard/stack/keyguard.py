@@ -301,6 +301,7 @@ class Keyguard(ForDevelopers, ForTests, ForOperators, ForFlask):
             note=self._note if self._guarding and self.store is self._home else None,
             drivers=self._drivers,
             notes=self._notes,
+            reads_bodies=any(guard.reads_bodies for guard in self._declared),
             strips=[sources_of(guard) for guard in self._declared if guard.strips],
             handlers=self._handlers,
             stack=self,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NoReturn, Protocol
 
 from keyguard.chain import give_up
 from keyguard.drivers import bridges
+from keyguard.drivers.asgi.ahead import BodyAhead
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
 from keyguard.drivers.asgi.driving import answer_refused, asked, noting, start_settling
 from keyguard.drivers.asgi.exchange import Exchange
@@ -87,6 +88,9 @@ class ASGIDriver:
             if bridges.crossing:
                 bridges.carry_over(request, "scheme", "wsgi_environ", SHARED_WSGI)
             scope[SHARED_ASGI] = request.state
+        if engine.reads_bodies:
+            request.ahead = BodyAhead(request, receive)
+            receive = request.ahead.receive
         try:
             begun = engine.ask(request)
             if begun.__class__ is not tuple and begun.__class__ is not Response and isinstance(begun, Ask):

@@ -10,6 +10,7 @@ from keyguard.drivers import bridges
 from keyguard.drivers.bridges import opened
 from keyguard.drivers.field_names import clean_environ, tell_of_folding
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
+from keyguard.drivers.wsgi.ahead import InputAhead
 from keyguard.drivers.wsgi.background import detach
 from keyguard.drivers.wsgi.driving import StartResponse, answer, asked, settle_all
 from keyguard.drivers.wsgi.driving import WSGIApp as WSGIApp
@@ -62,6 +63,8 @@ class WSGIDriver:
             if bridges.crossing:
                 bridges.carry_over(request, "wsgi.url_scheme", "asgi.scope", SHARED_ASGI)
             environ[SHARED_WSGI] = request.state
+        if engine.reads_bodies:
+            request.ahead = environ["wsgi.input"] = InputAhead(environ)
         try:
             begun = engine.ask(request)
             if begun.__class__ is not tuple and begun.__class__ is not Response and isinstance(begun, Ask):

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from keyguard.body_fields import BodyField
 from keyguard.conditions import OnPaths
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes, is_async
@@ -60,8 +61,9 @@ class RateLimit(Limiting):
       tells once.
     - `by`: who shares a counter. `"ip"` the client's address (IPv6 by /64), `"key"` the API key, `"subject"` whoever
       owns the key; callers without a key are counted by address. Or a function of the request that returns text, bytes,
-      a number, a `UUID`, a member of an `Enum`, a tuple of these, or `None` if the limit does not apply. By default
-      `"ip"`, with plans `"subject"`.
+      a number, a `UUID`, a member of an `Enum`, a tuple of these, or `None` if the limit does not apply. Or a
+      field of the body, `json_field("username")` or `form_field("username")`. By default `"ip"`, with plans
+      `"subject"`.
     - `cost`: units a request takes, a whole number or a function. One of 0 takes none, and is never refused: units of a
       limit with `cost=0` are used by handlers alone, by `Keyguard.charge` and `Keyguard.reserve`.
     - `when`, `exempt`: functions of the request, or `path(...)`: the limit applies if `when` is true and `exempt` is
@@ -130,7 +132,7 @@ class RateLimit(Limiting):
     ) -> None:
         if by is None:
             by = "ip" if plans is None else "subject"
-        self.selection = selection = Selection(by, when, exempt, methods, paths, ignore_case)
+        self.selection = selection = Selection(by, when, exempt, methods, paths, ignore_case, bodies=True)
         self.by, self.when, self.exempt = selection.by, selection.when, selection.exempt
         self.methods, self.paths = selection.methods, selection.paths
         self.cost = settings.checked_cost(cost)
@@ -138,6 +140,7 @@ class RateLimit(Limiting):
         self.if_store_fails = checked_failure_mode(if_store_fails)
         self.settling = settler_of(settle, refund_on, count, failures)
         self.handlers = self.cost == 0
+        self.reads_bodies = isinstance(by, BodyField)
         self.keeps = frozenset({"decisions", "holds"} if self.settling or self.handlers else {"decisions"})
         self.choose: Callable[[Request], Any] | None = None
         self.rules: tuple[settings.Rule, ...] = ()
