@@ -107,9 +107,13 @@ class Commands:
             sys.stdin = given
         if target:
             Path(target).write_text(told.getvalue())
-        if found := re.search(r"\b[a-z]+_[a-z]+_[0-9A-Za-z]{12}_[0-9A-Za-z]+", told.getvalue()):
-            self.key = found[0]
+        self.note_key(told.getvalue())
         return code, told.getvalue() + problems.getvalue()
+
+    def note_key(self, told: str) -> None:
+        """Note a key that a command has issued."""
+        if found := re.search(r"\b[a-z]+_[a-z]+_[0-9A-Za-z]{12}_[0-9A-Za-z]+", told):
+            self.key = found[0]
 
     def pip(self, words: list[str]) -> None:
         """Look whether what would be installed is there."""
@@ -193,6 +197,7 @@ class Commands:
             check=False,
         )
         assert done.returncode == wanted, f"{line}\nended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        self.note_key(done.stdout)
 
     def close(self) -> None:
         if self.server is not None:
