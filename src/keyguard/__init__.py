@@ -4,42 +4,46 @@
     app.add_middleware(guard.asgi)              # ASGI: FastAPI, Starlette, Litestar, ...
     app.wsgi_app = guard.wsgi(app.wsgi_app)     # WSGI: Flask, Django, Falcon, ...
 
-Importing this package loads no web framework and no client of a store.
+Importing this package loads nothing: each name brings what it needs when it is used, and none of them a web framework
+or a client of a store. So a command or a script starts quickly that needs little of it.
 """
 
-from keyguard.audit import AuditLog, AuditRecord
-from keyguard.body_fields import form_field, json_field
-from keyguard.conditions import path
-from keyguard.errors import (
-    AmbiguousPath,
-    ConfigurationError,
-    KeyguardError,
-    KeyNotFound,
-    NoResponse,
-    OutsideRequest,
-    StoreBusy,
-    StoreError,
-)
-from keyguard.flow import blocking
-from keyguard.guard import Guard
-from keyguard.guards import APIKeys, Ban, Concurrency, IPFilter, Overload, RateLimit, ResponseCache
-from keyguard.guards.cache import CacheStats, Explanation, cache_control, vary
-from keyguard.guards.overload import OverloadStats
-from keyguard.guards.rate_limit import Outcome
-from keyguard.identity import ANONYMOUS, Identity
-from keyguard.keys import BrokenImport, ForeignKey, Imports, IssuedKey, KeyRecord, KeyRegistry
-from keyguard.problem import refuse
-from keyguard.rates import credits, quota, smooth
-from keyguard.refusal import Cause, Refusal
-from keyguard.refused import Refused
-from keyguard.request import Forward, LimitState, Request, RequestState, here
-from keyguard.response import Headers, Response
-from keyguard.stack.handlers import Reservation
-from keyguard.stack.keyguard import Keyguard
-from keyguard.stack.limit_actions import LimitChange, LimitUse
-from keyguard.stack.limits import Limits
-from keyguard.stores import open_store
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from keyguard.audit import AuditLog, AuditRecord
+    from keyguard.body_fields import form_field, json_field
+    from keyguard.conditions import path
+    from keyguard.errors import (
+        AmbiguousPath,
+        ConfigurationError,
+        KeyguardError,
+        KeyNotFound,
+        NoResponse,
+        OutsideRequest,
+        StoreBusy,
+        StoreError,
+    )
+    from keyguard.flow import blocking
+    from keyguard.guard import Guard
+    from keyguard.guards import APIKeys, Ban, Concurrency, IPFilter, Overload, RateLimit, ResponseCache
+    from keyguard.guards.cache import CacheStats, Explanation, cache_control, vary
+    from keyguard.guards.overload import OverloadStats
+    from keyguard.guards.rate_limit import Outcome
+    from keyguard.identity import ANONYMOUS, Identity
+    from keyguard.keys import BrokenImport, ForeignKey, Imports, IssuedKey, KeyRecord, KeyRegistry
+    from keyguard.problem import refuse
+    from keyguard.rates import credits, quota, smooth
+    from keyguard.refusal import Cause, Refusal
+    from keyguard.refused import Refused
+    from keyguard.request import Forward, LimitState, Request, RequestState, here
+    from keyguard.response import Headers, Response
+    from keyguard.stack.handlers import Reservation
+    from keyguard.stack.keyguard import Keyguard
+    from keyguard.stack.limit_actions import LimitChange, LimitUse
+    from keyguard.stack.limits import Limits
+    from keyguard.stores import open_store
 __all__ = [
     "ANONYMOUS",
     "APIKeys",
@@ -100,3 +104,45 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    "audit": "AuditLog AuditRecord",
+    "body_fields": "form_field json_field",
+    "conditions": "path",
+    "errors": (
+        "AmbiguousPath ConfigurationError KeyguardError KeyNotFound NoResponse OutsideRequest StoreBusy StoreError"
+    ),
+    "flow": "blocking",
+    "guard": "Guard",
+    "guards": "APIKeys Ban Concurrency IPFilter Overload RateLimit ResponseCache",
+    "guards.cache": "CacheStats Explanation cache_control vary",
+    "guards.overload": "OverloadStats",
+    "guards.rate_limit": "Outcome",
+    "identity": "ANONYMOUS Identity",
+    "keys": "BrokenImport ForeignKey Imports IssuedKey KeyRecord KeyRegistry",
+    "problem": "refuse",
+    "rates": "credits quota smooth",
+    "refusal": "Cause Refusal",
+    "refused": "Refused",
+    "request": "Forward LimitState Request RequestState here",
+    "response": "Headers Response",
+    "stack.handlers": "Reservation",
+    "stack.keyguard": "Keyguard",
+    "stack.limit_actions": "LimitChange LimitUse",
+    "stack.limits": "Limits",
+    "stores": "open_store",
+}
+"""The module of each name; the lines above say the same to type checkers, and a test compares them."""
+_MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import keyguard
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "keyguard"
 
@@ -141,10 +145,37 @@ def test_who_starts_threads_knows_that_some_processes_must_have_none() -> None:
 
 
 def test_importing_keyguard_is_light() -> None:
-    code = "import sys, keyguard, keyguard.wsgi; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    code = (
+        "import sys, keyguard, keyguard.wsgi; from keyguard import *; "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"starlette", "werkzeug", "fastapi", "flask", "django", "limits", "redis", "psycopg", "asyncio", "sqlite3"}
     assert set(done.stdout.split()) & heavy == set()
+
+
+def test_keyguard_itself_loads_what_is_used_of_it() -> None:
+    code = "import sys, keyguard; print(*[name for name in sys.modules if name.startswith('keyguard.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_names_of_keyguard_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    (seen,) = [node.body for node in tree.body if isinstance(node, ast.If)]
+    (table,) = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["_PLACES"]
+    ]
+    told = {f"keyguard.{module}": set(names.split()) for module, names in table.items()}
+    assert told == {
+        node.module: {alias.name for alias in node.names} for node in seen if isinstance(node, ast.ImportFrom)
+    }
+    assert set().union(*told.values()) == set(keyguard.__all__)
+    assert set(keyguard.__all__) <= set(dir(keyguard))
+    with pytest.raises(AttributeError, match="no attribute 'Keyguards'"):
+        _ = keyguard.Keyguards
 
 
 def test_tests_stand_in_the_folder_of_what_they_test() -> None:

@@ -36,6 +36,7 @@ WRONG: dict[Callable[..., Any], list[dict[str, Any]]] = {
         {"lookup": 1},
         {"issued": False},
         {"imported": 1},
+        {"strip": 1},
         {"hmac_secret": "an HMAC of no imported keys"},
         {"sources": ["a header"]},
         {"public": ["health"]},
