@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from keyguard.errors import GuardError, StoreError
 from keyguard.flow import Flow
+from keyguard.gate import Branch, Choice, Gate
 from keyguard.guard import LONG, AnyGuard, Ask, Decide, Long, Mark, is_plain, may_decide
 from keyguard.ops import Store, traits_of
 from keyguard.request import CarriedRequest, Forward
@@ -28,19 +29,40 @@ Begun: TypeAlias = "Marks | Response | Flow[Response]"
 """The outcome of asking guards: all have let it pass, and left these marks; or one has answered; or this
 coroutine is to be run."""
 
+_KEPT = 512
+"""Branches that are kept for each gate: callers have a say in which are needed."""
 
-class Chain:
-    """A nest of guards, ready to run. Raises `ConfigurationError` for what is not a guard."""
 
-    __slots__ = ("_awaited", "_beside", "_decides", "_forwards", "_guards", "_spread", "_store")
+class Chain(Branch):
+    """A nest of guards, ready to run. Raises `ConfigurationError` for what is not a guard.
 
-    def __init__(self, guards: Sequence[AnyGuard], store: Any = None, awaited: Store | None = None) -> None:
+    At a gate it goes on in another chain, which has the guards that are chosen there in the place of the gate. Such a
+    chain is made once for each choice, and shares with this one what guards have made for their stack.
+    """
+
+    __slots__ = ("_awaited", "_beside", "_decides", "_forwards", "_guards", "_known", "_spread", "_store")
+
+    def __init__(
+        self,
+        guards: Sequence[AnyGuard],
+        store: Any = None,
+        awaited: Store | None = None,
+        known: dict[int, Decide] | None = None,
+    ) -> None:
         """Nest `guards`, the first one outermost.
 
-        `store` is theirs if it answers at once and cannot fail; else it is `awaited`, and drivers ask it.
+        `store` is theirs if it answers at once and cannot fail; else it is `awaited`, and drivers ask it. `known` are
+        the `decide` of guards, by the number of the object, of a chain that this one is a branch of.
         """
         self._store, self._awaited = store, awaited
-        self._decides = tuple([_decide_of(guard, store) for guard in guards])
+        self._known = {} if known is None else known
+        self._decides = tuple([self._decide_of(place, guard) for place, guard in enumerate(guards)])
+        if known is None:
+            self._known.update(
+                (id(guard), decide)
+                for guard, decide in zip(guards, self._decides, strict=True)
+                if not isinstance(guard, Gate)
+            )
         self._beside = neighbours(guards, self._decides, awaited)
         """For each guard, those further in that may be asked in the same operation; mostly none."""
         self._spread = awaited is not None and traits_of(awaited).spread
@@ -66,6 +88,7 @@ class Chain:
         raises, if there are no marks.
         """
         first = place
+        branch: Chain | None = None
         try:
             for decide in decides or (self._decides[first:] if first else self._decides):
                 answer = decide(request)
@@ -76,9 +99,15 @@ class Chain:
                         marks = (answer, *marks) if marks else (answer,)
                     elif answer.__class__ is not Response and isinstance(answer, Ask):
                         if self._beside[place]:
-                            answer = ask_together(answer, self._beside[place], self._spread, request)
+                            answer = ask_together(answer, place, self._beside[place], self._spread, request)
+                            answer.chain = answer.branch or self
+                        else:
+                            answer.chain = self
                         answer.place, answer.marks = place, marks
                         return answer
+                    elif isinstance(answer, Chain):
+                        branch = answer
+                        break
                     else:
                         response = checked(answer, self._guards[place])
                         if not marks:
@@ -93,28 +122,62 @@ class Chain:
         except BaseException:  # the process is told to end, or a greenlet is: nothing more is done for the request
             give_up(marks)
             raise
-        return marks
+        return marks if branch is None else branch.begin(request, place, marks)
 
     def go_on(self, ask: Ask, result: Any, request: CarriedRequest) -> Begun | Ask:
         """Ask the guards from there on where the store had to be asked, which returned `result`."""
+        chain: Chain = ask.chain
         if isinstance(ask, Together):
             known = ask.decided(result)
-            return self.begin(request, ask.place, ask.marks, (*known, *self._decides[ask.place + len(known) :]))
-        rest = self._decides[ask.place + 1 :]
-        return self.begin(request, ask.place, ask.marks, (partial(ask.answered, result), *rest))
+            return chain.begin(request, ask.place, ask.marks, (*known, *chain._decides[ask.place + len(known) :]))
+        rest = chain._decides[ask.place + 1 :]
+        return chain.begin(request, ask.place, ask.marks, (partial(ask.answered, result), *rest))
 
     def failed(self, ask: Ask, error: BaseException, request: CarriedRequest) -> Flow[Response]:
         """Go on though the store could not answer. An error that is not the store's ends the request."""
         if not isinstance(error, StoreError):
             return within(ask.marks, request, partial(_fail, [error]))
+        chain: Chain = ask.chain
         if not isinstance(ask, Together):
-            return within(ask.marks, request, partial(ask.failed, error), self._forwards[ask.place])
+            return within(ask.marks, request, partial(ask.failed, error), chain._forwards[ask.place])
         place = ask.place + len(ask.asks)
-        forward = self._forwards[place - 1]
+        forward = chain._forwards[place - 1]
         if ask.then is not None:
-            forward = self._forward(place, (ask.then, *self._decides[place + 1 :]))
+            forward = chain._forward(place, (ask.then, *chain._decides[place + 1 :]))
         first = partial(ask.asks[0].failed, error)
         return within(ask.marks, request, first, ask.without_store(error, forward))
+
+    # -- gates --------------------------------------------------------------------------------------------
+
+    def beside(self, place: int) -> Sequence[Decide]:
+        return self._beside[place]
+
+    def _decide_of(self, place: int, guard: Any) -> Decide:
+        if isinstance(guard, Gate):
+            return self._gate(place, guard)
+        known = self._known.get(id(guard))
+        return decide_of(guard, self._store) if known is None else known
+
+    def _gate(self, place: int, gate: Gate) -> Decide:
+        """Return what answers with the chain in which a request goes on."""
+        for member in gate.members:
+            if id(member) not in self._known:
+                self._known[id(member)] = decide_of(member, self._store)
+        branches: dict[Choice, Chain] = {}
+
+        def decide(request: CarriedRequest) -> Any:
+            choice = gate.choose(request)
+            if not choice or isinstance(choice, Response):
+                return choice or None
+            branch = branches.get(choice)
+            if branch is None:
+                if len(branches) >= _KEPT:
+                    branches.clear()
+                guards = (*self._guards[:place], *gate.chosen(choice), *self._guards[place + 1 :])
+                branch = branches[choice] = Chain(guards, self._store, self._awaited, self._known)
+            return branch
+
+        return decide
 
     def _long(self, request: CarriedRequest, place: int, marks: Marks, *, awaited: bool) -> Flow[Response]:
         """Run the guard at `place` as a coroutine, and those further in as it forwards the request.
@@ -266,7 +329,8 @@ def _name_of(guard: object) -> str:
     return f"the guard {repr(guard) if name is None else str(name).removesuffix('.__call__')}"
 
 
-def _decide_of(guard: Any, store: Any) -> Decide:
+def decide_of(guard: Any, store: Any) -> Decide:
+    """Return the function by which a guard is asked first. Raises `ConfigurationError` for what is not a guard."""
     if is_plain(guard):
         decide: Decide = guard
         return decide

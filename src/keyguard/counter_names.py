@@ -18,7 +18,7 @@ from operator import attrgetter, itemgetter, methodcaller
 from types import FunctionType, MethodType
 from typing import Any
 
-from keyguard.conditions import OnPaths
+from keyguard.conditions import Asked, Condition, OnPaths
 from keyguard.rates import Limit
 
 _LONGEST = 80  # characters: a name stands in every response, a long list of paths does not
@@ -59,7 +59,9 @@ def named(parts: Iterable[str]) -> str:
 
 def nameless(function: object) -> bool:
     """Tell whether a function has no name that would tell it from another one."""
-    if isinstance(function, OnPaths) or not callable(function):
+    if isinstance(function, Condition):
+        return any(isinstance(one, Asked) and nameless(one.function) for one in function.within())
+    if not callable(function):
         return False
     if isinstance(function, MethodType):
         function = function.__func__
@@ -67,16 +69,20 @@ def nameless(function: object) -> bool:
 
 
 def _short(function: object) -> str:
-    if isinstance(function, OnPaths):
-        return " ".join(function.texts)
+    if isinstance(function, Condition):
+        return _condition(function)
     if isinstance(function, partial):
         return _short(function.func)
     return str(getattr(function, "__name__", type(function).__name__)).strip("<>")
 
 
+def _condition(condition: Condition) -> str:
+    return " ".join(condition.texts) if isinstance(condition, OnPaths) else repr(condition)
+
+
 def _qualified(function: object) -> str:
-    if isinstance(function, OnPaths):
-        return " ".join(function.texts)
+    if isinstance(function, Condition):
+        return _condition(function)
     if isinstance(function, partial):
         return f"partial {_qualified(function.func)}"
     named = function if hasattr(function, "__qualname__") else type(function)
@@ -190,8 +196,8 @@ _MOST = 1000  # pairs that are compared; what is larger is another one
 
 def _parts(value: Any) -> Sequence[object] | None:
     """Take a setting apart, all of it that counts; `None` if it is one piece."""
-    if isinstance(value, OnPaths):
-        return value.texts, value.ignore_case
+    if isinstance(value, Condition):
+        return value.parts
     if isinstance(value, Limit):
         return value.code, value.quota, value.max_cost
     if isinstance(value, FunctionType):

@@ -106,6 +106,8 @@ class Guard:
     it may be asked before it is known what its neighbours outside answer, and in one operation with them. `"charges"`:
     it refuses since too little is left. `"checks"`: it takes nothing, and refuses for what has been before. It stands
     in the class of the `decider` it speaks for."""
+    unshadowed: str = ""
+    """Why it cannot stand in shadow mode, in which it refuses nobody: "a cache refuses nobody". Empty if it can."""
     joined: Callable[[Sequence[Any]], Any] | None = None
     """A static method that makes one guard of several that stand next to each other. It stands in the class of the
     `__call__` it speaks for: a subclass that overrides it is not joined."""
@@ -247,11 +249,12 @@ class Ask:
     While the store is asked no coroutine waits, only the driver. `__call__` is not called after it.
     """
 
-    __slots__ = ("marks", "op", "place")
+    __slots__ = ("chain", "marks", "op", "place")
 
     marks: tuple[Mark, ...]
-    """Those of the guards further out. For the chain, which goes on from here, like the next."""
+    """Those of the guards further out. For the chain, which goes on from here, like the next two."""
     place: int
+    chain: Any
 
     def __init__(self, op: Op[Any]) -> None:
         self.op = op

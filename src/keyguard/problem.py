@@ -178,6 +178,8 @@ class Notice:
             "" if client is None else client.text,
             request.method,
             request.route,
+            False,
+            "",
         )
         refusal = state.refusal = _tuple(Refusal, told)
         accept = request.header("accept")

@@ -55,3 +55,7 @@ class Refusal(NamedTuple):
     route: str = ""
     """The route that the app has matched, such as `/items/{id}`, if it has come that far. Else the path without its
     query, in which `{}` stands for every segment that is not a word: ids and tokens are not told."""
+    shadow: bool = False
+    """Whether it did not happen: a guard in shadow mode would have refused the request, which went on."""
+    guard: str = ""
+    """The name of the policy or guard in shadow mode; empty for a refusal."""

@@ -13,8 +13,10 @@ from functools import cache
 from typing import Any
 
 from keyguard.errors import KeyguardError
+from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.refusal import Refusal
-from keyguard.response import Response
+from keyguard.request import CarriedRequest
+from keyguard.response import APP, Headers, Response
 
 TRY_AGAIN_LATER = 1013
 """The code with which a websocket is closed (IANA WebSocket Close Code Number Registry)."""
@@ -107,3 +109,25 @@ async def _answer_in_starlette(request: Any, error: Refused) -> Any:
 
     answer = error.answer
     return StarletteResponse(answer.body, answer.status, dict(answer.headers))
+
+
+def refusal_of(request: CarriedRequest, status: int, headers: Headers) -> Refusal | None:
+    """Return why keyguard refused a request that is answered so, if it did.
+
+    An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service. So is
+    one of a handler that could not reserve what it wanted, unless it answers with the status of that refusal. If a rule
+    at its route refused, any error is that refusal.
+    """
+    state = request.state
+    inside = state.refused_inside
+    if state.refusal is None and inside is not None and (inside.status == status or state.unserved):
+        state.refusal = inside.refusal
+        assert inside.refusal is not None
+        for name, value in inside.headers:
+            if name.lower() in _TOLD_OF_REFUSALS and headers.get(name) is None:
+                headers.add(name, value)
+        request.settings.refused(inside.refusal, Response(status, headers, APP))
+    return state.refusal
+
+
+_TOLD_OF_REFUSALS = LIMIT_FIELDS | {"retry-after"}

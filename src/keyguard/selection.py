@@ -17,6 +17,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.flow import call, check_takes, is_async, is_blocking
 from keyguard.guard import LONG, Long
 from keyguard.http.fields import METHOD_OVERRIDES
+from keyguard.http.fields import METHODS as METHODS
 from keyguard.identity import UNKNOWN, Identity
 from keyguard.request import CarriedRequest, Request
 
@@ -26,8 +27,6 @@ Setting: TypeAlias = "T | Callable[[Request], T | Awaitable[T]]"
 By: TypeAlias = 'Literal["ip", "key", "subject"] | Callable[[Request], Any]'
 Asking: TypeAlias = Generator[Callable[[Request], Any], Any, T]
 """Yields the functions that have a say, each to be sent what it returns; returns a `T`."""
-
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
 
 class Selection:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from keyguard.errors import StoreError
+from keyguard.gate import Branch, Gate
 from keyguard.guard import Ask, Decide, counting
 from keyguard.ops import Demand, Store, Take, Taken, traits_of
 from keyguard.request import CarriedRequest, Forward
@@ -21,10 +22,12 @@ from keyguard.response import Response
 class Together(Ask):
     """Asks for several neighbours: for those that have something to ask."""
 
-    __slots__ = ("asks", "then")
+    __slots__ = ("asks", "branch", "then")
 
-    def __init__(self, op: Any, asks: Sequence[Any], then: Decide | None) -> None:
+    def __init__(self, op: Any, asks: Sequence[Any], then: Decide | None, branch: Branch | None = None) -> None:
         super().__init__(op)
+        self.branch = branch
+        """The chain that a gate among these has sent the request to; `None` for the one that asked."""
         self.asks = asks
         """The answer of each guard that was asked, in order: an `Ask`, or `None`. The first is an `Ask`."""
         self.then = then
@@ -49,27 +52,29 @@ class Together(Ask):
         return forward
 
 
-def ask_together(first: Ask, beside: Sequence[Decide], spread: bool, request: CarriedRequest) -> Together:
-    """Ask the guards beside one what they want to ask, as far as one operation can do it for all.
+def ask_together(first: Ask, place: int, beside: Sequence[Decide], spread: bool, request: CarriedRequest) -> Together:
+    """Ask the guards beside the one at `place` what they want to ask, as far as one operation can do it for all.
 
     `spread`: several servers share the callers.
     """
     asks: list[Ask | None] = [first]
-    op, then = first.op, None
-    for decide in beside:
+    op, then, branch = first.op, None, None
+    while len(asks) <= len(beside):
         try:
-            answer = decide(request)
+            answer = beside[len(asks) - 1](request)
         except Exception:
             break  # it is asked again in its turn, and fails then
         if answer is None:
             asks.append(None)
+        elif isinstance(answer, Branch):
+            branch, beside = answer, answer.beside(place)  # with others in the place of the gate
         elif isinstance(answer, Ask) and (joined := _joined(op, answer.op, spread)) is not None:
             op = joined
             asks.append(answer)
         else:
             then = partial(_say, answer)
             break
-    return Together(op, asks, then)
+    return Together(op, asks, then, branch)
 
 
 def neighbours(guards: Sequence[Any], decides: Sequence[Decide], store: Store | None) -> list[tuple[Decide, ...]]:
@@ -81,7 +86,7 @@ def neighbours(guards: Sequence[Any], decides: Sequence[Decide], store: Store | 
     traits = traits_of(store)
     if store is None or traits.here is not None or traits.limitations is not None:
         return [()] * len(guards)
-    counts = [counting(guard) for guard in guards]
+    counts = [guard.counting if isinstance(guard, Gate) else counting(guard) for guard in guards]
     found: list[tuple[Decide, ...]] = []
     for place, first in enumerate(counts):
         end = place + 1

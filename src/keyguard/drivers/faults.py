@@ -28,11 +28,12 @@ FAULT_RETRY = SECOND
 
 
 def tell_of_refusal(refusal: Refusal, notify: Callable[[Refusal], None] | None) -> None:
-    """Tell the log of a refusal, and whoever listens."""
+    """Tell the log of a refusal, or of one that did not happen, in shadow mode, and whoever listens."""
     if log.isEnabledFor(INFO):  # or nothing of the line is made
         log.info(
-            "refused: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s "
+            "%s: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s "
             "method=%s route=%s",
+            f"not refused, shadow of {word(refusal.guard)}" if refusal.shadow else "refused",
             refusal.cause,
             word(refusal.reason),
             refusal.status,

@@ -47,6 +47,10 @@ METHOD_OVERRIDES = FieldSet(
 """Fields by which middleware makes a request of another method of one."""
 
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+"""The methods that HTTP defines. What an app makes of another one is not known."""
+
+
 LIMIT_FIELDS = frozenset(
     {
         *("ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),

@@ -237,6 +237,56 @@ class Paths:
         return False
 
 
+class PathTree:
+    """Numbers by path patterns, wide: for paths in any case, with a slash at their end or without."""
+
+    __slots__ = ("_found", "_root")
+
+    def __init__(self) -> None:
+        self._root: _Node = {}
+        self._found: dict[int, set[int]] = {}
+        """The numbers of each node at which a pattern ends, by what identifies the node."""
+
+    def add(self, text: str, number: int) -> None:
+        """Add a number under a pattern. Raises `ConfigurationError` for what is not one."""
+        segments = [segment if segment[:1] == "{" else _fold(segment) for segment in _segments(text)]
+        if segments[-1] == "":
+            segments.pop()
+        node = self._root
+        for key in map(_key, segments):
+            node = node.setdefault(key, {})
+        if segments[-1:] != ["*"]:
+            node = node.setdefault(_HERE, {})
+        self._found.setdefault(id(node), set()).add(number)
+
+    def find(self, path: str) -> set[int]:
+        """Return the numbers of all patterns that match a path, as one that closes a door does."""
+        segments = _fold(path).split("/")[1:]
+        found: set[int] = set()
+        if segments[-1:] == [""]:
+            self._collect(self._root, [*segments[:-1], _NOTHING], 0, found)
+            segments.pop()
+        self._collect(self._root, segments, 0, found)
+        return found
+
+    def _collect(self, node: _Node, segments: list[str], place: int, found: set[int]) -> None:
+        below = node.get(_BELOW)
+        if below is not None:
+            found |= self._found[id(below)]
+        if place == len(segments):
+            here = node.get(_HERE)
+            if here is not None:
+                found |= self._found[id(here)]
+            return
+        segment = segments[place]
+        inner = node.get(segment)
+        if inner is not None:
+            self._collect(inner, segments, place + 1, found)
+        inner = node.get(_ANY) if segment else None
+        if inner is not None:
+            self._collect(inner, segments, place + 1, found)
+
+
 def _in_order(names: Sequence[str], words: Sequence[str]) -> bool:
     rest = iter(words)
     return all(name in rest for name in names)

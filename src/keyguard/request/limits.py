@@ -19,6 +19,20 @@ class HasTaken(Protocol):
     def taken(self) -> Taken: ...
 
 
+class Shadowed:
+    """The decision of a limit in shadow mode."""
+
+    __slots__ = ("_decided",)
+
+    def __init__(self, decided: Taken | HasTaken) -> None:
+        self._decided = decided
+
+    @property
+    def taken(self) -> Taken:
+        """Return what was taken."""
+        return self._decided if isinstance(self._decided, Taken) else self._decided.taken
+
+
 Decided: TypeAlias = Taken | HasTaken
 """A decision of limits: what was taken, or refused."""
 
@@ -47,6 +61,8 @@ class LimitState:
     works_at: datetime | None
     """When the same request is admitted, if nothing else is taken until then; of slots, when it is worth another try.
     `None` if it was admitted, or if waiting does not help: the cost is above the limit, or a balance is spent."""
+    shadow: bool = False
+    """Whether it is in shadow mode: then its caller was not refused, whatever it answered."""
 
     @property
     def missing(self) -> int:
@@ -63,10 +79,10 @@ def limit_states(decided: Decided) -> Iterator[LimitState]:
     """Yield the state of each limit that took part in a decision."""
     taken = decided if isinstance(decided, Taken) else decided.taken
     for demand, taking in zip(taken.demands, taken.takings, strict=True):
-        yield _state_of(demand, taking, taken.at)
+        yield _state_of(demand, taking, taken.at, isinstance(decided, Shadowed))
 
 
-def _state_of(demand: Demand, taking: Taking, at: int) -> LimitState:
+def _state_of(demand: Demand, taking: Taking, at: int, shadow: bool) -> LimitState:
     _, _, remaining, reset, wait = taking
     limit = demand.limit
     return LimitState(
@@ -78,4 +94,5 @@ def _state_of(demand: Demand, taking: Taking, at: int) -> LimitState:
         remaining=remaining,
         more_at=as_datetime(at + reset) if reset > 0 else None,
         works_at=as_datetime(at + wait) if wait > 0 else None,
+        shadow=shadow,
     )

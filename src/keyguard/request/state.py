@@ -23,7 +23,7 @@ class RequestState:
 
     - `identity`: who calls, as `APIKeys` has found it. `caller`: the same, and never `None`.
     - `limits`: what its limits have answered. `pressure`: how much of them the caller has spent.
-    - `refusal`: why it was refused, if it was.
+    - `refusal`: why it was refused, if it was. `shadows`: why guards in shadow mode would have refused it.
 
     A handler has it from `here()` and as `scope["keyguard"]` (ASGI) or `environ["keyguard.request"]` (WSGI), a guard as
     `request.state`. Nothing of it is worked out before it is asked for.
@@ -34,6 +34,9 @@ class RequestState:
     """The caller: `ANONYMOUS` if no key was needed and none was sent, `None` if no `APIKeys` has looked for one."""
     refusal: Refusal | None = None
     """Why keyguard has refused the request; `None` if it has not."""
+
+    shadows: tuple[Refusal, ...] = ()
+    """The refusals that guards in shadow mode would have made. They did not happen."""
 
     @property
     def caller(self) -> Identity:
@@ -54,9 +57,9 @@ class RequestState:
         """The greatest share that is spent of any limit that was asked, from 0.0 (nothing) to 1.0 (all of it).
 
         The units of this request are included, a slot too. A handler can do with less before its caller is refused.
-        0.0 if no limit was asked.
+        Limits in shadow mode are left out. 0.0 if no limit was asked.
         """
-        return max([limit.pressure for limit in self.limits], default=0.0)
+        return max([limit.pressure for limit in self.limits if not limit.shadow], default=0.0)
 
 
 class SharedState(RequestState):

@@ -42,6 +42,7 @@ class ForRoutes(ForHandlers):
     _handlers_setting: bool | None
     _home: Store
     _is_layer: bool
+    _stacked: tuple[Any, ...]
     _note: StackNote
     _watched: CircuitBreaker | None
 
@@ -104,7 +105,7 @@ class ForRoutes(ForHandlers):
             "failures": failures,
         }
         marker = LimitMarker(self.markers, rates, settings)
-        if unmet_needs([*self.guards, marker.limit]) and not self._is_layer:
+        if unmet_needs([*self._stacked, marker.limit]) and not self._is_layer:
             raise ConfigurationError(
                 f"limit() counts by {by or 'subject'}, and no APIKeys of the stack finds the caller"
             )

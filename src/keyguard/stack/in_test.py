@@ -137,8 +137,8 @@ class UnderTest:
 
     def _guards(self, stack: Stack) -> list[AnyGuard]:
         """Return the guards of a stack as they run in a test."""
-        found = [self._or_assumed(guard) if _finds_callers(guard) else guard for guard in stack.guards]
-        known = any("identity" in declared(guard).provides for guard in stack.guards)
+        found = [self._or_assumed(guard) if _finds_callers(guard) else guard for guard in stack._stacked]
+        known = any("identity" in declared(guard).provides for guard in stack._stacked)
 
         def note(request: CarriedRequest) -> None:
             _asking.set(_Asking(self, request, set()))

@@ -18,8 +18,7 @@ from keyguard.chain import give_up, tell
 from keyguard.errors import ConfigurationError, OutsideRequest
 from keyguard.flow import Flow
 from keyguard.guard import Guard, Mark
-from keyguard.guards.rate_limit.outcomes import refusal_of
-from keyguard.refused import refused
+from keyguard.refused import refusal_of, refused
 from keyguard.request import SHARED_ASGI, CarriedRequest, SharedState, current_request
 from keyguard.response import Headers, Response
 

@@ -14,11 +14,13 @@ from keyguard.drivers.inspection.app import AppInside
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
 from keyguard.errors import ConfigurationError
+from keyguard.gate import arranged, members_of
 from keyguard.guard import AnyGuard, Guard, Surroundings, declared, may_decide, sources_of
 from keyguard.http.forwarding import ClientAddress
 from keyguard.logs import logger
 from keyguard.manual_clock import GivenClock, ManualClock, clock_from
 from keyguard.ops import Store, traits_of
+from keyguard.policies import Policy
 from keyguard.process.fork import renew_after_fork
 from keyguard.process.workers import checked_workers
 from keyguard.refusal import Refusal
@@ -31,8 +33,9 @@ from keyguard.stack.for_developers import ForDevelopers
 from keyguard.stack.for_flask import ForFlask
 from keyguard.stack.for_operators import ForOperators
 from keyguard.stack.for_tests import ForTests
-from keyguard.stack.needs import unmet_needs
-from keyguard.stack.order import arranged, check_alike, check_guards, check_layers
+from keyguard.stack.needs import unmet_needs, why_unmet
+from keyguard.stack.order import check_alike, check_guards, check_layers
+from keyguard.stack.policies import stacked, unwrapped
 from keyguard.stack.settings import (
     check_functions,
     checked_field_name,
@@ -55,7 +58,9 @@ log = logger("keyguard")
 
 
 class Keyguard(ForDevelopers, ForTests, ForOperators, ForFlask):
-    """A stack of guards, the first one outermost.
+    """A stack of guards, and of policies (`keyguard.policies`) that say which guards a request has to pass.
+
+    The first one is outermost.
 
         guard = Keyguard(IPFilter(deny=[...]), APIKeys(), RateLimit("10/second", by="key"), store="sqlite:///k.db")
         app.add_middleware(guard.asgi)                  # Starlette, FastAPI, Litestar, Quart, ...
@@ -106,7 +111,7 @@ class Keyguard(ForDevelopers, ForTests, ForOperators, ForFlask):
 
     def __init__(
         self,
-        *guards: AnyGuard,
+        *guards: AnyGuard | Policy,
         store: str | Store | EllipsisType = ...,
         trusted_proxies: Iterable[str] = (),
         forwarded_header: str = "x-forwarded-for",
@@ -126,19 +131,21 @@ class Keyguard(ForDevelopers, ForTests, ForOperators, ForFlask):
         check_functions(clock, on_refusal, on_health)
         self.enabled = self._guarding = checked_switch("enabled", enabled)
         self._root_path = checked_prefix(root_path)
-        self.guards = guards
-        self._declared = [declared(guard) for guard in guards]
+        self._stacked = stacked(guards)
+        members = members_of(self._stacked)
+        self.guards = tuple([unwrapped(guard) for guard in members])
+        self._declared = [declared(guard) for guard in members]
         self._workers = among = checked_workers(workers, 1)
         self._on_health = on_health
-        readers = [(guard, sources_of(guard)) for guard in guards if declared(guard).sources]
+        readers = [(guard, sources_of(guard)) for guard in members if declared(guard).sources]
         self._sources = [sources for _, sources in readers]
         manual = clock if isinstance(clock, ManualClock) else None
         opened = open_store(named_store() if store is ... else store, manual)
         if manual is not None:
             check_clock(opened, manual)
         self._connect(opened, clock_from(clock, wall_clock))
-        check_guards(guards)
-        tell_of_decisions(self.store, guards)
+        check_guards(members)
+        tell_of_decisions(self.store, members)
         self._source = ClientAddress(
             trusted_proxies, header=forwarded_header, hops=trusted_hops, ipv6_prefix=ipv6_prefix
         )
@@ -156,17 +163,16 @@ class Keyguard(ForDevelopers, ForTests, ForOperators, ForFlask):
         self._notes = self._handlers or (handlers is None and bool(guards))
         if self._notes:
             note_requests()
-        self._chain = self._chained(guards)
-        self._provides: frozenset[str] = frozenset().union(*(guard.provides for guard in self._declared))
-        self._needs = unmet_needs(guards)
+        self._chain = self._chained(self._stacked)
+        self._provides: frozenset[str] = frozenset().union(*(declared(guard).provides for guard in self._stacked))
+        self._needs = unmet_needs(self._stacked)
         if self._needs and not self._is_layer:
-            raise ConfigurationError(
-                f"these guards need the {', '.join(self._needs)} of the caller, and none finds it: put APIKeys() first"
-            )
-        claim(self.store, guards)
+            why = why_unmet(self._stacked, self._needs)
+            raise ConfigurationError(f"these guards need the {', '.join(self._needs)} of the caller{why}")
+        claim(self.store, members)
         self._note = StackNote(self.store, name, self._default_name(), self._facts())
         if among > 1:
-            warn_of_workers(self.store, guards, among)
+            warn_of_workers(self.store, members, among)
         limitations = traits_of(self.store).limitations
         if limitations is not None:
             for guard in self._declared:
@@ -195,7 +201,7 @@ class Keyguard(ForDevelopers, ForTests, ForOperators, ForFlask):
         return module_of_caller()
 
     def __repr__(self) -> str:
-        return f"Keyguard({', '.join(map(repr, self.guards))})"
+        return f"Keyguard({', '.join(map(repr, self._stacked))})"
 
     def _connect(self, store: Store, clock: Clock, values: Store | None = None) -> None:
         """Have the guards keep what they keep in a store, and go by a clock.
@@ -266,7 +272,7 @@ class Keyguard(ForDevelopers, ForTests, ForOperators, ForFlask):
                     f"{word}={getattr(function, '__name__', function)!r} of {guard!r} is async, and there is no event "
                     "loop under WSGI: use a plain function"
                 )
-        check_layers(self.guards, self._needs, app)
+        check_layers(self._declared, self._needs, app)
         for layer in layers_within(app):
             check_alike(layer, self._source, self.underscores)
             if isinstance(layer.note, StackNote):
@@ -280,8 +286,8 @@ class Keyguard(ForDevelopers, ForTests, ForOperators, ForFlask):
 
     def _setup(self) -> Setup:
         """Return the stack as its engines see it."""
-        first = bool(self.guards) and self._guarding and may_decide(self.guards[0], "instant")
-        outermost = self._declared[0] if first else None
+        first = self._stacked[0] if self._stacked and self._guarding else None
+        outermost = declared(first) if may_decide(first, "instant") else None
         return Setup(
             chain=self._chain,
             store=self.store,

@@ -8,9 +8,12 @@ from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
+from keyguard.conditions import Asked, Condition
 from keyguard.errors import ConfigurationError
 from keyguard.flow import is_async
+from keyguard.gate import Gate, members_of
 from keyguard.guard import declared
+from keyguard.policies import Shadow
 
 
 def needs_of(guard: Any) -> frozenset[str]:
@@ -27,28 +30,63 @@ def needs_of(guard: Any) -> frozenset[str]:
 
 
 def unmet_needs(guards: Iterable[Any]) -> frozenset[str]:
-    """List what guards need of layers further out. A need that only a later guard provides is an order gone wrong."""
-    guards = list(guards)
-    unmet: set[str] = set()
-    provided: set[str] = set()
-    opening: object = None
-    for place, guard in enumerate(guards):
-        told = declared(guard)
-        if told.wants_keys and opening is not None:
-            raise ConfigurationError(
-                f"{guard!r} spends balances, and {opening!r} lets callers pass who have no key, and so no balance: say "
-                "by paths= or exempt= which requests it is about"
-            )
-        if told.lets_anonymous_pass:
-            opening = guard
-        missing = needs_of(guard) - provided
-        for word in missing:
-            for later in guards[place + 1 :]:
-                if word in declared(later).provides:
-                    raise ConfigurationError(f"{guard!r} needs the {word} that {later!r} finds: put it after that")
-        unmet |= missing
-        provided |= set(declared(guard).provides)
-    return frozenset(unmet)
+    """List what guards need of layers further out. A need that only a later guard provides is an order gone wrong.
+
+    What a guard behind a gate provides is there for those that are chosen with it, and for no others.
+    """
+    return _Needs().of(guards, frozenset())
+
+
+class _Needs:
+    """The needs of a stack, as they are found from the outside to the inside."""
+
+    def __init__(self) -> None:
+        self.opening: object = None
+        """The outermost guard that lets callers without a key pass."""
+
+    def of(self, guards: Iterable[Any], provided: frozenset[str]) -> frozenset[str]:
+        """List what guards need besides `provided`."""
+        guards = list(guards)
+        unmet: frozenset[str] = frozenset()
+        for place, guard in enumerate(guards):
+            told = declared(guard)
+            if told.wants_keys and self.opening is not None:
+                raise ConfigurationError(
+                    f"{guard!r} spends balances, and {self.opening!r} lets callers pass who have no key, and so no "
+                    "balance: say by paths= or exempt= which requests it is about"
+                )
+            if told.lets_anonymous_pass:
+                self.opening = guard
+            missing = needs_of(guard) - provided
+            _check_later(guard, missing, guards[place + 1 :])
+            unmet |= missing
+            if isinstance(guard, Gate):
+                for _, chosen in guard.ways():
+                    theirs = self.of(chosen, provided)
+                    _check_later(guard, theirs, guards[place + 1 :])
+                    unmet |= theirs
+            else:
+                provided |= frozenset(told.provides)
+        return unmet
+
+
+def _check_later(guard: object, missing: frozenset[str], later: Iterable[Any]) -> None:
+    """Raise if one of the guards further in provides what this one misses."""
+    for word in missing:
+        for other in later:
+            if word in declared(other).provides:
+                raise ConfigurationError(f"{guard!r} needs the {word} that {other!r} finds: put it after that")
+
+
+def why_unmet(guards: Iterable[Any], needs: Iterable[str]) -> str:
+    """Return what to tell a developer whose stack provides nowhere what some of its guards need."""
+    for guard in members_of(guards):
+        if isinstance(guard, Shadow) and set(needs) & set(declared(guard.guard).provides):
+            return f": {guard!r} lets everybody pass, so nobody can rely on what it finds: make it a real one first"
+    for guard in members_of(guards):
+        if set(needs) & set(declared(guard).provides):
+            return f": what {guard!r} finds is known to the guards of its own policy alone: put it before the policies"
+    return ", and none finds it: put APIKeys() first"
 
 
 def reads_identity(function: Callable[..., Any]) -> bool:
@@ -57,6 +95,9 @@ def reads_identity(function: Callable[..., Any]) -> bool:
     The functions that it calls are not looked into.
     """
     given = 0
+    if isinstance(function, Condition):
+        asked = [one.function for one in function.within() if isinstance(one, Asked)]
+        return "identity" in function.needs or any(map(reads_identity, asked))
     while isinstance(function, partial):
         given += len(function.args)
         function = function.func

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import Any
 
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.errors import ConfigurationError
-from keyguard.guard import declared, speaks_for_call
+from keyguard.guard import declared
 from keyguard.http.forwarding import ClientAddress
 from keyguard.logs import logger
 
@@ -72,41 +71,3 @@ def check_alike(layer: Any, source: ClientAddress, underscores: frozenset[bytes]
             "two layers of keyguard around one app differ in underscores, and what the one keeps the other takes off: "
             "give both the same"
         )
-
-
-def arranged(guards: Sequence[Any]) -> list[Any]:
-    """Return the guards as they run: those that join as one; those for exhausted callers outside of the limits."""
-    return _joined(_with_those_around_limits(guards))
-
-
-def _with_those_around_limits(guards: Sequence[Any]) -> list[Any]:
-    """Put what answers exhausted callers outside of the limits.
-
-    No other guard may stand between: it would not be asked about a caller whom the limit has refused.
-    """
-    made = list(guards)
-    for guard in guards:
-        outer = declared(guard).around_limits()
-        if outer is None:
-            continue
-        first = last = made.index(guard)
-        while first and declared(made[first - 1]).counters:
-            first -= 1
-        if first == last:
-            raise ConfigurationError(
-                f"{guard!r} serves exhausted callers: put it right after the RateLimit they exhaust"
-            )
-        made.insert(first, outer)
-    return made
-
-
-def _joined(guards: Iterable[Any]) -> list[Any]:
-    made: list[Any] = []
-    for join, run in groupby(guards, _join_of):
-        members = list(run)
-        made += [join(members)] if join is not None and len(members) > 1 else members
-    return made
-
-
-def _join_of(guard: Any) -> Any:
-    return declared(guard).joined if speaks_for_call(guard, "joined") else None

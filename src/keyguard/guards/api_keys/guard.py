@@ -136,8 +136,8 @@ class APIKeys(Guard):
         self.issued = settings.checked_issued(issued, lookup, settings.switch("imported", imported))
         beginning = "" if lookup or imported else f"{prefix}_"
         self.sources = Sources(settings.listed("sources", sources), beginning)
-        patterns = public if isinstance(public, OnPaths) else settings.listed("public", public)
-        self.public = on_paths("public", patterns or None, False)
+        patterns = public if isinstance(public, OnPaths) else settings.listed("public", public) or None
+        self.public = on_paths("public", patterns, False)
         self.paths = on_paths("paths", paths, ignore_case)
         self.optional = settings.switch("optional", optional)
         self.lets_anonymous_pass = self.optional or self.public is not None or self.paths is not None

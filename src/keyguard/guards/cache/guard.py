@@ -100,6 +100,7 @@ class ResponseCache(ForApps, Guard):
 
     keeps = frozenset({"values"})
     answers_early = True
+    unshadowed = "a cache refuses nobody"
 
     def __init__(
         self,

@@ -96,6 +96,7 @@ class Overload(Guard):
     """
 
     keeps: frozenset[str] = frozenset()
+    unshadowed = "it learns how much the app can do by what it holds back"
 
     def __init__(
         self,

@@ -187,6 +187,7 @@ class RateLimit(Limiting):
         self.wants_keys = for_all and bool(self._default.balances)
         self.fixed = self.choose is None and isinstance(self.cost, int) and selection.fixed
         waits = self.settling is not None and self.settling.lines is not None
+        self.unshadowed = "requests wait for what others of their caller hold" if waits else ""
         self.prompt = not waits and at_hand(self.functions().values())
         """Whether all functions that have a say can be called in place, as far as is known, and no request waits."""
         self.counters = (counters_of(self, self.plans, self._default),)

@@ -13,13 +13,13 @@ from keyguard.guards.rate_limit.headers import describe
 from keyguard.guards.rate_limit.rules import Rule, RuleDemands
 from keyguard.guards.rate_limit.settling import Outcome, ResponseFields, Settling
 from keyguard.guards.rate_limit.turns import Lines, in_turn, only_held
-from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.ops import Degraded, Demand, Settle, Take, TakeHere, Taken
 from keyguard.problem import Notice, refuse_busy
 from keyguard.rates import NEVER
-from keyguard.refusal import Cause, Refusal
+from keyguard.refusal import Cause
+from keyguard.refused import refusal_of
 from keyguard.request import CarriedRequest, Forward, Request
-from keyguard.response import APP, Headers, Response
+from keyguard.response import Headers, Response
 from keyguard.units import in_words, rfc3339
 from keyguard.without_store import DONE, refuse_unchecked
 
@@ -55,28 +55,6 @@ class Charge(Mark):
     def describe(self, headers: Headers) -> None:
         """Tell what is left of each limit."""
         describe(headers, self.taken)
-
-
-def refusal_of(request: CarriedRequest, status: int, headers: Headers) -> Refusal | None:
-    """Return why keyguard refused a request that is answered so, if it did.
-
-    An answer that is put in the place of a refusal further in, by a guard between or by the app, is a service. So is
-    one of a handler that could not reserve what it wanted, unless it answers with the status of that refusal. If a rule
-    at its route refused, any error is that refusal.
-    """
-    state = request.state
-    inside = state.refused_inside
-    if state.refusal is None and inside is not None and (inside.status == status or state.unserved):
-        state.refusal = inside.refusal
-        assert inside.refusal is not None
-        for name, value in inside.headers:
-            if name.lower() in _TOLD_OF_REFUSALS and headers.get(name) is None:
-                headers.add(name, value)
-        request.settings.refused(inside.refusal, Response(status, headers, APP))
-    return state.refusal
-
-
-_TOLD_OF_REFUSALS = LIMIT_FIELDS | {"retry-after"}
 
 
 class Bill(Charge):

@@ -1,10 +1,4 @@
-"""Conditions on requests, for settings such as `when=`, `exempt=` or `public=`, in place of a function or a list.
-
-Rules:
-- A condition that opens a door is exact; one that closes a door is wide, and holds for everything that an app may route
-  like what it names. The setting says which of the two is meant; called as a function, it closes.
-- If it depends on a path that can be read in more than one way it raises `AmbiguousPath`, which refuses the request.
-"""
+"""Conditions on the path."""
 
 from __future__ import annotations
 
@@ -12,37 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from keyguard.conditions.condition import Condition
 from keyguard.errors import AmbiguousPath, ConfigurationError
 from keyguard.http.paths import Paths
 from keyguard.http.spelling import Spelling
-from keyguard.request import Request
-
-
-class Condition:
-    """Something that holds for a request, or does not."""
-
-    __slots__ = ()
-
-    def holds(self, request: Any, *, wide: bool) -> bool:
-        """Tell whether it holds. Raises `AmbiguousPath` if that depends on how the path is read."""
-        raise NotImplementedError
-
-    def closes(self, request: Request) -> bool:
-        """Tell whether it holds, for something that closes a door: a limit, a filter, a scope that is needed."""
-        return self.holds(request, wide=True)
-
-    def opens(self, request: Request) -> bool:
-        """Tell whether it holds, for something that opens a door: a public path, an exemption."""
-        return self.holds(request, wide=False)
-
-    def surely(self, request: Request) -> bool:
-        """Tell the same, and false if it cannot be known: for a help that decides nothing, such as a cache."""
-        try:
-            return self.holds(request, wide=False)
-        except AmbiguousPath:
-            return False
-
-    __call__ = closes
 
 
 class OnPaths(Condition):
@@ -59,7 +26,16 @@ class OnPaths(Condition):
         self.ignore_case = ignore_case
 
     def __repr__(self) -> str:
-        return f"path({', '.join(map(repr, self.texts))})"
+        case = ", ignore_case=True" if self.ignore_case else ""
+        return f"path({', '.join(map(repr, self.texts))}{case})"
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return self.texts, self.ignore_case
+
+    @property
+    def needed(self) -> tuple[str, ...] | None:
+        return None if self._wide.everything else self.texts
 
     def holds(self, request: Any, *, wide: bool) -> bool:
         plain = request.plain_path

@@ -1,0 +1,30 @@
+"""Policies of a stack: where they stand, and what they would have refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from keyguard.errors import ConfigurationError
+from keyguard.policies import Policy, PolicySet, Shadow, all_of
+
+
+def stacked(guards: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the guards of a stack with its policies as gates.
+
+    Raises `ConfigurationError` if two policies have the same name.
+    """
+    found = tuple([all_of(guard) if isinstance(guard, Policy) else guard for guard in guards])
+    names: set[str] = set()
+    for gate in found:
+        if isinstance(gate, PolicySet):
+            for policy in gate.policies:
+                if policy.name in names:
+                    raise ConfigurationError(f"two policies are called {policy.name!r}: give each a name of its own")
+                names.add(policy.name)
+    return found
+
+
+def unwrapped(guard: Any) -> Any:
+    """Return the guard that decides: one in shadow mode stands in another."""
+    return guard.guard if isinstance(guard, Shadow) else guard
