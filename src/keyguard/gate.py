@@ -50,14 +50,17 @@ class Branch:
 
 
 def members_of(guards: Iterable[Any]) -> list[Any]:
-    """Return all guards of a stack, those behind gates too. Raise `ConfigurationError` if one stands there twice."""
+    """Return all guards of a stack, those behind gates too.
+
+    Raises `ConfigurationError` if one stands behind two gates, or behind one and before it.
+    """
     found: list[Any] = []
+    gates: dict[int, object] = {}
     for guard in guards:
         for member in guard.members if isinstance(guard, Gate) else (guard,):
-            if any(other is member for other in found) and isinstance(member, Guard):
+            if isinstance(member, Guard) and gates.setdefault(id(member), guard) is not guard:
                 raise ConfigurationError(
-                    f"{member!r} stands twice in one stack, and would be asked twice: let one policy hold it, for all "
-                    "that it is about"
+                    f"{member!r} stands twice in one stack, and would be asked twice: let policies of one set hold it"
                 )
             found.append(member)
     return found

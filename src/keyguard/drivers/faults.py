@@ -46,7 +46,7 @@ def tell_of_refusal(refusal: Refusal, notify: Callable[[Refusal], None] | None) 
             word(refusal.method),
             word(refusal.route),
         )
-    elif _told_in != getpid():
+    elif _told_in != getpid() and not refusal.shadow:
         _tell_where_more_is(refusal)
     if notify is not None:
         try:

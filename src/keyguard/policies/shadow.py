@@ -18,21 +18,21 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from keyguard.chain import decide_of
-from keyguard.errors import AmbiguousPath, ConfigurationError, StoreError
+from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Flow
 from keyguard.gate import Gate
-from keyguard.guard import LONG, Answer, Ask, Decide, Guard, Long, Mark, Surroundings, declared, is_plain, sources_of
+from keyguard.guard import LONG, Answer, Ask, Decide, Guard, Long, Mark, Surroundings, declared, is_plain
 from keyguard.keys import KeyRegistry
 from keyguard.keys.credentials import Sources
 from keyguard.logs import logger
 from keyguard.ops import Store
-from keyguard.problem import refuse_ambiguous
 from keyguard.process.fork import ProcessLock
 from keyguard.refusal import Cause, Refusal
 from keyguard.refused import refusal_of
 from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.request.limits import Shadowed
 from keyguard.response import Headers, Response
+from keyguard.uncounted import UNCOUNTED, refuse_uncounted
 
 log = logger("keyguard")
 
@@ -137,7 +137,7 @@ class Shadow(Guard):
         self.needs, self.keeps, self.store = told.needs, told.keeps, told.store
         self.wants_keys, self.lets_anonymous_pass = told.wants_keys, told.lets_anonymous_pass
         self.filters_addresses, self.judges_credentials = told.filters_addresses, told.judges_credentials
-        self.sources, self.handlers = sources_of(guard), told.handlers
+        self.sources, self.handlers = told.sources, told.handlers
         self.counters, self.facts = told.counters, told.facts
 
     def __repr__(self) -> str:
@@ -191,8 +191,8 @@ class Shadow(Guard):
         before = Before(request)
         try:
             answer = decide(request)
-        except AmbiguousPath:
-            answer = refuse_ambiguous(request)
+        except UNCOUNTED as error:
+            answer = refuse_uncounted(request, error)
         except Exception as error:
             self.record.broke(error)
             answer = None
@@ -236,8 +236,8 @@ class Shadow(Guard):
         except Exception as error:
             if inside:
                 raise
-            if isinstance(error, AmbiguousPath):
-                self.record.note(request, refuse_ambiguous(request))
+            if isinstance(error, UNCOUNTED):
+                self.record.note(request, refuse_uncounted(request, error))
             else:
                 self.record.broke(error)
             answer = None

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from keyguard.errors import ConfigurationError
-from keyguard.guard import AnyGuard
+from keyguard.guard import AnyGuard, Guard
 from keyguard.guards.rate_limit.guard import RateLimit
 from keyguard.ops import Store
 from keyguard.request import RequestState, current_request
 from keyguard.request.current import SETTING
 from keyguard.stack.disabled import NoHandlers, state_here
 from keyguard.stack.handlers import Handlers, Reservation
+from keyguard.stack.policies import limits_in_shadow
 
 
 class ForHandlers:
@@ -20,6 +21,7 @@ class ForHandlers:
 
     guards: tuple[AnyGuard, ...]
     store: Store
+    _declared: list[Guard]
     _guarding: bool
     _notes: bool
 
@@ -69,7 +71,8 @@ class ForHandlers:
 
     @cached_property
     def _for_handlers(self) -> Handlers:
-        return (Handlers if self._guarding else NoHandlers)(self.guards, self.store, self._limits_at_routes)
+        made = Handlers if self._guarding else NoHandlers
+        return made(self.guards, self.store, self._limits_at_routes, limits_in_shadow(self._declared))
 
     def _limits_at_routes(self) -> Iterable[RateLimit]:
         return ()

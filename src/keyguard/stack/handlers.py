@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
@@ -16,6 +16,7 @@ from keyguard.guards.rate_limit.reserving import LEASE, MAX_AGE, reserve_units
 from keyguard.guards.rate_limit.settling import checked_units
 from keyguard.guards.rate_limit.tab import Counter, Hold, Tab
 from keyguard.ops import Store, traits_of
+from keyguard.policies.shadow import Record
 from keyguard.refused import Refused, refused
 from keyguard.renewals import Kept, keep
 from keyguard.request import CarriedRequest, current_request
@@ -25,10 +26,18 @@ from keyguard.response import Response
 class Handlers:
     """The limits of a stack, as its handlers know them."""
 
-    def __init__(self, guards: Iterable[Any], store: Store, at_routes: Callable[[], Iterable[RateLimit]]) -> None:
+    def __init__(
+        self,
+        guards: Iterable[Any],
+        store: Store,
+        at_routes: Callable[[], Iterable[RateLimit]],
+        in_shadow: Mapping[int, Record],
+    ) -> None:
         self._limits = [guard for guard in guards if isinstance(guard, RateLimit)]
         self._at_routes = at_routes
         """Tells the limits at routes."""
+        self._in_shadow = in_shadow
+        """The records of limits in shadow mode, which refuse nobody, by their numbers."""
         self._store = store
         self._near = traits_of(store).near
         self._takes_back = traits_of(store).limitations is None
@@ -83,6 +92,13 @@ class Handlers:
             f"{what}: the limit {limit.name!r} does not apply to this request, so nothing of it can be used. It "
             "applies as its methods, paths, when, exempt and by say"
         )
+
+    def passes(self, request: CarriedRequest, limit: RateLimit, answer: Response) -> bool:
+        """Tell whether a refusal does not happen, since the limit is in shadow mode, and note it then."""
+        record = self._in_shadow.get(limit.number)
+        if record is not None:
+            record.note(request, answer)
+        return record is not None
 
     def hold(self, taken: Any) -> tuple[Hold, Kept | None]:
         """Return what is held until it is settled, and renewed in a store that outlives this process."""
@@ -209,8 +225,10 @@ class Reservation:
 
     def _begin(self, request: CarriedRequest, answer: Any) -> None:
         if isinstance(answer, Response):
-            request.state.refused_inside = answer
-            raise refused(answer, request.scope)
+            if not self._handlers.passes(request, self._limit, answer):
+                request.state.refused_inside = answer
+                raise refused(answer, request.scope)
+            answer = None
         self._hold, self._kept = self._handlers.hold(answer)
         self._tab.keep(self._hold)
         self._token = _open.set(_open.get() | {self._mark})

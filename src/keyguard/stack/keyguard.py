@@ -32,6 +32,7 @@ from keyguard.stack.flask_routes import FlaskApps
 from keyguard.stack.for_developers import ForDevelopers
 from keyguard.stack.for_flask import ForFlask
 from keyguard.stack.for_operators import ForOperators
+from keyguard.stack.for_policies import ForPolicies
 from keyguard.stack.for_tests import ForTests
 from keyguard.stack.needs import unmet_needs, why_unmet
 from keyguard.stack.order import check_alike, check_guards, check_layers
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 log = logger("keyguard")
 
 
-class Keyguard(ForDevelopers, ForTests, ForOperators, ForFlask):
+class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
     """A stack of guards, and of policies (`keyguard.policies`) that say which guards a request has to pass.
 
     The first one is outermost.

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from keyguard.errors import ConfigurationError
+from keyguard.guards.rate_limit import RateLimit
 from keyguard.policies import Policy, PolicySet, Shadow, all_of
+from keyguard.policies.shadow import Record
 
 
 def stacked(guards: Iterable[Any]) -> tuple[Any, ...]:
@@ -28,3 +30,14 @@ def stacked(guards: Iterable[Any]) -> tuple[Any, ...]:
 def unwrapped(guard: Any) -> Any:
     """Return the guard that decides: one in shadow mode stands in another."""
     return guard.guard if isinstance(guard, Shadow) else guard
+
+
+def records_of(guards: Iterable[Any]) -> list[Record]:
+    """Return the records of what guards in shadow mode would have refused, each once."""
+    return [*{id(guard.record): guard.record for guard in guards if isinstance(guard, Shadow)}.values()]
+
+
+def limits_in_shadow(guards: Iterable[Any]) -> dict[int, Record]:
+    """Return the records of the limits in shadow mode, by the numbers of the limits."""
+    shadows = [guard for guard in guards if isinstance(guard, Shadow)]
+    return {shadow.guard.number: shadow.record for shadow in shadows if isinstance(shadow.guard, RateLimit)}
