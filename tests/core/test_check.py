@@ -11,7 +11,7 @@ import pytest
 
 from keyguard import APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit, path
 from keyguard.drivers.inspection.routes import Route, routes_of, segments_of
-from keyguard.stack.lint import covers, meets
+from keyguard.stack.route_patterns import covers, meets
 
 # -- one app in each framework: GET /items/{id}, POST /login, GET /health, and /files/... with slashes ------------
 
@@ -215,6 +215,75 @@ def test_paths_that_share_a_counter_are_noted() -> None:
     (finding,) = guard.check(fastapi())
     assert (finding.severity, finding.rule) == ("note", "shared-counter")
     assert "/items/{id}, /login" in finding.message
+
+
+def guarded_fastapi() -> tuple[Keyguard, Any]:
+    from fastapi import APIRouter, Depends, FastAPI
+
+    guard = Keyguard()
+    app = FastAPI(openapi_url=None, dependencies=[])
+    router = APIRouter(dependencies=[Depends(guard.limit("50/minute"))])
+    router.get("/of-router")(lambda: None)
+    app.include_router(router)
+    app.get("/own", dependencies=[Depends(guard.limit("5/minute"))])(lambda: None)
+
+    @app.get("/decorated")
+    @guard.limit("5/minute")
+    def decorated() -> None: ...
+
+    app.get("/open")(lambda: None)
+    return guard, app
+
+
+def guarded_flask() -> tuple[Keyguard, Any]:
+    from flask import Blueprint, Flask
+
+    guard = Keyguard()
+    app = Flask("guarded", static_folder=None)
+    guard.init_app(app)
+    blueprint = Blueprint("b", "b")
+    blueprint.before_request(guard.limit("50/minute"))
+    blueprint.get("/of-router", endpoint="of")(lambda: "")
+    app.register_blueprint(blueprint)
+
+    @guard.limit("5/minute")
+    @app.get("/decorated")
+    def decorated() -> str:
+        return ""
+
+    app.get("/open", endpoint="open")(lambda: "")
+    return guard, app
+
+
+@pytest.mark.parametrize("make", [guarded_fastapi, guarded_flask])
+def test_rules_at_routes_protect_them(make: Callable[[], tuple[Keyguard, Any]]) -> None:
+    guard, app = make()
+    assert [one.subject for one in guard.check(app) if one.rule == "unprotected-route"] == ["GET /open"]
+
+
+def test_a_limit_at_a_route_that_one_of_the_stack_is_stricter_than() -> None:
+    from fastapi import FastAPI
+
+    guard = Keyguard(RateLimit("5/minute", by="ip"))
+    app = FastAPI(openapi_url=None)
+
+    @app.get("/search")
+    @guard.limit("20/minute")
+    def search() -> None: ...
+
+    (finding,) = guard.check(app)
+    assert (finding.rule, finding.severity) == ("unreachable-limit", "warning")
+    assert "20/minute at tests.core.test_check" in finding.message
+
+
+def test_a_rule_at_a_view_of_no_route_is_an_error() -> None:
+    guard, app = guarded_fastapi()
+
+    @guard.limit("1/minute", name="stray")
+    def stray() -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"rule-at-route.*which no route of the app has"):
+        guard.check(app)
 
 
 def test_middleware_and_the_stack_itself_may_stand_around_the_app() -> None:

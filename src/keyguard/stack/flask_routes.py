@@ -214,12 +214,16 @@ class FlaskApps:
         elif not any(routes.app is innermost for routes in self._known):
             self._known.add(FlaskRoutes(stack, self, innermost, home))
 
-    def check(self, app: Any, markers: Markers | None) -> None:
-        """Raise `ConfigurationError`, before any request does, for rules that are wrong in an app, or on no view."""
+    def rules_of(self, app: Any, markers: Markers | None) -> dict[str | None, tuple[RouteRule[Any], ...]]:
+        """Return the rules of all endpoints of an app that the stack stands around.
+
+        Raises `ConfigurationError`, before any request does, for rules that are wrong, or on no view.
+        """
         innermost = [*in_line(app)][-1]
         for routes in self._known:
             if routes.app is innermost and markers is not None:
-                routes.find(markers)
+                return routes.find(markers)
+        return {}
 
     def lead_to(self, decorated: Any) -> bool:
         """Tell whether a decorated view belongs to a view of some app, or may do so."""

@@ -6,10 +6,11 @@ from typing import Any
 
 from keyguard.guard import AnyGuard
 from keyguard.stack.flask_routes import FlaskApps
-from keyguard.stack.lint import Findings, Severity, check_app, checked_severity, raise_from
+from keyguard.stack.for_routes import ForRoutes
+from keyguard.stack.lint import Findings, Severity, Stack, check_app, checked_severity, raise_from
 
 
-class ForDevelopers:
+class ForDevelopers(ForRoutes):
     """The part of `Keyguard` that is for developers."""
 
     guards: tuple[AnyGuard, ...]
@@ -22,15 +23,15 @@ class ForDevelopers:
 
         Call it when all routes are there, at the end of the module that makes the app, or in a test. It finds rules
         that match no route (errors, if they are meant to close something), routes that need no key and that no limit
-        is about, limits that no caller can come to, and counters that several routes share.
+        is about, limits that no caller can come to, counters that several routes share, and limits and keys at routes
+        that could not work.
 
         `app` is an app of Starlette, FastAPI, Litestar, Flask, Quart, Django, Falcon or Bottle, with or without
         middleware around it. `fail_on` is the least severity that raises: `"error"`, `"warning"`, `"note"`, or `None`
-        for none. Raises `ConfigurationError`, which lists the findings of that severity, and for limits and keys at
-        routes of Flask that could not work.
+        for none. Raises `ConfigurationError`, which lists the findings of that severity.
         """
         checked_severity(fail_on)
-        self._flask_apps.check(app, vars(self).get("markers"))
-        findings = check_app(self.guards, app)
+        stack = Stack(self.guards, vars(self).get("markers"), self._flask_apps, self.check_routes)
+        findings = check_app(stack, app)
         raise_from(findings, fail_on)
         return findings

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from keyguard.conditions import OnPaths
-from keyguard.drivers.inspection.routes import REST, SOME, Route, routes_of, segments_of
+from keyguard.drivers.inspection.routes import Route, routes_of
+from keyguard.drivers.inspection.starlette_routes import Met
 from keyguard.errors import ConfigurationError
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.rate_limit import RateLimit
 from keyguard.rates import Limit
 from keyguard.rates.window import WindowLog, WindowSlices
 from keyguard.selection import never
+from keyguard.stack.flask_routes import FlaskApps
+from keyguard.stack.markers import Markers, learned
+from keyguard.stack.route_patterns import answers, covered, meets, met
+from keyguard.stack.route_rules import RouteRule, parts_of_view, rules_of
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
@@ -27,8 +32,8 @@ class Finding:
     """`"error"` for what cannot be meant, `"warning"` for what may leave something open, `"note"` for what is good to
     know."""
     rule: str
-    """What kind of thing it is: `"unprotected-route"`, `"matches-nothing"`, `"unreachable-limit"`, `"shared-counter"`
-    or `"unknown-routes"`."""
+    """What kind of thing it is: `"unprotected-route"`, `"matches-nothing"`, `"unreachable-limit"`, `"shared-counter"`,
+    `"rule-at-route"` for limits and keys at routes that could not work, or `"unknown-routes"`."""
     subject: str
     """The guard or the route that it is about."""
     message: str
@@ -45,8 +50,18 @@ class Findings(tuple[Finding, ...]):
         return "\n".join(map(str, self)) or "nothing to report"
 
 
-def check_app(guards: Sequence[Any], app: Any) -> Findings:
-    """Compare guards with the routes of an app."""
+class Stack(NamedTuple):
+    """A stack, as far as it is compared with an app."""
+
+    guards: Sequence[Any]
+    markers: Markers | None
+    flask_apps: FlaskApps
+    check_routes: Callable[[Any], None]
+
+
+def check_app(stack: Stack, app: Any) -> Findings:
+    """Compare a stack with the routes of an app."""
+    guards = stack.guards
     routes = routes_of(app)
     found = [*_unreachable(guards), *_never(guards)]
     if routes is None:
@@ -54,8 +69,41 @@ def check_app(guards: Sequence[Any], app: Any) -> Findings:
         message = "its routes cannot be seen, so no rule was compared with them: pass the framework's own app"
         found.append(Finding("warning", "unknown-routes", what, message))
     else:
-        found += [*_matching_nothing(guards, routes), *_unprotected(guards, routes), *_shared(guards, routes)]
+        try:
+            stack.check_routes(app)
+            rules = _rules_at(stack, app, routes)
+        except ConfigurationError as error:
+            return Findings([Finding("error", "rule-at-route", type(app).__name__, str(error)), *found])
+        found += _matching_nothing(guards, routes)
+        found += _unprotected(guards, routes, rules)
+        found += _unreachable_inside(guards, rules)
+        found += _shared(guards, routes)
     return Findings(sorted(found, key=lambda finding: -SEVERITIES.index(finding.severity)))
+
+
+Rules: TypeAlias = tuple[RouteRule[Any], ...]
+"""Those that a stack has at one route."""
+
+
+def _rules_at(stack: Stack, app: Any, routes: Sequence[Route]) -> list[Rules]:
+    """Return the rules that the stack has at each route, by `guard.limit` and `guard.key`."""
+    markers = stack.markers
+    if markers is None:
+        return [()] * len(routes)
+    of_flask = stack.flask_apps.rules_of(app, markers)
+    return [_rules_of(route, markers, of_flask) for route in routes]
+
+
+def _rules_of(route: Route, markers: Markers, of_flask: Mapping[str | None, Rules]) -> Rules:
+    if isinstance(route.of_framework, Met):
+        return tuple([rule for marker, rule, _ in learned(route.of_framework) if marker.markers is markers])
+    if route.of_framework in of_flask:
+        return of_flask[route.of_framework]
+    view = route.view
+    owner = getattr(view, "view_class", None) or getattr(view, "cls", None) or view
+    parts = [view, *parts_of_view(owner)] if view is not None else []
+    found = [rule for part in parts for rule in (markers.of(part) if callable(part) else rules_of(part))]
+    return tuple(dict.fromkeys(found))
 
 
 def raise_from(findings: Findings, severity: Severity | None) -> None:
@@ -73,55 +121,6 @@ def checked_severity(severity: object) -> None:
         raise ConfigurationError(f"fail_on is 'error', 'warning', 'note' or None, not {severity!r}")
 
 
-# -- patterns and templates -------------------------------------------------------------------------------------
-
-
-def meets(pattern: str, route: Route, *, ignore_case: bool = False) -> bool:
-    """Tell whether some path that a route answers matches a pattern."""
-    return _meet(segments_of(pattern), route.segments, ignore_case)
-
-
-def covers(pattern: str, route: Route, *, ignore_case: bool = False) -> bool:
-    """Tell whether all paths that a route answers match a pattern."""
-    return _cover(segments_of(pattern), route.segments, ignore_case)
-
-
-def _meet(one: tuple[str, ...], other: tuple[str, ...], fold: bool) -> bool:
-    if one[:1] == (REST,) or other[:1] == (REST,):
-        return True
-    if not one or not other:
-        return not one and not other
-    alike = SOME in (one[0], other[0]) or _same(one[0], other[0], fold)
-    return alike and _meet(one[1:], other[1:], fold)
-
-
-def _cover(wide: tuple[str, ...], narrow: tuple[str, ...], fold: bool) -> bool:
-    if wide[:1] == (REST,):
-        return True
-    if not wide or not narrow or narrow[0] == REST:
-        return not wide and not narrow
-    alike = wide[0] == SOME or _same(wide[0], narrow[0], fold)
-    return alike and _cover(wide[1:], narrow[1:], fold)
-
-
-def _same(one: str, other: str, fold: bool) -> bool:
-    return one.casefold() == other.casefold() if fold else one == other
-
-
-def _covered(paths: OnPaths | None, route: Route) -> bool:
-    """Tell whether a rule on some paths, or on all of them, is about all of a route."""
-    return paths is None or any(covers(text, route, ignore_case=paths.ignore_case) for text in paths.texts)
-
-
-def _met(paths: OnPaths | None, route: Route) -> bool:
-    return paths is None or any(meets(text, route, ignore_case=paths.ignore_case) for text in paths.texts)
-
-
-def _answers(route: Route, methods: frozenset[str] | None) -> bool:
-    """Tell whether a route answers one of some methods."""
-    return methods is None or not route.methods or not methods.isdisjoint(route.methods)
-
-
 # -- rules that match nothing -----------------------------------------------------------------------------------
 
 
@@ -135,8 +134,8 @@ def _matching_nothing(guards: Iterable[Any], routes: Sequence[Route]) -> Iterato
                     yield Finding(severity, "matches-nothing", repr(guard), _no_route(word, text, routes))
         methods = _methods(guard)
         if methods is not None:
-            about = [route for route in routes if _met(getattr(guard, "paths", None), route)]
-            if about and not any(_answers(route, methods) for route in about):
+            about = [route for route in routes if met(getattr(guard, "paths", None), route)]
+            if about and not any(answers(route, methods) for route in about):
                 said = f"methods={sorted(methods)}: no route that it is about answers any of them"
                 yield Finding("error", "matches-nothing", repr(guard), said)
 
@@ -177,17 +176,19 @@ def _never(guards: Iterable[Any]) -> Iterator[Finding]:
 # -- routes that nothing protects -------------------------------------------------------------------------------
 
 
-def _unprotected(guards: Sequence[Any], routes: Iterable[Route]) -> Iterator[Finding]:
+def _unprotected(guards: Sequence[Any], routes: Sequence[Route], rules: Sequence[Rules]) -> Iterator[Finding]:
     """Find routes that need no key, and that no limit is about."""
     keys = [guard for guard in guards if isinstance(guard, APIKeys)]
     limits = [guard for guard in guards if getattr(guard, "selection", None) is not None]
-    if not keys and not limits:
+    if not keys and not limits and not any(rules):
         return
-    for route in routes:
+    for route, own in zip(routes, rules, strict=True):
+        if own:
+            continue
         needs_key = any(
             not guard.optional
-            and _covered(guard.paths, route)
-            and not (guard.public is not None and _met(guard.public, route))
+            and covered(guard.paths, route)
+            and not (guard.public is not None and met(guard.public, route))
             for guard in keys
         )
         if needs_key or any(_limits(guard, route) for guard in limits):
@@ -199,11 +200,11 @@ def _unprotected(guards: Sequence[Any], routes: Iterable[Route]) -> Iterator[Fin
 def _limits(guard: Any, route: Route) -> bool:
     """Tell whether a limit is about all of a route, as far as it can be seen without asking functions."""
     selection = guard.selection
-    if selection.when is never or not _covered(selection.paths, route) or not _answers(route, selection.methods):
+    if selection.when is never or not covered(selection.paths, route) or not answers(route, selection.methods):
         return False
-    if isinstance(selection.when, OnPaths) and not _covered(selection.when, route):
+    if isinstance(selection.when, OnPaths) and not covered(selection.when, route):
         return False
-    return not (isinstance(selection.exempt, OnPaths) and _met(selection.exempt, route))
+    return not (isinstance(selection.exempt, OnPaths) and met(selection.exempt, route))
 
 
 # -- limits that never refuse -----------------------------------------------------------------------------------
@@ -223,6 +224,24 @@ def _unreachable(guards: Iterable[Any]) -> Iterator[Finding]:
                     said = f"{limit.text} can never be reached: {strict.text}{beside} refuses before"
                     yield Finding("warning", "unreachable-limit", repr(guard), said)
                     break
+
+
+def _unreachable_inside(guards: Iterable[Any], rules: Iterable[Rules]) -> Iterator[Finding]:
+    """Find the same among the limits at routes: those of the stack refuse before."""
+    outside = [guard for guard in guards if isinstance(guard, RateLimit) and guard.settling is None]
+    inside = {rule.limit: rule for own in rules for rule in own if rule.limit is not None}
+    for limit, rule in inside.items():
+        if limit.settling is not None:
+            continue
+        for one in _windows(limit):
+            strict = next((by for by in outside if _about_all_of(by, limit) and _refuses_before(by, one)), None)
+            if strict is not None:
+                said = f"{one.text} at {rule.place} can never be reached: {strict!r} refuses before"
+                yield Finding("warning", "unreachable-limit", repr(limit), said)
+
+
+def _refuses_before(guard: RateLimit, limit: Limit) -> bool:
+    return any(_stricter(one, limit) for one in _windows(guard))
 
 
 def _windows(guard: RateLimit) -> list[Limit]:
@@ -267,4 +286,4 @@ def _listed(texts: Sequence[str]) -> str:
     return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
-__all__ = ["Finding", "Findings", "Severity", "check_app", "checked_severity", "covers", "meets", "raise_from"]
+__all__ = ["Finding", "Findings", "Severity", "check_app", "checked_severity", "raise_from"]

@@ -16,8 +16,8 @@ from keyguard.drivers.inspection.starlette_routes import met_in
 from keyguard.errors import ConfigurationError
 from keyguard.guards import APIKeys, Ban, Concurrency, IPFilter, RateLimit
 from keyguard.problem import JSON
-from keyguard.stack.lint import covers, meets
 from keyguard.stack.markers import KeyMarker, learned
+from keyguard.stack.route_patterns import covers, meets
 from keyguard.stack.route_rules import RouteRule
 
 _PROBLEM = "KeyguardProblem"

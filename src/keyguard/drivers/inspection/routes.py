@@ -7,12 +7,12 @@ routes.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from keyguard.drivers.inspection.app import in_line
 from keyguard.drivers.inspection.objects import modules_of
+from keyguard.drivers.inspection.starlette_routes import met_in
 
 SOME = "{}"
 """The segment of a template in whose place there may be any text."""
@@ -31,6 +31,8 @@ class Route(NamedTuple):
     """The methods that it answers; none if it answers all of them, or is that of a websocket."""
     view: Any
     """What answers: a function or a class; `None` if that cannot be seen."""
+    of_framework: Any = None
+    """What Starlette's routes are known by, `Met`, and Flask's, the name of the endpoint."""
 
     @property
     def name(self) -> str:
@@ -65,29 +67,16 @@ _VARIABLE = re.compile(r"\{.*?\}|<.*?>")
 _OF_PATHS = re.compile(r"\{[^}]*:path\}|<path[:(][^>]*>|<[^>]*:path>|\{\*|<[^>]*:re:[^>]*>")
 
 
-def _route(path: str, methods: Iterable[str] | None, view: Any) -> Route:
-    return Route(path or "/", segments_of(path), frozenset(methods or ()), view)
+def _route(path: str, methods: Iterable[str] | None, view: Any, of_framework: Any = None) -> Route:
+    return Route(path or "/", segments_of(path), frozenset(methods or ()), view, of_framework)
 
 
 # -- frameworks -------------------------------------------------------------------------------------------------
 
 
-def _of_starlette(app: Any, prefix: str = "") -> Iterator[Route]:
-    routes: Iterable[Any] = app.routes
-    if "fastapi.routing" in sys.modules:  # its routers stand among the routes unopened: this opens them
-        routes = sys.modules["fastapi.routing"].iter_route_contexts(routes)
-    for route in routes:
-        path = prefix + str(getattr(route, "path", ""))
-        view = getattr(route, "endpoint", None)
-        if view is not None:
-            yield _route(path, getattr(route, "methods", None), view)
-            continue
-        original = getattr(route, "original_route", route)
-        mounted = getattr(original, "_base_app", getattr(original, "app", None))
-        if isinstance(getattr(mounted, "routes", None), list):
-            yield from _of_starlette(mounted, path)
-        else:
-            yield _route(path.rstrip("/") + "/*", None, mounted)
+def _of_starlette(app: Any) -> Iterator[Route]:
+    for met in met_in(app) or ():
+        yield _route(met.path, met.methods, met.view, met)
 
 
 def _of_litestar(app: Any) -> Iterator[Route]:
@@ -103,7 +92,7 @@ def _of_litestar(app: Any) -> Iterator[Route]:
 
 def _of_flask(app: Any) -> Iterator[Route]:
     for rule in app.url_map.iter_rules():
-        yield _route(rule.rule, rule.methods, app.view_functions.get(rule.endpoint))
+        yield _route(rule.rule, rule.methods, app.view_functions.get(rule.endpoint), rule.endpoint)
 
 
 def _of_django(app: Any) -> Iterator[Route]:

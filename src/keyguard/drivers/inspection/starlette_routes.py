@@ -26,7 +26,8 @@ class Met(NamedTuple):
     key: Any
     """The object by which the request names it: see `key_in`."""
     view: Any
-    """The view; a class of Starlette's may be one. `None` for a mounted app that cannot be looked into."""
+    """The view: a function, a class of Starlette's, or static files. `None` for a mounted app that cannot be looked
+    into."""
     dependencies: tuple[tuple[Callable[..., Any], str | None], ...]
     """The functions that FastAPI asks before, each with the place of its router; `None` if it is the route's own."""
     engines: tuple[Engine, ...]
@@ -64,8 +65,8 @@ def _of_app(app: Any, prefix: str, engines: tuple[Engine, ...]) -> Iterator[Met]
     engines += tuple(layers_within(app))
     router = _router_of(app)
     if router is None:
-        if "starlette.staticfiles" not in modules_of(app):
-            yield Met(f"{prefix}/*", frozenset(), app, None, (), engines)
+        seen = app if "starlette.staticfiles" in modules_of(app) else None
+        yield Met(f"{prefix}/*", frozenset(), app, seen, (), engines)
     else:
         owners = _owned(getattr(router, "dependencies", ()), {}, prefix or "/")
         yield from _of_routes(router.routes, prefix, owners, engines)

@@ -1,0 +1,52 @@
+"""Patterns of rules against the templates of routes: which paths can both be about."""
+
+from __future__ import annotations
+
+from keyguard.conditions import OnPaths
+from keyguard.drivers.inspection.routes import REST, SOME, Route, segments_of
+
+
+def meets(pattern: str, route: Route, *, ignore_case: bool = False) -> bool:
+    """Tell whether some path that a route answers matches a pattern."""
+    return _meet(segments_of(pattern), route.segments, ignore_case)
+
+
+def covers(pattern: str, route: Route, *, ignore_case: bool = False) -> bool:
+    """Tell whether all paths that a route answers match a pattern."""
+    return _cover(segments_of(pattern), route.segments, ignore_case)
+
+
+def _meet(one: tuple[str, ...], other: tuple[str, ...], fold: bool) -> bool:
+    if one[:1] == (REST,) or other[:1] == (REST,):
+        return True
+    if not one or not other:
+        return not one and not other
+    alike = SOME in (one[0], other[0]) or _same(one[0], other[0], fold)
+    return alike and _meet(one[1:], other[1:], fold)
+
+
+def _cover(wide: tuple[str, ...], narrow: tuple[str, ...], fold: bool) -> bool:
+    if wide[:1] == (REST,):
+        return True
+    if not wide or not narrow or narrow[0] == REST:
+        return not wide and not narrow
+    alike = wide[0] == SOME or _same(wide[0], narrow[0], fold)
+    return alike and _cover(wide[1:], narrow[1:], fold)
+
+
+def _same(one: str, other: str, fold: bool) -> bool:
+    return one.casefold() == other.casefold() if fold else one == other
+
+
+def covered(paths: OnPaths | None, route: Route) -> bool:
+    """Tell whether a rule on some paths, or on all of them, is about all of a route."""
+    return paths is None or any(covers(text, route, ignore_case=paths.ignore_case) for text in paths.texts)
+
+
+def met(paths: OnPaths | None, route: Route) -> bool:
+    return paths is None or any(meets(text, route, ignore_case=paths.ignore_case) for text in paths.texts)
+
+
+def answers(route: Route, methods: frozenset[str] | None) -> bool:
+    """Tell whether a route answers one of some methods."""
+    return methods is None or not route.methods or not methods.isdisjoint(route.methods)
