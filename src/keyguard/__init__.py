@@ -103,7 +103,7 @@ __all__ = [
     "vary",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {
     "audit": "AuditLog AuditRecord",
