@@ -29,7 +29,7 @@ def test_the_wheel_holds_all_of_the_package(built: Path) -> None:
     (path,) = built.glob("*.whl")
     assert path.name == f"keyguard-{keyguard.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(path) as wheel:
-        names = {name for name in wheel.namelist() if not name.startswith(f"keyguard-{keyguard.__version__}.dist-info/")}
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         info = {name.rpartition("dist-info/")[2] for name in wheel.namelist()} - {""}
         metadata = wheel.read(f"keyguard-{keyguard.__version__}.dist-info/METADATA").decode()
     package = ROOT / "src" / "keyguard"

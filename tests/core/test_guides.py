@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+import tests.support.django_site  # noqa: F401 - it sets Django up, for what the changelog names of REST framework
+from tests.support import settings_page
+
 ROOT = Path(__file__).parents[2]
 TEXTS = [(ROOT / name).read_text() for name in ("CONTRIBUTING.md", "docs/architecture.md")]
 COMMANDS = [
@@ -29,6 +32,8 @@ def test_commands_work(line: str) -> None:
         words = line.replace(".venv/bin/python", f"'{sys.executable}'") + " --collect-only"
         done = subprocess.run(words, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+    elif line.endswith(" -m tests.support.settings_page"):  # `test_site.py` holds the page to it
+        assert settings_page.page() == settings_page.PAGE.read_text()
     else:
         known = (ROOT / "README.md").read_text() + (ROOT / ".ci" / "run").read_text()
         assert line in known
