@@ -86,6 +86,7 @@ class Engine:
         "patience",
         "provides",
         "reads_bodies",
+        "rendering",
         "request_id_header",
         "source",
         "sources",
@@ -137,7 +138,7 @@ class Engine:
         self.note = setup.note
         self.notes, self.handlers, self.stack = setup.notes, setup.handlers, setup.stack
         self.strips, self.drivers = setup.strips, setup.drivers
-        self.reads_bodies = setup.reads_bodies
+        self.reads_bodies, self.rendering = setup.reads_bodies, setup.rendering
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""
@@ -273,9 +274,16 @@ class Engine:
 
     def refused(self, refusal: Refusal, response: Response) -> None:
         """Tell of a refusal: the log, whoever listens, and the caller its id in a header field."""
+        if self.rendering is not None:
+            self.rendering.apply(response)
         if self.request_id_header is not None:
             response.headers.set(self.request_id_header, refusal.request_id)
         tell_of_refusal(refusal, self._notify)
+
+    def render(self, response: Response) -> None:
+        """Write the body of a refusal that a framework is to send."""
+        if self.rendering is not None:
+            self.rendering.apply(response)
 
     def fault(self, request: CarriedRequest, failure: BaseException) -> Response:
         """Return the refusal that stands for a failure of keyguard, its store or a guard."""

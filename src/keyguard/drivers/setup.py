@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from keyguard.chain import Chain
 from keyguard.clock import Clock
+from keyguard.drivers.rendering import Rendering
 from keyguard.http.forwarding import ClientAddress
 from keyguard.keys.credentials import Sources
 from keyguard.ops import Store
@@ -48,6 +49,8 @@ class Setup(NamedTuple):
     """Whether requests are noted for handlers (`keyguard.request.current`)."""
     stack: Any = None
     """The stack itself, whose `check_routes(app, around)` is called when the app has all its routes."""
+    rendering: Rendering | None = None
+    """Writes the bodies of refusals, if the app has a function for it."""
     reads_bodies: bool = False
     """Whether a guard may ask for the body of a request."""
     strips: Sequence[Sources] = ()

@@ -33,6 +33,10 @@ class RequestSettings(Protocol):
         """Runs what is deferred after the end."""
         ...
 
+    def render(self, response: Response) -> None:
+        """Write the body of a refusal that a framework is to send."""
+        ...
+
     def refused(self, refusal: Refusal, response: Response) -> None:
         """Tell of a refusal: the log, whoever listens, and the caller its id in a header field."""
         ...

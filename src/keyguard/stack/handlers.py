@@ -227,6 +227,7 @@ class Reservation:
         if isinstance(answer, Response):
             if not self._handlers.passes(request, self._limit, answer):
                 request.state.refused_inside = answer
+                request.settings.render(answer)
                 raise refused(answer, request.scope)
             answer = None
         self._hold, self._kept = self._handlers.hold(answer)

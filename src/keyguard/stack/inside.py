@@ -52,6 +52,7 @@ class Place(Mark):
         state = self.request.state
         state.refusal = None  # until it is answered with that: then it is told of
         state.refused_inside, state.unserved = answer, True
+        self.request.settings.render(answer)
         raise refused(answer, self.request.scope if scope is None else scope)
 
     def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:

@@ -13,6 +13,7 @@ from keyguard.clock import Clock, wall_clock
 from keyguard.drivers.inspection.app import AppInside
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
+from keyguard.drivers.rendering import Rendered, Rendering
 from keyguard.errors import ConfigurationError
 from keyguard.gate import arranged, members_of
 from keyguard.guard import AnyGuard, Guard, Surroundings, declared, may_decide, sources_of
@@ -84,6 +85,9 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
       default: if middleware or a proxy sets that field, there would be two. The id is the `X-Request-ID` that came
       with the request, else a random one, and stands in the refusal's body and the log.
     - `on_refusal`: a plain function called with each `Refusal`; it must not block.
+    - `render_refusal`: a plain function that is given a `Refusal` and returns its body: a dict or a list, which becomes
+      JSON, text, bytes, a `Response` if the type is another one or there are more fields, or `None` for the problem
+      details. Status, cause, the log, and the fields that tell of limits, of waiting and of challenges stay.
     - `on_health`: one called with a `StoreHealth` when the store goes out of order, and when it answers again; it runs
       on a request, so it must not block either.
     - `root_path`: a prefix of paths that the app cuts off by itself, if that cannot be seen: rules are about the rest.
@@ -121,6 +125,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
         underscores: Iterable[str] = (),
         request_id_header: str | None = None,
         on_refusal: Callable[[Refusal], None] | None = None,
+        render_refusal: Callable[[Refusal], Rendered] | None = None,
         on_health: Callable[[StoreHealth], None] | None = None,
         workers: int | None = None,
         root_path: str | Literal[False] = "",
@@ -129,7 +134,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
         enabled: bool = True,
         handlers: bool | None = None,
     ) -> None:
-        check_functions(clock, on_refusal, on_health)
+        check_functions(clock, on_refusal, on_health, render_refusal)
         self.enabled = self._guarding = checked_switch("enabled", enabled)
         self._root_path = checked_prefix(root_path)
         self._stacked = stacked(guards)
@@ -153,6 +158,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
         self.underscores = checked_underscores(underscores, readers, forwarded_header)
         self._request_id_header = checked_field_name(request_id_header)
         self._notify = on_refusal
+        self._rendering = None if render_refusal is None else Rendering(render_refusal)
         self._handlers_setting = handlers
         self._engines = WeakSet()
         self._flask_apps = FlaskApps()
@@ -308,6 +314,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
             note=self._note if self._guarding and self.store is self._home else None,
             drivers=self._drivers,
             notes=self._notes,
+            rendering=self._rendering,
             reads_bodies=any(guard.reads_bodies for guard in self._declared),
             strips=[sources_of(guard) for guard in self._declared if guard.strips],
             handlers=self._handlers,

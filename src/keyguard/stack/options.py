@@ -11,6 +11,7 @@ from types import EllipsisType
 from typing import Literal, TypedDict
 
 from keyguard.conditions import OnPaths
+from keyguard.drivers.rendering import Rendered
 from keyguard.guards.api_keys.guard import Scopes
 from keyguard.guards.api_keys.look_ups import Lookup
 from keyguard.guards.cache.settings import When
@@ -38,6 +39,7 @@ class StackOptions(TypedDict, total=False):
     underscores: Iterable[str]
     request_id_header: str | None
     on_refusal: Callable[[Refusal], None] | None
+    render_refusal: Callable[[Refusal], Rendered] | None
     on_health: Callable[[StoreHealth], None] | None
     workers: int | None
     root_path: str | Literal[False]

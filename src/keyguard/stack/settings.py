@@ -15,15 +15,25 @@ from keyguard.manual_clock import GivenClock
 
 
 def check_functions(
-    clock: GivenClock | None, on_refusal: Callable[..., Any] | None, on_health: Callable[..., Any] | None
+    clock: GivenClock | None,
+    on_refusal: Callable[..., Any] | None,
+    on_health: Callable[..., Any] | None,
+    render_refusal: Callable[..., Any] | None = None,
 ) -> None:
     """Check that the functions of a stack can be called as they are."""
-    for word, function in (("clock", clock), ("on_refusal", on_refusal), ("on_health", on_health)):
+    for word, function in (
+        *(("clock", clock), ("on_refusal", on_refusal), ("on_health", on_health)),
+        ("render_refusal", render_refusal),
+    ):
         if not callable(function) and function is not None:
             raise ConfigurationError(f"{word} is a function, not {function!r}")
         if is_async(function) or is_blocking(function):
             raise ConfigurationError(f"{word} is a plain function: {function!r} would not be awaited")
-    for word, told, what in (("on_refusal", on_refusal, "a Refusal"), ("on_health", on_health, "a StoreHealth")):
+    for word, told, what in (
+        ("on_refusal", on_refusal, "a Refusal"),
+        ("render_refusal", render_refusal, "a Refusal"),
+        ("on_health", on_health, "a StoreHealth"),
+    ):
         if told is not None:
             check_takes(word, told, what)
 
