@@ -113,6 +113,15 @@ def test_a_body_reaches_the_view(client: str) -> None:
         assert (told["body"], told["query"], told["headers"]["X-Api-Key"]) == ("x" * 100_000, {"a": "b"}, "ada-key")
 
 
+def test_keys_are_taken_off_on_paths_that_are_not_ascii() -> None:
+    stack = Keyguard(APIKeys(lookup=lookup, strip=True), store="memory://")
+    keyed = Ask("/%C3%A9cho", (("X-API-Key", "ada-key"),))
+    with site(stack):
+        for answer in (ask_asgi(get_asgi_application(), keyed, lint=False), ask_wsgi(get_wsgi_application(), keyed)):
+            assert answer.status == 200
+            assert "ada-key" not in answer.body.decode()
+
+
 def test_paths_that_are_not_ascii_are_routed_and_guarded_alike() -> None:
     path = Ask("/gr%C3%BC%C3%9Fe")
     with site(Keyguard(APIKeys(lookup=lookup, public=["/grüße"]), store="memory://")):
@@ -351,6 +360,30 @@ def test_a_prefix_that_the_settings_force_is_none_of_the_path(forced: str | None
     for inner, outer in zip(within, around, strict=True):
         for status, wanted in zip(inner, outer, strict=True):
             assert status == wanted or (wanted, status) == (404, 403)
+
+
+@clients
+def test_keys_that_are_taken_off_reach_no_view(client: str) -> None:
+    sources = ["x-api-key", "cookie:key", "query:key"]
+    stack = Keyguard(APIKeys(lookup=lookup, sources=sources, strip=True), store="memory://")
+    for outside in ((), (f"{HERE}.Reading",), (f"{HERE}.Reading", f"{HERE}.OtherPath")):
+        with site(stack, outside=outside):
+            path = "/en/echo" if len(outside) == 2 else "/echo"
+            for headers, target in (({"x_api_key": "ada-key"}, f"{path}?a=b"), ({}, f"{path}?key=ada-key&a=b")):
+                told = json.loads(ask(client, target, **headers).body)
+                assert "ada-key" not in json.dumps(told)
+                assert told["query"] == {"a": "b"}
+            told = json.loads(ask(client, path, cookie="key=ada-key; b=c").body)
+            assert "ada-key" not in json.dumps(told)
+            assert [*told["cookies"]] == ["b"]
+
+
+@clients
+def test_a_stack_that_is_not_enabled_refuses_nobody(client: str) -> None:
+    stack = keyed(enabled=False)
+    with site(stack):
+        for target in ("/view", "/loop"):
+            assert ask(client, target).status == 200
 
 
 def test_threads_do_not_mix_requests_up() -> None:

@@ -14,6 +14,7 @@ from django.urls import path
 
 import keyguard
 from keyguard import Keyguard
+from keyguard.django import Middleware
 from tests.support import frameworks
 
 frameworks._django()
@@ -38,8 +39,10 @@ async def loop(request: HttpRequest) -> HttpResponse:
     return JsonResponse(told(request))
 
 
-def echo(request: HttpRequest) -> HttpResponse:
-    return JsonResponse({"body": request.body.decode(), "headers": dict(request.headers), "query": request.GET.dict()})
+def echo(request: Any) -> HttpResponse:
+    told = {"body": request.body.decode(), "headers": dict(request.headers), "query": request.GET.dict()}
+    scope = repr(getattr(request, "scope", {})) + repr(getattr(request, "environ", {})) + repr(request.META)
+    return JsonResponse({**told, "cookies": request.COOKIES, "all": scope})
 
 
 def stream(request: HttpRequest) -> StreamingHttpResponse:
@@ -119,6 +122,7 @@ VIEWS = {
     "view": view,
     "loop": loop,
     "echo": echo,
+    "écho": echo,
     "stream": stream,
     "async-stream": async_stream,
     "file": file,
@@ -181,6 +185,21 @@ class AsyncOnly:
 
     async def __call__(self, request: Any) -> Any:
         return await self.get_response(request)
+
+
+class Extended(Middleware):
+    """A subclass of the middleware, as a project may have one."""
+
+
+class Reading:
+    """Middleware that looks at all of a request."""
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        assert (request.headers, request.GET, request.COOKIES) is not None
+        return self.get_response(request)
 
 
 class OtherPath:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from keyguard.errors import ConfigurationError
@@ -75,7 +75,24 @@ def is_listed() -> bool:
     """Tell whether the middleware stands in `MIDDLEWARE`."""
     from django.conf import settings
 
-    return any(path in settings.MIDDLEWARE for path in _PATHS)
+    return bool(_places(settings.MIDDLEWARE))
+
+
+def _places(names: Sequence[str]) -> list[int]:
+    """Return where the middleware stands in a list: by its own name, or as a class that extends it."""
+    return [place for place, name in enumerate(names) if name == MIDDLEWARE or _is_ours(name)]
+
+
+def _is_ours(name: str) -> bool:
+    from django.utils.module_loading import import_string
+
+    if name.startswith("django."):
+        return False
+    try:
+        found = import_string(name)
+    except ImportError:
+        return False  # Django tells of it
+    return getattr(found, "decides", False) is True
 
 
 def problems() -> Iterator[Problem]:
@@ -98,7 +115,6 @@ def problems() -> Iterator[Problem]:
         )
 
 
-_PATHS = (MIDDLEWARE, "keyguard.django.middleware.Middleware")
 FIRST = f"put {MIDDLEWARE!r} first in MIDDLEWARE"
 
 
@@ -116,7 +132,7 @@ def problems_of(stack: Keyguard) -> Iterator[Problem]:
     from django.conf import settings
 
     names = list(settings.MIDDLEWARE)
-    places = [place for place, name in enumerate(names) if name in _PATHS]
+    places = _places(names)
     if len(places) > 1:
         yield Problem("keyguard.E003", f"{MIDDLEWARE} stands twice in MIDDLEWARE", "each request would count twice")
     if not places:

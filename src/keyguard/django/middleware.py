@@ -56,6 +56,9 @@ class Middleware(RefusedMiddleware):
     order that cannot work.
     """
 
+    decides = True
+    """Whether it runs the guards: checks know its subclasses by that."""
+
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
         super().__init__(get_response)
         self.stack = configured_stack()

@@ -51,8 +51,8 @@ class OverASGI:
         try:
             over = await _next(driving) is None
         finally:
-            run.restore()
             del scope[RUN]
+            request.keyguard = scope.get(SHARED_ASGI) or SharedState()  # a page from the cache needs none
         if over:
             return run.whole()
         inner = noted()
@@ -75,10 +75,11 @@ class _Run:
     def __init__(self, request: Any, get_response: Callable[[Any], Awaitable[Any]]) -> None:
         self.request = request
         self.get_response = get_response
-        self.scope = self.outer = scope = request.scope
+        self.scope = scope = request.scope
         scope["headers"] = self.sent = list(scope["headers"])
         if isinstance(scope["query_string"], str):  # of Django's test client
             scope["query_string"] = scope["query_string"].encode()
+        self.query = scope["query_string"]
         if request.path_info != scope["path"].removeprefix(request.script_name):
             self.scope = {**scope, "path": request.script_name + request.path_info}  # as middleware further out wants
             self.scope.pop("raw_path", None)
@@ -127,11 +128,13 @@ class _Run:
         request = self.request
         if receive != self.receive:
             await self._read(receive)
-        if scope is not self.scope:
-            change(request, scope)
-        elif scope["headers"] is not self.sent:  # the driver has taken some off, which Django may have folded
+        if scope["headers"] is not self.sent:  # guards have changed some, or taken some off that Django may have folded
             _read_anew(request, self.sent, scope["headers"])
-        request.keyguard = request.scope[SHARED_ASGI] = scope[SHARED_ASGI]
+        if scope["query_string"] != self.query:
+            request.META["QUERY_STRING"] = scope["query_string"].decode()
+            request.__dict__.pop("GET", None)
+        request.scope = scope
+        request.keyguard = scope[SHARED_ASGI]
         response = self.response = await self.get_response(request)
         self.theirs = fields = [(name.lower(), value) for name, value in fields_of(response)]
         self.stops = response.streaming
@@ -175,23 +178,6 @@ class _Run:
         response.streaming_content = parts
         tell(response, self.status, self.theirs, self.fields)
         return response
-
-    def restore(self) -> None:
-        """Give the request its own head back, which guards may have changed for the app."""
-        request = self.request
-        request.keyguard = self.scope.get(SHARED_ASGI) or SharedState()  # a page from the cache needs none
-        if request.scope is not self.outer:
-            change(request, self.outer)
-
-
-def change(request: Any, scope: Scope) -> None:
-    """Give a request of Django's another scope than it was made of."""
-    _read_anew(request, request.scope["headers"], scope["headers"])
-    before, after = request.scope["query_string"], scope["query_string"]
-    request.scope = scope
-    if before != after:
-        request.META["QUERY_STRING"] = after.decode()
-        request.__dict__.pop("GET", None)
 
 
 def _read_anew(request: Any, before: Fields, after: Fields) -> None:

@@ -42,7 +42,7 @@ class OverWSGI:
             return run.response_of(self._driver(environ, run.start_response))
         finally:
             del environ[RUN]
-            run.restore()
+            request.keyguard = environ.get(SHARED_WSGI) or SharedState()
 
 
 def _app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -58,9 +58,10 @@ class _Run:
     def __init__(self, request: Any, get_response: Callable[[Any], Any]) -> None:
         self.request = request
         self.get_response = get_response
-        self.environ = self.sent = environ = request.environ
+        self.environ = environ = request.environ
         if hasattr(request, "_body"):  # middleware further out has read it: guards read it again
             environ["wsgi.input"] = BytesIO(request._body)
+        self.sent = environ.get("QUERY_STRING"), environ.get("HTTP_COOKIE"), environ["wsgi.input"]
         if request.path_info != environ["PATH_INFO"]:  # middleware further out has given it another path
             self.environ = {**environ, "PATH_INFO": request.path_info}
             for name in ("RAW_URI", "REQUEST_URI"):
@@ -90,15 +91,33 @@ class _Run:
 
     def ask(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Ask Django, in the place of the app."""
-        request, state = self.request, environ[SHARED_WSGI]
-        if environ is not self.environ:
-            change(request, {**environ, **{name: request.environ[name] for name in _PATHS}})
-        request.keyguard = request.environ[SHARED_WSGI] = state
+        request = self.request
+        if environ is not request.environ:
+            environ = {**environ, **{name: request.environ[name] for name in _PATHS}}
+            del environ[RUN]
+        self._adopt(environ)
+        request.keyguard = environ[SHARED_WSGI]
         response = self.response = self.get_response(request)
         self.theirs = fields_of(response)
         start_response(f"{response.status_code} {response.reason_phrase}", [*self.theirs])
         self.body = _body_of(response)
         return self.body
+
+    def _adopt(self, environ: dict[str, Any]) -> None:
+        """Give the request the head that guards have left it, which may be another than it was made of."""
+        from django.core.handlers.wsgi import LimitedStream
+
+        request = self.request
+        request.environ = request.META = environ
+        request.__dict__.pop("headers", None)
+        query, cookie, body = self.sent
+        if environ.get("QUERY_STRING") != query:
+            request.__dict__.pop("GET", None)
+        if environ.get("HTTP_COOKIE") != cookie:
+            request.__dict__.pop("COOKIES", None)
+        if environ["wsgi.input"] is not body and not request._read_started:
+            length = environ.get("CONTENT_LENGTH") or "0"
+            request._stream = LimitedStream(environ["wsgi.input"], int(length) if length.isdecimal() else 0)
 
     def in_background(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Ask Django once more, for nobody: a cache renews what it has."""
@@ -128,28 +147,6 @@ class _Run:
         self.answered = True
         tell(response, self.status, self.theirs, self.fields)
         return response
-
-    def restore(self) -> None:
-        """Give the request its own head back, which guards may have changed for the app."""
-        request = self.request
-        request.keyguard = self.environ.get(SHARED_WSGI) or SharedState()
-        if request.environ is not self.sent:
-            change(request, self.sent)
-
-
-def change(request: Any, environ: dict[str, Any]) -> None:
-    """Give a request of Django's another environ than it was made of."""
-    from django.core.handlers.wsgi import LimitedStream
-
-    before = request.environ
-    request.environ = request.META = environ
-    request.__dict__.pop("headers", None)
-    for variable, name in (("QUERY_STRING", "GET"), ("HTTP_COOKIE", "COOKIES")):
-        if before.get(variable) != environ.get(variable):
-            request.__dict__.pop(name, None)
-    if before["wsgi.input"] is not environ["wsgi.input"] and not request._read_started:
-        length = environ.get("CONTENT_LENGTH") or "0"
-        request._stream = LimitedStream(environ["wsgi.input"], int(length) if length.isdecimal() else 0)
 
 
 _PATHS = ("PATH_INFO", "SCRIPT_NAME")
