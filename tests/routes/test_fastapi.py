@@ -300,6 +300,35 @@ def test_routes_that_need_a_key() -> None:
     assert ask("GET", "/admin/users", guard.keys.issue("root", scopes=["admin"]).key.reveal())[0] == 200
 
 
+@pytest.mark.parametrize("strip", [False, True])
+@pytest.mark.parametrize("looked_up", [False, True])
+def test_a_key_is_looked_at_also_where_the_stack_needs_none(looked_up: bool, strip: bool) -> None:
+    def lookup(key: str) -> Identity | None:
+        return {"one": Identity("ann", scopes=frozenset(["write"])), "two": Identity("bob")}.get(key)
+
+    keys_guard = APIKeys(public=["/items/*"], lookup=lookup if looked_up else None, strip=strip)
+    guard = Keyguard(keys_guard, store="memory://")
+    app = FastAPI()
+    caller: Any = Depends(guard.key(scopes=["write"]))
+
+    @app.get("/items/a")
+    @app.post("/items/b")
+    def create(identity: Identity = caller) -> str:
+        return identity.subject
+
+    app.get("/items/c")(lambda: "open")
+    client = client_of(guard, app)
+    keys = ["one", "two"]
+    if not looked_up:
+        keys = [guard.keys.issue("ann", scopes=["write"]).key.reveal(), guard.keys.issue("bob").key.reveal()]
+    sent: list[dict[str, str]] = [{"X-API-Key": key} for key in (*keys, "kg_live_wrong")]
+    assert [client.get("/items/a", headers=headers).status_code for headers in (*sent, {})] == [200, 403, 401, 401]
+    assert client.post("/items/b", headers=sent[0]).json() == "ann"
+    both = {"X-API-Key": keys[0], "Authorization": f"Bearer {keys[1]}"}
+    assert client.get("/items/a", headers=both).status_code == 400
+    assert client.get("/items/c").status_code == 200
+
+
 def test_requests_without_a_key_stay_charged_to_limits_by_address() -> None:
     guard = Keyguard(RateLimit("3/minute", by="ip", name="outer"), APIKeys(optional=True), store="memory://")
     app = FastAPI()

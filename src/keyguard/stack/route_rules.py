@@ -152,7 +152,7 @@ class KeyRule(RouteRule[Identity]):
         self.scopes = scopes
         """The scopes that the key must hold."""
 
-    def _begin(self, request: CarriedRequest) -> Response | None:
+    def _begin(self, request: CarriedRequest) -> Decision | Flow[Decision]:
         return self._keys.judge(request, self.scopes)
 
     def _found(self, place: Place) -> Identity:

@@ -21,11 +21,11 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from keyguard.aside import in_turn, putting_back
-from keyguard.chain import follow
+from keyguard.chain import PASSED, follow, let_pass
 from keyguard.clock import Clock, wall_clock
 from keyguard.conditions import OnPaths, on_paths
 from keyguard.errors import AmbiguousPath, ConfigurationError
-from keyguard.flow import call, is_async
+from keyguard.flow import Flow, call, is_async
 from keyguard.guard import Ask, Decide, Guard, Surroundings
 from keyguard.guards.api_keys import settings
 from keyguard.guards.api_keys.at_once import deciding
@@ -231,7 +231,12 @@ class APIKeys(Guard):
             if no_key:
                 state.identity = state.identity or ANONYMOUS
                 return await forward(request)
-        sent = self.sources.read(request)
+        return await self._verify(request, forward)
+
+    async def _verify(self, request: CarriedRequest, forward: Forward) -> Response:
+        """Forward a request with a valid key, whatever its path."""
+        state = request.state
+        sent = self._sent(request)
         if len(sent) != 1:
             passes = False
             if not sent:
@@ -263,6 +268,10 @@ class APIKeys(Guard):
             return await follow(answer, request, forward)
         return await forward(request) if answer is None else answer
 
+    def _sent(self, request: CarriedRequest) -> set[str]:
+        """Return the keys that a request carries, or has carried before they were taken off for the app."""
+        return {*getattr(request, "stripped", ())} or self.sources.read(request)
+
     def needs_no_key(self, request: CarriedRequest) -> bool:
         """Tell whether the request needs no key, by its path."""
         if self.paths is not None and not self.paths.closes(request):
@@ -289,12 +298,25 @@ class APIKeys(Guard):
         """Return what the `WWW-Authenticate` field of a 401 says."""
         return ", ".join(self._refuse.challenges)
 
-    def judge(self, request: CarriedRequest, scopes: frozenset[str]) -> Response | None:
-        """Refuse a request that has passed without a key, or whose key lacks one of these scopes."""
+    def judge(self, request: CarriedRequest, scopes: frozenset[str]) -> Response | Flow[Response | None] | None:
+        """Refuse a request inside the app that has passed without a key, or whose key lacks one of these scopes.
+
+        If its path needs no key, that has not been looked at: then a flow is returned that does it.
+        """
         identity = request.state.identity or ANONYMOUS
         if identity.anonymous:
+            unread = (self.public is not None or self.paths is not None) and self.needs_no_key(request)
+            if unread and self._sent(request):
+                return self._judge_unread(request, scopes)
             return self.refuse_without_key(request, ())
         missing = sorted(scopes - identity.scopes)
+        return self._refuse.scopes(request, missing) if missing else None
+
+    async def _judge_unread(self, request: CarriedRequest, scopes: frozenset[str]) -> Response | None:
+        answer = await self._verify(request, let_pass)
+        if answer is not PASSED:
+            return answer
+        missing = sorted(scopes - (request.state.identity or ANONYMOUS).scopes)
         return self._refuse.scopes(request, missing) if missing else None
 
     # -- scopes -------------------------------------------------------------------------------------------

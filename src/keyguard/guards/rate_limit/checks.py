@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keyguard.chain import within
+from keyguard.chain import PASSED, let_pass, within
 from keyguard.errors import StoreError
 from keyguard.guard import Decide, Guard, may_decide
 from keyguard.guards.rate_limit.at_once import Joined, deciding
 from keyguard.guards.rate_limit.outcomes import AskLimits, Charge, lines_of, wait_for
 from keyguard.guards.rate_limit.turns import only_held
 from keyguard.ops import Take, Taken
-from keyguard.request import CarriedRequest, Forward, Request
+from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Response
 from keyguard.uncounted import UNCOUNTED, refuse_uncounted
 
@@ -74,16 +74,8 @@ class Limiting(Guard):
         try:
             return await _answer(ask, request)
         except StoreError as error:
-            answer = await ask.failed(error, request, _let_pass)
-            return None if answer is _PASSED else answer
-
-
-_PASSED = Response(200)
-
-
-async def _let_pass(request: Request) -> Response:
-    """Stand for what is further in, of which only matters that it is reached."""
-    return _PASSED
+            answer = await ask.failed(error, request, let_pass)
+            return None if answer is PASSED else answer
 
 
 async def _answer(ask: AskLimits, request: CarriedRequest) -> Response | Charge:
