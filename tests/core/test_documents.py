@@ -73,6 +73,40 @@ def test_the_app_examples_are_guarded(name: str, world: str, folder: Path) -> No
     guarded(module.guard, *((module.app, None) if world == "wsgi" else (None, module.app)))
 
 
+def test_the_fastapi_example_with_rules_at_its_routes(folder: Path) -> None:
+    place = ROOT / "examples"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)])}
+    words = ["keys", "issue", "--owner", "acme", "--scope", "write", "--store", os.environ["KEYGUARD_STORE"]]
+    command = [sys.executable, "-m", "keyguard", *words]
+    key = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+    port = free_port()
+    serve = [sys.executable, "-m", "uvicorn", "--port", str(port), "fastapi_routes:app"]
+    with subprocess.Popen(serve, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+
+            def ask(path: str, method: str = "GET", **headers: str) -> Any:
+                asked = Request(f"http://127.0.0.1:{port}{path}", method=method, headers=headers)
+                try:
+                    with urlopen(asked, timeout=30) as answer:
+                        return answer.status, answer.headers, answer.read()
+                except HTTPError as refused:
+                    return refused.code, refused.headers, refused.read()
+
+            wait_until(lambda: ask("/docs")[0] == 200, "uvicorn to answer")
+            assert [ask("/search")[0] for _ in range(6)] == [200] * 5 + [429]
+            assert ask("/items/7", "POST")[0] == 401
+            bearer = {"Authorization": f"Bearer {key}"}
+            assert json.loads(ask("/items/7", "POST", **bearer)[2]) == {"item": "7", "by": "acme"}
+            assert [ask("/items/7", "POST", **bearer)[0] for _ in range(2)] == [200, 429]
+            status, headers, _ = ask("/items/7", **bearer)
+            assert status == 200
+            assert all(f'"{name}' in headers["RateLimit"] for name in ("/items:20/minute", "ip:100/minute"))
+            document = json.loads(ask("/openapi.json")[2])
+            assert document["paths"]["/items/{item}"]["post"]["security"][0] == {"bearer": ["write"]}
+        finally:
+            server.terminate()
+
+
 @pytest.mark.parametrize("program", ["manage.py", "gunicorn", "uvicorn"])
 def test_the_django_project_of_the_examples(program: str, folder: Path) -> None:
     """Its commands, and both of its applications in real servers."""

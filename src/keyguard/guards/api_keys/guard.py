@@ -306,7 +306,7 @@ class APIKeys(Guard):
         identity = request.state.identity or ANONYMOUS
         if identity.anonymous:
             unread = (self.public is not None or self.paths is not None) and self.needs_no_key(request)
-            if unread and self._sent(request):
+            if unread and (self.assumed is not None or self._sent(request)):
                 return self._judge_unread(request, scopes)
             return self.refuse_without_key(request, ())
         missing = sorted(scopes - identity.scopes)
