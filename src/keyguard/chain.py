@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from keyguard.errors import GuardError, StoreError
 from keyguard.flow import Flow
 from keyguard.gate import Branch, Choice, Gate
 from keyguard.guard import LONG, AnyGuard, Ask, Decide, Long, Mark, is_plain, may_decide
 from keyguard.ops import Store, traits_of
-from keyguard.request import CarriedRequest, Forward, Request
+from keyguard.request import CarriedRequest, Forward
 from keyguard.response import APP, Headers, Response
 from keyguard.steps import CallApp
 from keyguard.together import Together, ask_together, neighbours
@@ -226,15 +226,6 @@ async def follow(ask: Ask, request: CarriedRequest, forward: Forward) -> Respons
     if isinstance(answer, Ask):
         return await follow(answer, request, forward)
     return await (forward(request) if answer is None else within((answer,), request, forward))
-
-
-PASSED: Final = Response(200)
-"""The response that `let_pass` returns."""
-
-
-async def let_pass(request: Request) -> Response:
-    """Stand for all that is further in, for a guard that decides inside the app: it only matters that it forwards."""
-    return PASSED
 
 
 async def within(

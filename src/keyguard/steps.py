@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from keyguard.flow import Flow, Step
-from keyguard.request import CarriedRequest
+from keyguard.request import CarriedRequest, Request
 from keyguard.response import Response
 
 
@@ -56,3 +56,12 @@ class ReadBody(Step[tuple[bytes, Unread | None]]):
     def __init__(self, request: CarriedRequest, most: int) -> None:
         self.request = request
         self.most = most
+
+
+PASSED: Final = Response(200)
+"""The response that `let_pass` returns."""
+
+
+async def let_pass(request: Request) -> Response:
+    """Stand for all that is further in, for a guard that decides inside the app: it only matters that it forwards."""
+    return PASSED

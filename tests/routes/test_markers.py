@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from keyguard import APIKeys, ConfigurationError, Keyguard, OutsideRequest, RateLimit
+from keyguard import APIKeys, ConfigurationError, Keyguard, OutsideRequest, RateLimit, json_field
 from keyguard.stack.route_rules import rules_of
 from tests.support.every_store import KINDS, store_of
 
@@ -162,6 +162,8 @@ def test_settings_are_checked_when_the_marker_is_made() -> None:
         guard.limit(plans={"free": "1/minute"}, default="free")
     with pytest.raises(ConfigurationError, match="needs an APIKeys"):
         guard.key()
+    with pytest.raises(ConfigurationError, match="nothing of the body"):
+        guard.limit("1/minute", by=json_field("username"))
     with pytest.raises(ConfigurationError, match="often"):
         guard.limit("often")
     with pytest.raises(ConfigurationError, match="handlers=True"):

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Literal
 from weakref import WeakSet
 
+from keyguard.body_fields import BodyField
 from keyguard.chain import Chain
 from keyguard.drivers.interpreter import Engine
 from keyguard.errors import ConfigurationError
@@ -85,6 +86,11 @@ class ForRoutes(ForHandlers):
         for a name that another limit has.
         """
         self._check_notes("limit()")
+        if isinstance(by, BodyField):
+            raise ConfigurationError(
+                "limit() counts by nothing of the body, which the app has begun to read when its routes are asked: put "
+                "RateLimit(..., by=json_field(...), paths=[...]) into the stack"
+            )
         if by is None and plans is None:
             by = "key" if self._keys_guard is not None else "ip"
         settings = {

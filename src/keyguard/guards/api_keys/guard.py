@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from keyguard.aside import in_turn, putting_back
-from keyguard.chain import PASSED, follow, let_pass
+from keyguard.chain import follow
 from keyguard.clock import Clock, wall_clock
 from keyguard.conditions import OnPaths, on_paths
 from keyguard.errors import AmbiguousPath, ConfigurationError
@@ -45,6 +45,7 @@ from keyguard.ops import Store
 from keyguard.problem import refuse_ambiguous, refuse_bad_request
 from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.response import Response
+from keyguard.steps import PASSED, let_pass
 from keyguard.units import Duration
 
 Scopes: TypeAlias = Iterable[str] | Callable[[Request], Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keyguard.chain import PASSED, let_pass, within
+from keyguard.chain import within
 from keyguard.errors import StoreError
 from keyguard.guard import Decide, Guard, may_decide
 from keyguard.guards.rate_limit.at_once import Joined, deciding
@@ -14,6 +14,7 @@ from keyguard.guards.rate_limit.turns import only_held
 from keyguard.ops import Take, Taken
 from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Response
+from keyguard.steps import PASSED, let_pass
 from keyguard.uncounted import UNCOUNTED, refuse_uncounted
 
 
