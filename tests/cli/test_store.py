@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,12 @@ def test_a_copy_that_was_stopped_goes_on(
     source = open_store(source_url)
     for n in range(250):
         KeyRegistry(source).issue(f"customer {n}")
-    monkeypatch.setattr(cli_store, "_show_progress", lambda done, all: (_ for _ in ()).throw(KeyboardInterrupt()))
+
+    @contextmanager
+    def stopped(*_: Any) -> Iterator[Any]:
+        yield lambda done: (_ for _ in ()).throw(KeyboardInterrupt())
+
+    monkeypatch.setattr(cli_store, "progress", stopped)
     assert main(["store", "copy", source_url, target_url]) == 130
     monkeypatch.undo()
     assert main(["store", "copy", source_url, target_url]) == 0

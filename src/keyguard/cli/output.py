@@ -99,18 +99,21 @@ def print_rows(names: list[str], lines: list[list[str]]) -> None:
     shown = [place for place in range(len(names)) if any(row[place] for row in rows[1:])]
     widths = [max(_width(row[place]) for row in rows) for place in shown]
     if sys.stdout.isatty():
-        _fit(widths, [len(names[place]) for place in shown], shutil.get_terminal_size().columns)
+        _fit(widths, [names[place] for place in shown], shutil.get_terminal_size().columns)
     for row in rows:
         print("  ".join(_cut(row[place], width) for place, width in zip(shown, widths, strict=True)).rstrip())
 
 
-def _fit(widths: list[int], least: list[int], columns: int) -> None:
-    """Make columns narrower, the widest first, until they fit or none can be."""
-    while sum(widths) + 2 * (len(widths) - 1) > columns:
-        wide = [place for place in range(1, len(widths)) if widths[place] > max(least[place], _LEAST)]
-        if not wide:
-            return
-        widths[max(wide, key=widths.__getitem__)] -= 1
+def _fit(widths: list[int], names: list[str], columns: int) -> None:
+    """Make columns narrower, the widest first, until they fit or none can be; moments after all others."""
+    free = columns - 2 * (len(widths) - 1)
+    for last in (False, True):
+        places = [place for place in range(1, len(widths)) if ("(UTC)" in names[place]) is last]
+        while sum(widths) > free:
+            wide = [place for place in places if widths[place] > max(len(names[place]), _LEAST)]
+            if not wide:
+                break
+            widths[max(wide, key=widths.__getitem__)] -= 1
 
 
 def _cut(text: str, width: int) -> str:

@@ -15,8 +15,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 from keyguard.audit import POOL
-from keyguard.cli.input import FORMS, given, store_url
+from keyguard.cli.input import FORMS, add_json, given, store_url
 from keyguard.cli.opening import app_of, open_for_operators
+from keyguard.cli.output import print_json
+from keyguard.cli.progress import progress
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
 from keyguard.keys import KeyRegistry
 from keyguard.keys.flows import PEPPERED
@@ -30,6 +32,7 @@ Entry: TypeAlias = tuple[str, bytes, "int | None"]
 
 _KEYS = "key|"
 _COPIED = (_KEYS, "rl:", f"{POOL}|")
+_FOR_PEOPLE = argparse.Namespace(json=False)
 _BATCH = 200
 _PASSES = 5
 
@@ -62,6 +65,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
     def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         command = actions.add_parser(name, help=help, description=help)
+        add_json(command)
         command.set_defaults(run=run)
         return command
 
@@ -90,26 +94,32 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 def _init(options: argparse.Namespace) -> int:
     with _meant(options) as store:
         if traits_of(store).migrate is None:
-            _say("This store has no tables: there is nothing to do.")
+            layouts = {}
+            _say("This store has no tables: there is nothing to do.", options)
         else:
-            _bring_tables(store)
+            layouts = _bring_tables(store, options)
+    if options.json:
+        print_json({"tables": bool(layouts), **layouts})
     return 0
 
 
 def _migrate(options: argparse.Namespace) -> int:
     with _meant(options, make=False) as store:
-        if traits_of(store).migrate is not None:
-            _bring_tables(store)
+        layouts = {} if traits_of(store).migrate is None else _bring_tables(store, options)
         sealed, left = _registry(options, store).migrate()
+    if options.json:
+        print_json({"tables": bool(layouts), **layouts, "sealed": sealed, "left": left})
+        return 0
     if sealed:
-        _say(f"{sealed} records of keys were sealed.")
+        _say(f"{sealed} records of keys were sealed.", options)
     if left:
         _say(
             f"{left} were left as they are: their pepper is not set, or they are damaged. Set KEYGUARD_PEPPER as the "
-            "app has it, with 0: for keys that were made without one, and run the same again."
+            "app has it, with 0: for keys that were made without one, and run the same again.",
+            options,
         )
     if not sealed and not left:
-        _say("All is in the layout of this keyguard.")
+        _say("All is in the layout of this keyguard.", options)
     return 0
 
 
@@ -121,9 +131,10 @@ def _registry(options: argparse.Namespace, store: Store) -> KeyRegistry:
     return KeyRegistry(store)
 
 
-def _bring_tables(store: Any) -> None:
+def _bring_tables(store: Any, options: argparse.Namespace) -> dict[str, int]:
     before, after = store.migrate()
-    _say(f"The tables have layout {after}." if before == after else f"From layout {before} to {after}.")
+    _say(f"The tables have layout {after}." if before == after else f"From layout {before} to {after}.", options)
+    return {"before": before, "after": after}
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -132,12 +143,25 @@ def _check(options: argparse.Namespace) -> int:
             raise ConfigurationError("this store cannot make an empty one beside it: run keyguard.testing.check_store")
         compensates = traits_of(store).spread
         try:
-            check_store(store.scratch, steps=options.steps, seed=options.seed, compensates=compensates)
+            with progress("checked", options.steps, options) as tell:
+                check_store(
+                    store.scratch,
+                    steps=options.steps,
+                    seed=options.seed,
+                    compensates=compensates,
+                    tell=lambda share: tell(int(share * options.steps)),
+                )
         except AssertionError as error:
             if isinstance(error.__cause__, StoreError):
                 raise error.__cause__ from None  # it did not answer: what it means is not known
-            print(plain(f"{store!r} does not mean what every store means: {error}"))
+            if options.json:
+                print_json({"store": repr(store), "right": False, "problem": plain(str(error))})
+            else:
+                print(plain(f"{store!r} does not mean what every store means: {error}"))
             return 1
+    if options.json:
+        print_json({"store": repr(store), "right": True, "steps": options.steps})
+        return 0
     print(plain(f"{store!r} means what every store means: {options.steps} random steps, threads and tasks."))
     return 0
 
@@ -148,10 +172,10 @@ def _check(options: argparse.Namespace) -> int:
 def _copy(options: argparse.Namespace) -> int:
     here, there = (given(text, "the URL of a store") for text in (options.source, options.target))
     with _opened(here, make=False) as source, _opened(there) as target:
-        return _copy_all(source, target, replace=options.replace)
+        return _copy_all(source, target, replace=options.replace, options=options)
 
 
-def _copy_all(source: Any, target: Any, *, replace: bool) -> int:
+def _copy_all(source: Any, target: Any, *, replace: bool, options: argparse.Namespace = _FOR_PEOPLE) -> int:
     for store in (source, target):
         if traits_of(store).dump is None:
             raise ConfigurationError(f"{store!r} cannot be copied from or to")
@@ -166,15 +190,17 @@ def _copy_all(source: Any, target: Any, *, replace: bool) -> int:
         missing = copying.missing(here, there)
         if not missing:
             break
-        copying.write(missing)
+        with progress("copied", len(missing), options) as tell:
+            copying.write(missing, tell)
         here, there = _entries(source), _entries(target)
     copying.missing(here, there)
     theirs = {entry[0]: entry for entry in there}
     ours = [entry for entry in here if entry[0] not in copying.left]
     both = [theirs[entry[0]] for entry in ours if entry[0] in theirs]
     digest, other = _digest(ours), _digest(both)
-    _say(f"{len(here)} entries here, {len(both)} of them there; {copying.written} were written.")
-    print(f"from {digest}\nto   {other}")
+    _say(f"{len(here)} entries here, {len(both)} of them there; {copying.written} were written.", options)
+    if not options.json:
+        print(f"from {digest}\nto   {other}")
     if digest != other:
         raise KeyguardError("the stores differ: the source is being used. Stop its app, and run the same again")
     changed = copying.changed()
@@ -184,7 +210,9 @@ def _copy_all(source: Any, target: Any, *, replace: bool) -> int:
             f"{_name(changed[0])}: they stay as they are there, and all others are the same"
         )
     more = len(there) - len(both)
-    _say(f"There are {more} more there, and the rest is the same." if more else "Both hold the same.")
+    if options.json:
+        print_json({"entries": len(here), "written": copying.written, "more": more, "digest": digest})
+    _say(f"There are {more} more there, and the rest is the same." if more else "Both hold the same.", options)
     return 0
 
 
@@ -219,8 +247,8 @@ class _Copying:
                 self._ended.add(key)
         return found
 
-    def write(self, entries: list[Entry]) -> None:
-        """Write each entry, if what is known still stands in its place."""
+    def write(self, entries: list[Entry], tell: Callable[[int], None]) -> None:
+        """Write each entry, if what is known still stands in its place. `tell` hears how many are done."""
         for start in range(0, len(entries), _BATCH):
             batch = entries[start : start + _BATCH]
             if any(key.startswith(_KEYS) and has_pepper(value) for key, value, _ in batch):
@@ -230,7 +258,7 @@ class _Copying:
                 if done:
                     self._known[key] = value
                     self.written += 1
-            _show_progress(min(start + _BATCH, len(entries)), len(entries))
+            tell(min(start + _BATCH, len(entries)))
 
     def changed(self) -> list[str]:
         """Return the keys of what others have changed, API keys first."""
@@ -258,13 +286,6 @@ def _entries(store: Any) -> list[Entry]:
     return [entry for prefix in _COPIED for entry in store.dump(prefix) if not entry[0].startswith(f"{SETTLED}|")]
 
 
-def _show_progress(done: int, all: int) -> None:
-    if sys.stderr.isatty():
-        filled = 40 * done // all
-        end = "\n" if done == all else ""
-        print(f"\r[{'#' * filled}{'.' * (40 - filled)}] {done}/{all}", end=end, file=sys.stderr, flush=True)
-
-
 def _digest(entries: Iterable[Entry]) -> str:
     """Of keys and values; how long each has to live differs by the moments at which it was read."""
     found = hashlib.sha256()
@@ -280,5 +301,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _say(text: str) -> None:
-    print(plain(text), file=sys.stderr)
+def _say(text: str, options: argparse.Namespace) -> None:
+    if not options.json:
+        print(plain(text), file=sys.stderr)

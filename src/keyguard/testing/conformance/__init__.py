@@ -38,6 +38,7 @@ def check_store(
     compensates: bool = False,
     ops: Sequence[Op[Any] | Draw] = (),
     limits: Sequence[Limit] = (),
+    tell: Callable[[float], None] | None = None,
 ) -> None:
     """Hold a store to the meaning of every operation. Raises `AssertionError` that says what went wrong.
 
@@ -48,12 +49,20 @@ def check_store(
     `ops` are operations of your own, or functions that make one from a `random.Random`, and `limits` are limits of your
     own: they are drawn among the others. `compensates` is for a store that takes from several callers' counters one
     after the other, and gives back if one refuses (a cluster): it is then not asked what a clock that is set back
-    does to states in which a charge came and went.
+    does to states in which a charge came and went. `tell` is called with the share of all that is done, from 0 to 1.
     """
     back = not compensates
-    check_random_steps(make_store, steps, Steps(seed, (*LIMITS, *limits), together=4, back=back, ops=ops))
+    done, total = 0, steps + len(EDITED) * (steps // 2)
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if tell is not None:
+            tell(done / total)
+
+    check_random_steps(make_store, steps, Steps(seed, (*LIMITS, *limits), together=4, back=back, ops=ops), step)
     for edited in EDITED:
-        check_random_steps(make_store, steps // 2, Steps(seed, edited, together=1, edited=True))
+        check_random_steps(make_store, steps // 2, Steps(seed, edited, together=1, edited=True), step)
     check_plain_values(make_store)
     check_records(make_store)
     check_puts(make_store)

@@ -25,7 +25,10 @@ from keyguard.testing.conformance.drawing import LIMITS, Steps
 from keyguard.testing.conformance.reference import Reference as Reference
 
 
-def check_random_steps(make_store: Callable[[ManualClock], Store], steps: int, source: Steps) -> None:
+def check_random_steps(
+    make_store: Callable[[ManualClock], Store], steps: int, source: Steps, tell: Callable[[], None] = lambda: None
+) -> None:
+    """Compare what random operations do; `tell` is called after each step."""
     clock = ManualClock()
     reference, seed = Reference(clock), source.seed
     with opened(make_store, clock) as store:
@@ -42,6 +45,7 @@ def check_random_steps(make_store: Callable[[ManualClock], Store], steps: int, s
                         same(f"{what}, dump", reference.dump(prefix), [*dump(prefix)])
                 keys = [key for key, _ in store.scan("")]
                 same(f"{what}, the keys of all", sorted(keys), keys)
+            tell()
 
 
 def compare(source: Steps, reference: Reference, batch: Sequence[Op[Any]], got: list[Any], what: str) -> None:
