@@ -152,6 +152,8 @@ class Engine:
         """Do what is done once when an app begins: at its lifespan's start, or at its first request."""
         if self.note is not None:
             self.note.begin()
+        if not self.chain.empty:
+            self.inside.tell_of_cors()
 
     def advance(
         self,

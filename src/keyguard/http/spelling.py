@@ -43,6 +43,9 @@ class Inside:
         """Whether something inside may cut off a prefix that is not among these."""
         return False
 
+    def tell_of_cors(self) -> None:
+        """Warn, once, of middleware inside that makes answers readable for browsers, and not those of guards."""
+
     def may_cut(self, path: str) -> bool:
         """Whether something inside may cut off a part of this path."""
         return False

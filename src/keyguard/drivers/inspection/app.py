@@ -31,6 +31,7 @@ from keyguard.drivers.inspection.code import (
     methods_of,
     passes_on,
 )
+from keyguard.drivers.inspection.cors import cors_among, tell_of_cors
 from keyguard.drivers.inspection.credentials import seen_within
 from keyguard.drivers.inspection.objects import (
     MOST,
@@ -115,6 +116,16 @@ class AppInside(Inside):
         """Look anew: what an app puts together with its first request is not there before."""
         nothing: tuple[bool, tuple[Any, ...]] = (True, ())
         return self._looked(lambda: seen_within(self._app, lambda inner: _of_framework(inner, _Found())), nothing)
+
+    @cached_property
+    def _told_of_cors(self) -> bool:
+        found = self._looked(lambda: cors_among(in_line(self._app)), "")
+        if found:
+            tell_of_cors(found)
+        return True
+
+    def tell_of_cors(self) -> None:
+        assert self._told_of_cors  # once
 
     @cached_property
     def answers_preflights(self) -> bool:
