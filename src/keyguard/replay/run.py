@@ -1,0 +1,10 @@
+"""."""
+
+
+class Refusals: ...
+
+
+class Replay: ...
+
+
+def replay(): ...
