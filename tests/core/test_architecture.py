@@ -30,7 +30,7 @@ ARROW = [
     "chain",
     "drivers guards policies",
     "stack",
-    "asgi testing wsgi",
+    "asgi replay testing wsgi",
     "cli",
     "django flask",
 ]

@@ -51,6 +51,7 @@ COMMANDS = (
     Command("bans", "list and lift bans, and take over those of elsewhere", "bans"),
     Command("audit", "list the changes that were made by hand", "audit"),
     Command("cache", "count, purge and explain cached responses", "cache"),
+    Command("replay", "tell what a stack would have refused of the requests in an access log", "replay"),
     Command("demo", "tell the story of a key, with real servers on 127.0.0.1", "demo"),
 )
 

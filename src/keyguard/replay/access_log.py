@@ -41,9 +41,11 @@ class BrokenLine(ValueError):
 
 # 127.0.0.1 - frank [10/Oct/2000:13:55:36 -0700] "GET /a?b HTTP/1.0" 200 2326 "referer" "agent"
 _COMMON = re.compile(
-    r'(?P<client>\S+) \S+ (?P<user>.*?) \[(?P<at>[^\]]{20,30})\] "(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}|-)(?: |$)'
+    r"(?P<client>\S+) \S+ (?P<user>.*?) \[(?P<at>[^\]]{20,30})\] "
+    r'"(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}|-)(?: |$)'
 )
-_MONTHS = {name: number for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTHS = {name: number for number, name in enumerate(_NAMES, 1)}
 _MOMENT = re.compile(r"(\d\d)/([A-Z][a-z]{2})/(\d{4}):(\d\d):(\d\d):(\d\d)(?:\.\d+)? ([+-])(\d\d)(\d\d)")
 _REQUEST = re.compile(r"([A-Z][A-Z-]{0,30}) (\S+)(?: HTTP/\d(?:\.\d)?)?")
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,30}")
