@@ -33,6 +33,7 @@ ARROW = [
     "asgi replay testing wsgi",
     "cli",
     "django flask",
+    "pytest_plugin",
 ]
 LEVEL = {name: level for level, names in enumerate(ARROW) for name in names.split()}
 

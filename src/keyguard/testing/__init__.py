@@ -1,7 +1,10 @@
 """For tests, yours too: a clock that stands still, one request through a guard, and the conformance suite of stores.
 
     clock = ManualClock()
-    answer = play(RateLimit("1/minute"), store=MemoryStore(clock=clock))
+    guard = Keyguard(RateLimit("1/minute"), store="memory://", clock=clock)
+    answer = play(guard, "/search", interface="asgi")
+
+A whole app is tested inside of `with guard.testing() as g:` (`UnderTest`).
 
 A store of your own is held to the meaning of all operations:
 
@@ -9,7 +12,8 @@ A store of your own is held to the meaning of all operations:
 """
 
 from keyguard.manual_clock import ManualClock
+from keyguard.stack.in_test import UnderTest
 from keyguard.testing.conformance import Reference, check_store
-from keyguard.testing.play import Played, play
+from keyguard.testing.play import Played, aplay, play
 
-__all__ = ["ManualClock", "Played", "Reference", "check_store", "play"]
+__all__ = ["ManualClock", "Played", "Reference", "UnderTest", "aplay", "check_store", "play"]
