@@ -15,7 +15,7 @@ The fixture is what `guard.testing()` returns (`keyguard.testing.UnderTest`), an
 FastAPI, Starlette, Flask and Django, and httpx, in plain tests and in `async` ones. It finds the stack by the setting
 `keyguard`, or `KEYGUARD` in Django's settings; a fixture `keyguard_guard` of your own returns another one, or several.
 
-pytest loads this module whenever it starts, so it imports nothing but pytest before a test asks for the fixture.
+pytest loads this module whenever it starts: it imports no framework, and what a test needs only when one asks for it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from keyguard.testing import UnderTest
 
 _HOW = (
-    'Write where your Keyguard is, as in `keyguard = "shop.main:guard"` in [tool.pytest.ini_options], or have a fixture '
-    "keyguard_guard of your own return it"
+    'Write where your Keyguard is, as in `keyguard = "shop.main:guard"` in [tool.pytest.ini_options], or have a '
+    "fixture keyguard_guard of your own return it"
 )
 
 
@@ -41,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Take note of the setting."""
     parser.addini(
         "keyguard",
-        "the Keyguard that the fixture `keyguard` puts under test, as in shop.main:guard; several are written as a list",
+        "the Keyguard that the fixture `keyguard` puts under test, as in shop.main:guard; several as a list",
         type="args",
         default=[],
     )
@@ -49,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def keyguard_guard(pytestconfig: pytest.Config) -> Keyguard | Sequence[Keyguard]:
-    """The stack of the app, or several: as the setting `keyguard` names it, or `KEYGUARD` in Django's settings.
+    """Return the stack of the app, or several: as the setting `keyguard` names it, or `KEYGUARD` in Django's settings.
 
     Override it to have it from elsewhere, such as from a factory of your app.
     """
@@ -64,7 +65,7 @@ def keyguard_guard(pytestconfig: pytest.Config) -> Keyguard | Sequence[Keyguard]
 
 @pytest.fixture
 def keyguard(keyguard_guard: Keyguard | Sequence[Keyguard]) -> Iterator[UnderTest]:
-    """The app's stack under test: on an empty store in memory, and with time that stands still.
+    """Put the app's stack under test: on an empty store in memory, and with time that stands still.
 
     `keyguard.identity = "alice"` makes her the caller, `keyguard.advance("1h")` lets time pass, and `exhaust`,
     `break_store`, `hits` and `reset` do what they say: see `keyguard.testing.UnderTest`.
@@ -110,7 +111,7 @@ def _named(name: str) -> Keyguard:
 def _of_django() -> Keyguard | None:
     """Return the stack that Django's settings name, if there are any."""
     settings: Any = getattr(sys.modules.get("django.conf"), "settings", None)
-    if settings is None or not (settings.configured or _has_settings()) or not hasattr(settings, "KEYGUARD"):
+    if settings is None or not settings.configured or not hasattr(settings, "KEYGUARD"):
         return None
     from keyguard.django.configured import configured_stack
     from keyguard.errors import ConfigurationError
@@ -121,15 +122,8 @@ def _of_django() -> Keyguard | None:
         _fail(str(error))
 
 
-def _has_settings() -> bool:
-    import os
-
-    return bool(os.environ.get("DJANGO_SETTINGS_MODULE"))
-
-
 def _kind(thing: object) -> str:
-    name = getattr(thing, "__name__", None)
-    return f"the module {name}" if isinstance(thing, type(sys)) else f"something of type {type(thing).__name__}"
+    return f"the module {thing.__name__}" if isinstance(thing, ModuleType) else f"a {type(thing).__name__}"
 
 
 def _fail(why: str) -> NoReturn:

@@ -18,7 +18,7 @@ seen: list[Any] = []
 
 def look(request: Request) -> None:
     """A guard that notes all that it sees."""
-    fields = sorted((name.lower(), value) for name, value in request.headers.items())
+    fields = sorted((name.lower().replace("_", "-"), value) for name, value in request.headers.items())
     seen.append((request.method, request.path, request.raw_query, fields, str(request.client), request.scheme))
 
 
