@@ -15,14 +15,25 @@ from django.http import HttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.test.utils import override_settings
 
-from keyguard import APIKeys, Concurrency, ConfigurationError, Identity, IPFilter, Keyguard, RateLimit, ResponseCache
+from keyguard import (
+    APIKeys,
+    Concurrency,
+    ConfigurationError,
+    Identity,
+    IPFilter,
+    Keyguard,
+    RateLimit,
+    ResponseCache,
+    form_field,
+    json_field,
+)
 from keyguard.django import Middleware
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 from tests.drivers.test_table import check
 from tests.support import django_site, frameworks
-from tests.support.django_site import CLIENTS, OURS, ask, seen, site
-from tests.support.harness import Ask, ask_asgi, ask_wsgi
+from tests.support.django_site import CLIENTS, OURS, ask, seen, site, told
+from tests.support.harness import Ask, aask, ask_asgi, ask_wsgi
 from tests.support.servers import wait_until
 from tests.support.table import ROWS, Stacks
 
@@ -217,6 +228,41 @@ def test_what_an_async_stream_holds_is_given_back_when_it_ends_or_is_left() -> N
     assert seen == ["ended", "ended"]
 
 
+@pytest.mark.parametrize("target", ["/endless", "/slow"])
+def test_what_a_request_holds_is_given_back_when_its_client_leaves(target: str) -> None:
+    async def story() -> int:
+        app, begun = get_asgi_application(), asyncio.Event()
+        told.append(begun.set)
+        gone = asyncio.Event()
+        bodies = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> Any:
+            if bodies:
+                return bodies.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            await asyncio.sleep(0)
+
+        asked = asyncio.create_task(app(Ask(target).scope(), receive, send))
+        await asyncio.wait_for(begun.wait(), 60)
+        held = (await aask(app, Ask("/view"), lint=False)).status
+        gone.set()
+        await asked
+        for _ in range(1000):
+            if (await aask(app, Ask("/view"), lint=False)).status == 200:
+                break
+            await asyncio.sleep(0)
+        else:
+            raise AssertionError("the slot was not given back")
+        return held
+
+    with site(Keyguard(Concurrency(1, by="ip"), store="memory://")):
+        assert asyncio.run(story()) == 429
+    assert seen == ["ended"]
+
+
 def test_after_its_request_nothing_is_known_of_it() -> None:
     import keyguard
 
@@ -376,6 +422,22 @@ def test_keys_that_are_taken_off_reach_no_view(client: str) -> None:
             told = json.loads(ask(client, path, cookie="key=ada-key; b=c").body)
             assert "ada-key" not in json.dumps(told)
             assert [*told["cookies"]] == ["b"]
+
+
+@clients
+@pytest.mark.parametrize("outside", ["", "ReadingBody"])
+def test_limits_by_what_a_body_says_leave_it_to_the_view(client: str, outside: str) -> None:
+    logins = RateLimit("2/minute", by=json_field("user"), paths=["/echo"], methods=["POST"])
+    forms = RateLimit("2/minute", by=form_field("user"), paths=["/form"], methods=["POST"])
+    with site(Keyguard(logins, forms, store="memory://"), outside=(f"{HERE}.{outside}",) if outside else ()):
+        bodies = [json.dumps({"user": user, "more": "x" * 5000}).encode() for user in ("ada", "ada", "ada", "eve")]
+        answers = [ask(client, "/echo", "POST", body, content_type="application/json") for body in bodies]
+        assert [answer.status for answer in answers] == [200, 200, 429, 200]
+        assert json.loads(answers[3].body)["body"].encode() == bodies[3]
+        form = "application/x-www-form-urlencoded"
+        answers = [ask(client, "/form", "POST", b"user=ada&b=c", content_type=form) for _ in range(3)]
+        assert [answer.status for answer in answers] == [200, 200, 429]
+        assert json.loads(answers[0].body) == {"user": "ada", "b": "c"}
 
 
 @clients

@@ -22,27 +22,33 @@ frameworks._django()
 guard: Any = None
 """The stack that `KEYGUARD` names."""
 seen: list[Any] = []
+told: list[Any] = []
+"""What views call that go on for long: a test knows then that they have begun."""
 
 
-def told(request: Any) -> dict[str, Any]:
+def known(request: Any) -> dict[str, Any]:
     state = keyguard.here()
     assert request.keyguard is state
     return {"caller": state.caller.subject, "limits": [limit.name for limit in state.limits]}
 
 
 def view(request: HttpRequest) -> HttpResponse:
-    return JsonResponse(told(request))
+    return JsonResponse(known(request))
 
 
 async def loop(request: HttpRequest) -> HttpResponse:
     await asyncio.sleep(0)
-    return JsonResponse(told(request))
+    return JsonResponse(known(request))
 
 
 def echo(request: Any) -> HttpResponse:
-    told = {"body": request.body.decode(), "headers": dict(request.headers), "query": request.GET.dict()}
+    told_of = {"body": request.body.decode(), "headers": dict(request.headers), "query": request.GET.dict()}
     scope = repr(getattr(request, "scope", {})) + repr(getattr(request, "environ", {})) + repr(request.META)
-    return JsonResponse({**told, "cookies": request.COOKIES, "all": scope})
+    return JsonResponse({**told_of, "cookies": request.COOKIES, "all": scope})
+
+
+def form(request: HttpRequest) -> HttpResponse:
+    return JsonResponse(request.POST.dict())
 
 
 def stream(request: HttpRequest) -> StreamingHttpResponse:
@@ -63,6 +69,28 @@ async def async_stream(request: HttpRequest) -> StreamingHttpResponse:
             seen.append("ended")
 
     return StreamingHttpResponse(parts())
+
+
+async def endless(request: HttpRequest) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[str]:
+        try:
+            told.pop()()
+            while True:
+                yield "part"
+                await asyncio.sleep(0)
+        finally:
+            seen.append("ended")
+
+    return StreamingHttpResponse(parts())
+
+
+async def slow(request: HttpRequest) -> HttpResponse:
+    try:
+        told.pop()()
+        await asyncio.sleep(3600)
+    finally:
+        seen.append("ended")
+    return HttpResponse("late")
 
 
 def file(request: HttpRequest) -> FileResponse:
@@ -122,9 +150,12 @@ VIEWS = {
     "view": view,
     "loop": loop,
     "echo": echo,
+    "form": form,
     "écho": echo,
     "stream": stream,
     "async-stream": async_stream,
+    "endless": endless,
+    "slow": slow,
     "file": file,
     "page": page,
     "stale": stale,
@@ -202,6 +233,14 @@ class Reading:
         return self.get_response(request)
 
 
+class ReadingBody(Reading):
+    """Middleware that reads the body."""
+
+    def __call__(self, request: Any) -> Any:
+        assert request.body is not None
+        return self.get_response(request)
+
+
 class OtherPath:
     """Middleware that gives requests another path."""
 
@@ -224,15 +263,22 @@ class Answer:
         self.response = response
 
 
+def kind_of(headers: dict[str, str]) -> list[str]:
+    """Take the type of the body out of the fields: Django's clients want it apart."""
+    return [headers.pop(name) for name in ["content-type"] if name in headers]
+
+
 def ask(kind: str, target: str, method: str = "GET", body: bytes = b"", **headers: str) -> Answer:
     """Ask by one of Django's test clients: `Client` or `AsyncClient`."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     if kind == "Client":
-        response = Client(raise_request_exception=False).generic(method, target, body, headers=named)
+        response = Client(raise_request_exception=False).generic(method, target, body, *kind_of(named), headers=named)
         return Answer(response, response.getvalue())
 
     async def asked() -> Answer:
-        response: Any = await AsyncClient(raise_request_exception=False).generic(method, target, body, headers=named)
+        response: Any = await AsyncClient(raise_request_exception=False).generic(
+            method, target, body, *kind_of(named), headers=named
+        )
         parts = [part async for part in response] if response.streaming else [response.content]
         return Answer(response, b"".join(parts))
 
