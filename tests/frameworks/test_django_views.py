@@ -247,3 +247,24 @@ def test_stacks_whose_requests_are_not_noted_have_no_rules() -> None:
     assert [one.id for one in told(stack, {"by-month": REST["by-month"]})] == ["keyguard.E006"] * 2
     with project(stack, {"plain": lambda request: HttpResponse(repr(request.keyguard.pressure))}):
         assert ask("Client", "/plain").status == 200  # the guards do their work, and views have the state
+
+
+# -- guard.testing() --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new", "in use"])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_project_under_test(client: str, before: bool, tmp_path: Path) -> None:
+    """Whether or not its rules and throttles were asked before."""
+    stack = keyed(store=f"sqlite:///{tmp_path}/keys.db")
+    with project(stack, {**REST, **decorated(stack)}, REST_FRAMEWORK={"DEFAULT_THROTTLE_RATES": RATES}):
+        used = ["/by-user", "/plain", "/async-dispatch", "/rest"]
+        if before:
+            assert [ask(client, target).status for target in used * 3] == [200] * 8 + [429] * 4
+        for _ in range(2):
+            with stack.testing(identity="ada") as g:
+                assert json.loads(ask(client, "/open").body) == {"user": "ada", "auth": "ada"}
+                for _ in range(2):
+                    assert [ask(client, target).status for target in used * 3] == [200] * 8 + [429] * 4
+                    g.advance("1 minute")
+        assert [ask(client, target).status for target in used] == ([429] if before else [200]) * 4
