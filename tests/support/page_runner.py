@@ -52,6 +52,7 @@ class Page:
         self.names: dict[str, Any] = {}
         self.before = ""
         self.commands = Commands()
+        self.store = os.environ.get("KEYGUARD_STORE", "")
 
     def run(self) -> dict[str, int]:
         """Run all pieces. Returns how many of each kind."""
@@ -114,6 +115,7 @@ class Page:
         alone = piece.kind == "python" and not piece.continues
         if alone:
             self.names, self.before = {}, ""
+            self.choose_store(piece)
         if piece.kind == "python":
             self.before = f"{self.before}\n{piece.code}" if self.before else piece.code
         if piece.has_tests:
@@ -145,6 +147,12 @@ class Page:
             if isinstance(guard := self.names.get("guard"), Keyguard):
                 assert play(guard, "/health").status < 500
         return None
+
+    def choose_store(self, piece: Piece) -> None:
+        """Give a block that is alone a store of its own; files of a page share one. A store that the page names stays."""
+        if os.environ.get("KEYGUARD_STORE") == self.store:
+            name = "keyguard" if piece.file else f"block-{piece.line}"
+            self.store = os.environ["KEYGUARD_STORE"] = f"sqlite:///{Path.cwd()}/{name}.db"
 
     def tests(self, piece: Piece) -> None:
         import pytest
