@@ -9,6 +9,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import importlib
+import importlib.metadata
 import inspect
 import io
 import json
@@ -149,7 +150,7 @@ class Page:
         return None
 
     def choose_store(self, piece: Piece) -> None:
-        """Give a block that is alone a store of its own; files of a page share one. A store that the page names stays."""
+        """Give a block that is alone a store of its own; files of a page share one. A store that a page names stays."""
         if os.environ.get("KEYGUARD_STORE") == self.store:
             name = "keyguard" if piece.file else f"block-{piece.line}"
             self.store = os.environ["KEYGUARD_STORE"] = f"sqlite:///{Path.cwd()}/{name}.db"
@@ -234,8 +235,13 @@ def in_a_process_of_its_own(order: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     for name in ("fastapi.testclient", "flask", "django.http", "keyguard.asgi", "keyguard.wsgi", "keyguard.cli"):
         importlib.import_module(name)
+    plugins = [*importlib.metadata.entry_points(group="pytest11")]
     for line in sys.stdin:
-        print(json.dumps(in_a_process_of_its_own(json.loads(line))), flush=True)
+        order = json.loads(line)
+        if "def test_" in order["text"]:
+            while plugins:  # once for all pages, not in each fork
+                plugins.pop().load()
+        print(json.dumps(in_a_process_of_its_own(order)), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ A page can neither leave a block out nor mark it as one that does not run:
 
 - A block has a language of `LANGUAGES`. Fences of another form, and languages that are not listed, fail.
 - A `python` block runs alone, in a namespace and with a store of its own. After `<!-- continues -->` on the line above,
-  it goes on in those of the block before it. If it begins with a comment that names a file, such as `# shop/urls.py`, it
-  is written there and imported. If it has tests, pytest runs it. If it makes an `app`, that is started, and asked for
-  `/`; a `guard` is asked for `/health`.
+  it goes on in those of the block before it. If it begins with a comment that names a file, such as `# shop/urls.py`,
+  it is written there and imported. If it has tests, pytest runs it. If it makes an `app`, that is started, and asked
+  for `/`; a `guard` is asked for `/health`.
 - The commands of a `sh` block are run, see `tests/support/page_commands.py`, and so are those of a `console` block:
   its lines that begin with `$`. What such a block shows of output is not compared.
 - All others are read as what they are: JSON, TOML and so on.
