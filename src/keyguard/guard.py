@@ -259,6 +259,9 @@ class Ask:
     def __init__(self, op: Op[Any]) -> None:
         self.op = op
 
+    def stand_beside(self, asks: Sequence[Ask | None]) -> None:
+        """Hear which guards further out are asked in the same operation, with `None` for those that ask nothing."""
+
     def answered(self, result: Any, request: CarriedRequest) -> Answer:
         """Decide by the result of the operation."""
         raise NotImplementedError

@@ -70,6 +70,7 @@ def ask_together(first: Ask, place: int, beside: Sequence[Decide], spread: bool,
             branch, beside = answer, answer.beside(place)  # with others in the place of the gate
         elif isinstance(answer, Ask) and (joined := _joined(op, answer.op, spread)) is not None:
             op = joined
+            answer.stand_beside(asks)
             asks.append(answer)
         else:
             then = partial(_say, answer)

@@ -21,8 +21,8 @@ from keyguard.request import Request
 from keyguard.request.current import SETTING, note_requests
 from keyguard.selection import By, Setting
 from keyguard.stack.counters import claim
+from keyguard.stack.expected import ExpectantGuard, Routes
 from keyguard.stack.for_handlers import ForHandlers
-from keyguard.stack.inside import RouteGuard
 from keyguard.stack.markers import KeyMarker, LimitMarker, Markers
 from keyguard.stack.needs import unmet_needs
 from keyguard.stack.openapi import install
@@ -153,7 +153,7 @@ class ForRoutes(ForHandlers):
     @cached_property
     def markers(self) -> Markers:
         """Return all rules at routes that this stack has: see `keyguard.stack.markers`."""
-        self._innermost = RouteGuard(self)
+        self._innermost = ExpectantGuard(self)
         self._innermost.open = not self._guarding
         self._chain.add(self._innermost)
         self._notes = True
@@ -176,7 +176,9 @@ class ForRoutes(ForHandlers):
         `around` are the stacks further out. Raises `ConfigurationError` for a rule that would not be asked, or twice.
         """
         if Markers.any_made:
-            check_routes(self, vars(self).get("markers"), app, around)
+            routes = check_routes(self, vars(self).get("markers"), app, around)
+            if routes and "markers" in vars(self):
+                self._innermost.expect(app, Routes(routes))
 
     def _limits_at_routes(self) -> list[RateLimit]:
         rules = self.markers.rules if "markers" in vars(self) else ()

@@ -22,15 +22,20 @@ from keyguard.stack.route_rules import RouteRule, bare, names_of_view, parts_of_
 log = logger("keyguard")
 
 
-def check_routes(stack: object, markers: Markers | None, app: Any, around: Iterable[object]) -> None:
+def check_routes(
+    stack: object, markers: Markers | None, app: Any, around: Iterable[object]
+) -> list[tuple[str, frozenset[str], tuple[RouteRule[Any], ...]]]:
     """Make the rules of all routes, and raise `ConfigurationError` for the first that is wrong.
+
+    Returns all routes: the template, the methods, and the rules of the stack that each request meets there.
 
     `markers` are those of the stack, and `around` the stacks further out. Nothing is looked at in an app of another
     framework than Starlette and FastAPI.
     """
     routes = met_in(app)
     if routes is None:
-        return
+        return []
+    found = []
     stacks = {id(one) for one in (*around, stack)}
     views: dict[str, Any] = {}
     for route in routes:
@@ -48,9 +53,11 @@ def check_routes(stack: object, markers: Markers | None, app: Any, around: Itera
                 )
         if markers is not None:
             markers.check(own)
+        found.append((route.path, route.methods, () if inspect.isclass(route.view) else tuple(own)))
     if markers is not None:
         parts = [part for route in routes for part in parts_of_view(route.view)]
         _check_seen(markers, parts, hidden=any(route.view is None for route in routes))
+    return found
 
 
 def _check_alone(marker: Marker[Any], rule: RouteRule[Any], view: Any, views: dict[str, Any]) -> None:

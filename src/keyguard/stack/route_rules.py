@@ -52,7 +52,7 @@ class RouteRule(Generic[T]):
     def ask(self, place: Place, scope: Any = None) -> T:
         """Decide, by a plain call. Raises `Refused`."""
         if self not in place.asked:
-            answer: Any = self._begin(place.request)
+            answer: Any = place.taken_for(self) or self._begin(place.request)
             if answer.__class__ is CoroutineType:
                 engine: Any = place.request.settings
                 if would_block_a_loop(engine):
@@ -78,7 +78,7 @@ class RouteRule(Generic[T]):
         Raises `Refused`.
         """
         if self not in place.asked:
-            answer: Any = self._begin(place.request)
+            answer: Any = place.taken_for(self) or self._begin(place.request)
             if answer.__class__ is CoroutineType:
                 return self._go_on(place, answer, scope)
             self._end(place, answer, scope)
