@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,3 +70,15 @@ def test_the_command_works_on_the_project_s_own_store(tmp_path: Any) -> None:
     wrong = site(stack, KEYGUARD="no.such", INSTALLED_APPS=["keyguard.django"])
     with wrong, pytest.raises(CommandError, match="cannot be imported"):
         call_command("keyguard", "keys", "list")
+
+
+def test_a_whole_project_with_admin_sessions_and_a_database() -> None:
+    """In a process of its own: settings are configured once."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.django_whole"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -24,9 +24,10 @@ def check_keyguard(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
 def _of_views() -> Iterator[Problem]:
     """List what cannot work about views that use keyguard."""
     try:
-        used = [(view, markers, kinds) for view in views() if any((markers := markers_of(view), kinds := _kinds(view)))]
+        called = [*views()]
     except Exception:
         return  # Django's own checks tell of URLs that cannot be read
+    used = [(view, markers, kinds) for view in called if any((markers := markers_of(view), kinds := _kinds(view)))]
     if not used:
         return
     names = [name_of(view) for view, _, _ in used]

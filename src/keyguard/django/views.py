@@ -41,9 +41,12 @@ def markers_of(view: Any) -> list[Marker[Any]]:
         found += [rule.marker for rule in rules_of(function) if isinstance(rule.marker, Marker)]
         for part in _held(function):
             # `method_decorator` keeps the decorators, and REST framework's `api_view` the function it has wrapped.
-            for one in part if isinstance(part, (list, tuple)) else [part]:
-                found += [one] if isinstance(one, Marker) else []
-            found += [rule.marker for rule in rules_of(part) if isinstance(rule.marker, Marker)]
+            if isinstance(part, FunctionType):
+                found += [rule.marker for rule in rules_of(part) if isinstance(rule.marker, Marker)]
+            else:
+                found += [
+                    one for one in (part if isinstance(part, (list, tuple)) else [part]) if isinstance(one, Marker)
+                ]
     return [*dict.fromkeys(found)]
 
 
