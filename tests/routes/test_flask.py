@@ -369,6 +369,14 @@ def test_a_view_that_names_another_has_not_its_limit() -> None:
     assert asked(app, "/limited", 2) == [200, 429]
 
 
+def test_two_views_of_one_name_do_not_share_a_counter() -> None:
+    guard, app = made()
+    marker = guard.limit("2/minute")
+    for path in ("/", "/other"):
+        app.add_url_rule(path, path.strip("/") or "index", marker(careless_decorator(view)))
+    raises(app, "would be one counter for both: give it a name=")
+
+
 def test_a_blueprint_and_its_view_do_not_count_twice() -> None:
     guard, app = made()
     blueprint = Blueprint("part", "shop")

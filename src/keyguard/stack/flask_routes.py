@@ -24,7 +24,8 @@ from keyguard.drivers.inspection.app import in_line
 from keyguard.drivers.inspection.objects import modules_of
 from keyguard.errors import ConfigurationError
 from keyguard.stack.markers import Marker, Markers
-from keyguard.stack.route_rules import RouteRule, place_of_view, rules_of
+from keyguard.stack.route_checks import check_alone
+from keyguard.stack.route_rules import RouteRule, bare, place_of_view, rules_of
 
 _HOMES = {"flask.app": "flask", "quart.app": "quart"}
 """The modules of apps, and those in which the current request stands."""
@@ -101,12 +102,16 @@ class FlaskRoutes:
         self._take_over(markers)
         above = self._decorated_above(markers)
         table: dict[str | None, tuple[RouteRule[Any], ...]] = {None: self._groups.get(None, ())}
+        known: dict[str, Any] = {}
         for endpoint, view in self.app.view_functions.items():
             own = max([rules_of(view), *above.get(endpoint, ())], key=len)
             names = endpoint.split(".")[:-1]
             groups = [None, *(".".join(names[: number + 1]) for number in range(len(names)))]
             rules = (*(rule for name in groups for rule in self._groups.get(name, ())), *own)
             markers.check(rules)
+            for rule in own:
+                if rule.marker.markers is markers:
+                    check_alone(rule.marker, rule, bare(view), known)
             table[endpoint] = rules
         self._rules = table
         return table

@@ -45,7 +45,7 @@ def check_routes(
             if marker.markers is markers:
                 own.append(rule)
                 if view is not None:
-                    _check_alone(marker, rule, bare(view), views)
+                    check_alone(marker, rule, bare(view), views)
             elif id(marker.markers.stack) not in stacks | {id(engine.stack) for engine in route.engines}:
                 raise ConfigurationError(
                     f"{rule!r} at {route.path} belongs to {marker.markers.stack!r}, which does not stand around the "
@@ -60,7 +60,7 @@ def check_routes(
     return found
 
 
-def _check_alone(marker: Marker[Any], rule: RouteRule[Any], view: Any, views: dict[str, Any]) -> None:
+def check_alone(marker: Marker[Any], rule: RouteRule[Any], view: Any, views: dict[str, Any]) -> None:
     """Raise if another view of the app, of the same name in full, has the same counter.
 
     `views` are those that have been met, by what the keys of their counters begin with.
