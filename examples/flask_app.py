@@ -1,11 +1,11 @@
 """A guarded Flask app: `waitress-serve flask_app:app`, or `gunicorn -w 4 flask_app:app`.
 
-Issue a key with `keyguard keys issue --owner acme --store sqlite:///keyguard.db`.
+Issue a key with `flask --app flask_app keyguard keys issue --owner acme`.
 """
 
 import os
 
-from flask import Flask, request
+from flask import Blueprint, Flask
 
 from keyguard import APIKeys, IPFilter, Keyguard, RateLimit
 
@@ -17,7 +17,7 @@ guard = Keyguard(
 )
 
 app = Flask(__name__)
-app.wsgi_app = guard.wsgi(app.wsgi_app)  # type: ignore[method-assign]
+guard.init_app(app)
 
 
 @app.get("/health")
@@ -26,5 +26,23 @@ def health() -> dict[str, bool]:
 
 
 @app.get("/items/<item>")
-def item(item: str) -> dict[str, str]:
-    return {"item": item, "caller": request.environ["keyguard.request"].identity.subject}
+def item(item: str) -> dict[str, str | None]:
+    return {"item": item, "caller": guard.here().caller.subject}
+
+
+@app.get("/search")
+@guard.limit("5/minute")
+def search() -> dict[str, list[str]]:
+    return {"found": []}
+
+
+admin = Blueprint("admin", __name__, url_prefix="/admin")
+admin.before_request(guard.key(scopes=["admin"]))
+
+
+@admin.get("/keys")
+def keys() -> dict[str, int]:
+    return {"keys": len(guard.keys.list())}
+
+
+app.register_blueprint(admin)

@@ -35,7 +35,7 @@ def example(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # frameworks look there
     spec.loader.exec_module(module)
     return module
 
@@ -53,7 +53,20 @@ def test_the_readme_has_its_two_commands_and_ci_runs_them() -> None:
 # -- examples ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "world"), [("fastapi_app", "asgi"), ("flask_app", "wsgi"), ("django_app", "both")])
+@pytest.mark.filterwarnings("ignore:'cgi' is deprecated:DeprecationWarning")  # by which Pyramid reads forms
+@pytest.mark.parametrize(
+    ("name", "world"),
+    [
+        ("fastapi_app", "asgi"),
+        ("flask_app", "wsgi"),
+        ("django_app", "both"),
+        ("litestar_app", "asgi"),
+        ("quart_app", "asgi"),
+        ("falcon_app", "both"),
+        ("pyramid_app", "wsgi"),
+        ("bottle_app", "wsgi"),
+    ],
+)
 def test_the_app_examples_are_guarded(name: str, world: str, folder: Path) -> None:
     if name == "django_app":  # settings are configured once in a process
         code = (
@@ -70,7 +83,9 @@ def test_the_app_examples_are_guarded(name: str, world: str, folder: Path) -> No
         assert done.returncode == 0, done.stderr
         return
     module = example(name)
-    guarded(module.guard, *((module.app, None) if world == "wsgi" else (None, module.app)))
+    app = getattr(module, "application", None) or module.app
+    asgi = getattr(module, "asgi_application", app)
+    guarded(module.guard, None if world == "asgi" else app, None if world == "wsgi" else asgi)
 
 
 def test_the_fastapi_example_with_rules_at_its_routes(folder: Path) -> None:

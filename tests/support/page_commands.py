@@ -35,6 +35,12 @@ ELSEWHERE = {
 }
 """Commands that are read, not run, and why."""
 
+FLASK = """
+import sys, flask.cli, keyguard.flask
+flask.cli.cli.add_command(keyguard.flask.command)
+flask.cli.cli.main(sys.argv[1:], prog_name="flask")
+"""
+
 
 class Commands:
     """Those of one page, in order."""
@@ -186,6 +192,8 @@ class Commands:
 
     def program(self, name: str, words: list[str], line: str, wanted: int) -> None:
         module = [] if name.startswith("python") else ["-m", name]
+        if name == "flask":  # as if this checkout were installed, and its entry points with it
+            module = ["-c", FLASK]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
         done = subprocess.run(
             [sys.executable, *module, *words],

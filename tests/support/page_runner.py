@@ -216,6 +216,9 @@ def in_a_process_of_its_own(order: dict[str, Any]) -> dict[str, Any]:
                 os.dup2(output.fileno(), 2)
                 warnings.simplefilter("error")
                 warnings.filterwarnings("ignore", category=ResourceWarning)  # a page closes nothing
+                warnings.filterwarnings(
+                    "ignore", "'cgi' is deprecated", DeprecationWarning
+                )  # Pyramid reads forms by it
                 answer = {"counts": Page(order["name"], order["text"], order["real"]).run()}
         except BaseException:
             answer = {"error": traceback.format_exc()}

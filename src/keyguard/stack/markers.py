@@ -193,6 +193,8 @@ class Marker(Generic[T]):
 
             wrapper = calling
         setattr(wrapper, RULES, rules)
+        with suppress(TypeError, ValueError):  # Pyramid looks at the parameters, and follows no `__wrapped__`
+            wrapper.__signature__ = inspect.signature(view)
         if method is None:
             self.markers.note(wrapper)
             _keep(wrapper, view)

@@ -58,7 +58,7 @@ class ASGIDriver:
         """Whether the routes of the app have not been compared yet with the rules at them."""
         self.engine = engine
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # each framework has types of its own
         if getpid() != fork.known_process:
             fork.check_process()
         kind = scope["type"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from keyguard.drivers.asgi.request import ByteHeaders, Scope, encoded_name
+from keyguard.drivers.asgi.request import ByteHeaders, encoded_name
 from keyguard.drivers.bodies import sized_body
 from keyguard.drivers.interpreter import Engine
 from keyguard.request import CarriedRequest
@@ -14,7 +14,8 @@ from keyguard.response import Headers, Response
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+"""An app, of any framework: each has types of its own for scopes and messages."""
 
 
 def as_sent(engine: Engine, request: CarriedRequest, response: Response) -> tuple[list[tuple[bytes, bytes]], bytes]:
