@@ -11,6 +11,7 @@ import pytest
 
 from keyguard import APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit, path
 from keyguard.drivers.inspection.routes import Route, routes_of, segments_of
+from keyguard.policies import Policy, PolicySet, first_match, method, shadow
 from keyguard.stack.route_patterns import covers, meets
 
 # -- one app in each framework: GET /items/{id}, POST /login, GET /health, and /files/... with slashes ------------
@@ -284,6 +285,60 @@ def test_a_rule_at_a_view_of_no_route_is_an_error() -> None:
 
     with pytest.raises(ConfigurationError, match=r"rule-at-route.*which no route of the app has"):
         guard.check(app)
+
+
+def about(*guards: Any) -> list[tuple[str, str]]:
+    findings = Keyguard(*guards).check(fastapi(), fail_on=None)
+    return [(finding.rule, finding.subject.split(":")[0].strip("<>")) for finding in findings]
+
+
+LIMIT = "5/minute"
+
+
+def test_policies_are_compared_with_the_routes_as_guards_are() -> None:
+    every = APIKeys()
+    fine = Policy("p", when=path("/items/*") & method("GET"), then=[RateLimit(LIMIT, name="p")])
+    assert about(every, fine) == []
+    wrong = Policy("p", when=path("/item/*") & method("GET"), then=[RateLimit(LIMIT, name="p")])
+    assert about(every, wrong) == [("matches-nothing", "Policy p")]
+    spared = Policy("p", when=~path("/helth"), then=[RateLimit(LIMIT, name="p")])
+    assert about(every, spared) == [("matches-nothing", "Policy p")]
+    inner = Policy("p", then=[RateLimit(LIMIT, paths=["/nowhere"], name="p")])
+    assert about(every, inner) == [("matches-nothing", "RateLimit p")]
+
+
+def test_what_a_policy_protects() -> None:
+    paths = ["/items/*", "/login", "/files/*"]
+    assert about(Policy("most", when=path(*paths), then=[RateLimit(LIMIT, name="p")])) == [
+        ("unprotected-route", "GET /health")
+    ]
+    assert about(Policy("all", when=method("GET") | method("POST"), then=[RateLimit(LIMIT, name="p")])) == []
+    tried = Policy("tried", then=[RateLimit(LIMIT, name="q")], shadow=True)
+    most = RateLimit("6/minute", paths=paths, name="p")
+    assert ("unprotected-route", "GET /health") in about(tried, most)  # it refuses nobody yet
+    assert ("unprotected-route", "GET /health") in about(shadow(RateLimit(LIMIT, name="q")), most)
+
+
+def test_policies_behind_one_that_takes_all_their_paths() -> None:
+    def set_of(first: Any, **settings: Any) -> PolicySet:
+        inner = Policy("inner", when=path("/items/{id}"), then=[RateLimit(LIMIT, name="i")])
+        return first_match(Policy("outer", when=first, then=[RateLimit(LIMIT, name="o")], **settings), inner)
+
+    found = ("unreachable-policy", "Policy inner")
+    assert found in about(APIKeys(), set_of(path("/items/*")))
+    assert found not in about(APIKeys(), set_of(path("/items/*") & method("GET")))
+    assert found not in about(APIKeys(), set_of(path("/login")))
+    assert found not in about(APIKeys(), set_of(path("/items/*"), shadow=True))
+
+
+def test_a_limit_in_a_policy_makes_none_outside_of_it_useless() -> None:
+    strict = Policy("strict", when=method("POST"), then=[RateLimit("1/minute", by="ip", name="strict")])
+    loose = RateLimit("10/minute", by="ip", name="loose")
+    assert about(strict, loose) == []
+    assert about(shadow(RateLimit("1/minute", by="ip", name="tried")), loose) == []
+    assert about(RateLimit("1/minute", by="ip", name="all"), Policy("p", when=method("GET"), then=[loose])) == [
+        ("unreachable-limit", "RateLimit loose")
+    ]
 
 
 def test_middleware_and_the_stack_itself_may_stand_around_the_app() -> None:

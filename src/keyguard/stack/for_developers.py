@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from keyguard.guard import AnyGuard
 from keyguard.stack.flask_routes import FlaskApps
 from keyguard.stack.for_routes import ForRoutes
 from keyguard.stack.lint import Findings, Severity, Stack, check_app, checked_severity, raise_from
@@ -13,7 +12,7 @@ from keyguard.stack.lint import Findings, Severity, Stack, check_app, checked_se
 class ForDevelopers(ForRoutes):
     """The part of `Keyguard` that is for developers."""
 
-    guards: tuple[AnyGuard, ...]
+    _stacked: tuple[Any, ...]
     _flask_apps: FlaskApps
 
     def check(self, app: Any, *, fail_on: Severity | None = "error") -> Findings:
@@ -31,7 +30,7 @@ class ForDevelopers(ForRoutes):
         for none. Raises `ConfigurationError`, which lists the findings of that severity.
         """
         checked_severity(fail_on)
-        stack = Stack(self.guards, vars(self).get("markers"), self._flask_apps, self.check_routes)
+        stack = Stack(self._stacked, vars(self).get("markers"), self._flask_apps, self.check_routes)
         findings = check_app(stack, app)
         raise_from(findings, fail_on)
         return findings
