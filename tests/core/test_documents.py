@@ -18,6 +18,7 @@ import pytest
 from keyguard import Keyguard
 from keyguard.testing import play
 from tests.support.harness import Ask, aask, ask_wsgi
+from tests.support.plugin import run_pytest
 from tests.support.servers import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +245,12 @@ def test_custom_store() -> None:
     text = (ROOT / "examples" / "custom_store.py").read_text()
     body = text.split("class ShelveStore:")[1].split("\nguard =")[0]
     assert len([line for line in body.splitlines() if line.strip()]) < 15
+
+
+def test_the_tests_of_an_example_pass(folder: Path) -> None:
+    done = run_pytest(ROOT / "examples", "test_fastapi_app.py", spare=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
 
 
 def test_every_example_has_a_test() -> None:

@@ -26,12 +26,15 @@ def loading() -> list[str]:
     return [] if is_installed() else ["-p", MODULE]
 
 
-def run_pytest(folder: Path, *args: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
-    """Run pytest on the tests of a folder, in a process of its own that finds the plugin by the entry point."""
+def run_pytest(folder: Path, *args: str, spare: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run pytest on the tests of a folder, in a process of its own that finds the plugin by the entry point.
+
+    What that needs is written into a `spare` folder, by default the same.
+    """
     path = [str(folder), str(ROOT / "src"), str(ROOT)]
     if not is_installed():
         points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
-        made = folder / "site" / "keyguard_points-0.dist-info"
+        made = (spare or folder) / "site" / "keyguard_points-0.dist-info"
         made.mkdir(parents=True, exist_ok=True)
         (made / "METADATA").write_text("Metadata-Version: 2.1\nName: keyguard-points\nVersion: 0\n")
         (made / "entry_points.txt").write_text(
@@ -45,6 +48,6 @@ def run_pytest(folder: Path, *args: str, timeout: float = 100) -> subprocess.Com
         env={**kept, "PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=100,
         check=False,
     )
