@@ -28,6 +28,7 @@ from keyguard import (
     quota,
     smooth,
 )
+from keyguard.policies import Policy, path, plan, shadow
 from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
@@ -610,6 +611,32 @@ def test_places_and_the_guard_against_overload_are_as_before(world: str) -> None
     with guard.testing(identity="alice"):
         assert statuses(send, 3) == [200] * 3
     assert guard.overload.stats() == before
+
+
+def test_policies_choose_inside_as_outside(world: str) -> None:
+    free = RateLimit("1/minute", by="key", name="free")
+    every = RateLimit("3/minute", by="key", name="every")
+    guard = Keyguard(
+        APIKeys(),
+        Policy("free", when=plan("free"), then=[free]),
+        Policy("every", when=path("/*"), then=[every]),
+        shadow(RateLimit("1/hour", by="ip", name="later")),
+        store="memory://",
+    )
+    send = client_of(world, guard)
+    for _ in range(2):
+        with guard.testing(identity=Identity("alice", plan="free")) as g:
+            assert statuses(send, 2) == [200, 429]
+            g.identity = Identity("bob", plan="pro")
+            assert statuses(send, 4) == [200, 200, 200, 429]
+            assert g.hits("free") == 2
+            g.advance("1 minute")
+            assert send().status == 200
+            g.exhaust("bob")
+            assert send().status == 429
+            g.reset()
+            assert send().status == 200
+    assert send().status == 401
 
 
 def test_leases_stand_aside(world: str) -> None:
