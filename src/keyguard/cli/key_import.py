@@ -71,7 +71,10 @@ def run(registry: KeyRegistry, options: argparse.Namespace) -> int:
     parts += [f"{len(problems)} broken lines left out"] * bool(problems)
     print(", ".join(parts))
     if found["new"]:
-        print("An app accepts them by APIKeys(imported=True).", file=sys.stderr)
+        print(
+            "An app accepts them by APIKeys(imported=True), those of hmac-sha256 if KEYGUARD_HMAC_SECRET is set.",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -11,7 +11,7 @@ an entry for its beginning, since nothing else of it can be looked up; at its fi
 Rules:
 - What stands in an entry proves nothing. The record is sealed, and holds the digest, or the hash, that must be right.
 - An entry stays if its key is deleted: a file that is imported again brings back no key that somebody has deleted.
-- A hash is tried only for a key whose beginning is known, one at a time in a process, and once: if it was right, the
+- A hash is tried only for a key whose beginning is known, a few at a time in a process, and once: if it was right, the
   record gets the digest of the text in its place.
 """
 

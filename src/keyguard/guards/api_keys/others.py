@@ -1,7 +1,7 @@
 """Keys that the registry has not issued: those that were imported, and those that a look-up knows.
 
 An imported key is found by a digest of its text, and compared as an issued one is. One of which a slow hash is known is
-found by its beginning; the hash is tried under the limits that a look-up has, in a thread under an event loop, one at a
+found by its beginning; the hash is tried under the limits that a look-up has, in a thread under an event loop, two at a
 time in a process, and never for a text whose beginning is unknown. If it was right, the record gets the digest of the
 text: the next time the key is like any other.
 """
@@ -29,6 +29,8 @@ from keyguard.response import Response
 from keyguard.units import as_datetime
 
 _TRIES = 3
+_LANES = 2
+"""Hashes at a time in a process: each takes a core, and argon2 as much memory as it was made with."""
 _fits = blocking(fits)
 
 
@@ -116,7 +118,8 @@ class Others:
         self, request: CarriedRequest, candidates: list[str], fingerprint: bytes, text: str
     ) -> Known | None:
         """Try the hashes of the keys that begin so, when it is this request's turn."""
-        turn = self._hashing.join("")
+        lane = str(fingerprint[0] % _LANES)  # of one key always the same: it is not hashed twice at once
+        turn = self._hashing.join(lane)
         try:
             if not turn.count and not await Wait(turn, 0, PATIENCE):
                 raise StoreBusy("many keys are being verified for the first time: this one got no turn")
@@ -125,7 +128,7 @@ class Others:
                 known = known or await self._verified(id, text)
             return known
         finally:
-            self._hashing.leave("", turn)
+            self._hashing.leave(lane, turn)
 
     async def _verified(self, id: str, text: str) -> Known | None:
         """Return a key whose hash is right, and keep it as ours."""
