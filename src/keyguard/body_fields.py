@@ -7,6 +7,8 @@ Rules:
 - A caller cannot choose not to be counted. Whatever cannot be read as the app may read it shares one counter, or is
   refused: a body that is too long, cut off, encoded or of another type; JSON that is broken or names a member twice; a
   field that is not there, or is not text.
+- Nor by saying it somewhere else as well: a parameter of the query that has the name of a field shares that counter,
+  too, since some frameworks read it in its place.
 - One name is one name: blanks around it, the case, accents and other forms of its letters do not make another one,
   since an app or its database may take them for the same. A number counts as the text that it is written as.
 - A name is not a caller: anybody can send the name of somebody else, and use up what is counted for it. So this limits
@@ -31,6 +33,7 @@ from keyguard.uncounted import NotCounted
 
 MAX_BYTES = 16 * 1024
 _MOST_BYTES = 1024 * 1024
+_LONGEST = 1024  # characters of a name
 
 UNREADABLE = ("the body cannot be read",)
 """The caller that all share whose body cannot be read: no field is one tuple of one text."""
@@ -93,6 +96,9 @@ class BodyField(Stepwise):
         ignore_case, max_bytes, unreadable = self._settings
         try:
             kind, names = self._reader_for(request)
+            for name in names:
+                if name in request.query:
+                    raise _missing(name)
             body, unread = await ReadBody(carried(request), max_bytes)
             if unread is not None:
                 raise _unread(unread, max_bytes)
@@ -100,6 +106,8 @@ class BodyField(Stepwise):
                 values = _READERS[kind][0](body, names)
             except (ValueError, RecursionError):
                 raise _Unreadable("body-broken", 400, f"The body is not {_READERS[kind][2]}.") from None
+            if max(map(len, values)) > _LONGEST:  # a database may cut it off, to the name of somebody else
+                raise _Unreadable("field-too-long", 400, f"A name has at most {_LONGEST} characters.")
         except _Unreadable as why:
             if unreadable == "refuse":
                 raise NotCounted(Cause.REQUEST, why.detail, why.reason, status=why.status) from None

@@ -150,10 +150,14 @@ def serving(store: str, port: int | None) -> Iterator[tuple[Server, Server, Keyg
     ]
     for thread in threads:
         thread.start()
+    log = logging.getLogger("keyguard")
+    level = log.level
     try:
+        log.setLevel(logging.ERROR)  # the story tells of refusals itself
         _wait_until_up(one, other)
         yield one, other, guard
     finally:
+        log.setLevel(level)
         uvicorn_server.should_exit = True
         waitress_server.task_dispatcher.shutdown(timeout=5)  # before its threads lose what they write to
         waitress_server.trigger.pull_trigger(lambda: _end_loop(waitress_server))

@@ -154,6 +154,7 @@ UNREADABLE: dict[str, tuple[Ask, int]] = {
     "a list in it": (post({"username": ["ada"]}), 400),
     "an object in it": (post({"username": {"$ne": ""}}), 400),
     "true": (post({"username": True}), 400),
+    "a long name": (post({"username": "ada" + " " * 2000}), 400),
     "too long": (post({"username": "ada", "more": "x" * 17000}), 413),
     "no length": (Ask("/login", (JSON, ("Content-Length", "ten")), "POST", body=b"{}"), 400),
 }
@@ -379,6 +380,18 @@ def test_without_a_length_nothing_is_read_of_a_stream_that_may_not_end() -> None
 
 
 # -- with the other guards, and in frameworks --------------------------------------------------
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("query", ["?username=victim", "?user%6eame=victim", "?a=1&username"])
+def test_a_name_in_the_query_does_not_stand_for_the_one_in_the_body(world: str, query: str) -> None:
+    """Flask's `request.values` would read it first: each of these would be an attempt on one name."""
+    guard = Keyguard(limit(form_field("username")))
+    asked = []
+    for name in (b"username=a", b"username=b"):
+        ask = post(name, FORM)
+        asked.append(WORLDS[world](guard, Ask("/login" + query, ask.headers, "POST", body=name)).status)
+    assert asked == [200, 429]
 
 
 @pytest.mark.parametrize("world", WORLDS)
