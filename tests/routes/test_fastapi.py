@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, Security, WebSocket
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.testclient import TestClient
 from starlette.applications import Starlette
@@ -409,6 +409,22 @@ def streaming(guard: Keyguard, app: FastAPI) -> None:
         yield 1
 
 
+def without_brackets(guard: Keyguard, app: FastAPI) -> None:
+    app.add_api_route("/", lambda: None, dependencies=[Depends(guard.key)])
+
+
+def limit_without_brackets(guard: Keyguard, app: FastAPI) -> None:
+    @app.get("/")
+    @guard.limit
+    def view(request: StarletteRequest) -> None: ...
+
+
+def scopes_of_security(guard: Keyguard, app: FastAPI) -> None:
+    keyed = Keyguard(APIKeys(), store="memory://")
+    app.add_middleware(keyed.asgi)
+    app.add_api_route("/", lambda: None, dependencies=[Security(keyed.key(), scopes=["admin"])])
+
+
 WRONG: list[tuple[Callable[[Keyguard, FastAPI], None], str]] = [
     (above, "stands above the one that makes a route"),
     (above_of_a_view_with_a_dependency, "stands above the one that makes a route"),
@@ -420,6 +436,9 @@ WRONG: list[tuple[Callable[[Keyguard, FastAPI], None], str]] = [
     (decorated_and_depending, "stands twice"),
     (made_by_a_factory, "two views of the app are called"),
     (streaming, "part by part"),
+    (without_brackets, r"write Depends\(guard.key\(...\)\)"),
+    (limit_without_brackets, "in the place of a view"),
+    (scopes_of_security, r"write Depends\(guard.key\(scopes=\['admin'\]\)\)"),
 ]
 
 

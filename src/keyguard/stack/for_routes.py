@@ -175,10 +175,17 @@ class ForRoutes(ForHandlers):
 
         `around` are the stacks further out. Raises `ConfigurationError` for a rule that would not be asked, or twice.
         """
-        if Markers.any_made:
-            routes = check_routes(self, vars(self).get("markers"), app, around)
-            if routes and "markers" in vars(self):
-                self._innermost.expect(app, Routes(routes))
+        markers: Markers | None = vars(self).get("markers")
+        try:
+            routes = check_routes(self, markers, app, around)
+        except ConfigurationError:
+            raise
+        except Exception:  # the routes of an app that only looks like Starlette's
+            if markers is not None:
+                raise
+            return
+        if routes and markers is not None:
+            self._innermost.expect(app, Routes(routes))
 
     def _limits_at_routes(self) -> list[RateLimit]:
         rules = self.markers.rules if "markers" in vars(self) else ()

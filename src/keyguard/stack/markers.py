@@ -117,7 +117,7 @@ class Marker(Generic[T]):
         if rule is None:  # routes may come after the start
             root = str(scope.get("root_path", ""))
             for met in met_in(scope.get("app"), root.removeprefix(str(scope.get("app_root_path", root)))) or ():
-                for call, place in met.dependencies:
+                for call, place, _ in met.dependencies:
                     if call is self and self._known(met.key) is None:
                         self.learn(met.key, place, met.view)
             rule = self._known(route)
@@ -250,11 +250,7 @@ class KeyMarker(Marker[Identity]):
 class Markers:
     """All markers of one stack, and their rules."""
 
-    any_made = False
-    """Whether any stack of this process has rules at routes."""
-
     def __init__(self, stack: object, at_once: Any, begin: Callable[[RouteRule[Any]], None]) -> None:
-        Markers.any_made = True
         self.stack = stack
         self.at_once = at_once
         """The stack's store, if it answers at once and cannot fail; else `None`."""
@@ -324,7 +320,7 @@ def learned(route: Met) -> Iterator[tuple[Marker[Any], RouteRule[Any], Any]]:
 
     Those of dependencies get their rules by that.
     """
-    for call, place in route.dependencies:
+    for call, place, _ in route.dependencies:
         if isinstance(call, Marker):
             yield call, call.learn(route.key, place, route.view), None if place else route.view
     for part in parts_of_view(route.view):

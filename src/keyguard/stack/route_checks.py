@@ -77,6 +77,23 @@ def check_alone(marker: Marker[Any], rule: RouteRule[Any], view: Any, views: dic
 
 
 def _check_called(route: Met) -> None:
+    for call, _, scopes in route.dependencies:
+        name = getattr(call, "__name__", "")
+        if name in ("limit", "key") and hasattr(getattr(call, "__self__", None), "check_routes"):
+            raise ConfigurationError(
+                f"Depends(guard.{name}) at {route.path} makes a marker for each request, and asks none: write "
+                f"Depends(guard.{name}(...))"
+            )
+        if isinstance(call, Marker) and scopes:
+            raise ConfigurationError(
+                f"Security(..., scopes={[*scopes]}) at {route.path} says nothing to {call!r}: write "
+                f"Depends(guard.key(scopes={[*scopes]}))"
+            )
+    if isinstance(route.view, Marker):
+        raise ConfigurationError(
+            f"at {route.path} stands {route.view!r} in the place of a view: write @guard.limit(...) with rates, and "
+            "not @guard.limit"
+        )
     for part in parts_of_view(route.view):
         if rules_of(part) and (inspect.isgeneratorfunction(bare(part)) or inspect.isasyncgenfunction(bare(part))):
             raise ConfigurationError(

@@ -28,8 +28,9 @@ class Met(NamedTuple):
     view: Any
     """The view: a function, a class of Starlette's, or static files. `None` for a mounted app that cannot be looked
     into."""
-    dependencies: tuple[tuple[Callable[..., Any], str | None], ...]
-    """The functions that FastAPI asks before, each with the place of its router; `None` if it is the route's own."""
+    dependencies: tuple[tuple[Callable[..., Any], str | None, tuple[str, ...]], ...]
+    """The functions that FastAPI asks before, each with the place of its router, `None` if it is the route's own, and
+    the scopes that `Security(...)` names."""
     engines: tuple[Engine, ...]
     """The layers of keyguard between the app and the route, as far as they can be seen."""
 
@@ -107,17 +108,17 @@ def _of_route(key: Any, route: Any, prefix: str, owners: Owners, engines: tuple[
         yield from _of_app(route.app, path.rstrip("/"), engines)
 
 
-def _dependencies(route: Any, owners: Owners) -> Iterator[tuple[Callable[..., Any], str | None]]:
+def _dependencies(route: Any, owners: Owners) -> Iterator[tuple[Callable[..., Any], str | None, tuple[str, ...]]]:
     given = getattr(route, "dependencies", None) or ()
     dependant = getattr(route, "dependant", None)
     for number, one in enumerate(getattr(dependant, "dependencies", ())):
         # Those that are given in lists come first, in their order; then those of parameters.
         place = owners.get(id(given[number])) if number < len(given) else None
-        yield from ((call, place) for call in _calls(one))
+        yield from ((call, place, scopes) for call, scopes in _calls(one))
 
 
-def _calls(dependant: Any) -> Iterator[Callable[..., Any]]:
+def _calls(dependant: Any) -> Iterator[tuple[Callable[..., Any], tuple[str, ...]]]:
     if dependant.call is not None:
-        yield dependant.call
+        yield dependant.call, tuple(getattr(dependant, "own_oauth_scopes", None) or ())
     for further in dependant.dependencies:
         yield from _calls(further)
