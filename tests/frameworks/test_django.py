@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 from typing import Any
@@ -465,3 +466,20 @@ def test_threads_do_not_mix_requests_up() -> None:
         for thread in threads:
             thread.join()
     assert wrong == []
+
+
+@pytest.mark.alone
+def test_a_stream_is_gone_when_it_was_sent() -> None:
+    """Without a search for garbage: what guards hear to its end does not hold itself."""
+    with site(Keyguard(Concurrency(9, by="ip"), store="memory://")):
+        wsgi, asgi = get_wsgi_application(), get_asgi_application()
+        ask_wsgi(wsgi, Ask("/kept-stream"))
+        ask_asgi(asgi, Ask("/kept-async-stream"), lint=False)
+        gc.collect()
+        gc.disable()
+        try:
+            ask_wsgi(wsgi, Ask("/kept-stream"))
+            ask_asgi(asgi, Ask("/kept-async-stream"), lint=False)
+            assert [one() for one in django_site.streams] == [None] * 4
+        finally:
+            gc.enable()

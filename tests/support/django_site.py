@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -93,6 +94,20 @@ async def slow(request: HttpRequest) -> HttpResponse:
     return HttpResponse("late")
 
 
+streams: list[Any] = []
+"""Of each stream of these, whether it is still there."""
+
+
+def kept_stream(request: HttpRequest) -> StreamingHttpResponse:
+    streams.append(weakref.ref(response := stream(request)))
+    return response
+
+
+async def kept_async_stream(request: HttpRequest) -> StreamingHttpResponse:
+    streams.append(weakref.ref(response := await async_stream(request)))
+    return response
+
+
 def file(request: HttpRequest) -> FileResponse:
     return FileResponse(open(__file__, "rb"))
 
@@ -156,6 +171,8 @@ VIEWS = {
     "async-stream": async_stream,
     "endless": endless,
     "slow": slow,
+    "kept-stream": kept_stream,
+    "kept-async-stream": kept_async_stream,
     "file": file,
     "page": page,
     "stale": stale,

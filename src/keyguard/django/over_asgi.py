@@ -74,6 +74,7 @@ class _Run:
 
     def __init__(self, request: Any, get_response: Callable[[Any], Awaitable[Any]]) -> None:
         self.request = request
+        self.made_as = type(request)
         self.get_response = get_response
         self.scope = scope = request.scope
         scope["headers"] = self.sent = list(scope["headers"])
@@ -154,7 +155,7 @@ class _Run:
         """Ask Django once more, for nobody: a cache renews what it has."""
         from asgiref.sync import sync_to_async
 
-        request = type(self.request)(scope, BytesIO())
+        request = self.made_as(scope, BytesIO())
         request.keyguard = scope[SHARED_ASGI]
         response = await self.get_response(request)
         try:
@@ -174,7 +175,7 @@ class _Run:
 
     def streaming(self, parts: _Stream) -> Any:
         """Return Django's response with what the guards have made of it, and of its stream."""
-        response = self.response
+        response, self.response = self.response, None  # which holds this from now on
         response.streaming_content = parts
         tell(response, self.status, self.theirs, self.fields)
         return response

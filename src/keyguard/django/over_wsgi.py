@@ -42,6 +42,7 @@ class OverWSGI:
             return run.response_of(self._driver(environ, run.start_response))
         finally:
             del environ[RUN]
+            run.let_go()
             request.keyguard = environ.get(SHARED_WSGI) or SharedState()
 
 
@@ -57,6 +58,7 @@ class _Run:
 
     def __init__(self, request: Any, get_response: Callable[[Any], Any]) -> None:
         self.request = request
+        self.made_as = type(request)
         self.get_response = get_response
         self.environ = environ = request.environ
         if hasattr(request, "_body"):  # middleware further out has read it: guards read it again
@@ -121,12 +123,16 @@ class _Run:
 
     def in_background(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Ask Django once more, for nobody: a cache renews what it has."""
-        request = type(self.request)(environ)
+        request = self.made_as(environ)
         request.keyguard = environ[SHARED_WSGI]
         response = self.get_response(request)
         response._resource_closers.append(request.close)
         start_response(f"{response.status_code} {response.reason_phrase}", fields_of(response))
         return response  # type: ignore[no-any-return]  # which its driver closes
+
+    def let_go(self) -> None:
+        """Forget what is Django's again: a stream that guards hear to its end holds this, and must not hold itself."""
+        self.request = self.response = self.body = None
 
     def response_of(self, body: Iterable[bytes]) -> Any:
         """Return Django's response with what the guards have made of it, or the one that stands in its place."""
@@ -160,9 +166,10 @@ def _body_of(response: Any) -> Iterable[bytes]:
     """Return the body in a form that leaves the response open: Django closes it when it was sent."""
     if not response.streaming:
         return [response.content]
+    original = copy(response)  # the response is given another stream, which holds this one, and must not hold itself
     if response.is_async:
-        return _consumed(copy(response))
-    parts: Iterable[bytes] = response.streaming_content
+        return _consumed(original)
+    parts: Iterable[bytes] = original.streaming_content
     return _File(parts) if getattr(response, "file_to_stream", None) is not None else parts
 
 
