@@ -17,7 +17,7 @@ from keyguard.errors import GuardError, StoreError
 from keyguard.flow import Flow
 from keyguard.gate import Branch, Choice, Gate
 from keyguard.guard import LONG, AnyGuard, Ask, Decide, Long, Mark, is_plain, may_decide
-from keyguard.ops import Store, traits_of
+from keyguard.ops import Store, Take, traits_of
 from keyguard.request import CarriedRequest, Forward
 from keyguard.response import APP, Headers, Response
 from keyguard.steps import CallApp
@@ -98,7 +98,7 @@ class Chain(Branch):
                     if isinstance(answer, Mark):
                         marks = (answer, *marks) if marks else (answer,)
                     elif answer.__class__ is not Response and isinstance(answer, Ask):
-                        if self._beside[place]:
+                        if self._beside[place] and answer.op.__class__ is Take:
                             answer = ask_together(answer, place, self._beside[place], self._spread, request)
                             answer.chain = answer.branch or self
                         else:

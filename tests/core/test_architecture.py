@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "keyguard"
 ARROW = [
     "aside buckets checks clock digests errors identity logs record_head refusal",
     "given http process rates units",
-    "flow manual_clock",
+    "flow manual_clock overrides",
     "ops response",
     "audit renewals request run stores",
     "conditions keys problem refused steps",

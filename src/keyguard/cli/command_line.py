@@ -48,6 +48,7 @@ COMMANDS = (
     Command("keys", "issue, list, update, rotate, disable, revoke and import API keys", "keys"),
     Command("store", "make, check and copy stores", "store"),
     Command("limits", "show and change what callers have spent of their limits", "limits"),
+    Command("overrides", "put other limits in the place of those of one subject", "overrides"),
     Command("bans", "list and lift bans, and take over those of elsewhere", "bans"),
     Command("audit", "list the changes that were made by hand", "audit"),
     Command("cache", "count, purge and explain cached responses", "cache"),

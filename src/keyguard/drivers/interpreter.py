@@ -23,6 +23,7 @@ from keyguard.flow import Blocking, Flow, Step, Wait
 from keyguard.http.spelling import NOTHING, Inside
 from keyguard.logs import logger, plain
 from keyguard.ops import BestEffort, Degraded, Op, Settle, SettleHere, TakeHere, traits_of
+from keyguard.overrides import Overrides
 from keyguard.refusal import Refusal
 from keyguard.request import CarriedRequest, Deferred
 from keyguard.response import Response
@@ -83,6 +84,7 @@ class Engine:
         "needs",
         "note",
         "notes",
+        "overrides",
         "patience",
         "provides",
         "reads_bodies",
@@ -136,6 +138,7 @@ class Engine:
         self.underscores = setup.underscores
         self.request_id_header = setup.request_id_header
         self.note = setup.note
+        self.overrides = setup.overrides or Overrides(watching=False)
         self.notes, self.handlers, self.stack = setup.notes, setup.handlers, setup.stack
         self.strips, self.drivers = setup.strips, setup.drivers
         self.reads_bodies, self.rendering = setup.reads_bodies, setup.rendering

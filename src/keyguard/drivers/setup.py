@@ -11,6 +11,7 @@ from keyguard.drivers.rendering import Rendering
 from keyguard.http.forwarding import ClientAddress
 from keyguard.keys.credentials import Sources
 from keyguard.ops import Store
+from keyguard.overrides import Overrides
 from keyguard.refusal import Refusal
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker
@@ -45,6 +46,8 @@ class Setup(NamedTuple):
     """The response field in which refusals tell the request's id."""
     note: Any = None
     """Has a method `begin`, which is called when the app begins: it writes the rules of the stack down."""
+    overrides: Overrides | None = None
+    """Other limits for some subjects."""
     notes: bool = False
     """Whether requests are noted for handlers (`keyguard.request.current`)."""
     stack: Any = None

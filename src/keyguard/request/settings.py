@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from keyguard.clock import Clock
     from keyguard.http.forwarding import ClientAddress
     from keyguard.http.spelling import Inside
+    from keyguard.overrides import Overrides
     from keyguard.refusal import Refusal
     from keyguard.response import Response
 
@@ -25,6 +26,8 @@ class RequestSettings(Protocol):
     """The app and all that stands in front of it, as far as it can be seen."""
     underscores: frozenset[bytes]
     """The names, in lower case, of fields that are kept though their name has an underscore."""
+    overrides: Overrides
+    """Other limits for some subjects."""
     handlers: bool
     """Whether handlers are known to turn to guards while the app runs, and may be refused what they ask for."""
 

@@ -4,17 +4,44 @@ from __future__ import annotations
 
 from typing import Any
 
-from keyguard.guard import Guard
+from keyguard.clock import Clock
+from keyguard.errors import ConfigurationError
+from keyguard.guard import AnyGuard, Guard
+from keyguard.guards.rate_limit import RateLimit
+from keyguard.ops import Store
+from keyguard.overrides import Overrides
 from keyguard.policies import ShadowStats
 from keyguard.stack.description import Description, described
+from keyguard.stack.limit_overrides import LimitOverrides
 from keyguard.stack.policies import records_of
 
 
 class ForPolicies:
     """The part of `Keyguard` that is about policies and shadow mode."""
 
+    guards: tuple[AnyGuard, ...]
+    store: Store
+    _clock: Clock
     _declared: list[Guard]
+    _overridden: Overrides | None
     _stacked: tuple[Any, ...]
+
+    @property
+    def overrides(self) -> LimitOverrides:
+        """Return the overrides of this stack's store, for stacks with `overrides=True`: `set`, `list` and `remove`.
+
+            guard.overrides.set("acme", {"api": "1000/minute"}, expires="2 days")
+
+        They count for callers whose identity is known where the limit stands, in all processes within a second. Raises
+        `ConfigurationError` if the stack reads none.
+        """
+        if self._overridden is None:
+            raise ConfigurationError("this stack reads no overrides: say Keyguard(..., overrides=True)")
+        return LimitOverrides(self.store, self._overridable, self._clock, self._overridden)
+
+    def _overridable(self) -> set[str]:
+        limits = self.guards if self._overridden is not None else ()
+        return {guard.name for guard in limits if isinstance(guard, RateLimit)}
 
     @property
     def shadows(self) -> tuple[ShadowStats, ...]:

@@ -20,7 +20,7 @@ from keyguard.stack.for_routes import ForRoutes
 if TYPE_CHECKING:
     from keyguard.stack.in_test import UnderTest
 
-_EXCHANGED = ("store", "_clock", "_here", "_watched", "_aside", "_places", "_chain", "_guarding")
+_EXCHANGED = ("store", "_clock", "_here", "_watched", "_overridden", "_aside", "_places", "_chain", "_guarding")
 """The attributes of a stack that depend on its store and its clock."""
 
 

@@ -21,6 +21,7 @@ from keyguard.http.forwarding import ClientAddress
 from keyguard.logs import logger
 from keyguard.manual_clock import GivenClock, ManualClock, clock_from
 from keyguard.ops import Store, traits_of
+from keyguard.overrides import overrides_of
 from keyguard.policies import Policy
 from keyguard.process.fork import renew_after_fork
 from keyguard.process.workers import checked_workers
@@ -107,6 +108,8 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
       are no guards; what makes the body of a WSGI app can if its view has, or if no `Content-Length` tells that the
       body is there. `True` lets all of them, and so does a limit with `cost=0`; `False` saves what it costs to note
       each request for them, some 2,000 instructions.
+    - `overrides`: whether `guard.overrides` and `keyguard overrides` may put other limits in the place of those of one
+      subject. Twice a second one request of each process reads them, in one more trip; a memory store needs none.
 
     Raises `ConfigurationError` for a setting that is wrong, and for guards in an order that cannot work.
     """
@@ -133,9 +136,11 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
         clock: GivenClock | None = None,
         enabled: bool = True,
         handlers: bool | None = None,
+        overrides: bool = False,
     ) -> None:
         check_functions(clock, on_refusal, on_health, render_refusal)
         self.enabled = self._guarding = checked_switch("enabled", enabled)
+        self._overrides_on = checked_switch("overrides", overrides)
         self._root_path = checked_prefix(root_path)
         self._stacked = stacked(guards)
         members = members_of(self._stacked)
@@ -177,7 +182,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
             why = why_unmet(self._stacked, self._needs)
             raise ConfigurationError(f"these guards need the {', '.join(self._needs)} of the caller{why}")
         claim(self.store, members)
-        self._note = StackNote(self.store, name, self._default_name(), self._facts())
+        self._note = StackNote(self.store, name, self._default_name(), self._facts(), self._overridable())
         if among > 1:
             warn_of_workers(self.store, members, among)
         limitations = traits_of(self.store).limitations
@@ -219,6 +224,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
         self._here = CircuitBreaker(store, workers=self._workers, clock=clock, notify=self._on_health)
         # A store in memory cannot fail; a subclass of it may.
         self._watched = None if type(store) is MemoryStore else self._here
+        self._overridden = overrides_of(store, watching=self._watched is not None) if self._overrides_on else None
         self._aside: BestEffortStore | None = None
         keepers = [guard for guard in self._declared if "values" in guard.keeps]
         shared, kept = False, store
@@ -315,6 +321,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
             drivers=self._drivers,
             notes=self._notes,
             rendering=self._rendering,
+            overrides=self._overridden,
             reads_bodies=any(guard.reads_bodies for guard in self._declared),
             strips=[sources_of(guard) for guard in self._declared if guard.strips],
             handlers=self._handlers,

@@ -46,6 +46,7 @@ class StackOptions(TypedDict, total=False):
     clock: GivenClock | None
     enabled: bool
     handlers: bool | None
+    overrides: bool
 
 
 class APIKeysOptions(StackOptions, total=False):

@@ -54,16 +54,22 @@ class WrittenStack:
     facts: tuple[LimitFacts, ...]
     unknown: tuple[str, ...]
     """The limits of which this keyguard cannot say what they mean, each with the reason."""
+    overridable: tuple[str, ...] = ()
+    """The names of the limits of which it reads overrides."""
 
 
-def encode(name: str, facts: Iterable[LimitFacts]) -> bytes:
+def encode(name: str, facts: Iterable[LimitFacts], overridable: Iterable[str] = ()) -> bytes:
     """Return what a stack of that name writes down."""
     names = [each.name for each in fields(LimitFacts)]
     limits = [{name: getattr(each, name) for name in names} | {"limit": _described(each.limit)} for each in facts]
     for limit in limits:
         if limit["ipv6_prefix"] == IPV6_PREFIX:  # the text stays what earlier versions have written
             del limit["ipv6_prefix"]
-    return json.dumps({"v": _VERSION, "name": name, "limits": limits}, separators=(",", ":")).encode()
+    members: dict[str, Any] = {"v": _VERSION, "name": name, "limits": limits}
+    names = sorted(overridable)
+    if names:
+        members["overridable"] = names
+    return json.dumps(members, separators=(",", ":")).encode()
 
 
 def _described(limit: Limit | None) -> dict[str, Any] | None:
@@ -89,7 +95,8 @@ def decode(data: bytes) -> WrittenStack:
                 unknown.append(f"{str(each['name'])!r}: it is of a kind that this keyguard does not know")
                 continue
             facts.append(_fact(each, limit))
-        return WrittenStack(str(found["name"]), tuple(facts), tuple(unknown))
+        overridable = tuple(map(str, found.get("overridable", ())))
+        return WrittenStack(str(found["name"]), tuple(facts), tuple(unknown), overridable)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError("the rules of a stack are damaged: start its app again, which writes them anew") from error
 
@@ -122,8 +129,16 @@ def read_stacks(store: Store) -> list[WrittenStack]:
 class StackNote:
     """The rules of one stack, to be written down once in each process."""
 
-    def __init__(self, store: Store, name: str | None, otherwise: str, facts: Iterable[LimitFacts]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str | None,
+        otherwise: str,
+        facts: Iterable[LimitFacts],
+        overridable: Iterable[str] = (),
+    ) -> None:
         self._store = store
+        self._overridable = tuple(overridable)
         self.facts = tuple(facts)
         self.named = name is not None
         """Whether the user gave the stack its name."""
@@ -143,7 +158,7 @@ class StackNote:
     @cached_property
     def text(self) -> bytes:
         """The text that is written, but for the name."""
-        return encode("", self.facts)
+        return encode("", self.facts, self._overridable)
 
     def add(self, facts: Iterable[LimitFacts]) -> None:
         """Take in the facts of limits that came later, and write all down if some of them are written already."""
@@ -183,7 +198,7 @@ class StackNote:
             log.warning("the rules of the stack %r are not written down: there is no room for a thread", self.name)
 
     def _write(self, wait: Callable[[float], None] = pause) -> None:
-        op = Put(f"{POOL}|{self.name}", encode(self.name, self.facts))
+        op = Put(f"{POOL}|{self.name}", encode(self.name, self.facts, self._overridable))
         for failures, seconds in enumerate(_PAUSES, 1):
             try:
                 self._store.execute([op])

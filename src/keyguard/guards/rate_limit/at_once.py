@@ -11,9 +11,10 @@ from typing import Any, Literal, Protocol
 
 from keyguard.clock import SECOND
 from keyguard.flow import Flow
-from keyguard.guard import LONG, Answer, Decide, Long
+from keyguard.guard import LONG, Answer, AsyncGuard, Decide, Long
 from keyguard.guards.rate_limit.headers import UP
 from keyguard.guards.rate_limit.outcomes import AskLimits, Charge, refuse_limited
+from keyguard.guards.rate_limit.overriding import fresh
 from keyguard.guards.rate_limit.rules import KEPT, LONGEST_BUCKET, UNKNOWN_ADDRESS, Counted, Rule, RuleDemands, Terms
 from keyguard.ops import Demand, Take, Taken, traits_of
 from keyguard.request import CarriedRequest
@@ -49,12 +50,16 @@ class PromptLimit(Protocol):
     def chosen_at_once(self, request: CarriedRequest) -> Counted | Literal[Long.LONG] | None: ...
 
 
-def deciding(limits: Sequence[PromptLimit], store: Any) -> Decide | None:
-    """Return a function that takes from neighbouring limits, if it is known at once what a request takes."""
+def deciding(limits: Sequence[PromptLimit], store: Any, guard: AsyncGuard) -> Decide | None:
+    """Return a function that takes from neighbouring limits, if it is known at once what a request takes.
+
+    `guard` is the one that they are, or are joined to.
+    """
     if not all(limit.prompt for limit in limits):
         return None
     pooled = _pooled(limits, store)
-    return _decide_one(limits[0], store, pooled) if len(limits) == 1 else _decide_all(limits, store, pooled)
+    decide = _decide_one(limits[0], store, pooled) if len(limits) == 1 else _decide_all(limits, store, pooled)
+    return fresh(guard, decide) if store is None else decide
 
 
 def _counting(limit: PromptLimit) -> Callable[[CarriedRequest], Counted | Literal[Long.LONG] | None]:
@@ -101,7 +106,7 @@ def _decide_one(limit: PromptLimit, store: Any, pooled: dict[Terms, Pooled]) -> 
         if request.method == "OPTIONS" and request.state.preflight:
             return None  # nothing is known of its caller
         bucket = ""
-        if only is not None:  # fast path of `RateLimit.counted`, same answers
+        if only is not None and not request.settings.overrides.limits:  # fast path of `RateLimit.counted`, same answers
             terms, counters, cost = only, only_pooled, usual_cost
             if by_address:
                 client = request.client

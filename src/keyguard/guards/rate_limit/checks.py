@@ -10,6 +10,7 @@ from keyguard.errors import StoreError
 from keyguard.guard import Decide, Guard, may_decide
 from keyguard.guards.rate_limit.at_once import Joined, deciding
 from keyguard.guards.rate_limit.outcomes import AskLimits, Charge, lines_of, wait_for
+from keyguard.guards.rate_limit.overriding import refresh
 from keyguard.guards.rate_limit.turns import only_held
 from keyguard.ops import Take, Taken
 from keyguard.request import CarriedRequest, Forward
@@ -56,6 +57,8 @@ class Limiting(Guard):
         return answer if isinstance(answer, Response) else await within((answer,), request, forward)
 
     async def _ask(self, request: CarriedRequest) -> AskLimits | None:
+        if request.settings.overrides.is_due():
+            await refresh(request)
         asked = self.take_at_once(request) if self.fixed else await self.chosen_take(request)
         return None if asked is None else AskLimits(asked)
 
@@ -105,7 +108,7 @@ class RateLimitGroup(Limiting):
         self._joined = Joined()
 
     def decider(self, store: Any) -> Decide | None:
-        return deciding(self.limits, store) if all(map(may_decide, self.limits)) else None
+        return deciding(self.limits, store, self) if all(map(may_decide, self.limits)) else None
 
     def take_at_once(self, request: CarriedRequest) -> Take | None:
         asked = [limit.take_at_once(request) for limit in self.limits]

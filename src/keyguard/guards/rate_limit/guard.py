@@ -26,6 +26,7 @@ from keyguard.guards.rate_limit import rules as settings
 from keyguard.guards.rate_limit.at_once import deciding
 from keyguard.guards.rate_limit.checks import Limiting
 from keyguard.guards.rate_limit.naming import counters_of, names_of
+from keyguard.guards.rate_limit.overriding import NO_LIMIT, overridden
 from keyguard.guards.rate_limit.settling import Refunds, Settler, settler_of
 from keyguard.ops import Take
 from keyguard.rates import Limit
@@ -226,7 +227,7 @@ class RateLimit(Limiting):
         return f"each of them admits the whole of a limit, so {workers} times as much together"
 
     def decider(self, store: Any) -> Decide | None:
-        return deciding((self,), store)
+        return deciding((self,), store, self)
 
     # -- whether, and what, a request takes ---------------------------------------------------------------
 
@@ -254,6 +255,8 @@ class RateLimit(Limiting):
         if (self.paths is not None or selection.uncounted) and not selection.covers(request):
             return None
         terms = self._default if self.plans is None else self._plan(request)
+        if request.settings.overrides.limits:
+            terms = overridden(request, self._naming, terms)
         if not terms.rules:
             self._check_included(terms)
             return None
@@ -289,11 +292,11 @@ class RateLimit(Limiting):
             return None
         if self.choose is not None:
             chosen = yield self.choose
-            if chosen is None:
-                return None
-            terms = settings.known_terms_of(self._naming, settings.listed(chosen))
+            terms = NO_LIMIT if chosen is None else settings.known_terms_of(self._naming, settings.listed(chosen))
         else:
             terms = self._default if self.plans is None else self._plan(request)
+        if request.settings.overrides.limits:
+            terms = overridden(request, self._naming, terms)
         if not terms.rules and not terms.shut:
             return None
         bucket = yield from self.selection.asking_whose(request, self)
