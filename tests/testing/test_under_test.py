@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from fastapi import FastAPI, WebSocket
+from starlette.testclient import TestClient, WebSocketDenialResponse
 
 import keyguard.asgi
 import keyguard.wsgi
@@ -159,6 +161,61 @@ def test_it_ends_also_if_the_test_fails(world: str) -> None:
     with pytest.raises(KeyError), guard.testing(identity="alice"):
         raise KeyError
     assert (guard.store is own, send().status) == (True, 401)
+
+
+class Picky(Guard):
+    """Cannot stand in a second stack."""
+
+    attached = 0
+
+    def attach(self, stack: Any) -> None:
+        self.attached += 1
+        if self.attached == 2:
+            raise ConfigurationError("one stack is enough")
+
+    def __call__(self, request: Request) -> None:
+        return None
+
+
+def test_one_that_cannot_begin_leaves_all_as_it_was(world: str) -> None:
+    outer, inner = stack(), Keyguard(Picky(), RateLimit("1/minute"), store="memory://")
+    own = outer.store, inner.store
+    send = client_of(world, inner)
+    with pytest.raises(ConfigurationError, match="one stack is enough"), outer.testing(inner, identity="alice"):
+        pass
+    assert (outer.store, inner.store) == own
+    assert statuses(send, 2) == [200, 429]
+    with outer.testing(inner):
+        assert statuses(send, 2) == [200, 429]
+    assert send().status == 429
+    with pytest.raises(ConfigurationError, match="further stacks, each a Keyguard, not 7"):
+        outer.testing(7)  # type: ignore[arg-type]
+
+
+def test_websockets_are_the_identitys_too() -> None:
+    guard, app = stack(), FastAPI()
+    app.add_middleware(guard.asgi)
+
+    @app.websocket("/ws")
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text(guard.here().caller.subject)
+        await socket.close()
+
+    def talk_to(client: TestClient) -> str:
+        with client.websocket_connect("/ws") as socket:
+            return socket.receive_text()
+
+    with TestClient(app) as client:
+        with pytest.raises(WebSocketDenialResponse):
+            talk_to(client)
+        with guard.testing(identity="alice") as g:
+            assert talk_to(client) == "alice"
+            g.exhaust("alice")
+            with pytest.raises(WebSocketDenialResponse):
+                talk_to(client)
+            g.advance("1 minute")
+            assert talk_to(client) == "alice"
 
 
 def test_a_stack_that_is_not_enabled_is_enabled_inside(world: str) -> None:

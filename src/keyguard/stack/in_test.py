@@ -74,6 +74,9 @@ class UnderTest:
             raise ConfigurationError(
                 f"clock of a test is a ManualClock, which goes when it is told to, not {clock!r:.80}"
             )
+        for stack in stacks:
+            if not hasattr(stack, "_plug"):
+                raise ConfigurationError(f"testing() is given further stacks, each a Keyguard, not {stack!r:.80}")
         self.stacks = tuple(dict.fromkeys(stacks))
         self.clock = clock or ManualClock.at_present()
         """The time of the stacks: `clock.now` tells it."""
