@@ -226,7 +226,7 @@ class CarriedRequest(Request):
     def route(self) -> str:
         """The route that the app has matched, if it tells; else the path, as a log may hold it."""
         matched = self._matched_route() if self.reached_app else None
-        return shown_path(self.plain_path or self.spelling.path) if matched is None else matched
+        return shown_path(self._told_path()) if matched is None else matched
 
     @property
     def inside(self) -> Inside:
@@ -308,6 +308,10 @@ class CarriedRequest(Request):
         raise NotImplementedError
 
     def _changed_scope(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
+        raise NotImplementedError
+
+    def _told_path(self) -> str:
+        """Return the path, to tell of it: nothing is decided by that, so how it may be read does not matter."""
         raise NotImplementedError
 
     def _matched_route(self) -> str | None:

@@ -201,6 +201,10 @@ class ASGIRequest(CarriedRequest):
     def forget_fields(self) -> None:
         self._fields = None
 
+    def _told_path(self) -> str:
+        path: str = self.scope["path"]
+        return self.spelling.path if self.scope.get("root_path") else path
+
     def _matched_route(self) -> str | None:
         path = getattr(self.scope.get("route"), "path", None)  # of Starlette and FastAPI
         return path if isinstance(path, str) else None

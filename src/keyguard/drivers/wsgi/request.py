@@ -127,6 +127,9 @@ class WSGIRequest(CarriedRequest):
     def _changed_scope(self, fields: Mapping[str, str | None], whole_body: bool) -> MutableMapping[str, Any]:
         return replaced(self.scope, fields) if fields else self.scope
 
+    def _told_path(self) -> str:
+        return str(self.scope.get("PATH_INFO", ""))  # not decoded: what is not ASCII is not told
+
     def _matched_route(self) -> str | None:
         rule = getattr(getattr(self.scope.get("werkzeug.request"), "url_rule", None), "rule", None)  # of Flask
         return rule if isinstance(rule, str) else None
