@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from flask import Blueprint, Flask
 from flask.views import MethodView, View
 from quart import Quart
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.test import Client
 
 from keyguard import APIKeys, ConfigurationError, Identity, Keyguard, OutsideRequest, RateLimit, Refused
 from keyguard.stores.memory import MemoryStore
@@ -419,6 +422,47 @@ def test_the_views_of_several_apps() -> None:
     app.get("/")(guard.limit("2/minute")(view))
     guard.limit("2/minute")(other.get("/")(lambda: SAID))
     assert asked(app, "/") == asked(other, "/") == [200]
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_apps_behind_a_dispatcher(outer: bool) -> None:
+    guard = Keyguard(store="memory://")
+    front, part = Flask("front"), Flask("part")
+    above(front, guard.limit("2/minute", name="front"))
+    above(part, guard.limit("1/minute", name="part"))
+    if outer:
+        served = guard.wsgi(DispatcherMiddleware(front, {"/part": part}))
+    else:
+        front.wsgi_app = DispatcherMiddleware(front.wsgi_app, {"/part": part})  # type: ignore[method-assign]
+        guard.init_app(front)
+        served = front.wsgi_app
+    client = Client(served)
+    assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
+    assert [client.get("/part/").status_code for _ in range(2)] == [200, 429]
+
+
+def test_many_first_requests_at_once() -> None:
+    guard, app = made()
+    blueprint = Blueprint("part", "shop")
+    blueprint.before_request(guard.limit("5/minute"))
+    ran: list[int] = []
+    blueprint.before_request(lambda: ran.append(1))
+    blueprint.get("/")(view)
+    app.register_blueprint(blueprint)
+    begin = threading.Barrier(8)
+    told: list[int] = []
+
+    def ask() -> None:
+        begin.wait(60)
+        told.extend(asked(app, "/"))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(told) == [200] * 5 + [429] * 3
+    assert len(ran) == 5
 
 
 # -- Quart -----------------------------------------------------------------------------------------------------------

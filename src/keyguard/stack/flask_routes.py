@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
-from keyguard.drivers.inspection.app import in_line
+from keyguard.drivers.inspection.app import frameworks_within, in_line
 from keyguard.drivers.inspection.objects import modules_of
 from keyguard.errors import ConfigurationError
 from keyguard.stack.markers import Marker, Markers
@@ -211,13 +211,14 @@ class FlaskApps:
         """Whether the stack stands around other apps, too: their views are not known here."""
 
     def watch(self, stack: Any, app: Any) -> None:
-        """Have the rules of the stack asked in an app that it is put around, if it is one of Flask or of Quart."""
-        innermost = [*in_line(app)][-1]
-        home = next((home for module, home in _HOMES.items() if module in modules_of(innermost)), None)
-        if home is None:
-            self._others = True
-        elif not any(routes.app is innermost for routes in self._known):
-            self._known.add(FlaskRoutes(stack, self, innermost, home))
+        """Have the rules of the stack asked in the apps of Flask and of Quart that it is put around."""
+        within = frameworks_within(app)
+        for inner in within:
+            home = next((home for module, home in _HOMES.items() if module in modules_of(inner)), None)
+            if home is not None and not any(routes.app is inner for routes in self._known):
+                self._known.add(FlaskRoutes(stack, self, inner, home))
+            self._others = self._others or home is None
+        self._others = self._others or not within
 
     def rules_of(self, app: Any, markers: Markers | None) -> dict[str | None, tuple[RouteRule[Any], ...]]:
         """Return the rules of all endpoints of an app that the stack stands around.
@@ -225,7 +226,7 @@ class FlaskApps:
         Raises `ConfigurationError`, before any request does, for rules that are wrong, or on no view.
         """
         innermost = [*in_line(app)][-1]
-        for routes in self._known:
+        for routes in [*self._known]:
             if routes.app is innermost and markers is not None:
                 return routes.find(markers)
         return {}

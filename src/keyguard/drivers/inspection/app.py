@@ -181,6 +181,21 @@ def in_line(app: Any) -> Iterator[Any]:
         app = further[0] if len(further) == 1 else None
 
 
+def frameworks_within(app: Any) -> list[Any]:
+    """List the apps of frameworks that a wrapper leads to, one or several, as a dispatcher does."""
+    found: list[Any] = []
+    waiting, seen = [app], {id(app)}
+    while waiting and len(seen) < MOST:
+        at = waiting.pop()
+        if is_framework(at):
+            found.append(at)
+            continue
+        further = [part for part in distinct(parts(at)) if is_app(part) and id(part) not in seen]
+        seen.update(map(id, further))
+        waiting += further
+    return found
+
+
 def _innermost(app: Any) -> Any:
     return [*in_line(app)][-1]
 
