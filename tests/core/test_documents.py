@@ -216,6 +216,19 @@ def test_custom_policy() -> None:
     assert play(guard, "/export", headers=key).status == 429
 
 
+def test_policies() -> None:
+    guard = example("policies").guard
+    ada, bob = {"X-API-Key": "s3cret-of-ada"}, {"X-API-Key": "s3cret-of-bob"}
+    assert [play(guard, "/items", headers=ada).status for _ in range(3)] == [200, 200, 200]
+    assert {stats.name: stats.refused for stats in guard.shadows} == {"stricter": 2}
+    assert [play(guard, "/items", headers=bob, method="POST").status for _ in range(3)] == [200, 200, 429]
+    assert play(guard, "/admin/x", headers=bob).status == 403
+    assert play(guard, "/health").status == 200
+    assert len(guard.describe()) == 9
+    guard.overrides.set("ada", {"free": "3/hour"})
+    assert play(guard, "/items", headers=ada).status == 429
+
+
 def test_cached_app(folder: Path) -> None:
     module = example("cached_app")
 
