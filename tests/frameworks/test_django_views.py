@@ -240,6 +240,32 @@ def test_throttles_and_keys_that_cannot_work_are_told_of() -> None:
     assert any("two limits would be called" in one.hint for one in errors)
 
 
+def test_rules_at_methods_are_known_before_a_request_and_those_that_clash_are_told_of() -> None:
+    stack = keyed(store="memory://")
+    twice = [stack.limit("2/minute", by="ip"), stack.limit("2/minute", by="ip")]
+
+    class One(View):
+        @method_decorator(stack.limit("3/minute", by="ip"))
+        def get(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse("done")
+
+    class Clashing(View):
+        @method_decorator(twice)
+        def get(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse("done")
+
+    with project(stack, {"one": One.as_view(), "plain": lambda request: HttpResponse("done")}):
+        assert check_keyguard() == []
+        assert [rule.place.rpartition(".locals.")[2] for rule in stack.markers.rules] == ["One.get"]
+        before = stack.markers.rules
+        assert [ask("Client", "/one").status for _ in range(4)] == [200, 200, 200, 429]
+        assert stack.markers.rules == before
+    with project(stack, {"clashing": Clashing.as_view()}):
+        (error,) = check_keyguard()
+        assert (error.id, "Clashing" in error.msg) == ("keyguard.E007", True)
+        assert ask("Client", "/clashing").status == 500
+
+
 def test_stacks_whose_requests_are_not_noted_have_no_rules() -> None:
     stack = Keyguard(RateLimit("9/minute", by="ip"), store="memory://", handlers=False)
     with pytest.raises(ConfigurationError, match="handlers=True"):

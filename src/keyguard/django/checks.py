@@ -9,7 +9,7 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Warning
 
 from keyguard.django.configured import FIRST, MIDDLEWARE, Problem, configured_stack, is_listed, problems
-from keyguard.django.views import class_of, classes_of_rest, markers_of, name_of, views
+from keyguard.django.views import class_of, classes_of_rest, markers_of, name_of, rules_at_methods, views
 from keyguard.errors import ConfigurationError
 from keyguard.guards.api_keys import APIKeys
 from keyguard.stack import Keyguard
@@ -48,6 +48,11 @@ def _of_views() -> Iterator[Problem]:
             yield Problem(
                 "keyguard.E005", f"{name} has rules of another Keyguard than KEYGUARD names", "use that one's limit()"
             )
+        try:
+            for _ in rules_at_methods(view):
+                pass
+        except ConfigurationError as error:
+            yield Problem("keyguard.E007", f"rules at methods of {name} cannot work", str(error))
         for kind in kinds:
             why = _wrong(kind, view, stack)
             if why:

@@ -8,7 +8,7 @@ from types import FunctionType
 from typing import Any
 
 from keyguard.stack.markers import Marker
-from keyguard.stack.route_rules import place_of_view, rules_of
+from keyguard.stack.route_rules import RouteRule, place_of_view, rules_of
 
 
 def views() -> Iterator[Any]:
@@ -19,9 +19,10 @@ def views() -> Iterator[Any]:
 
 
 def load_views() -> None:
-    """Import all views, so that the rules on them are there."""
-    for _ in views():
-        pass
+    """Import all views, so that the rules on them are there. Raises `ConfigurationError` for those that cannot work."""
+    for view in views():
+        for _ in rules_at_methods(view):
+            pass
 
 
 def _views(patterns: Iterable[Any]) -> Iterator[Any]:
@@ -50,13 +51,34 @@ def markers_of(view: Any) -> list[Marker[Any]]:
     return [*dict.fromkeys(found)]
 
 
+def rules_at_methods(view: Any) -> Iterator[list[RouteRule[Any]]]:
+    """Make the rules at each method that `method_decorator` decorates, which it does with the first request otherwise.
+
+    Raises `ConfigurationError` for those that cannot work.
+    """
+    owner = class_of(view)
+    for _, function in inspect.getmembers(owner, inspect.isfunction) if owner else ():
+        parts = dict(zip(function.__code__.co_freevars, _cells(function), strict=False))
+        decorators, method = parts.get("decorators"), parts.get("method")
+        if isinstance(decorators, (list, tuple)) and isinstance(method, FunctionType):
+            markers = [one for one in decorators if isinstance(one, Marker)]
+            if markers:
+                found = [marker.rule_of_method(owner, method) for marker in markers]
+                markers[0].markers.check(found)
+                yield found
+
+
+def _cells(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            yield None
+
+
 def _held(function: Any) -> Iterator[Any]:
     if isinstance(function, FunctionType):
-        for cell in function.__closure__ or ():
-            try:
-                yield cell.cell_contents
-            except ValueError:  # not filled yet
-                continue
+        yield from _cells(function)
 
 
 def class_of(view: Any) -> Any:

@@ -30,7 +30,6 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import MethodType
 from typing import Any, Generic, TypeVar, cast, overload
 from weakref import WeakValueDictionary, ref
 
@@ -41,7 +40,7 @@ from keyguard.guards.rate_limit.guard import RateLimit
 from keyguard.guards.rate_limit.naming import PlaceName
 from keyguard.identity import Identity
 from keyguard.stack.inside import Place, place_here, place_in
-from keyguard.stack.methods import bound_in, is_awaited, is_trial, names_of_method
+from keyguard.stack.methods import bound_in, is_awaited, is_trial, names_of_method, owned
 from keyguard.stack.route_rules import (
     RULES,
     KeyRule,
@@ -169,7 +168,7 @@ class Marker(Generic[T]):
                 "use dependencies=[Depends(guard.limit(...))] instead of the decorator"
             )
         method = bound_in(view)
-        rule = self.rule_at(*names_of_view(view), view) if method is None else self._rule_of_method(method)
+        rule = self.rule_at(*names_of_view(view), view) if method is None else self.rule_of_method(*owned(method))
         rules = (rule, *rules_of(view))
         self.markers.check(rules)
         stack = self.markers.stack
@@ -200,12 +199,15 @@ class Marker(Generic[T]):
             _keep(wrapper, view)
         return wrapper
 
-    def _rule_of_method(self, method: MethodType) -> RouteRule[T]:
-        """Return the rule at a method that is decorated anew for each call: it is kept as long as this marker."""
-        place, name = names_of_method(method)
+    def rule_of_method(self, owner: type, method: Callable[..., Any]) -> RouteRule[T]:
+        """Return the rule at a method of a class, which is decorated anew for each call: it is kept with this marker.
+
+        Raises `ConfigurationError` as `rule_at` does.
+        """
+        place, name = names_of_method(owner, method.__name__)
         rule = self._kept.get(place)
         if rule is None:
-            rule = self._kept[place] = self.rule_at(place, name, method.__func__)
+            rule = self._kept[place] = self.rule_at(place, name, method)
         return rule
 
 

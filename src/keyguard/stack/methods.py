@@ -7,6 +7,7 @@ than the call. Before, it decorates a function of its own to see what a decorato
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -26,6 +27,11 @@ def bound_in(view: Any) -> MethodType | None:
     return bound if isinstance(bound, MethodType) else None
 
 
+def owned(method: MethodType) -> tuple[type, Callable[..., Any]]:
+    """Return the class that a bound method is called on, and the function that it is."""
+    return type(method.__self__), method.__func__
+
+
 def is_awaited(view: Any) -> bool:
     """Tell whether what calls a view awaits what that returns."""
     if any(map(inspect.iscoroutinefunction, (view, getattr(view, "__call__", None)))):  # noqa: B004
@@ -37,9 +43,9 @@ def is_awaited(view: Any) -> bool:
     return method is not None and method.__name__ == "dispatch" and getattr(method.__self__, "view_is_async", False)
 
 
-def names_of_method(method: MethodType) -> tuple[str, str]:
-    """Return the name of a method in full, and a short one for people: those of the class that it is called on."""
-    return _names(type(method.__self__), f".{method.__name__}")
+def names_of_method(owner: type, name: str) -> tuple[str, str]:
+    """Return the name in full of a method of the class that it is called on, and a short one for people."""
+    return _names(owner, f".{name}")
 
 
 def names_of_class(view: Any) -> tuple[str, str] | None:
