@@ -364,7 +364,7 @@ def with_old_records(store: Any) -> Any:
 
 
 def old_guard(store: Any, clock: ManualClock, **options: Any) -> Keyguard:
-    return Keyguard(APIKeys(pepper={0: None, 1: OLD, 2: NEW}, **options), store=store, clock=clock)
+    return Keyguard(APIKeys(pepper={0: None, 1: OLD, 2: NEW}, **options), store=store, clock=lambda: clock.now)
 
 
 def test_old_records_verify(clock: ManualClock, store: Any) -> None:
