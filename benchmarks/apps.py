@@ -260,6 +260,26 @@ async def _reserve(guard: Keyguard) -> None:
         hold.settle(7)
 
 
+def _at_route_of_flask(put: Callable[[Keyguard, Any], Any]) -> Make:
+    """Return what makes a Flask app whose view `put` has decorated: it is called with the guard and the app."""
+
+    def make(stack: Callable[..., Keyguard], callers: int) -> tuple[Any, list[str], int]:
+        app, guard = bare_flask(), stack()
+        put(guard, app)
+        guard.init_app(app)
+        return app, [], 200
+
+    return make
+
+
+def _decorated_below(guard: Keyguard, app: Any) -> None:
+    app.view_functions["hello"] = guard.limit(ONE_RATE)(app.view_functions["hello"])
+
+
+def _decorated_above(guard: Keyguard, app: Any) -> None:
+    guard.limit(ONE_RATE)(app.view_functions["hello"])
+
+
 def _at_route(put: Callable[[Keyguard], dict[str, Any]]) -> Make:
     """Return what makes a FastAPI app with something at its route: `put` gives the arguments of that, or a `view`."""
 
@@ -340,5 +360,7 @@ _VARIANTS: dict[str, Make] = {
     "flask: bare": _bare(bare_flask),
     "flask: one limit": _limited(ONE_RATE, bare_flask, "wsgi"),
     "flask: one limit, handlers=True": _guarded(_for_handlers, bare_flask, "wsgi"),
+    "flask: decorator above": _at_route_of_flask(_decorated_above),
+    "flask: decorator below": _at_route_of_flask(_decorated_below),
     "flask: three limits": _limited(RATES, bare_flask, "wsgi"),
 }
