@@ -30,7 +30,7 @@ Begun: TypeAlias = "Marks | Response | Flow[Response]"
 coroutine is to be run."""
 
 _KEPT = 512
-"""Branches that are kept for each gate: callers have a say in which are needed."""
+"""Branches that are kept of one chain, at all its gates: callers have a say in which are needed."""
 
 
 class Chain(Branch):
@@ -40,7 +40,7 @@ class Chain(Branch):
     chain is made once for each choice, and shares with this one what guards have made for their stack.
     """
 
-    __slots__ = ("_awaited", "_beside", "_decides", "_forwards", "_guards", "_known", "_spread", "_store")
+    __slots__ = ("_awaited", "_beside", "_branches", "_decides", "_forwards", "_guards", "_known", "_spread", "_store")
 
     def __init__(
         self,
@@ -48,14 +48,17 @@ class Chain(Branch):
         store: Any = None,
         awaited: Store | None = None,
         known: dict[int, Decide] | None = None,
+        branches: dict[tuple[Chain, int, Choice], Chain] | None = None,
     ) -> None:
         """Nest `guards`, the first one outermost.
 
         `store` is theirs if it answers at once and cannot fail; else it is `awaited`, and drivers ask it. `known` are
-        the `decide` of guards, by the number of the object, of a chain that this one is a branch of.
+        the `decide` of guards, by the number of the object, of a chain that this one is a branch of, and `branches` all
+        branches of that.
         """
         self._store, self._awaited = store, awaited
         self._known = {} if known is None else known
+        self._branches = {} if branches is None else branches
         self._decides = tuple([self._decide_of(place, guard) for place, guard in enumerate(guards)])
         if known is None:
             self._known.update(
@@ -163,18 +166,19 @@ class Chain(Branch):
         for member in gate.members:
             if id(member) not in self._known:
                 self._known[id(member)] = decide_of(member, self._store)
-        branches: dict[Choice, Chain] = {}
+        branches = self._branches
 
         def decide(request: CarriedRequest) -> Any:
             choice = gate.choose(request)
             if not choice or isinstance(choice, Response):
                 return choice or None
-            branch = branches.get(choice)
+            branch = branches.get((self, place, choice))
             if branch is None:
                 if len(branches) >= _KEPT:
                     branches.clear()
                 guards = (*self._guards[:place], *gate.chosen(choice), *self._guards[place + 1 :])
-                branch = branches[choice] = Chain(guards, self._store, self._awaited, self._known)
+                branch = Chain(guards, self._store, self._awaited, self._known, branches)
+                branches[self, place, choice] = branch
             return branch
 
         return decide

@@ -358,6 +358,25 @@ def test_many_choices_are_forgotten_and_made_again(world: str, monkeypatch: pyte
     assert set(uses.values()) == {16}
 
 
+def test_several_gates_keep_a_bounded_number_of_branches_together(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyguard.chain._KEPT", 8)
+    gates = [
+        all_of(
+            *[Policy(f"{gate}{bit}", when=header(f"x-{gate}{bit}"), then=[limit(f"{gate}{bit}")]) for bit in range(3)]
+        )
+        for gate in "ab"
+    ]
+    site = Site(world, *gates, store="memory://")
+    for choice in range(64):
+        chosen = [
+            f"{gate}{bit}" for place, gate in enumerate("ab") for bit in range(3) if choice >> (place * 3 + bit) & 1
+        ]
+        fields = tuple((f"X-{name}", "1") for name in chosen)
+        told = " ".join(site.ask(headers=fields, client=f"192.0.2.{choice + 1}").all("ratelimit-policy"))
+        assert [name for name in ("a0", "a1", "a2", "b0", "b1", "b2") if f'"{name}:' in told] == chosen
+        assert len(site.stack._chain._branches) <= 8
+
+
 # -- what does not start ------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from keyguard import (
     RequestState,
     Response,
     ResponseCache,
+    json_field,
     refuse,
 )
 from keyguard.policies import Policy, all_of, first_match, header, method, path, shadow
@@ -419,3 +420,14 @@ def test_what_cannot_be_in_shadow_does_not_start(name: str) -> None:
     make, why = WRONG[name]
     with pytest.raises(ConfigurationError, match=why):
         make()
+
+
+def test_a_limit_by_a_field_of_the_body_in_shadow(world: str) -> None:
+    site = Site(
+        world, shadow(RateLimit("1/minute", by=json_field("user"), methods=["POST"], name="log-in")), store="memory://"
+    )
+    fields = (("Content-Type", "application/json"), ("Content-Length", "14"))
+    for _ in range(3):
+        assert site.ask(method="POST", headers=fields, body=b'{"user":"ada"}', lint=False).status == 200
+    (stats,) = site.stack.shadows
+    assert (stats.refused, stats.failed) == (2, 0)

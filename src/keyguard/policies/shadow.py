@@ -138,7 +138,7 @@ class Shadow(Guard):
         self.wants_keys, self.lets_anonymous_pass = told.wants_keys, told.lets_anonymous_pass
         self.filters_addresses, self.judges_credentials = told.filters_addresses, told.judges_credentials
         self.sources, self.handlers = told.sources, told.handlers
-        self.counters, self.facts = told.counters, told.facts
+        self.counters, self.facts, self.reads_bodies = told.counters, told.facts, told.reads_bodies
 
     def __repr__(self) -> str:
         return f"<shadow of {self.guard!r}>"
