@@ -601,3 +601,28 @@ def test_openapi_keeps_what_the_app_says_and_names_scopes() -> None:
     problem = operation["responses"]["401"]["content"]["application/problem+json"]["schema"]["$ref"]
     assert problem == "#/components/schemas/KeyguardProblem"
     assert "RateLimit" in operation["responses"]["200"]["headers"]
+
+
+def test_what_cannot_be_looked_into_starts_and_its_decorators_are_asked() -> None:
+    class Unreadable(dict[str, Any]):
+        def keys(self) -> Any:
+            raise RuntimeError("not now")
+
+    class Middleware:
+        def __init__(self, app: Any) -> None:
+            self.more, self.next = Unreadable(), app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.next(scope, receive, send)
+
+    guard = Keyguard(store="memory://")
+    app = FastAPI()
+
+    @app.get("/decorated")
+    @guard.limit("1/minute")
+    def decorated() -> None: ...
+
+    app.add_api_route("/depending", lambda: None, dependencies=[Depends(guard.limit("1/minute"))])
+    app.add_middleware(Middleware)
+    client = client_of(guard, app)
+    assert statuses(client, "/decorated", "/decorated", "/depending", "/depending") == [200, 429, 200, 429]

@@ -17,6 +17,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from types import FunctionType, MethodType
 from typing import Any, Literal, TypeVar
@@ -190,7 +191,9 @@ def frameworks_within(app: Any) -> list[Any]:
         if is_framework(at):
             found.append(at)
             continue
-        further = [part for part in distinct(parts(at)) if is_app(part) and id(part) not in seen]
+        further: list[Any] = []
+        with suppress(Exception):  # what cannot be looked into leads nowhere
+            further = [part for part in distinct(parts(at)) if is_app(part) and id(part) not in seen]
         seen.update(map(id, further))
         waiting += further
     return found

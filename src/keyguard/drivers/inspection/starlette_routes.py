@@ -7,6 +7,7 @@ router is told apart from one of a route by its `Depends(...)`, an object that t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from keyguard.drivers.inspection.app import in_line
@@ -53,9 +54,17 @@ def key_in(scope: Mapping[str, Any]) -> Any:
     return route
 
 
+def _line_of(app: Any) -> list[Any]:
+    """List what every request passes, as far as it can be looked into."""
+    found: list[Any] = []
+    with suppress(Exception):
+        found.extend(in_line(app))  # which adds what has come before it fails
+    return found
+
+
 def _router_of(app: Any) -> Any:
     """Return what has the routes: an app's router."""
-    for at in in_line(app):
+    for at in _line_of(app):
         router = getattr(at, "router", at)
         if isinstance(getattr(router, "routes", None), list) and hasattr(router, "default"):
             return router
