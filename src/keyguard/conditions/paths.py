@@ -53,7 +53,7 @@ class OnPaths(Condition):
     def _of(self, spelling: Spelling, wide: bool, *, cut: bool = False) -> bool:
         paths = [spelling.path, *(spelling.others if wide else spelling.hidden)]
         if cut:
-            paths = [_CUT.split(path, maxsplit=1)[0] for path in paths]
+            paths = [CUT.split(path, maxsplit=1)[0] for path in paths]
         return any(map(self._wide.match, paths)) if wide else all(map(self._exact.match, paths))
 
     def _of_ambiguous(self, spelling: Spelling) -> bool:
@@ -65,7 +65,8 @@ class OnPaths(Condition):
         return False
 
 
-_CUT = re.compile("[?#]")
+CUT = re.compile("[?#]")
+"""Where an app that forwards requests may take the rest of a path for a query."""
 
 
 def path(*patterns: str, ignore_case: bool = False) -> OnPaths:

@@ -287,6 +287,22 @@ class PathTree:
             self._collect(inner, segments, place + 1, found)
 
 
+def names_of(text: str) -> list[str]:
+    """List the names in a pattern, in the form of `folded_words`. Raises `ConfigurationError` for what is not one."""
+    return [_fold(segment) for segment in _segments(text) if segment not in ("", "*") and segment[:1] != "{"]
+
+
+def folded_words(texts: Iterable[str]) -> set[str] | None:
+    """Return the names that paths are made of, however they are read, in one case; `None` if one could be anything."""
+    found: set[str] = set()
+    for text in texts:
+        words = words_of(text)
+        if words is None:
+            return None
+        found.update(map(_fold, words))
+    return found
+
+
 def _in_order(names: Sequence[str], words: Sequence[str]) -> bool:
     rest = iter(words)
     return all(name in rest for name in names)
