@@ -55,7 +55,7 @@ def flask_limiter_caching(service: Any) -> None:
 
     def login(password: str, address: str = "198.51.100.1") -> Any:
         form = {"name": "ada", "password": password}
-        return client.post("/login", data=form, environ_overrides={"REMOTE_ADDR": address})
+        return client.post("/login", data=form, environ_overrides={"REMOTE_ADDR": address}, buffered=True)
 
     assert [login("lovelace").status_code for _ in range(5)] == [200] * 5
     wrong = [login("wrong") for _ in range(4)]

@@ -12,6 +12,7 @@ from keyguard.drivers.field_names import clean_environ, tell_of_folding
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
 from keyguard.drivers.wsgi.ahead import InputAhead
 from keyguard.drivers.wsgi.background import detach
+from keyguard.drivers.wsgi.body import close_left, left
 from keyguard.drivers.wsgi.driving import StartResponse, answer, asked, settle_all
 from keyguard.drivers.wsgi.driving import WSGIApp as WSGIApp
 from keyguard.drivers.wsgi.exchange import Exchange
@@ -54,6 +55,8 @@ class WSGIDriver:
             self._unseen = False
             tell_of_folding(environ)
             self.engine.begin()
+        if left:
+            close_left()
         engine = self.engine
         if "asgi.scope" in environ:
             clean_environ(environ, engine.underscores)
