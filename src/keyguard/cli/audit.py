@@ -12,25 +12,21 @@ import sys
 from typing import Any
 
 from keyguard.audit import AuditLog, AuditRecord
-from keyguard.cli.input import add_json, add_store, duration
+from keyguard.cli.input import adding_to, duration
 from keyguard.cli.opening import store_for
-from keyguard.cli.output import print_json, print_rows
-from keyguard.clock import SECOND, wall_clock
-from keyguard.units import as_datetime, in_microseconds, microseconds, rfc3339
+from keyguard.cli.output import moment_text, print_json, print_rows
+from keyguard.clock import wall_clock
+from keyguard.units import as_datetime, microseconds
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the action of `keyguard audit`."""
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    help = "list the changes that were made by hand, oldest first; of the last 400 days"
-    command = actions.add_parser("list", help=help, description=help)
-    add_store(command, "redis://localhost")
+    action = adding_to(parser, store="redis://localhost")
+    command = action("list", _list, "list the changes that were made by hand, oldest first; of the last 400 days")
     command.add_argument("--since", type=duration, metavar="SPAN", help="of the last 24h, say")
     command.add_argument("--action", help="only this one, such as limits.grant, or limits for all of them")
     command.add_argument("--caller", help="only those that concern this caller, as `list` names it")
     command.add_argument("--actor", help="only those that this user made")
-    add_json(command)
-    command.set_defaults(run=_list)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -54,7 +50,7 @@ def _list(options: argparse.Namespace) -> int:
 def _members(record: AuditRecord) -> dict[str, Any]:
     return {
         "id": record.id,
-        "at": _moment(record),
+        "at": moment_text(record.at),
         "actor": record.actor,
         "action": record.action,
         "caller": record.caller,
@@ -69,8 +65,4 @@ def _row(record: AuditRecord) -> list[str]:
         ", ".join([f"{name} {value if isinstance(value, (str, int)) else json.dumps(value)}" for name, value in each])
         for each in (record.before.items(), record.after.items())
     ]
-    return [_moment(record), record.actor, record.action, record.limit or "", record.caller or "", *values]
-
-
-def _moment(record: AuditRecord) -> str:
-    return rfc3339(in_microseconds(record.at) // SECOND)
+    return [moment_text(record.at), record.actor, record.action, record.limit or "", record.caller or "", *values]

@@ -13,22 +13,22 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from keyguard.cli.input import FORMS, add_json, add_store, duration, given, when
+from keyguard.cli.input import FORMS, adding_to, duration, given, when
 from keyguard.cli.opening import store_for
 from keyguard.cli.operator import operator
-from keyguard.cli.output import print_json, print_rows
-from keyguard.clock import SECOND, wall_clock
+from keyguard.cli.output import end_text, moment_text, print_json, print_rows
+from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.guards.bans.settings import checked_name
 from keyguard.http.addresses import buckets_in, checked_ipv6_prefix
 from keyguard.logs import plain
 from keyguard.stack.bans import Banned, Bans, Ruling, take_over
 from keyguard.stack.callers import is_like_a_key, shown
-from keyguard.units import in_microseconds, moment_from, rfc3339
+from keyguard.units import moment_from
 
 _MOST = 256  # callers of one line: larger networks are for IPFilter(deny=[...])
 _SHOWN = 20  # lines of which it is told what is wrong
@@ -37,14 +37,7 @@ _LINE = re.compile(r"([^\s,;]+)[\s,;]*(.*)")
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the actions of `keyguard bans`."""
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-
-    def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-        command = actions.add_parser(name, help=help, description=help)
-        add_store(command, "redis://localhost")
-        add_json(command)
-        command.set_defaults(run=run)
-        return command
+    action = adding_to(parser, store="redis://localhost")
 
     listing = action("list", _list, "list the callers that are banned, since when, and until when")
     lift = action("lift", _lift, "end the bans of a caller, and forget what was counted against it")
@@ -106,9 +99,8 @@ def _members(found: Banned) -> dict[str, Any]:
     return {
         "caller": found.caller,
         "guard": found.guard,
-        "since": rfc3339(in_microseconds(found.since) // SECOND),
-        # Rounded up: a moment that is told a second early would be a promise that is not kept.
-        "until": rfc3339(-(-in_microseconds(found.until) // SECOND)),
+        "since": moment_text(found.since),
+        "until": end_text(found.until),
         "number": found.number,
     }
 

@@ -12,11 +12,10 @@ import argparse
 import http.client
 import json
 import sys
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from keyguard.cli.input import FORMS, add_json, add_store, given, given_lines, json_text, seconds_or_duration
+from keyguard.cli.input import FORMS, add_store, adding_to, given, given_lines, json_text, seconds_or_duration
 from keyguard.cli.opening import app_of, lasting, store_for
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError
@@ -39,13 +38,7 @@ _TIMEOUT = 10  # seconds
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the actions of `keyguard cache`."""
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-
-    def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-        command = actions.add_parser(name, help=help, description=help)
-        add_json(command)
-        command.set_defaults(run=run)
-        return command
+    action = adding_to(parser)
 
     stats = action("stats", _stats, "count what a store holds of cached responses")
     purge = action("purge", _purge, "serve no more what is cached for a URL, under a tag, or at all")

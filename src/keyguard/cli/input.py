@@ -6,9 +6,6 @@ list of processes. So each may also be
     @FILE       what stands in a file
     -           a line of standard input
     env:NAME    the environment variable NAME
-
-An error of the command line repeats none of its words but those that are plainly no secret: what was meant for one
-option may have ended up in the place of another.
 """
 
 from __future__ import annotations
@@ -17,19 +14,37 @@ import argparse
 import json
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from keyguard.errors import ConfigurationError
 from keyguard.given import given as given
 from keyguard.given import given_lines as given_lines
 from keyguard.units import microseconds
 
+AddAction: TypeAlias = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 FORMS = "or @FILE, - for a line of standard input, env:NAME"
-_PLAIN = re.compile(r"[a-z][a-z-]{0,19}|--?[a-z][a-z-]*")
-_OPTION = re.compile(r"--?[a-z][a-z-]*")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+def adding_to(parser: argparse.ArgumentParser, *, store: str | None = None) -> AddAction:
+    """Return a function that adds an action to a command: with its name, what runs it, and what it is for.
+
+    Each takes `--json`, and `--store` if an example of a store's URL is given.
+    """
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        command = actions.add_parser(name, help=help, description=help)
+        if store is not None:
+            add_store(command, store)
+        add_json(command)
+        command.set_defaults(run=run)
+        return command
+
+    return add
 
 
 def add_store(command: argparse.ArgumentParser, example: str) -> None:

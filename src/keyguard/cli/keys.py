@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from keyguard.cli import key_import
-from keyguard.cli.input import FORMS, add_json, add_store, duration, given, separated, when
+from keyguard.cli.input import FORMS, adding_to, duration, given, separated, when
 from keyguard.cli.key_changes import note_changed, note_deleted, note_issued, note_rotated
 from keyguard.cli.opening import app_of, store_for
 from keyguard.cli.output import members_of, print_json, print_table, show_issued, show_record
@@ -32,14 +31,7 @@ _MOMENT = "30d from now, a date (its begin in UTC), or an ISO 8601 moment"
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the actions of `keyguard keys`."""
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-
-    def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-        command = actions.add_parser(name, help=help, description=help)
-        add_store(command, "sqlite:///keyguard.db")
-        add_json(command)
-        command.set_defaults(run=run)
-        return command
+    action = adding_to(parser, store="sqlite:///keyguard.db")
 
     issue = action("issue", _issue, "make a new key, and print it once")
     issue.add_argument("--owner", required=True, help="who answers for the key")

@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
 
-from keyguard.cli.input import FORMS, add_json, add_store, given
+from keyguard.cli.input import FORMS, adding_to, given
 from keyguard.cli.opening import app_of, lasting, store_for
 from keyguard.cli.operator import operator
-from keyguard.cli.output import print_json, print_rows
+from keyguard.cli.output import end_text, print_json, print_rows
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import KeyguardError
 from keyguard.logs import plain
@@ -28,24 +29,21 @@ from keyguard.stack.callers import KINDS
 from keyguard.stack.limit_actions import LimitChange, LimitUse
 from keyguard.stack.limits import Limits
 from keyguard.stack.written import WrittenStack, read_stacks
-from keyguard.units import in_microseconds, rfc3339
+from keyguard.units import in_microseconds
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the actions of `keyguard limits`."""
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    add_action = adding_to(parser, store="redis://localhost")
 
     def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-        command = actions.add_parser(name, help=help, description=help)
+        command = add_action(name, run, help)
         command.add_argument(
             "caller", metavar="CALLER", help=f"an address, a key's id, or a subject; or a key itself by {FORMS[3:]}"
         )
         command.add_argument("--by", choices=KINDS, help="which of these it is, if that is not plain")
         command.add_argument("--plan", help="the caller's plan, if no key in the store tells it")
         command.add_argument("--stack", metavar="NAME", help="the limits of this stack alone")
-        add_store(command, "redis://localhost")
-        add_json(command)
-        command.set_defaults(run=run)
         return command
 
     named = "its name, as `show` and refusals tell it, or that of its guard"
@@ -177,10 +175,10 @@ def _left(use: LimitUse) -> str:
 
 def _when(use: LimitUse) -> str:
     if use.works_at is not None:
-        return f"works again {_moment(use.works_at)}, in {_span(use, use.works_at)}"
+        return f"works again {end_text(use.works_at)}, in {_span(use, use.works_at)}"
     if use.remaining <= 0:
         return "only a grant helps"
-    return "" if use.more_at is None else f"more from {_moment(use.more_at)}, in {_span(use, use.more_at)}"
+    return "" if use.more_at is None else f"more from {end_text(use.more_at)}, in {_span(use, use.more_at)}"
 
 
 _COLUMNS: dict[str, Callable[[LimitUse], str]] = {
@@ -205,16 +203,11 @@ def _members(use: LimitUse) -> dict[str, Any]:
         "spent": use.spent,
         "held": use.held,
         "remaining": use.remaining,
-        **{name: None if moment is None else _moment(moment) for name, moment in moments.items()},
+        **{name: None if moment is None else end_text(moment) for name, moment in moments.items()},
     }
 
 
-def _moment(when: Any) -> str:
-    # Rounded up: a moment that is told a second early would be a promise that is not kept.
-    return rfc3339(-(-in_microseconds(when) // SECOND))
-
-
-def _span(use: LimitUse, when: Any) -> str:
+def _span(use: LimitUse, when: datetime) -> str:
     """Return how long it is until then, in its two largest units."""
     left = -(-(in_microseconds(when) - in_microseconds(use.at)) // SECOND)
     parts: list[str] = []

@@ -75,13 +75,19 @@ _COLUMNS: dict[str, Callable[[KeyRecord], str | None]] = {
     "SUBJECT": lambda record: record.subject if record.subject != record.owner else None,
     "PLAN": lambda record: record.plan,
     "SCOPES": lambda record: " ".join(sorted(record.scopes)),
-    "CREATED (UTC)": lambda record: _written(record.created),
-    "ENDS (UTC)": lambda record: None if record.not_after is None else _written(record.not_after),
+    "CREATED (UTC)": lambda record: moment_text(record.created),
+    "ENDS (UTC)": lambda record: None if record.not_after is None else moment_text(record.not_after),
 }
 
 
-def _written(when: datetime) -> str:
+def moment_text(when: datetime) -> str:
+    """Write a moment, to the second."""
     return rfc3339(in_microseconds(when) // SECOND)
+
+
+def end_text(when: datetime) -> str:
+    """Write a moment at which something ends, rounded up: one told a second early would be a promise not kept."""
+    return rfc3339(-(-in_microseconds(when) // SECOND))
 
 
 def print_table(records: list[KeyRecord]) -> None:

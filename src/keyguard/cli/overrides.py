@@ -12,31 +12,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-from keyguard.cli.input import add_json, add_store, duration, given
+from keyguard.cli.input import adding_to, duration, given
 from keyguard.cli.opening import app_of, lasting, store_for
 from keyguard.cli.operator import operator
-from keyguard.cli.output import print_json, print_rows
-from keyguard.clock import SECOND, wall_clock
+from keyguard.cli.output import moment_text, print_json, print_rows
+from keyguard.clock import wall_clock
 from keyguard.errors import KeyguardError
 from keyguard.overrides import Overrides
 from keyguard.stack.limit_overrides import LimitOverride, LimitOverrides
 from keyguard.stack.written import read_stacks
-from keyguard.units import in_microseconds, rfc3339
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the actions of `keyguard overrides`."""
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-
-    def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-        command = actions.add_parser(name, help=help, description=help)
-        add_store(command, "redis://localhost")
-        add_json(command)
-        command.set_defaults(run=run)
-        return command
+    action = adding_to(parser, store="redis://localhost")
 
     set = action("set", _set, "put other rates in the place of some limits of a subject, within a second")
     set.add_argument("subject", metavar="SUBJECT")
@@ -120,5 +112,5 @@ def _members(one: LimitOverride) -> dict[str, Any]:
     }
 
 
-def _moment(when: Any) -> str | None:
-    return None if when is None else rfc3339(in_microseconds(when) // SECOND)
+def _moment(when: datetime | None) -> str | None:
+    return None if when is None else moment_text(when)

@@ -17,13 +17,11 @@ from typing import IO, Any
 
 from keyguard.cli.app import add_app, stack_of
 from keyguard.cli.input import add_json
-from keyguard.cli.output import print_json, print_rows
+from keyguard.cli.output import moment_text, print_json, print_rows
 from keyguard.cli.progress import progress
-from keyguard.clock import SECOND
 from keyguard.errors import KeyguardError
 from keyguard.logs import plain
 from keyguard.replay import FIELDS, Reader, Replay, replay
-from keyguard.units import in_microseconds, rfc3339
 
 _LONGEST = 256 * 1024  # bytes of a line: what is longer is broken, and is not kept
 
@@ -194,4 +192,4 @@ def _members(found: Replay, top: int) -> dict[str, Any]:
 
 
 def _moment(moment: datetime | None) -> str:
-    return "" if moment is None else rfc3339(in_microseconds(moment) // SECOND)
+    return "" if moment is None else moment_text(moment)

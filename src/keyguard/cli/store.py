@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 from keyguard.audit import POOL
-from keyguard.cli.input import FORMS, add_json, given, store_url
+from keyguard.cli.input import FORMS, adding_to, given, store_url
 from keyguard.cli.opening import app_of, open_for_operators
 from keyguard.cli.output import print_json
 from keyguard.cli.progress import progress
@@ -61,13 +61,7 @@ def _meant(options: argparse.Namespace, *, make: bool = True) -> Iterator[Any]:
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the actions of `keyguard store`."""
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-
-    def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-        command = actions.add_parser(name, help=help, description=help)
-        add_json(command)
-        command.set_defaults(run=run)
-        return command
+    action = adding_to(parser)
 
     help = f"such as redis://localhost, {FORMS}; else KEYGUARD_STORE"
     for name, run, what in (
