@@ -65,3 +65,10 @@ def test_all_settings_stand_on_the_site_with_their_units() -> None:
 def test_the_page_of_settings_is_that_of_the_docstrings() -> None:
     how = "write it anew: python -m tests.support.settings_page"
     assert (ROOT / "docs" / "settings.md").read_text() == settings_page.page(), how
+
+
+def test_every_page_stands_in_the_navigation_once() -> None:
+    text = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
+    named = re.findall(r"^ +- (?:[^:\n]+: )?([\w/.-]+\.md)$", text, re.M)
+    pages = [name.removeprefix("docs/") for name in PAGES if name.startswith("docs/")]
+    assert sorted(named) == sorted(pages)
