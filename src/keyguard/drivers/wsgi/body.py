@@ -12,7 +12,7 @@ from typing import Protocol, cast
 left: deque[Body] = deque()
 """Bodies that are to be closed before the next request."""
 
-_AROUND_APPS = ("keyguard.drivers.", "keyguard.django.", "keyguard.testing.")
+_AROUND_APPS = ("keyguard.asgi", "keyguard.django.", "keyguard.drivers.", "keyguard.testing.", "keyguard.wsgi")
 
 
 def in_own_work(frame: FrameType | None) -> bool:
