@@ -425,9 +425,46 @@ def scopes_of_security(guard: Keyguard, app: FastAPI) -> None:
     app.add_api_route("/", lambda: None, dependencies=[Security(keyed.key(), scopes=["admin"])])
 
 
+def above_of_one_with_a_limit(guard: Keyguard, app: FastAPI) -> None:
+    @guard.limit("1/minute")
+    @app.get("/")
+    @guard.limit("100/hour")
+    def view() -> None: ...
+
+
+def above_of_one_with_fewer_scopes(guard: Keyguard, app: FastAPI) -> None:
+    keyed = Keyguard(APIKeys(optional=True), store="memory://")
+    app.add_middleware(keyed.asgi)
+
+    @keyed.key(scopes=["admin"])
+    @app.get("/")
+    @keyed.key()
+    def view() -> None: ...
+
+
+def between_two_routes(guard: Keyguard, app: FastAPI) -> None:
+    @app.get("/limited")
+    @guard.limit("1/minute")
+    @app.get("/")
+    def view() -> None: ...
+
+
+def between_two_routes_of_a_method(guard: Keyguard, app: FastAPI) -> None:
+    class Views:
+        def view(self) -> None: ...
+
+    views = Views()
+    app.get("/")(views.view)
+    app.get("/limited")(guard.limit("1/minute")(views.view))
+
+
 WRONG: list[tuple[Callable[[Keyguard, FastAPI], None], str]] = [
-    (above, "stands above the one that makes a route"),
-    (above_of_a_view_with_a_dependency, "stands above the one that makes a route"),
+    (above, "stands above one that makes a route"),
+    (above_of_a_view_with_a_dependency, "stands above one that makes a route"),
+    (above_of_one_with_a_limit, "stands above one that makes a route"),
+    (above_of_one_with_fewer_scopes, "stands above one that makes a route"),
+    (between_two_routes, "stands above one that makes a route"),
+    (between_two_routes_of_a_method, "stands above one that makes a route"),
     (unrouted, "no route of the app has"),
     (foreign, "does not stand around the app"),
     (foreign_and_mounted, "does not stand around the app"),

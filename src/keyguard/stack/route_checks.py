@@ -10,7 +10,8 @@ Rules:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from types import MethodType
 from typing import Any
 
 from keyguard.drivers.inspection.starlette_routes import Met, met_in
@@ -103,22 +104,24 @@ def _check_called(route: Met) -> None:
 
 
 def _check_seen(markers: Markers, parts: Sequence[Any], *, hidden: bool) -> None:
-    """Raise if a decorated view is none of the parts of views that routes have.
+    """Raise if a decorated view is none of the parts of views that routes have, or if a route has what it decorates.
 
     `hidden` says that some apps cannot be looked into.
     """
-    routed = {id(bare(part)) for part in parts}
+    routed = {_number(bare(part)) for part in parts}
+    called = {_number(part) for part in parts}
     # By their names: an app may be made more than once, each time with the same views.
     met = {(rule.place, rule.name) for part in parts for rule in rules_of(part)}
     for view in markers.views:
         rule = rules_of(view)[0]
         place = rule.place
-        if (place, rule.name) in met:
+        above = not called.isdisjoint(map(_number, _below(view)))
+        if (place, rule.name) in met and not above:
             continue
-        if id(bare(view)) in routed:
+        if above or _number(bare(view)) in routed:
             raise ConfigurationError(
-                f"the decorator {rule!r} stands above the one that makes a route of {place}, which is called without "
-                "it: put it right above the function"
+                f"the decorator {rule!r} stands above one that makes a route of {place}, which is called without it: "
+                "put it right above the function. If a route shall do without it, give that a function of its own"
             )
         if hidden:
             log.warning("%r stands on %s, which is at no route that can be seen: is it asked?", rule, place)
@@ -127,3 +130,16 @@ def _check_seen(markers: Markers, parts: Sequence[Any], *, hidden: bool) -> None
             f"{rule!r} stands on {place}, which no route of the app has, as far as can be seen. If a decorator hides "
             "it, that needs functools.wraps; if it is the view of another app, give that a Keyguard of its own"
         )
+
+
+def _below(view: Any) -> Iterator[Any]:
+    """Yield what a decorated view has been made of, from decorator to decorator."""
+    met = {id(view)}
+    while (view := getattr(view, "__wrapped__", None)) is not None and id(view) not in met:
+        met.add(id(view))
+        yield view
+
+
+def _number(view: Any) -> tuple[int, ...]:
+    """Return what tells a view from all others; a method is bound anew whenever it is asked for."""
+    return (id(view.__self__), id(view.__func__)) if isinstance(view, MethodType) else (id(view),)
