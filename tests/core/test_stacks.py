@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 from django.test.utils import override_settings
@@ -31,6 +33,7 @@ from keyguard import (
     Response,
     ResponseCache,
 )
+from keyguard.drivers.inspection.interface import check_interface
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock, play
 from tests.drivers.test_asgi_driver import lifespan, lifespan_app
@@ -109,6 +112,61 @@ def test_what_is_no_guard_does_not_start() -> None:
     ]:
         with pytest.raises(ConfigurationError, match=words):
             Keyguard(guard)  # type: ignore[arg-type]
+
+
+def _around_by_starlette(guard: Keyguard) -> None:
+    app = Starlette()
+    app.add_middleware(cast("Any", guard.wsgi))
+    with TestClient(app):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("put_around", "words"),
+    [
+        (
+            lambda guard: guard.wsgi(cast("Any", Starlette())),
+            "Starlette is an app of ASGI, and these guards speak WSGI",
+        ),
+        (_around_by_starlette, "is an app of ASGI, and these guards speak WSGI: put them around it by guard.asgi"),
+        (lambda guard: guard.asgi(cast("Any", Flask("shop"))), "Flask is an app of WSGI, and these guards speak ASGI"),
+        (lambda guard: guard.asgi(cast("Any", Flask("shop").wsgi_app)), r"is an app of WSGI.* guard.wsgi\(app\)"),
+        (lambda guard: guard.asgi(cast("Any", "shop.main:app")), "an app, which can be called, not around 'shop.main"),
+    ],
+)
+def test_an_app_of_the_other_interface_does_not_start(put_around: Callable[[Keyguard], None], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        put_around(Keyguard(store="memory://"))
+
+
+def test_apps_of_all_shapes_are_taken_as_what_they_are() -> None:
+    class Made:
+        """An app of WSGI that is a class, as some are."""
+
+        def __init__(self, environ: Any, start_response: Any) -> None: ...
+
+    class Telling:
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    class Hiding:
+        """What would load its app if it was asked for an attribute, as proxies do."""
+
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("it is not the time")
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    guard = Keyguard(store="memory://")
+    for wsgi in (Made, Telling(), functools.partial(lambda more, environ, start_response: [], 1), dict):
+        check_interface(wsgi, asynchronous=False)
+    for asgi in (
+        Telling(),
+        Hiding(),
+        functools.partial(Hiding.__call__, Hiding()),
+        Hiding().__call__,
+        guard.asgi(Hiding()),
+    ):
+        check_interface(asgi, asynchronous=True)
 
 
 def test_guards_nest_like_functions() -> None:

@@ -197,7 +197,7 @@ def test_a_view_is_not_run_outside_of_its_stack() -> None:
     def view(request: StarletteRequest) -> PlainTextResponse:
         return PlainTextResponse("done")
 
-    with pytest.raises(OutsideRequest):
+    with pytest.raises(OutsideRequest, match=r"does not stand around the app: app.add_middleware\(guard.asgi\)"):
         view(None)  # type: ignore[arg-type]
     app = Starlette(routes=[Route("/", view)])
     app.add_middleware(other.asgi)

@@ -20,6 +20,7 @@ from keyguard.flow import Flow
 from keyguard.guard import Guard, Mark
 from keyguard.refused import refusal_of, refused
 from keyguard.request import SHARED_ASGI, CarriedRequest, SharedState, current_request
+from keyguard.request.current import noted
 from keyguard.response import Headers, Response
 
 _new = object.__new__
@@ -127,6 +128,12 @@ def place_here(stack: object) -> Place:
     Raises `ConfigurationError` if the stack does not stand around the app, and `OutsideRequest` if no request is known
     here or its end is past.
     """
+    if noted() is None:
+        raise OutsideRequest(
+            f"a rule at a route of {stack!r} knows of no request. Either that does not stand around the app: "
+            f"{_AROUND}. Or its view was called outside of a request, or in a thread that was not given the context of "
+            "one: contextvars.copy_context().run(function). The view without its rules is its __wrapped__"
+        )
     request = current_request("a rule at a route")
     if getattr(request, "over", False):
         raise OutsideRequest("a rule at a route was asked after the end of its request: its app has returned")
@@ -142,7 +149,9 @@ def _found(stack: object, state: SharedState | None) -> Place:
     place: Place | None = None if state is None else state.inside.get(stack)
     if place is None:
         raise ConfigurationError(
-            f"a rule at a route belongs to {stack!r}, which does not stand around this app: "
-            "app.add_middleware(guard.asgi), or guard.wsgi(app)"
+            f"a rule at a route belongs to {stack!r}, which does not stand around this app: {_AROUND}"
         )
     return place
+
+
+_AROUND = "app.add_middleware(guard.asgi), guard.init_app(app) for Flask, or guard.wsgi(app)"

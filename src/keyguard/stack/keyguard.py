@@ -11,6 +11,7 @@ from weakref import WeakSet
 from keyguard.chain import Chain
 from keyguard.clock import Clock, wall_clock
 from keyguard.drivers.inspection.app import AppInside
+from keyguard.drivers.inspection.interface import check_interface
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.drivers.interpreter import Engine, Setup
 from keyguard.drivers.rendering import Rendered, Rendering
@@ -277,8 +278,9 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
     def engine(self, app: Any, *, asynchronous: bool) -> Engine:
         """Return all that a driver around `app` needs.
 
-        Raises `ConfigurationError` for layers in an order that cannot work.
+        Raises `ConfigurationError` for layers in an order that cannot work, and for an app of the other interface.
         """
+        check_interface(app, asynchronous=asynchronous)
         for guard in () if asynchronous else self._declared:
             for word, function in guard.asynchronous().items():
                 raise ConfigurationError(
