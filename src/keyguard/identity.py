@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,17 @@ class Identity:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Notes of the issuer with the key; JSON values. Read-only, with the dicts and lists in it; a copy of it, or
     of one in it, can be changed."""
+
+    if TYPE_CHECKING:  # what may be given is more than what is kept
+
+        def __init__(
+            self,
+            subject: str,
+            key_id: str = "",
+            plan: str | None = None,
+            scopes: Iterable[str] = frozenset(),
+            metadata: Mapping[str, Any] = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key_id", self.key_id or self.subject)

@@ -164,7 +164,7 @@ def test_keyguard_itself_loads_what_is_used_of_it() -> None:
 
 def test_the_names_of_keyguard_are_those_that_type_checkers_see() -> None:
     tree = ast.parse((SOURCE / "__init__.py").read_text())
-    (seen,) = [node.body for node in tree.body if isinstance(node, ast.If)]
+    (seen,) = [node.body for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name)]
     (table,) = [
         ast.literal_eval(node.value)
         for node in tree.body

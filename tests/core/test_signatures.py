@@ -110,7 +110,7 @@ from starlette.applications import Starlette
 import keyguard
 import keyguard.asgi
 import keyguard.wsgi
-from keyguard import APIKeys, Forward, Guard, Keyguard, RateLimit, Request, Response
+from keyguard import APIKeys, Forward, Guard, Identity, Keyguard, RateLimit, Request, Response
 from keyguard.testing import play
 
 
@@ -126,6 +126,9 @@ def of_the_state(request: Request) -> Any: return request.state.sources  # wrong
 def pressed() -> tuple[float, str, int]:
     return keyguard.here().pressure, Keyguard().here().caller.subject, keyguard.here().limits[0].remaining
 
+Identity("ann", scopes={"read"}), Identity("ann", scopes=["read"]), Identity("ann", scopes=()).scopes.union({"read"})
+Identity("ann", scopes=7)  # wrong
+keyguard.Identitty("ann")  # wrong
 keyguard.asgi.RateLimit(app, "1/minute", by="ip")
 keyguard.asgi.RateLimit(app, "1/minute", "5/hour", cost=lambda request: 2, store="memory://", workers=2)
 keyguard.asgi.RateLimit(app, "1/minute", buy="ip")  # wrong
