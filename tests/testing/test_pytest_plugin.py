@@ -239,6 +239,12 @@ def test_what_the_app_itself_fails_to_import_is_told_as_it_is(tmp_path: Path, mo
         stack_named("shop_that_fails:guard")
 
 
+STACK = """
+from keyguard import APIKeys, Keyguard
+
+guard = Keyguard(APIKeys(), store="redis://127.0.0.1:1")
+"""
+
 OTHERS = """
 import pytest
 from shop import guard
@@ -281,7 +287,7 @@ class TestWrong:
 
 
 def test_a_fixture_of_ones_own_says_which_stack_is_meant(tmp_path: Path) -> None:
-    write(tmp_path, {"pytest.ini": "[pytest]\nfilterwarnings = error\n", "shop.py": SHOP, "test_shop.py": OTHERS})
+    write(tmp_path, {"pytest.ini": "[pytest]\nfilterwarnings = error\n", "shop.py": STACK, "test_shop.py": OTHERS})
     done = run_pytest(tmp_path)
     told = " ".join(done.stdout.split())
     assert "2 passed, 2 errors" in told, outcomes(done)
@@ -295,7 +301,7 @@ def test_a_setting_may_name_several(tmp_path: Path) -> None:
     [tool.pytest.ini_options]
     keyguard = ["shop:guard", "shop:other"]
     """
-    shop = SHOP + '\nother = Keyguard(APIKeys(), store=guard.store, name="other")\n'
+    shop = STACK + '\nother = Keyguard(APIKeys(), store=guard.store, name="other")\n'
     test = "import shop\ndef test_both(keyguard): assert keyguard.stacks == (shop.guard, shop.other)"
     write(tmp_path, {"pyproject.toml": settings, "shop.py": shop, "test_shop.py": test})
     done = run_pytest(tmp_path)
