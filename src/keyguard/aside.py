@@ -1,4 +1,4 @@
-"""What is set aside for a test, and put back afterwards."""
+"""Setting state aside for a test, and putting it back afterwards."""
 
 from __future__ import annotations
 

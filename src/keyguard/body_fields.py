@@ -4,7 +4,7 @@
 
 Rules:
 - The body is read once, up to a bound, and the app gets all of it: it does not notice.
-- A caller cannot choose not to be counted. Whatever cannot be read as the app may read it shares one counter, or is
+- A caller cannot choose not to be counted. All that cannot be read as the app may read it shares one counter, or is
   refused: a body that is too long, cut off, encoded or of another type; JSON that is broken or names a member twice; a
   field that is not there, or is not text.
 - Nor by saying it somewhere else as well: a parameter of the query that has the name of a field shares that counter,

@@ -35,8 +35,8 @@ def digest(who: Any) -> str:
 def _framed(who: Any) -> bytes:
     """Return it as bytes, injectively: no two different callers give the same bytes.
 
-    What Python takes for equal is one caller, so that nobody has two by writing 1 as 1.0, and 0 as -0.0. All that is
-    not a number (NaN) is one caller too, though it does not even equal itself.
+    All that Python takes for equal is one caller, so that nobody has two by writing 1 as 1.0, and 0 as -0.0. All that
+    is not a number (NaN) is one caller too, though it does not even equal itself.
     """
     if isinstance(who, str):
         data = b"s" + who.encode("utf-8", "surrogatepass")

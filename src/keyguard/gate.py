@@ -1,7 +1,7 @@
 """Gates: places in a stack at which each request is told which guards to pass; and how guards are arranged to run.
 
-A gate is asked once a request, when its turn comes. What it chooses stands in its place then, as if the stack had been
-made of these guards: they join, share operations with their neighbours, and answer in the same way.
+A gate is asked once a request, when its turn comes. The guards that it chooses stand in its place then, as if the stack
+had been made of these: they join, share operations with their neighbours, and answer in the same way.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Overrides: other limits for one subject, as they stand in the store, and as requests find them.
 
 Rules:
-- All of a store stand in one value, `override|all`: JSON with a version, `1`. What a reader does not know of it, it
-  leaves out. It is changed by comparing: two people who change it at once both see their change, or an error.
+- All of a store stand in one value, `override|all`: JSON with a version, `1`. A reader leaves out what it does not know
+  of it. It is changed by comparing: two people who change it at once both see their change, or an error.
 - A request looks in this process's memory alone. In a process that others share the store with, one request in
   `FRESH` reads the value first, in a trip of its own; so no decision rests on what is older than that and the time
   that the reading takes. If the store cannot say, what was known stays.
@@ -86,7 +86,7 @@ class Overrides:
         self._told = False
 
     def is_due(self) -> bool:
-        """Tell whether to read them now. Whoever is told so does it, and nobody else until the next time."""
+        """Tell whether to read them now. A caller that is told so does it, and no other until the next time."""
         if not self.watching:
             return False
         now = monotonic()
@@ -96,7 +96,7 @@ class Overrides:
         return True
 
     def load(self, data: bytes | None) -> None:
-        """Take over what stands in the store. What cannot be read changes nothing, and is told of once."""
+        """Take over what stands in the store. A value that cannot be read changes nothing, and is told of once."""
         if data == self._data:
             return
         try:

@@ -74,7 +74,7 @@ _FRAMEWORKS = {
     "bottle": "HTTPResponse",
 }
 _OWN = {"__module__": __name__, "status_code": None, "headers": None}
-"""What a class has itself, since some of the frameworks' classes have properties of these names."""
+"""The attributes that a class has itself, since some of the frameworks' classes have properties of these names."""
 
 
 @cache

@@ -31,7 +31,7 @@ class Together(Ask):
         self.asks = asks
         """The answer of each guard that was asked, in order: an `Ask`, or `None`. The first is an `Ask`."""
         self.then = then
-        """Gives the answer of the guard after these, which is known too, but is no part of the operation."""
+        """Gives the answer of the guard after these, which is known too, but is not a part of the operation."""
 
     def decided(self, result: Any) -> list[Decide]:
         """Return what gives the answers of these guards, now that the store has answered."""

@@ -5,7 +5,7 @@ keyguard bans lift 203.0.113.9
 keyguard bans import banned.txt --guard ban --for 24h
 
 `import` reads a line for each address or network, and behind it, if it is known, the end: a moment, or a duration from
-now. What follows a `#` is not read.
+now. A `#` and all behind it are not read.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     jsonl       an object a line
 
 Columns, and members of an object: one of key, sha256, hmac_sha256, hash (with prefix); owner, subject, plan, scopes,
-networks, metadata, name, expires. What is left out is taken from the options.
+networks, metadata, name, expires. The options say what is left out.
 
 An error names a line by its number, and repeats nothing of it: a key may stand anywhere.
 """
@@ -31,7 +31,7 @@ from keyguard.logs import plain
 
 FORMATS = ("lines", "csv", "jsonl")
 OF = {"key": "key", "sha256": "sha256", "hmac-sha256": "hmac_sha256"}
-"""What a line of a plain list is."""
+"""The meaning of a line of a plain list, by the option `--of`."""
 
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _TEXTS = ("key", "sha256", "hmac_sha256", "hash", "prefix", "owner", "subject", "plan", "name")

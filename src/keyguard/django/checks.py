@@ -1,4 +1,4 @@
-"""What `manage.py check` says of keyguard: of the settings, and of the views that its rules stand on."""
+"""The system checks: what is wrong about the settings, and about the views that rules of keyguard stand on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Warning
 
 from keyguard.django.configured import FIRST, MIDDLEWARE, Problem, configured_stack, is_listed, problems
-from keyguard.django.views import class_of, classes_of_rest, markers_of, name_of, rules_at_methods, views
+from keyguard.django.views import classes_of_rest, markers_of, rules_at_methods, views
+from keyguard.drivers.inspection.objects import class_of_view
 from keyguard.errors import ConfigurationError
 from keyguard.guards.api_keys import APIKeys
 from keyguard.stack import Keyguard
+from keyguard.stack.views import place_of_view
 
 
 def check_keyguard(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -30,7 +32,7 @@ def _of_views() -> Iterator[Problem]:
     used = [(view, markers, kinds) for view in called if any((markers := markers_of(view), kinds := _kinds(view)))]
     if not used:
         return
-    names = [name_of(view) for view, _, _ in used]
+    names = [place_of_view(view) for view, _, _ in used]
     if not is_listed():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         yield Problem(
@@ -72,7 +74,7 @@ def _wrong(kind: Any, view: Any, stack: Keyguard) -> str:
         return "" if any(isinstance(guard, APIKeys) for guard in stack.guards) else "the stack has no APIKeys"
     throttle = kind()
     try:
-        scope = throttle.get_scope(class_of(view))
+        scope = throttle.get_scope(class_of_view(view))
         if scope is not None:
             throttle.rule(stack, scope)
     except ConfigurationError as error:

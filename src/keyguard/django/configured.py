@@ -68,7 +68,7 @@ def check_settings(stack: Keyguard) -> None:
 
 
 _told: set[str] = set()
-"""What was logged already: each test client of Django's makes the middleware anew."""
+"""The problems that were logged already: each test client of Django's makes the middleware anew."""
 
 
 def is_listed() -> bool:

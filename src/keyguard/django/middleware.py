@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from keyguard.django.configured import check_settings, configured_stack
+from keyguard.drivers.inspection.code import cells_of
 from keyguard.refused import Refused
 from keyguard.request import SHARED_ASGI, SHARED_WSGI
 
@@ -111,7 +112,7 @@ def _comes_by_asgi(get_response: Any, asynchronous: bool) -> bool:
             return isinstance(at, (ASGIHandler, AsyncClientHandler))
         within = getattr(at, "__dict__", {})
         held = [within.get(name) for name in ("__wrapped__", "get_response", "func", "awaitable")]
-        held += [cell.cell_contents for cell in getattr(at, "__closure__", None) or () if callable(cell.cell_contents)]
+        held += [value for value in cells_of(at) if callable(value)]
         at = next((one for one in [*held, getattr(at, "__self__", None)] if one is not None), None)
         if at is None:
             break

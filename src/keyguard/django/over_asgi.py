@@ -2,7 +2,7 @@
 
 The driver for ASGI carries it, around an app that asks Django for its response. A driver sends, and Django asks for
 the parts of a stream: so the driver's coroutine is kept where it sends one, and goes on when the next one is asked for.
-There is no task and no queue. What does not stream is over when the middleware returns.
+There is no task and no queue. A response that does not stream is over when the middleware returns.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class _Run:
 
 
 def _read_anew(request: Any, before: Fields, after: Fields) -> None:
-    """Have Django read other header fields than before. What middleware further out has put there stays."""
+    """Have Django read other header fields than before. Fields that middleware further out has put there stay."""
     old, new = _variables(before), _variables(after)
     changed = [name for name in {*old, *new} if old.get(name) != new.get(name)]
     for name in changed:
@@ -219,7 +219,7 @@ async def _send(response: Any, fields: Pairs, send: Send) -> None:
 
 
 class _Part:
-    """What a driver sends: its coroutine stops here."""
+    """A message that a driver sends: its coroutine stops here."""
 
     __slots__ = ("body",)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
 
+from keyguard.drivers.inspection.code import cells_of
+from keyguard.drivers.inspection.objects import class_of_view
+from keyguard.drivers.inspection.routes import django_routes
 from keyguard.stack.markers import Marker
-from keyguard.stack.route_rules import RouteRule, place_of_view, rules_of
+from keyguard.stack.route_rules import RouteRule, rules_of
 
 
 def views() -> Iterator[Any]:
     """List the callables that the URLs of the project lead to."""
-    from django.urls import get_resolver
-
-    yield from _views(get_resolver().url_patterns)
+    yield from (route.view for route in django_routes())
 
 
 def load_views() -> None:
@@ -25,22 +26,14 @@ def load_views() -> None:
             pass
 
 
-def _views(patterns: Iterable[Any]) -> Iterator[Any]:
-    for pattern in patterns:
-        if hasattr(pattern, "url_patterns"):
-            yield from _views(pattern.url_patterns)
-        else:
-            yield pattern.callback
-
-
 def markers_of(view: Any) -> list[Marker[Any]]:
     """List the markers on a view and, if it was made of a class, on the methods of that."""
     found: list[Marker[Any]] = []
-    owner = class_of(view)
+    owner = class_of_view(view)
     methods = [method for _, method in inspect.getmembers(owner, inspect.isfunction)] if owner else []
     for function in [view, *methods]:
         found += [rule.marker for rule in rules_of(function) if isinstance(rule.marker, Marker)]
-        for part in _held(function):
+        for part in cells_of(function):
             # `method_decorator` keeps the decorators, and REST framework's `api_view` the function it has wrapped.
             if isinstance(part, FunctionType):
                 found += [rule.marker for rule in rules_of(part) if isinstance(rule.marker, Marker)]
@@ -56,9 +49,9 @@ def rules_at_methods(view: Any) -> Iterator[list[RouteRule[Any]]]:
 
     Raises `ConfigurationError` for those that cannot work.
     """
-    owner = class_of(view)
+    owner = class_of_view(view)
     for _, function in inspect.getmembers(owner, inspect.isfunction) if owner else ():
-        parts = dict(zip(function.__code__.co_freevars, _cells(function), strict=False))
+        parts = dict(zip(function.__code__.co_freevars, cells_of(function), strict=False))
         decorators, method = parts.get("decorators"), parts.get("method")
         if isinstance(decorators, (list, tuple)) and isinstance(method, FunctionType):
             markers = [one for one in decorators if isinstance(one, Marker)]
@@ -68,32 +61,9 @@ def rules_at_methods(view: Any) -> Iterator[list[RouteRule[Any]]]:
                 yield found
 
 
-def _cells(function: FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
-            yield None
-
-
-def _held(function: Any) -> Iterator[Any]:
-    if isinstance(function, FunctionType):
-        yield from _cells(function)
-
-
-def class_of(view: Any) -> Any:
-    """Return the class that a view was made of by `as_view()`, or `None`."""
-    return getattr(view, "cls", None) or getattr(view, "view_class", None)
-
-
-def name_of(view: Any) -> str:
-    """Return the name of a view in full."""
-    return place_of_view(view)
-
-
 def classes_of_rest(view: Any) -> Iterator[type]:
     """List the classes for throttles and authentication of a view of REST framework's."""
-    owner = class_of(view)
+    owner = class_of_view(view)
     for attribute in ("throttle_classes", "authentication_classes"):
         for kind in getattr(owner, attribute, None) or ():
             if inspect.isclass(kind):

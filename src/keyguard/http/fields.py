@@ -48,7 +48,7 @@ METHOD_OVERRIDES = FieldSet(
 
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
-"""The methods that HTTP defines. What an app makes of another one is not known."""
+"""The methods that HTTP defines. Nobody knows what an app makes of another one."""
 
 
 LIMIT_FIELDS = frozenset(

@@ -9,7 +9,7 @@
     query:api_key               a parameter of the query
     subprotocol:api-key         a websocket subprotocol `api-key.KEY`, which browsers can send; they send no fields
 
-Before the colon stands the kind of the place, behind it a name. What stands alone is a header field.
+Before the colon stands the kind of the place, behind it a name. A name alone is that of a header field.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Scheme(Place):
 
 
 class Basic(Scheme):
-    """A part of the Basic scheme: an empty one is no key, and what cannot be read is not a valid one."""
+    """A part of the Basic scheme: an empty one is not a key, and what cannot be read is not a valid one."""
 
     def __init__(self, part: str) -> None:
         super().__init__("Basic")

@@ -73,7 +73,7 @@ class KeyRecord:
     disabled: bool = False
     """True for a key that is out of use for now."""
     name: str | None = None
-    """What its issuer calls it: a subject has one working key of a name that was issued with `if_absent`."""
+    """The name that its issuer gives it: a subject has one working key of a name that was issued with `if_absent`."""
     imported: str | None = None
     """How a key that was made elsewhere was imported: `key`, `sha256`, `hmac-sha256`, `argon2`, `bcrypt` and so on."""
     verifier: str | None = field(default=None, repr=False)

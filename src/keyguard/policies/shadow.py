@@ -1,12 +1,12 @@
 """Shadow mode: a guard decides and records, and refuses nobody.
 
 Rules:
-- What it would have refused is a line in the log, a call of `on_refusal`, an entry of `RequestState.shadows` and one
+- A refusal that did not happen is a line in the log, a call of `on_refusal`, an entry of `RequestState.shadows` and one
   more in `Keyguard.shadows`: a `Refusal` with `shadow=True` each.
 - It counts as it would: a limit takes units and gives them back, a ban counts strikes, slots are held. Of a policy in
   shadow mode the guards further in are not asked about a request that one of them would have refused, and those further
   out hear of that refusal, as if it had been one.
-- Nobody is refused by it, also if the store or the guard itself fails. What it waits for the store is not on the
+- Nobody is refused by it, also if the store or the guard itself fails. Its waiting for the store is not on the
   request's account. It tells no header fields to the client, and further in nothing is known of what it decided.
 - It asks the store by itself, in one more trip on the network: in an operation with others it would refuse for them.
 """
@@ -292,7 +292,7 @@ class ShadowAsk(Ask):
 
 
 class ShadowMark(Mark):
-    """What a guard in shadow mode has left on a request: it hears how that ends, and tells nothing."""
+    """The mark of a guard in shadow mode on a request: it hears how that ends, and tells nothing."""
 
     __slots__ = ("_mark", "_record")
 

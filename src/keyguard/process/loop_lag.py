@@ -3,8 +3,8 @@
 A loop with more to do than it can do calls everything late, timers too. Requests start the timer, and it goes on as
 long as more of them come: an idle loop is not woken. asyncio has such timers; trio has none.
 
-A handler that holds the loop up once is no overload: the lag is what two timers in a row, or one and the next that is
-overdue, were late by. It is forgotten by and by, a fifth of it a timer, so that a guard lets in the most critical
+A handler that holds the loop up once is not an overload: the lag is what two timers in a row, or one and the next that
+is overdue, were late by. It is forgotten by and by, a fifth of it a timer, so that a guard lets in the most critical
 requests first.
 """
 

@@ -1,4 +1,4 @@
-"""What a stack would have decided about requests of the past, as an access log tells of them."""
+"""Requests of the past, as an access log tells of them, decided anew by a stack."""
 
 from keyguard.replay.access_log import FIELDS, BrokenLine, Entry, Reader
 from keyguard.replay.run import Refusals, Replay, replay

@@ -1,7 +1,7 @@
 """Lines of access logs: the common and the combined format, and JSON.
 
-Of each line is read when a request came, from which address, by which caller, for what, and how it was answered. What a
-line does not tell is `None`; without a moment and a method it is broken.
+Of each line is read when a request came, from which address, by which caller, for what, and how it was answered. A
+field that a line does not tell is `None`; without a moment and a method it is broken.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     client: str | None
     """The client's address."""
     caller: str | None
-    """Who called: the log's user, or what a JSON log has as the id of the key, the owner or the account."""
+    """The caller: the log's user, or what a JSON log has as the id of the key, the owner or the account."""
     plan: str | None
     status: int | None
     """The status of the answer."""

@@ -51,7 +51,7 @@ class Refusals:
 
 @dataclass
 class Replay:
-    """What a stack would have decided about the requests of a log."""
+    """The decisions of a stack about the requests of a log."""
 
     requests: int = 0
     refused: int = 0
@@ -101,7 +101,7 @@ def replay(
     """Return what a stack would have decided about the requests of a log, whose lines are read one by one.
 
     `tell` is called with the number of each line that has been read. Rules at routes are not asked: the app does not
-    run. Raises `ConfigurationError` for what is no stack.
+    run. Raises `ConfigurationError` for what is not a stack.
     """
     if not hasattr(stack, "testing"):
         raise ConfigurationError(f"a Keyguard is replayed, not {stack!r:.80}")

@@ -42,7 +42,7 @@ class Caller:
     plan: str | None = None
     """The plan of its key, if that is known."""
     plan_is_known: bool = False
-    """Whether that is so: `None` is no plan then."""
+    """Whether that is so: `None` is not a plan then."""
     subject: str | None = None
     """The subject whose keys may tell the plan, if it is not known."""
 

@@ -31,7 +31,7 @@ class StackRow:
     when: str
     """The requests that it is about, in words; empty for all."""
     limits: tuple[str, ...]
-    """What it admits, such as `10/second`; with plans, `free: 10/second`."""
+    """The rates that it admits, such as `10/second`; with plans, `free: 10/second`."""
     by: str
     """By what it tells callers apart; empty if it does not."""
     shadow: bool
@@ -42,7 +42,7 @@ class Description(tuple[StackRow, ...]):
     """The rows of a stack, as guards are asked. Its text is a table."""
 
     notes: tuple[str, ...] = ()
-    """What is worth a second look: a policy over a plan that no limit of the stack knows, say."""
+    """Sentences on what is worth a second look: a policy over a plan that no limit of the stack knows, say."""
 
     def rows(self) -> list[list[str]]:
         """Return the rows as texts, the names of the columns first."""

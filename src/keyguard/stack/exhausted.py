@@ -89,7 +89,7 @@ class Exhausted:
         client = request.client
         if self._address is not None and client is not None and client.bucket == self._address.bucket:
             return True
-        if request.peer is not None and request.peer in self._names:  # a test client's, which is no address
+        if request.peer is not None and request.peer in self._names:  # a test client's, which is not an address
             return True
         identity = request.state.identity
         if identity is not None:

@@ -77,7 +77,7 @@ class ExpectantPlace(Place):
     __slots__ = ("expected",)
 
     expected: dict[Any, Taken]
-    """What was taken for rules that have not been asked yet."""
+    """The charges of rules that have not been asked yet."""
 
     def taken_for(self, rule: object) -> Mark | None:
         taken = self.expected.pop(rule, None)

@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
 from keyguard.drivers.inspection.app import frameworks_within, in_line
+from keyguard.drivers.inspection.code import cells_of
 from keyguard.drivers.inspection.objects import modules_of
 from keyguard.errors import ConfigurationError
 from keyguard.stack.markers import Marker, Markers
 from keyguard.stack.route_checks import check_alone
-from keyguard.stack.route_rules import RouteRule, bare, place_of_view, rules_of
+from keyguard.stack.route_rules import RouteRule, rules_of
+from keyguard.stack.views import bare, place_of_view, unwrapping
 
 _HOMES = {"flask.app": "flask", "quart.app": "quart"}
 """The modules of apps, and those in which the current request stands."""
@@ -139,11 +140,11 @@ class FlaskRoutes:
         Raises `ConfigurationError` if they are those of no view of this app, nor of others with the same stack.
         """
         above: dict[str, list[tuple[RouteRule[Any], ...]]] = {}
-        called = {id(each) for view in self._views() for each in _unwrapped(view)}
+        called = {id(each) for view in self._views() for each in unwrapping(view)}
         for decorated in markers.views:
             if id(decorated) in called:
                 continue
-            endpoints = self._endpoints(_unwrapped(decorated))
+            endpoints = self._endpoints(unwrapping(decorated))
             if not endpoints and not self.leads_to(decorated):
                 endpoints = self._endpoints(_opened(decorated))
             for endpoint in endpoints:
@@ -170,17 +171,8 @@ class FlaskRoutes:
 
     def leads_to(self, decorated: Any) -> bool:
         """Tell whether a view of this app calls a decorated view, or is called by it, as far as that can be seen."""
-        within = set(map(id, _unwrapped(decorated)))
+        within = set(map(id, unwrapping(decorated)))
         return any(each is decorated or id(each) in within for view in self._views() for each in _opened(view))
-
-
-def _unwrapped(view: Any) -> Iterator[Any]:
-    """Yield a view and what it wraps, the outermost first."""
-    for _ in range(_DEEPEST):
-        yield view
-        view = getattr(view, "__wrapped__", None)
-        if view is None:
-            return
 
 
 def _opened(view: Any) -> list[Any]:
@@ -192,14 +184,12 @@ def _opened(view: Any) -> list[Any]:
         if callable(view) and not any(view is one for one in found):
             found.append(view)
             waiting += [getattr(view, "__wrapped__", None), getattr(view, "func", None)]
-            for cell in getattr(view, "__closure__", None) or ():
-                with suppress(ValueError):  # not filled yet
-                    waiting.append(cell.cell_contents)
+            waiting += cells_of(view)
     return found
 
 
 _DEEPEST = 100
-"""So many decorators are looked through."""
+"""So many functions are looked at."""
 
 
 class FlaskApps:

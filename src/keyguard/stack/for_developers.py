@@ -1,4 +1,4 @@
-"""What developers ask of a stack while they build an app."""
+"""The methods of `Keyguard` for developers, who ask them while they build an app."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Flask calls an extension: a stack that is made first, and put around apps later."""
+"""The methods of `Keyguard` as an extension of Flask: it is made first, and put around apps later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the handlers of an app do with a stack, while they work for a request."""
+"""The methods of `Keyguard` for the handlers of an app, while they work for a request."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class ForHandlers:
         the charge is booked when the request is over, whatever is left then. On a websocket it is booked at once, and
         so is what a WSGI app charges while its body is sent. A request that is answered with a refusal costs nothing.
 
-        Raises `ValueError` for what is no number of units, `OutsideRequest` if no request is known, or its end is past,
-        and `ConfigurationError` for a limit that is not there, or does not apply to the request.
+        Raises `ValueError` for what is not a number of units, `OutsideRequest` if no request is known, or its end is
+        past, and `ConfigurationError` for a limit that is not there, or does not apply to the request.
         """
         self._for_handlers.charge(cost, limit)
 

@@ -1,4 +1,4 @@
-"""What people who run a service do with a stack: keys, limits, bans, the cache, and how things are."""
+"""The methods of `Keyguard` for people who run a service: keys, limits, bans, the cache, and how things are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stack tells of its policies."""
+"""The methods of `Keyguard` about policies, shadow mode and overrides."""
 
 from __future__ import annotations
 

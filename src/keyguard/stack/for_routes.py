@@ -1,4 +1,4 @@
-"""What views and routers of an app do with a stack: limits and keys at routes."""
+"""The methods of `Keyguard` for views and routers of an app: limits and keys at routes."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ class ForRoutes(ForHandlers):
 
         Each way of sending a key is a security scheme. Operations that need one have a lock: as the `APIKeys` of the
         stack says by its paths, and as rules at routes do. The answers 401, 403, 429 and 503 are there where the stack
-        may give them, with their fields. What the app says itself of an operation stays. `prefix` is where the app is
-        mounted in the one that the stack stands around, if it is.
+        may give them, with their fields. All that the app says itself of an operation stays. `prefix` is where the app
+        is mounted in the one that the stack stands around, if it is.
 
         Raises `ConfigurationError` for what is not a FastAPI app, and if it is called twice for one.
         """

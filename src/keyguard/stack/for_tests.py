@@ -1,4 +1,4 @@
-"""What tests of an app do with a stack."""
+"""The methods of `Keyguard` for tests of an app, and how a stack is given another store and another clock for them."""
 
 from __future__ import annotations
 

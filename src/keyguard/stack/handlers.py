@@ -163,7 +163,7 @@ class Reservation:
     def settle(self, actual: int) -> None:
         """Say what it cost in the end, more or less than was estimated. It is charged when the request is over.
 
-        Raises `ValueError` for what is no number of units, and `RuntimeError` if it is said twice, or too late.
+        Raises `ValueError` for what is not a number of units, and `RuntimeError` if it is said twice, or too late.
         """
         hold = self._hold
         if hold is None:

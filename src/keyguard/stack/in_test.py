@@ -4,7 +4,7 @@ Rules:
 - A test has a store of its own in memory, one for all stacks that share one, and a clock that stands still.
 - Each request is noted before any guard sees it, by a context variable: the store asks whose request it works for.
 - A caller that was exhausted finds each limit empty that it meets, once: whatever it counts by, and also one that is
-  made later. What can be known beforehand, such as the counters of a key, is emptied at once.
+  made later. Counters that can be known beforehand, such as those of a key, are emptied at once.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class UnderTest:
     def hits(self, limit: str) -> int:
         """Return how many requests a limit was asked about since the begin, or since `reset()`: also those it refused.
 
-        `limit` is the name of a guard, or of one of its limits. What was spent by whom, `guard.limits.peek` tells.
+        `limit` is the name of a guard, or of one of its limits. `guard.limits.peek` tells what was spent by whom.
         Raises `ValueError` for a name that no limit has.
         """
         every = [facts for stack in self.stacks for facts in stack._note.facts]

@@ -3,7 +3,7 @@
 Rules:
 - A stack with rules at routes has one more guard, innermost. It lets every request pass and leaves a mark, its `Place`.
   A rule finds that mark when the app asks it, so it knows the request as the guards outside know it.
-- What a rule takes is told of the head by that mark: first of all marks, as if its guard stood innermost.
+- That mark tells the rules' own marks of the head: first of all marks, as if its guard stood innermost.
 - A rule that refuses raises `Refused`. No view has run then, so whatever error the app answers with is that refusal,
   and the limits further out give back what they took.
 - A rule that has let a request pass is not asked again for it, however often it is met. One that has refused it is.

@@ -36,7 +36,7 @@ class LimitOverride:
     since: datetime
     """When it was set."""
     actor: str
-    """Who has set it."""
+    """The one who has set it."""
 
 
 class LimitOverrides:
@@ -68,7 +68,7 @@ class LimitOverrides:
             guard.overrides.set("acme", {"api": "1000/minute", "exports": None}, expires="2 days")
 
         - `limits`: for the name of each `RateLimit`, whatever it counts by, rates as text; `None` for no limit. Others
-          of the subject stay as they are. What is spent stays spent if the period is one of the limit's.
+          of the subject stay as they are. Units that are spent stay spent if the period is one of the limit's.
         - `expires`: when they end, a moment or a duration from now; `None` for never. `actor`: who does it, for the
           audit log.
         """

@@ -40,16 +40,17 @@ from keyguard.guards.rate_limit.guard import RateLimit
 from keyguard.guards.rate_limit.naming import PlaceName
 from keyguard.identity import Identity
 from keyguard.stack.inside import Place, place_here, place_in
-from keyguard.stack.methods import bound_in, is_awaited, is_trial, names_of_method, owned
-from keyguard.stack.route_rules import (
-    RULES,
-    KeyRule,
-    LimitRule,
-    RouteRule,
+from keyguard.stack.route_rules import RULES, KeyRule, LimitRule, RouteRule, rules_of
+from keyguard.stack.views import (
+    bound_in,
+    is_awaited,
+    is_trial,
+    names_of_method,
     names_of_view,
+    owned,
     parts_of_view,
     place_of_view,
-    rules_of,
+    unwrapping,
 )
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class _Signature:
 
 
 class Marker(Generic[T]):
-    """What `guard.limit` and `guard.key` return: a decorator of views, and a dependency for FastAPI's `Depends`."""
+    """A decorator of views, and a dependency for FastAPI's `Depends`: `guard.limit` and `guard.key` return it."""
 
     __signature__ = _Signature()
 
@@ -332,16 +333,9 @@ def learned(route: Met) -> Iterator[tuple[Marker[Any], RouteRule[Any], Any]]:
 
 def _keep(decorated: Any, view: Any) -> None:
     """Keep a decorated view as long as the view is kept, which a route may have if its decorator stands below."""
-    for _ in range(_DEEPEST):
+    for each in unwrapping(view):
         with suppress(AttributeError):  # a callable object without attributes of its own
-            view.__keyguard_decorated__ = [*getattr(view, "__keyguard_decorated__", ()), decorated]
-        view = getattr(view, "__wrapped__", None)
-        if view is None:
-            return
-
-
-_DEEPEST = 100
-"""So many decorators are looked through."""
+            each.__keyguard_decorated__ = [*getattr(each, "__keyguard_decorated__", ()), decorated]
 
 
 def _alive(refs: Iterable[ref[T]]) -> Iterator[T]:

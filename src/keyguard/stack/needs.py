@@ -32,7 +32,7 @@ def needs_of(guard: Any) -> frozenset[str]:
 def unmet_needs(guards: Iterable[Any]) -> frozenset[str]:
     """List what guards need of layers further out. A need that only a later guard provides is an order gone wrong.
 
-    What a guard behind a gate provides is there for those that are chosen with it, and for no others.
+    Facts that a guard behind a gate provides are there for those that are chosen with it, and for no others.
     """
     return _Needs().of(guards, frozenset())
 

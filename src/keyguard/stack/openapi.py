@@ -1,8 +1,8 @@
-"""What a stack says of itself in the OpenAPI document of a FastAPI app: locks, and the answers of its guards.
+"""A stack in the OpenAPI document of a FastAPI app: security schemes, locks, and the answers of its guards.
 
 Rules:
-- What is said of an operation is what the stack does there: the paths of its guards count, and the rules at the route.
-- Whatever the app says itself stays: only what is missing is added.
+- An operation is said to be as the stack treats it: the paths of its guards count, and the rules at the route.
+- All that the app says itself stays: only what is missing is added.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Rules:
 - Every marker that a route meets gets its rule here, so that a stack knows all its limits before the first request.
-- What would leave a route unprotected stops the start: a decorator that the framework does not call, since it stands
-  above the one that makes the route; a view that no route has; a marker of a stack that is not around the app.
-- So does what would charge twice, or to a counter that others share by chance.
+- A rule that would leave its route unprotected stops the start: a decorator that the framework does not call, since it
+  stands above the one that makes the route; a view that no route has; a marker of a stack that is not around the app.
+- So does one that would charge twice, or to a counter that others share by chance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from keyguard.drivers.inspection.starlette_routes import Met, met_in
 from keyguard.errors import ConfigurationError
 from keyguard.logs import logger
 from keyguard.stack.markers import LimitMarker, Marker, Markers, learned
-from keyguard.stack.route_rules import RouteRule, bare, names_of_view, parts_of_view, rules_of
+from keyguard.stack.route_rules import RouteRule, rules_of
+from keyguard.stack.views import bare, names_of_view, parts_of_view
 
 log = logger("keyguard")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Awaitable, Callable
 from types import CoroutineType
 from typing import Any, Generic, TypeAlias, TypeVar, cast
@@ -18,12 +16,11 @@ from keyguard.identity import ANONYMOUS, Identity
 from keyguard.request import CarriedRequest
 from keyguard.response import Response
 from keyguard.stack.inside import Place
-from keyguard.stack.methods import names_of_class
 
 T = TypeVar("T")
 
 Decision: TypeAlias = Response | Mark | None
-"""What a rule makes of a request: a refusal, a mark to be told how it ends, or nothing to say."""
+"""The answer of a rule: a refusal, a mark to be told how the request ends, or nothing to say."""
 RULES = "__keyguard_rules__"
 """The attribute of a view under which its rules stand. `functools.wraps` hands it on to wrappers."""
 
@@ -162,37 +159,3 @@ class KeyRule(RouteRule[Identity]):
 def rules_of(view: Any) -> tuple[RouteRule[Any], ...]:
     """Return the rules that decorators have put on a view, the outermost first."""
     return cast("tuple[RouteRule[Any], ...]", getattr(view, RULES, ()))
-
-
-def parts_of_view(view: Any) -> list[Any]:
-    """Return what runs of a view: of a class, the methods."""
-    if not inspect.isclass(view):
-        return [] if view is None else [view]
-    names = ("get", "head", "post", "put", "patch", "delete", "options", "on_connect", "on_receive", "on_disconnect")
-    return [part for name in names if (part := getattr(view, name, None)) is not None]
-
-
-def bare(view: Any) -> Any:
-    """Return a view without its decorators."""
-    while isinstance(view, functools.partial):
-        view = view.func
-    return inspect.unwrap(view)
-
-
-def place_of_view(view: Any) -> str:
-    """Return the name of a view in full: `module.qualname`."""
-    return names_of_view(view)[0]
-
-
-def names_of_view(view: Any) -> tuple[str, str]:
-    """Return the name of a view in full, and a short one for people."""
-    of_class = names_of_class(view)
-    if of_class is not None:
-        return of_class
-    function = bare(view)
-    named = function if hasattr(function, "__qualname__") else type(function)
-    qualname = named.__qualname__
-    if named.__name__ != qualname.rpartition(".")[2]:  # it was renamed, as the views are that Flask makes of classes
-        qualname = named.__name__
-    qualname = qualname.replace("<", "").replace(">", "")
-    return f"{named.__module__}.{qualname}", qualname.rpartition("locals.")[2]

@@ -6,7 +6,7 @@ Rules:
   and less often, for a day.
 - Each process does so once. A store that holds the same text already is left as it is.
 - A store of one process alone, or of limits alone, gets none.
-- The text is JSON with a version, `1`. What a reader does not know of it, it leaves out.
+- The text is JSON with a version, `1`. A reader leaves out what it does not know of it.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class BodyAhead:
         self._messages: deque[Message] = deque()
         """Those that were read, and that the app has not got yet."""
         self._failure: Exception | None = None
-        """What `receive` raised, which the app is to hear in its turn."""
+        """The exception of `receive`, which the app is to hear in its turn."""
         self._whole = self._ended = False
 
     def receive(self) -> Awaitable[Message]:

@@ -159,7 +159,7 @@ def functions_of(thing: Any) -> list[FunctionType]:
         if id(function) in found or is_known(function):
             continue
         found[id(function)] = function
-        for part in (*named_in(function), *_closed_over(function)):
+        for part in (*named_in(function), *cells_of(function)):
             if is_a(part, FunctionType, MethodType):
                 waiting += _of(part)
     return [*found.values()]
@@ -193,12 +193,13 @@ def methods_of(kind: type) -> Iterator[FunctionType]:
                 yield member
 
 
-def _closed_over(function: FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
+def cells_of(function: Any) -> Iterator[Any]:
+    """Yield what a function has closed over, in the order of its names: `None` for what is not there yet."""
+    for cell in getattr(function, "__closure__", None) or ():
         try:
             yield cell.cell_contents
         except ValueError:
-            continue  # not filled yet
+            yield None
 
 
 # -- what they do -----------------------------------------------------------------------------------------------

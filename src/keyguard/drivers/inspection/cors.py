@@ -1,6 +1,6 @@
 """CORS middleware inside of guards, which is the wrong place: a browser cannot read what guards answer then.
 
-What adds the fields for browsers runs inside, so a 401 or a 429 of a guard has none, and the page is told of a network
+It adds the fields for browsers inside, so a 401 or a 429 of a guard has none, and the page is told of a network
 error. It is looked for as far as frameworks show it; middleware that nobody knows by name is not found.
 """
 

@@ -15,7 +15,16 @@ from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from keyguard.drivers.inspection.code import FRAMEWORKS, codes, functions_of, held_by, inside_of, is_a, named_in
+from keyguard.drivers.inspection.code import (
+    FRAMEWORKS,
+    cells_of,
+    codes,
+    functions_of,
+    held_by,
+    inside_of,
+    is_a,
+    named_in,
+)
 from keyguard.drivers.interpreter import Engine
 
 MOST = 2000
@@ -128,11 +137,7 @@ def _references(thing: Any) -> Iterator[Any]:
 
 
 def _of_function(function: FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:
-            continue  # not filled yet
+    yield from cells_of(function)
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     wrapped = held_by(function).get("__wrapped__")
@@ -183,6 +188,11 @@ def strings(values: Iterable[Any]) -> Iterator[str]:
         for text in inside_of(value):
             if is_a(text, str) and _PREFIX.fullmatch(text) and text.strip("/"):
                 yield "/" + text.strip("/")
+
+
+def class_of_view(view: Any) -> Any:
+    """Return the class that a view was made of by `as_view()`; `None` if it was not."""
+    return getattr(view, "cls", None) or getattr(view, "view_class", None)
 
 
 def early_middleware(app: Any) -> list[Any]:

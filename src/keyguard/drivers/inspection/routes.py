@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from keyguard.drivers.inspection.app import in_line
-from keyguard.drivers.inspection.objects import modules_of
+from keyguard.drivers.inspection.objects import class_of_view, modules_of
 from keyguard.drivers.inspection.starlette_routes import met_in
 
 SOME = "{}"
@@ -30,9 +30,9 @@ class Route(NamedTuple):
     methods: frozenset[str]
     """The methods that it answers; none if it answers all of them, or is that of a websocket."""
     view: Any
-    """What answers: a function or a class; `None` if that cannot be seen."""
+    """The function or the class that answers; `None` if that cannot be seen."""
     of_framework: Any = None
-    """What Starlette's routes are known by, `Met`, and Flask's, the name of the endpoint."""
+    """The route as its framework knows it: of Starlette `Met`, of Flask the name of the endpoint."""
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ def routes_of(app: Any) -> list[Route] | None:
 def segments_of(template: str) -> tuple[str, ...]:
     """Cut a template, or a pattern of keyguard's, into segments.
 
-    Variables are written `{name}`, `{name:int}`, `<name>` or `<int:name>`. What is only a part of a segment makes the
+    Variables are written `{name}`, `{name:int}`, `<name>` or `<int:name>`. One that is a part of a segment makes the
     segment one of any text, and one that takes slashes makes all from there on the rest.
     """
     found: list[str] = []
@@ -95,7 +95,8 @@ def _of_flask(app: Any) -> Iterator[Route]:
         yield _route(rule.rule, rule.methods, app.view_functions.get(rule.endpoint), rule.endpoint)
 
 
-def _of_django(app: Any) -> Iterator[Route]:
+def django_routes() -> Iterator[Route]:
+    """List the routes of the Django project whose settings are in force."""
     from django.urls import get_resolver
 
     yield from _of_patterns(get_resolver().url_patterns, "")
@@ -112,7 +113,7 @@ def _of_patterns(patterns: Sequence[Any], prefix: str) -> Iterator[Route]:
             continue
         view = pattern.callback
         methods = {name.upper() for name in getattr(view, "actions", None) or ()}
-        kind = getattr(view, "view_class", None) or getattr(view, "cls", None)
+        kind = class_of_view(view)
         if not methods and kind is not None:
             methods = {name.upper() for name in getattr(kind, "http_method_names", ()) if hasattr(kind, name)}
         yield _route("/" + prefix + text, methods, view)
@@ -140,7 +141,7 @@ _READERS: dict[str, Callable[[Any], Iterable[Route]]] = {
     "litestar.app": _of_litestar,
     "flask.app": _of_flask,
     "quart.app": _of_flask,
-    "django.core.handlers.base": _of_django,
+    "django.core.handlers.base": lambda app: django_routes(),
     "falcon.app": _of_falcon,
     "bottle": _of_bottle,
 }

@@ -20,9 +20,9 @@ class InputAhead:
         self._environ = environ
         self._stream: Any = environ.get("wsgi.input")
         self._kept = b""
-        """What was read, and the app has not got yet."""
+        """Bytes that were read, and that the app has not got yet."""
         self._failure: Exception | None = None
-        """What the stream raised, which the app is to hear in its turn."""
+        """The exception of the stream, which the app is to hear in its turn."""
         self._whole = False
         """Whether nothing stands behind what was read."""
 

@@ -9,7 +9,7 @@ Rules:
 - A strike is a caller's own doing. Refusals for a fault or an overload are none, whatever their status; nor is a
   request to which there was no response, since its client left or the app failed; nor a CORS preflight without
   credentials, which browsers send by themselves. A response is one strike, however many reasons there are.
-- The response that brings the last strike goes out as it is. The refusals of a ban are no strikes: it would never end.
+- The response that brings the last strike goes out as it is. The refusals of a ban are not strikes: it would never end.
 - Some are never banned: a trusted proxy, who would take its callers along; callers of whom no address is known, who
   share one bucket; and the networks of `exempt`.
 """
@@ -206,7 +206,7 @@ class Ban(Guard):
         return take
 
     def refuse(self, request: CarriedRequest, bucket: str, taken: Taken) -> Response:
-        """Answer a banned caller. Its refusal leaves no mark, so it is no strike."""
+        """Answer a banned caller. Its refusal leaves no mark, so it is not a strike."""
         ends = rfc3339((taken.at + taken.wait + SECOND - 1) // SECOND)
         by_address = self._by_address(bucket)
         whose = "from this address" if by_address else "of this caller"

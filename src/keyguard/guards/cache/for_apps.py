@@ -1,4 +1,4 @@
-"""What an app's own code does with its cache."""
+"""The methods of a cache that an app's own code calls."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ def _is_nothing(rates: Any) -> bool:
         return is_whole(rates) and rates == 0
     zero = _ZERO.fullmatch(rates)
     if zero is not None:
-        parse_rates("1" + _OF_CALENDAR.sub("day", zero[1]))  # what is no rate stays none
+        parse_rates("1" + _OF_CALENDAR.sub("day", zero[1]))  # what is not a rate stays none
     return zero is not None
 
 

@@ -4,7 +4,7 @@ Rules:
 - A request is settled once, by one operation for all its limits.
 - A cost that makes no sense, or a function that raises, changes nothing: what was taken stays charged, and the log
   tells of it once.
-- A refusal further in is no service: it is charged as any other is, whatever a function would say.
+- A refusal further in is not a service: it is charged as any other is, whatever a function would say.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Settling:
 def checked_units(cost: Any, word: str = "a cost") -> int:
     """Return a number of units. Raises `ValueError` for one that cannot be charged."""
     if not is_whole(cost):
-        what = repr(cost) if is_number(cost) else type(cost).__name__  # what is no number may be a secret
+        what = repr(cost) if is_number(cost) else type(cost).__name__  # what is not a number may be a secret
         raise ValueError(f"{word} is a whole number of units, such as 3, not {what}")
     if not 0 <= cost <= LARGEST_COST:
         raise ValueError(f"{word} is 0 to {LARGEST_COST} units, not {cost}")

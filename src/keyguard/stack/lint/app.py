@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from keyguard.conditions import Condition, OnPaths
+from keyguard.drivers.inspection.objects import class_of_view
 from keyguard.drivers.inspection.routes import Route, routes_of
 from keyguard.drivers.inspection.starlette_routes import Met
 from keyguard.errors import ConfigurationError
@@ -18,7 +19,8 @@ from keyguard.stack.lint.placed import Placed, placed
 from keyguard.stack.lint.reachability import unreachable, unreachable_at_routes, unreachable_policies
 from keyguard.stack.markers import Markers, learned
 from keyguard.stack.route_patterns import answers, covered, meets, met
-from keyguard.stack.route_rules import RouteRule, parts_of_view, rules_of
+from keyguard.stack.route_rules import RouteRule, rules_of
+from keyguard.stack.views import parts_of_view
 
 
 class Stack(NamedTuple):
@@ -73,8 +75,7 @@ def _rules_of(route: Route, markers: Markers, of_flask: Mapping[str | None, Rule
     if route.of_framework in of_flask:
         return of_flask[route.of_framework]
     view = route.view
-    owner = getattr(view, "view_class", None) or getattr(view, "cls", None) or view
-    parts = [view, *parts_of_view(owner)] if view is not None else []
+    parts = [view, *parts_of_view(class_of_view(view) or view)] if view is not None else []
     found = [rule for part in parts for rule in (markers.of(part) if callable(part) else rules_of(part))]
     return tuple(dict.fromkeys(found))
 

@@ -1,4 +1,4 @@
-"""What `Keyguard.check` has found, and which of it raises."""
+"""The findings of `Keyguard.check`, and which of them raise."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Finding:
     """`"error"` for what cannot be meant, `"warning"` for what may leave something open, `"note"` for what is good to
     know."""
     rule: str
-    """What kind of thing it is: `"unprotected-route"`, `"matches-nothing"`, `"unreachable-limit"`,
+    """The kind of thing that it is: `"unprotected-route"`, `"matches-nothing"`, `"unreachable-limit"`,
     `"unreachable-policy"`, `"shared-counter"`, `"rule-at-route"` for limits and keys at routes that could not work, or
     `"unknown-routes"`."""
     subject: str
     """The guard or the route that it is about."""
     message: str
-    """What is so, and what would be right."""
+    """A sentence on what is so, and what would be right."""
 
     def __str__(self) -> str:
         return f"{self.severity:8} {self.rule:17} {self.subject}: {self.message}"

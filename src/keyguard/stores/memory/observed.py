@@ -48,7 +48,7 @@ class ObservedStore(MemoryStore):
         return super().scan(prefix)
 
     def empty(self, demands: Sequence[Demand], at: int) -> None:
-        """Have all that limits admit be taken, as of a moment. A ban is no such limit."""
+        """Have all that limits admit be taken, as of a moment. A ban is not such a limit."""
         with self._turn:
             self._at = at
             try:
