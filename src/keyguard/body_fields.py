@@ -34,6 +34,9 @@ from keyguard.uncounted import NotCounted
 MAX_BYTES = 16 * 1024
 _MOST_BYTES = 1024 * 1024
 _LONGEST = 1024  # characters of a name
+NO_BODY = "keyguard.no_body"
+"""The ASGI extension of a request whose body is not known: one of the past, which only a log tells of. Its `asked` says
+whether anything wanted to read it. It is counted for no name."""
 
 UNREADABLE = ("the body cannot be read",)
 """The caller that all share whose body cannot be read: no field is one tuple of one text."""
@@ -88,12 +91,16 @@ class BodyField(Stepwise):
         readers = (*self._readers, *other._readers)
         return BodyField(readers, ignore_case=ignore_case, max_bytes=max_bytes, unreadable=unreadable)
 
-    def __call__(self, request: Request) -> Coroutine[Any, Any, str | tuple[str, ...]]:
+    def __call__(self, request: Request) -> Coroutine[Any, Any, str | tuple[str, ...] | None]:
         """Return what awaits the caller's name: steps alone, so that it needs no event loop."""
         return self._named(request)
 
-    async def _named(self, request: Request) -> str | tuple[str, ...]:
+    async def _named(self, request: Request) -> str | tuple[str, ...] | None:
         ignore_case, max_bytes, unreadable = self._settings
+        of_the_past = (carried(request).scope.get("extensions") or {}).get(NO_BODY)
+        if of_the_past is not None:
+            of_the_past["asked"] = True
+            return None
         try:
             kind, names = self._reader_for(request)
             for name in names:

@@ -78,7 +78,7 @@ def test_bans_are_listed_and_lifted_by_the_stores_url_alone(stack: Keyguard, run
     (found,) = stack.bans.list()
     assert found.until - found.since == timedelta(minutes=10)
 
-    assert run("lift", OTHER) == (1, "", "This caller is not banned.\n")
+    assert run("lift", OTHER) == (1, "", "keyguard: error: this caller is not banned\n")
     assert run("lift", ONE) == (0, f"{ONE} may call again: the ban by 'ban' has ended\n", "")
     assert play(stack, client=ONE).status == 401
     assert run("list") == (0, "", "Nobody is banned.\n")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from keyguard import APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit, Refusal, open_store
+from keyguard import APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit, Refusal, json_field, open_store
 from keyguard.policies import Policy, path
 from keyguard.replay import Replay, replay
 from tests.support.commands import run, run_json
@@ -182,3 +184,56 @@ def test_mistakes_are_one_line(shop: Path, capsys: pytest.CaptureFixture[str], w
     code, _, err = run(capsys, "replay", *words)
     assert code == 1
     assert why in err.splitlines()[-1]
+
+
+def test_a_whole_key_in_a_log_is_named_by_its_id(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    issued = Keyguard(APIKeys(), store="memory://").keys.issue("acme")
+    lines = [line(second, issued.key.reveal()) for second in range(9)]
+    Path("keys.log").write_text("\n".join([*lines, line(9, f"Bearer_{issued.key.reveal()}")]))
+    for words in ([], ["--json"]):
+        _, out, err = run(capsys, "replay", "--app", "shop_of_replay:guard", "keys.log", *words)
+        assert issued.record.id in out
+        assert issued.key.reveal()[-38:] not in out + err
+
+
+def test_a_limit_by_a_field_of_the_body_is_left_out_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    by = json_field("username", unreadable="refuse")
+    guard = Keyguard(
+        RateLimit("1/minute", by=by, methods=["GET"], name="names"), RateLimit("4/minute", by="ip", name="ip")
+    )
+    found = replay(guard, [line(0, path="/login")] * 6)
+    assert (told(found), found.without_body) == ({"ip:4/minute": (2, 1)}, 6)
+
+
+def test_a_log_that_is_cut_off_is_told_up_to_there(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "\n".join(f"{line(0)}{number:099d}" for number in range(2000)).encode()
+    Path("cut.log.gz").write_bytes(gzip.compress(text)[:-200])
+    code, out, err = run(capsys, "replay", "--app", "shop_of_replay:guard", "cut.log.gz")
+    assert (code, "requests from" in out) == (0, True)
+    assert "cut.log.gz is cut off" in err
+    Path("not.log.gz").write_text(line(0))
+    code, out, err = run(capsys, "replay", "--app", "shop_of_replay:guard", "not.log.gz", "--json")
+    assert (code, out) == (1, "")
+    assert "cut off, or no gzip" in json.loads(err)["error"]
+
+
+def test_lines_of_several_logs_are_named_by_their_file(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("one.log").write_text(f"{line(0)}\n{line(1)}\n")
+    Path("two.log").write_text(f"{line(2)}\nbroken\n")
+    _, _, err = run(capsys, "replay", "--app", "shop_of_replay:guard", "one.log", "two.log")
+    assert "1 line could not be read: line 2 of two.log is neither" in err
+
+
+def test_a_pipe_is_a_log(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: Path("pipe").write_text(line(0)))
+    writer.start()
+    code, out, _ = run(capsys, "replay", "--app", "shop_of_replay:guard", "pipe")
+    writer.join()
+    assert (code, out.startswith("1 request from")) == (0, True)
+
+
+def test_moments_far_ahead_are_broken_lines() -> None:
+    far = '203.0.113.7 - acme [31/Dec/9999:23:59:59 -0100] "GET / HTTP/1.1" 200 17'
+    found = replay(Keyguard(RateLimit("1/minute", by="ip")), [far, line(0), line(1)])
+    assert (found.broken, found.late, found.refused) == (1, 0, 1)

@@ -86,13 +86,13 @@ def _list(options: argparse.Namespace) -> int:
 
 def _lift(options: argparse.Namespace) -> int:
     lifted = _bans(options).lift(given(options.caller, "a caller"), actor=operator())
+    if not lifted:
+        raise KeyguardError("this caller is not banned")
     if options.json:
         print_json([_members(each) for each in lifted])
     for each in () if options.json else lifted:
         print(plain(f"{each.caller} may call again: the ban by {each.guard!r} has ended"))
-    if not lifted:
-        print("This caller is not banned.", file=sys.stderr)
-    return 0 if lifted else 1
+    return 0
 
 
 def _members(found: Banned) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -64,8 +66,16 @@ def main(argv: Sequence[str] | None = None, *, app: Keyguard | None = None, prog
     `app` is the stack of the app that runs the command, if one does: then its store need not be named. `prog` is what
     the command is called by. Raises `SystemExit`, as argparse does, for a wrong command line (2) and for `--help` (0).
     """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if sys.stderr is None:  # print() would take standard output in its place
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            return _run(words, app, prog)
+    return _run(words, app, prog)
+
+
+def _run(words: Sequence[str], app: Keyguard | None, prog: str) -> int:
     parser = _parser(prog)
-    options = parser.parse_args(argv, argparse.Namespace(of_app=app))
+    options = parser.parse_args(words, argparse.Namespace(of_app=app))
     if sys.stdout is None:  # before a key is made that could never be seen
         complain("standard output is closed", as_json=options.json)
         return 1
@@ -85,10 +95,10 @@ def main(argv: Sequence[str] | None = None, *, app: Keyguard | None = None, prog
         return 130
     except OSError as error:
         discard_output()
-        complain(str(error), as_json=options.json)
+        complain(str(error), as_json=options.json, words=words)
         return 1
     except (KeyguardError, ValueError) as error:
-        complain(str(error), as_json=options.json)
+        complain(str(error), as_json=options.json, words=words, more=getattr(error, "more", None))
         return 1
 
 

@@ -26,7 +26,7 @@ from keyguard.units import microseconds
 
 AddAction: TypeAlias = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 FORMS = "or @FILE, - for a line of standard input, env:NAME"
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8}|[0-9]{4}-?W[0-9]{2}-?[1-7]")
 
 
 def adding_to(parser: argparse.ArgumentParser, *, store: str | None = None) -> AddAction:
@@ -115,10 +115,8 @@ def when(text: str) -> datetime | str:
     with suppress(ValueError):
         microseconds("a duration", text)
         return text
-    if _DATE.fullmatch(text):
-        text += "T00:00:00+00:00"
     try:
-        found = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(f"{text}T00:00:00+00:00" if _DATE.fullmatch(text) else text)
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a moment: write a duration from now, such as 30d, a date, such as 2027-01-31, which "
@@ -131,7 +129,10 @@ def when(text: str) -> datetime | str:
 
 def separated(text: str) -> list[str]:
     """Read an argument that names several things, by commas."""
-    return [part for part in (part.strip() for part in text.split(",")) if part] or [text]
+    found = [part for part in (part.strip() for part in text.split(",")) if part]
+    if not found:
+        raise argparse.ArgumentTypeError("nothing is named between the commas")
+    return found
 
 
 def json_text(value: Any, *, ascii_alone: bool) -> str:

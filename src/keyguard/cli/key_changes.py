@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from keyguard.audit import new_record, writing
 from keyguard.cli.operator import operator
-from keyguard.cli.output import members_of
+from keyguard.cli.output import members_of, warn
 from keyguard.clock import wall_clock
 from keyguard.errors import StoreError
 from keyguard.keys import KeyRecord
-from keyguard.logs import plain
 from keyguard.ops import Store
 
 
@@ -56,5 +54,4 @@ def _note(store: Store, action: str, id: str | None, before: Mapping[str, Any], 
     try:
         store.execute([writing(record)])
     except StoreError as error:
-        text = f"the change was made, and is not in the audit log: {error}"
-        print(f"keyguard: warning: {plain(text)}", file=sys.stderr)
+        warn(f"the change was made, and is not in the audit log: {error}")

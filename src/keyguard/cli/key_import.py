@@ -16,7 +16,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,11 @@ def run(registry: KeyRegistry, options: argparse.Namespace) -> int:
     prepared, problems = registry.check_import(_read(options))
     if not prepared and not problems:
         raise KeyguardError("nothing was imported: there is no key")
+    broken = [{"line": number, "problem": plain(text)} for number, text in problems]
     if problems and not options.skip_broken:
-        _tell(problems)
-        raise KeyguardError(
-            f"nothing was imported, for {len(problems)} lines are broken: mend them, or leave them out by --skip-broken"
-        )
+        if not options.json:
+            _tell(problems)
+        raise _Broken(broken)
     if options.dry_run:
         found = {"new": 0, "there": 0, "deleted": 0}
     else:
@@ -59,7 +59,6 @@ def run(registry: KeyRegistry, options: argparse.Namespace) -> int:
         if done.new:
             note_imported(registry.store, found)
     if options.json:
-        broken = [{"line": number, "problem": plain(text)} for number, text in problems]
         print_json({"right": len(prepared), **found, "broken": broken})
         return 0
     _tell(problems)
@@ -76,6 +75,17 @@ def run(registry: KeyRegistry, options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+class _Broken(KeyguardError):
+    """Some lines of a file are broken, and nothing was imported."""
+
+    def __init__(self, broken: Sequence[Mapping[str, Any]]) -> None:
+        what = "1 line is" if len(broken) == 1 else f"{len(broken)} lines are"
+        them = "it" if len(broken) == 1 else "them"
+        super().__init__(f"nothing was imported, for {what} broken: mend {them}, or leave {them} out by --skip-broken")
+        self.more = {"broken": broken}
+        """With `--json` the error names the lines as well."""
 
 
 def _tell(problems: Iterable[Problem]) -> None:
@@ -151,7 +161,10 @@ def _read_json(lines: list[str], of: str) -> Iterator[tuple[int, dict[str, Any] 
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
+            found = json.loads(line, object_pairs_hook=_once)
+        except _Twice:
+            yield number, "a member stands there twice"
+            continue
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
@@ -160,6 +173,17 @@ def _read_json(lines: list[str], of: str) -> Iterator[tuple[int, dict[str, Any] 
             yield number, f"a member is not known: there are {', '.join(_COLUMNS)}"
         else:
             yield number, {name: value for name, value in found.items() if value is not None}
+
+
+class _Twice(Exception):
+    """A member of an object stands there twice: which of them is meant cannot be known."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Twice
+    return found
 
 
 _READERS = {"lines": _read_lines, "csv": _read_csv, "jsonl": _read_json}
@@ -180,6 +204,8 @@ def _key(members: dict[str, Any], options: argparse.Namespace) -> ForeignKey:
         raise ValueError("metadata is an object")
     if "expires" in members:
         try:
+            if not isinstance(members["expires"], str):  # a number may be a duration, or a moment
+                raise TypeError
             members["expires"] = when(members["expires"])
         except (argparse.ArgumentTypeError, TypeError):
             raise ValueError("expires is a date, an ISO 8601 moment, or a duration from now, such as 30d") from None

@@ -19,7 +19,7 @@ from keyguard.cli import key_import
 from keyguard.cli.input import FORMS, adding_to, duration, given, separated, when
 from keyguard.cli.key_changes import note_changed, note_deleted, note_issued, note_rotated
 from keyguard.cli.opening import app_of, store_for
-from keyguard.cli.output import members_of, print_json, print_table, show_issued, show_record
+from keyguard.cli.output import members_of, print_json, print_table, show_issued, show_record, warn
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.keys import KeyRecord, KeyRegistry
@@ -266,7 +266,7 @@ def _warn_of_plan(registry: KeyRegistry, plan: str | None, but_for: str = "") ->
             return  # what is wrong is told when the key is made
     if known and plan not in known:
         names = ", ".join(map(repr, sorted(known)))
-        print(f"keyguard: warning: no plan {plan!r} is known; {whose} {names}", file=sys.stderr)
+        warn(f"no plan {plan!r} is known; {whose} {names}", [plan])
 
 
 def _registry(options: argparse.Namespace, *, make: bool = False) -> KeyRegistry:

@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from unicodedata import combining, east_asian_width
 
 from keyguard.cli.input import json_text
+from keyguard.cli.veiled import veiled
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import KeyguardError
 from keyguard.keys import IssuedKey, KeyRecord
@@ -40,7 +41,7 @@ def show_issued(issued: IssuedKey, options: argparse.Namespace) -> int:
             print_json({"key": issued.key.reveal(), **members_of(issued.record)})
         else:
             said = f"Key {issued.record.id} of {issued.record.owner}. It is shown this once: store it now."
-            print(plain(said), file=sys.stderr)
+            print(plain(veiled(said)), file=sys.stderr)
             print(issued.key.reveal())
         sys.stdout.flush()
     except OSError as error:
@@ -144,13 +145,28 @@ def print_json(value: Any) -> None:
     print(json_text(value, ascii_alone=ascii_alone))
 
 
-def complain(text: str, *, as_json: bool = False, prog: str = "keyguard") -> None:
-    """Say on standard error what went wrong, on one line, or as one JSON document on one line."""
-    told = plain(" ".join(text.split()))
+def complain(
+    text: str,
+    *,
+    as_json: bool = False,
+    prog: str = "keyguard",
+    words: Iterable[str] = (),
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Say on standard error what went wrong, on one line, or as one JSON document on one line, which has `more`.
+
+    `words` are those of the command line: what may be a secret among them is not repeated.
+    """
+    told = plain(veiled(" ".join(text.split()), words))
     if as_json:
-        print(json.dumps({"error": told}), file=sys.stderr)
+        print(json.dumps({"error": told, **(more or {})}), file=sys.stderr)
     else:
         print(f"{prog}: error: {told}", file=sys.stderr)
+
+
+def warn(text: str, words: Iterable[str] = ()) -> None:
+    """Say on standard error, on one line, what is odd though the command goes on. `words` are as for `complain`."""
+    print(f"keyguard: warning: {plain(veiled(text, words))}", file=sys.stderr)
 
 
 def discard_output() -> None:

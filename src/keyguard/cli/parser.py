@@ -71,8 +71,12 @@ class Parser(argparse.ArgumentParser):
             if found and word.startswith("--") and not any(option.startswith(found[0]) for option in known):
                 message += _meant(found[0], known)
         message = _without(message, self._words)
-        self.print_usage(sys.stderr)
-        complain(message, as_json="--json" in self._words, prog=self.prog)
+        as_json = any(
+            len(word) > 2 and "--json".startswith(word) for word in self._words
+        )  # argparse takes --js as well
+        if not as_json:
+            self.print_usage(sys.stderr)
+        complain(message, as_json=as_json, prog=self.prog)
         self.exit(2)
 
 

@@ -10,6 +10,7 @@ import argparse
 import gzip
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -39,9 +40,15 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=NAME",
         help=f"the name of a field in a JSON log, such as caller=labels.account: {', '.join(FIELDS)}",
     )
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="name so many callers (10)")
+    parser.add_argument("--top", type=_count, default=10, metavar="N", help="name so many callers (10)")
     add_json(parser)
     parser.set_defaults(run=_replay)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of callers")
+    return int(text)
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -49,17 +56,19 @@ def _replay(options: argparse.Namespace) -> int:
     stack = stack_of(options)
     files = [None if name == "-" else Path(name) for name in options.logs]
     for file in files:
-        if file is not None and not file.is_file():
+        if file is not None and (file.is_dir() or not file.exists()):
             raise KeyguardError(f"there is no log {file}")
     lines = _Lines(files)
     with progress("MB read", lines.total, options) as tell:
         found = replay(stack, lines, reader=reader, tell=lambda number: tell(lines.done))
-    if options.json:
-        print_json(_members(found, options.top))
-    else:
-        _print(found, options.top)
     if found.requests == 0:
-        raise KeyguardError("there was no request in the log" + (f": {_broken(found)}" if found.broken else ""))
+        raise KeyguardError(
+            "there was no request in the log" + "".join([f": {note}" for note in _of_log(found, lines)])
+        )
+    if options.json:
+        print_json(_members(found, lines, options.top))
+    else:
+        _print(found, lines, options.top)
     return 0
 
 
@@ -78,7 +87,11 @@ class _Lines:
 
     def __init__(self, files: Sequence[Path | None]) -> None:
         self._files = files
-        sizes = [None if file is None else file.stat().st_size for file in files]
+        sizes = [file.stat().st_size if file is not None and file.is_file() else None for file in files]
+        self.cut_off: list[str] = []
+        """The names of files that end in the middle, or cannot be read on; what stands before was read."""
+        self._begins: list[tuple[int, str]] = []
+        self._number = 0
         self.total = None if None in sizes else -(-sum(size or 0 for size in sizes) // _MB)
         """The megabytes there are, as they lie on disk, if that is known."""
         self._at: Callable[[], int] = lambda: 0
@@ -91,39 +104,52 @@ class _Lines:
 
     def __iter__(self) -> Iterator[str]:
         for file in self._files:
+            name = "standard input" if file is None else str(file)
+            self._begins.append((self._number, name))
             if file is None:
-                yield from self._of(sys.stdin.buffer)
+                if sys.stdin is not None:
+                    yield from self._of(sys.stdin.buffer, name)
                 continue
             with file.open("rb") as raw:
-                self._at = raw.tell
+                if file.is_file():
+                    self._at = raw.tell
                 if file.suffix == ".gz":
                     with gzip.open(raw) as unpacked:
-                        yield from self._of(unpacked)
+                        yield from self._of(unpacked, name)
                 else:
-                    yield from self._of(raw)
+                    yield from self._of(raw, name)
                 self._at = lambda: 0
             self._before += os.stat(file).st_size
 
-    def _of(self, file: IO[bytes] | Any) -> Iterator[str]:
-        while line := file.readline(_LONGEST):
-            if len(line) == _LONGEST and not line.endswith(b"\n"):
-                while (more := file.readline(_LONGEST)) and not more.endswith(b"\n"):
-                    pass
-                line = b"too long"  # which is not a line of a log
-            yield line.decode("utf-8", "replace")
+    def place(self, number: int) -> str:
+        """Tell where a line stands, which is the `number`th of all, from 1."""
+        before, name = [each for each in self._begins if each[0] < number][-1]
+        return f"line {number - before}" + (f" of {name}" if len(self._files) > 1 else "")
+
+    def _of(self, file: IO[bytes] | Any, name: str) -> Iterator[str]:
+        try:
+            while line := file.readline(_LONGEST):
+                if len(line) == _LONGEST and not line.endswith(b"\n"):
+                    while (more := file.readline(_LONGEST)) and not more.endswith(b"\n"):
+                        pass
+                    line = b"too long"  # which is not a line of a log
+                self._number += 1
+                yield line.decode("utf-8", "replace")
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            self.cut_off.append(name)
 
 
 _MB = 1_000_000
 
 
-def _print(found: Replay, top: int) -> None:
+def _print(found: Replay, lines: _Lines, top: int) -> None:
     if found.begin is not None and found.end is not None:
         span = f"{_moment(found.begin)} to {_moment(found.end)}"
-        print(f"{found.requests:,} requests from {span}")
+        print(f"{_number(found.requests, 'request')} from {span}")
     keys = f"{'more than ' if found.more_callers else ''}{len(found.callers):,}"
     share = f" ({100 * found.refused / found.requests:.2f} %)" if found.requests else ""
     callers = "caller" if keys == "1" else "callers"
-    print(f"this policy would have refused {found.refused:,} requests{share} of {keys} {callers}")
+    print(f"this policy would have refused {_number(found.refused, 'request')}{share} of {keys} {callers}")
     print(f"at the time {found.refused_then:,} were answered with 429 or 503")
     if found.by_rule:
         print()
@@ -132,38 +158,53 @@ def _print(found: Replay, top: int) -> None:
             [one.rule, one.cause, f"{one.requests:,}", f"{len(one.callers):,}", _moment(one.first)] for one in rules
         ]
         print_rows(["RULE", "CAUSE", "REQUESTS", "CALLERS", "FIRST (UTC)"], rows)
+    if found.by_rule and top:
         print()
         print_rows(["CALLER", "REFUSED"], [[name, f"{number:,}"] for name, number in found.callers.most_common(top)])
     for name, refused in found.in_shadow.items():
         print(plain(f"{name} is in shadow mode: it would have refused {refused:,} requests, which went on"))
-    for note in _notes(found):
+    for note in _notes(found, lines):
         print(plain(f"note: {note}"), file=sys.stderr)
 
 
-def _notes(found: Replay) -> list[str]:
+def _of_log(found: Replay, lines: _Lines) -> list[str]:
+    """Tell what of the log could not be read."""
     notes = []
     if found.broken:
-        notes.append(_broken(found))
-    if found.unnamed:
-        notes.append(
-            f"{found.unnamed:,} requests name no caller: each address was taken for a caller with a key. Log the id of "
-            "the key, and name it: --field caller=NAME"
-        )
-    if found.late:
-        notes.append(
-            f"{found.late:,} requests stand after younger ones in the log, and were taken for as late as these"
-        )
+        named = "; ".join([f"{lines.place(number)} {why}" for number, why in found.broken_lines])
+        more = " ..." if found.broken > len(found.broken_lines) else ""
+        notes.append(f"{_number(found.broken, 'line')} could not be read: {named}{more}")
+    notes += [f"{name} is cut off, or no gzip: what stands before was read" for name in lines.cut_off]
     return notes
 
 
-def _broken(found: Replay) -> str:
-    named = "; ".join(f"line {number} {why}" for number, why in found.broken_lines)
-    return (
-        f"{found.broken:,} lines could not be read: {named}{' ...' if found.broken > len(found.broken_lines) else ''}"
-    )
+def _number(number: int, what: str) -> str:
+    return f"{number:,} {what}" + "s" * (number != 1)
 
 
-def _members(found: Replay, top: int) -> dict[str, Any]:
+def _notes(found: Replay, lines: _Lines) -> list[str]:
+    notes = _of_log(found, lines)
+    failed = sum(one.requests for one in found.by_rule.values() if one.cause == "fault")
+    if failed:
+        notes.append(
+            f"a function of the stack failed for {_number(failed, 'request')}: no log has header fields, nor bodies"
+        )
+    if found.without_body:
+        notes.append(
+            f"{_number(found.without_body, 'request')} met a limit by a field of the body, which no log has: it was "
+            "left out"
+        )
+    if found.unnamed:
+        notes.append(
+            f"{_number(found.unnamed, 'request')} without a caller: each address was taken for one with a key. Log "
+            "the id of the key, and name it: --field caller=NAME"
+        )
+    if found.late:
+        notes.append(f"{_number(found.late, 'request')} after younger ones in the log: taken for as late as these")
+    return notes
+
+
+def _members(found: Replay, lines: _Lines, top: int) -> dict[str, Any]:
     return {
         "requests": found.requests,
         "begin": _moment(found.begin) or None,
@@ -185,9 +226,13 @@ def _members(found: Replay, top: int) -> dict[str, Any]:
         "in_shadow": found.in_shadow,
         "top": [{"caller": name, "refused": number} for name, number in found.callers.most_common(top)],
         "broken": found.broken,
-        "broken_lines": [{"line": number, "why": why} for number, why in found.broken_lines],
+        "broken_lines": [
+            {"line": number, "where": lines.place(number), "why": why} for number, why in found.broken_lines
+        ],
+        "cut_off": lines.cut_off,
         "late": found.late,
         "unnamed": found.unnamed,
+        "without_body": found.without_body,
     }
 
 

@@ -82,6 +82,11 @@ def check_words(prefix: str, env: str) -> None:
             raise ConfigurationError(f"{name} is 1 to 16 of a-z and 0-9, a letter first, such as 'kg', not {word!r}")
 
 
+def holds_key(text: str) -> bool:
+    """Tell whether a whole key stands anywhere in a text, whatever its checksum says."""
+    return _KEY.search(text) is not None
+
+
 def parse_key(text: str) -> PlainKey | None:
     """Return the key that `text` spells, or `None`: wrong shape, or a checksum that does not fit. Asks no store."""
     if len(text) > _LONGEST:

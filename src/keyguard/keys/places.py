@@ -207,6 +207,9 @@ def place_of(name: str, beginning: str) -> Place:
     if not isinstance(name, str):
         raise ConfigurationError(f"a source is a text such as 'x-api-key', not {name!r}")
     kind, colon, rest = name.partition(":")
+    if not colon and (name.lower() in _KINDS or name.lower() in ("basic", "bearer")):
+        right = {"basic": "'basic:user'", "bearer": "'authorization'"}.get(name.lower(), f"'{name.lower()}:name'")
+        raise ConfigurationError(f"{name!r} alone is not a source: write {right}")
     if not colon and is_token(name):
         return Scheme("Bearer", beginning) if name.lower() == AUTHORIZATION else Place(name)
     if colon and is_token(rest):

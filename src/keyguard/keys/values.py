@@ -10,7 +10,7 @@ from typing import Any
 from keyguard.checks import is_name
 from keyguard.errors import KeyNotFound
 from keyguard.http.addresses import Networks
-from keyguard.keys.format import parse_key
+from keyguard.keys.format import holds_key, parse_key
 
 _METADATA_MAX = 4096  # bytes of JSON
 _TEXT_MAX = 256  # characters
@@ -19,9 +19,17 @@ _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")  # scope-token, RFC 6749
 
 def checked_text(name: str, text: object) -> str:
     """Return a text for people to read. Raise `ValueError` that says what would be right."""
+    if isinstance(text, str):
+        _no_key(name, text)  # before anything repeats it
     if not is_name(text, _TEXT_MAX):
         raise ValueError(f"{name} is a printable text of 1 to {_TEXT_MAX} characters, not {text!r:.80}")
     return text
+
+
+def _no_key(name: str, text: str) -> None:
+    """Raise `ValueError`, which shows nothing, if a whole key stands in a text: no store holds one."""
+    if holds_key(text):
+        raise ValueError(f"{name} holds a whole key, which no store should: write its id")
 
 
 def checked_scopes(scopes: Iterable[str]) -> frozenset[str]:
@@ -30,6 +38,8 @@ def checked_scopes(scopes: Iterable[str]) -> frozenset[str]:
         raise ValueError(f"scopes are a list, such as [{scopes!r}], not one text")
     names = list(scopes)
     for name in names:
+        if isinstance(name, str):
+            _no_key("a scope", name)
         if not isinstance(name, str) or not _SCOPE.fullmatch(name):
             raise ValueError(f"a scope is printable ASCII without blanks, quotes and backslashes, not {name!r:.80}")
     return frozenset(names)
@@ -48,6 +58,7 @@ def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         text = json.dumps(dict(metadata), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"metadata is a mapping of names to JSON values: {error}") from None
+    _no_key("metadata", text)
     if len(text.encode()) > _METADATA_MAX:
         raise ValueError(f"metadata takes {len(text.encode())} bytes as JSON, more than the {_METADATA_MAX} there are")
     found: dict[str, Any] = json.loads(text)

@@ -178,7 +178,7 @@ class Reader:
             seconds = float(text)
             while seconds > _FAR:  # milliseconds, microseconds, nanoseconds
                 seconds /= 1000
-            return int(seconds * SECOND)
+            return _plausible(int(seconds * SECOND))
         if _MOMENT.fullmatch(text):
             return self._common_moment(text)
         try:
@@ -195,10 +195,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _microseconds(moment: datetime) -> int:
-    found = (moment - _EPOCH) // timedelta(microseconds=1)
-    if found < 0:
-        raise BrokenLine("has a moment before 1970")
-    return found
+    return _plausible((moment - _EPOCH) // timedelta(microseconds=1))
+
+
+def _plausible(at: int) -> int:
+    """Return a moment, if a log may have it: one that lies far ahead would make all that follow it late."""
+    if not 0 <= at < _FAR * SECOND:
+        raise BrokenLine("has a moment before 1970, or after 2286")
+    return at
 
 
 def _request_line(text: str) -> tuple[str, str, str]:

@@ -5,6 +5,8 @@ Rules:
 - A caller that the log names is taken for authenticated. If the app's own store has a key of that id, plan and scopes
   are those of its record. A request without a caller is taken for one of its address, or it would be refused for
   having no key, which the log did not keep.
+- A whole key in the place of a caller is named by its id alone, whatever wrote it into the log.
+- A log holds no bodies: limits by a field of one leave requests alone, and how many is told.
 - `on_refusal` is not called, and the log tells nothing of these refusals.
 """
 
@@ -19,8 +21,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from keyguard.body_fields import NO_BODY
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.identity import Identity
+from keyguard.keys.format import holds_key, parse_key
 from keyguard.manual_clock import ManualClock
 from keyguard.refusal import Refusal
 from keyguard.replay.access_log import BrokenLine, Entry, Reader, decoded
@@ -33,6 +37,8 @@ _CALLERS = 100_000
 """So many callers are told apart among those who would have been refused."""
 _BROKEN = 10
 """So many broken lines are named."""
+_LONGEST = 256
+"""Characters of a name by which callers are told apart."""
 
 
 @dataclass
@@ -75,6 +81,8 @@ class Replay:
     """How many requests stand in the log after younger ones: they are taken for as late as these."""
     unnamed: int = 0
     """How many were taken for requests of their address, since the log names no caller."""
+    without_body: int = 0
+    """How many requests limits by a field of the body left alone: no log has bodies."""
 
     def note(self, caller: str, refusal: Refusal, at: int) -> None:
         """Count a refusal: one by several limits for each of them."""
@@ -145,6 +153,7 @@ async def _replay(stack: Any, lines: Iterable[str], reader: Reader, tell: Callab
             status = entry.status or 200
             scope = _scope(entry)
             await driver(scope, receive, send)
+            found.without_body += scope["extensions"][NO_BODY]["asked"]
             refusal = scope["keyguard"].refusal
             if refusal is not None:
                 found.note(caller.subject, refusal, entry.at)
@@ -181,6 +190,7 @@ def _scope(entry: Entry) -> dict[str, Any]:
         "headers": [],
         "client": None if entry.client is None else (entry.client, 0),
         "server": ("localhost", 80),
+        "extensions": {NO_BODY: {"asked": False}},
     }
 
 
@@ -195,7 +205,8 @@ class _People:
 
     def identity_of(self, entry: Entry) -> Identity:
         """Return whom a request is taken for."""
-        who = entry.caller, entry.client if entry.caller is None else None, entry.plan
+        caller = None if entry.caller is None else entry.caller[: 2 * _LONGEST]
+        who = caller, entry.client if caller is None else None, entry.plan
         found = self._known.get(who)
         if found is None:
             if len(self._known) >= _CALLERS:
@@ -204,7 +215,10 @@ class _People:
         return found
 
     def _found(self, entry: Entry) -> Identity:
-        name = entry.caller or entry.client or "unknown address"
+        name = (entry.caller or entry.client or "unknown address")[:_LONGEST]
+        if holds_key(name):
+            whole = parse_key(name)
+            name = whole.id if whole is not None else "a text with a whole key"
         record = None
         if self._registry is not None and entry.caller is not None:
             with suppress(KeyguardError, ValueError):  # it is not the id of a key, or the store is out of order
