@@ -19,6 +19,7 @@ from keyguard.conditions.condition import Condition
 from keyguard.errors import ConfigurationError
 from keyguard.http.addresses import Networks
 from keyguard.http.fields import METHOD_OVERRIDES, METHODS
+from keyguard.http.values import Values, query_values
 
 T = TypeVar("T")
 
@@ -164,9 +165,15 @@ class WithQuery(_OfName):
     word = "query"
 
     def holds(self, request: Any, *, wide: bool) -> bool:
-        if not request.raw_query:
+        raw = request.raw_query
+        if not raw:
             return False
-        sent = request.query
+        holds = self._of(request.query, wide)
+        if b";" in raw and holds is not wide:  # some apps take that for `&`, as HTML once had it
+            return self._of(query_values(raw.replace(b";", b"&")), wide)
+        return holds
+
+    def _of(self, sent: Values, wide: bool) -> bool:
         if self.name not in sent:
             return False
         found = [value in self.values for value in sent.get_all(self.name)]
@@ -252,7 +259,9 @@ def query(name: str, *values: str) -> Condition:
     """Return a condition that holds for requests with this parameter in the query: `query("export", "csv")`.
 
     Without values it holds if the parameter is there at all. If it was sent more than once, one value is enough to
-    close a door, and all must be right to open one. Raises `ConfigurationError` for what is not a name, or not a value.
+    close a door, and all must be right to open one; and so with `;`, which some apps read as `&`.
+
+    Raises `ConfigurationError` for what is not a name, or not a value.
     """
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"query takes the name of a parameter, such as 'export', not {name!r}")
