@@ -114,6 +114,8 @@ class LimitFacts:
     if_store_fails: str = "local"
     ipv6_prefix: int = 64
     """The bits of an IPv6 address by which its stack tells callers apart."""
+    overridable: bool = False
+    """Whether overrides may put other limits in its place, for one subject."""
 
 
 def facts_by(by: object) -> str:

@@ -63,11 +63,16 @@ def decode(data: bytes | None) -> list[Row]:
         if found["v"] != _VERSION:
             raise ValueError("the overrides in the store were written by a later keyguard")
         rows = [Row(*row) for row in found["rows"]]
-        if not all(isinstance(row.subject, str) and isinstance(row.limit, str) for row in rows):
+        if not all(map(_is_whole, rows)):
             raise TypeError
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError("the overrides in the store are damaged") from error
     return rows
+
+
+def _is_whole(row: Row) -> bool:
+    texts = isinstance(row.subject, str) and isinstance(row.limit, str) and isinstance(row.actor, str)
+    return texts and isinstance(row.rate, str | None) and isinstance(row.expires, int | None) and type(row.since) is int
 
 
 class Overrides:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Depends, FastAPI
+from fastapi.testclient import TestClient
+from flask import Flask
 
-from keyguard import APIKeys, Concurrency, ConfigurationError, Identity, RateLimit, StoreError
+from keyguard import APIKeys, Concurrency, ConfigurationError, Identity, Keyguard, KeyRegistry, RateLimit, StoreError
 from keyguard.ops import Put, Read
-from keyguard.overrides import FRESH, KEY, decode
+from keyguard.overrides import FRESH, KEY, decode, overrides_of
 from keyguard.policies import Policy, method
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
@@ -153,12 +156,15 @@ def test_while_the_store_fails_what_was_known_stays(world: str, ticks: list[floa
     assert site.ask(key="other").status == 200
 
 
+LATER = b'{"v":1,"rows":[["acme","api","5/minute","tomorrow",0,"x"]]}'
+
+
 def test_what_is_damaged_in_the_store_changes_nothing_and_is_told_of_once(
     world: str, store: Any, ticks: list[float], caplog: Any
 ) -> None:
     distant = DistantStore(ManualClock())
     site = made(world, api(), store=distant)
-    for text in (b"{", b"[]", b'{"v":2}', b'{"v":1,"rows":[[1]]}', b'{"v":1,"rows":[[1,2,3,4,5,6]]}'):
+    for text in (b"{", b"[]", b'{"v":2}', b'{"v":1,"rows":[[1]]}', b'{"v":1,"rows":[[1,2,3,4,5,6]]}', LATER):
         distant.near.execute([Put(KEY, text)])
         ticks[0] += FRESH
         assert site.ask(key="acme").status in (200, 429)
@@ -230,6 +236,83 @@ def test_what_cannot_be_is_an_error_and_changes_nothing(name: str) -> None:
     assert guard.audit.list() == []
 
 
+def test_operators_see_the_limits_that_count_for_a_subject(world: str, ticks: list[float]) -> None:
+    site = made(world, api("2/minute; 10/hour"), RateLimit("9/minute", by="key", name="key"), store="memory://")
+    guard = site.stack
+    id = KeyRegistry(guard.store).issue("acme").key.id
+
+    def seen(who: str) -> list[tuple[str, int, int]]:
+        return [(use.name, use.limit, use.spent) for use in guard.limits.peek(who, limit="api")]
+
+    guard.overrides.set("acme", {"api": "4/minute; 7/day"}, expires="2 days")
+    assert site.statuses(5, key="acme") == [200, 200, 200, 200, 429]
+    assert seen("acme") == seen(id) == [("api:4/minute", 4, 4), ("api:7/day", 7, 4)]
+    assert seen("other") == [("api:2/minute", 2, 0), ("api:10/hour", 10, 0)]
+    assert guard.limits.grant("acme", 3, limit="api:4/minute").after.remaining == 3
+    with pytest.raises(ValueError, match=r"stands in the place of 'api:2/minute' .*api:4/minute, api:7/day"):
+        guard.limits.peek("acme", limit="api:2/minute")
+    guard.overrides.set("acme", {"api": None})
+    with pytest.raises(ValueError, match="no limit"):
+        seen("acme")
+    assert [use.name for use in guard.limits.peek(id)] == ["key:9/minute"]
+    guard.overrides.remove("acme")
+    assert seen("acme") == [("api:2/minute", 2, 1), ("api:10/hour", 10, 0)]
+
+
+def test_operators_see_overrides_in_the_place_of_plans() -> None:
+    plans = RateLimit(plans={"free": "3/minute", "pro": "50/minute; 100/hour"}, default="free", name="api")
+    guard = made("asgi", plans, store="memory://").stack
+    guard.overrides.set("acme", {"api": "70/minute"})
+    uses = guard.limits.peek("acme"), guard.limits.peek("acme", plan="pro")
+    assert [[use.name for use in found] for found in uses] == [["api:70/minute"]] * 2
+
+
+def _fastapi(guard: Keyguard) -> Callable[..., int]:
+    app = FastAPI()
+
+    @app.get("/a", dependencies=[Depends(guard.limit("1/minute", by="subject", name="api"))])
+    async def answer() -> None: ...
+
+    app.add_middleware(guard.asgi)
+    client = TestClient(app)
+    client.__enter__()
+    return lambda key: client.get("/a", headers={"X-API-Key": key}).status_code
+
+
+def _flask(guard: Keyguard) -> Callable[..., int]:
+    app = Flask("shop")
+
+    @app.get("/a")
+    @guard.limit("1/minute", by="subject", name="api")
+    def answer() -> str:
+        return "a"
+
+    guard.init_app(app)
+    client = app.test_client()
+    return lambda key: client.get("/a", headers={"X-API-Key": key}).status_code
+
+
+@pytest.mark.parametrize("framework", [_fastapi, _flask])
+@pytest.mark.parametrize("outer", [(), (RateLimit("90/minute", name="outer"),)], ids=["alone", "behind a limit"])
+def test_limits_at_routes_can_be_overridden(framework: Any, outer: Any, ticks: list[float]) -> None:
+    distant = DistantStore(ManualClock())
+    guard = Keyguard(APIKeys(lookup=lookup, guesses=None), *outer, store=distant, overrides=True)
+    ask = framework(guard)
+    assert [ask("acme"), ask("acme")] == [200, 429]
+    guard.overrides.set("acme", {"api": "4/minute"})
+    ((data,),) = distant.near.execute([Read(KEY)])
+    overrides_of(distant, watching=True).load(None)  # it was set by another process
+    assert ask("acme") == 429
+    distant.near.execute([Put(KEY, data)])
+    ticks[0] += FRESH
+    assert [ask("acme") for _ in range(4)] == [200, 200, 200, 429]
+    assert ask("other") == 200
+    assert [use.name for use in guard.limits.peek("acme", limit="api")] == ["api:4/minute"]
+    distant.plan = lambda op: FAILS
+    ticks[0] += FRESH
+    assert ask("other") == 200  # what was known stays, and the limit does as it was told
+
+
 def test_by_commands(world: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path}/k.db"
     at = ("--store", url)
@@ -247,6 +330,8 @@ def test_by_commands(world: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert one["expires"] is not None
     code, out, _ = run(capsys, "overrides", "list", "acme", *at)
     assert (code, out.split()[:3]) == (0, ["SUBJECT", "LIMIT", "RATE"])
+    (use,) = run_json(capsys, "limits", "show", "acme", *at)
+    assert "api:5/minute" in use.values()
     code, _, err = run(capsys, "overrides", "set", "acme", "apis=5/minute", *at)
     assert (code, "no RateLimit is called 'apis'" in err) == (1, True)
     code, _, err = run(capsys, "overrides", "set", "acme", "api", *at)

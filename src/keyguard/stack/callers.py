@@ -44,7 +44,7 @@ class Caller:
     plan_is_known: bool = False
     """Whether that is so: `None` is not a plan then."""
     subject: str | None = None
-    """The subject whose keys may tell the plan, if it is not known."""
+    """Its subject, if it is known to have one: the keys of that may tell the plan."""
 
     def bucket(self, by: str) -> str | None:
         """Return its bucket in limits that count by this; `None` if they do not count it."""
@@ -75,7 +75,7 @@ async def find_caller(who: object, by: Kind | None, facts: Iterable[LimitFacts],
         record = await _record(id) if keys else None
         if record is not None:
             buckets = {"key": bucket_text(id), "subject": bucket_text(record.subject)}
-            return Caller(id, buckets, record.plan, plan_is_known=True)
+            return Caller(id, buckets, record.plan, plan_is_known=True, subject=record.subject)
         if known is not None or by == "key":
             return Caller(bucket_text(id), {"key": bucket_text(id)})
     if by == "function":

@@ -10,14 +10,27 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from keyguard.counter_names import Counters
+from keyguard.counter_names import Counters, LimitFacts
 from keyguard.errors import ConfigurationError
 from keyguard.guard import declared
+from keyguard.guards.rate_limit import RateLimit
 from keyguard.process.fork import ProcessLock
+from keyguard.stack.policies import unwrapped
 from keyguard.stores.places import place_of
+
+
+def facts_of(guards: Iterable[Any], *, ipv6_prefix: int, overrides: bool) -> list[LimitFacts]:
+    """Return what is known of the limits of guards; `overrides`: whether their stack reads these."""
+    found: list[LimitFacts] = []
+    for guard in guards:
+        told = [*(facts for counters in guard.counters for facts in counters.facts), *guard.facts]
+        overridable = overrides and isinstance(unwrapped(guard), RateLimit)
+        found += [replace(facts, ipv6_prefix=ipv6_prefix, overridable=overridable) for facts in told]
+    return found
 
 
 class _Claim:

@@ -21,6 +21,7 @@ from keyguard.flow import Flow
 from keyguard.guard import Ask, Decide, Mark
 from keyguard.guards.rate_limit.at_once import Joined
 from keyguard.guards.rate_limit.outcomes import charge_for, give_back
+from keyguard.guards.rate_limit.overriding import fresh
 from keyguard.ops import Take, Taken
 from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Headers, Response
@@ -118,7 +119,7 @@ class ExpectantGuard(RouteGuard):
         self._app = app
 
     def decider(self, store: Any) -> Decide | None:
-        return self.note if store is not None else self._decide
+        return self.note if store is not None else fresh(self, self._decide)
 
     async def __call__(self, request: CarriedRequest, forward: Forward) -> Response:  # type: ignore[override]
         return await within((self.note(request),), request, forward)

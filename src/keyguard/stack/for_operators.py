@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keyguard.audit import AuditLog
 from keyguard.clock import Clock
-from keyguard.counter_names import LimitFacts
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard, Guard
 from keyguard.guards.cache import Explanation, ResponseCache
 from keyguard.guards.overload import Overload
-from keyguard.http.forwarding import ClientAddress
 from keyguard.ops import Store
 from keyguard.stack.bans import Bans, bans_of
 from keyguard.stack.limits import Limits
@@ -31,13 +28,7 @@ class ForOperators:
     _declared: list[Guard]
     _clock: Clock
     _note: StackNote
-    _source: ClientAddress
     _watched: CircuitBreaker | None
-
-    def _facts(self) -> list[LimitFacts]:
-        kept = [facts for guard in self._declared for counters in guard.counters for facts in counters.facts]
-        kept += [facts for guard in self._declared for facts in guard.facts]
-        return [replace(facts, ipv6_prefix=self._source.ipv6_prefix) for facts in kept]
 
     @property
     def keys(self) -> KeyRegistry:

@@ -6,23 +6,23 @@ from typing import Any
 
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
-from keyguard.guard import AnyGuard, Guard
-from keyguard.guards.rate_limit import RateLimit
+from keyguard.guard import Guard
 from keyguard.ops import Store
 from keyguard.overrides import Overrides
 from keyguard.policies import ShadowStats
 from keyguard.stack.description import Description, described
 from keyguard.stack.limit_overrides import LimitOverrides
 from keyguard.stack.policies import records_of
+from keyguard.stack.written import StackNote, names_of_overridable
 
 
 class ForPolicies:
     """The part of `Keyguard` that is about policies and shadow mode."""
 
-    guards: tuple[AnyGuard, ...]
     store: Store
     _clock: Clock
     _declared: list[Guard]
+    _note: StackNote
     _overridden: Overrides | None
     _stacked: tuple[Any, ...]
 
@@ -40,8 +40,7 @@ class ForPolicies:
         return LimitOverrides(self.store, self._overridable, self._clock, self._overridden)
 
     def _overridable(self) -> set[str]:
-        limits = self.guards if self._overridden is not None else ()
-        return {guard.name for guard in limits if isinstance(guard, RateLimit)}
+        return names_of_overridable(self._note.facts)
 
     @property
     def shadows(self) -> tuple[ShadowStats, ...]:

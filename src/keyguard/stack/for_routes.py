@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 from keyguard.body_fields import BodyField
 from keyguard.chain import Chain
+from keyguard.counter_names import LimitFacts
 from keyguard.drivers.interpreter import Engine
 from keyguard.errors import ConfigurationError
 from keyguard.guard import Guard
@@ -16,11 +17,12 @@ from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.api_keys.settings import needed_scopes
 from keyguard.guards.rate_limit.guard import Profile, RateLimit, Rates, Tell
 from keyguard.guards.rate_limit.settling import Refunds, Settler
+from keyguard.http.forwarding import ClientAddress
 from keyguard.ops import Store
 from keyguard.request import Request
 from keyguard.request.current import SETTING, note_requests
 from keyguard.selection import By, Setting
-from keyguard.stack.counters import claim
+from keyguard.stack.counters import claim, facts_of
 from keyguard.stack.expected import ExpectantGuard, Routes
 from keyguard.stack.for_handlers import ForHandlers
 from keyguard.stack.markers import KeyMarker, LimitMarker, Markers
@@ -43,6 +45,8 @@ class ForRoutes(ForHandlers):
     _handlers_setting: bool | None
     _home: Store
     _is_layer: bool
+    _overrides_on: bool
+    _source: ClientAddress
     _stacked: tuple[Any, ...]
     _note: StackNote
     _watched: CircuitBreaker | None
@@ -199,9 +203,12 @@ class ForRoutes(ForHandlers):
         limit = rule.limit
         if limit is not None:
             claim(self._home, [limit], self.guards)
-            self._note.add(facts for counters in limit.counters for facts in counters.facts)
+            self._note.add(self._facts([limit]))
             if limit.settling is not None:
                 self._innermost.heard = True
+
+    def _facts(self, guards: Iterable[Any]) -> list[LimitFacts]:
+        return facts_of(guards, ipv6_prefix=self._source.ipv6_prefix, overrides=self._overrides_on)
 
     def _check_notes(self, what: str) -> None:
         if self._handlers_setting is False:

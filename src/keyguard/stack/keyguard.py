@@ -183,7 +183,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
             why = why_unmet(self._stacked, self._needs)
             raise ConfigurationError(f"these guards need the {', '.join(self._needs)} of the caller{why}")
         claim(self.store, members)
-        self._note = StackNote(self.store, name, self._default_name(), self._facts(), self._overridable())
+        self._note = StackNote(self.store, name, self._default_name(), self._facts(self._declared))
         if among > 1:
             warn_of_workers(self.store, members, among)
         limitations = traits_of(self.store).limitations

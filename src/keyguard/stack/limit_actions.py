@@ -20,6 +20,7 @@ from keyguard.ops import Adjust, Adjusted, Adjustment, Count, Note, Store, keeps
 from keyguard.ops.adjusting import Verb
 from keyguard.rates import Limit
 from keyguard.stack.callers import Caller, Kind, find_caller, shown
+from keyguard.stack.limit_overrides import overridden_facts, overrides_for
 from keyguard.units import as_datetime
 
 _MOST = 10**12
@@ -106,7 +107,7 @@ class Actions:
 
     async def look(self, caller: Caller, limit: str | None) -> tuple[LimitUse, ...]:
         """Return what the caller has spent of the limits that count it."""
-        chosen = self._chosen(caller, limit)
+        chosen = self._chosen(await self._facts_for(caller), caller, limit)
         if not chosen:
             return ()
         adjusted = await Adjust([Adjustment(key, rate) for key, rate, _ in chosen])
@@ -117,7 +118,7 @@ class Actions:
     ) -> tuple[LimitChange, ...]:
         """Change what is spent of one limit, or `reset` all of them, and note it in the audit log."""
         checked_actor(actor)
-        chosen = self._chosen(caller, limit)
+        chosen = self._chosen(await self._facts_for(caller), caller, limit)
         if verb != "reset":
             self._check(chosen, verb, units)
         if not chosen:
@@ -145,14 +146,28 @@ class Actions:
 
     # -- which limits -------------------------------------------------------------------------------------
 
+    async def _facts_for(self, caller: Caller) -> Sequence[LimitFacts]:
+        """Return the limits as they are for a caller: with overrides in the place of those that its subject has."""
+        if caller.subject is None or not self._keys or not any(facts.overridable for facts in self._facts):
+            return self._facts
+        rows = await overrides_for(caller.subject, self._clock())
+        found: list[LimitFacts] = []
+        for facts in self._facts:
+            row = rows.get(facts.guard) if facts.overridable else None
+            found += [facts] if row is None else overridden_facts(facts, row)
+        return [*dict.fromkeys(found)]
+
     def _by_plan(self, caller: Caller) -> bool:
         return any(facts.plans is not None and caller.bucket(facts.by) is not None for facts in self._facts)
 
-    def _chosen(self, caller: Caller, limit: str | None) -> list[_Counter]:
-        """Return the limits that count a caller, or those of a name, with the keys of its counters."""
-        named = [facts for facts in self._facts if limit is None or limit in (facts.name, facts.guard)]
+    def _chosen(self, every: Sequence[LimitFacts], caller: Caller, limit: str | None) -> list[_Counter]:
+        """Return those of all limits that count a caller, or those of a name, with the keys of its counters."""
+        named = [facts for facts in every if limit is None or limit in (facts.name, facts.guard)]
+        if not named and limit is not None and any(limit in (facts.name, facts.guard) for facts in self._facts):
+            instead = ", ".join(facts.name for facts in every if caller.bucket(facts.by) is not None) or "no limit"
+            raise ValueError(f"an override stands in the place of {shown(limit)} for this caller, who has {instead}")
         if not named:
-            raise ValueError(f"no limit is called {shown(limit)}: {self._names(self._facts)}")
+            raise ValueError(f"no limit is called {shown(limit)}: {self._names(every)}")
         counting = [facts for facts in named if caller.bucket(facts.by) is not None]
         if not counting:
             kinds = ", ".join(sorted({facts.by for facts in named}))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from keyguard.audit import checked_actor, new_record, writing
 from keyguard.checks import is_name
 from keyguard.clock import Clock
+from keyguard.counter_names import LimitFacts
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.guards.rate_limit.rules import Naming, rules_of
 from keyguard.ops import Put, Read, Store, traits_of
@@ -234,3 +235,31 @@ def _end(expires: datetime | Duration | None, now: int) -> int | None:
     if end <= now:
         raise ValueError(f"expires is in the past: {as_datetime(end).isoformat()}")
     return end
+
+
+# -- for those who look at limits ---------------------------------------------------------------------------------
+
+
+async def overrides_for(subject: str, now: int) -> dict[str, Row]:
+    """Read the overrides of a subject that have not ended, by the names of limits; what is damaged counts nowhere."""
+    (data,) = await Read(KEY)
+    try:
+        rows = decode(data)
+    except ValueError:
+        return {}
+    return {row.limit: row for row in rows if row.subject == subject and (row.expires is None or row.expires > now)}
+
+
+def overridden_facts(facts: LimitFacts, row: Row) -> Sequence[LimitFacts]:
+    """Return what stands in the place of one of a guard's limits for a subject with an override: none, one or more."""
+    if row.rate is None:
+        return []
+    counter = facts.prefix.rpartition(":")[0].removeprefix("rl:")
+    try:
+        rules = rules_of(Naming(0, facts.guard, counter, (), facts.if_store_fails, False), (row.rate,))
+    except ConfigurationError:
+        return [facts]  # it was set by another version, say: requests go by the guard's own limit, too
+    return [
+        replace(facts, name=rule.name, prefix=rule.prefix, limit=rule.limit, plans=None, default=False)
+        for rule in rules
+    ]

@@ -12,6 +12,7 @@ from keyguard.guard import LONG, Mark
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.rate_limit.guard import RateLimit
 from keyguard.guards.rate_limit.outcomes import AskLimits
+from keyguard.guards.rate_limit.overriding import AskOverrides, refresh
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.request import CarriedRequest
 from keyguard.response import Response
@@ -127,7 +128,14 @@ class LimitRule(RouteRule[None]):
         answer = LONG if self._decide is None else self._decide(request)
         if answer is LONG:
             return self.limit.decide_inside(request)
+        if answer.__class__ is AskOverrides:
+            return self._refreshed(request)
         return self.limit.decide_inside(request, answer) if answer.__class__ is AskLimits else answer
+
+    async def _refreshed(self, request: CarriedRequest) -> Any:
+        """Read the overrides again, and decide by them."""
+        await refresh(request)
+        return await self.limit.decide_inside(request)
 
     def _found(self, place: Place) -> None:
         return None

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from os import getpid
 from typing import Any
@@ -58,18 +58,24 @@ class WrittenStack:
     """The names of the limits of which it reads overrides."""
 
 
-def encode(name: str, facts: Iterable[LimitFacts], overridable: Iterable[str] = ()) -> bytes:
+def encode(name: str, facts: Sequence[LimitFacts]) -> bytes:
     """Return what a stack of that name writes down."""
     names = [each.name for each in fields(LimitFacts)]
     limits = [{name: getattr(each, name) for name in names} | {"limit": _described(each.limit)} for each in facts]
     for limit in limits:
+        del limit["overridable"]  # which stands beside, by the names of guards
         if limit["ipv6_prefix"] == IPV6_PREFIX:  # the text stays what earlier versions have written
             del limit["ipv6_prefix"]
     members: dict[str, Any] = {"v": _VERSION, "name": name, "limits": limits}
-    names = sorted(overridable)
-    if names:
-        members["overridable"] = names
+    overridable = names_of_overridable(facts)
+    if overridable:
+        members["overridable"] = sorted(overridable)
     return json.dumps(members, separators=(",", ":")).encode()
+
+
+def names_of_overridable(facts: Iterable[LimitFacts]) -> set[str]:
+    """Return the names of the guards in the place of whose limits overrides may put others."""
+    return {each.guard for each in facts if each.overridable}
 
 
 def _described(limit: Limit | None) -> dict[str, Any] | None:
@@ -96,7 +102,8 @@ def decode(data: bytes) -> WrittenStack:
                 continue
             facts.append(_fact(each, limit))
         overridable = tuple(map(str, found.get("overridable", ())))
-        return WrittenStack(str(found["name"]), tuple(facts), tuple(unknown), overridable)
+        known = tuple([replace(each, overridable=each.guard in overridable) for each in facts])
+        return WrittenStack(str(found["name"]), known, tuple(unknown), overridable)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError("the rules of a stack are damaged: start its app again, which writes them anew") from error
 
@@ -135,10 +142,8 @@ class StackNote:
         name: str | None,
         otherwise: str,
         facts: Iterable[LimitFacts],
-        overridable: Iterable[str] = (),
     ) -> None:
         self._store = store
-        self._overridable = tuple(overridable)
         self.facts = tuple(facts)
         self.named = name is not None
         """Whether the user gave the stack its name."""
@@ -158,7 +163,7 @@ class StackNote:
     @cached_property
     def text(self) -> bytes:
         """The text that is written, but for the name."""
-        return encode("", self.facts, self._overridable)
+        return encode("", self.facts)
 
     def add(self, facts: Iterable[LimitFacts]) -> None:
         """Take in the facts of limits that came later, and write all down if some of them are written already."""
@@ -198,7 +203,7 @@ class StackNote:
             log.warning("the rules of the stack %r are not written down: there is no room for a thread", self.name)
 
     def _write(self, wait: Callable[[float], None] = pause) -> None:
-        op = Put(f"{POOL}|{self.name}", encode(self.name, self.facts, self._overridable))
+        op = Put(f"{POOL}|{self.name}", encode(self.name, self.facts))
         for failures, seconds in enumerate(_PAUSES, 1):
             try:
                 self._store.execute([op])
