@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keyguard import APIKeys, Cause, IPFilter, Keyguard, RateLimit, Refusal, Request, Response, refuse
 from keyguard.drivers import faults
-from keyguard.http.routes import shown_path
+from keyguard.http.shown_path import shown_path
 from keyguard.keys import new_key
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock

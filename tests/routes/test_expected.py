@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
 from keyguard import APIKeys, Concurrency, Keyguard, RateLimit, StoreError
-from keyguard.stack.expected import Routes
+from keyguard.stack.expected_routes import Routes
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from keyguard.errors import AmbiguousPath
 from keyguard.http.callers import Told
 from keyguard.http.fields import FieldSet, asks_for_another_method
-from keyguard.http.routes import shown_path
+from keyguard.http.shown_path import shown_path
 from keyguard.http.spelling import Spelling
 from keyguard.http.values import Fields
 from keyguard.request.request import Deferred, Request

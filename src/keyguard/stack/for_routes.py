@@ -23,7 +23,7 @@ from keyguard.request import Request
 from keyguard.request.current import SETTING, note_requests
 from keyguard.selection import By, Setting
 from keyguard.stack.counters import claim, facts_of
-from keyguard.stack.expected import ExpectantGuard, Routes
+from keyguard.stack.expected_routes import ExpectantGuard, Routes
 from keyguard.stack.for_handlers import ForHandlers
 from keyguard.stack.markers import KeyMarker, LimitMarker, Markers
 from keyguard.stack.needs import unmet_needs

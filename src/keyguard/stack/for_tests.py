@@ -18,7 +18,7 @@ from keyguard.ops import Store
 from keyguard.stack.for_routes import ForRoutes
 
 if TYPE_CHECKING:
-    from keyguard.stack.in_test import UnderTest
+    from keyguard.stack.under_test import UnderTest
 
 _EXCHANGED = ("store", "_clock", "_here", "_watched", "_overridden", "_aside", "_places", "_chain", "_guarding")
 """The attributes of a stack that depend on its store and its clock."""
@@ -55,7 +55,7 @@ class ForTests(ForRoutes):
         Inside of another test of the same stack one begins anew, and the other goes on afterwards. Else tests of one
         stack do not overlap: those that run in one process at the same time need stacks of their own.
         """
-        from keyguard.stack.in_test import UnderTest  # which apps that serve do not load
+        from keyguard.stack.under_test import UnderTest  # which apps that serve do not load
 
         return UnderTest([self, *others], identity, clock)
 

@@ -39,7 +39,7 @@ from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.rate_limit.guard import RateLimit
 from keyguard.guards.rate_limit.naming import PlaceName
 from keyguard.identity import Identity
-from keyguard.stack.inside import Place, place_here, place_in
+from keyguard.stack.route_place import Place, place_here, place_in
 from keyguard.stack.route_rules import RULES, KeyRule, LimitRule, RouteRule, rules_of
 from keyguard.stack.views import (
     bound_in,

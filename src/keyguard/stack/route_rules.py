@@ -16,7 +16,7 @@ from keyguard.guards.rate_limit.overriding import AskOverrides, refresh
 from keyguard.identity import ANONYMOUS, Identity
 from keyguard.request import CarriedRequest
 from keyguard.response import Response
-from keyguard.stack.inside import Place
+from keyguard.stack.route_place import Place
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ A store of your own is held to the meaning of all operations:
 """
 
 from keyguard.manual_clock import ManualClock
-from keyguard.stack.in_test import UnderTest
+from keyguard.stack.under_test import UnderTest
 from keyguard.testing.conformance import Reference, check_store
 from keyguard.testing.play import Played, aplay, play
 

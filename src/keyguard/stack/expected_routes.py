@@ -25,7 +25,7 @@ from keyguard.guards.rate_limit.overriding import fresh
 from keyguard.ops import Take, Taken
 from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Headers, Response
-from keyguard.stack.inside import Place, RouteGuard
+from keyguard.stack.route_place import Place, RouteGuard
 from keyguard.together import parts_of
 
 
