@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -83,6 +84,20 @@ def test_a_subject_has_another_limit_from_now_on(world: str, store: Any, kind: s
     site.stack.overrides.remove("acme")
     ticks[0] += FRESH
     assert site.ask(key="acme", client="198.51.100.7").status == (200 if kind in ("no limit", "by address") else 429)
+
+
+def test_under_an_event_loop_they_are_the_same(store: Any) -> None:
+    overrides = made("asgi", api(), store=store).stack.overrides
+
+    async def story() -> None:
+        (one,) = await overrides.aset("acme", {"api": "3/minute"})
+        assert await overrides.alist() == await overrides.alist("acme") == (one,) == overrides.list()
+        assert await overrides.aremove("acme") == (one,)
+        assert await overrides.alist() == ()
+        with pytest.raises(ValueError, match="'acme' has no override"):
+            await overrides.aremove("acme")
+
+    asyncio.run(story())
 
 
 def test_no_limit_and_a_stricter_one(world: str, store: Any, ticks: list[float]) -> None:

@@ -67,11 +67,6 @@ class Imported:
     def __reduce__(self) -> str:
         raise TypeError("secrets are not pickled: they would leave the process in clear")
 
-    @property
-    def knows_hmac(self) -> bool:
-        """Tell whether there is a secret."""
-        return self._secret is not None
-
     def places(self, text: str) -> tuple[list[str], list[str]]:
         """Return the entries to look at for a text: of all of it, and of its beginnings."""
         exact = self._entries(b"sha256", _hashed(text))
