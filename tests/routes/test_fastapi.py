@@ -19,6 +19,7 @@ from starlette.routing import Mount, Route
 from starlette.websockets import WebSocketDisconnect
 
 from keyguard import APIKeys, ConfigurationError, Identity, IPFilter, Keyguard, RateLimit, Refused, quota
+from keyguard.policies import Policy, first_match, ip, method, path
 from tests.support.asgi_lint import ASGILint
 
 
@@ -221,8 +222,8 @@ def test_websockets_are_refused_before_they_are_accepted() -> None:
         await websocket.close()
 
     client = client_of(guard, app)
-    for path in ("/dependency", "/decorator"):
-        with client.websocket_connect(path):
+    for target in ("/dependency", "/decorator"):
+        with client.websocket_connect(target):
             pass
         with pytest.raises(Exception) as refused, client.websocket_connect(path):  # noqa: PT011
             pass
@@ -580,8 +581,8 @@ def document() -> Any:
         store="memory://",
     )
     app = FastAPI()
-    for path in ("/v1/items/{number}", "/v1/public/news", "/free", "/admin/users"):
-        app.add_api_route(path, lambda: None, methods=["GET"])
+    for template in ("/v1/items/{number}", "/v1/public/news", "/free", "/admin/users"):
+        app.add_api_route(template, lambda: None, methods=["GET"])
     app.add_api_route(
         "/v1/items/{number}",
         lambda: None,
@@ -628,6 +629,51 @@ def test_openapi_has_locks_and_answers_where_the_stack_has_them() -> None:
         ("/free", "get"): ([], ["200", "503"], []),
         ("/admin/users", "get"): ([], ["200", "403", "503"], []),
     }
+
+
+SETS: dict[str, tuple[Any, dict[str, str]]] = {
+    "paths": (
+        lambda keys: Policy("v1", when=path("/v1/*"), then=[keys]),
+        {"/v1/{name} get": "locked", "/v1/{name} post": "locked", "/free get": "open"},
+    ),
+    "methods": (
+        lambda keys: Policy("writing", when=path("/v1/*") & method("POST"), then=[keys]),
+        {"/v1/{name} get": "open", "/v1/{name} post": "locked", "/free get": "open"},
+    ),
+    "addresses": (
+        lambda keys: Policy("from outside", when=path("/v1/*") & ~ip("10.0.0.0/8"), then=[keys]),
+        {"/v1/{name} get": "may be", "/v1/{name} post": "may be", "/free get": "open"},
+    ),
+    "the first that matches": (
+        lambda keys: first_match(Policy("free", when=path("/free"), then=[]), Policy("rest", then=[keys])),
+        {"/v1/{name} get": "locked", "/v1/{name} post": "locked", "/free get": "open"},
+    ),
+    "shadow mode": (
+        lambda keys: Policy("tried", then=[keys], shadow=True),
+        {"/v1/{name} get": "open", "/v1/{name} post": "open", "/free get": "open"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_openapi_has_locks_where_policies_ask_for_keys(kind: str) -> None:
+    made, expected = SETS[kind]
+    guard = Keyguard(made(APIKeys()), store="memory://")
+    app = FastAPI()
+    app.get("/v1/{name}")(lambda name: name)
+    app.post("/v1/{name}")(lambda name: name)
+    app.get("/free")(lambda: "free")
+    app.add_middleware(guard.asgi)
+    guard.install_openapi(app)
+    found = {}
+    with TestClient(app) as client:
+        for template, methods in app.openapi()["paths"].items():
+            for verb, operation in methods.items():
+                ways = operation.get("security", [])
+                found[f"{template} {verb}"] = "open" if not ways else "may be" if {} in ways else "locked"
+                answer = client.request(verb, template.format(name="a"))
+                assert answer.status_code == (200 if found[f"{template} {verb}"] == "open" else 401)
+    assert found == expected
 
 
 def test_openapi_keeps_what_the_app_says_and_names_scopes() -> None:

@@ -28,6 +28,7 @@ from keyguard.stack.for_handlers import ForHandlers
 from keyguard.stack.markers import KeyMarker, LimitMarker, Markers
 from keyguard.stack.needs import unmet_needs
 from keyguard.stack.openapi import install
+from keyguard.stack.placed import placed
 from keyguard.stack.route_checks import check_routes
 from keyguard.stack.route_rules import RouteRule
 from keyguard.stack.settings import checked_prefix
@@ -146,13 +147,14 @@ class ForRoutes(ForHandlers):
             guard.install_openapi(app)
 
         Each way of sending a key is a security scheme. Operations that need one have a lock: as the `APIKeys` of the
-        stack says by its paths, and as rules at routes do. The answers 401, 403, 429 and 503 are there where the stack
-        may give them, with their fields. All that the app says itself of an operation stays. `prefix` is where the app
-        is mounted in the one that the stack stands around, if it is.
+        stack says by its paths, and as its policies and rules at routes do; one that has a further condition is
+        optional there. The answers 401, 403, 429 and 503 are there where the stack may give them, with their fields.
+        All that the app says itself of an operation stays. `prefix` is where the app is mounted in the one that the
+        stack stands around, if it is.
 
         Raises `ConfigurationError` for what is not a FastAPI app, and if it is called twice for one.
         """
-        install(self.guards, app, checked_prefix(prefix) or "")
+        install([*placed(self._stacked)], app, checked_prefix(prefix) or "")
 
     @cached_property
     def markers(self) -> Markers:

@@ -17,14 +17,15 @@ from keyguard.errors import ConfigurationError
 from keyguard.guards import APIKeys, Ban, Concurrency, IPFilter, RateLimit
 from keyguard.problem import JSON
 from keyguard.stack.markers import KeyMarker, learned
-from keyguard.stack.route_patterns import covers, meets
+from keyguard.stack.placed import Placed
+from keyguard.stack.route_patterns import covered, met
 from keyguard.stack.route_rules import RouteRule
 
 _PROBLEM = "KeyguardProblem"
 """The name of the schema of refusals."""
 
 
-def install(guards: Sequence[Any], app: Any, prefix: str) -> None:
+def install(places: Sequence[Placed], app: Any, prefix: str) -> None:
     """Add to an app's OpenAPI document what the guards do. `prefix` is where the app is mounted."""
     if not callable(getattr(app, "openapi", None)) or met_in(app) is None:
         raise ConfigurationError(f"install_openapi() takes a FastAPI app, not {app!r:.80}")
@@ -36,7 +37,7 @@ def install(guards: Sequence[Any], app: Any, prefix: str) -> None:
     def openapi() -> dict[str, Any]:
         document = made()
         if not done or done[0] is not document:  # it is made anew if routes have come
-            Document(guards, prefix).describe(document, app)
+            Document(places, prefix).describe(document, app)
             done[:] = [document]
         return document
 
@@ -47,11 +48,11 @@ def install(guards: Sequence[Any], app: Any, prefix: str) -> None:
 class Document:
     """An OpenAPI document, as the guards of a stack add to it."""
 
-    def __init__(self, guards: Sequence[Any], prefix: str) -> None:
-        self._guards = guards
+    def __init__(self, places: Sequence[Placed], prefix: str) -> None:
+        self._places = [place for place in places if not place.shadow]
         self._prefix = prefix
-        self._keys = [guard for guard in guards if isinstance(guard, APIKeys)]
-        self._schemes = {name: scheme for guard in self._keys for name, scheme in schemes_of(guard)}
+        keys = [place.guard for place in self._places if isinstance(place.guard, APIKeys)]
+        self._schemes = {name: scheme for guard in keys for name, scheme in schemes_of(guard)}
 
     def describe(self, document: dict[str, Any], app: Any) -> None:
         """Add to the document, in place."""
@@ -79,33 +80,34 @@ class Document:
         self, operation: dict[str, Any], route: Route, rules: Sequence[RouteRule[Any]], names_scopes: bool
     ) -> None:
         needed = [rule.marker for rule in rules if isinstance(rule.marker, KeyMarker)]
-        locked = [guard for guard in self._keys if _is_about(guard, route) and not _is_open(guard, route)]
+        places = [place for place in self._places if place.may_be_asked(route)]
+        asked = [place.guard for place in places]
+        locked = [guard for guard in asked if isinstance(guard, APIKeys) and _needs_key(guard, route)]
+        surely = {id(place.guard) for place in places if place.is_surely_asked(route)}
         scopes = {scope for marker in needed for scope in marker.scopes}
         for guard in locked:
             scopes |= guard.scopes if isinstance(guard.scopes, frozenset) else set()
         if locked or needed:
             named = sorted(scopes) if names_scopes else []
             ways: list[dict[str, list[str]]] = [{name: named} for name in self._schemes]
-            if not needed and all(guard.optional for guard in locked):
+            if not needed and all(guard.optional or id(guard) not in surely for guard in locked):
                 ways.insert(0, {})
             if "security" not in operation:
                 operation["security"] = ways
             self._answer(operation, 401, "No valid API key was sent.", {"WWW-Authenticate": _CHALLENGE})
         may_lack = scopes or any(callable(guard.scopes) for guard in locked)
-        filters = [guard for guard in self._guards if isinstance(guard, IPFilter) and _is_about(guard, route)]
+        filters = [guard for guard in asked if isinstance(guard, IPFilter) and met(guard.paths, route)]
         if may_lack or filters:
             whose = (
                 f"The API key lacks a scope: {', '.join(sorted(scopes))}." if scopes else "The caller may not do that."
             )
             self._answer(operation, 403, whose, {})
-        limits = [
-            guard for guard in self._guards if isinstance(guard, (RateLimit, Concurrency)) and _counts(guard, route)
-        ]
+        limits = [guard for guard in asked if isinstance(guard, (RateLimit, Concurrency)) and _counts(guard, route)]
         limits += [rule.limit for rule in rules if rule.limit is not None and _counts(rule.limit, route)]
         fields = _fields(limits)
-        if limits or locked or any(isinstance(guard, Ban) for guard in self._guards):
+        if limits or locked or any(isinstance(guard, Ban) for guard in asked):
             self._answer(operation, 429, "A limit of the caller is used up.", {"Retry-After": _WAIT, **fields})
-        if self._guards or rules:
+        if asked or rules:
             self._answer(operation, 503, "It cannot be decided, or served, at the moment.", {"Retry-After": _WAIT})
         for status, response in operation.get("responses", {}).items():
             if fields and str(status).startswith("2") and isinstance(response, dict) and "$ref" not in response:
@@ -144,20 +146,13 @@ def schemes_of(guard: APIKeys) -> Iterator[tuple[str, dict[str, Any]]]:
             yield source.lower(), {"type": "apiKey", "in": "header", "name": source}
 
 
-def _is_about(guard: Any, route: Route) -> bool:
-    """Tell whether a guard is about a path that the route answers."""
-    paths = guard.paths
-    return paths is None or any(meets(text, route, ignore_case=paths.ignore_case) for text in paths.texts)
-
-
-def _is_open(guard: APIKeys, route: Route) -> bool:
-    public = guard.public
-    return public is not None and any(covers(text, route) for text in public.texts)
+def _needs_key(guard: APIKeys, route: Route) -> bool:
+    return met(guard.paths, route) and not (guard.public is not None and covered(guard.public, route))
 
 
 def _counts(guard: RateLimit | Concurrency, route: Route) -> bool:
     selection = guard.selection
-    return _is_about(selection, route) and route.methods.isdisjoint(selection.uncounted)
+    return met(selection.paths, route) and route.methods.isdisjoint(selection.uncounted)
 
 
 def _fields(limits: Iterable[Any]) -> dict[str, Any]:

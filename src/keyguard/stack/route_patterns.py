@@ -44,6 +44,7 @@ def covered(paths: OnPaths | None, route: Route) -> bool:
 
 
 def met(paths: OnPaths | None, route: Route) -> bool:
+    """Tell whether a rule on some paths, or on all of them, is about some path that a route answers."""
     return paths is None or any(meets(text, route, ignore_case=paths.ignore_case) for text in paths.texts)
 
 

@@ -15,9 +15,9 @@ from keyguard.policies import PolicySet
 from keyguard.selection import never
 from keyguard.stack.flask_routes import FlaskApps
 from keyguard.stack.lint.findings import SEVERITIES, Finding, Findings, Severity
-from keyguard.stack.lint.placed import Placed, placed
 from keyguard.stack.lint.reachability import unreachable, unreachable_at_routes, unreachable_policies
 from keyguard.stack.markers import Markers, learned
+from keyguard.stack.placed import Placed, placed
 from keyguard.stack.route_patterns import answers, covered, meets, met
 from keyguard.stack.route_rules import RouteRule, rules_of
 from keyguard.stack.views import parts_of_view

@@ -12,7 +12,7 @@ from keyguard.policies import PolicySet
 from keyguard.rates import Limit
 from keyguard.rates.window import WindowLog, WindowSlices
 from keyguard.stack.lint.findings import Finding
-from keyguard.stack.lint.placed import Placed
+from keyguard.stack.placed import Placed
 from keyguard.stack.route_patterns import covered
 from keyguard.stack.route_rules import RouteRule
 
