@@ -270,7 +270,8 @@ def checked_cost(cost: Any) -> Any:
 
 def whole_cost(cost: Any) -> int:
     if not is_whole(cost) or cost < 0:
-        raise ValueError(f"a cost function returned {type(cost).__name__}, not a whole number of units, 0 or more")
+        told = cost if type(cost) in (int, float) else type(cost).__name__
+        raise ValueError(f"a cost function returned {told}, not a whole number of units, 0 or more")
     return cost
 
 
