@@ -337,6 +337,30 @@ def test_what_is_not_possible_is_said_and_changes_nothing(
     assert told(stack.limits.peek(ADDRESS)) == {"ip:5/day": (1, 4), "ip:9/hour": (1, 8), "subject:7/day": (1, 6)}
 
 
+def test_a_subject_stands_for_its_keys_if_limits_count_these() -> None:
+    stack = Keyguard(
+        APIKeys(), RateLimit("5/day", by="key"), RateLimit("9/day", by=lambda r: "all", name="all"), store=MemoryStore()
+    )
+    first, second, revoked, other = (stack.keys.issue(owner) for owner in ("acme", "acme", "acme", "else"))
+    stack.keys.revoke(revoked.record.id)
+    statuses(stack, 2, headers={"X-API-Key": first.key.reveal()})
+    statuses(stack, 1, headers={"X-API-Key": other.key.reveal()})
+    limits = stack.limits
+    spent = {first.record.id: 2, second.record.id: 0}
+    assert {use.caller: use.spent for use in limits.peek("acme", limit="key:5/day")} == spent
+    assert {use.caller: use.spent for use in asyncio.run(limits.apeek("acme")) if use.name == "key:5/day"} == spent
+    assert told(limits.peek("all", by="function")) == {"all:9/day": (3, 6)}
+    for change in (limits.grant, limits.set):
+        with pytest.raises(ValueError, match=f"several: name one of {first.record.id}, {second.record.id}$"):
+            change("acme", 1, limit="key")
+    assert limits.grant(first.record.id, 1, limit="key").given == 1
+    limits.reset("acme", limit="key")
+    assert {use.caller: use.spent for use in limits.peek("acme", limit="key")} == dict.fromkeys(spent, 0)
+    assert told(limits.peek(other.record.id, limit="key")) == {"key:5/day": (1, 4)}
+    assert limits.set("else", 5, limit="key").after.caller == other.record.id  # it has one key
+    assert told(limits.peek("an id of a look-up", limit="key")) == {"key:5/day": (0, 5)}
+
+
 def test_a_plan_that_nobody_knows_must_be_said() -> None:
     stack = Keyguard(
         APIKeys(lookup=lambda key: None),

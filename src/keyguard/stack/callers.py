@@ -45,6 +45,8 @@ class Caller:
     """Whether that is so: `None` is not a plan then."""
     subject: str | None = None
     """Its subject, if it is known to have one: the keys of that may tell the plan."""
+    guessed: bool = False
+    """Whether limits by key are taken to count it under its name, as they do if a look-up gives ids of its own."""
 
     def bucket(self, by: str) -> str | None:
         """Return its bucket in limits that count by this; `None` if they do not count it."""
@@ -86,7 +88,7 @@ async def find_caller(who: object, by: Kind | None, facts: Iterable[LimitFacts],
         buckets["function"] = _of_function(who, by).name
         if not any(each.by == "subject" for each in facts):
             buckets["key"] = named  # an id of a look-up's own
-    return Caller(named, buckets, subject=who)
+    return Caller(named, buckets, subject=who, guessed="key" in buckets)
 
 
 def _of_function(who: Any, by: Kind | None) -> Caller:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from keyguard.audit import KEPT, AuditRecord, checked_actor, encode, new_record
+from keyguard.buckets import bucket_text
 from keyguard.checks import is_whole
 from keyguard.clock import Clock
 from keyguard.counter_names import LimitFacts
@@ -94,16 +95,46 @@ class Actions:
         return replace(caller, plan=plan, plan_is_known=True)
 
     def asks_for_keys(self, caller: Caller) -> bool:
-        """Tell whether the keys of a caller's subject must be looked through to know its plan."""
-        return caller.subject is not None and not caller.plan_is_known and self._keys and self._by_plan(caller)
+        """Tell whether the keys of a caller's subject must be looked through: to know its plan, or where it counts."""
+        if caller.subject is None or not self._keys:
+            return False
+        return caller.guessed or (not caller.plan_is_known and self._by_plan(caller))
 
-    def with_plan(self, caller: Caller) -> Caller:
-        """Return a caller with the plan of its keys in the store, if they agree on one."""
+    def with_keys(self, caller: Caller) -> list[Caller]:
+        """Return a caller with the plan of its keys in the store, if they agree on one.
+
+        If limits count its keys, return each of them instead, and the caller for what else counts it.
+        """
         records = KeyRegistry(self._store).list(subject=caller.subject)
         now = as_datetime(self._clock())
-        valid = {record.plan for record in records if record.status(now) in ("active", "rotating")}
-        plans = valid or {record.plan for record in records}
-        return replace(caller, plan=plans.pop(), plan_is_known=True) if len(plans) == 1 else caller
+        valid = [record for record in records if record.status(now) in ("active", "rotating")] or records
+        if caller.guessed and valid and any(facts.by == "key" for facts in self._facts):
+            rest = replace(caller, buckets={by: at for by, at in caller.buckets.items() if by != "key"})
+            keys = [Caller(key.id, {"key": bucket_text(key.id)}, key.plan, plan_is_known=True) for key in valid]
+            if caller.plan_is_known:
+                keys = [replace(key, plan=caller.plan) for key in keys]
+            return [each for each in (rest, *keys) if any(each.bucket(facts.by) for facts in self._facts)]
+        plans = {record.plan for record in valid}
+        if caller.plan_is_known or len(plans) != 1:
+            return [caller]
+        return [replace(caller, plan=plans.pop(), plan_is_known=True)]
+
+    def counted(self, callers: Sequence[Caller], limit: str | None) -> list[Caller]:
+        """Return those of some callers that a limit counts; the first, if it counts none."""
+        found = [
+            caller
+            for caller in callers
+            if any(limit in (None, facts.name, facts.guard) and caller.bucket(facts.by) for facts in self._facts)
+        ]
+        return found or [callers[0]]
+
+    def one(self, callers: Sequence[Caller], limit: str | None) -> Caller:
+        """Return the one that is meant. Raises `ValueError` if several could be."""
+        found = self.counted(callers, limit)
+        if len(found) > 1:
+            keys = ", ".join(caller.name for caller in found if "key" in caller.buckets)
+            raise ValueError(f"these limits count keys, and this subject has several: name one of {keys}")
+        return found[0]
 
     async def look(self, caller: Caller, limit: str | None) -> tuple[LimitUse, ...]:
         """Return what the caller has spent of the limits that count it."""

@@ -19,8 +19,11 @@ class Limits:
     A caller is named by an address (counted as its requests are, IPv6 by /64), the id of a key, or the key itself, a
     subject, or what a function of the request returns. `by` says which of these it is, `"ip"`, `"key"`, `"subject"` or
     `"function"`; by default that is found out: an address, else the id of a key in the store, else a subject. The id of
-    a key stands for its subject, too, and an address for callers without a key. `limit` is the name of one limit, or of
-    a guard; `plan` that of the caller's plan, if limits depend on it and no key in the store tells it.
+    a key stands for its subject, too, and an address for callers without a key. If limits count by key and none by
+    subject, a subject stands for its keys: each of them is looked at or reset, and a grant is for one that is named.
+
+    `limit` is the name of one limit, or of a guard; `plan` that of the caller's plan, if limits depend on it and no key
+    in the store tells it.
 
     The methods with an `a` before their name are the same for event loops. Raises `ValueError` for a caller, a limit or
     a number that is not possible, and `StoreError` if the store fails: a change may have been made then, so look before
@@ -39,15 +42,15 @@ class Limits:
         self, caller: object, *, limit: str | None = None, by: Kind | None = None, plan: str | None = None
     ) -> tuple[LimitUse, ...]:
         """Return what the caller has spent of each limit that counts it."""
-        found = self._find(caller, by, plan)
-        return run_flow(self._store, self._actions.look(found, limit))
+        found = self._actions.counted(self._find(caller, by, plan), limit)
+        return tuple(use for each in found for use in run_flow(self._store, self._actions.look(each, limit)))
 
     async def apeek(
         self, caller: object, *, limit: str | None = None, by: Kind | None = None, plan: str | None = None
     ) -> tuple[LimitUse, ...]:
         """Do as `peek` does, under an event loop."""
-        found = await self._afind(caller, by, plan)
-        return await arun_flow(self._store, self._actions.look(found, limit))
+        found = self._actions.counted(await self._afind(caller, by, plan), limit)
+        return tuple([use for each in found for use in await arun_flow(self._store, self._actions.look(each, limit))])
 
     def reset(
         self,
@@ -62,8 +65,9 @@ class Limits:
 
         `actor` is who does it, for the audit log.
         """
-        found = self._find(caller, by, plan)
-        return run_flow(self._store, self._actions.change(found, limit, "reset", 0, actor))
+        found = self._actions.counted(self._find(caller, by, plan), limit)
+        flows = [self._actions.change(each, limit, "reset", 0, actor) for each in found]
+        return tuple([change for flow in flows for change in run_flow(self._store, flow)])
 
     async def areset(
         self,
@@ -75,8 +79,9 @@ class Limits:
         actor: str = "app",
     ) -> tuple[LimitChange, ...]:
         """Do as `reset` does, under an event loop."""
-        found = await self._afind(caller, by, plan)
-        return await arun_flow(self._store, self._actions.change(found, limit, "reset", 0, actor))
+        found = self._actions.counted(await self._afind(caller, by, plan), limit)
+        flows = [self._actions.change(each, limit, "reset", 0, actor) for each in found]
+        return tuple([change for flow in flows for change in await arun_flow(self._store, flow)])
 
     def grant(
         self,
@@ -93,7 +98,7 @@ class Limits:
         Those that were taken last come back first. Calendar quotas and credits may go beyond the limit; of others at
         most what is spent comes back: `LimitChange.given` says how much that was.
         """
-        found = self._find(caller, by, plan)
+        found = self._actions.one(self._find(caller, by, plan), limit)
         return run_flow(self._store, self._actions.change(found, limit, "grant", units, actor))[0]
 
     async def agrant(
@@ -107,7 +112,7 @@ class Limits:
         actor: str = "app",
     ) -> LimitChange:
         """Do as `grant` does, under an event loop."""
-        found = await self._afind(caller, by, plan)
+        found = self._actions.one(await self._afind(caller, by, plan), limit)
         return (await arun_flow(self._store, self._actions.change(found, limit, "grant", units, actor)))[0]
 
     def set(
@@ -121,7 +126,7 @@ class Limits:
         actor: str = "app",
     ) -> LimitChange:
         """Set what the caller has spent, from 0 to the limit. `limit` is needed if several could be meant."""
-        found = self._find(caller, by, plan)
+        found = self._actions.one(self._find(caller, by, plan), limit)
         return run_flow(self._store, self._actions.change(found, limit, "set", spent, actor))[0]
 
     async def aset(
@@ -135,15 +140,15 @@ class Limits:
         actor: str = "app",
     ) -> LimitChange:
         """Do as `set` does, under an event loop."""
-        found = await self._afind(caller, by, plan)
+        found = self._actions.one(await self._afind(caller, by, plan), limit)
         return (await arun_flow(self._store, self._actions.change(found, limit, "set", spent, actor)))[0]
 
     # -- what each and its twin have in common ------------------------------------------------------------
 
-    def _find(self, who: object, by: Kind | None, plan: str | None) -> Caller:
+    def _find(self, who: object, by: Kind | None, plan: str | None) -> list[Caller]:
         caller = run_flow(self._store, self._actions.find(who, by, plan))
-        return self._actions.with_plan(caller) if self._actions.asks_for_keys(caller) else caller
+        return self._actions.with_keys(caller) if self._actions.asks_for_keys(caller) else [caller]
 
-    async def _afind(self, who: object, by: Kind | None, plan: str | None) -> Caller:
+    async def _afind(self, who: object, by: Kind | None, plan: str | None) -> list[Caller]:
         caller = await arun_flow(self._store, self._actions.find(who, by, plan))
-        return await in_thread(self._actions.with_plan, caller) if self._actions.asks_for_keys(caller) else caller
+        return await in_thread(self._actions.with_keys, caller) if self._actions.asks_for_keys(caller) else [caller]
