@@ -225,7 +225,7 @@ def test_websockets_are_refused_before_they_are_accepted() -> None:
     for target in ("/dependency", "/decorator"):
         with client.websocket_connect(target):
             pass
-        with pytest.raises(Exception) as refused, client.websocket_connect(path):  # noqa: PT011
+        with pytest.raises(Exception) as refused, client.websocket_connect(target):  # noqa: PT011
             pass
         assert getattr(refused.value, "status_code", None) == 429 or isinstance(refused.value, WebSocketDisconnect)
 
