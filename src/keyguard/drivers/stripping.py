@@ -1,7 +1,7 @@
-"""Keys are taken off a request when it goes to the app, after all guards have seen it.
+"""Keys are taken off a request when it goes to the app, after all guards have seen it, or is answered in its place.
 
 The scope or environ of the request itself is changed: what stands further out, such as the access log of a server,
-does not see the key in the query any more, either.
+does not see the key in the query any more, either. A key that is over its limit is as secret as any other.
 """
 
 from __future__ import annotations

@@ -302,7 +302,8 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
     def _setup(self) -> Setup:
         """Return the stack as its engines see it."""
         first = self._stacked[0] if self._stacked and self._guarding else None
-        outermost = declared(first) if may_decide(first, "instant") else None
+        strips = [sources_of(guard) for guard in self._declared if guard.strips]
+        outermost = declared(first) if may_decide(first, "instant") and not strips else None
         return Setup(
             chain=self._chain,
             store=self.store,
@@ -325,7 +326,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
             rendering=self._rendering,
             overrides=self._overridden,
             reads_bodies=any(guard.reads_bodies for guard in self._declared),
-            strips=[sources_of(guard) for guard in self._declared if guard.strips],
+            strips=strips,
             handlers=self._handlers,
             stack=self,
         )

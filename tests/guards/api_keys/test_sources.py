@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyguard import APIKeys, ConfigurationError, Identity, Keyguard, RateLimit, Request, Response, ResponseCache
+from keyguard import (
+    APIKeys,
+    ConfigurationError,
+    Identity,
+    Keyguard,
+    Overload,
+    RateLimit,
+    Request,
+    Response,
+    ResponseCache,
+)
 from keyguard.keys.credentials import Sources
 from keyguard.keys.places import place_of
 from keyguard.stores.memory import MemoryStore
@@ -354,6 +364,52 @@ def test_servers_do_not_write_the_key_into_their_access_log() -> None:
 
     asyncio.run(run())
     assert scope["query_string"] == b"a=1"
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("why", ["not in its plan", "there is no such key", "two keys", "the app is too busy"])
+def test_nor_of_a_request_that_is_refused(why: str, kind: str) -> None:
+    text = {"there is no such key": "bad", "two keys": "good&api_key=better"}.get(why, "good")
+    limits: list[Any] = [RateLimit(plans={"free": 0}, default="free")] if "plan" in why else []
+    statuses = {"not in its plan": 403, "there is no such key": 401, "two keys": 400}
+    outer: list[Any] = [Overload(min_in_flight=1, max_in_flight=1)] if "busy" in why else []
+    guard = Keyguard(*outer, APIKeys(lookup=owner, sources=["query:api_key"], strip=True), *limits)
+    held = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await held.wait()
+
+    async def run(scope: Any) -> list[Any]:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": f"{kind}.request" if kind == "http" else "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await guarded(scope, receive, send)
+        return sent
+
+    async def story() -> None:
+        busy = asyncio.create_task(run(Ask("/?api_key=good").scope())) if outer else None
+        await asyncio.sleep(0)
+        scope = {**Ask(f"/?a=1&api_key={text}").scope(), "type": kind, "subprotocols": []}
+        (first, *_) = await run(scope)
+        assert first.get("status") == (statuses.get(why, 503) if kind == "http" else None)
+        assert scope["query_string"] == b"a=1"
+        if busy is not None:
+            busy.cancel()
+            await asyncio.gather(busy, return_exceptions=True)
+
+    guarded = guard.asgi(app)
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("source", ["basic", "Bearer", "cookie", "query", "subprotocol"])
+def test_a_kind_of_place_alone_is_no_place(source: str) -> None:
+    with pytest.raises(ConfigurationError, match="alone is not a source: write '"):
+        APIKeys(sources=[source])
 
 
 TEXTS = st.text(st.sampled_from("ab=&;, %.-_kK6B1TBokenearsic:+\"'"), max_size=60)

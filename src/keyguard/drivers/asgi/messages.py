@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from keyguard.drivers.asgi.request import ByteHeaders, encoded_name
 from keyguard.drivers.bodies import sized_body
 from keyguard.drivers.interpreter import Engine
+from keyguard.drivers.stripping import strip_keys
 from keyguard.request import CarriedRequest
 from keyguard.response import Headers, Response
 
@@ -22,6 +23,8 @@ def as_sent(engine: Engine, request: CarriedRequest, response: Response) -> tupl
     """Return the fields and the body of a response of our own, as they are sent. Tell of a refusal."""
     if response.refusal is not None:
         engine.refused(response.refusal, response)
+    if engine.strips and not request.reached_app:
+        strip_keys(request, request.scope, engine.strips)
     body = sized_body(response, request.method)
     headers = response.headers
     return headers.raw if isinstance(headers, ByteHeaders) else raw_fields(headers), body

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from keyguard.chain import Begun
 from keyguard.drivers.bodies import sized_body
 from keyguard.drivers.interpreter import Engine, Foreign, settle
+from keyguard.drivers.stripping import strip_keys
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
@@ -88,6 +89,8 @@ def answer(
     """Answer in the place of the app. Returns the body."""
     if response.refusal is not None:
         engine.refused(response.refusal, response)
+    if engine.strips and not request.reached_app:
+        strip_keys(request, request.scope, engine.strips)
     body = sized_body(response, request.method)
     start_response(status_line(response.status), [*response.headers.pairs])  # a copy: servers add to it
     return [body] if body else []
