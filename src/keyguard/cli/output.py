@@ -31,7 +31,7 @@ def members_of(record: KeyRecord) -> dict[str, Any]:
     for name in MOMENTS:
         if members[name] is not None:
             members[name] = rfc3339(members[name] // SECOND)
-    return {**members, "status": record.status(as_datetime(wall_clock()))}
+    return {"name": None, "imported": None, **members, "status": record.status(as_datetime(wall_clock()))}
 
 
 def show_issued(issued: IssuedKey, options: argparse.Namespace) -> int:

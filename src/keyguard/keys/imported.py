@@ -10,7 +10,8 @@ an entry for its beginning, since nothing else of it can be looked up; at its fi
 
 Rules:
 - What stands in an entry proves nothing. The record is sealed, and holds the digest, or the hash, that must be right.
-- An entry stays if its key is deleted: a file that is imported again brings back no key that somebody has deleted.
+- An entry stays if its key is deleted: a file that is imported again brings back no key that somebody has deleted or
+  revoked. That holds for entries that were made under an earlier pepper, as long as that one is named.
 - A hash is tried only for a key whose beginning is known, a few at a time in a process, and once: if it was right, the
   record gets the digest of the text in its place.
 """
@@ -87,6 +88,12 @@ class Imported:
             for version, digest in self._peppers.keyed(b"imported", bytes([kind]) + data).items():
                 digests[kind << 16 | version] = digest
         return Authenticate(place, digests)
+
+    def names(self, kind: int, data: bytes) -> list[str]:
+        """Return the entries that say that a key is there, under each of the peppers, that of today first."""
+        label = {BY_SHA256: b"sha256", BY_HMAC: b"hmac", BY_HASH: b"hash"}[kind]
+        today = self._entry(label, data)
+        return [today, *[name for name in self._entries(label, data) if name != today]]
 
     # -- making records -----------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from keyguard.errors import ConfigurationError, StoreError
 from keyguard.keys.drafts import Moment
 from keyguard.keys.format import parse_key
 from keyguard.keys.imported import (
+    BY_HASH,
     BY_HMAC,
     BY_SHA256,
     LONGEST,
@@ -108,6 +109,8 @@ class Prepared:
     record: bytes
     begin: str | None = None
     """Of a key with a slow hash, the entry of its beginning."""
+    others: tuple[str, ...] = ()
+    """The entries that say the same: those under earlier peppers, and that of the HMAC of a key whose text is known."""
 
 
 def prepare_all(
@@ -126,7 +129,7 @@ def prepare_all(
             if isinstance(given, str):
                 raise ValueError(given)
             one = prepare(given, imported, prefix, env, now)
-            first = entries.setdefault(one.entry, number)
+            first = min([entries.setdefault(name, number) for name in (one.entry, *one.others)])
             if first != number:
                 raise ValueError(f"this is the same key as {first}")
             if one.begin is not None:
@@ -177,14 +180,17 @@ def prepare(given: ForeignKey, imported: Imported, prefix: str, env: str, now: i
     )
     if given.hash is not None:
         entry, begin, stored = imported.by_hash(record, str(given.prefix))
-        return Prepared(record.id, entry, stored, begin)
+        _, *others = imported.names(BY_HASH, given.hash.encode())
+        return Prepared(record.id, entry, stored, begin, tuple(others))
     if given.key is not None:
-        entry, stored = imported.by_digest(record, BY_SHA256, imported.digest_of(_checked_key(given.key)))
+        kind_of_digest, data = BY_SHA256, imported.digest_of(_checked_key(given.key))
     elif given.sha256 is not None:
-        entry, stored = imported.by_digest(record, BY_SHA256, _digest(given.sha256))
+        kind_of_digest, data = BY_SHA256, _digest(given.sha256)
     else:
-        entry, stored = imported.by_digest(record, BY_HMAC, _digest(str(given.hmac_sha256)))
-    return Prepared(record.id, entry, stored)
+        kind_of_digest, data = BY_HMAC, _digest(str(given.hmac_sha256))
+    entry, stored = imported.by_digest(record, kind_of_digest, data)
+    names = imported.names(kind_of_digest, data) if given.key is None else imported.places(given.key)[0]
+    return Prepared(record.id, entry, stored, None, tuple(name for name in names if name != entry))
 
 
 def write(store: Store, prepared: Sequence[Prepared], tell: Callable[[int], None] | None = None) -> Imports:
@@ -193,7 +199,7 @@ def write(store: Store, prepared: Sequence[Prepared], tell: Callable[[int], None
     for start in range(0, len(prepared), _BATCH):
         batch = prepared[start : start + _BATCH]
         quick = [each for each in batch if each.begin is None]
-        ops = [CompareAndSet(dict.fromkeys(_values(each)), _values(each)) for each in quick]
+        ops = [CompareAndSet(dict.fromkeys([*_values(each), *each.others]), _values(each)) for each in quick]
         written = [each for each, wrote in zip(quick, store.execute(ops) if ops else (), strict=True) if wrote]
         written += [each for each in batch if each.begin is not None and _write_slow(store, each)]
         left = [each for each in batch if each not in written]
@@ -208,8 +214,8 @@ def write(store: Store, prepared: Sequence[Prepared], tell: Callable[[int], None
 def _write_slow(store: Store, each: Prepared) -> bool:
     begin = str(each.begin)
     for _ in range(_TRIES):
-        ((seen, old),) = store.execute([Read(each.entry, begin)])
-        if seen is not None:
+        ((old, *seen),) = store.execute([Read(begin, each.entry, *each.others)])
+        if any(one is not None for one in seen):
             return False
         ids = ids_in([old])
         if len(ids) >= MOST_OF_PREFIX:
@@ -218,7 +224,8 @@ def _write_slow(store: Store, each: Prepared) -> bool:
                 "there now, and may be imported again"
             )
         values = {**_values(each), begin: ",".join([*ids, each.id]).encode()}
-        (done,) = store.execute([CompareAndSet({_name(each): None, each.entry: None, begin: old}, values)])
+        absent = dict.fromkeys([_name(each), each.entry, *each.others])
+        (done,) = store.execute([CompareAndSet({**absent, begin: old}, values)])
         if done:
             return True
     raise StoreError("the keys are being changed by others all the time")
@@ -226,9 +233,9 @@ def _write_slow(store: Store, each: Prepared) -> bool:
 
 def _gone(store: Store, left: Sequence[Prepared]) -> int:
     """Return how many of the keys that are not new are no more."""
-    entries = store.execute([Read(each.entry) for each in left])
-    names = [record_key(entry.decode("ascii", "replace")) for (entry,) in entries if entry is not None]
-    return sum(stored is None for (stored,) in store.execute([Read(name) for name in names]))
+    ids = [ids_in(entries) for entries in store.execute([Read(each.entry, *each.others) for each in left])]
+    records = store.execute([Read(*map(record_key, found)) for found in ids if found])
+    return sum(not any(found) for found in records)
 
 
 def _values(each: Prepared) -> dict[str, bytes | None]:

@@ -239,6 +239,34 @@ def test_importing_again_changes_nothing_and_brings_nothing_back() -> None:
     assert sorted(record.owner for record in keys.list()) == ["b", "c"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", ["key", "sha256", "hmac", "argon2"])
+def test_nor_does_it_under_a_newer_pepper(kind: str, form: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    store, ended = store_of(kind, request, tmp_path), FORMS[form]()
+    given = [ForeignKey("acme", **ended), ForeignKey("b", key=OTHER)]
+    before = KeyRegistry(store, pepper=PEPPER)
+    before.import_keys(given)
+    before.delete(next(record.id for record in before.list(owner="acme")))
+    before.revoke(OTHER)
+    peppers = {2: "another pepper of letters", 1: PEPPER}
+    later = Keyguard(APIKeys(imported=True, hmac_secret=SECRET, pepper=peppers), store=store)
+    again = later.keys.import_keys(given)
+    assert (again.new, again.there, again.deleted) == (0, 1, 1)
+    assert [play(later, headers=sent(key)).status for key in (KEY, OTHER)] == [401, 401]
+    assert len(later.keys.list()) == 1
+
+
+def test_a_key_and_its_hmac_are_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYGUARD_HMAC_SECRET", SECRET)
+    one, same = ForeignKey("a", **FORMS["key"]()), ForeignKey("b", **FORMS["hmac"]())
+    for given in ([one, same], [same, one]):
+        with pytest.raises(BrokenImport, match="this is the same key as 1"):
+            KeyRegistry(MemoryStore()).import_keys(given)
+    keys = KeyRegistry(MemoryStore())
+    assert keys.import_keys([same]).new == 1
+    assert keys.import_keys([one]).there == 1
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
