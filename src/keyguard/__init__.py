@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from keyguard.audit import AuditLog, AuditRecord
     from keyguard.body_fields import form_field, json_field
     from keyguard.conditions import path
+    from keyguard.decision import Decision, log_decision
     from keyguard.errors import (
         AmbiguousPath,
         ConfigurationError,
@@ -56,6 +57,7 @@ __all__ = [
     "Cause",
     "Concurrency",
     "ConfigurationError",
+    "Decision",
     "Explanation",
     "ForeignKey",
     "Forward",
@@ -95,6 +97,7 @@ __all__ = [
     "form_field",
     "here",
     "json_field",
+    "log_decision",
     "open_store",
     "path",
     "quota",
@@ -109,6 +112,7 @@ _PLACES = {
     "audit": "AuditLog AuditRecord",
     "body_fields": "form_field json_field",
     "conditions": "path",
+    "decision": "Decision log_decision",
     "errors": (
         "AmbiguousPath ConfigurationError KeyguardError KeyNotFound NoResponse OutsideRequest StoreBusy StoreError"
     ),

@@ -22,7 +22,7 @@ ARROW = [
     "flow manual_clock overrides",
     "ops response",
     "audit renewals request run stores",
-    "conditions keys problem refused steps",
+    "conditions decision keys problem refused steps",
     "counter_names uncounted without_store",
     "body_fields guard",
     "gate selection",

@@ -15,7 +15,7 @@ from io import BytesIO
 from types import coroutine
 from typing import Any, TypeAlias
 
-from keyguard.django.responses import Pairs, fields_of, made, tell
+from keyguard.django.responses import Pairs, fields_of, made, tell, template_of
 from keyguard.drivers.asgi.driver import ASGIDriver
 from keyguard.drivers.asgi.messages import Message, Receive, Send
 from keyguard.drivers.asgi.request import Scope
@@ -137,6 +137,7 @@ class _Run:
         request.scope = scope
         request.keyguard = scope[SHARED_ASGI]
         response = self.response = await self.get_response(request)
+        scope[SHARED_ASGI].route = template_of(request)
         self.theirs = fields = [(name.lower(), value) for name, value in fields_of(response)]
         self.stops = response.streaming
         await _send(copy(response), fields, send)  # a copy, since the response is given another stream

@@ -11,7 +11,7 @@ from copy import copy
 from io import BytesIO
 from typing import Any
 
-from keyguard.django.responses import Pairs, fields_of, made, tell
+from keyguard.django.responses import Pairs, fields_of, made, tell, template_of
 from keyguard.drivers.wsgi.body import Peeked, close
 from keyguard.drivers.wsgi.driver import WSGIDriver
 from keyguard.drivers.wsgi.driving import ExcInfo, StartResponse, Write
@@ -100,6 +100,7 @@ class _Run:
         self._adopt(environ)
         request.keyguard = environ[SHARED_WSGI]
         response = self.response = self.get_response(request)
+        environ[SHARED_WSGI].route = template_of(request)
         self.theirs = fields_of(response)
         start_response(f"{response.status_code} {response.reason_phrase}", [*self.theirs])
         self.body = _body_of(response)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+from keyguard.drivers.inspection.routes import as_template
+
 Pairs: TypeAlias = list[tuple[str, str]]
 
 
@@ -62,3 +64,9 @@ def _joined(fields: Pairs) -> dict[str, tuple[str, str]]:
 
 def _cookies(fields: Pairs) -> list[str]:
     return [value for name, value in fields if name.lower() == "set-cookie"]
+
+
+def template_of(request: Any) -> str | None:
+    """Return the template of the route that Django has matched; `None` if it has not."""
+    route = getattr(getattr(request, "resolver_match", None), "route", None)
+    return None if route is None else as_template(f"/{route}")

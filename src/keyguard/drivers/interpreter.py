@@ -17,6 +17,7 @@ from typing import Any
 
 from keyguard.clock import monotonic
 from keyguard.drivers.faults import answer_failure, tell_of_refusal
+from keyguard.drivers.recording import asking
 from keyguard.drivers.setup import Setup as Setup
 from keyguard.errors import ConfigurationError, GuardError, StoreBusy, StoreError
 from keyguard.flow import Blocking, Flow, Step, Wait
@@ -86,10 +87,12 @@ class Engine:
         "notes",
         "overrides",
         "patience",
+        "patterns",
         "provides",
         "reads_bodies",
         "rendering",
         "request_id_header",
+        "sinks",
         "source",
         "sources",
         "stack",
@@ -104,9 +107,9 @@ class Engine:
     def __init__(self, setup: Setup, inside: Inside = NOTHING, *, asynchronous: bool) -> None:
         chain, store, watched, aside = setup.chain, setup.store, setup.watched, setup.aside
         self.chain = chain
-        self.ask = chain.begin
+        self.ask = asking(chain.begin) if setup.sinks else chain.begin
         """Asks the guards in turn."""
-        self.idle = chain.empty and not setup.notes
+        self.idle = chain.empty and not setup.notes and not setup.sinks
         self.store = store
         self.watched = watched
         self.here = setup.here
@@ -141,6 +144,7 @@ class Engine:
         self.overrides = setup.overrides or Overrides(watching=False)
         self.notes, self.handlers, self.stack = setup.notes, setup.handlers, setup.stack
         self.strips, self.drivers = setup.strips, setup.drivers
+        self.sinks, self.patterns = setup.sinks, setup.patterns
         self.reads_bodies, self.rendering = setup.reads_bodies, setup.rendering
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from keyguard.chain import Chain
 from keyguard.clock import Clock
+from keyguard.decision import Decision
 from keyguard.drivers.rendering import Rendering
 from keyguard.http.forwarding import ClientAddress
 from keyguard.keys.credentials import Sources
@@ -62,3 +63,7 @@ class Setup(NamedTuple):
     """A set of the drivers around apps: each can be given another engine."""
     handlers: bool = False
     """Whether handlers are expected: what makes bodies under WSGI is one too, and what they are refused is answered."""
+    sinks: tuple[Callable[[Decision], None], ...] = ()
+    """Functions that are told of each request."""
+    patterns: Sequence[str] = ()
+    """The patterns of paths that rules are about, in their order."""

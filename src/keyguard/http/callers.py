@@ -111,7 +111,7 @@ NAMELESS_KEYS = frozenset(
     {
         *("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path"),
         *("headers", "client", "server", "extensions", "state", "subprotocols", "app", "router", "endpoint"),
-        *("path_params", "route", "keyguard", "app_root_path", "starlette.exception_handlers"),
+        *("path_params", "route", "keyguard", "keyguard.record", "app_root_path", "starlette.exception_handlers"),
     }
 )
 """Keys of a scope that are not about the caller."""

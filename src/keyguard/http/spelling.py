@@ -18,6 +18,8 @@ from keyguard.http.paths import ambiguous, misplaced, readings, rests, strip_roo
 class Inside:
     """The app and all that stands in front of it, as far as something hangs on it. This one is for nothing of note."""
 
+    app: Any = None
+    """That app, if it is known."""
     cut: str = ""
     """A prefix that the app cuts off paths by itself."""
     root: str = ""

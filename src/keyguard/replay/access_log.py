@@ -48,7 +48,7 @@ _NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 _MONTHS = {name: number for number, name in enumerate(_NAMES, 1)}
 _MOMENT = re.compile(r"(\d\d)/([A-Z][a-z]{2})/(\d{4}):(\d\d):(\d\d):(\d\d)(?:\.\d+)? ([+-])(\d\d)(\d\d)")
 _REQUEST = re.compile(r"([A-Z][A-Z-]{0,30}) (\S+)(?: HTTP/\d(?:\.\d)?)?")
-_METHOD = re.compile(r"[A-Z][A-Z-]{0,30}")
+_METHOD = re.compile(r"_OTHER|[A-Z][A-Z-]{0,30}")
 _STATUS = re.compile(r"[1-5]\d\d")
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -56,13 +56,13 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "client": ("client", "client_ip", "remote_addr", "remote_ip", "remote_host", "ClientHost", "ip", "c-ip"),
     "request": ("request", "request_line"),
     "method": ("method", "request_method", "http_method", "RequestMethod"),
-    "path": ("path", "uri", "url", "request_uri", "RequestPath", "target"),
+    "path": ("path", "uri", "url", "request_uri", "RequestPath", "target", "route"),
     "status": ("status", "status_code", "DownstreamStatus", "response_status"),
     "caller": ("caller", "key_id", "api_key_id", "subject", "user", "remote_user", "user_id", "ClientUsername"),
     "plan": ("plan",),
 }
 """Under which names the fields of a request stand in JSON logs, the first that is there. `request` is a request line,
-or, as in Caddy's, an object in which others stand."""
+or, as in Caddy's, an object in which others stand. `route` is that of our own log, which has no paths."""
 
 
 class Reader:

@@ -220,12 +220,13 @@ class CarriedRequest(Request):
         found, state = self.state, SharedState()
         state.identity, state.client, state.client_known = found.identity, found.client, found.client_known
         state.decided = found.decided  # its handlers charge the same caller
+        state.recorder = False
         return {**self.scope, self.shared: state}
 
     @property
     def route(self) -> str:
         """The route that the app has matched, if it tells; else the path, as a log may hold it."""
-        matched = self._matched_route() if self.reached_app else None
+        matched = (self.state.route or self._matched_route()) if self.reached_app else None
         return shown_path(self._told_path()) if matched is None else matched
 
     @property

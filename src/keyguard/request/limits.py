@@ -37,6 +37,17 @@ Decided: TypeAlias = Taken | HasTaken
 """A decision of limits: what was taken, or refused."""
 
 
+def unmarked(decided: tuple[Decided, ...]) -> tuple[Decided, ...]:
+    """Return decisions without the marks that know of them, which may hold their request."""
+    return tuple([_unmarked(one) for one in decided])
+
+
+def _unmarked(decided: Decided) -> Decided:
+    if isinstance(decided, Taken):
+        return decided
+    return Shadowed(decided.taken) if isinstance(decided, Shadowed) else decided.taken
+
+
 @dataclass(frozen=True, slots=True)
 class LimitState:
     """The answer of one limit to a request.

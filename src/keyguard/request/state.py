@@ -95,6 +95,12 @@ class SharedState(RequestState):
     """The response caches it is passing: one that is mounted twice acts once."""
     decided: tuple[Decided, ...] = ()
     """The decisions of limits, in order."""
+    cached = False
+    """Whether a response cache has answered."""
+    route: str | None = None
+    """The template of the route, if a middleware of its framework has told."""
+    recorder: Any = None
+    """Makes the record of the request; `False` if there is none to be made, since it is of nobody's."""
 
     def note_own_limits(self, headers: Iterable[tuple[str, str]]) -> None:
         """Note the fields about limits that the app itself set, before the first guard changes them."""

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from keyguard.chain import Chain
 from keyguard.clock import Clock, wall_clock
+from keyguard.decision import Decision
 from keyguard.drivers.inspection.app import AppInside
 from keyguard.drivers.inspection.interface import check_interface
 from keyguard.drivers.inspection.layers import layers_within
@@ -39,7 +40,7 @@ from keyguard.stack.for_policies import ForPolicies
 from keyguard.stack.for_tests import ForTests
 from keyguard.stack.needs import unmet_needs, why_unmet
 from keyguard.stack.order import check_alike, check_guards, check_layers
-from keyguard.stack.policies import stacked, unwrapped
+from keyguard.stack.policies import patterns_of, stacked, unwrapped
 from keyguard.stack.settings import (
     check_functions,
     checked_field_name,
@@ -92,6 +93,8 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
       details. Status, cause, the log, and the fields that tell of limits, of waiting and of challenges stay.
     - `on_health`: one called with a `StoreHealth` when the store goes out of order, and when it answers again; it runs
       on a request, so it must not block either.
+    - `on_decision`: one called with the `Decision` of each request, when the head of its response leaves; it must not
+      block. `log_decision` writes it as a line of JSON. Stand it in the outermost stack of an app.
     - `root_path`: a prefix of paths that the app cuts off by itself, if that cannot be seen: rules are about the rest.
       Prefixes that servers and frameworks tell of need not be named again. By default code of your own that may give
       the app another path is taken to cut off any prefix, so `paths=["/admin"]` closes `/x/admin` as well; `False` says
@@ -131,6 +134,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
         on_refusal: Callable[[Refusal], None] | None = None,
         render_refusal: Callable[[Refusal], Rendered] | None = None,
         on_health: Callable[[StoreHealth], None] | None = None,
+        on_decision: Callable[[Decision], None] | None = None,
         workers: int | None = None,
         root_path: str | Literal[False] = "",
         name: str | None = None,
@@ -139,7 +143,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
         handlers: bool | None = None,
         overrides: bool = False,
     ) -> None:
-        check_functions(clock, on_refusal, on_health, render_refusal)
+        check_functions(clock, on_refusal, on_health, render_refusal, on_decision)
         self.enabled = self._guarding = checked_switch("enabled", enabled)
         self._overrides_on = checked_switch("overrides", overrides)
         self._root_path = checked_prefix(root_path)
@@ -164,6 +168,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
         self.underscores = checked_underscores(underscores, readers, forwarded_header)
         self._request_id_header = checked_field_name(request_id_header)
         self._notify = on_refusal
+        self._sinks = () if on_decision is None else (on_decision,)
         self._rendering = None if render_refusal is None else Rendering(render_refusal)
         self._handlers_setting = handlers
         self._engines = WeakSet()
@@ -328,5 +333,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
             reads_bodies=any(guard.reads_bodies for guard in self._declared),
             strips=strips,
             handlers=self._handlers,
+            sinks=self._sinks,
+            patterns=patterns_of([*self._declared, *self._stacked]),
             stack=self,
         )

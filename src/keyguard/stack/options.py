@@ -11,6 +11,7 @@ from types import EllipsisType
 from typing import Literal, TypedDict
 
 from keyguard.conditions import OnPaths
+from keyguard.decision import Decision
 from keyguard.drivers.rendering import Rendered
 from keyguard.guards.api_keys.guard import Scopes
 from keyguard.guards.api_keys.look_ups import Lookup
@@ -41,6 +42,7 @@ class StackOptions(TypedDict, total=False):
     on_refusal: Callable[[Refusal], None] | None
     render_refusal: Callable[[Refusal], Rendered] | None
     on_health: Callable[[StoreHealth], None] | None
+    on_decision: Callable[[Decision], None] | None
     workers: int | None
     root_path: str | Literal[False]
     clock: GivenClock | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from keyguard.conditions import Condition
 from keyguard.errors import ConfigurationError
 from keyguard.guards.rate_limit import RateLimit
 from keyguard.policies import Policy, PolicySet, Shadow, all_of
@@ -41,3 +42,16 @@ def limits_in_shadow(guards: Iterable[Any]) -> dict[int, Record]:
     """Return the records of the limits in shadow mode, by the numbers of the limits."""
     shadows = [guard for guard in guards if isinstance(guard, Shadow)]
     return {shadow.guard.number: shadow.record for shadow in shadows if isinstance(shadow.guard, RateLimit)}
+
+
+def patterns_of(guards: Iterable[Any]) -> tuple[str, ...]:
+    """Return the patterns of the paths that guards and policies are about, in their order, each once."""
+    found: dict[str, None] = {}
+    for guard in guards:
+        conditions = [getattr(guard, "paths", None), getattr(getattr(guard, "selection", None), "paths", None)]
+        if isinstance(guard, PolicySet):
+            conditions += [policy.condition for policy in guard.policies]
+        for condition in conditions:
+            if isinstance(condition, Condition):
+                found.update(dict.fromkeys(condition.needed or ()))
+    return tuple(found)

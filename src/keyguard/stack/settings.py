@@ -19,11 +19,12 @@ def check_functions(
     on_refusal: Callable[..., Any] | None,
     on_health: Callable[..., Any] | None,
     render_refusal: Callable[..., Any] | None = None,
+    on_decision: Callable[..., Any] | None = None,
 ) -> None:
     """Check that the functions of a stack can be called as they are."""
     for word, function in (
         *(("clock", clock), ("on_refusal", on_refusal), ("on_health", on_health)),
-        ("render_refusal", render_refusal),
+        *(("render_refusal", render_refusal), ("on_decision", on_decision)),
     ):
         if not callable(function) and function is not None:
             raise ConfigurationError(f"{word} is a function, not {function!r}")
@@ -33,6 +34,7 @@ def check_functions(
         ("on_refusal", on_refusal, "a Refusal"),
         ("render_refusal", render_refusal, "a Refusal"),
         ("on_health", on_health, "a StoreHealth"),
+        ("on_decision", on_decision, "a Decision"),
     ):
         if told is not None:
             check_takes(word, told, what)

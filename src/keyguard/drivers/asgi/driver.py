@@ -17,6 +17,7 @@ from keyguard.drivers.asgi.exchange import Exchange
 from keyguard.drivers.asgi.handshake import Handshake
 from keyguard.drivers.asgi.messages import ASGIApp as ASGIApp
 from keyguard.drivers.asgi.messages import Message, Receive, Send, as_sent
+from keyguard.drivers.asgi.recording import recorded
 from keyguard.drivers.asgi.request import ASGIRequest, Scope, WebSocketRequest
 from keyguard.drivers.asgi.telling import Telling
 from keyguard.drivers.asgi.trio import for_trio, needs_asyncio
@@ -24,9 +25,12 @@ from keyguard.drivers.bridges import opened
 from keyguard.drivers.field_names import KNOWN_NAMES, NAME_OF, clean_scope, tell_of_folding
 from keyguard.drivers.inspection.layers import lacking_within
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
+from keyguard.drivers.recording import RECORD
 from keyguard.drivers.stripping import strip_keys
+from keyguard.drivers.templates import Templates
 from keyguard.errors import ConfigurationError
 from keyguard.guard import Ask
+from keyguard.logs import logger
 from keyguard.ops import close_in_loop, traits_of
 from keyguard.process import fork
 from keyguard.process.event_loops import in_thread, in_trio
@@ -35,9 +39,14 @@ from keyguard.request import SHARED_ASGI, SHARED_WSGI, Deferred, SharedState
 from keyguard.request.current import enter, leave
 from keyguard.response import Response
 
+log = logger("keyguard")
+
 
 class ASGIDriver:
     """An ASGI app: guards around another ASGI app."""
+
+    routes: Templates | None = None
+    """The routes of the app. Set with the first record of a request."""
 
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
         self.app = opened(app, SHARED_ASGI)
@@ -66,6 +75,9 @@ class ASGIDriver:
             await self._other(scope, receive, send)
             return
         engine = self._trio() if "trio" in modules and in_trio() else self.engine
+        if engine.sinks and RECORD not in scope:
+            await recorded(self, scope, receive, send)
+            return
         if engine.instant is not None and kind == "http" and not (bridges.crossing and bridges.passed(scope, "scheme")):
             messages = engine.instant(scope)
             if messages is not None:
@@ -184,7 +196,10 @@ class ASGIDriver:
         return twin
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the app's lifespan on; close the store after it. Refuse to start a stack that lacks a layer."""
+        """Pass the app's lifespan on; close the store after it. Refuse to start a stack that lacks a layer.
+
+        An app that raises or returns before it has received anything has none: then it is answered here.
+        """
         engine = self.engine
         outer: frozenset[str] = scope.get(SHARED_ASGI, frozenset())
         provided = outer | engine.provides
@@ -196,19 +211,24 @@ class ASGIDriver:
         scope[SHARED_ASGI] = provided
         around = scope.get(_STACKS, ())
         scope[_STACKS] = (*around, engine.stack)
-        failed = False
+        failed = received = sent = False
         engine.begin()
 
         async def ending() -> Message:
+            nonlocal received
+            received = True
             message = await receive()
             if message["type"] == "lifespan.shutdown":
                 await end_detached()  # while the app still has what they need
             return message
 
         async def closing(message: Message) -> None:
-            nonlocal failed
+            nonlocal failed, sent
             if failed:
                 return  # the app tells of the error that is raised here
+            if not (received or message["type"].startswith("lifespan.")):
+                raise RuntimeError(f"the app answered its lifespan by {message['type']!r}")
+            sent = True
             if message["type"] == "lifespan.startup.complete":  # all routes are there
                 try:
                     self._check_routes(around)
@@ -222,7 +242,19 @@ class ASGIDriver:
                     await close_store(engine.aside.store)
             await send(message)
 
-        await self.app(scope, ending, closing)
+        try:
+            await self.app(scope, ending, closing)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            if received or sent:
+                raise
+            log.info("the app has no lifespan (%s), so keyguard answers it", type(error).__name__)
+        if not (received or sent):  # or the store would not be closed
+            await ending()
+            await closing({"type": "lifespan.startup.complete"})
+            await ending()
+            await closing({"type": "lifespan.shutdown.complete"})
 
 
 _STACKS = "keyguard.stacks"

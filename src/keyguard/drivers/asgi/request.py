@@ -206,7 +206,11 @@ class ASGIRequest(CarriedRequest):
         return self.spelling.path if self.scope.get("root_path") else path
 
     def _matched_route(self) -> str | None:
-        path = getattr(self.scope.get("route"), "path", None)  # of Starlette and FastAPI
+        route = self.scope.get("route")
+        context = (self.scope.get("fastapi") or {}).get("effective_route_context")
+        if context is not None and context.original_route is route:
+            route = context  # with the prefix under which a router is included
+        path = getattr(route, "path", None)
         return path if isinstance(path, str) else None
 
     def _find_plain(self) -> str:

@@ -61,7 +61,7 @@ class AppInside(Inside):
 
     def __init__(self, app: Any, cut: str | Literal[False] = "") -> None:
         """`cut` is the prefix that the app is said to cut off by itself; false if it is said to cut off none."""
-        self._app = app
+        self.app = app
         self._told = cut != ""
         self.cut = cut or ""
         self.root = self._looked(lambda: own_prefix(_innermost(app)), "")
@@ -73,14 +73,14 @@ class AppInside(Inside):
         except Exception:
             log.warning(
                 "cannot look into %s: if it cuts off a prefix of paths, name it by Keyguard(root_path=...)",
-                type(self._app).__name__,
+                type(self.app).__name__,
                 exc_info=True,
             )
             return else_
 
     @cached_property
     def _found(self) -> _Found:
-        return self._looked(lambda: _search(self._app), _Found(unseen=True))
+        return self._looked(lambda: _search(self.app), _Found(unseen=True))
 
     @cached_property
     def hidden(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class AppInside(Inside):
 
     @cached_property
     def before(self) -> str:
-        return self._looked(lambda: _cut_before(_innermost(self._app)), "")
+        return self._looked(lambda: _cut_before(_innermost(self.app)), "")
 
     def may_cut(self, path: str) -> bool:
         if self.before:
@@ -116,11 +116,11 @@ class AppInside(Inside):
     def seen(self) -> tuple[bool, tuple[Any, ...]]:
         """Look anew: what an app puts together with its first request is not there before."""
         nothing: tuple[bool, tuple[Any, ...]] = (True, ())
-        return self._looked(lambda: seen_within(self._app, lambda inner: _of_framework(inner, _Found())), nothing)
+        return self._looked(lambda: seen_within(self.app, lambda inner: _of_framework(inner, _Found())), nothing)
 
     @cached_property
     def _told_of_cors(self) -> bool:
-        found = self._looked(lambda: cors_among(in_line(self._app)), "")
+        found = self._looked(lambda: cors_among(in_line(self.app)), "")
         if found:
             tell_of_cors(found)
         return True
@@ -130,7 +130,7 @@ class AppInside(Inside):
 
     @cached_property
     def answers_preflights(self) -> bool:
-        return self._looked(lambda: any(map(_answers_preflights, in_line(self._app))), False)
+        return self._looked(lambda: any(map(_answers_preflights, in_line(self.app))), False)
 
 
 class _Found:

@@ -106,7 +106,7 @@ def _of_patterns(patterns: Sequence[Any], prefix: str) -> Iterator[Route]:
     for pattern in patterns:
         text = str(pattern.pattern)
         if hasattr(pattern.pattern, "_regex_pattern") or type(pattern.pattern).__name__ == "RegexPattern":
-            text = _REGEX_GROUP.sub("{}", text.removeprefix("^")).removesuffix("$").removesuffix(r"\Z")
+            text = as_template(text)
         below = getattr(pattern, "url_patterns", None)
         if below is not None:
             yield from _of_patterns(below, prefix + text)
@@ -119,6 +119,14 @@ def _of_patterns(patterns: Sequence[Any], prefix: str) -> Iterator[Route]:
         yield _route("/" + prefix + text, methods, view)
 
 
+def as_template(text: str) -> str:
+    """Return a regular expression of Django's as a template; a template stays as it is."""
+    if _SIGNS.search(text) is None:
+        return text
+    return _REGEX_GROUP.sub("{}", text.replace("^", "").replace(r"\Z", "").replace("$", ""))
+
+
+_SIGNS = re.compile(r"[\^$(\[\\]")
 _REGEX_GROUP = re.compile(r"\((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*\))*\)|\\.|[\[][^\]]*\][*+?]?")
 
 

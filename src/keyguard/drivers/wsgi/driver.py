@@ -10,12 +10,15 @@ from keyguard.drivers import bridges
 from keyguard.drivers.bridges import opened
 from keyguard.drivers.field_names import clean_environ, tell_of_folding
 from keyguard.drivers.interpreter import Engine, is_heard_to_its_end
+from keyguard.drivers.recording import RECORD
+from keyguard.drivers.templates import Templates
 from keyguard.drivers.wsgi.ahead import InputAhead
 from keyguard.drivers.wsgi.background import detach
 from keyguard.drivers.wsgi.body import close_left, left
 from keyguard.drivers.wsgi.driving import StartResponse, answer, asked, settle_all
 from keyguard.drivers.wsgi.driving import WSGIApp as WSGIApp
 from keyguard.drivers.wsgi.exchange import Exchange
+from keyguard.drivers.wsgi.recording import recorded
 from keyguard.drivers.wsgi.request import Environ, WSGIRequest
 from keyguard.drivers.wsgi.telling import Telling
 from keyguard.guard import Ask
@@ -32,6 +35,9 @@ def _settle_late(engine: Engine, work: Deferred) -> None:
 
 class WSGIDriver:
     """A WSGI app: guards around another WSGI app."""
+
+    routes: Templates | None = None
+    """The routes of the app. Set with the first record of a request."""
 
     def __init__(self, app: WSGIApp, engine: Engine) -> None:
         self.app = opened(app, SHARED_WSGI)
@@ -51,6 +57,8 @@ class WSGIDriver:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if getpid() != fork.known_process:
             fork.check_process()
+        if self.engine.sinks and RECORD not in environ:
+            return recorded(self, environ, start_response)
         if self._unseen:
             self._unseen = False
             tell_of_folding(environ)

@@ -179,7 +179,7 @@ class Hits:
 
 def _answer(request: CarriedRequest, ready: Ready) -> Response:
     response = Response(ready[4], request.headers_of(ready[3]), ready[5])
-    response.sized = True
+    response.sized = request.state.cached = True
     return response
 
 

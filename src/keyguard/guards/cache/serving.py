@@ -69,7 +69,7 @@ def answer(request: CarriedRequest, entry: Entry, conditions: Conditions, now: i
         return None
     fields = request.raw_fields(whole_fields(entry, entry.current_age(now), status))
     response = Response(entry.status, request.headers_of(fields), entry.body)
-    response.sized = True
+    response.sized = request.state.cached = True
     if request.method == "HEAD":  # its content is empty (RFC 9530, appendix B.2)
         for name in _DIGESTS:
             if name in response.headers:
@@ -94,7 +94,7 @@ def _bodiless(
     request: CarriedRequest, code: int, fields: list[tuple[str, str]], entry: Entry, now: int, status: str
 ) -> Response:
     response = Response(code, request.headers_of(request.raw_fields(_with_age(fields, entry, now, status))))
-    response.sized = True
+    response.sized = request.state.cached = True
     return response
 
 
@@ -205,7 +205,7 @@ def _partial(
     ]
     raw = request.raw_fields(_with_age(fields, entry, now, status))
     response = Response(206, request.headers_of(raw), body)
-    response.sized = True
+    response.sized = request.state.cached = True
     return response
 
 

@@ -44,8 +44,11 @@ class Names:
         """Return a pattern for the names of all keys that begin so, and of few others."""
         if not prefix or is_counter(prefix):
             return _bytes(self.pattern)
-        pool, bar, _ = prefix.partition("|")
-        return _bytes(f"{_GLOB.sub(_ESCAPED, self._values + _tag(pool))}|*" if bar else self.values)
+        pool, bar, rest = prefix.partition("|")
+        if not bar and pool[:1] in (".", "}"):
+            return _bytes(self.values)
+        begin = f"{_tag(pool)}|{rest}" if bar else f"{{{pool}"
+        return _bytes(f"{_GLOB.sub(_ESCAPED, self._values + begin)}*")
 
     def place(self, key: str) -> tuple[bytes, bytes]:
         """Return the name of a key and its field; the field is empty if it is not a counter."""
