@@ -13,6 +13,7 @@ from django.urls import include, path, re_path
 from fastapi import APIRouter, FastAPI, WebSocket
 from fastapi.testclient import TestClient
 from flask import Blueprint, Flask
+from flask import request as flask_request
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse
@@ -20,7 +21,7 @@ from starlette.routing import Mount, Route
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
-from keyguard import Decision, Keyguard, RateLimit, Request, Response, refuse
+from keyguard import Decision, Keyguard, RateLimit, Refused, Request, Response, refuse
 from keyguard.refusal import Cause
 from tests.support.django_site import site
 from tests.support.harness import Ask, ask_asgi, ask_wsgi
@@ -233,3 +234,87 @@ def test_django(way: str) -> None:
                 assert answer.status == (403 if fields else 404 if target == DJANGO[-1][0] else 200)
     assert [one.route for one in told] == [template for _, template in DJANGO for _ in range(2)]
     assert [one.outcome for one in told] == ["served", "refused"] * len(DJANGO)
+
+
+# -- refusals inside the app ------------------------------------------------------------------------------------------
+
+
+def limited(told: list[Decision]) -> tuple[Keyguard, RateLimit]:
+    tokens = RateLimit("10/minute", by="ip", cost=0, name="tokens")
+    return Keyguard(tokens, store="memory://", on_decision=told.append, handlers=True), tokens
+
+
+INSIDE = [
+    ("/rule", "served", 200, ()),
+    ("/rule", "refused", 429, ("rule:1/minute",)),
+    ("/reserve?units=4", "served", 200, ()),
+    ("/reserve?units=40", "refused", 429, ("tokens:10/minute",)),
+    ("/kind?units=40", "served", 200, ()),
+]
+
+
+def as_told(told: list[Decision]) -> list[tuple[str, str, int, tuple[str, ...]]]:
+    return [(one.route, one.outcome, one.status, one.policies) for one in told]
+
+
+EXPECTED = [(target.partition("?")[0], *rest) for target, *rest in INSIDE]
+
+
+def test_refusals_inside_of_fastapi() -> None:
+    told: list[Decision] = []
+    guard, _ = limited(told)
+    app = FastAPI()
+
+    @app.get("/rule")
+    @guard.limit("1/minute", by="ip", name="rule")
+    async def rule() -> str:
+        return "done"
+
+    @app.get("/reserve")
+    async def reserve(units: int) -> str:
+        async with guard.reserve(units, "tokens"):
+            return "done"
+
+    @app.get("/kind")
+    async def kind(units: int) -> str:
+        try:
+            async with guard.reserve(units, "tokens"):
+                return "all"
+        except Refused:
+            return "less"
+
+    app.add_middleware(guard.asgi)
+    with TestClient(app) as client:
+        for target, _, status, _ in INSIDE:
+            assert client.get(target).status_code == status
+    assert as_told(told) == EXPECTED
+
+
+def test_refusals_inside_of_flask() -> None:
+    told: list[Decision] = []
+    guard, _ = limited(told)
+    app = Flask("app")
+
+    @app.get("/rule")
+    @guard.limit("1/minute", by="ip", name="rule")
+    def rule() -> str:
+        return "done"
+
+    @app.get("/reserve")
+    def reserve() -> str:
+        with guard.reserve(int(flask_request.args["units"]), "tokens"):
+            return "done"
+
+    @app.get("/kind")
+    def kind() -> str:
+        try:
+            with guard.reserve(int(flask_request.args["units"]), "tokens"):
+                return "all"
+        except Refused:
+            return "less"
+
+    guard.init_app(app)
+    client = app.test_client()
+    for target, _, status, _ in INSIDE:
+        assert client.get(target).status_code == status
+    assert as_told(told) == EXPECTED

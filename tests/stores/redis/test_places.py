@@ -38,8 +38,14 @@ def test_a_listing_reads_what_it_lists_and_nothing_else(
         read.clear()
         assert store.scan(f"{pool}|") == [(f"{pool}|{number}", b"a value") for number in range(3)]
         assert store.scan(f"{pool}|2") == [(f"{pool}|2", b"a value")]
-        assert len(read) == 6
-    assert len(store.scan("")) == 18
+        assert len(read) == 4
+    for begin, many in (("st", 6), ("rc:", 3), ("a*", 3), ("\udcff", 3), ("s*", 0)):
+        read.clear()
+        assert len(store.scan(begin)) == many
+        assert len(read) == many
+    store.execute([Put(key, b"a value") for key in (".dot|1", "}brace|1", "whole")])
+    assert [len(store.scan(begin)) for begin in (".", ".d", "}b", "}brace|1", "wh", "whole|")] == [1, 1, 1, 1, 1, 0]
+    assert len(store.scan("")) == 21
 
 
 def failure(url: str, world: str) -> str:
