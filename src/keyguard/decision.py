@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import logging
 from os import getpid
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from keyguard.clock import SECOND
 from keyguard.logs import logger
@@ -19,17 +18,7 @@ log = logger("keyguard")
 _lines = logging.getLogger("keyguard.decisions")
 
 
-class Outcome(enum.StrEnum):
-    """The outcome of a request: one of four."""
-
-    SERVED = "served"
-    """The app has answered, with any status below 500, or a guard of your own has without refusing."""
-    CACHED = "cached"
-    """A `ResponseCache` has answered, also with a 304, a part, or what the app has only confirmed."""
-    REFUSED = "refused"
-    """keyguard has refused it; `cause` says why."""
-    FAILED = "failed"
-    """The app has answered with a status from 500 on, has raised an error, or has not answered at all."""
+Result: TypeAlias = Literal["served", "cached", "refused", "failed"]
 
 
 class Decision(NamedTuple):
@@ -52,7 +41,10 @@ class Decision(NamedTuple):
     route: str
     """The template of the route, such as `/items/{id}`, as the framework writes it. Of an app whose routes cannot be
     seen, the pattern of a rule that is about the path. Else empty: a path never stands here."""
-    outcome: Outcome
+    outcome: Result
+    """`served`: the app has answered with a status below 500, or a guard of your own without refusing. `cached`: a
+    `ResponseCache` has answered, also with a 304, a part, or what the app has only confirmed. `refused`: keyguard has
+    refused it. `failed`: the app has answered with a status from 500 on, has raised an error, or has not answered."""
     cause: Cause | None
     """Why it was refused; `fault` if the app has failed; else `None`."""
     reason: str
@@ -96,7 +88,7 @@ def line_of(decision: Decision) -> str:
         "client": decision.client,
         "method": decision.method,
         "route": decision.route,
-        "outcome": decision.outcome.value,
+        "outcome": decision.outcome,
         "cause": "" if decision.cause is None else decision.cause.value,
         "reason": decision.reason,
         "status": decision.status,

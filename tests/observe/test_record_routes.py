@@ -318,3 +318,20 @@ def test_refusals_inside_of_flask() -> None:
     for target, _, status, _ in INSIDE:
         assert client.get(target).status_code == status
     assert as_told(told) == EXPECTED
+
+
+def test_routes_that_cannot_be_listed_end_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    class Routes:
+        def iter_rules(self) -> Any:
+            raise LookupError
+
+    told: list[Decision] = []
+    app = flask()
+    guard = stack(told)
+    served = Client(guard.wsgi(app.wsgi_app))
+    app.url_map, url_map = Routes(), app.url_map  # type: ignore[assignment]
+    assert served.get("/items/17", headers={"X-Closed": "yes"}).status_code == 403
+    app.url_map = url_map
+    assert served.get("/items/17").status_code == 200
+    assert [one.route for one in told] == ["", "/items/<int:id>"]
+    assert "the routes of" in caplog.text

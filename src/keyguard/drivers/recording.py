@@ -14,7 +14,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple, TypeAlias
 
 from keyguard.clock import monotonic
-from keyguard.decision import Decision, Outcome
+from keyguard.decision import Decision, Result
 from keyguard.errors import NoResponse
 from keyguard.identity import ANONYMOUS
 from keyguard.logs import logger
@@ -98,7 +98,10 @@ class Recorder:
         if outer is None:
             request.state.recorder = self
             self._request = request
-            self._path = _path_of(request)  # what stands further in may cut some of it off
+            try:
+                self._path = _path_of(request)  # now, since what stands further in may cut some of it off
+            except Exception as error:
+                _note("the path of a request cannot be read for its record", error)
             return
         self.told = True
         if outer:
@@ -131,6 +134,13 @@ class Recorder:
             except Exception as error:
                 _note("on_decision failed, and the request went on", error)
 
+    def note_route(self) -> None:
+        """Note the route that the app has matched, if its framework tells."""
+        request = self._request
+        if request is not None and request.reached_app:
+            state = request.state
+            state.route = state.route or request.matched_route()
+
     def request_of(self) -> CarriedRequest:
         """Return the request, for an answer that was given before one was made."""
         raise NotImplementedError
@@ -145,20 +155,21 @@ class Recorder:
         identity, refusal = state.identity or ANONYMOUS, state.refusal
         key_id, subject, cause, reason = identity.key_id, identity.subject, None, ""
         policies: tuple[str, ...] = ()
+        outcome: Result
         if refusal is not None and (closed or status == refusal.status or (state.unserved and status >= 400)):
-            outcome, cause, reason = Outcome.REFUSED, refusal.cause, refusal.reason
+            outcome, cause, reason = "refused", refusal.cause, refusal.reason
             policies, key_id, subject = refusal.policies, refusal.key_id, refusal.subject
             if closed:
                 status = refusal.status
         elif ending is not None:
-            outcome = Outcome.FAILED
+            outcome = "failed"
             status, cause, reason = ending
         elif state.cached or instant:
-            outcome = Outcome.CACHED
+            outcome = "cached"
         elif status >= 500 and request.reached_app:
-            outcome, cause, reason = Outcome.FAILED, Cause.FAULT, APP_FAILED
+            outcome, cause, reason = "failed", Cause.FAULT, APP_FAILED
         else:
-            outcome = Outcome.SERVED
+            outcome = "served"
         client = request.client
         return _tuple(
             Decision,

@@ -38,36 +38,32 @@ class Templates:
 
     def _read(self) -> None:
         self._readings += 1
+        by_key: dict[int, list[Met]] = {}
+        table, rules = _Node(), _Node()
+        for place, text in enumerate(self._patterns):
+            rules.add(place, Route(text, segments_of(text), frozenset(), None))
         try:
             routes = routes_of(self._app)
             if routes is None and len(found := frameworks_within(self._app)) == 1:  # behind middleware of several parts
                 routes = routes_of(found[0])
+            for place, route in enumerate(routes or ()):
+                table.add(place, route)
+                if isinstance(route.of_framework, Met):
+                    by_key.setdefault(id(route.of_framework.key), []).append(route.of_framework)
         except Exception:
             log.warning("the routes of %s cannot be listed", type(self._app).__name__, exc_info=True)
             routes = None
         self._seen = routes is not None
         """Whether the routes can be seen."""
-        self._by_key: dict[int, list[Met]] = {}
-        self._table, self._rules = _Node(), _Node()
-        for place, text in enumerate(self._patterns):
-            self._rules.add(place, Route(text, segments_of(text), frozenset(), None))
+        self._by_key, self._table, self._rules = by_key, table, rules
         self._kept: dict[tuple[str, str], tuple[str, bool]] = {}
-        for place, route in enumerate(routes or ()):
-            self._table.add(place, route)
-            if isinstance(route.of_framework, Met):
-                self._by_key.setdefault(id(route.of_framework.key), []).append(route.of_framework)
 
     def template_of(self, request: CarriedRequest, path: str) -> str:
         """Return the template for a request. `path` is its path as it came, without what stands before the app."""
-        if request.reached_app:
-            if request.shared is SHARED_ASGI:
-                key = key_in(request.scope)
-                if key is not None and (template := self._of_key(key, path)):
-                    return template
-            else:
-                rule = getattr(getattr(request.scope.get("werkzeug.request"), "url_rule", None), "rule", None)
-                if isinstance(rule, str):
-                    return rule
+        if request.reached_app and request.shared is SHARED_ASGI:
+            key = key_in(request.scope)
+            if key is not None and (template := self._of_key(key, path)):
+                return template
         template, matched = self._matching(request.method, path)
         # What a framework has not matched is no route, whatever rules are about it.
         return template if matched or not (self._seen and request.reached_app) else ""

@@ -226,7 +226,7 @@ class CarriedRequest(Request):
     @property
     def route(self) -> str:
         """The route that the app has matched, if it tells; else the path, as a log may hold it."""
-        matched = (self.state.route or self._matched_route()) if self.reached_app else None
+        matched = (self.state.route or self.matched_route()) if self.reached_app else None
         return shown_path(self._told_path()) if matched is None else matched
 
     @property
@@ -315,7 +315,7 @@ class CarriedRequest(Request):
         """Return the path, to tell of it: nothing is decided by that, so how it may be read does not matter."""
         raise NotImplementedError
 
-    def _matched_route(self) -> str | None:
+    def matched_route(self) -> str | None:
         """Return the pattern of the route that a framework has matched, if it is known to tell it."""
         raise NotImplementedError
 

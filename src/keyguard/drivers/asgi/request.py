@@ -205,7 +205,7 @@ class ASGIRequest(CarriedRequest):
         path: str = self.scope["path"]
         return self.spelling.path if self.scope.get("root_path") else path
 
-    def _matched_route(self) -> str | None:
+    def matched_route(self) -> str | None:
         route = self.scope.get("route")
         context = (self.scope.get("fastapi") or {}).get("effective_route_context")
         if context is not None and context.original_route is route:

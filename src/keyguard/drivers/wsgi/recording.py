@@ -47,6 +47,7 @@ class _Recorder(Recorder):
         try:
             write = self._start(status, headers, exc_info) if exc_info else self._start(status, headers)
             self._status = status_of(status)  # the server has taken it
+            self.note_route()  # now, since Flask forgets it with its request
             return write
         finally:
             exc_info = None

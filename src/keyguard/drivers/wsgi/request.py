@@ -130,7 +130,7 @@ class WSGIRequest(CarriedRequest):
     def _told_path(self) -> str:
         return str(self.scope.get("PATH_INFO", ""))  # not decoded: what is not ASCII is not told
 
-    def _matched_route(self) -> str | None:
+    def matched_route(self) -> str | None:
         rule = getattr(getattr(self.scope.get("werkzeug.request"), "url_rule", None), "rule", None)  # of Flask
         return rule if isinstance(rule, str) else None
 
