@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from keyguard import APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit, path
+from keyguard.drivers.inspection.django_routes import templates_of_regex
 from keyguard.drivers.inspection.routes import Route, routes_of, segments_of
 from keyguard.policies import Policy, PolicySet, first_match, method, shadow
-from keyguard.stack.route_patterns import covers, meets
+from keyguard.stack.route_patterns import RoutesBySegment, covers, meets
 
 # -- one app in each framework: GET /items/{id}, POST /login, GET /health, and /files/... with slashes ------------
 
@@ -350,6 +351,82 @@ def test_middleware_and_the_stack_itself_may_stand_around_the_app() -> None:
             guard.check(app)
 
 
+def test_what_opens_and_matches_no_route_is_told_and_does_not_raise() -> None:
+    gone = path("/helth")
+    guard = Keyguard(
+        first_match(Policy("open", when=gone & method("GET"), then=[]), Policy("rest", then=[RateLimit("9/minute")])),
+        RateLimit("5/minute", when=~gone, name="most"),
+        store="memory://",
+    )
+    found = [one for one in guard.check(fastapi()) if one.rule == "matches-nothing"]
+    assert [one.severity for one in found] == ["warning", "warning"]
+    for closing in (Policy("p", when=~~gone, then=[RateLimit("9/minute")]), RateLimit("5/minute", when=gone | gone)):
+        with pytest.raises(ConfigurationError, match="/helth"):
+            Keyguard(closing, store="memory://").check(fastapi())
+
+
+def test_one_path_that_several_routes_may_answer_shares_no_counter() -> None:
+    app = flask()
+    app.get("/<word>", endpoint="word")(lambda word: "")
+    app.post("/items/special", endpoint="special")(lambda: "")
+    for paths in (["/login"], ["/items/{id}"], ["/items/special"]):
+        findings = Keyguard(RateLimit("5/minute", paths=paths), store="memory://").check(app)
+        assert [one for one in findings if one.rule == "shared-counter"] == []
+
+
+def test_apps_behind_a_dispatcher() -> None:
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+    def within() -> Any:
+        app = flask()
+        app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/shop": flask(), "/else": lambda *_: []})
+        return app
+
+    for app in (DispatcherMiddleware(flask(), {"/shop": flask(), "/else": lambda *_: []}), within()):
+        fits = RateLimit("5/minute", paths=["/shop/items/{id}", "/login", "/else/any/thing"])
+        assert "matches-nothing" not in {one.rule for one in Keyguard(fits, store="memory://").check(app)}
+        names = {one.subject for one in Keyguard(fits, store="memory://").check(app) if one.rule == "unprotected-route"}
+        assert {"POST /shop/login", "GET /health"} <= names
+        with pytest.raises(ConfigurationError, match="/shop/item"):
+            Keyguard(RateLimit("5/minute", paths=["/shop/item"]), store="memory://").check(app)
+
+
+@pytest.mark.parametrize(
+    ("text", "templates"),
+    [
+        (r"^static/(?P<path>.*)$", ["static/*"]),
+        (r"^articles/(?P<year>[0-9]{4})/$", ["articles/{}/"]),
+        (r"^blog/(?P<y>\d+)/(?:(?P<m>\d+)/)?$", ["blog/{}/", "blog/{}/{}/"]),
+        (r"^opt(?:/(?P<x>\d+))?/$", ["opt/", "opt/{}/"]),
+        (r"^contact/?$", ["contact"]),
+        (r"^data\.json$", ["data.json"]),
+        (r"^(?:en|de)/x/\Z", ["{}/x/"]),
+        (r"^users/[^/]+/$", ["users/{}/"]),
+        (r"^users/[^.]+/$", ["users/*"]),
+        (r"^page/(?!old)new$", ["page/new"]),
+        (r"^either|or$", ["*"]),
+        (r"^x/(a/b|c)/$", ["x/*"]),
+        (r"^admin/", ["admin/*"]),
+        (r"^beg", ["*"]),
+        ("anywhere/", ["*"]),
+        (r"^cost\$", ["*"]),
+        (r"^(broken", ["*"]),
+        (r"^$", [""]),
+    ],
+)
+def test_regular_expressions_of_django(text: str, templates: list[str]) -> None:
+    assert templates_of_regex(text) == templates
+
+
+def test_a_thousand_policies_on_thousands_of_routes_are_compared_with_a_few_of_them() -> None:
+    routes = [Route(f"/r{n}/x", (f"r{n}", "x"), frozenset(), None) for n in range(5000)]
+    anything = Route("/{page}", segments_of("/{page}"), frozenset(), None)
+    known = RoutesBySegment([*routes, anything])
+    assert known.beside("/R17/{y}") == [routes[17], anything]
+    assert known.beside("/{x}/y") == known.all
+    assert known.beside("/none") == [anything]
+
+
 def test_an_app_whose_routes_cannot_be_seen_is_told_of() -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         raise NotImplementedError
@@ -368,7 +445,8 @@ DJANGO = """
 import django
 from django.conf import settings
 from django.http import HttpResponse
-from django.urls import include, path, re_path
+from django.conf.urls.i18n import i18n_patterns
+from django.urls import include, path, re_path, register_converter
 from django.views import View
 
 class Login(View):
@@ -376,18 +454,28 @@ class Login(View):
 
 def view(request, **_): ...
 
+class Below:
+    regex = "[a-z/]+"
+    def to_python(self, value): return value
+    def to_url(self, value): return value
+
+settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], USE_I18N=True)
+register_converter(Below, "below")
 urlpatterns = [
     path("items/", include([path("<int:id>", view)])),
     path("login", Login.as_view()),
     path("health", view),
     path("files/<path:name>", view),
     re_path(r"^years/(?P<year>[0-9]{4})/$", view),
+    re_path(r"^static/", include([re_path(r"(?P<path>.*)$", view)])),
+    path("tree/<below:name>/end", view),
+    *i18n_patterns(path("about", view), prefix_default_language=False),
 ]
-settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"])
 django.setup()
 from django.core.handlers.wsgi import WSGIHandler
 from keyguard import Keyguard, RateLimit
-paths = ["/items/{id}", "/login", "/files/*", "/years/{year}", "/logins"]
+paths = ["/items/{id}", "/login", "/files/*", "/years/{year}", "/logins", "/static/css/site.css", "/static/*", "/de/about",
+         "/{language}/about", "/about", "/tree/a/b/end", "/tree/*"]
 guard = Keyguard(RateLimit("5/minute", paths=paths))
 for finding in guard.check(WSGIHandler(), fail_on=None):
     print(finding.rule, finding.subject, finding.message)

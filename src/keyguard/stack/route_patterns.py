@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from keyguard.conditions import OnPaths
 from keyguard.drivers.inspection.routes import REST, SOME, Route, segments_of
+
+
+class RoutesBySegment:
+    """Routes by their first segment, so that a pattern is compared with a few of many."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.all = routes
+        self.paths = [*dict.fromkeys(route.path for route in routes)]
+        self._by_first: dict[str, list[Route]] = {}
+        for route in routes:
+            self._by_first.setdefault(first_of(route.segments), []).append(route)
+
+    def beside(self, pattern: str) -> Sequence[Route]:
+        """Return the routes whose first segment may be that of a pattern."""
+        first = first_of(segments_of(pattern))
+        if first == "":
+            return self.all
+        return [*self._by_first.get(first, ()), *self._by_first.get("", ())]
+
+
+def first_of(segments: tuple[str, ...]) -> str:
+    """Return the first segment in one case; empty if it may be any."""
+    return "" if segments[0] in (SOME, REST) else segments[0].casefold()
 
 
 def meets(pattern: str, route: Route, *, ignore_case: bool = False) -> bool:

@@ -7,11 +7,13 @@ routes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from keyguard.drivers.inspection.app import in_line
-from keyguard.drivers.inspection.objects import class_of_view, modules_of
+from keyguard.drivers.inspection.django_routes import views_of
+from keyguard.drivers.inspection.objects import modules_of
 from keyguard.drivers.inspection.starlette_routes import met_in
 
 SOME = "{}"
@@ -42,13 +44,36 @@ class Route(NamedTuple):
 
 def routes_of(app: Any) -> list[Route] | None:
     """List the routes of the app inside; `None` if it is not an app of a framework that is known."""
+    return _routes_of(app, 0)
+
+
+def _routes_of(app: Any, depth: int) -> list[Route] | None:
     for at in in_line(app):
+        homes = modules_of(at)
+        if _DISPATCHER in homes and depth < _DEEPEST:
+            own = _routes_of(at.app, depth + 1)
+            return None if own is None else [*own, *_mounted(at, depth)]
         for home, read in _READERS.items():
-            if home in modules_of(at):
-                return list(read(at))
+            if home in homes:
+                before = getattr(at, "__dict__", {}).get("wsgi_app")  # which may be in the place of the app's own
+                return [*read(at), *(_mounted(before, depth) if _DISPATCHER in modules_of(before) else ())]
     return None
 
 
+def _mounted(dispatcher: Any, depth: int) -> Iterator[Route]:
+    """List the routes of the apps that a dispatcher of Werkzeug's hands requests to, by prefix."""
+    for prefix, app in dispatcher.mounts.items() if depth < _DEEPEST else ():
+        for route in _routes_of(app, depth + 1) or [_route("/*", (), app)]:
+            path = f"{prefix}{route.path}"
+            yield Route(path, (*segments_of(prefix), *route.segments), route.methods, route.view)
+
+
+_DISPATCHER = "werkzeug.middleware.dispatcher"
+_DEEPEST = 5
+"""So many dispatchers may lead to each other."""
+
+
+@lru_cache(maxsize=4096)
 def segments_of(template: str) -> tuple[str, ...]:
     """Cut a template, or a pattern of keyguard's, into segments.
 
@@ -92,31 +117,21 @@ def _of_litestar(app: Any) -> Iterator[Route]:
 
 def _of_flask(app: Any) -> Iterator[Route]:
     for rule in app.url_map.iter_rules():
-        yield _route(rule.rule, rule.methods, app.view_functions.get(rule.endpoint), rule.endpoint)
+        text = rule.rule
+        for name, converter in getattr(rule, "_converters", {}).items():
+            if not getattr(converter, "part_isolating", True):  # it may take slashes, as that for paths does
+                text = re.sub(rf"<(?:[^<>]+:)?{re.escape(name)}>", f"<path:{name}>", text)
+        yield _route(rule.rule, rule.methods, app.view_functions.get(rule.endpoint), rule.endpoint)._replace(
+            segments=segments_of(text)
+        )
 
 
 def django_routes() -> Iterator[Route]:
     """List the routes of the Django project whose settings are in force."""
     from django.urls import get_resolver
 
-    yield from _of_patterns(get_resolver().url_patterns, "")
-
-
-def _of_patterns(patterns: Sequence[Any], prefix: str) -> Iterator[Route]:
-    for pattern in patterns:
-        text = str(pattern.pattern)
-        if hasattr(pattern.pattern, "_regex_pattern") or type(pattern.pattern).__name__ == "RegexPattern":
-            text = as_template(text)
-        below = getattr(pattern, "url_patterns", None)
-        if below is not None:
-            yield from _of_patterns(below, prefix + text)
-            continue
-        view = pattern.callback
-        methods = {name.upper() for name in getattr(view, "actions", None) or ()}
-        kind = class_of_view(view)
-        if not methods and kind is not None:
-            methods = {name.upper() for name in getattr(kind, "http_method_names", ()) if hasattr(kind, name)}
-        yield _route("/" + prefix + text, methods, view)
+    for template, methods, view in views_of(get_resolver().url_patterns):
+        yield _route(template, methods, view)
 
 
 def as_template(text: str) -> str:

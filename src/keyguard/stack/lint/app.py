@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from keyguard.conditions import Condition, OnPaths
+from keyguard.conditions import Condition, Not, OnPaths
 from keyguard.drivers.inspection.objects import class_of_view
-from keyguard.drivers.inspection.routes import Route, routes_of
+from keyguard.drivers.inspection.routes import Route, routes_of, segments_of
 from keyguard.drivers.inspection.starlette_routes import Met
 from keyguard.errors import ConfigurationError
 from keyguard.guards.api_keys import APIKeys
@@ -18,7 +18,7 @@ from keyguard.stack.lint.findings import SEVERITIES, Finding, Findings, Severity
 from keyguard.stack.lint.reachability import unreachable, unreachable_at_routes, unreachable_policies
 from keyguard.stack.markers import Markers, learned
 from keyguard.stack.placed import Placed, placed
-from keyguard.stack.route_patterns import answers, covered, meets, met
+from keyguard.stack.route_patterns import RoutesBySegment, answers, covered, first_of, meets, met
 from keyguard.stack.route_rules import RouteRule, rules_of
 from keyguard.stack.views import parts_of_view
 
@@ -48,11 +48,12 @@ def check_app(stack: Stack, app: Any) -> Findings:
             rules = _rules_at(stack, app, routes)
         except ConfigurationError as error:
             return Findings([Finding("error", "rule-at-route", type(app).__name__, str(error)), *found])
-        found += _matching_nothing(places, routes)
-        found += _policies_matching_nothing(stack.guards, routes)
+        by_segment = RoutesBySegment(routes)
+        found += _matching_nothing(places, by_segment)
+        found += _policies_matching_nothing(stack.guards, by_segment)
         found += _unprotected(places, routes, rules)
         found += unreachable_at_routes(places, [rule for own in rules for rule in own])
-        found += _shared(places, routes)
+        found += _shared(places, by_segment)
     return Findings(sorted(found, key=lambda finding: -SEVERITIES.index(finding.severity)))
 
 
@@ -83,16 +84,14 @@ def _rules_of(route: Route, markers: Markers, of_flask: Mapping[str | None, Rule
 # -- rules that match nothing -----------------------------------------------------------------------------------
 
 
-def _matching_nothing(places: Iterable[Placed], routes: Sequence[Route]) -> Iterator[Finding]:
+def _matching_nothing(places: Iterable[Placed], routes: RoutesBySegment) -> Iterator[Finding]:
     for guard in [place.guard for place in places]:
         for word, condition in _conditions(guard):
-            # What is meant to be closed by it stands open; what is meant to be open is closed.
-            severity: Severity = "error" if word in _CLOSING else "warning"
-            for text in _met_by_none(condition, routes):
+            for severity, text in _met_by_none(condition, routes, closes=word in _CLOSING):
                 yield Finding(severity, "matches-nothing", repr(guard), _no_route(word, text, routes))
         methods = _methods(guard)
         if methods is not None:
-            about = [route for route in routes if met(getattr(guard, "paths", None), route)]
+            about = [route for route in routes.all if met(getattr(guard, "paths", None), route)]
             if about and not any(answers(route, methods) for route in about):
                 said = f"methods={sorted(methods)}: no route that it is about answers any of them"
                 yield Finding("error", "matches-nothing", repr(guard), said)
@@ -101,19 +100,34 @@ def _matching_nothing(places: Iterable[Placed], routes: Sequence[Route]) -> Iter
 _CLOSING = ("paths", "when")
 
 
-def _policies_matching_nothing(guards: Iterable[Any], routes: Sequence[Route]) -> Iterator[Finding]:
+def _policies_matching_nothing(guards: Iterable[Any], routes: RoutesBySegment) -> Iterator[Finding]:
     for policy in [policy for gate in guards if isinstance(gate, PolicySet) for policy in gate.policies]:
-        for text in _met_by_none(policy.condition, routes):
-            yield Finding("error", "matches-nothing", repr(policy), _no_route("path", text, routes))
+        # One without guards spares requests the policies behind it, and does no more.
+        for severity, text in _met_by_none(policy.condition, routes, closes=bool(policy.guards)):
+            yield Finding(severity, "matches-nothing", repr(policy), _no_route("path", text, routes))
 
 
-def _met_by_none(condition: Condition, routes: Sequence[Route]) -> Iterator[str]:
-    """Yield the patterns of a condition that no route meets."""
-    for one in condition.within():
-        if isinstance(one, OnPaths):
-            for text in one.texts:
-                if not any(meets(text, route, ignore_case=one.ignore_case) for route in routes):
-                    yield text
+def _met_by_none(condition: Condition, routes: RoutesBySegment, *, closes: bool) -> Iterator[tuple[Severity, str]]:
+    """Yield the patterns of a condition that no route meets, with how bad that is.
+
+    What is meant to be closed by it stands open; what is meant to be open is closed.
+    """
+    for one, its in _on_paths(condition, closes):
+        for text in one.texts:
+            if not any(meets(text, route, ignore_case=one.ignore_case) for route in routes.beside(text)):
+                yield "error" if its else "warning", text
+
+
+def _on_paths(condition: Condition, closes: bool) -> Iterator[tuple[OnPaths, bool]]:
+    """Yield the conditions on paths that one is made of, and whether each of them closes: `~` changes sides."""
+    if isinstance(condition, OnPaths):
+        yield condition, closes
+    elif isinstance(condition, Not):
+        yield from _on_paths(condition.condition, not closes)
+    else:
+        for one in condition.parts:
+            if isinstance(one, Condition):
+                yield from _on_paths(one, closes)
 
 
 def _conditions(guard: Any) -> Iterator[tuple[str, Condition]]:
@@ -131,10 +145,10 @@ def _methods(guard: Any) -> frozenset[str] | None:
     return None if selection is None else selection.methods
 
 
-def _no_route(word: str, text: str, routes: Sequence[Route]) -> str:
+def _no_route(word: str, text: str, routes: RoutesBySegment) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(text, [route.path for route in routes], n=1, cutoff=0.6)
+    near = get_close_matches(text, routes.paths, n=1, cutoff=0.6)
     hint = f"; the nearest is {near[0]!r}" if near else ""
     return f"{word}={text!r} matches no route of the app{hint}"
 
@@ -156,13 +170,29 @@ def _unprotected(places: Iterable[Placed], routes: Sequence[Route], rules: Seque
     limits = [place for place in deciding if getattr(place.guard, "selection", None) is not None]
     if not keys and not limits and not any(rules):
         return
+    keys_beside, limits_beside = _by_segment(keys), _by_segment(limits)
     for route, own in zip(routes, rules, strict=True):
-        if own or any(place.about_all(route) and _needs_key(place.guard, route) for place in keys):
+        if own or any(place.about_all(route) and _needs_key(place.guard, route) for place in keys_beside(route)):
             continue
-        if any(place.about_all(route) and _limits(place.guard, route) for place in limits):
+        if any(place.about_all(route) and _limits(place.guard, route) for place in limits_beside(route)):
             continue
         what = "needs no key, and no limit is about it" if keys else "no limit is about it"
         yield Finding("warning", "unprotected-route", route.name, what)
+
+
+def _by_segment(places: Iterable[Placed]) -> Callable[[Route], Iterator[Placed]]:
+    """Return what yields the places whose policies may be about all of a route: a few of many."""
+    found: dict[str, list[Placed]] = {}
+    for place in places:
+        needed = None if place.condition is None else place.condition.needed
+        for first in {first_of(segments_of(text)) for text in needed} if needed is not None else {""}:
+            found.setdefault(first, []).append(place)
+
+    def beside(route: Route) -> Iterator[Placed]:
+        for first in {"", first_of(route.segments)}:
+            yield from found.get(first, ())
+
+    return beside
 
 
 def _needs_key(guard: APIKeys, route: Route) -> bool:
@@ -184,14 +214,17 @@ def _limits(guard: Any, route: Route) -> bool:
 # -- counters that several routes share -------------------------------------------------------------------------
 
 
-def _shared(places: Iterable[Placed], routes: Sequence[Route]) -> Iterator[Finding]:
+def _shared(places: Iterable[Placed], routes: RoutesBySegment) -> Iterator[Finding]:
     """Find limits of which several routes that are named one by one share a counter."""
     for guard in [place.guard for place in places]:
         paths = getattr(getattr(guard, "selection", None), "paths", None)
         if paths is None:
             continue
-        named = [text for text in paths.texts if not text.endswith("*")]
-        about = {route.path for route in routes if any(meets(text, route) for text in named)}
+        about: set[str] = set()
+        for text in [text for text in paths.texts if not text.endswith("*")]:
+            found = [route for route in routes.beside(text) if meets(text, route)]
+            named = [route for route in found if route.segments == segments_of(text)] or found
+            about.update(route.path for route in named[:1])
         if len(about) > 1:
             said = f"its paths share one counter: {_listed(sorted(about))}. Limits of their own are made one a path"
             yield Finding("note", "shared-counter", repr(guard), said)
