@@ -474,8 +474,8 @@ urlpatterns = [
 django.setup()
 from django.core.handlers.wsgi import WSGIHandler
 from keyguard import Keyguard, RateLimit
-paths = ["/items/{id}", "/login", "/files/*", "/years/{year}", "/logins", "/static/css/site.css", "/static/*", "/de/about",
-         "/{language}/about", "/about", "/tree/a/b/end", "/tree/*"]
+paths = ["/items/{id}", "/login", "/files/*", "/years/{year}", "/logins", "/static/css/site.css", "/static/*",
+         "/de/about", "/{language}/about", "/about", "/tree/a/b/end", "/tree/*"]
 guard = Keyguard(RateLimit("5/minute", paths=paths))
 for finding in guard.check(WSGIHandler(), fail_on=None):
     print(finding.rule, finding.subject, finding.message)

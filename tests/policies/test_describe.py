@@ -81,6 +81,11 @@ def test_a_stack_is_described_in_the_order_in_which_guards_are_asked() -> None:
     assert len(text) == 5
 
 
+def test_what_needs_no_key_is_said_of_keys() -> None:
+    guard = Keyguard(APIKeys(public=["/health", "/docs"]), store="memory://")
+    assert [row.when for row in guard.describe()] == ["~path('/health', '/docs')"]
+
+
 def test_a_policy_over_a_plan_that_no_limit_lists_is_noted() -> None:
     plans = RateLimit(plans={"free": "2/second", "pro": None}, default="free")
     one = Policy("gold", when=~plan("gold"), then=[RateLimit("9/minute", name="gold")])

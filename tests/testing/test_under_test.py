@@ -25,15 +25,16 @@ from keyguard import (
     Overload,
     RateLimit,
     Request,
+    Response,
     ResponseCache,
     credits,
     quota,
     smooth,
 )
-from keyguard.policies import Policy, path, plan, shadow
+from keyguard.policies import Policy, all_of, first_match, path, plan, shadow
 from keyguard.stores.leased import Leased
 from keyguard.stores.memory import MemoryStore
-from keyguard.testing import ManualClock
+from keyguard.testing import ManualClock, play
 from tests.support.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 from tests.support.servers import RedisServer
 
@@ -788,3 +789,36 @@ def test_threads_and_tasks_may_ask_at_the_same_time() -> None:
             thread.join(60)
         assert sorted(found) == [200, 200, 429, 429, 429]
         assert g.hits("search") == 10
+
+
+class Badges(Guard):
+    """Finds callers by a field of its own."""
+
+    provides = frozenset({"identity"})
+
+    def __init__(self, *sources: str) -> None:
+        self.sources = sources
+
+    def __call__(self, request: Request) -> Response | None:
+        badge = request.header("x-badge")
+        if badge is None:
+            return Response(401)
+        request.state.identity = Identity(badge)
+        return None
+
+
+@pytest.mark.parametrize("sources", [(), ("x-badge",)])
+@pytest.mark.parametrize("gate", [all_of, first_match, None])
+def test_a_guard_that_finds_callers_in_a_policy_is_spared_too(gate: Any, sources: tuple[str, ...]) -> None:
+    guards = [Badges(*sources), RateLimit("2/minute", by="subject", name="api")]
+    guard = Keyguard(*guards if gate is None else [gate(Policy("all", then=guards))], store="memory://")
+    for interface in ("wsgi", "asgi"):
+        with guard.testing(identity="alice") as test:
+            assert [play(guard, interface=interface).status for _ in range(3)] == [200, 200, 429]
+            assert test.hits("api") == 3
+            if sources:
+                assert play(guard, headers={"X-Badge": "bob"}, interface=interface).status == 200
+            test.identity = None
+            assert play(guard, interface=interface).status == 401
+        assert play(guard, interface=interface).status == 401
+        assert play(guard, headers={"X-Badge": "carl"}, interface=interface).status == 200

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from typing import Any
 
 from keyguard.chain import decide_of
@@ -146,6 +147,13 @@ class PolicySet(Gate):
     def ways(self) -> Iterator[tuple[Condition, Sequence[AnyGuard]]]:
         for policy in self.policies:
             yield policy.condition, policy.guards
+
+    def with_members(self, instead: Callable[[Any], Any]) -> PolicySet:
+        """Return the same set with other guards in the place of its own."""
+        made = copy(self)
+        made._arranged = [[instead(guard) for guard in guards] for guards in self._arranged]
+        made.members = tuple([instead(guard) for guard in self.members])
+        return made
 
     def choose(self, request: CarriedRequest) -> Choice | Response:
         chosen: Choice = ()

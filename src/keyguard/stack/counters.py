@@ -25,12 +25,17 @@ from keyguard.stores.places import place_of
 
 def facts_of(guards: Iterable[Any], *, ipv6_prefix: int, overrides: bool) -> list[LimitFacts]:
     """Return what is known of the limits of guards; `overrides`: whether their stack reads these."""
-    found: list[LimitFacts] = []
-    for guard in guards:
-        told = [*(facts for counters in guard.counters for facts in counters.facts), *guard.facts]
-        overridable = overrides and isinstance(unwrapped(guard), RateLimit)
-        found += [replace(facts, ipv6_prefix=ipv6_prefix, overridable=overridable) for facts in told]
-    return found
+    guards = [*guards]
+    told = [(guard, facts) for guard in guards for counters in guard.counters for facts in counters.facts]
+    told += [(guard, facts) for guard in guards for facts in guard.facts]
+    return [
+        replace(
+            facts,
+            ipv6_prefix=ipv6_prefix,
+            overridable=overrides and isinstance(unwrapped(guard), RateLimit),
+        )
+        for guard, facts in told
+    ]
 
 
 class _Claim:

@@ -129,6 +129,8 @@ def _conditions(guard: Any) -> Iterator[str]:
     paths = getattr(guard, "paths", None)
     if paths is not None:
         yield repr(paths)
+    if isinstance(public := getattr(guard, "public", None), Condition):
+        yield repr(Not(public))
     if selection is None:
         return
     if selection.methods is not None:

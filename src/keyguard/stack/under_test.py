@@ -18,12 +18,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from keyguard.aside import Plugged
 from keyguard.errors import ConfigurationError
+from keyguard.gate import members_of
 from keyguard.guard import AnyGuard, declared, is_plain, sources_of
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.bans import Ban
 from keyguard.identity import Identity
 from keyguard.manual_clock import ManualClock
 from keyguard.ops import Take
+from keyguard.policies import PolicySet
 from keyguard.request import CarriedRequest
 from keyguard.stack.exhausted import Exhausted
 from keyguard.stores.memory.observed import ObservedStore
@@ -140,7 +142,14 @@ class UnderTest:
 
     def _guards(self, stack: Stack) -> list[AnyGuard]:
         """Return the guards of a stack as they run in a test."""
-        found = [self._or_assumed(guard) if _finds_callers(guard) else guard for guard in stack._stacked]
+        instead = {id(guard): self._or_assumed(guard) for guard in members_of(stack._stacked) if _finds_callers(guard)}
+
+        def in_test(guard: Any) -> Any:
+            return instead.get(id(guard), guard)
+
+        found = [
+            guard.with_members(in_test) if isinstance(guard, PolicySet) else in_test(guard) for guard in stack._stacked
+        ]
         known = any("identity" in declared(guard).provides for guard in stack._stacked)
 
         def note(request: CarriedRequest) -> None:
@@ -151,11 +160,14 @@ class UnderTest:
         return [note, *found]
 
     def _or_assumed(self, guard: Any) -> AnyGuard:
-        """Return a guard of the user's own that finds callers, asked about those alone that the test leaves to it."""
-        sources = sources_of(guard)
+        """Return a guard of the user's own that finds callers, asked about those alone that the test leaves to it.
+
+        One that does not tell where it looks for credentials is asked about none.
+        """
+        sources = sources_of(guard) if declared(guard).sources else None
 
         def assumed(request: CarriedRequest) -> bool:
-            if self._identity is None or sources.read(request):
+            if self._identity is None or (sources is not None and sources.read(request)):
                 return False
             request.state.identity = self._identity
             return True
