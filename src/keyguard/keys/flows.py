@@ -52,8 +52,9 @@ class IssuedKey:
 class Flows:
     """The actions on keys that are made, and sealed, with these peppers."""
 
-    def __init__(self, peppers: Peppers) -> None:
+    def __init__(self, peppers: Peppers, hmac: Imported | None = None) -> None:
         self._peppers = peppers
+        self._hmac = hmac
 
     async def issue(self, record: KeyRecord, key: PlainKey) -> IssuedKey:
         name = record_key(key.id)
@@ -177,7 +178,7 @@ class Flows:
         Raises `KeyNotFound`, which does not show what may be a key.
         """
         if parse_key(text) is None and may_be_imported(text):
-            exact, _ = Imported(self._peppers).places(text)
+            exact, _ = Imported(self._peppers, self._hmac).places(text)
             found = ids_in(await Read(*exact))
             if not found:
                 raise KeyNotFound(

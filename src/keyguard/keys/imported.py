@@ -25,6 +25,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
+from typing import TypeAlias
 
 from keyguard.errors import ConfigurationError
 from keyguard.keys.format import ALPHABET, ID_LENGTH, Peppers
@@ -51,13 +52,19 @@ _MIN_SECRET = 8  # bytes
 _NO_DIGEST = bytes(32)
 
 
+HmacSecret: TypeAlias = "str | bytes | Imported | None"
+"""The secret of an HMAC, or what knows it."""
+
+
 class Imported:
     """How texts become digests: under these peppers, and with the secret of an HMAC if keys have one."""
 
     __slots__ = ("_peppers", "_secret")
 
-    def __init__(self, peppers: Peppers, secret: str | bytes | None = None) -> None:
+    def __init__(self, peppers: Peppers, secret: HmacSecret = None) -> None:
         self._peppers = peppers
+        if isinstance(secret, Imported):
+            secret = secret._secret
         if secret is None:
             secret = os.environ.get("KEYGUARD_HMAC_SECRET") or None
         data = secret.encode("utf-8", "surrogateescape") if isinstance(secret, str) else secret

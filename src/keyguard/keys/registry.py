@@ -15,6 +15,7 @@ from keyguard.flow import Flow
 from keyguard.keys.drafts import UNCHANGED, Moment, changes_of, draft
 from keyguard.keys.flows import NO_PEPPER, PEPPERED, Flows, IssuedKey
 from keyguard.keys.format import Pepper, Peppers, PlainKey, check_words
+from keyguard.keys.imported import HmacSecret, Imported
 from keyguard.keys.record import ENTRY, KeyRecord, decode, has_pepper, record_key
 from keyguard.keys.switches import Switches
 from keyguard.keys.taking_over import TakesOver
@@ -46,13 +47,15 @@ class KeyRegistry(TakesOver, Switches):
         prefix: str = "kg",
         env: str = "live",
         clock: GivenClock | None = None,
+        hmac_secret: HmacSecret = None,
     ) -> None:
         check_words(prefix, env)
         self.store = store
         self.prefix = prefix
         self.env = env
         self._peppers = Peppers(pepper)
-        self._flows = Flows(self._peppers)
+        self._hmac = None if hmac_secret is None else Imported(self._peppers, hmac_secret)
+        self._flows = Flows(self._peppers, self._hmac)
         self._clock = clock_from(clock, wall_clock)
 
     # -- the actions --------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ class TakesOver:
     prefix: str
     env: str
     _peppers: Peppers
+    _hmac: Imported | None
+    """What knows the secret of an HMAC, unless that is the environment's."""
     _clock: Clock
 
     def import_keys(
@@ -54,7 +56,7 @@ class TakesOver:
 
         A text in the place of a key says what is wrong with it.
         """
-        return prepare_all(numbered, Imported(self._peppers), self.prefix, self.env, self._clock())
+        return prepare_all(numbered, Imported(self._peppers, self._hmac), self.prefix, self.env, self._clock())
 
     def write_import(self, prepared: list[Prepared], tell: Callable[[int], None] | None = None) -> Imports:
         """Write keys that were checked. Raises `StoreError` if the store fails."""

@@ -256,6 +256,14 @@ def test_nor_does_it_under_a_newer_pepper(kind: str, form: str, request: pytest.
     assert len(later.keys.list()) == 1
 
 
+def test_a_key_of_which_the_hmac_is_known_is_revoked_by_its_text_with_the_secret_of_the_app() -> None:
+    guard = Keyguard(APIKeys(imported=True, hmac_secret=SECRET), store=MemoryStore())
+    guard.keys.import_keys([ForeignKey("acme", **FORMS["hmac"]())])
+    assert guard.keys.import_keys([ForeignKey("acme", key=KEY)]).there == 1
+    assert guard.keys.revoke(KEY, "leaked").revoked is not None
+    assert play(guard, headers=sent(KEY)).status == 401
+
+
 def test_a_key_and_its_hmac_are_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYGUARD_HMAC_SECRET", SECRET)
     one, same = ForeignKey("a", **FORMS["key"]()), ForeignKey("b", **FORMS["hmac"]())

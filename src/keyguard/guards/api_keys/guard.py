@@ -209,7 +209,12 @@ class APIKeys(Guard):
             )
         if self._registry is None or self._registry.store is not store:
             self._registry = KeyRegistry(
-                store, pepper=self.peppers, prefix=self.prefix, env=self.env or "live", clock=given_by(self._clock)
+                store,
+                pepper=self.peppers,
+                prefix=self.prefix,
+                env=self.env or "live",
+                clock=given_by(self._clock),
+                hmac_secret=self.records.imported,
             )
         return self._registry
 
