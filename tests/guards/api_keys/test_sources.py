@@ -406,6 +406,23 @@ def test_nor_of_a_request_that_is_refused(why: str, kind: str) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("long", [False, True])
+def test_nor_under_wsgi(long: bool) -> None:
+    """Servers write it from the environ that they gave."""
+
+    async def around(request: Request, forward: Any) -> Response:
+        response: Response = await forward(request)
+        return response
+
+    guards: list[Any] = [around] if long else []
+    guard = Keyguard(*guards, APIKeys(lookup=owner, sources=["query:api_key"], strip=True))
+    environ = {**Ask("/?a=1&api_key=bad").environ(), "RAW_URI": "/?a=1&api_key=bad"}
+    started: list[str] = []
+    guard.wsgi(lambda environ, start: [])(environ, lambda status, *_: started.append(status) or bytes)
+    assert started[0].startswith("401")
+    assert (environ["QUERY_STRING"], environ["RAW_URI"]) == ("a=1", "/?a=1")
+
+
 @pytest.mark.parametrize("source", ["basic", "Bearer", "cookie", "query", "subprotocol"])
 def test_a_kind_of_place_alone_is_no_place(source: str) -> None:
     with pytest.raises(ConfigurationError, match="alone is not a source: write '"):
