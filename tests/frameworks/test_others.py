@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from keyguard import APIKeys, Keyguard, RateLimit
+from keyguard import APIKeys, ConfigurationError, Keyguard, RateLimit
 from tests.core.test_documents import ROOT, example
 from tests.support.servers import free_port, python, wait_until
 
@@ -360,3 +361,30 @@ def test_limits_at_views_of_pyramid() -> None:
         answers = [app.get(f"/{name}", status="*") for _ in range(2)]
         assert [answer.status_int for answer in answers] == [200, 429]
         assert answers[1].json["violated-policies"] == [f"{name}:1/minute"]
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+@pytest.mark.parametrize("above", [False, True])
+def test_a_decorator_above_a_route_of_bottle_does_not_start(above: bool, mounted: bool) -> None:
+    import bottle
+
+    guard, api, around = Keyguard(store="memory://"), bottle.Bottle(), bottle.Bottle()
+    route, limit = api.get("/"), guard.limit("1/minute")
+
+    def view() -> str:
+        return "done"
+
+    if above:
+        limit(route(view))
+    else:
+        route(limit(view))
+    if mounted:
+        around.mount("/part/", api)
+    outermost = around if mounted else api
+    if not above:
+        get = by_webtest(SimpleNamespace(application=guard.wsgi(outermost)))
+        assert [get("/part/" if mounted else "/", {})[0] for _ in range(2)] == [200, 429]
+        return
+    for look in (guard.wsgi, guard.check):
+        with pytest.raises(ConfigurationError, match=r"1/minute> stands above one that makes a route of .*view"):
+            look(outermost)

@@ -29,7 +29,7 @@ from keyguard.stack.markers import KeyMarker, LimitMarker, Markers
 from keyguard.stack.needs import unmet_needs
 from keyguard.stack.openapi import install
 from keyguard.stack.placed import placed
-from keyguard.stack.route_checks import check_routes
+from keyguard.stack.route_checks import check_bottle, check_routes
 from keyguard.stack.route_rules import RouteRule
 from keyguard.stack.settings import checked_prefix
 from keyguard.stack.written import StackNote
@@ -182,6 +182,7 @@ class ForRoutes(ForHandlers):
         `around` are the stacks further out. Raises `ConfigurationError` for a rule that would not be asked, or twice.
         """
         markers: Markers | None = vars(self).get("markers")
+        check_bottle(markers, app)
         try:
             routes = check_routes(self, markers, app, around)
         except ConfigurationError:

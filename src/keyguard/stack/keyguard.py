@@ -41,6 +41,7 @@ from keyguard.stack.for_tests import ForTests
 from keyguard.stack.needs import unmet_needs, why_unmet
 from keyguard.stack.order import check_alike, check_guards, check_layers
 from keyguard.stack.policies import patterns_of, stacked, unwrapped
+from keyguard.stack.route_checks import check_bottle
 from keyguard.stack.settings import (
     check_functions,
     checked_field_name,
@@ -293,6 +294,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
                     "loop under WSGI: use a plain function"
                 )
         check_layers(self._declared, self._needs, app)
+        check_bottle(vars(self).get("markers"), app)
         for layer in layers_within(app):
             check_alike(layer, self._source, self.underscores)
             if isinstance(layer.note, StackNote):

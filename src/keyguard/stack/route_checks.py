@@ -14,6 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import MethodType
 from typing import Any
 
+from keyguard.drivers.inspection.app import frameworks_within
+from keyguard.drivers.inspection.objects import modules_of
+from keyguard.drivers.inspection.routes import routes_of
 from keyguard.drivers.inspection.starlette_routes import Met, met_in
 from keyguard.errors import ConfigurationError
 from keyguard.logs import logger
@@ -60,6 +63,21 @@ def check_routes(
         parts = [part for route in routes for part in parts_of_view(route.view)]
         _check_seen(markers, parts, hidden=any(route.view is None for route in routes))
     return found
+
+
+def check_bottle(markers: Markers | None, app: Any) -> None:
+    """Raise `ConfigurationError` for a decorator above the one that makes a route of a Bottle app.
+
+    Bottle goes on to call the function below. Nothing is said of apps of other frameworks.
+    """
+    if markers is None:
+        return
+    for inner in frameworks_within(app):
+        if "bottle" in modules_of(inner):
+            called = {_number(route.view) for route in routes_of(inner) or ()}
+            for view in markers.views:
+                if not called.isdisjoint(map(_number, _below(view))):
+                    raise _above(rules_of(view)[0])
 
 
 def check_alone(marker: Marker[Any], rule: RouteRule[Any], view: Any, views: dict[str, Any]) -> None:
@@ -120,10 +138,7 @@ def _check_seen(markers: Markers, parts: Sequence[Any], *, hidden: bool) -> None
         if (place, rule.name) in met and not above:
             continue
         if above or _number(bare(view)) in routed:
-            raise ConfigurationError(
-                f"the decorator {rule!r} stands above one that makes a route of {place}, which is called without it: "
-                "put it right above the function. If a route shall do without it, give that a function of its own"
-            )
+            raise _above(rule)
         if hidden:
             log.warning("%r stands on %s, which is at no route that can be seen: is it asked?", rule, place)
             continue
@@ -131,6 +146,13 @@ def _check_seen(markers: Markers, parts: Sequence[Any], *, hidden: bool) -> None
             f"{rule!r} stands on {place}, which no route of the app has, as far as can be seen. If a decorator hides "
             "it, that needs functools.wraps; if it is the view of another app, give that a Keyguard of its own"
         )
+
+
+def _above(rule: RouteRule[Any]) -> ConfigurationError:
+    return ConfigurationError(
+        f"the decorator {rule!r} stands above one that makes a route of {rule.place}, which is called without it: put "
+        "it right above the function. If a route shall do without it, give that a function of its own"
+    )
 
 
 def _below(view: Any) -> Iterator[Any]:
