@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import tqdm
 
 _FIRST, _EACH = 2.0, 5.0  # seconds before the first line of text, and between two
+BAR_AFTER = 0.2
+"""Seconds before a bar is shown: what is done by then needs none."""
 
 
 @contextmanager
@@ -35,7 +37,9 @@ def progress(what: str, total: int | None, options: argparse.Namespace) -> Itera
         except ImportError:
             yield _lines(what, total)
             return
-        with tqdm.tqdm(total=total, desc=what, file=sys.stderr, leave=False, dynamic_ncols=True, delay=0.2) as bar:
+        with tqdm.tqdm(
+            total=total, desc=what, file=sys.stderr, leave=False, dynamic_ncols=True, delay=BAR_AFTER
+        ) as bar:
             yield lambda done: _advance(bar, done)
     else:
         yield (lambda done: None) if options.json or sys.stderr is None else _lines(what, total)
