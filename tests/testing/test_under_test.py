@@ -140,6 +140,27 @@ def test_one_inside_of_another_begins_anew_and_the_other_goes_on(world: str) -> 
         assert (send().status, outer.hits("search")) == (200, 4)
 
 
+def test_a_test_that_was_not_entered_does_nothing_silently() -> None:
+    forgotten = Keyguard(RateLimit("1/minute", by="ip"), store="memory://").testing()
+    actions: list[Callable[[], object]] = [
+        lambda: forgotten.advance("1h"),
+        lambda: forgotten.hits("ip"),
+        lambda: forgotten.exhaust("192.0.2.1"),
+        forgotten.reset,
+        forgotten.break_store,
+    ]
+    for act in actions:
+        with pytest.raises(RuntimeError, match=r"inside of `with guard.testing\(\) as g:` alone"):
+            act()
+
+
+def test_what_a_test_has_counted_can_be_asked_when_it_is_over() -> None:
+    guard = Keyguard(RateLimit("1/minute", by="ip"), store="memory://")
+    with guard.testing() as g:
+        play(guard)
+    assert g.hits("ip") == 1
+
+
 def test_tests_of_one_stack_that_overlap_are_refused() -> None:
     guard = stack()
     first, second = guard.testing(), guard.testing()

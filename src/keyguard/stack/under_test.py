@@ -201,6 +201,7 @@ class UnderTest:
 
     def advance(self, duration: Duration) -> None:
         """Let time pass: seconds, a `timedelta` or a text such as `"1h"`."""
+        self._check_begun()
         self.clock.advance(duration)
 
     # -- the store ------------------------------------------------------------------------------------------------
@@ -250,6 +251,7 @@ class UnderTest:
         `limit` is the name of a guard, or of one of its limits. `guard.limits.peek` tells what was spent by whom.
         Raises `ValueError` for a name that no limit has.
         """
+        self._check_begun()
         every = [facts for stack in self.stacks for facts in stack._note.facts]
         meant = [facts for facts in every if limit in (facts.guard, facts.name)]
         names = {facts.name for facts in meant}
@@ -279,9 +281,16 @@ class UnderTest:
             self._hits[tuple(sorted(asked))] += 1
 
     def _check(self) -> None:
-        if self._plugged is None or self._over:
-            raise RuntimeError("a test is under way inside of `with guard.testing() as g:` alone")
+        self._check_begun()
+        if self._over:
+            raise RuntimeError(_INSIDE)
 
+    def _check_begun(self) -> None:
+        if self._plugged is None:
+            raise RuntimeError(_INSIDE)
+
+
+_INSIDE = "a test is under way inside of `with guard.testing() as g:` alone"
 
 _tests: dict[int, list[UnderTest]] = {}
 """The tests of each stack that are under way, by its number: the last one that has begun at the end."""
