@@ -566,7 +566,7 @@ def test_hits_are_the_requests_that_a_limit_was_asked_about(world: str) -> None:
         assert {name: g.hits(name) for name in names} == dict.fromkeys(names, 3)
         g.identity = None
         assert (send().status, g.hits("search"), g.hits("ban")) == (401, 3, 4)
-        with pytest.raises(ValueError, match="no limit is called 'serch': there is search, chosen, places"):
+        with pytest.raises(ValueError, match=r"no limit is called 'serch': there is .*search, chosen, places"):
             g.hits("serch")
         g.reset()
         assert {name: g.hits(name) for name in names} == dict.fromkeys(names, 0)
