@@ -12,12 +12,13 @@ import pytest
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse
-from django.urls import path
+from django.urls import path, re_path
 from django.utils.decorators import method_decorator
 from django.views import View
 
 from keyguard import APIKeys, ConfigurationError, Identity, Keyguard, RateLimit, StoreError
 from keyguard.django.checks import check_keyguard
+from keyguard.django.views import views
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 from tests.support.django_rest import RATES, REST, decorated, rest
@@ -294,3 +295,14 @@ def test_a_project_under_test(client: str, before: bool, tmp_path: Path) -> None
                     assert [ask(client, target).status for target in used * 3] == [200] * 8 + [429] * 4
                     g.advance("1 minute")
         assert [ask(client, target).status for target in used] == ([429] if before else [200]) * 4
+
+
+def test_a_view_at_several_urls_is_told_of_once() -> None:
+    """A pattern may have several forms, and a view several patterns."""
+
+    def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    urls = type("urls", (), {"urlpatterns": [path("one", view), re_path("^two/(?:three/)?$", view)]})
+    with site(Keyguard(store="memory://"), ROOT_URLCONF=urls):
+        assert [*views()] == [view]

@@ -1,4 +1,4 @@
-"""What a command says, without what may be a secret: a key, the password of a store's URL.
+"""The words of a command to people, without what may be a secret: a key, the password of a store's URL.
 
 What was meant for one option may have ended up in the place of another, and an error tells what it was given. The
 output of a command ends in logs of deployments.

@@ -8,15 +8,15 @@ from types import FunctionType
 from typing import Any
 
 from keyguard.drivers.inspection.code import cells_of
-from keyguard.drivers.inspection.objects import class_of_view
+from keyguard.drivers.inspection.objects import class_of_view, distinct
 from keyguard.drivers.inspection.routes import django_routes
 from keyguard.stack.markers import Marker
 from keyguard.stack.route_rules import RouteRule, rules_of
 
 
 def views() -> Iterator[Any]:
-    """List the callables that the URLs of the project lead to."""
-    yield from (route.view for route in django_routes())
+    """List the callables that the URLs of the project lead to, each once."""
+    yield from distinct(route.view for route in django_routes())
 
 
 def load_views() -> None:

@@ -1,7 +1,7 @@
 """The template of the route that a request was for: what the framework has matched, else what its table says, else
 the pattern of a rule.
 
-A path is never a template: callers can invent as many as they like. What matches nothing has an empty one.
+A path is never a template: callers can invent as many as they like. A path that matches nothing has an empty one.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Templates:
             if key is not None and (template := self._of_key(key, path)):
                 return template
         template, matched = self._matching(request.method, path)
-        # What a framework has not matched is no route, whatever rules are about it.
+        # A path that a framework has not matched is not a route, whatever rules are about it.
         return template if matched or not (self._seen and request.reached_app) else ""
 
     def _of_key(self, key: Any, path: str) -> str:
@@ -111,7 +111,7 @@ class _Node:
     def __init__(self) -> None:
         self.texts: dict[str, _Node] = {}
         self.some: dict[str, _Node] = {}
-        """What follows a variable, by the kind of that."""
+        """The nodes behind a variable, by its kind."""
         self.ends: list[tuple[int, Route]] = []
         self.rests: list[tuple[int, Route]] = []
         """The routes that answer whatever follows."""

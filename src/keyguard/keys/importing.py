@@ -82,7 +82,7 @@ class Imports:
 
 
 class Problem(NamedTuple):
-    """What is wrong with a key that was to be imported."""
+    """A fault of a key that was to be imported."""
 
     number: int
     """Its place: in a file the number of its line, else counted from 1."""

@@ -20,7 +20,7 @@ class TakesOver:
     env: str
     _peppers: Peppers
     _hmac: Imported | None
-    """What knows the secret of an HMAC, unless that is the environment's."""
+    """The object that knows the secret of an HMAC, unless that is the environment's."""
     _clock: Clock
 
     def import_keys(

@@ -14,7 +14,7 @@ from keyguard.drivers.inspection.objects import class_of_view
 
 
 class View(NamedTuple):
-    """What answers under a template."""
+    """A view under one of its templates."""
 
     template: str
     methods: frozenset[str]
