@@ -30,7 +30,7 @@ from keyguard.keys.imported import (
     may_be_imported,
     new_id,
 )
-from keyguard.keys.record import KeyRecord, record_key
+from keyguard.keys.record import KeyRecord, decode, record_key
 from keyguard.keys.values import checked_metadata, checked_networks, checked_scopes, checked_text
 from keyguard.keys.verifiers import scheme_of
 from keyguard.ops import CompareAndSet, Read, Store
@@ -219,6 +219,8 @@ def _write_slow(store: Store, each: Prepared) -> bool:
             return False
         ids = ids_in([old])
         if len(ids) >= MOST_OF_PREFIX:
+            ids = _still_slow(store, ids)
+        if len(ids) >= MOST_OF_PREFIX:
             raise ConfigurationError(
                 f"{_TOO_MANY}, with those that are there. Import these with a longer prefix; others of the file are "
                 "there now, and may be imported again"
@@ -229,6 +231,19 @@ def _write_slow(store: Store, each: Prepared) -> bool:
         if done:
             return True
     raise StoreError("the keys are being changed by others all the time")
+
+
+def _still_slow(store: Store, ids: Sequence[str]) -> list[str]:
+    """Return those of some keys whose hash may still have to be tried: they are there, and none has been right."""
+    ((*records,),) = store.execute([Read(*map(record_key, ids))])
+    return [id for id, stored in zip(ids, records, strict=True) if stored is not None and _is_slow(stored)]
+
+
+def _is_slow(stored: bytes) -> bool:
+    try:
+        return decode(stored).verifier is not None
+    except StoreError:  # damaged: it keeps its place
+        return True
 
 
 def _gone(store: Store, left: Sequence[Prepared]) -> int:

@@ -324,6 +324,25 @@ def test_a_guess_tries_a_few_hashes_at_most() -> None:
         keys.import_keys(many[4:])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_beginning_has_room_again_for_hashes_once_keys_are_verified_or_deleted(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    texts = [f"sk_abcdefgh_{number:012d}" for number in range(7)]
+    given = [ForeignKey("a", hash=slow_of("sha512", text), prefix=text[:12]) for text in texts]
+    guard = Keyguard(APIKeys(imported=True), store=store_of(kind, request, tmp_path))
+    guard.keys.import_keys(given[:4])
+    with pytest.raises(ConfigurationError, match="begin in the same way"):
+        guard.keys.import_keys(given[4:5])
+    assert play(guard, headers=sent(texts[0])).status == 200
+    deleted = next(record.id for record in guard.keys.list() if record.verifier == given[1].hash)
+    guard.keys.delete(deleted)
+    assert guard.keys.import_keys(given[4:6]).new == 2
+    fresh = Keyguard(APIKeys(imported=True), store=guard.store)
+    assert [play(fresh, headers=sent(text)).status for text in texts] == [200, 401, 200, 200, 200, 200, 401]
+    assert fresh.keys.import_keys(given[1:2]).deleted == 1
+
+
 def test_an_imported_key_is_rotated_to_one_of_ours_and_revoked_by_its_text() -> None:
     guard = Keyguard(APIKeys(imported=True), store=MemoryStore())
     guard.keys.import_keys([ForeignKey("acme", key=KEY, plan="pro")])
