@@ -237,3 +237,16 @@ def test_moments_far_ahead_are_broken_lines() -> None:
     far = '203.0.113.7 - acme [31/Dec/9999:23:59:59 -0100] "GET / HTTP/1.1" 200 17'
     found = replay(Keyguard(RateLimit("1/minute", by="ip")), [far, line(0), line(1)])
     assert (found.broken, found.late, found.refused) == (1, 0, 1)
+
+
+def test_no_line_ends_the_reading_of_a_log() -> None:
+    odd = [
+        r'{"time": 1790000000, "method": "GET", "path": "/a\ud800 \u0000", "caller": "\udfff\u202e\u001b[31m"}',
+        '{"time": 1790000000, "method": "GET", "path": "/\udcff"}',
+        '{"time": 1790000000, "method": "GET", "path": "/", "client": "\x00", "status": 999, "plan": "\ud800"}',
+        '{"time": 1790000000, "method": "GET", "path": "//[::1/%zz?%", "caller": "' + "x" * 100_000 + '"}',
+    ]
+    found = replay(Keyguard(APIKeys(), RateLimit("1/minute", by="key", name="api")), [*odd, *odd, line(0), line(0)])
+    assert (found.requests + found.broken, found.refused > 1) == (10, True)
+    assert max(map(len, found.callers)) <= 256
+    json.dumps(dict(found.callers)).encode()

@@ -85,7 +85,7 @@ class Reader:
         line = line.strip().removeprefix("\ufeff")
         if not line:
             return None
-        return self._read_json(line) if line.startswith("{") else self._read_common(line)
+        return _encodable(self._read_json(line) if line.startswith("{") else self._read_common(line))
 
     # -- the common and the combined format ---------------------------------------------------------------
 
@@ -203,6 +203,16 @@ def _plausible(at: int) -> int:
     if not 0 <= at < _FAR * SECOND:
         raise BrokenLine("has a moment before 1970, or after 2286")
     return at
+
+
+def _encodable(entry: Entry) -> Entry:
+    """Return a request without halves of signs, which JSON can say and no request can hold."""
+    texts = {name: text for name, text in entry._asdict().items() if isinstance(text, str)}
+    try:
+        "".join(texts.values()).encode()
+    except UnicodeEncodeError:
+        return entry._replace(**{name: text.encode("utf-8", "replace").decode() for name, text in texts.items()})
+    return entry
 
 
 def _request_line(text: str) -> tuple[str, str, str]:
