@@ -211,7 +211,8 @@ def _encodable(entry: Entry) -> Entry:
     try:
         "".join(texts.values()).encode()
     except UnicodeEncodeError:
-        return entry._replace(**{name: text.encode("utf-8", "replace").decode() for name, text in texts.items()})
+        whole: dict[str, Any] = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
+        return entry._replace(**whole)
     return entry
 
 
