@@ -391,6 +391,23 @@ def test_apps_behind_a_dispatcher() -> None:
             Keyguard(RateLimit("5/minute", paths=["/shop/item"]), store="memory://").check(app)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:bottle")
+def test_static_files_and_sinks_of_falcon_and_old_rules_of_bottle() -> None:
+    import bottle as bottles
+    import falcon as falcons
+
+    app = falcons.App()
+    app.add_static_route("/static", "/tmp")
+    app.add_sink(lambda *_, **__: None, "/sink/")
+    old = bottles.Bottle()
+    old.get("/old/:name/x", callback=lambda name: "")
+    old.get("/older/:name#[a-z/]+#", callback=lambda name: "")
+    for made, texts in ((app, ["/static/a/b.css", "/sink/x/y"]), (old, ["/old/{name}/x", "/older/a/b"])):
+        assert Keyguard(RateLimit("5/minute", paths=texts), store="memory://").check(made)
+        with pytest.raises(ConfigurationError, match="/other"):
+            Keyguard(RateLimit("5/minute", paths=[*texts, "/other"]), store="memory://").check(made)
+
+
 @pytest.mark.parametrize(
     ("text", "templates"),
     [

@@ -313,6 +313,16 @@ def test_guards_of_ones_own_in_shadow(world: str) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [(401, Cause.CREDENTIALS), (403, Cause.PERMISSION), (429, Cause.USAGE), (400, Cause.REQUEST), (503, Cause.FAULT)],
+)
+def test_a_status_tells_the_cause_of_a_refusal_of_ones_own(world: str, status: int, cause: Cause) -> None:
+    site = Site(world, shadow(lambda request: Response(status), name="own"), store="memory://")
+    assert site.ask("/").status == 200
+    assert dict(site.stack.shadows[0].causes) == {cause: 1}
+
+
 def test_what_a_guard_in_shadow_raises_refuses_nobody(world: str, caplog: Any) -> None:
     def plain(request: Request) -> Response | None:
         raise LookupError("plain")

@@ -108,7 +108,7 @@ def _refusal_by(request: CarriedRequest, response: Response) -> Refusal:
     """Return what is told of a refusal that a guard of the user's has made by itself."""
     identity, client = request.caller, request.client
     return Refusal(
-        Cause.USAGE if response.status == 429 else Cause.REQUEST if response.status == 400 else Cause.PERMISSION,
+        _CAUSES.get(response.status, Cause.FAULT if response.status >= 500 else Cause.PERMISSION),
         response.status,
         "",
         "guard",
@@ -117,6 +117,10 @@ def _refusal_by(request: CarriedRequest, response: Response) -> Refusal:
         subject=identity.subject,
         client="" if client is None else client.text,
     )
+
+
+_CAUSES = {400: Cause.REQUEST, 401: Cause.CREDENTIALS, 429: Cause.USAGE}
+"""The causes that the statuses of other refusals tell."""
 
 
 class Shadow(Guard):

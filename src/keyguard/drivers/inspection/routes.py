@@ -146,17 +146,29 @@ _REGEX_GROUP = re.compile(r"\((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*\))*\)|\\.|[\[][^
 
 
 def _of_falcon(app: Any) -> Iterator[Route]:
-    from falcon.inspect import inspect_routes
+    from falcon.inspect import inspect_routes, inspect_sinks, inspect_static_routes
 
     for route in inspect_routes(app):
         methods = [method.method for method in route.methods if not method.internal]
         yield _route(route.path, methods, None)
+    for static in inspect_static_routes(app):
+        yield _route(static.prefix.rstrip("/") + "/*", ("GET", "HEAD", "OPTIONS"), None)
+    for sink in inspect_sinks(app):  # whose prefixes are regular expressions
+        prefix = sink.prefix.rstrip("/") if _PLAIN.fullmatch(sink.prefix) else ""
+        yield _route(f"{prefix}/*", (), None)
+
+
+_PLAIN = re.compile(r"[\w/.~-]*")
 
 
 def _of_bottle(app: Any) -> Iterator[Route]:
     for route in app.routes:
-        yield _route(route.rule, () if route.method in ("ANY", "PROXY") else (route.method,), route.callback)
+        rule = _OLD_STYLE.sub(lambda found: "{rest:path}" if found[1] else "{name}", route.rule)
+        yield _route(rule, () if route.method in ("ANY", "PROXY") else (route.method,), route.callback)
 
+
+_OLD_STYLE = re.compile(r"(?<=/):\w*(#[^#]*#)?")
+"""A variable as Bottle has it since its first versions: `:name`, or `:name#expression#`."""
 
 _READERS: dict[str, Callable[[Any], Iterable[Route]]] = {
     "starlette.applications": _of_starlette,
