@@ -77,6 +77,22 @@ def test_callers_are_taken_for_authenticated_with_plan_and_scopes_of_their_keys(
     store.close()
 
 
+def test_overrides_count_as_they_stand_now(tmp_path: Path) -> None:
+    guard = Keyguard(
+        APIKeys(),
+        RateLimit("2/minute", by="subject", name="api"),
+        store=open_store(f"sqlite:///{tmp_path}/k.db"),
+        overrides=True,
+    )
+    guard.overrides.set("acme", {"api": "5/minute"})
+    guard.overrides.set("bob", {"api": None})
+    found = replay(guard, [line(second, who) for who in ("acme", "bob", "carl") for second in range(6)])
+    assert told(found) == {"api:5/minute": (1, 1), "api:2/minute": (4, 1)}
+    assert [one.rate for one in guard.overrides.list()] == ["5/minute", None]
+    guard.overrides.remove("acme")
+    assert replay(guard, [line(0, "acme")] * 3).refused == 1
+
+
 def test_requests_without_a_caller_are_those_of_their_address() -> None:
     found = replay(Keyguard(APIKeys(), RateLimit("1/minute", by="key", name="api")), [line(0, "-")] * 3)
     assert (found.refused, found.unnamed, dict(found.callers)) == (2, 3, {"203.0.113.7": 2})

@@ -6,6 +6,7 @@ Rules:
   are those of its record. A request without a caller is taken for one of its address, or it would be refused for
   having no key, which the log did not keep.
 - A whole key in the place of a caller is named by its id alone, whatever wrote it into the log.
+- Overrides count as they stand in the app's own store now, up to the moments at which they end.
 - A log holds no bodies: limits by a field of one leave requests alone, and how many is told.
 - `on_refusal` is not called, and the log tells nothing of these refusals.
 """
@@ -26,6 +27,8 @@ from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.identity import Identity
 from keyguard.keys.format import holds_key, parse_key
 from keyguard.manual_clock import ManualClock
+from keyguard.ops import Put, Read
+from keyguard.overrides import KEY
 from keyguard.refusal import Refusal
 from keyguard.replay.access_log import BrokenLine, Entry, Reader, decoded
 from keyguard.units import as_datetime
@@ -130,9 +133,13 @@ async def _replay(stack: Any, lines: Iterable[str], reader: Reader, tell: Callab
     async def send(message: Any) -> None: ...
 
     people = _People(stack)
+    overrides = _overrides_of(stack)
     before = {one.name: one.refused for one in stack.shadows}
     clock = ManualClock(as_datetime(0))
     with _unheard(stack), stack.testing(clock=clock) as test:
+        if overrides is not None:
+            stack.store.execute([Put(KEY, overrides)])
+            stack._overridden.load(overrides)
         driver = stack.asgi(app)
         for number, line in enumerate(lines, 1):
             try:
@@ -160,6 +167,15 @@ async def _replay(stack: Any, lines: Iterable[str], reader: Reader, tell: Callab
             if tell is not None:
                 tell(number)
     found.in_shadow = {one.name: one.refused - before[one.name] for one in stack.shadows}
+    return found
+
+
+def _overrides_of(stack: Any) -> bytes | None:
+    """Return the overrides in the stack's own store, as they stand there; `None` if it reads none, or cannot."""
+    found: bytes | None = None
+    if stack._overridden is not None:
+        with suppress(KeyguardError):
+            ((found,),) = stack.store.execute([Read(KEY)])
     return found
 
 
