@@ -37,6 +37,7 @@ from keyguard.drivers.inspection.credentials import seen_within
 from keyguard.drivers.inspection.objects import (
     MOST,
     distinct,
+    django_settings,
     early_middleware,
     further_parts,
     is_app,
@@ -214,8 +215,8 @@ def _answers_preflights(app: Any) -> bool:
         return _cors_first(app.user_middleware)
     if "litestar.app" in homes:
         return app.cors_config is not None
-    if homes & {"django.core.handlers.asgi", "django.core.handlers.wsgi"}:
-        settings: Any = sys.modules["django.conf"].settings
+    settings = django_settings(app)
+    if settings is not None:
         everywhere = getattr(settings, "CORS_URLS_REGEX", r"^.*$") == r"^.*$"
         return everywhere and "corsheaders.middleware.CorsMiddleware" in settings.MIDDLEWARE
     return False

@@ -6,13 +6,12 @@ error. It is looked for as far as frameworks show it; middleware that nobody kno
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from types import MethodType
 from typing import Any
 
 from keyguard.drivers.inspection.code import held_by, is_a
-from keyguard.drivers.inspection.objects import modules_of, modules_of_class
+from keyguard.drivers.inspection.objects import django_settings, modules_of, modules_of_class
 from keyguard.logs import logger
 
 log = logger("keyguard")
@@ -38,8 +37,8 @@ def _cors_of(app: Any) -> str:
         return "CORSMiddleware"
     if "litestar.app" in homes and app.cors_config is not None:
         return "cors_config"
-    if homes & {"django.core.handlers.asgi", "django.core.handlers.wsgi"}:
-        settings: Any = sys.modules["django.conf"].settings
+    settings = django_settings(app)
+    if settings is not None:
         return "CorsMiddleware" if "corsheaders.middleware.CorsMiddleware" in settings.MIDDLEWARE else ""
     if homes & {"flask.app", "quart.app"}:
         functions = held_by(app).get("after_request_funcs", {}).get(None, ())

@@ -195,13 +195,20 @@ def class_of_view(view: Any) -> Any:
     return getattr(view, "cls", None) or getattr(view, "view_class", None)
 
 
+def django_settings(app: Any) -> Any:
+    """Return the settings of Django, if an app is one of Django's; else `None`."""
+    if modules_of(app) & {"django.core.handlers.asgi", "django.core.handlers.wsgi"}:
+        return sys.modules["django.conf"].settings
+    return None
+
+
 def early_middleware(app: Any) -> list[Any]:
     """List middleware of an app's own kind that runs before it looks for a route: that of Falcon and of Django."""
     homes = modules_of(app)
     if "falcon.app" in homes or "falcon.asgi.app" in homes:
         return [type(component) for component in getattr(app, "_unprepared_middleware", ())]
-    if homes & {"django.core.handlers.asgi", "django.core.handlers.wsgi"}:
-        settings: Any = sys.modules["django.conf"].settings
+    settings = django_settings(app)
+    if settings is not None:
         places = [name.rpartition(".") for name in settings.MIDDLEWARE]
         return [getattr(sys.modules.get(module), name, None) for module, _, name in places]
     return []
