@@ -323,6 +323,20 @@ def test_a_status_tells_the_cause_of_a_refusal_of_ones_own(world: str, status: i
     assert dict(site.stack.shadows[0].causes) == {cause: 1}
 
 
+def test_a_limit_in_shadow_by_what_must_be_awaited_counts_while_overrides_are_read(store: Any) -> None:
+    async def whose(request: Request) -> str:
+        return "all"
+
+    site = Site(
+        "asgi",
+        shadow(RateLimit("1/minute", by=lambda request: whose(request), name="trial")),
+        store=store,
+        overrides=True,
+    )
+    assert site.statuses(3) == [200, 200, 200]
+    assert site.stack.shadows[0].refused == 2
+
+
 def test_what_a_guard_in_shadow_raises_refuses_nobody(world: str, caplog: Any) -> None:
     def plain(request: Request) -> Response | None:
         raise LookupError("plain")

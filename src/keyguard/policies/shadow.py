@@ -286,8 +286,8 @@ class ShadowAsk(Ask):
 
     def answered(self, result: Any, request: CarriedRequest) -> Answer:
         request.state.waited = self._waited
-        answer = self._shadow.asked(request, lambda asked: self._ask.answered(result, asked))
-        return None if answer is LONG else answer
+        answer: Any = self._shadow.asked(request, lambda asked: self._ask.answered(result, asked))
+        return answer  # type: ignore[no-any-return]  # the chain knows `LONG`, too
 
     async def failed(self, error: StoreError, request: CarriedRequest, forward: Forward) -> Response:
         request.state.waited = self._waited
