@@ -31,6 +31,7 @@ from keyguard import (
     path,
 )
 from keyguard.policies import Policy, shadow
+from keyguard.replay import replay
 from keyguard.replay.access_log import Reader
 from keyguard.testing import ManualClock
 from tests.support.harness import Ask, aask, ask_asgi, ask_wsgi
@@ -469,3 +470,18 @@ def test_a_log_that_is_not_shown_says_so_once(caplog: pytest.LogCaptureFixture, 
     finally:
         logging.getLogger("keyguard.decisions").setLevel(logging.NOTSET)
     assert [line for line in caplog.messages if "log_decision writes nothing" in line] == [caplog.messages[-1]]
+
+
+def test_a_replay_of_our_own_log_makes_no_records(caplog: pytest.LogCaptureFixture) -> None:
+    """The log would grow while it is read, if it is the stack's own."""
+    caplog.set_level(logging.INFO, "keyguard.decisions")
+    records = Records("wsgi", RateLimit("1/minute", by="ip", paths=["/items/{id}"]), on_decision=log_decision)
+    for _ in range(3):
+        records.ask("/items/17")
+    lines = [one.getMessage() for one in caplog.records if one.name == "keyguard.decisions"]
+    caplog.clear()
+    found = replay(records.guard, lines)
+    assert (found.requests, found.refused, found.refused_then) == (3, 2, 2)
+    assert caplog.messages == []
+    records.ask("/items/17")  # from then on it listens again
+    assert len(caplog.messages) == 1

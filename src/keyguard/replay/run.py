@@ -136,7 +136,7 @@ async def _replay(stack: Any, lines: Iterable[str], reader: Reader, tell: Callab
     overrides = _overrides_of(stack)
     before = {one.name: one.refused for one in stack.shadows}
     clock = ManualClock(as_datetime(0))
-    with _unheard(stack), stack.testing(clock=clock) as test:
+    with stack.testing(clock=clock) as test, _unheard(stack):  # in this order: at its end the stack is heard again
         if overrides is not None:
             stack.store.execute([Put(KEY, overrides)])
             stack._overridden.load(overrides)
@@ -246,13 +246,14 @@ class _People:
 
 @contextmanager
 def _unheard(stack: Any) -> Iterator[None]:
-    """Have nobody hear of refusals that did not happen."""
+    """Have nobody hear of requests and refusals that did not happen."""
     log = logging.getLogger("keyguard")
     notify, stack._notify = stack._notify, None
+    sinks, stack._sinks = stack._sinks, ()  # its log may be the one that is read
     level, log_level = logging.CRITICAL + 1, log.level
     log.setLevel(level)
     try:
         yield
     finally:
-        stack._notify = notify
+        stack._notify, stack._sinks = notify, sinks
         log.setLevel(log_level)
