@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import sys
@@ -485,3 +486,30 @@ def test_a_replay_of_our_own_log_makes_no_records(caplog: pytest.LogCaptureFixtu
     assert caplog.messages == []
     records.ask("/items/17")  # from then on it listens again
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("world", ["asgi", "wsgi"])
+def test_no_request_is_left_to_the_garbage_collector(world: str) -> None:
+    guard = Keyguard(RateLimit("25/minute", by="ip"), store="memory://", on_decision=lambda decision: None)
+    app = guard.asgi(asgi) if world == "asgi" else guard.wsgi(wsgi)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None: ...
+
+    async def story() -> int:
+        for number in range(40):  # some are served, the others are refused
+            if number == 12:  # by now all is made that is made once
+                gc.collect()
+            if world == "asgi":
+                await app(Ask("/a").scope(), receive, send)
+            else:
+                app(Ask("/a").environ(), lambda *head: None)
+        return gc.collect()
+
+    gc.disable()
+    try:
+        assert asyncio.run(story()) < 30
+    finally:
+        gc.enable()

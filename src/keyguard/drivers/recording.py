@@ -127,7 +127,9 @@ class Recorder:
             _note("a record could not be made", error)
             return
         finally:
-            self._request = None  # which leads to this
+            if self._request is not None:
+                self._request.state.recorder = False  # which would hold this, and this the state
+                self._request = None
         for sink in self._sinks:
             try:
                 sink(decision)
