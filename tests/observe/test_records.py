@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -488,28 +489,36 @@ def test_a_replay_of_our_own_log_makes_no_records(caplog: pytest.LogCaptureFixtu
     assert len(caplog.messages) == 1
 
 
+class Head(dict[str, Any]):
+    """A scope or an environ, of which can be told whether it is still there."""
+
+
 @pytest.mark.parametrize("world", ["asgi", "wsgi"])
 def test_no_request_is_left_to_the_garbage_collector(world: str) -> None:
-    guard = Keyguard(RateLimit("25/minute", by="ip"), store="memory://", on_decision=lambda decision: None)
+    guard = Keyguard(RateLimit("2/minute", by="ip"), store="memory://", on_decision=lambda decision: None)
     app = guard.asgi(asgi) if world == "asgi" else guard.wsgi(wsgi)
+    heads: list[weakref.ref[Head]] = []
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request"}
 
     async def send(message: Any) -> None: ...
 
-    async def story() -> int:
-        for number in range(40):  # some are served, the others are refused
-            if number == 12:  # by now all is made that is made once
-                gc.collect()
-            if world == "asgi":
-                await app(Ask("/a").scope(), receive, send)
-            else:
-                app(Ask("/a").environ(), lambda *head: None)
-        return gc.collect()
+    async def ask() -> None:
+        head = Head(Ask("/a").scope() if world == "asgi" else Ask("/a").environ())
+        heads.append(weakref.ref(head))
+        if world == "asgi":
+            await app(head, receive, send)
+        else:
+            app(head, lambda *answer: None)
+
+    async def story() -> None:
+        for _ in range(4):  # two are served, the others are refused
+            await ask()
 
     gc.disable()
     try:
-        assert asyncio.run(story()) < 30
+        asyncio.run(story())
+        assert [head() for head in heads] == [None] * 4
     finally:
         gc.enable()
