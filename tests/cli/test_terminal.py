@@ -81,6 +81,18 @@ def test_a_table_fits_the_terminal_and_is_whole_in_a_pipe(store: str) -> None:
     assert max(map(len, piped.stdout.splitlines())) > 200
 
 
+@pytest.mark.parametrize("columns", [80, 60, 40, 20])
+def test_a_table_of_all_columns_fits_and_what_is_left_out_is_told(columns: int, store: str) -> None:
+    keys = KeyRegistry(open_store(store))
+    words = {"subject": "a subject", "plan": "professional", "name": "the deployment", "scopes": ["read", "write"]}
+    issued = keys.issue("a company", **words, expires="30 days")  # type: ignore[arg-type]
+    code, shown = in_terminal("keys", "list", columns=columns)
+    *told, names, line = shown.splitlines()
+    assert (code, line.split()[0]) == (0, issued.record.id)
+    assert max(len(names), len(line)) <= columns
+    assert "".join(told).startswith("This terminal is too narrow for ") is (columns < 60)
+
+
 def test_a_terminal_that_is_too_narrow_for_any_table_shows_it_all_the_same(store: str) -> None:
     KeyRegistry(open_store(store)).issue("acme")
     code, shown = in_terminal("keys", "list", columns=10)

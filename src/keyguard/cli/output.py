@@ -65,8 +65,8 @@ def show_record(record: KeyRecord, options: argparse.Namespace) -> int:
     return 0
 
 
-_LEAST = 8
-"""Columns of a terminal, at least, for a column of a table that is cut."""
+_LEAST, _NARROW = 8, 4
+"""Columns of a terminal, at least, for a column of a table that is cut; in a terminal that is narrow for the table."""
 
 _COLUMNS: dict[str, Callable[[KeyRecord], str | None]] = {
     "ID": lambda record: record.id,
@@ -106,21 +106,37 @@ def print_rows(names: list[str], lines: list[list[str]]) -> None:
     shown = [place for place in range(len(names)) if any(row[place] for row in rows[1:])]
     widths = [max(_width(row[place]) for row in rows) for place in shown]
     if sys.stdout.isatty():
-        _fit(widths, [names[place] for place in shown], shutil.get_terminal_size().columns)
+        kept = _fit(widths, [names[place] for place in shown], shutil.get_terminal_size().columns)
+        if kept < len(shown):
+            left_out = ", ".join([names[place] for place in shown[kept:]])
+            print(f"This terminal is too narrow for {left_out}: --json tells all.", file=sys.stderr)
+        shown, widths = shown[:kept], widths[:kept]
     for row in rows:
         print("  ".join(_cut(row[place], width) for place, width in zip(shown, widths, strict=True)).rstrip())
 
 
-def _fit(widths: list[int], names: list[str], columns: int) -> None:
-    """Make columns narrower, the widest first, until they fit or none can be; moments after all others."""
+def _fit(widths: list[int], names: list[str], columns: int) -> int:
+    """Make columns narrower, the widest first, until they fit; moments after all others, and names last.
+
+    Returns how many of them fit, from the left. If not even two do, no table would help: all stay as they are.
+    """
+    whole = list(widths)
     free = columns - 2 * (len(widths) - 1)
-    for last in (False, True):
-        places = [place for place in range(1, len(widths)) if ("(UTC)" in names[place]) is last]
-        while sum(widths) > free:
-            wide = [place for place in places if widths[place] > max(len(names[place]), _LEAST)]
-            if not wide:
-                break
-            widths[max(wide, key=widths.__getitem__)] -= 1
+    for least in ([max(len(name), _LEAST) for name in names], [_NARROW] * len(names)):
+        for last in (False, True):
+            places = [place for place in range(1, len(widths)) if ("(UTC)" in names[place]) is last]
+            while sum(widths) > free:
+                wide = [place for place in places if widths[place] > least[place]]
+                if not wide:
+                    break
+                widths[max(wide, key=widths.__getitem__)] -= 1
+    kept = len(widths)
+    while kept > 1 and sum(widths[:kept]) + 2 * (kept - 1) > columns:
+        kept -= 1
+    if kept == 1 < len(widths):
+        widths[:] = whole
+        return len(widths)
+    return kept
 
 
 def _cut(text: str, width: int) -> str:
