@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -33,6 +34,13 @@ def pytest_collection_finish() -> None:
     if "hypothesis" in sys.modules:  # imported later, it would not find its own objects
         gc.collect()
         gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin each test with the levels of logs that Python has: libraries that other tests load set up theirs."""
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("keyguard").setLevel(logging.NOTSET)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -171,9 +171,8 @@ def test_a_guard_of_ones_own_may_name_the_holder() -> None:
 
 
 @pytest.fixture
-def first(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "_told_in", 0)
-    caplog.set_level(logging.WARNING)  # as Python has it, whatever a library has set up meanwhile
 
 
 @pytest.mark.parametrize("world", WORLDS)
