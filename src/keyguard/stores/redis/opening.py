@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -48,6 +48,12 @@ class Connection:
         """Which of the link's times it was opened in: each `close` ends one."""
         self.answered = monotonic()
         """When the server last answered on it."""
+
+
+def disconnect(connections: Iterable[Connection]) -> None:
+    """Close connections."""
+    for connection in connections:
+        connection.socket.disconnect()
 
 
 class Opening:

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from math import inf
@@ -27,7 +28,7 @@ from keyguard.clock import monotonic
 from keyguard.errors import StoreError
 from keyguard.stores.redis import opening
 from keyguard.stores.redis.eviction import Eviction
-from keyguard.stores.redis.opening import Connect, Connection, Opening
+from keyguard.stores.redis.opening import Connect, Connection, Opening, disconnect
 from keyguard.stores.redis.pulse import Lost, NotSent, NoTurn, Pulse, Slow, TimedOut
 
 Reply: TypeAlias = Any
@@ -82,6 +83,8 @@ class ThreadLink:
         self._patience = pulse.timeout * 0.6  # seconds that a server has at least, so that there is time for a second
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
+        # Garbage is finalised in any order: a socket that comes before its connection says that it was left open.
+        weakref.finalize(self, disconnect, self._idle).atexit = False
         self._used = 0
         self._sent = 0
         """Jobs that are under way on those that are used."""
@@ -331,9 +334,8 @@ class ThreadLink:
         """Close the idle connections that have not answered since."""
         with self._lock:
             condemned = [one for one in self._idle if one.answered < since]
-            self._idle = [one for one in self._idle if one.answered >= since]
-        for connection in condemned:
-            connection.socket.disconnect()
+            self._idle[:] = [one for one in self._idle if one.answered >= since]
+        disconnect(condemned)
 
     def drop_idle(self) -> None:
         """Close the connections that nobody uses."""
