@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, TypeVar
+from weakref import WeakSet
 
 from keyguard.clock import Clock, wall_clock
 from keyguard.errors import ConfigurationError
+from keyguard.process.background import Job
 from keyguard.units import Duration, as_datetime, in_microseconds, microseconds, moment
 
 _AGES = timedelta(days=3_000_000)
@@ -28,6 +30,7 @@ class ManualClock:
 
     def __init__(self, start: datetime = datetime(2027, 1, 15, 8, tzinfo=UTC)) -> None:
         self._now = moment("start", start)
+        self._watchers: WeakSet[Job] = WeakSet()
 
     @classmethod
     def at_present(cls) -> ManualClock:
@@ -47,8 +50,17 @@ class ManualClock:
         return as_datetime(self._now)
 
     def advance(self, duration: Duration) -> None:
-        """Let time pass: seconds, a `timedelta` or a text such as `"1 minute"`. Less than nothing sets it back."""
+        """Let time pass: seconds, a `timedelta` or a text such as `"1 minute"`. Less than nothing sets it back.
+
+        What stacks do in the background and is due by then is done before this returns.
+        """
         self._now += microseconds("duration", duration, min=-_AGES)
+        for job in [*self._watchers]:
+            job.run_due()
+
+    def watch(self, watcher: Job) -> None:
+        """Have a job run when the clock has been advanced beyond its time."""
+        self._watchers.add(watcher)
 
 
 GivenClock: TypeAlias = ManualClock | Callable[[], datetime]
