@@ -24,7 +24,7 @@ ARROW = [
     "audit renewals request run stores",
     "conditions decision keys problem refused steps",
     "counter_names uncounted without_store",
-    "body_fields guard",
+    "body_fields guard observer",
     "gate selection",
     "together",
     "chain",

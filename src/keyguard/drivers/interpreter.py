@@ -23,6 +23,7 @@ from keyguard.errors import ConfigurationError, GuardError, StoreBusy, StoreErro
 from keyguard.flow import Blocking, Flow, Step, Wait
 from keyguard.http.spelling import NOTHING, Inside
 from keyguard.logs import logger, plain
+from keyguard.observer import begin_all
 from keyguard.ops import BestEffort, Degraded, Op, Settle, SettleHere, TakeHere, traits_of
 from keyguard.overrides import Overrides
 from keyguard.refusal import Refusal
@@ -85,6 +86,7 @@ class Engine:
         "needs",
         "note",
         "notes",
+        "observers",
         "overrides",
         "patience",
         "patterns",
@@ -144,7 +146,7 @@ class Engine:
         self.overrides = setup.overrides or Overrides(watching=False)
         self.notes, self.handlers, self.stack = setup.notes, setup.handlers, setup.stack
         self.strips, self.drivers = setup.strips, setup.drivers
-        self.sinks, self.patterns = setup.sinks, setup.patterns
+        self.sinks, self.patterns, self.observers = setup.sinks, setup.patterns, setup.observers
         self.reads_bodies, self.rendering = setup.reads_bodies, setup.rendering
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
@@ -159,6 +161,7 @@ class Engine:
         """Do what is done once when an app begins: at its lifespan's start, or at its first request."""
         if self.note is not None:
             self.note.begin()
+        begin_all(self.observers)
         if not self.chain.empty:
             self.inside.tell_of_cors()
 

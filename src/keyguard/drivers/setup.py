@@ -11,6 +11,7 @@ from keyguard.decision import Decision
 from keyguard.drivers.rendering import Rendering
 from keyguard.http.forwarding import ClientAddress
 from keyguard.keys.credentials import Sources
+from keyguard.observer import Observer
 from keyguard.ops import Store
 from keyguard.overrides import Overrides
 from keyguard.refusal import Refusal
@@ -65,5 +66,7 @@ class Setup(NamedTuple):
     """Whether handlers are expected: what makes bodies under WSGI is one too, and what they are refused is answered."""
     sinks: tuple[Callable[[Decision], None], ...] = ()
     """Functions that are told of each request."""
+    observers: Sequence[Observer] = ()
+    """Those that begin when the app begins, and are closed at its end."""
     patterns: Sequence[str] = ()
     """The patterns of paths that rules are about, in their order."""

@@ -65,6 +65,23 @@ def warn_of_workers(store: Any, guards: Iterable[Any], among: int) -> None:
         )
 
 
+def check_limitations(store: Store, guards: Sequence[Guard]) -> None:
+    """Raise `ConfigurationError` for a store that cannot keep what these guards do; log what there is to know of it."""
+    limitations = traits_of(store).limitations
+    if limitations is None:
+        return
+    for guard in guards:
+        if "holds" in guard.keeps:
+            raise ConfigurationError(
+                f"{store!r} takes nothing back, so {guard!r} could hold nothing there: use memory://, sqlite://, "
+                "redis:// or postgresql://"
+            )
+    limits = [limit for guard in guards for counters in guard.counters for limit in counters.limits]
+    notice = limitations(limits, keys=any("keys" in guard.keeps for guard in guards))
+    if notice:
+        log.warning("%s", notice)
+
+
 def check_clock(store: Store, clock: ManualClock) -> None:
     """Raise `ConfigurationError` for a store of this process that goes by another clock than all of its stack is to.
 

@@ -22,6 +22,7 @@ from keyguard.guard import AnyGuard, Guard, Surroundings, declared, may_decide, 
 from keyguard.http.forwarding import ClientAddress
 from keyguard.logs import logger
 from keyguard.manual_clock import GivenClock, ManualClock, clock_from
+from keyguard.observer import Observer
 from keyguard.ops import Store, traits_of
 from keyguard.overrides import overrides_of
 from keyguard.policies import Policy
@@ -30,11 +31,19 @@ from keyguard.process.workers import checked_workers
 from keyguard.refusal import Refusal
 from keyguard.request.current import note_requests
 from keyguard.stack.counters import claim
-from keyguard.stack.deployment import check_clock, named_store, store_of_values, tell_of_decisions, warn_of_workers
+from keyguard.stack.deployment import (
+    check_clock,
+    check_limitations,
+    named_store,
+    store_of_values,
+    tell_of_decisions,
+    warn_of_workers,
+)
 from keyguard.stack.disabled import anonymous
 from keyguard.stack.flask_routes import FlaskApps
 from keyguard.stack.for_developers import ForDevelopers
 from keyguard.stack.for_flask import ForFlask
+from keyguard.stack.for_observers import ForObservers
 from keyguard.stack.for_operators import ForOperators
 from keyguard.stack.for_policies import ForPolicies
 from keyguard.stack.for_tests import ForTests
@@ -63,7 +72,7 @@ if TYPE_CHECKING:
 log = logger("keyguard")
 
 
-class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
+class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers, ForFlask):
     """A stack of guards, and of policies (`keyguard.policies`) that say which guards a request has to pass.
 
     The first one is outermost.
@@ -116,6 +125,9 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
     - `overrides`: whether `guard.overrides` and `keyguard overrides` may put other limits in the place of those of one
       subject. Twice a second one request of each process reads them, in one more trip; a memory store needs none.
 
+    - `usage`: a `Usage()`, which counts what callers ask for and spend, for `guard.usage`.
+    - `alerts`: an `Alerts(...)`, which tells people when callers come near their limits, and when something is wrong.
+
     Raises `ConfigurationError` for a setting that is wrong, and for guards in an order that cannot work.
     """
 
@@ -143,6 +155,8 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
         enabled: bool = True,
         handlers: bool | None = None,
         overrides: bool = False,
+        usage: Observer | None = None,
+        alerts: Observer | None = None,
     ) -> None:
         check_functions(clock, on_refusal, on_health, render_refusal, on_decision)
         self.enabled = self._guarding = checked_switch("enabled", enabled)
@@ -192,18 +206,8 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
         self._note = StackNote(self.store, name, self._default_name(), self._facts(self._declared))
         if among > 1:
             warn_of_workers(self.store, members, among)
-        limitations = traits_of(self.store).limitations
-        if limitations is not None:
-            for guard in self._declared:
-                if "holds" in guard.keeps:
-                    raise ConfigurationError(
-                        f"{self.store!r} takes nothing back, so {guard!r} could hold nothing there: use memory://, "
-                        "sqlite://, redis:// or postgresql://"
-                    )
-            limits = [limit for guard in self._declared for counters in guard.counters for limit in counters.limits]
-            notice = limitations(limits, keys=any("keys" in guard.keeps for guard in self._declared))
-            if notice:
-                log.warning("%s", notice)
+        check_limitations(self.store, self._declared)
+        self._observe([("usage", usage), ("alerts", alerts)])
         if not enabled:
             log.warning(
                 "%r is not enabled: it guards nothing, and every request goes to the app. For production take "
@@ -308,6 +312,8 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
 
     def _setup(self) -> Setup:
         """Return the stack as its engines see it."""
+        at_home = self.store is self._home
+        observing = [sink for sink in self._observing if sink not in self._sinks] if at_home else []
         first = self._stacked[0] if self._stacked and self._guarding else None
         strips = [sources_of(guard) for guard in self._declared if guard.strips]
         outermost = declared(first) if may_decide(first, "instant") and not strips else None
@@ -324,10 +330,10 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
             sources=self._sources,
             filters_addresses=any(guard.filters_addresses for guard in self._declared),
             notify=self._notify,
-            instant=None if outermost is None or self.store is not self._home else outermost.instant(self._clock),
+            instant=None if outermost is None or not at_home else outermost.instant(self._clock),
             underscores=self.underscores,
             request_id_header=self._request_id_header,
-            note=self._note if self._guarding and self.store is self._home else None,
+            note=self._note if self._guarding and at_home else None,
             drivers=self._drivers,
             notes=self._notes,
             rendering=self._rendering,
@@ -335,7 +341,8 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForFlask):
             reads_bodies=any(guard.reads_bodies for guard in self._declared),
             strips=strips,
             handlers=self._handlers,
-            sinks=self._sinks,
+            sinks=(*self._sinks, *observing),
+            observers=self._observers if at_home else (),
             patterns=patterns_of([*self._declared, *self._stacked]),
             stack=self,
         )

@@ -21,6 +21,7 @@ from keyguard.guards.rate_limit.guard import Profile, Rates, Tell
 from keyguard.guards.rate_limit.settling import Refunds, Settler
 from keyguard.keys import Pepper
 from keyguard.manual_clock import GivenClock
+from keyguard.observer import Observer
 from keyguard.ops import Store
 from keyguard.refusal import Cause, Refusal
 from keyguard.selection import By, Setting
@@ -49,6 +50,8 @@ class StackOptions(TypedDict, total=False):
     enabled: bool
     handlers: bool | None
     overrides: bool
+    usage: Observer | None
+    alerts: Observer | None
 
 
 class APIKeysOptions(StackOptions, total=False):

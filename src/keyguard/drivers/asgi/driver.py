@@ -31,6 +31,7 @@ from keyguard.drivers.templates import Templates
 from keyguard.errors import ConfigurationError
 from keyguard.guard import Ask
 from keyguard.logs import logger
+from keyguard.observer import close_all
 from keyguard.ops import close_in_loop, traits_of
 from keyguard.process import fork
 from keyguard.process.event_loops import in_thread, in_trio
@@ -237,6 +238,8 @@ class ASGIDriver:
                     await send({"type": "lifespan.startup.failed", "message": f"keyguard: {error}"})
                     raise
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                if engine.observers:
+                    await in_thread(close_all, engine.observers)
                 await close_store(engine.store)
                 if engine.aside is not None and engine.aside.store is not engine.store:
                     await close_store(engine.aside.store)

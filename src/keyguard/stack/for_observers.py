@@ -1,0 +1,92 @@
+"""The methods of `Keyguard` for its observers, such as the ledger of usage and alerts, and for the stack's end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from keyguard.clock import Clock
+from keyguard.errors import ConfigurationError
+from keyguard.guard import AnyGuard
+from keyguard.guards.cache import ResponseCache
+from keyguard.manual_clock import ManualClock
+from keyguard.observer import Observed, Observer, Sink, close_all
+from keyguard.ops import Store, close_in_loop, traits_of
+from keyguard.process.event_loops import in_thread
+from keyguard.stack.written import StackNote
+from keyguard.stores.best_effort import BestEffortStore
+from keyguard.stores.circuit_breaker import StoreHealth
+
+
+class ForObservers:
+    """The part of `Keyguard` that is about its observers."""
+
+    guards: tuple[AnyGuard, ...]
+    _home: Store
+    _aside: BestEffortStore | None
+    _clock: Clock
+    _note: StackNote
+
+    if TYPE_CHECKING:  # another part of `Keyguard` has it
+
+        @property
+        def health(self) -> StoreHealth: ...
+
+    def _observe(self, observers: Iterable[tuple[str, Observer | None]]) -> None:
+        """Attach the observers of the stack, which is whole but for them."""
+        self._observers: tuple[Observer, ...] = ()
+        self._observing: tuple[Sink, ...] = ()
+        """The functions of observers that are told of each request."""
+        aside = None if self._aside is None else self._aside.store
+        self._stores = [self._home, *([] if aside is None or aside is self._home else [aside])]
+        for word, observer in observers:
+            if observer is None:
+                continue
+            if isinstance(observer, type) or not callable(getattr(observer, "attach", None)):
+                given = getattr(observer, "__name__", observer)
+                raise ConfigurationError(f"{word} is an object such as {word.capitalize()}(), not {given!r:.80}")
+            sink = observer.attach(
+                Observed(
+                    name=self._note.name,
+                    store=self._home,
+                    clock=self._clock,
+                    manual=self._clock if isinstance(self._clock, ManualClock) else None,
+                    facts=lambda: self._note.facts,
+                    health=lambda: self.health,
+                    cache=self._cache_counts,
+                    before=self._observers,
+                )
+            )
+            self._observers += (observer,)
+            if sink is not None:
+                self._observing += (sink,)
+
+    def _cache_counts(self) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        for guard in self.guards:
+            if isinstance(guard, ResponseCache):
+                for name, count in asdict(guard.stats()).items():
+                    found[name] = found.get(name, 0) + count
+        return found
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the stack: write what its observers have not written yet, and close its stores.
+
+        An ASGI app with a lifespan does this at its end, and so does a Python process that ends by itself. Call it
+        where neither happens, such as in a script, or in a hook of a server that stops its workers in another way. A
+        stack that is used again goes on.
+        """
+        close_all(self._observers)
+        for store in self._stores:
+            closing = traits_of(store).close
+            if closing is not None:
+                closing()
+
+    async def aclose(self) -> None:
+        """Do as `close` does, in the event loop that the app runs in: what is open there is closed as well."""
+        await in_thread(close_all, self._observers)
+        for store in self._stores:
+            await close_in_loop(store)
