@@ -29,7 +29,8 @@ class Decision(NamedTuple):
     request_id: str
     """The id that refusals tell: the `X-Request-ID` that came with the request, else a random one."""
     trace_id: str
-    """The trace of the field `traceparent` (W3C Trace Context), 32 hexadecimal digits; empty for none."""
+    """The trace, 32 hexadecimal digits: of the open span of OpenTelemetry, else of the field `traceparent` (W3C Trace
+    Context); empty for none."""
     subject: str
     """The holder of the key; empty for a caller without one."""
     key_id: str

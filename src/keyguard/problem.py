@@ -15,6 +15,7 @@ from keyguard.clock import SECOND, whole_seconds
 from keyguard.identity import ANONYMOUS
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import CarriedRequest, Request, carried
+from keyguard.request.tracing import trace_of
 from keyguard.response import FieldNames, Response
 from keyguard.units import Duration, microseconds, moment, rfc3339, second_of
 
@@ -163,7 +164,7 @@ class Notice:
         """Return the response that refuses `request` with it. `headers` are more fields."""
         state = request.state
         identity = state.identity or ANONYMOUS
-        client = request.client
+        client, trace = request.client, trace_of(request)
         told = (
             self.cause,
             self.status,
@@ -180,6 +181,7 @@ class Notice:
             request.route,
             False,
             "",
+            trace,
         )
         refusal = state.refusal = _tuple(Refusal, told)
         accept = request.header("accept")
@@ -187,7 +189,8 @@ class Notice:
         form = _preferred(accept) if accept and len(accept) <= 1000 else JSON
         # No X-Request-ID: if some middleware or proxy sets it, it stands once. The id stands in the body.
         if form is JSON:
-            fields, body = self.fields, f"{self.begin}{refusal.request_id}{self.end}".encode("ascii")
+            instance = f'{request.id}", "trace_id": "{trace}' if trace else request.id
+            fields, body = self.fields, f"{self.begin}{instance}{self.end}".encode("ascii")
         else:
             fields, body = (_CONTENT_TYPE[form], *self.fields[1:]), _text_of(refusal, form)
         head = request.head_of(fields, _FIELDS)
@@ -252,8 +255,10 @@ def problem_details(refusal: Refusal) -> dict[str, object]:
         "status": refusal.status,
         "detail": refusal.detail,
         "instance": refusal.request_id,
-        "cause": refusal.cause.value,
     }
+    if refusal.trace_id:
+        problem["trace_id"] = refusal.trace_id
+    problem["cause"] = refusal.cause.value
     if refusal.policies:
         problem["violated-policies"] = list(refusal.policies)
     if refusal.retry_after is not None:

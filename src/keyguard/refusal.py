@@ -59,3 +59,5 @@ class Refusal(NamedTuple):
     """Whether it did not happen: a guard in shadow mode would have refused the request, which went on."""
     guard: str = ""
     """The name of the policy or guard in shadow mode; empty for a refusal."""
+    trace_id: str = ""
+    """The trace of the request, 32 hexadecimal digits, as in `Decision`; empty for none."""

@@ -18,6 +18,7 @@ from keyguard.logs import logger, plain, secret, story, without, word
 from keyguard.problem import refuse_busy, refuse_for
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import CarriedRequest
+from keyguard.request.tracing import mark_span
 from keyguard.response import Response
 from keyguard.uncounted import UNCOUNTED, refuse_uncounted
 
@@ -28,16 +29,17 @@ FAULT_RETRY = SECOND
 
 
 def tell_of_refusal(refusal: Refusal, notify: Callable[[Refusal], None] | None) -> None:
-    """Tell the log of a refusal, or of one that did not happen, in shadow mode, and whoever listens."""
+    """Tell the log of a refusal, or of one that did not happen, in shadow mode; whoever listens; and the open span."""
     if log.isEnabledFor(INFO):  # or nothing of the line is made
         log.info(
-            "%s: cause=%s reason=%s status=%d request=%s key=%s subject=%r client=%s limits=%s retry_after=%s "
+            "%s: cause=%s reason=%s status=%d request=%s trace=%s key=%s subject=%r client=%s limits=%s retry_after=%s "
             "method=%s route=%s",
             f"not refused, shadow of {word(refusal.guard)}" if refusal.shadow else "refused",
             refusal.cause,
             word(refusal.reason),
             refusal.status,
             word(refusal.request_id),
+            refusal.trace_id or "-",
             word(refusal.key_id or "-"),
             refusal.subject,
             word(refusal.client or "unknown"),
@@ -48,6 +50,8 @@ def tell_of_refusal(refusal: Refusal, notify: Callable[[Refusal], None] | None) 
         )
     elif _told_in != getpid() and not refusal.shadow:
         _tell_where_more_is(refusal)
+    if not refusal.shadow:
+        mark_span(refusal)
     if notify is not None:
         try:
             notify(refusal)

@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,6 +20,7 @@ from keyguard.logs import logger
 from keyguard.refusal import Cause
 from keyguard.request import CarriedRequest
 from keyguard.request.limits import unmarked
+from keyguard.request.tracing import trace_of
 
 log = logger("keyguard")
 
@@ -31,9 +31,6 @@ Sink: TypeAlias = Callable[[Decision], None]
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 OTHER = "_OTHER"
 """The method of records whose own is not among these: callers can invent as many as they like."""
-_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
-"""The field `traceparent` (W3C Trace Context, section 3.2)."""
-_LONGEST = 512  # characters of that field
 _MOST = 20  # kinds of errors that are told
 
 _tuple = tuple.__new__
@@ -178,7 +175,7 @@ class Recorder:
             (
                 self._at,
                 request.id,
-                _trace_of(request),
+                trace_of(request),
                 subject,
                 key_id,
                 "" if client is None else client.text,
@@ -198,12 +195,6 @@ class Recorder:
 def _path_of(request: CarriedRequest) -> str:
     plain = request.plain_path
     return request.spelling.path if plain is None else plain
-
-
-def _trace_of(request: CarriedRequest) -> str:
-    sent = request.header("traceparent")
-    found = _TRACE.fullmatch(sent) if sent and len(sent) <= _LONGEST else None
-    return found[1] if found is not None else ""
 
 
 _noted: set[tuple[str, type[BaseException]]] = set()
