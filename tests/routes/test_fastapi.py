@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.websockets import WebSocketDisconnect
 
-from keyguard import APIKeys, ConfigurationError, Identity, IPFilter, Keyguard, RateLimit, Refused, quota
+from keyguard import APIKeys, Concurrency, ConfigurationError, Identity, IPFilter, Keyguard, RateLimit, Refused, quota
 from keyguard.policies import Policy, first_match, ip, method, path
 from tests.support.asgi_lint import ASGILint
 
@@ -684,6 +684,34 @@ def test_openapi_keeps_what_the_app_says_and_names_scopes() -> None:
     problem = operation["responses"]["401"]["content"]["application/problem+json"]["schema"]["$ref"]
     assert problem == "#/components/schemas/KeyguardProblem"
     assert "RateLimit" in operation["responses"]["200"]["headers"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "fields", "example"),
+    [
+        ([RateLimit("5/minute")], ["RateLimit", "RateLimit-Policy"], '"search:5/minute";r=4;t=60'),
+        (
+            [RateLimit("5/minute", headers="draft-next")],
+            ["RateLimit", "RateLimit-Policy"],
+            '"search:5/minute";a=4;w=60',
+        ),
+        ([Concurrency(2, headers="draft-next")], ["RateLimit", "RateLimit-Policy"], '"search:5/minute";a=4;w=60'),
+        ([RateLimit("5/minute", headers=None), Concurrency(2, headers=None)], [], None),
+        (
+            [RateLimit("5/minute", headers="github")],
+            [f"X-RateLimit-{name}" for name in ("Limit", "Remaining", "Reset", "Resource", "Used")],
+            None,
+        ),
+    ],
+)
+def test_openapi_tells_the_fields_that_answers_have(limits: list[Any], fields: list[str], example: str | None) -> None:
+    app, guard = FastAPI(), Keyguard(*limits, store="memory://")
+    app.add_api_route("/", lambda: None)
+    guard.install_openapi(app)
+    told = app.openapi()["paths"]["/"]["get"]["responses"]["200"].get("headers", {})
+    answer = client_of(guard, app).get("/")
+    assert sorted(told) == fields == sorted(name for name in told if name in answer.headers)
+    assert told.get("RateLimit", {}).get("schema", {}).get("examples", [None]) == [example]
 
 
 def test_what_cannot_be_looked_into_starts_and_its_decorators_are_asked() -> None:

@@ -30,7 +30,7 @@ UNITS = {
     "ipv6_prefix": "bits",
     "limit": "requests at the same time",
     "guards": "guards",
-    "headers": '`"draft-11"`, `"x-ratelimit"`, `"github"`, several, or `None`',
+    "headers": '`"draft-11"`, `"draft-next"`, `"x-ratelimit"`, `"github"`, several, or `None`',
     "max_body": "bytes",
     "max_entries": "responses",
     "max_in_flight": "requests",

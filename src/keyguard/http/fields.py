@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 MOST_KEYS = 16
 """Members of a field that are looked at as keys. All that stands behind them counts as one more, which is not valid."""
@@ -58,6 +59,17 @@ LIMIT_FIELDS = frozenset(
     }
 )
 """Response fields that tell of limits: apps set them as well as guards."""
+
+
+class Draft(NamedTuple):
+    """How a draft names the parameters of `RateLimit`."""
+
+    left: str
+    window: str
+
+
+DRAFTS = {"draft-11": Draft("r", "t"), "draft-next": Draft("a", "w")}
+"""The drafts of draft-ietf-httpapi-ratelimit-headers: the eleventh, and what its authors have for the next one."""
 
 
 def quoted(text: str) -> str:

@@ -15,6 +15,7 @@ from keyguard.drivers.inspection.routes import Route, segments_of
 from keyguard.drivers.inspection.starlette_routes import met_in
 from keyguard.errors import ConfigurationError
 from keyguard.guards import APIKeys, Ban, Concurrency, IPFilter, RateLimit
+from keyguard.http.fields import DRAFTS, Draft
 from keyguard.problem import JSON
 from keyguard.stack.markers import KeyMarker, learned
 from keyguard.stack.placed import Placed
@@ -155,13 +156,16 @@ def _counts(guard: RateLimit | Concurrency, route: Route) -> bool:
     return met(selection.paths, route) and route.methods.isdisjoint(selection.uncounted)
 
 
-def _fields(limits: Iterable[Any]) -> dict[str, Any]:
-    profiles = {profile for limit in limits for profile in getattr(limit, "profiles", ("draft-11",))}
+def _fields(limits: Iterable[RateLimit | Concurrency]) -> dict[str, Any]:
+    profiles = {profile for limit in limits for profile in limit.profiles}
     fields: dict[str, Any] = {}
-    if "draft-11" in profiles:
-        fields |= {"RateLimit": _LEFT, "RateLimit-Policy": _POLICY}
+    drafts = [DRAFTS[profile] for profile in DRAFTS if profile in profiles]
+    if drafts:
+        fields |= {"RateLimit": _left(drafts[0]), "RateLimit-Policy": _POLICY}
     if profiles & {"x-ratelimit", "github"}:
         fields |= {f"X-RateLimit-{name}": _NUMBER for name in ("Limit", "Remaining", "Reset")}
+    if "github" in profiles:
+        fields |= {"X-RateLimit-Used": _NUMBER, "X-RateLimit-Resource": _text("The limit with least left.")}
     return fields
 
 
@@ -169,11 +173,13 @@ def _text(description: str, **more: Any) -> dict[str, Any]:
     return {"description": description, "schema": {"type": "string", **more}}
 
 
+def _left(draft: Draft) -> dict[str, Any]:
+    example = f'"search:5/minute";{draft.left}=4;{draft.window}=60'
+    return _text("What is left of each limit, and the seconds until more comes back.", examples=[example])
+
+
 _CHALLENGE = _text("The scheme by which keys are sent.")
 _WAIT = {"description": "Seconds to wait before it is worth another try.", "schema": {"type": "integer", "minimum": 0}}
-_LEFT = _text(
-    "What is left of each limit, and the seconds until more comes back.", examples=['"search:5/minute";r=4;t=60']
-)
 _POLICY = _text("The limits: units, and the seconds in which they count.", examples=['"search:5/minute";q=5;w=60'])
 _NUMBER = {"description": "Of the limit with least left.", "schema": {"type": "integer"}}
 

@@ -104,7 +104,7 @@ class ConcurrencyOptions(StackOptions, total=False):
     paths: Iterable[str] | OnPaths | None
     ignore_case: bool
     name: str | None
-    headers: Literal["draft-11"] | None
+    headers: Literal["draft-11", "draft-next"] | None
     if_store_fails: FailureMode
     lease: Duration
     max_age: Duration

@@ -98,6 +98,9 @@ def test_fields_tell_how_many_are_left(world: str) -> None:
     assert answer.get("ratelimit") == r'"a \"name\":3 at a time";r=2'
     assert site.inner[0].get("ratelimit") == r'"a \"name\":3 at a time";r=1'
     assert Site(world, Concurrency(3, headers=None)).ask().get("ratelimit") is None
+    site = Site(world, Concurrency(1, name="next", headers="draft-next"))
+    assert site.ask("/1").get("ratelimit") == '"next:1 at a time";a=0'
+    assert site.inner[0].get("ratelimit") == '"next:1 at a time";a=0;w=1'
 
 
 def test_a_rate_limit_beside_it_adds_its_own_fields(world: str) -> None:
@@ -376,7 +379,7 @@ def test_a_slot_that_cannot_be_given_back_is_free_when_its_lease_has_ended(world
         (1, {"by": "plan"}, "by is 'ip', 'key', 'subject' or a function"),
         (1, {"methods": ["get"]}, "'get' is no HTTP method"),
         (1, {"paths": ["reports"]}, "reports"),
-        (1, {"headers": "x-ratelimit"}, "headers are 'draft-11' or None"),
+        (1, {"headers": "x-ratelimit"}, "headers are 'draft-11' or 'draft-next', or None"),
         (1, {"if_store_fails": "panic"}, "if_store_fails is 'local', 'refuse' or 'allow'"),
         (1, {"name": "a|b"}, "a name is printable ASCII text"),
         (1, {"when": "always"}, "when is a function of the request"),

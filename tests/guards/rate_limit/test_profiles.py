@@ -20,6 +20,8 @@ GOLDEN = Path(__file__).parent / "golden"
 PROFILES: dict[str, dict[str, Any]] = {
     "draft-11": {"headers": "draft-11"},
     "draft-11, binding": {"headers": "draft-11", "tell": "binding"},
+    "draft-next": {"headers": "draft-next"},
+    "draft-next, binding": {"headers": "draft-next", "tell": "binding"},
     "x-ratelimit": {"headers": "x-ratelimit"},
     "github": {"headers": "github"},
     "draft-11 and github": {"headers": ["draft-11", "github"]},
@@ -82,7 +84,7 @@ def test_a_parser_of_structured_fields_reads_them(profile: str) -> None:
             for policy, parameters in states:
                 assert isinstance(policy, str)
                 assert set(of[policy]) <= {"q", "w"}
-                assert set(parameters) <= {"r", "t"}
+                assert set(parameters) <= ({"a", "w"} if "next" in profile else {"r", "t"})
                 assert all(
                     type(number) is int and number >= 0 for number in [*of[policy].values(), *parameters.values()]
                 )
@@ -141,8 +143,9 @@ def test_what_an_app_tells_of_less_stays() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"headers": "draft-12"}, "'draft-11' or 'x-ratelimit' or 'github'"),
-        ({"headers": ["github", "x-ratelimit"]}, "choose one"),
+        ({"headers": "draft-12"}, "'draft-11' or 'draft-next' or 'x-ratelimit' or 'github'"),
+        ({"headers": ["github", "x-ratelimit"]}, "'x-ratelimit' and 'github' have the same names: choose one"),
+        ({"headers": ["draft-next", "draft-11"]}, "'draft-11' and 'draft-next' have the same names: choose one"),
         ({"tell": "least"}, "'all' or 'binding'"),
         ({"tell": None}, "'all' or 'binding'"),
     ],

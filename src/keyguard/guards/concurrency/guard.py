@@ -24,7 +24,7 @@ from keyguard.errors import AmbiguousPath, ConfigurationError, StoreBusy, StoreE
 from keyguard.flow import is_async
 from keyguard.guard import LONG, Answer, Decide, Guard, Long, Surroundings
 from keyguard.guards.concurrency.slot import AskSlot, InUse, PoolSlot, Slot
-from keyguard.http.fields import quoted
+from keyguard.http.fields import DRAFTS, quoted
 from keyguard.ops import (
     HELD_WAIT,
     MAX_HOLDS,
@@ -68,7 +68,8 @@ class Concurrency(Guard):
     - `name`: stands in the key of what is held and in the public name. By default it says by whom the slots are
       counted and for which requests.
     - `headers`: `"draft-11"` tells in `RateLimit` and `RateLimit-Policy` how many slots are left, with the quota unit
-      `concurrent-requests` of draft-ietf-httpapi-ratelimit-headers-11; `None` tells nothing.
+      `concurrent-requests` of draft-ietf-httpapi-ratelimit-headers-11, `"draft-next"` by the names that its authors
+      have for the next one; `None` tells nothing.
     - `if_store_fails`: `"local"` gives each process `limit / workers` slots of its own while the store is out of order,
       `"allow"` lets everybody through, `"refuse"` nobody, with a 503.
     - `lease`: after so long the slots of a process that was killed are free, 1 second to 1 hour; those of a process
@@ -94,7 +95,7 @@ class Concurrency(Guard):
         paths: Iterable[str] | OnPaths | None = None,
         ignore_case: bool = False,
         name: str | None = None,
-        headers: Literal["draft-11"] | None = "draft-11",
+        headers: Literal["draft-11", "draft-next"] | None = "draft-11",
         if_store_fails: FailureMode = "local",
         lease: Duration = "10 seconds",
         max_age: Duration = "1 hour",
@@ -102,8 +103,9 @@ class Concurrency(Guard):
         if not is_whole(limit) or not 1 <= limit <= MAX_HOLDS:
             raise ConfigurationError(f"limit is how many requests may be under way, 1 to {MAX_HOLDS}, not {limit!r}")
         self.selection = selection = Selection(by, when, exempt, methods, paths, ignore_case)
-        if headers not in ("draft-11", None):
-            raise ConfigurationError(f"headers are 'draft-11' or None, not {headers!r}")
+        if headers not in (*DRAFTS, None):
+            raise ConfigurationError(f"headers are {' or '.join(map(repr, DRAFTS))}, or None, not {headers!r}")
+        self.profiles = () if headers is None else (headers,)
         self.if_store_fails = checked_failure_mode(if_store_fails)
         self._lease = microseconds("lease", lease, min=1, max="1 hour")
         self._max_age = microseconds("max_age", max_age, min=self._lease / SECOND, max="366 days")
@@ -119,7 +121,9 @@ class Concurrency(Guard):
         self.fields: Any = headers and ReadyFields(
             "RateLimit-Policy", field_value(f'{told};q={limit};qu="concurrent-requests"'), "RateLimit"
         )
-        self.member = f"{told};r=".encode("latin-1")
+        left, window = DRAFTS[headers or "draft-11"]
+        self.member = f"{told};{left}=".encode("latin-1")
+        self._no_member = f"{told};{left}=0;{window}={HELD_WAIT // SECOND}".encode("latin-1")
         self.needs = frozenset({"identity"}) if by in ("key", "subject") else frozenset()
         self._prompt = at_hand(selection.functions.values())
         """Whether all functions that have a say can be called in place, as far as is known."""
@@ -285,7 +289,7 @@ class Concurrency(Guard):
             policies=(self.policy,),
         )
         if self.fields is not None:
-            response.headers.join_ready(self.fields, self.member + b"0;t=%d" % (HELD_WAIT // SECOND))
+            response.headers.join_ready(self.fields, self._no_member)
         return response
 
     async def without_store(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from limits import RateLimitItem
 
 Rates: TypeAlias = "str | Limit | RateLimitItem"
-Profile: TypeAlias = Literal["draft-11", "x-ratelimit", "github"]
+Profile: TypeAlias = Literal["draft-11", "draft-next", "x-ratelimit", "github"]
 Tell: TypeAlias = Literal["all", "binding"]
 
 _numbers = itertools.count(1)
@@ -79,9 +79,10 @@ class RateLimit(Limiting):
       limit counts and where it applies. Limits that differ in how much they admit alone need names of their own on one
       store, and so do those by a function that has no name: two of them do not start.
     - `headers`: which fields tell the caller what is left: `"draft-11"` emits the syntax of
-      draft-ietf-httpapi-ratelimit-headers-11, `"x-ratelimit"` the older `X-RateLimit-*` with seconds until the reset,
-      `"github"` the same as GitHub has them, with what is used, and the reset in seconds of the Unix epoch; several, or
-      `None`.
+      draft-ietf-httpapi-ratelimit-headers-11, `"draft-next"` the names that its authors have for the next one, `a` and
+      `w` instead of `r` and `t`, which may still change; `"x-ratelimit"` the older `X-RateLimit-*` with seconds until
+      the reset, `"github"` the same as GitHub has them, with what is used, and the reset in seconds of the Unix epoch;
+      several, or `None`.
     - `tell`: of which limits `RateLimit` tells, if there are several: `"all"`, or `"binding"`, the one with least left
       alone. `RateLimit-Policy` names all in any case. Other fields know one limit only, and tell of that.
     - `if_store_fails`: what happens while the store is out of order. `"local"` keeps callers to `limit / workers` in

@@ -1,6 +1,7 @@
-"""Fields that tell of limits in a response: those of draft-ietf-httpapi-ratelimit-headers-11, or `X-RateLimit-*`.
+"""Fields that tell of limits in a response: those of draft-ietf-httpapi-ratelimit-headers, or `X-RateLimit-*`.
 
-There is no draft that is newer than the eleventh, so no profile of other names.
+The eleventh draft has `r` and `t` in `RateLimit`. Its authors' text of August 2026, for the next one, has `a` and `w`
+in their place, and means the same.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ def _value(demands: RuleDemands, taken: Taken) -> bytes:
         for taking in taken.takings:
             numbers += _left(taking) if taking[4] else (taking[2], (taking[3] + UP) // SECOND)
         return template % tuple(numbers)
-    told = [(rule, taking) for rule, taking in _each(demands, taken) if "draft-11" in rule.profiles]
+    told = [(rule, taking) for rule, taking in _each(demands, taken) if rule.draft is not None]
     if demands.terms.binding:
         told = _without_others(told)
     members = []
     for rule, taking in told:
         remaining, reset = _left(taking)
         # What does not come back has no window. A balance that is filled in part has none while it is above that.
-        window = f";t={reset}" if reset or rule.limit.returns else ""
+        window = f"{rule.window}{reset}" if reset or rule.limit.returns else ""
         members.append(f"{rule.member}{remaining}{window}")
     return ", ".join(members).encode("latin-1")
 

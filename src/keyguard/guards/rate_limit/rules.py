@@ -16,14 +16,14 @@ from keyguard.clock import whole_seconds
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes
 from keyguard.guards.rate_limit.settling import Settling
-from keyguard.http.fields import quoted
+from keyguard.http.fields import DRAFTS, quoted
 from keyguard.ops import Demand, Take
 from keyguard.rates import Limit, parse_rates, window
 from keyguard.response import ReadyFields, field_value
 
-PROFILES = ("draft-11", "x-ratelimit", "github")
-SINGLE = frozenset({"x-ratelimit", "github"})
+SINGLE = ("x-ratelimit", "github")
 """Profiles whose fields know one limit, and have the same names."""
+PROFILES = (*DRAFTS, *SINGLE)
 
 
 class Naming(NamedTuple):
@@ -53,6 +53,7 @@ class Rule:
     __slots__ = (
         "binding",
         "by_address",
+        "draft",
         "guard",
         "holds",
         "if_store_fails",
@@ -63,9 +64,9 @@ class Rule:
         "number",
         "policy",
         "prefix",
-        "profiles",
         "settling",
         "single",
+        "window",
     )
 
     def __init__(self, guard: Naming, limit: Limit) -> None:
@@ -74,10 +75,10 @@ class Rule:
         """Of its guard."""
         self.limit = limit
         self.if_store_fails = guard.if_store_fails
-        self.profiles = guard.profiles
-        """The families of header fields that tell about it."""
         self.single = next((profile for profile in guard.profiles if profile in SINGLE), None)
-        """That of them whose fields know one limit."""
+        """The profile of fields that know one limit; `None` if none of them tells about it."""
+        self.draft = next((DRAFTS[profile] for profile in guard.profiles if profile in DRAFTS), None)
+        """The draft whose fields tell about it, if any do."""
         self.binding = guard.binding
         self.by_address = guard.by_address
         self.settling = guard.settling
@@ -93,7 +94,9 @@ class Rule:
         # A period of the calendar is not of one length, and a balance has none: then no window is told.
         window = f";w={whole_seconds(limit.period)}" if limit.rolling else ""
         self.policy = f"{told};q={limit.quota}{window}"
-        self.member = f"{told};r="
+        left, window = self.draft or DRAFTS["draft-11"]
+        self.member = f"{told};{left}="
+        self.window = f";{window}="
 
 
 class Terms:
@@ -106,7 +109,7 @@ class Terms:
         """None of them: no limit."""
         self.shut = shut
         """Whether the plan does not include what the limit is about, so that all is refused."""
-        told = [rule for rule in rules if "draft-11" in rule.profiles]
+        told = [rule for rule in rules if rule.draft is not None]
         policy = field_value(", ".join([rule.policy for rule in told]))
         self.fields = ReadyFields("RateLimit-Policy", policy, "RateLimit") if told else None
         """The fields of the draft, the first of which is the same for every outcome; `None` if no rule asks for any."""
@@ -115,7 +118,7 @@ class Terms:
         self.binding = len(told) > 1 and any(rule.binding for rule in told)
         """Whether `RateLimit` leaves out some of them, which depends on how much is left."""
         if told and len(told) == len(rules) and not self.binding and all(rule.limit.returns for rule in rules):
-            members = [rule.member.replace("%", "%%") + "%d;t=%d" for rule in rules]
+            members = [f"{rule.member.replace('%', '%%')}%d{rule.window}%d" for rule in rules]
             self.template = ", ".join(members).encode("latin-1")
         self.legacy = any(rule.single is not None for rule in rules)
         """Whether there are fields to be told that know one limit."""
@@ -281,8 +284,10 @@ def checked_profiles(headers: Any) -> tuple[str, ...]:
     for profile in profiles:
         if profile not in PROFILES:
             raise ConfigurationError(f"headers are {' or '.join(map(repr, PROFILES))}, or None, not {profile!r}")
-    if len(SINGLE.intersection(profiles)) > 1:
-        raise ConfigurationError("headers 'x-ratelimit' and 'github' have the same names: choose one of them")
+    for alike in (tuple(DRAFTS), SINGLE):
+        if len({*alike}.intersection(profiles)) > 1:
+            names = " and ".join(map(repr, alike))
+            raise ConfigurationError(f"headers {names} have the same names: choose one of them")
     return profiles
 
 
