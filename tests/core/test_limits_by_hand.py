@@ -187,8 +187,9 @@ def test_a_key_is_named_by_its_id_or_by_itself_and_stands_for_its_subject(store:
     expected = {"key:5/day": (3, 2), "subject:3/day": (3, 0)}
     for caller in (issued.record.id, key):
         assert told(stack.limits.peek(caller)) == expected
-    assert told(stack.limits.peek("acme-eu")) == {"subject:3/day": (3, 0)}
-    assert told(stack.limits.peek("acme-eu", plan="free")) == {"subject:1/day": (3, 0)}
+    assert told(stack.limits.peek("acme-eu")) == expected
+    assert told(stack.limits.peek("acme-eu", by="subject")) == {"subject:3/day": (3, 0)}
+    assert told(stack.limits.peek("acme-eu", plan="free")) == {"subject:1/day": (3, 0), "key:5/day": (3, 2)}
     stack.limits.grant(key, 1, limit="subject")
     assert statuses(stack, 2, headers={"X-API-Key": key}) == [200, 429]
     assert [one.caller for one in stack.audit.list()] == ["acme-eu"]
@@ -359,6 +360,38 @@ def test_a_subject_stands_for_its_keys_if_limits_count_these() -> None:
     assert told(limits.peek(other.record.id, limit="key")) == {"key:5/day": (1, 4)}
     assert limits.set("else", 5, limit="key").after.caller == other.record.id  # it has one key
     assert told(limits.peek("an id of a look-up", limit="key")) == {"key:5/day": (0, 5)}
+
+
+def test_a_subject_stands_for_its_keys_also_where_other_limits_count_the_subject() -> None:
+    stack = Keyguard(
+        APIKeys(),
+        RateLimit(plans={"pro": "5/day", "free": "1/day"}, default="free", by="key", name="paced"),
+        RateLimit("9/day", by="subject", name="all"),
+        store=MemoryStore(),
+    )
+    first, second = stack.keys.issue("acme", plan="pro"), stack.keys.issue("acme", plan="free")
+    other = stack.keys.issue("else", plan="pro")
+    for issued in (first, first, second, other):
+        statuses(stack, 1, headers={"X-API-Key": issued.key.reveal()})
+    limits = stack.limits
+
+    def spent(uses: Any) -> set[tuple[str, str, int]]:
+        return {(use.name, use.caller, use.spent) for use in uses}
+
+    of_keys = {("paced:5/day", first.record.id, 2), ("paced:1/day", second.record.id, 1)}
+    assert (
+        spent(limits.peek("acme")) == spent(asyncio.run(limits.apeek("acme"))) == {("all:9/day", "acme", 3), *of_keys}
+    )
+    assert spent(limits.peek("acme", limit="paced")) == of_keys
+    assert spent(limits.peek("acme", limit="all")) == {("all:9/day", "acme", 3)}
+    assert limits.grant("acme", 1, limit="all").given == limits.grant("acme", 1).given == 1
+    with pytest.raises(ValueError, match=f"several: name one of {first.record.id}, {second.record.id}$"):
+        limits.grant("acme", 1, limit="paced")
+    assert limits.set("else", 5, limit="paced").after.caller == other.record.id
+    limits.reset("acme")
+    assert {use.spent for use in limits.peek("acme")} == {0}
+    assert spent(limits.peek("else")) == {("all:9/day", "else", 1), ("paced:5/day", other.record.id, 5)}
+    assert told(limits.peek("no such subject")) == {"all:9/day": (0, 9)}
 
 
 def test_a_plan_that_nobody_knows_must_be_said() -> None:

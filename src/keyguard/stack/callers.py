@@ -46,7 +46,8 @@ class Caller:
     subject: str | None = None
     """Its subject, if it is known to have one: the keys of that may tell the plan."""
     guessed: bool = False
-    """Whether limits by key are taken to count it under its name, as they do if a look-up gives ids of its own."""
+    """Whether nobody has said that it is a subject: then limits by key count the keys that it has. If it has none, and
+    no limit counts by subject, they count it under its name, as they do if a look-up gives ids of its own."""
 
     def bucket(self, by: str) -> str | None:
         """Return its bucket in limits that count by this; `None` if they do not count it."""
@@ -88,7 +89,7 @@ async def find_caller(who: object, by: Kind | None, facts: Iterable[LimitFacts],
         buckets["function"] = _of_function(who, by).name
         if not any(each.by == "subject" for each in facts):
             buckets["key"] = named  # an id of a look-up's own
-    return Caller(named, buckets, subject=who, guessed="key" in buckets)
+    return Caller(named, buckets, subject=who, guessed=by is None)
 
 
 def _of_function(who: Any, by: Kind | None) -> Caller:

@@ -94,11 +94,13 @@ class Actions:
             raise ValueError(f"a plan is a text, not {plan!r:.80}")
         return replace(caller, plan=plan, plan_is_known=True)
 
-    def asks_for_keys(self, caller: Caller) -> bool:
+    def asks_for_keys(self, caller: Caller, limit: str | None) -> bool:
         """Tell whether the keys of a caller's subject must be looked through: to know its plan, or where it counts."""
         if caller.subject is None or not self._keys:
             return False
-        return caller.guessed or (not caller.plan_is_known and self._by_plan(caller))
+        return (not caller.plan_is_known and self._by_plan(caller)) or (
+            caller.guessed and any(facts.by == "key" and _is_named(facts, limit) for facts in self._facts)
+        )
 
     def with_keys(self, caller: Caller) -> list[Caller]:
         """Return a caller with the plan of its keys in the store, if they agree on one.
@@ -108,30 +110,30 @@ class Actions:
         records = KeyRegistry(self._store).list(subject=caller.subject)
         now = as_datetime(self._clock())
         valid = [record for record in records if record.status(now) in ("active", "rotating")] or records
-        if caller.guessed and valid and any(facts.by == "key" for facts in self._facts):
-            rest = replace(caller, buckets={by: at for by, at in caller.buckets.items() if by != "key"})
-            keys = [Caller(key.id, {"key": bucket_text(key.id)}, key.plan, plan_is_known=True) for key in valid]
-            if caller.plan_is_known:
-                keys = [replace(key, plan=caller.plan) for key in keys]
-            return [each for each in (rest, *keys) if any(each.bucket(facts.by) for facts in self._facts)]
+        keys = [Caller(key.id, {"key": bucket_text(key.id)}, key.plan, plan_is_known=True) for key in valid]
         plans = {record.plan for record in valid}
-        if caller.plan_is_known or len(plans) != 1:
+        if caller.plan_is_known:
+            keys = [replace(key, plan=caller.plan) for key in keys]
+        elif len(plans) == 1:
+            caller = replace(caller, plan=plans.pop(), plan_is_known=True)
+        if not (caller.guessed and keys and any(facts.by == "key" for facts in self._facts)):
             return [caller]
-        return [replace(caller, plan=plans.pop(), plan_is_known=True)]
+        rest = replace(caller, buckets={by: at for by, at in caller.buckets.items() if by != "key"})
+        return [each for each in (rest, *keys) if any(each.bucket(facts.by) for facts in self._facts)]
 
     def counted(self, callers: Sequence[Caller], limit: str | None) -> list[Caller]:
         """Return those of some callers that a limit counts; the first, if it counts none."""
         found = [
             caller
             for caller in callers
-            if any(limit in (None, facts.name, facts.guard) and caller.bucket(facts.by) for facts in self._facts)
+            if any(_is_named(facts, limit) and caller.bucket(facts.by) for facts in self._facts)
         ]
         return found or [callers[0]]
 
     def one(self, callers: Sequence[Caller], limit: str | None) -> Caller:
         """Return the one that is meant. Raises `ValueError` if several could be."""
         found = self.counted(callers, limit)
-        if len(found) > 1:
+        if len(found) > 1 and (limit is not None or "key" in found[0].buckets):
             keys = ", ".join(caller.name for caller in found if "key" in caller.buckets)
             raise ValueError(f"these limits count keys, and this subject has several: name one of {keys}")
         return found[0]
@@ -193,7 +195,7 @@ class Actions:
 
     def _chosen(self, every: Sequence[LimitFacts], caller: Caller, limit: str | None) -> list[_Counter]:
         """Return those of all limits that count a caller, or those of a name, with the keys of its counters."""
-        named = [facts for facts in every if limit is None or limit in (facts.name, facts.guard)]
+        named = [facts for facts in every if _is_named(facts, limit)]
         if not named and limit is not None and any(limit in (facts.name, facts.guard) for facts in self._facts):
             instead = ", ".join(facts.name for facts in every if caller.bucket(facts.by) is not None) or "no limit"
             raise ValueError(f"an override stands in the place of {shown(limit)} for this caller, who has {instead}")
@@ -258,6 +260,11 @@ class Actions:
 
 _Counter = tuple[str, Limit, LimitFacts]
 """The key of a caller's counter, the limit and what is known of it."""
+
+
+def _is_named(facts: LimitFacts, limit: str | None) -> bool:
+    """Tell whether a name is that of a limit or of its guard; `None` means all of them."""
+    return limit is None or limit in (facts.name, facts.guard)
 
 
 def _counter(facts: LimitFacts) -> str:

@@ -19,8 +19,8 @@ class Limits:
     A caller is named by an address (counted as its requests are, IPv6 by /64), the id of a key, or the key itself, a
     subject, or what a function of the request returns. `by` says which of these it is, `"ip"`, `"key"`, `"subject"` or
     `"function"`; by default that is found out: an address, else the id of a key in the store, else a subject. The id of
-    a key stands for its subject, too, and an address for callers without a key. If limits count by key and none by
-    subject, a subject stands for its keys: each of them is looked at or reset, and a grant is for one that is named.
+    a key stands for its subject, too, and an address for callers without a key. If limits count by key, a
+    subject stands for its keys as well: each of them is looked at or reset, and a grant is for one that is named.
 
     `limit` is the name of one limit, or of a guard; `plan` that of the caller's plan, if limits depend on it and no key
     in the store tells it.
@@ -42,14 +42,14 @@ class Limits:
         self, caller: object, *, limit: str | None = None, by: Kind | None = None, plan: str | None = None
     ) -> tuple[LimitUse, ...]:
         """Return what the caller has spent of each limit that counts it."""
-        found = self._actions.counted(self._find(caller, by, plan), limit)
+        found = self._actions.counted(self._find(caller, by, plan, limit), limit)
         return tuple(use for each in found for use in run_flow(self._store, self._actions.look(each, limit)))
 
     async def apeek(
         self, caller: object, *, limit: str | None = None, by: Kind | None = None, plan: str | None = None
     ) -> tuple[LimitUse, ...]:
         """Do as `peek` does, under an event loop."""
-        found = self._actions.counted(await self._afind(caller, by, plan), limit)
+        found = self._actions.counted(await self._afind(caller, by, plan, limit), limit)
         return tuple([use for each in found for use in await arun_flow(self._store, self._actions.look(each, limit))])
 
     def reset(
@@ -65,7 +65,7 @@ class Limits:
 
         `actor` is who does it, for the audit log.
         """
-        found = self._actions.counted(self._find(caller, by, plan), limit)
+        found = self._actions.counted(self._find(caller, by, plan, limit), limit)
         flows = [self._actions.change(each, limit, "reset", 0, actor) for each in found]
         return tuple([change for flow in flows for change in run_flow(self._store, flow)])
 
@@ -79,7 +79,7 @@ class Limits:
         actor: str = "app",
     ) -> tuple[LimitChange, ...]:
         """Do as `reset` does, under an event loop."""
-        found = self._actions.counted(await self._afind(caller, by, plan), limit)
+        found = self._actions.counted(await self._afind(caller, by, plan, limit), limit)
         flows = [self._actions.change(each, limit, "reset", 0, actor) for each in found]
         return tuple([change for flow in flows for change in await arun_flow(self._store, flow)])
 
@@ -98,7 +98,7 @@ class Limits:
         Those that were taken last come back first. Calendar quotas and credits may go beyond the limit; of others at
         most what is spent comes back: `LimitChange.given` says how much that was.
         """
-        found = self._actions.one(self._find(caller, by, plan), limit)
+        found = self._actions.one(self._find(caller, by, plan, limit), limit)
         return run_flow(self._store, self._actions.change(found, limit, "grant", units, actor))[0]
 
     async def agrant(
@@ -112,7 +112,7 @@ class Limits:
         actor: str = "app",
     ) -> LimitChange:
         """Do as `grant` does, under an event loop."""
-        found = self._actions.one(await self._afind(caller, by, plan), limit)
+        found = self._actions.one(await self._afind(caller, by, plan, limit), limit)
         return (await arun_flow(self._store, self._actions.change(found, limit, "grant", units, actor)))[0]
 
     def set(
@@ -126,7 +126,7 @@ class Limits:
         actor: str = "app",
     ) -> LimitChange:
         """Set what the caller has spent, from 0 to the limit. `limit` is needed if several could be meant."""
-        found = self._actions.one(self._find(caller, by, plan), limit)
+        found = self._actions.one(self._find(caller, by, plan, limit), limit)
         return run_flow(self._store, self._actions.change(found, limit, "set", spent, actor))[0]
 
     async def aset(
@@ -140,15 +140,17 @@ class Limits:
         actor: str = "app",
     ) -> LimitChange:
         """Do as `set` does, under an event loop."""
-        found = self._actions.one(await self._afind(caller, by, plan), limit)
+        found = self._actions.one(await self._afind(caller, by, plan, limit), limit)
         return (await arun_flow(self._store, self._actions.change(found, limit, "set", spent, actor)))[0]
 
     # -- what each and its twin have in common ------------------------------------------------------------
 
-    def _find(self, who: object, by: Kind | None, plan: str | None) -> list[Caller]:
+    def _find(self, who: object, by: Kind | None, plan: str | None, limit: str | None) -> list[Caller]:
         caller = run_flow(self._store, self._actions.find(who, by, plan))
-        return self._actions.with_keys(caller) if self._actions.asks_for_keys(caller) else [caller]
+        return self._actions.with_keys(caller) if self._actions.asks_for_keys(caller, limit) else [caller]
 
-    async def _afind(self, who: object, by: Kind | None, plan: str | None) -> list[Caller]:
+    async def _afind(self, who: object, by: Kind | None, plan: str | None, limit: str | None) -> list[Caller]:
         caller = await arun_flow(self._store, self._actions.find(who, by, plan))
-        return await in_thread(self._actions.with_keys, caller) if self._actions.asks_for_keys(caller) else [caller]
+        if not self._actions.asks_for_keys(caller, limit):
+            return [caller]
+        return await in_thread(self._actions.with_keys, caller)

@@ -83,6 +83,10 @@ def test_a_refusal_says_how_many_are_in_use_and_to_come_again_in_a_second(world:
     assert problem["retry_after"] == 1
     assert problem["detail"].startswith("2 requests are under way, and 'reports:2 at a time' allows no more.")
     assert refused.get("ratelimit") == '"reports:2 at a time";r=0;t=1'
+    site = Site(world, Concurrency(1))
+    site.ask("/1")
+    told = "1 request is under way, and 'ip:1 at a time' allows no more. It works again as soon as it is over."
+    assert json.loads(site.inner[0].body)["detail"] == told
 
 
 def test_a_refusal_has_a_reason_of_its_own(world: str) -> None:

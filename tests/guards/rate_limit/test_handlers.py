@@ -651,7 +651,7 @@ def test_a_wsgi_stream_that_is_refused_with_its_first_part_is_refused_as_a_whole
     assert (answer.status, closed) == (429, [True])
     names = [name.lower() for name, _ in answer.headers]
     assert sorted(names) == sorted(set(names))
-    assert answer.get("ratelimit").startswith('"units:100/minute";r=0;')
+    assert answer.get("ratelimit").startswith('"units:100/minute";r=99;')
     assert site.left() == 100
     assert [refusal.reason for refusal in site.refusals] == ["cost-above-limit"]
 

@@ -9,7 +9,7 @@ import pytest
 
 import keyguard.asgi
 import keyguard.wsgi
-from keyguard import APIKeys, Identity, IPFilter, Keyguard, RateLimit
+from keyguard import APIKeys, Identity, IPFilter, Keyguard, RateLimit, credits, quota, smooth
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 from tests.support.harness import Answer, Ask, ask_asgi, ask_wsgi
@@ -89,6 +89,34 @@ def test_a_refusal_tells_of_the_limit_that_refused(world: str, layered: bool) ->
         answers = [ask(app, KEYED) for _ in range(2)]
         assert [answer.status for answer in answers] == [200, 429]
         assert told(answers[1]) == ("1", "0", "3600")
+
+
+@pytest.mark.parametrize(
+    ("limits", "draft", "older"),
+    [
+        (["10/hour"], '"a:10/hour";r=7;t=3600', ("10", "7", "3600")),
+        (["40/hour"], '"a:40/hour";r=37;t=3713', ("40", "37", "3713")),
+        ([smooth("10/hour", burst=8)], '"a:10/hour smooth";r=5;t=360', ("10", "5", "360")),
+        ([quota("10/day")], '"a:10/day";r=7;t=57600', ("10", "7", "57600")),
+        ([credits(10, refill=quota("10/day"))], '"a:10 credits";r=7;t=57600', ("10", "7", "57600")),
+        ([credits(10)], '"a:10 credits";r=7', ("10", "7", None)),
+        (["90/hour", "10/day"], '"a:90/hour";r=87;t=3713, "a:10/day";r=7;t=86400', ("10", "7", "86400")),
+    ],
+)
+def test_a_cost_above_all_that_is_ever_admitted_leaves_what_is_left(
+    limits: list[Any], draft: str, older: tuple[str | None, ...]
+) -> None:
+    """Nobody may read out of `r=0;t=0` that it is worth another try at once."""
+    clock = ManualClock()
+    limit = RateLimit(
+        *limits, by="key", name="a", cost=lambda r: int(r.query["cost"]), headers=["draft-11", "x-ratelimit"]
+    )
+    guard = Keyguard(APIKeys(lookup=lookup), limit, store=MemoryStore(clock=clock), clock=clock)
+    app = guard.wsgi(apps(200)[1])
+    answers = [ask_wsgi(app, Ask(f"/?cost={cost}", headers=KEYED.headers)) for cost in (3, 100)]
+    assert [(answer.status, answer.get("retry-after")) for answer in answers] == [(200, None), (429, None)]
+    assert [answer.get("ratelimit") for answer in answers] == [draft] * 2
+    assert [told(answer) for answer in answers] == [older] * 2
 
 
 def test_only_the_limits_that_are_told_of_count() -> None:

@@ -275,10 +275,9 @@ class Concurrency(Guard):
             request.at_end(Settle(taken))
 
     def _refuse(self, request: CarriedRequest, taken: Taken) -> Response:
-        detail = (
-            f"{taken.held[0]} requests are under way, and '{self.policy}' allows no more. It works again as soon as "
-            "one of them is over."
-        )
+        many = taken.held[0]
+        requests, over = ("1 request is", "it") if many == 1 else (f"{many} requests are", "one of them")
+        detail = f"{requests} under way, and '{self.policy}' allows no more. It works again as soon as {over} is over."
         response = refuse_for(
             request,
             Cause.USAGE,

@@ -70,7 +70,7 @@ def _rank(rule: Rule, taking: Taking) -> tuple[bool, int, int]:
 def _left(taking: Taking) -> tuple[int, int]:
     """Units left, and the seconds that go with them: until this request is admitted, or until more units come back."""
     _, _, remaining, reset, wait = taking
-    if wait:
+    if wait > 0:  # else it is never admitted, and that is not for a lack of units that come back
         return 0, ((wait if wait > reset else reset) + UP) // SECOND
     return remaining, (reset + UP) // SECOND
 
