@@ -54,6 +54,7 @@ COMMANDS = (
     Command("bans", "list and lift bans, and take over those of elsewhere", "bans"),
     Command("audit", "list the changes that were made by hand", "audit"),
     Command("cache", "count, purge and explain cached responses", "cache"),
+    Command("metrics", "print a board for Grafana", "metrics"),
     Command("replay", "tell what a stack would have refused of the requests in an access log", "replay"),
     Command("policies", "show the guards and policies of an app's stack as a table", "policies"),
     Command("demo", "tell the story of a key, with real servers on 127.0.0.1", "demo"),

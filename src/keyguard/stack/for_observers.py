@@ -10,13 +10,18 @@ from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard
 from keyguard.guards.cache import ResponseCache
+from keyguard.logs import logger
 from keyguard.manual_clock import ManualClock
+from keyguard.metrics import Metrics, ProcessCounts
 from keyguard.observer import Observed, Observer, Sink, close_all
 from keyguard.ops import Store, close_in_loop, traits_of
 from keyguard.process.event_loops import in_thread
+from keyguard.stack.measured import answering, measure, source_of
 from keyguard.stack.written import StackNote
 from keyguard.stores.best_effort import BestEffortStore
-from keyguard.stores.circuit_breaker import StoreHealth
+from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
+
+log = logger("keyguard")
 
 
 class ForObservers:
@@ -27,11 +32,16 @@ class ForObservers:
     _aside: BestEffortStore | None
     _clock: Clock
     _note: StackNote
+    _watched: CircuitBreaker | None
+    _workers: int
+    _metrics: Metrics | None = None
 
     if TYPE_CHECKING:  # another part of `Keyguard` has it
 
         @property
         def health(self) -> StoreHealth: ...
+
+        def _switch(self) -> None: ...
 
     def _observe(self, observers: Iterable[tuple[str, Observer | None]]) -> None:
         """Attach the observers of the stack, which is whole but for them."""
@@ -69,6 +79,25 @@ class ForObservers:
                 for name, count in asdict(guard.stats()).items():
                     found[name] = found.get(name, 0) + count
         return found
+
+    def metrics(self) -> Metrics:
+        """Return the metrics of this stack: `asgi` and `wsgi` show them to Prometheus, `instrument` to OpenTelemetry.
+
+        Nothing is counted before the first call, so make it when the app is made, and not in a handler.
+        """
+        if self._metrics is None:
+            counts = ProcessCounts([source_of(lambda: self.health, self._cache_counts)])
+            measure(counts, self._watched, self._aside)
+            self._observing += (counts.note,)
+            self._metrics = Metrics(counts, lambda: answering(self._watched, self._aside))
+            self._switch()
+            if self._workers > 1:
+                log.warning(
+                    "%d processes serve this app, and each shows the metrics of its own: Keyguard(usage=Usage()) has "
+                    "any of them show those of all",
+                    self._workers,
+                )
+        return self._metrics
 
     # -- the end ------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from keyguard.process.fork import renew_after_fork
 from keyguard.stores.circuit import circuit_of
 from keyguard.stores.health import StoreHealth as StoreHealth
 from keyguard.stores.owed import Owed
+from keyguard.stores.timing import timed, timed_async
 from keyguard.units import as_datetime
 
 log = logger("keyguard.stores")
@@ -38,6 +39,7 @@ class CircuitBreaker:
         alike: bool = False,
     ) -> None:
         self.store = store
+        self._execute: Callable[[Sequence[Op[Any]]], list[Any]] = store.execute
         self._aexecute = traits_of(store).aexecute
         self._here = traits_of(store).here
         self._workers = workers
@@ -50,6 +52,12 @@ class CircuitBreaker:
         self.timeout: float | None = traits_of(store).timeout
         """Seconds that one operation may take; `None` for a store that never waits."""
         renew_after_fork(self)
+
+    def time(self, took: Callable[[float], None]) -> None:
+        """Tell from now on how many seconds each operation of the store has taken, or has failed in."""
+        self._execute = timed(self._execute, took)
+        if self._aexecute is not None:
+            self._aexecute = timed_async(self._aexecute, took)
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
@@ -95,7 +103,7 @@ class CircuitBreaker:
                 self._owed.keep(ops)
                 raise
         try:
-            results = self.store.execute(ops)
+            results = self._execute(ops)
         except BaseException as error:
             self._failed(ops, error, number)
             raise
@@ -137,7 +145,7 @@ class CircuitBreaker:
         """Make the settlements that wait, now that the store answers."""
         while due := self._owed.due(self._dropped):
             try:
-                self.store.execute([settle for settle, _ in due])
+                self._execute([settle for settle, _ in due])
             except StoreError:
                 self._owed.failed(due)
                 return
