@@ -20,7 +20,7 @@ from typing import Any
 from keyguard.checks import is_name
 from keyguard.clock import SECOND
 from keyguard.errors import StoreError
-from keyguard.logs import logger
+from keyguard.logs import logger, plain
 from keyguard.ops import Put, Store
 from keyguard.process.event_loops import in_thread
 from keyguard.process.tokens import new_token
@@ -97,6 +97,17 @@ def writing(record: AuditRecord) -> Put:
     It may be executed again: it writes only if the record does not stand there yet.
     """
     return Put(record.key, encode(record), KEPT, expected=None)
+
+
+async def note(record: AuditRecord) -> None:
+    """Append the record of a change that stands elsewhere and was made: it stays made if this fails.
+
+    The log of the process tells of it then.
+    """
+    try:
+        await writing(record)
+    except StoreError as error:
+        log.warning("the change %s was made, and is not in the audit log: %s", record.action, plain(error))
 
 
 def encode(record: AuditRecord) -> bytes:

@@ -86,7 +86,7 @@ class Guard:
     filters_addresses: bool = False
     """Whether it refuses callers for their address."""
     judges_credentials: bool = False
-    """Whether it hears how requests with wrong credentials are answered: so it stands outside of what refuses them."""
+    """Whether it hears how requests with wrong credentials end: so it stands outside of what refuses them."""
     sources: Sources | Sequence[str] = ()
     """Where it looks for credentials: names of header fields, `"cookie:name"`, `"query:name"` and what else
     `keyguard/keys/places.py` lists. Caches keep such requests apart, and what stands there is in no log."""
@@ -95,8 +95,7 @@ class Guard:
     strips: bool = False
     """Whether what stands in its `sources` is taken off before the app sees the request."""
     handlers: bool = False
-    """Whether handlers turn to it while the app runs, so that all of them are told of their request: the same as
-    `Keyguard(handlers=True)`."""
+    """Whether handlers turn to it while the app runs, and hear of their request: as with `Keyguard(handlers=True)`."""
     counters: Sequence[Counters] = ()
     """The limits it counts, so that no two of one process share a counter by chance."""
     facts: Sequence[LimitFacts] = ()
@@ -194,6 +193,7 @@ class Surroundings(NamedTuple):
     sources: Sequence[Sources]
     """Where the guards of the stack look for credentials."""
     clock: Clock
+    books: Store  # the stack's own, in which its audit log stands
 
 
 # Guards are called with a `CarriedRequest`. A stranger's takes it as a `Request`, which is all that is meant for it.

@@ -94,7 +94,7 @@ def test_a_caller_is_looked_at_and_let_go_on(url: str, capsys: pytest.CaptureFix
     assert (code, len(out.splitlines()), err) == (0, 2, "")
     assert play(stack, headers=sent).status == 200
 
-    done = run_json(capsys, "audit", "list")
+    done = run_json(capsys, "audit", "list", "--action", "limits")
     assert [one["action"] for one in done] == ["limits.grant", "limits.set", "limits.reset", "limits.reset"]
     assert {one["actor"] for one in done} == {operator()}
     assert done[0]["before"] == {"spent": 2, "remaining": 0}

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from keyguard import AuditLog, AuditRecord, ConfigurationError, Keyguard, StoreError
+from keyguard import APIKeys, AuditLog, AuditRecord, ConfigurationError, Keyguard, ResponseCache, StoreError
 from keyguard.audit import KEPT, decode, encode, new_record, writing
+from keyguard.keys import ForeignKey, KeyRegistry
 from keyguard.ops import Put
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
@@ -103,3 +104,98 @@ def test_a_moment_has_a_time_zone() -> None:
     with pytest.raises(ConfigurationError, match="since is a datetime with a time zone"):
         AuditLog(MemoryStore()).list(since=datetime(2026, 1, 1))
     assert AuditLog(MemoryStore()).list(since=datetime(2026, 1, 1, tzinfo=UTC)) == []
+
+
+# -- what is noted -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_change_of_a_key_is_noted_whoever_makes_it(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    guard = Keyguard(APIKeys(), store=store_of(kind, request, tmp_path))
+    keys = guard.keys
+    first = keys.issue("acme", plan="free", metadata={"card": "4929-1234"}, actor="ada").record
+    keys.update(first.id, plan="pro", actor="bob")
+    keys.update(first.id, plan="pro", actor="bob")  # which changes nothing
+    keys.disable(first.id)
+    keys.enable(first.id)
+    second = keys.rotate(first.id, overlap=timedelta(hours=1), actor="ada").record
+    keys.revoke(first.id, "left")
+    keys.revoke(first.id, "left again")
+    keys.delete(first.id, actor="ada")
+    asyncio.run(keys.aupdate(second.id, owner="Acme Ltd", actor="eve"))
+    keys.issue_if_absent("acme", "main", actor="deploy")
+    keys.issue_if_absent("acme", "main", actor="deploy")
+    keys.import_keys([ForeignKey("bolt", key="sk_live_51Hx8zQ9rT2mVbN4")], actor="ada")
+    told = [(one.actor, one.action) for one in sorted(guard.audit.list(), key=lambda one: one.action)]
+    assert told == [
+        ("ada", "keys.delete"),
+        ("app", "keys.disable"),
+        ("app", "keys.enable"),
+        ("ada", "keys.import"),
+        ("ada", "keys.issue"),
+        ("deploy", "keys.issue"),
+        ("app", "keys.revoke"),
+        ("ada", "keys.rotate"),
+        ("bob", "keys.update"),
+        ("eve", "keys.update"),
+    ]
+    (update,) = guard.audit.list(actor="bob")
+    assert (update.caller, update.before, update.after) == (first.id, {"plan": "free"}, {"plan": "pro"})
+    (rotated,) = guard.audit.list(action="keys.rotate")
+    assert rotated.after == {"replaced_by": second.id, "overlap": "1 hour"}
+    assert "4929" not in str(guard.audit.list())
+
+
+def test_a_key_that_was_made_is_not_lost_with_its_record(caplog: pytest.LogCaptureFixture) -> None:
+    class Deaf(MemoryStore):
+        def execute(self, ops: Any) -> list[Any]:
+            if any(key.startswith("audit|") for op in ops for key in op.keys):
+                raise StoreError("it is full\nof records")
+            return super().execute(ops)
+
+    keys = KeyRegistry(Deaf())
+    with caplog.at_level(logging.WARNING):
+        issued = keys.issue("acme")
+    assert keys.get(issued.record.id) == issued.record
+    assert [one.getMessage() for one in caplog.records] == [
+        "the change keys.issue was made, and is not in the audit log: it is full\\nof records"
+    ]
+
+
+def test_whoever_changes_a_key_has_a_name() -> None:
+    keys = KeyRegistry(MemoryStore())
+    id = keys.issue("acme").record.id
+    bad: Any = "a\nb"
+    for change in (
+        lambda: keys.issue("acme", actor=bad),
+        lambda: keys.issue_if_absent("acme", "main", actor=bad),
+        lambda: keys.update(id, plan="pro", actor=bad),
+        lambda: keys.rotate(id, actor=bad),
+        lambda: keys.revoke(id, actor=bad),
+        lambda: keys.disable(id, actor=bad),
+        lambda: keys.enable(id, actor=bad),
+        lambda: keys.delete(id, actor=bad),
+        lambda: keys.migrate(actor=bad),
+        lambda: keys.import_keys([], actor=bad),
+    ):
+        with pytest.raises(ValueError, match="actor is a printable text"):
+            change()
+    assert [record.status(datetime.now(UTC)) for record in keys.list()] == ["active"]
+
+
+def test_a_purge_is_noted_if_somebody_makes_it_and_its_query_is_not() -> None:
+    guard = Keyguard(ResponseCache(store=MemoryStore()), store=MemoryStore())
+    guard.cache.purge("/products/7")
+    guard.cache.purge("https://ada:secret@example.com/products?api_key=kg_live_1", actor="ada")
+    guard.cache.purge(tag="products", actor="ada")
+    asyncio.run(guard.cache.apurge_all(actor="bob"))
+    told = [(one.actor, one.action, one.after["purged"]) for one in guard.audit.list()]
+    assert sorted(told) == [
+        ("ada", "cache.purge", "https://example.com/products?..."),
+        ("ada", "cache.purge", "the tag products"),
+        ("bob", "cache.purge", "everything"),
+    ]
+    with pytest.raises(ValueError, match="actor is a printable text"):
+        guard.cache.purge_all(actor="")

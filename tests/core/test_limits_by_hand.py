@@ -192,7 +192,7 @@ def test_a_key_is_named_by_its_id_or_by_itself_and_stands_for_its_subject(store:
     assert told(stack.limits.peek("acme-eu", plan="free")) == {"subject:1/day": (3, 0), "key:5/day": (3, 2)}
     stack.limits.grant(key, 1, limit="subject")
     assert statuses(stack, 2, headers={"X-API-Key": key}) == [200, 429]
-    assert [one.caller for one in stack.audit.list()] == ["acme-eu"]
+    assert [one.caller for one in stack.audit.list(action="limits")] == ["acme-eu"]
     assert statuses(stack, 2) == [200, 429]  # without a key, by address
     assert told(stack.limits.peek(ADDRESS)) == {"key:5/day": (1, 4), "subject:1/day": (1, 0), "ip:50/day": (5, 45)}
     assert [use.caller for use in stack.limits.peek(f"@{ADDRESS}")] == [f"@{ADDRESS}"] * 2

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from keyguard.cli.input import FORMS, add_store, adding_to, given, given_lines, json_text, seconds_or_duration
 from keyguard.cli.opening import app_of, lasting, store_for
+from keyguard.cli.operator import operator
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Flow
@@ -24,6 +25,7 @@ from keyguard.guards.cache import settings as checks
 from keyguard.guards.cache.entry import Fields, decode, lines
 from keyguard.guards.cache.policy import may_store
 from keyguard.guards.cache.purge import ALL_MARK, path_mark, split_url, tag_mark, uri_digest
+from keyguard.guards.cache.purges_noted import EVERYTHING, purge_noted, told
 from keyguard.guards.cache.request import CacheRequest, is_credential
 from keyguard.guards.cache.settings import Settings
 from keyguard.guards.cache.shared import Shared
@@ -59,16 +61,18 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     explain.add_argument("--targeted", action="append", default=[], metavar="FIELD", help="as in ResponseCache")
 
 
-def _store(options: argparse.Namespace) -> Any:
+def _stores(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Return the store in which responses are cached, and that of the audit log."""
     instead = "is the app's own: ask it there, with guard.cache.stats() and purge()"
     app = app_of(options)
     if app is not None:  # a cache may have a store of its own
-        return lasting(app.cache.store or app.store, instead)
-    return store_for(options, "--store redis://localhost", make=True, instead=instead)
+        return lasting(app.cache.store or app.store, instead), app.store
+    store = store_for(options, "--store redis://localhost", make=True, instead=instead)
+    return store, store
 
 
 def _stats(options: argparse.Namespace) -> int:
-    store = _store(options)
+    store, _ = _stores(options)
     urls: set[str] = set()
     by_status: dict[int, int] = {}
     counts = {"entries": 0, "bytes": 0, "fresh": 0}
@@ -98,18 +102,20 @@ def _purge(options: argparse.Namespace) -> int:
         raise ConfigurationError("name one of: a URL, --tag TAG, --all")
     if options.tag == "":
         raise ConfigurationError("--tag names a tag")
-    store = _store(options)
+    store, books = _stores(options)
     shared = Shared(1)
     flow: Flow[Any]
     if options.all:
-        what, flow = "everything", shared.purge([ALL_MARK])
+        what, flow = EVERYTHING, shared.purge([ALL_MARK])
     elif options.tag is not None:
-        what, flow = f"the tag {options.tag}", shared.purge([tag_mark(options.tag)])
+        what, flow = told(None, options.tag), shared.purge([tag_mark(options.tag)])
     else:
         host, uri = split_url(options.url)
         what = options.url
         flow = shared.purge([path_mark(uri)]) if host is None else shared.invalidate([uri_digest(host, uri)])
     run_flow(store, flow)
+    noted = EVERYTHING if options.all else told(options.url, options.tag)
+    run_flow(books, purge_noted(noted, wall_clock(), operator()))
     if options.json:
         print(json.dumps({"purged": what}))
     else:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from keyguard.cli.input import when
-from keyguard.cli.key_changes import note_imported
+from keyguard.cli.operator import operator
 from keyguard.cli.output import print_json
 from keyguard.cli.progress import progress
 from keyguard.errors import ConfigurationError, KeyguardError
@@ -54,10 +54,8 @@ def run(registry: KeyRegistry, options: argparse.Namespace) -> int:
         found = {"new": 0, "there": 0, "deleted": 0}
     else:
         with progress("imported", len(prepared), options) as tell:
-            done = registry.write_import(prepared, tell)
+            done = registry.write_import(prepared, tell, actor=operator())
         found = {"new": done.new, "there": done.there, "deleted": done.deleted}
-        if done.new:
-            note_imported(registry.store, found)
     if options.json:
         print_json({"right": len(prepared), **found, "broken": broken})
         return 0

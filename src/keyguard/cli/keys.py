@@ -17,8 +17,8 @@ from typing import Any
 
 from keyguard.cli import key_import
 from keyguard.cli.input import FORMS, adding_to, duration, given, separated, when
-from keyguard.cli.key_changes import note_changed, note_deleted, note_issued, note_rotated
 from keyguard.cli.opening import app_of, store_for
+from keyguard.cli.operator import operator
 from keyguard.cli.output import members_of, print_json, print_table, show_issued, show_record, warn
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
@@ -140,6 +140,7 @@ def _issue(options: argparse.Namespace) -> int:
         "not_before": options.not_before,
         "expires": options.expires,
         "env": options.env,
+        "actor": operator(),
     }
     if options.if_absent:
         issued = registry.issue_if_absent(options.owner, options.name, **given)
@@ -147,7 +148,6 @@ def _issue(options: argparse.Namespace) -> int:
             return _show_present(issued, options)
     else:
         issued = registry.issue(options.owner, name=options.name, **given)
-    note_issued(registry.store, issued.record)
     return show_issued(issued, options)
 
 
@@ -163,8 +163,7 @@ def _show_present(record: KeyRecord, options: argparse.Namespace) -> int:
 
 def _rotate(options: argparse.Namespace) -> int:
     registry = _registry(options)
-    issued = registry.rotate(_key(options), overlap=options.overlap)
-    note_rotated(registry.store, issued.record, options.overlap)
+    issued = registry.rotate(_key(options), overlap=options.overlap, actor=operator())
     if not options.json:
         ends = wall_clock() + microseconds("--overlap", options.overlap)
         print(f"The old key {issued.record.replaces} works until {rfc3339(ends // SECOND)}.", file=sys.stderr)
@@ -187,24 +186,15 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    registry, id = _registry(options), _key(options)
-    before, after = registry.get(id), registry.revoke(id, options.reason)
-    note_changed(registry.store, "keys.revoke", before, after)
-    return show_record(after, options)
+    return show_record(_registry(options).revoke(_key(options), options.reason, actor=operator()), options)
 
 
 def _disable(options: argparse.Namespace) -> int:
-    registry, id = _registry(options), _key(options)
-    before, after = registry.get(id), registry.disable(id)
-    note_changed(registry.store, "keys.disable", before, after)
-    return show_record(after, options)
+    return show_record(_registry(options).disable(_key(options), actor=operator()), options)
 
 
 def _enable(options: argparse.Namespace) -> int:
-    registry, id = _registry(options), _key(options)
-    before, after = registry.get(id), registry.enable(id)
-    note_changed(registry.store, "keys.enable", before, after)
-    return show_record(after, options)
+    return show_record(_registry(options).enable(_key(options), actor=operator()), options)
 
 
 def _delete(options: argparse.Namespace) -> int:
@@ -212,9 +202,7 @@ def _delete(options: argparse.Namespace) -> int:
     status = registry.get(id).status(as_datetime(wall_clock()))
     if status in ("active", "rotating", "pending") and not options.force:
         raise ConfigurationError(f"this key is {status}: revoke or disable it first, or delete it by --force")
-    deleted = registry.delete(id)
-    note_deleted(registry.store, deleted)
-    return show_record(deleted, options)
+    return show_record(registry.delete(id, actor=operator()), options)
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -232,9 +220,7 @@ def _update(options: argparse.Namespace) -> int:
         changes[name] = ()
     registry, id = _registry(options), _key(options)
     _warn_of_plan(registry, options.plan, but_for=id)
-    before, after = registry.get(id), registry.update(id, **changes)
-    note_changed(registry.store, "keys.update", before, after)
-    return show_record(after, options)
+    return show_record(registry.update(id, **changes, actor=operator()), options)
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:

@@ -20,18 +20,14 @@ from keyguard.cli.veiled import veiled
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import KeyguardError
 from keyguard.keys import IssuedKey, KeyRecord
-from keyguard.keys.record import MOMENTS, to_json
+from keyguard.keys.noting import members_at
 from keyguard.logs import plain
 from keyguard.units import as_datetime, in_microseconds, rfc3339
 
 
 def members_of(record: KeyRecord) -> dict[str, Any]:
     """Return a record for scripts: moments as RFC 3339 text, and the status of now."""
-    members = to_json(record)
-    for name in MOMENTS:
-        if members[name] is not None:
-            members[name] = rfc3339(members[name] // SECOND)
-    return {"name": None, "imported": None, **members, "status": record.status(as_datetime(wall_clock()))}
+    return members_at(record, as_datetime(wall_clock()))
 
 
 def show_issued(issued: IssuedKey, options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from keyguard.audit import POOL
 from keyguard.cli.input import FORMS, adding_to, given, store_url
 from keyguard.cli.opening import app_of, open_for_operators
+from keyguard.cli.operator import operator
 from keyguard.cli.output import print_json
 from keyguard.cli.progress import progress
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
@@ -100,7 +101,7 @@ def _init(options: argparse.Namespace) -> int:
 def _migrate(options: argparse.Namespace) -> int:
     with _meant(options, make=False) as store:
         layouts = {} if traits_of(store).migrate is None else _bring_tables(store, options)
-        sealed, left = _registry(options, store).migrate()
+        sealed, left = _registry(options, store).migrate(actor=operator())
     if options.json:
         print_json({"tables": bool(layouts), **layouts, "sealed": sealed, "left": left})
         return 0

@@ -16,15 +16,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keyguard.audit import checked_actor
 from keyguard.digests import digest
 from keyguard.errors import ConfigurationError, KeyNotFound, StoreError
 from keyguard.keys.format import Peppers, PlainKey, new_key, parse_key
 from keyguard.keys.imported import Imported, ids_in, may_be_imported
+from keyguard.keys.noting import note, note_changed, note_deleted, note_made
 from keyguard.keys.record import ENTRY, KeyRecord, decode, encode_again, encode_new, read_head, record_key, trusted
 from keyguard.keys.values import checked_text, key_id
 from keyguard.logs import word
 from keyguard.ops import CompareAndSet, Put, Read, ReadWithTime, head_of
-from keyguard.units import as_datetime
+from keyguard.units import as_datetime, in_microseconds
 
 PEPPERED = "keys|peppered"
 """The store's key of the note whether it holds keys with a pepper: `1`, or `0`. It is missing if no process has
@@ -56,17 +58,20 @@ class Flows:
         self._peppers = peppers
         self._hmac = hmac
 
-    async def issue(self, record: KeyRecord, key: PlainKey) -> IssuedKey:
+    async def issue(self, record: KeyRecord, key: PlainKey, actor: str) -> IssuedKey:
+        checked_actor(actor)
         name = record_key(key.id)
         if not await CompareAndSet({name: None}, {name: encode_new(record, self._peppers, key)}):
             raise StoreError("a key of this id exists already")  # 71 random bits: it does not happen
+        await note_made(record, in_microseconds(record.created), actor)
         return IssuedKey(key, record)
 
-    async def issue_if_absent(self, record: KeyRecord, key: PlainKey) -> IssuedKey | KeyRecord:
+    async def issue_if_absent(self, record: KeyRecord, key: PlainKey, actor: str) -> IssuedKey | KeyRecord:
         """Issue a key, unless its subject has a working one of its name: then return the record of that.
 
         An entry leads from subject and name to it, so of two that do so at the same time one issues.
         """
+        checked_actor(actor)
         entry = NAMED + digest([record.subject, str(record.name)])
         for _ in range(_TRIES):
             known: Any = await Read(entry)
@@ -76,6 +81,7 @@ class Flows:
             name = record_key(key.id)
             values = {name: encode_new(record, self._peppers, key), entry: key.id.encode()}
             if await CompareAndSet({name: None, entry: known[0]}, values):
+                await note_made(record, in_microseconds(record.created), actor)
                 return IssuedKey(key, record)
         raise StoreError("the key is being changed by others all the time")
 
@@ -96,22 +102,24 @@ class Flows:
             id = record.replaced_by
         raise StoreError("a key has too many successors")
 
-    async def disable(self, id: str, disabled: bool) -> KeyRecord:
+    async def disable(self, id: str, disabled: bool, actor: str) -> KeyRecord:
         def changed(record: KeyRecord, now: int) -> KeyRecord:
             status = record.status(as_datetime(now))
             if status in ("revoked", "expired", "replaced"):
                 raise ValueError(f"key {record.id} is {status}, and not valid any more: issue a new one instead")
             return replace(record, disabled=disabled)
 
-        return await self.change(id, changed)
+        return await self.change(id, changed, "keys.disable" if disabled else "keys.enable", actor)
 
-    async def delete(self, id: str) -> KeyRecord:
+    async def delete(self, id: str, actor: str) -> KeyRecord:
+        checked_actor(actor)
         id = await self._id_of(id)
         name = record_key(id)
         for _ in range(_TRIES):
-            stored, _ = await self.stored(id)
+            stored, now = await self.stored(id)
             record = decode(stored)
             if await CompareAndSet({name: stored}, {name: None}):
+                await note_deleted(record, now, actor)
                 return record
         raise StoreError("the key is being changed by others all the time")
 
@@ -120,7 +128,7 @@ class Flows:
         stored, _ = await self.stored(id)
         return decode(stored)
 
-    async def revoke(self, id: str, reason: str | None) -> KeyRecord:
+    async def revoke(self, id: str, reason: str | None, actor: str) -> KeyRecord:
         why = None if reason is None else checked_text("a reason", reason)
 
         def revoked(record: KeyRecord, now: int) -> KeyRecord:
@@ -128,9 +136,11 @@ class Flows:
                 return record
             return replace(record, revoked=as_datetime(now), revoked_for=why)
 
-        return await self.change(id, revoked, untrusted=True)
+        return await self.change(id, revoked, "keys.revoke", actor, untrusted=True)
 
-    async def rotate(self, id: str, overlap: int) -> IssuedKey:
+    async def rotate(self, id: str, overlap: int, told: str, actor: str) -> IssuedKey:
+        """Issue a successor. `told` is the overlap in words, for the audit log."""
+        checked_actor(actor)
         id = await self._id_of(id)
         for _ in range(_TRIES):
             stored, now = await self.stored(id)
@@ -155,20 +165,30 @@ class Flows:
                 },
             )
             if done:
+                await note(now, actor, "keys.rotate", old.id, {}, {"replaced_by": key.id, "overlap": told})
                 return IssuedKey(key, successor)
         raise StoreError("the key is being changed by others all the time")
 
     async def change(
-        self, id: str, change: Callable[[KeyRecord, int], KeyRecord], *, untrusted: bool = False
+        self,
+        id: str,
+        change: Callable[[KeyRecord, int], KeyRecord],
+        action: str,
+        actor: str,
+        *,
+        untrusted: bool = False,
     ) -> KeyRecord:
-        """Change a record; with `untrusted` also one that is not valid, and will not be."""
+        """Change a record, and note it; with `untrusted` also one that is not valid, and will not be."""
+        checked_actor(actor)
         id = await self._id_of(id)
         name = record_key(id)
         for _ in range(_TRIES):
             stored, now = await self.stored(id)
-            record = change(decode(stored) if untrusted else self.trusted(stored), now)
+            before = decode(stored) if untrusted else self.trusted(stored)
+            record = change(before, now)
             data = encode_again(record, self._peppers, stored)
             if data == stored or await CompareAndSet({name: stored}, {name: data}):
+                await note_changed(before, record, now, action, actor)
                 return record
         raise StoreError("the key is being changed by others all the time")
 

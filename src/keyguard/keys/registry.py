@@ -9,13 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from keyguard.clock import wall_clock
+from keyguard.audit import checked_actor
+from keyguard.clock import wall_clock, whole_seconds
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Flow
 from keyguard.keys.drafts import UNCHANGED, Moment, changes_of, draft
 from keyguard.keys.flows import NO_PEPPER, PEPPERED, Flows, IssuedKey
 from keyguard.keys.format import Pepper, Peppers, PlainKey, check_words
 from keyguard.keys.imported import HmacSecret, Imported
+from keyguard.keys.noting import note
 from keyguard.keys.record import ENTRY, KeyRecord, decode, has_pepper, record_key
 from keyguard.keys.switches import Switches
 from keyguard.keys.taking_over import TakesOver
@@ -24,7 +26,7 @@ from keyguard.manual_clock import GivenClock, clock_from
 from keyguard.ops import Put, Store, head_of
 from keyguard.process.event_loops import in_thread
 from keyguard.run import arun_flow, run_flow
-from keyguard.units import Duration, as_datetime, microseconds
+from keyguard.units import Duration, as_datetime, in_words, microseconds
 
 _LONGEST_OVERLAP = "10000 days"
 
@@ -33,7 +35,7 @@ class KeyRegistry(TakesOver, Switches):
     """The keys in a store.
 
     A method that takes an id also takes the whole key, so that a leaked one can be revoked as it was found; but for an
-    imported one of which only a slow hash is known.
+    imported one of which only a slow hash is known. `actor` is who makes a change, for the audit log.
     Raises `KeyNotFound` for an unknown id, `ValueError` for a value that is not possible, `StoreError` if the store
     fails; `ConfigurationError` if a key would be made without a pepper in a store that holds keys with one, and for a
     change of a key whose pepper is not set. Revoking needs no pepper.
@@ -73,6 +75,7 @@ class KeyRegistry(TakesOver, Switches):
         expires: Moment | None = None,
         env: str | None = None,
         name: str | None = None,
+        actor: str = "app",
     ) -> IssuedKey:
         """Make a new key.
 
@@ -94,7 +97,7 @@ class KeyRegistry(TakesOver, Switches):
             name=name,
         )
         self._note()
-        return run_flow(self.store, self._flows.issue(record, key))
+        return run_flow(self.store, self._flows.issue(record, key, actor))
 
     async def aissue(
         self,
@@ -109,6 +112,7 @@ class KeyRegistry(TakesOver, Switches):
         expires: Moment | None = None,
         env: str | None = None,
         name: str | None = None,
+        actor: str = "app",
     ) -> IssuedKey:
         """Do as `issue` does, under an event loop."""
         record, key = self._draft(
@@ -125,7 +129,7 @@ class KeyRegistry(TakesOver, Switches):
         )
         if not await arun_flow(self.store, self._flows.noted()):
             await in_thread(self._look)
-        return await arun_flow(self.store, self._flows.issue(record, key))
+        return await arun_flow(self.store, self._flows.issue(record, key, actor))
 
     def get(self, id: str) -> KeyRecord:
         """Return the record of a key."""
@@ -169,6 +173,7 @@ class KeyRegistry(TakesOver, Switches):
         not_before: Moment | None = None,
         expires: Moment | None = None,
         env: str | None = None,
+        actor: str = "app",
     ) -> IssuedKey | KeyRecord:
         """Make a new key, unless the subject has one of this name that is not revoked, expired or deleted.
 
@@ -188,7 +193,7 @@ class KeyRegistry(TakesOver, Switches):
             name=name,
         )
         self._note()
-        return run_flow(self.store, self._flows.issue_if_absent(record, key))
+        return run_flow(self.store, self._flows.issue_if_absent(record, key, actor))
 
     async def aissue_if_absent(
         self,
@@ -203,6 +208,7 @@ class KeyRegistry(TakesOver, Switches):
         not_before: Moment | None = None,
         expires: Moment | None = None,
         env: str | None = None,
+        actor: str = "app",
     ) -> IssuedKey | KeyRecord:
         """Do as `issue_if_absent` does, under an event loop."""
         return await in_thread(
@@ -217,27 +223,28 @@ class KeyRegistry(TakesOver, Switches):
             not_before=not_before,
             expires=expires,
             env=env,
+            actor=actor,
         )
 
-    def revoke(self, id: str, reason: str | None = None) -> KeyRecord:
+    def revoke(self, id: str, reason: str | None = None, *, actor: str = "app") -> KeyRecord:
         """Make a key invalid, for good, in every process within a second. Revoking it again changes nothing."""
-        return run_flow(self.store, self._flows.revoke(id, reason))
+        return run_flow(self.store, self._flows.revoke(id, reason, actor))
 
-    async def arevoke(self, id: str, reason: str | None = None) -> KeyRecord:
+    async def arevoke(self, id: str, reason: str | None = None, *, actor: str = "app") -> KeyRecord:
         """Do as `revoke` does, under an event loop."""
-        return await arun_flow(self.store, self._flows.revoke(id, reason))
+        return await arun_flow(self.store, self._flows.revoke(id, reason, actor))
 
-    def rotate(self, id: str, *, overlap: Duration = "24 hours") -> IssuedKey:
+    def rotate(self, id: str, *, overlap: Duration = "24 hours", actor: str = "app") -> IssuedKey:
         """Issue a successor with the same subject, plan, scopes, networks, metadata and expiry.
 
         The old key goes on working for `overlap`, a duration; 0 ends it at once. Limits are the subject's, so
         nothing is reset. Raises `ValueError` for a key that is not valid any more or was rotated already.
         """
-        return run_flow(self.store, self._rotated(id, overlap))
+        return run_flow(self.store, self._rotated(id, overlap, actor))
 
-    async def arotate(self, id: str, *, overlap: Duration = "24 hours") -> IssuedKey:
+    async def arotate(self, id: str, *, overlap: Duration = "24 hours", actor: str = "app") -> IssuedKey:
         """Do as `rotate` does, under an event loop."""
-        return await arun_flow(self.store, self._rotated(id, overlap))
+        return await arun_flow(self.store, self._rotated(id, overlap, actor))
 
     def update(
         self,
@@ -249,10 +256,11 @@ class KeyRegistry(TakesOver, Switches):
         metadata: Mapping[str, Any] | None = UNCHANGED,
         expires: Moment | None = UNCHANGED,
         owner: str = UNCHANGED,
+        actor: str = "app",
     ) -> KeyRecord:
         """Change what is given of a key, and nothing else."""
         changed = self._changed(
-            id, plan=plan, scopes=scopes, networks=networks, metadata=metadata, expires=expires, owner=owner
+            id, actor, plan=plan, scopes=scopes, networks=networks, metadata=metadata, expires=expires, owner=owner
         )
         return run_flow(self.store, changed)
 
@@ -266,19 +274,21 @@ class KeyRegistry(TakesOver, Switches):
         metadata: Mapping[str, Any] | None = UNCHANGED,
         expires: Moment | None = UNCHANGED,
         owner: str = UNCHANGED,
+        actor: str = "app",
     ) -> KeyRecord:
         """Do as `update` does, under an event loop."""
         changed = self._changed(
-            id, plan=plan, scopes=scopes, networks=networks, metadata=metadata, expires=expires, owner=owner
+            id, actor, plan=plan, scopes=scopes, networks=networks, metadata=metadata, expires=expires, owner=owner
         )
         return await arun_flow(self.store, changed)
 
-    def migrate(self) -> tuple[int, int]:
+    def migrate(self, *, actor: str = "app") -> tuple[int, int]:
         """Write the records of earlier layouts anew, sealed. Returns how many were, and how many could not be.
 
         Those are the records whose pepper is not set, and damaged ones. Raises `ConfigurationError`, and changes
         nothing, if a pepper is not the one that sealed records of its version were made with: keys would be lost.
         """
+        checked_actor(actor)
         done = left = 0
         found = self._stored()
         self._flows.check_peppers([stored for _, stored in found])
@@ -288,8 +298,11 @@ class KeyRegistry(TakesOver, Switches):
             if head is None or head.pepper not in self._peppers:
                 left += 1
                 continue
-            run_flow(self.store, self._flows.change(name.removeprefix(record_key("")), lambda record, now: record))
+            id = name.removeprefix(record_key(""))
+            run_flow(self.store, self._flows.change(id, lambda record, now: record, "keys.migrate", actor))
             done += 1
+        if done:
+            run_flow(self.store, note(self._clock(), actor, "keys.migrate", None, {}, {"sealed": done, "left": left}))
         return done, left
 
     # -- what each and its twin have in common -----------------------------------------------------------
@@ -297,12 +310,14 @@ class KeyRegistry(TakesOver, Switches):
     def _draft(self, env: str | None, **given: Any) -> tuple[KeyRecord, PlainKey]:
         return draft(self._clock(), self.prefix, self.env if env is None else env, **given)
 
-    def _rotated(self, id: str, overlap: Duration) -> Flow[IssuedKey]:
-        return self._flows.rotate(id, microseconds("overlap", overlap, max=_LONGEST_OVERLAP))
+    def _rotated(self, id: str, overlap: Duration, actor: str) -> Flow[IssuedKey]:
+        span = microseconds("overlap", overlap, max=_LONGEST_OVERLAP)
+        told = overlap if isinstance(overlap, str) else in_words(whole_seconds(span))
+        return self._flows.rotate(id, span, told, actor)
 
-    def _changed(self, id: str, **given: Any) -> Flow[KeyRecord]:
+    def _changed(self, id: str, actor: str, **given: Any) -> Flow[KeyRecord]:
         changes = changes_of(self._clock(), **given)
-        return self._flows.change(id, lambda record, now: replace(record, **changes))
+        return self._flows.change(id, lambda record, now: replace(record, **changes), "keys.update", actor)
 
     def _stored(self) -> Sequence[tuple[str, bytes]]:
         """Return the records, as they are stored, and their places."""

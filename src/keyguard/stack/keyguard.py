@@ -254,7 +254,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
         values, shared = self._places
         for guard in self._declared:
             where = values if "values" in guard.keeps else self.store
-            guard.attach(Surroundings(where, shared, self._sources, self._clock))
+            guard.attach(Surroundings(where, shared, self._sources, self._clock, self.store))
             if type(guard).after_fork is not Guard.after_fork:
                 renew_after_fork(guard)
 

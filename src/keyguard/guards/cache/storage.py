@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from keyguard.aside import putting_back
-from keyguard.clock import SECOND, monotonic, travelling, wall_clock
+from keyguard.clock import SECOND, Clock, monotonic, travelling, wall_clock
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Flow
 from keyguard.guard import Surroundings
@@ -23,6 +23,7 @@ from keyguard.guards.cache.purge import (
     tag_mark,
     uri_digest,
 )
+from keyguard.guards.cache.purges_noted import purge_noted
 from keyguard.guards.cache.request import CacheRequest, RequestReader
 from keyguard.guards.cache.settings import Bounds
 from keyguard.guards.cache.shared import Shared
@@ -67,6 +68,8 @@ class CacheStorage:
         self.shared: Shared | None = None
         self.local = LocalCache(bounds.bytes, bounds.entries, bounds.variants)
         self._store: Any = None
+        self._books: Any = None
+        self._clock: Clock = wall_clock
         self._time = 0, 0.0
         """A moment by the stack's clock, and the same by one that is never set back."""
         self._on_the_wall = False
@@ -80,7 +83,7 @@ class CacheStorage:
             raise ConfigurationError(
                 f"<ResponseCache {self.reader.name}> belongs to a stack with another store already; make a second one"
             )
-        self._store = stack.store
+        self._store, self._books, self._clock = stack.store, stack.books, stack.clock
         self._on_the_wall = stack.clock is wall_clock
         if stack.shared and self.shared is None:
             self.shared = Shared(self.bounds.variants)
@@ -88,7 +91,18 @@ class CacheStorage:
 
     def set_aside(self) -> Callable[[], None]:
         """Begin anew, and return what puts back all that was."""
-        names = ("budget", "purges", "reports", "shared", "local", "_store", "_time", "_on_the_wall")
+        names = (
+            "budget",
+            "purges",
+            "reports",
+            "shared",
+            "local",
+            "_store",
+            "_books",
+            "_clock",
+            "_time",
+            "_on_the_wall",
+        )
         put_back = putting_back(self, *names)
         begun = CacheStorage(self.reader, self.bounds)
         for name in names:
@@ -279,6 +293,16 @@ class CacheStorage:
     async def arun(self, flow: Flow[None]) -> None:
         """Run one of these without holding up the event loop."""
         await arun_flow(self._store, flow)
+
+    def note_purge(self, what: str, actor: str | None) -> None:
+        """Note in the audit log that somebody has purged something."""
+        if actor is not None:
+            run_flow(self._books, purge_noted(what, self._clock(), actor))
+
+    async def anote_purge(self, what: str, actor: str | None) -> None:
+        """Do the same without holding up the event loop."""
+        if actor is not None:
+            await arun_flow(self._books, purge_noted(what, self._clock(), actor))
 
     def _filed(self, url: str) -> tuple[str | None, str]:
         """Return host and URI of a URL as this cache files it."""
