@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from keyguard.stack.limit_actions import LimitChange, LimitUse
     from keyguard.stack.limits import Limits
     from keyguard.stores import open_store
+    from keyguard.usage import Usage, UsageReader, UsageReport
 __all__ = [
     "ANONYMOUS",
     "APIKeys",
@@ -91,6 +92,9 @@ __all__ = [
     "ResponseCache",
     "StoreBusy",
     "StoreError",
+    "Usage",
+    "UsageReader",
+    "UsageReport",
     "blocking",
     "cache_control",
     "credits",
@@ -135,6 +139,7 @@ _PLACES = {
     "stack.limit_actions": "LimitChange LimitUse",
     "stack.limits": "Limits",
     "stores": "open_store",
+    "usage": "Usage UsageReader UsageReport",
 }
 """The module of each name; the lines above say the same to type checkers, and a test compares them."""
 _MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}

@@ -135,6 +135,10 @@ class Traits:
     """Make the tables, or bring them to the present layout; return the layouts before and after, 0 for none."""
     store: _Trait[Store | None] = _Trait(None)
     """The store behind this one, if it is a tier in front of it."""
+    beside: _Trait[Callable[[bool], Store | None] | None] = _Trait(None)
+    """Return a store object of its own, with the clock of this one, for what is written in the background, which must
+    not hold up decisions; it may take a second. Told `False`, it makes nothing, and returns `None` if nothing is there.
+    """
     here: _Trait[Callable[[Sequence[Op[Any]]], list[Any] | None] | None] = _Trait(None)
     """Return the results of operations that need no trip, also while the store behind is out of order; `None` for
     operations that need one."""

@@ -20,6 +20,7 @@ from keyguard.stack.measured import answering, measure, source_of
 from keyguard.stack.written import StackNote
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
+from keyguard.usage import Usage
 
 log = logger("keyguard")
 
@@ -98,6 +99,14 @@ class ForObservers:
                     self._workers,
                 )
         return self._metrics
+
+    @property
+    def usage(self) -> Usage:
+        """Return the ledger of this stack: `of` somebody, `by_cause`, `top`, `last_used`, `processes`."""
+        for observer in self._observers:
+            if isinstance(observer, Usage):
+                return observer
+        raise ConfigurationError("this stack has no ledger: write Keyguard(usage=Usage())")
 
     # -- the end ------------------------------------------------------------------------------------------
 

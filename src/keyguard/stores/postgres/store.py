@@ -16,7 +16,7 @@ from psycopg import sql
 
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import is_async
-from keyguard.manual_clock import GivenClock, ManualClock, clock_from
+from keyguard.manual_clock import GivenClock, ManualClock, clock_from, given_by
 from keyguard.ops import Op, Settle
 from keyguard.process.exits import close_at_exit
 from keyguard.process.fork import check_process, forks_in_c, renew_after_fork
@@ -252,6 +252,13 @@ class PostgresStore:
         )
         store.migrate()
         return store
+
+    def beside(self, make: bool) -> PostgresStore:
+        """Return another object for the same tables, with a connection of its own, for what nobody waits for."""
+        return PostgresStore(
+            self._url, schema=self._schema, timeout=1.0, max_connections=1, credentials=self._credentials,
+            clock=None if self.clock is None else given_by(self.clock),
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close the connections, when what is under way has ended. The next operation opens new ones."""

@@ -47,6 +47,16 @@ def _walk(client: Any, names: Names, prefix: str, now: int) -> Iterator[tuple[st
                 yield key, entry[8:], expiry - now if expiry else None
 
 
+def cleared(servers: Servers, names: Names) -> None:
+    """Delete everything in a namespace."""
+    client = servers.client()
+    try:
+        for name in client.scan_iter(match=names.pattern, count=1000):
+            client.delete(name)
+    finally:
+        client.close()
+
+
 def node_of_a_cluster(servers: Servers) -> StoreError:
     """Return the error of a server that is a node of a cluster, though the URL says nothing of one."""
     scheme = "rediss+cluster" if servers.secure else "redis+cluster"

@@ -22,7 +22,7 @@ from redis.exceptions import ClusterCrossSlotError, MovedError, ReadOnlyError
 
 from keyguard.clock import monotonic
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.manual_clock import GivenClock, ManualClock, clock_from
+from keyguard.manual_clock import GivenClock, ManualClock, clock_from, given_by
 from keyguard.ops import Op
 from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.process.tokens import new_token
@@ -32,7 +32,7 @@ from keyguard.stores.redis.credentials import Credentials
 from keyguard.stores.redis.demands import OTHER_TIME, taken_of
 from keyguard.stores.redis.encoding import Wire
 from keyguard.stores.redis.eviction import Eviction
-from keyguard.stores.redis.listing import listed, node_of_a_cluster
+from keyguard.stores.redis.listing import cleared, listed, node_of_a_cluster
 from keyguard.stores.redis.node import Line
 from keyguard.stores.redis.pulse import Lost, TimedOut
 from keyguard.stores.redis.url import Servers
@@ -304,10 +304,8 @@ class RedisStore:
         return [(key, value) for key, value, _ in self.dump(prefix)]
 
     def scratch(self, clock: ManualClock) -> RedisStore:
-        """Return an empty store on the same server, for checks. Closing it removes what it holds.
-
-        Its names begin with this store's namespace, since the user may have no rights to any others.
-        """
+        """Return an empty store on the same server, for checks. Closing it removes what it holds."""
+        # Its names begin with this store's namespace, since the user may have no rights to any others.
         return _Scratch(
             self._url, namespace=f"{self.namespace}:check-{os.urandom(6).hex()}", timeout=10.0, clock=clock,
             credentials=self._credentials,
@@ -315,12 +313,14 @@ class RedisStore:
 
     def clear(self) -> None:
         """Delete everything in the namespace."""
-        client = self._servers.client()
-        try:
-            for name in client.scan_iter(match=self._wire.pattern, count=1000):
-                client.delete(name)
-        finally:
-            client.close()
+        cleared(self._servers, self._wire)
+
+    def beside(self, make: bool) -> RedisStore:
+        """Return another object for the same names, with connections of its own, for what nobody waits for."""
+        return RedisStore(
+            self._url, namespace=self.namespace, timeout=1.0, max_connections=2, credentials=self._credentials,
+            clock=None if self.clock is None else given_by(self.clock),
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close the connections of threads. The next operation opens new ones."""

@@ -25,7 +25,7 @@ from weakref import WeakSet
 from keyguard.checks import is_number, is_whole
 from keyguard.clock import monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
-from keyguard.manual_clock import GivenClock, ManualClock, clock_from
+from keyguard.manual_clock import GivenClock, ManualClock, clock_from, given_by
 from keyguard.ops import Op, Settle, Taken
 from keyguard.process.exits import close_at_exit
 from keyguard.process.fork import check_process, forks_in_c, renew_after_fork
@@ -40,6 +40,7 @@ _MIN_CACHE = 1024 * 1024
 _QUEUE = 0.15
 """Seconds that a request waits at most for the others of its process."""
 _START = 10.0  # seconds, for what is done at the start or by operators
+_ASIDE = 1.0  # seconds, for what is written in the background
 _SETTLE = 60.0  # seconds, for what nobody waits for
 
 _RANGE = (
@@ -210,6 +211,13 @@ class SQLiteStore:
         """Return an empty store in the same folder, for checks. Closing it removes it."""
         path = self._file.path
         return _Scratch(path.with_name(f".{path.name}.check-{os.urandom(6).hex()}"), 5.0, clock=clock)
+
+    def beside(self, make: bool) -> SQLiteStore | None:
+        """Return the file `-usage` beside this one: what is written in the background must not hold up decisions."""
+        path = self._file.path
+        other = path.with_name(f"{path.stem}-usage{path.suffix}")
+        clock = None if self.clock is wall_clock else given_by(self.clock)
+        return SQLiteStore(other, _ASIDE, clock=clock) if make or other.exists() else None
 
     def _at_once(self, ops: Sequence[Op[Any]], kind: Kind) -> list[Any] | None:
         """Return the results, or `None` if somebody is in the way or was there before."""

@@ -1,0 +1,342 @@
+"""The ledger of one process: it takes records in, and sends what they come to every so many seconds.
+
+Rules:
+- A record costs a request an append. Each 512th folds them; nobody waits for a lock.
+- What is sent is numbered, and kept as it is until the store has answered: so it may be sent again, and counts once.
+- What comes meanwhile is added up, within a bound. What does not fit is counted, and told.
+- A store that does not answer is asked less and less often, up to each 15 s. It holds up no request: it is another
+  object than the stack's, with a time-out of its own.
+- A child of a fork begins with nothing: what its parent has not sent is the parent's.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from math import inf
+from typing import Any
+
+from keyguard.clock import SECOND, Clock, monotonic
+from keyguard.decision import Decision
+from keyguard.errors import KeyguardError
+from keyguard.logs import logger, plain
+from keyguard.observer import Observed
+from keyguard.ops import Store
+from keyguard.ops.usage import UNSURE, AddUsage, NoteProcess, UsagePart, UsageRow
+from keyguard.process.fork import renew_after_fork
+from keyguard.usage.facts import Facts
+from keyguard.usage.names import MINUTE, total_key
+from keyguard.usage.pending import Pending
+
+log = logger("keyguard.usage")
+
+FOLD = 512
+"""Records that are folded at once."""
+QUEUE = 16_384
+"""Records that wait at most: more come only while the thread that folds them gets no turn."""
+BATCH = 64
+"""Subjects that are sent in one trip."""
+_SLOWEST = 15.0  # seconds between two attempts on a store that does not answer
+_NOTED = 10.0  # seconds after which a process that has nothing to send says that it is there
+
+Contribution = Callable[[], Mapping[str, int]]
+Listener = Callable[[Sequence[Decision]], None]
+
+
+class _Sent:
+    """Additions that are on their way, in one trip."""
+
+    __slots__ = ("ops", "since")
+
+    def __init__(self, ops: Sequence[AddUsage]) -> None:
+        self.ops = ops
+        self.since = inf
+        """When they were first sent, as `keyguard.clock.monotonic`."""
+
+
+def host_name() -> str:
+    """Return the name of this machine, as processes and metrics tell it."""
+    return platform.node()[:128] or "localhost"
+
+
+@lru_cache(maxsize=1)
+def own_version() -> str:
+    """Return the version of keyguard."""
+    try:
+        return version("keyguard")
+    except PackageNotFoundError:
+        return "?"
+
+
+class Ledger:
+    """The ledger of one process."""
+
+    def __init__(self, *, max_subjects: int, minutes: int, hours: int, every: float) -> None:
+        self._new_pending: Callable[[], Pending] = partial(Pending, max_subjects, minutes=minutes, hours=hours)
+        self._every = every
+        self.store: Store | None = None
+        self.stacks: list[Observed] = []
+        self.listeners: list[Listener] = []
+        """Functions that are given the records of each flush, in the background."""
+        self.contributions: dict[str, tuple[Contribution, UsageRow]] = {}
+        """What is added to totals at each flush, by the name of the total."""
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        self._queue: deque[Decision] = deque()
+        self._heard: list[Decision] = []
+        self._folding = threading.Lock()
+        self._sending_lock = threading.Lock()
+        self._facts = Facts()
+        self._pending = self._new_pending()
+        self._sent: deque[_Sent] = deque()
+        self._token = os.urandom(6).hex()
+        self._seq = 0
+        self._ahead: int | None = None
+        self._again = 0.0
+        self._wait = 0.0
+        self._noted = 0.0
+        self._process_noted = False
+        self._lost: dict[int, int] = {}
+        self._told: set[str] = set()
+        self.failure = ""
+        """Why the store did not take the last flush; empty if it did."""
+
+    @property
+    def dropped(self) -> int:
+        """Requests that this process has not counted, since its start."""
+        return self._pending.dropped
+
+    @property
+    def overflow(self) -> int:
+        """Requests that are counted for the whole service alone, since the start."""
+        return self._pending.overflow
+
+    # -- taking records in --------------------------------------------------------------------------------
+
+    def sink(self, wake: Callable[[], None]) -> Callable[[Decision], None]:
+        """Return the function that is told of each request. `wake` is called now and then: it must cost little."""
+
+        def hear(record: Decision) -> None:
+            queue = self._queue
+            queue.append(record)
+            if len(queue) >= FOLD:
+                self.fold()
+            wake()
+
+        return hear
+
+    def fold(self) -> None:
+        """Fold the records that wait, unless somebody does so already."""
+        if not self._folding.acquire(blocking=False):
+            if len(self._queue) > QUEUE:  # the thread that folds got no turn for so long
+                self._lose()
+            return
+        try:
+            self._fold()
+        finally:
+            self._folding.release()
+
+    def _fold(self) -> None:
+        queue = self._queue
+        records = []
+        try:
+            for _ in range(len(queue)):
+                records.append(queue.popleft())
+        except IndexError:  # taken by `_lose`
+            pass
+        if not records:
+            return
+        dropped = self._facts.fold(records, self._ahead or 0)
+        if dropped:
+            self._note_lost(records[-1].at // MINUTE, dropped)
+        if self.listeners and len(self._heard) < QUEUE:
+            self._heard += records
+
+    def _lose(self) -> None:
+        try:
+            record = self._queue.popleft()
+        except IndexError:
+            return
+        self._note_lost(record.at // MINUTE, 1)
+
+    def _note_lost(self, minute: int, count: int) -> None:
+        self._lost[minute] = self._lost.get(minute, 0) + count
+
+    # -- sending ------------------------------------------------------------------------------------------
+
+    def flush(self, last: bool = False) -> None:
+        """Send what there is to send, in the background. `last`: it will not be called again soon.
+
+        Raises nothing: a store that does not answer is told of once, and asked again later.
+        """
+        store = self.store
+        if store is None:
+            return
+        with self._sending_lock:
+            now = monotonic()
+            ready = last or now >= self._again
+            try:
+                if ready:
+                    self._meet(store, now)
+                self._gather()
+                if ready:
+                    self._send(store, now)
+                    self._note(store, now, last)
+            except KeyguardError as error:
+                self._failed(plain(error), now)
+            else:
+                if ready:
+                    self._answered()
+
+    def _meet(self, store: Store, now: float) -> None:
+        """Learn, at first, how far the store's clock is from that of the records."""
+        if self._ahead is None:
+            at = self._note_process(store)
+            self._noted = now
+            self._ahead = self._difference(at)
+
+    def _difference(self, at: int) -> int:
+        """Return how far the store's clock is ahead; clocks that differ by less than two seconds count as one."""
+        clock = self._clock()
+        ahead = 0 if clock is None else at - clock()
+        return ahead if abs(ahead) >= 2 * SECOND else 0
+
+    def _clock(self) -> Clock | None:
+        return self.stacks[0].clock if self.stacks else None
+
+    def _gather(self) -> None:
+        """Make what is to be sent of what was taken in."""
+        with self._folding:
+            self._fold()
+            facts, self._facts = self._facts, Facts()
+            heard, self._heard = self._heard, []
+            lost, self._lost = self._lost, {}
+        self._pending.take_in(facts)
+        for minute, count in lost.items():
+            self._pending.drop(minute, count)
+        for listener in self.listeners if heard else ():
+            try:
+                listener(heard)
+            except Exception:
+                log.exception("what listens to the ledger failed, and the flush goes on")
+
+    def _contribute(self) -> None:
+        clock = self._clock()
+        if clock is None:
+            return
+        for name, (function, row) in self.contributions.items():
+            try:
+                counts = function()
+            except Exception:
+                log.exception("the totals of %r could not be told, and the flush goes on", name)
+                continue
+            self._pending.add_total(total_key(name), counts, {"a": row}, clock())
+
+    def _send(self, store: Store, now: float) -> None:
+        self._resend(store, now)
+        self._contribute()
+        if self._pending.empty:
+            return
+        self._seq += 1
+        ops = [AddUsage(self._token, self._seq, parts) for parts in self._pending.taken()]
+        for place in range(0, len(ops), BATCH):
+            self._sent.append(_Sent(ops[place : place + BATCH]))
+        self._resend(store, now)
+
+    def _resend(self, store: Store, now: float) -> None:
+        while self._sent:
+            sent = self._sent[0]
+            if now - sent.since > UNSURE:  # it might be counted twice by now
+                self._sent.popleft()
+                self._pending.drop(self._minute(), sum(_requests_in(op.parts) for op in sent.ops))
+                continue
+            sent.since = min(sent.since, now)
+            for op, added in zip(sent.ops, store.execute(sent.ops), strict=True):
+                if added.later:
+                    self._tell("a later keyguard has written %s, and this one leaves them alone", added.later)
+                    self._pending.pass_over(self._minute(), _requests_in(op.parts, added.later))
+                if added.damaged:
+                    self._tell("%s could not be read, and are begun anew", added.damaged)
+            self._sent.popleft()
+
+    def _minute(self) -> int:
+        clock = self._clock()
+        return 0 if clock is None else (clock() + (self._ahead or 0)) // MINUTE
+
+    def _tell(self, what: str, keys: Sequence[str]) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            log.warning(f"usage: {what}", f"values such as {keys[0]!r:.80}")
+
+    def _failed(self, why: str, now: float) -> None:
+        if not self.failure:
+            log.warning("usage is not written down, and is added up until its store answers: %s", why)
+        self.failure = why
+        self._wait = min(_SLOWEST, max(self._every, 2 * self._wait))
+        self._again = now + self._wait
+
+    def _answered(self) -> None:
+        if self.failure:
+            log.warning("usage is written down again")
+        self.failure, self._wait, self._again = "", 0.0, 0.0
+
+    # -- the process --------------------------------------------------------------------------------------
+
+    def _note(self, store: Store, now: float, last: bool) -> None:
+        if last:
+            if self._process_noted:
+                store.execute([NoteProcess(self._token, None)])
+                self._process_noted = False
+                self._ahead = None
+            return
+        if now - self._noted >= min(_NOTED, 5 * self._every):
+            self._noted = now
+            self._ahead = self._difference(self._note_process(store))
+
+    def _note_process(self, store: Store) -> int:
+        at: int = store.execute([NoteProcess(self._token, self._process())])[0]
+        self._process_noted = True
+        return at
+
+    def _process(self) -> dict[str, Any]:
+        health = {stack.name: _health_of(stack) for stack in self.stacks}
+        cache: dict[str, int] = {}
+        for stack in self.stacks:
+            for name, count in stack.cache().items():
+                cache[name] = cache.get(name, 0) + count
+        return {
+            "host": host_name(),
+            "pid": os.getpid(),
+            "version": own_version(),
+            "every": self._every,
+            "health": health,
+            "dropped": self.dropped,
+            "overflow": self.overflow,
+            "cache": cache,
+        }
+
+
+def _health_of(stack: Observed) -> dict[str, Any]:
+    health = stack.health()
+    return {
+        "ok": health.ok,
+        "since": None if health.since is None else int(health.since.timestamp()),
+        "failure": health.failure,
+        "failures": health.failures,
+        "outages": health.outages,
+        "degraded": health.degraded,
+    }
+
+
+def _requests_in(parts: Iterable[UsagePart], keys: Collection[str] | None = None) -> int:
+    """Return how many requests some parts tell of, or those with these keys. The whole service has them all anyway."""
+    told = [part for part in parts if part.key[part.key.rindex("|") + 1] == "h" and part.key[:3] != "u:!"]
+    counts = [part.counts.get("n", {}) for part in told if keys is None or part.key in keys]
+    return sum(sum(slots.values()) for names in counts for slots in names.values())
