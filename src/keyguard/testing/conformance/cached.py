@@ -8,11 +8,12 @@ from typing import Any
 from keyguard.clock import SECOND
 from keyguard.guards.cache.shared_ops import PURGES, Enlist, Ensure, Lease, Purge, Release, Renew, Stamp
 from keyguard.ops import Op
+from keyguard.testing.conformance.alerting import AlertSteps
 
 CACHED = ("rc:mark|1", "rc:mark|2", "rc:index|1", "rc:lease|1", *PURGES)
 
 
-class CacheSteps:
+class CacheSteps(AlertSteps):
     """Draws what a cache asks a shared store."""
 
     random: random.Random

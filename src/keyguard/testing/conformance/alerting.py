@@ -1,0 +1,60 @@
+"""Random operations on alerts."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from keyguard.clock import SECOND
+from keyguard.ops import FireAlert, LeaseDeliveries, ListenAgain, Op, ResolveAlert, SettleDelivery
+from keyguard.rates.limit import JSON, NEVER
+
+_ABOUT: dict[str, JSON] = {
+    "type": "keyguard.limit.threshold",
+    "severity": "warning",
+    "subject": "acme \u00e9\n",
+    "limit": "subject:1000/day",
+    "facts": {"used": 800},
+}
+
+
+class AlertSteps:
+    """Draws what processes decide and deliver."""
+
+    random: random.Random
+    latest: int
+
+    def alert(self) -> Op[Any]:
+        draw = self.random.choice([self._fire, self._fire, self._resolve, self._lease, self._lease, self._settle])
+        return draw()
+
+    def _fire(self) -> Op[Any]:
+        return FireAlert(
+            self.random.choice("abc"),
+            self.random.choice([50, 80, 100]),
+            self.random.choice(["1", "1", "2"]),
+            about={**_ABOUT, "loud": self.random.random() < 0.3},
+            to=self.random.choice([["one"], ["one", "two"], []]),
+            seen=self._moment(),
+            until=self.random.choice([None, self.latest + self.random.randrange(40 * SECOND)]),
+        )
+
+    def _resolve(self) -> Op[Any]:
+        return ResolveAlert(self.random.choice("abc"), self._moment())
+
+    def _lease(self) -> Op[Any]:
+        to = self.random.choice([["one"], ["two"], ["one", "two"]])
+        return LeaseDeliveries(self._who(), self.random.randrange(1, 9 * SECOND), to, quiet=self.random.random() < 0.2)
+
+    def _settle(self) -> Op[Any]:
+        if self.random.random() < 0.1:
+            return ListenAgain("one")
+        again = self.random.choice([None, None, NEVER, self.random.randrange(1, 9 * SECOND)])
+        number = self.random.randrange(1, 40)
+        return SettleDelivery(number, again, who=self._who(), gone=self.random.random() < 0.05)
+
+    def _who(self) -> str:
+        return self.random.choice(["p1", "p2"])
+
+    def _moment(self) -> int | None:
+        return self.random.choice([None, self.latest - self.random.randrange(3 * SECOND)])
