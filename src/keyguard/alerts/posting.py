@@ -4,8 +4,8 @@ Rules:
 - `https` only. `http` may be allowed for this machine's own addresses, for development.
 - The name is resolved once. Each address found is checked, and one of those that may be asked is connected to: there is
   no second look-up, which could have another answer.
-- All of it has one time limit: looking up, connecting, shaking hands, sending, and waiting for the head of the answer. It
-  holds however slowly that drips.
+- All of it has one time limit: looking up, connecting, shaking hands, sending, and waiting for the head of the answer.
+  It holds however slowly that drips.
 - No redirect is followed, no proxy is asked, no cookie is kept. Of the answer `_MOST` bytes are read, and its status is
   all that is taken from it.
 - What is raised names the host, and never the path, which may hold a secret.

@@ -13,7 +13,7 @@ _TEXT = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9]) ?[-–] ?([01][0-9]|2[0-3])
 
 
 def quiet_hours(text: str | None) -> Callable[[int], bool]:
-    """Return a function that tells whether a moment, in microseconds, lies in these hours: `"22:00-07:00 Europe/Berlin"`.
+    """Return what tells whether a moment, in microseconds, lies in hours such as `"22:00-07:00 Europe/Berlin"`.
 
     Without a zone they are in UTC. Raises `ConfigurationError` for a text that is none.
     """

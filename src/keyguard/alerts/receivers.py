@@ -9,7 +9,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from keyguard.alerts.posting import Failed, checked_target, post
 from keyguard.checks import is_name
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import ConfigurationError
+from keyguard.flow import is_async
 
 _LONGEST = 80  # characters of a name
 _LEAST_SECRET = 24  # bytes, as Standard Webhooks recommend
@@ -122,8 +122,8 @@ class _Slack:
 def slack(url: str, *, name: str | None = None, allow_local: bool = False) -> Receiver:
     """Return what sends alerts to an incoming webhook of Slack, or of whatever takes the same JSON.
 
-    The URL is a secret: it stands in no log and in no store. It is checked as that of a `Webhook` is, and likewise tried
-    again. Raises `ConfigurationError` for a URL that is wrong.
+    The URL is a secret: it stands in no log and in no store. It is checked as that of a `Webhook` is, and tried again
+    likewise. Raises `ConfigurationError` for a URL that is wrong.
     """
     return _Slack(url, name, allow_local)
 
@@ -161,8 +161,8 @@ class _Notify:
 def notify(url: str, *, name: str | None = None) -> Receiver:
     """Return what sends alerts by mail, chat or telephone: a URL of apprise, such as `"mailto://..."`.
 
-    It needs the extra `apprise`. The URL holds secrets: it stands in no log and in no store. It goes where you say, inside
-    of your network as well. Raises `ConfigurationError` if the package is missing, or for what is no URL.
+    It needs the extra `apprise`. The URL holds secrets: it stands in no log and in no store. It goes where you say,
+    also inside of your network. Raises `ConfigurationError` if the package is missing, or for what is no URL.
     """
     return _Notify(url, name)
 
@@ -180,7 +180,10 @@ class _Function:
 
 
 def receivers_from(given: object) -> list[Receiver]:
-    """Return the receivers that a setting names. Raise `ConfigurationError` for what is none, and for two of one name."""
+    """Return the receivers that a setting names.
+
+    Raise `ConfigurationError` for what is none, and for two of one name.
+    """
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise ConfigurationError(f"to is a list of receivers, such as [Webhook(url, secret)], not {_kind(given)}")
     found: list[Receiver] = []
@@ -193,7 +196,7 @@ def receivers_from(given: object) -> list[Receiver]:
             raise ConfigurationError(
                 f"a receiver is a Webhook, slack(...), notify(...) or a function, not {_kind(one)}"
             )
-        elif inspect.iscoroutinefunction(one) or inspect.iscoroutinefunction(getattr(one, "__call__", None)):
+        elif is_async(one):
             raise ConfigurationError(f"{one!r} is async: receivers are called in a thread, so give a plain function")
         else:
             found.append(_Function(one))
