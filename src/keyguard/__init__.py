@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keyguard.alerts import Alert, AlertBook, AlertMessage, Alerts, Webhook, notify, slack
     from keyguard.audit import AuditLog, AuditRecord
     from keyguard.body_fields import form_field, json_field
     from keyguard.conditions import path
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ANONYMOUS",
     "APIKeys",
+    "Alert",
+    "AlertBook",
+    "AlertMessage",
+    "Alerts",
     "AmbiguousPath",
     "AuditLog",
     "AuditRecord",
@@ -95,6 +100,7 @@ __all__ = [
     "Usage",
     "UsageReader",
     "UsageReport",
+    "Webhook",
     "blocking",
     "cache_control",
     "credits",
@@ -102,10 +108,12 @@ __all__ = [
     "here",
     "json_field",
     "log_decision",
+    "notify",
     "open_store",
     "path",
     "quota",
     "refuse",
+    "slack",
     "smooth",
     "vary",
 ]
@@ -113,6 +121,7 @@ __all__ = [
 __version__ = "0.2.0"
 
 _PLACES = {
+    "alerts": "Alert AlertBook AlertMessage Alerts Webhook notify slack",
     "audit": "AuditLog AuditRecord",
     "body_fields": "form_field json_field",
     "conditions": "path",

@@ -25,7 +25,7 @@ ARROW = [
     "conditions decision keys problem refused steps",
     "counter_names metrics uncounted without_store",
     "body_fields guard observer",
-    "gate selection usage",
+    "alerts gate selection usage",
     "together",
     "chain",
     "drivers guards policies",

@@ -1,4 +1,4 @@
-"""Alerts: callers near their limits, forecasts, anomalies, a store out of order, overload; decided once, and delivered."""
+"""Alerts: callers near their limits, forecasts, anomalies, a store out of order, overload: decided once, delivered."""
 
 from __future__ import annotations
 

@@ -116,6 +116,11 @@ class Board:
         self._tell(main.notices)
         return [*found, (self._store, main)]
 
+    def write_down(self, ops: Sequence[FireAlert | ResolveAlert]) -> None:
+        """Write down what was decided, and told, by this process alone."""
+        for told in self._main(ops):
+            self._audit(told.notices)
+
     def execute(self, ops: Sequence[Op[Any]], /) -> list[Any]:
         """Run other operations on the stack's store."""
         return self._main(ops)
@@ -143,12 +148,16 @@ class Board:
             level = ERROR if notice["severity"] == "critical" else WARNING
             log.log(
                 level,
-                "alert %s: %s. %s type=%s severity=%s subject=%s limit=%s id=%s",
-                *("is over" if over else "opens", title, text, notice["type"], notice["severity"]),
+                "%s: %s. %s type=%s severity=%s subject=%s limit=%s id=%s",
+                *("alert is over" if over else "alert", title, text, notice["type"], notice["severity"]),
                 *map(word, (notice["subject"] or "-", notice["limit"] or "-")),
                 notice["id"],
             )
-        if audit and notices and not self._of_process:
+        if audit:
+            self._audit(notices)
+
+    def _audit(self, notices: Sequence[Mapping[str, Any]]) -> None:
+        if notices and not self._of_process:
             try:
                 self._store.execute([writing(_record(self.clock(), notice)) for notice in notices])
             except (StoreBusy, StoreError) as error:

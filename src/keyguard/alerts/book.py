@@ -11,7 +11,7 @@ from keyguard.alerts.messages import Severity, words_of
 from keyguard.audit import checked_actor, new_record, writing
 from keyguard.clock import Clock, wall_clock
 from keyguard.errors import StoreError
-from keyguard.ops import Read, ResolveAlert, Store
+from keyguard.ops import ListenAgain, Read, ResolveAlert, Store
 from keyguard.ops.alert_state import KEY, LaterVersion, read_state
 from keyguard.process.event_loops import in_thread
 from keyguard.units import as_datetime
@@ -205,6 +205,23 @@ class AlertBook:
                 self.store.execute([writing(record)])
                 return True
         return False
+
+    def enable(self, to: str, *, actor: str) -> bool:
+        """Deliver to a receiver again that wanted nothing more (it had answered 410). Return whether it was one.
+
+        `to` is its name, as deliveries have it. `actor` stands in the audit log. Raises `StoreError` if the store
+        fails.
+        """
+        who = checked_actor(actor)
+        (found,) = self.store.execute([ListenAgain(to)])
+        if found:
+            record = new_record(self._clock(), actor=who, action="alerts.enable", after={"to": to})
+            self.store.execute([writing(record)])
+        return bool(found)
+
+    async def aenable(self, to: str, *, actor: str) -> bool:
+        """Do as `enable` does, under an event loop."""
+        return await in_thread(self.enable, to, actor=actor)
 
     async def aresolve(self, id: str, *, actor: str) -> bool:
         """Do as `resolve` does, under an event loop."""

@@ -8,6 +8,7 @@ who noticed it within the same five minutes.
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from os import getpid
 
 from keyguard.alerts.board import Board
@@ -41,6 +42,8 @@ class HealthWatch:
         self._since: int | None = None
         """Since when it is out of order, if that was told."""
         self._said = 0
+        self._fired_locally: FireAlert | None = None
+        """What this process has decided alone, to be written down when the store answers again."""
 
     def look(self, health: StoreHealth, now: int) -> None:
         """Take note of how the store does."""
@@ -52,9 +55,12 @@ class HealthWatch:
             return
         self._said = now
         self._since = since if self._since is None else self._since
-        self._board.decide([self._fired(health, since)], locally=True)
+        fired = self._fired(health, since, self._board.to)
+        self._board.decide([fired], locally=True)
+        if self._board.known_locally(self.id):
+            self._fired_locally = self._fired(health, since, ())
 
-    def _fired(self, health: StoreHealth, since: int) -> FireAlert:
+    def _fired(self, health: StoreHealth, since: int, to: Sequence[str]) -> FireAlert:
         about: dict[str, JSON] = {
             "type": DEGRADED,
             "severity": "critical",
@@ -70,7 +76,7 @@ class HealthWatch:
                 "process": process_name(),
             },
         }
-        return FireAlert(self.id, 0, str(since // _SAME), about=about, to=self._board.to, lasts=_LASTS)
+        return FireAlert(self.id, 0, str(since // _SAME), about=about, to=to, seen=None if to else since, lasts=_LASTS)
 
     def _over(self, now: int) -> None:
         if self._since is None:
@@ -78,6 +84,9 @@ class HealthWatch:
         if self._board.known_locally(self.id):
             self._board.decide_locally([ResolveAlert(self.id)])
         try:
+            if self._fired_locally is not None:  # the first of the processes that do so
+                self._board.write_down([self._fired_locally, ResolveAlert(self.id)])
+                self._fired_locally = None
             self._board.decide([ResolveAlert(self.id)])
         except StoreError:
             return  # it is said once more

@@ -172,9 +172,13 @@ def _threshold(notice: Mapping[str, Any], over: bool) -> tuple[str, str]:
     who, limit = _who(notice), notice["limit"]
     if over:
         return f"{who} is well within {limit} again", "Its use has fallen, or a new period has begun."
-    title = f"{who} has used up {limit}" if notice["level"] >= 100 else f"{who} has used {notice['level']} % of {limit}"
+    title = (
+        f"{who} has used up {limit}" if notice["level"] >= 100 else f"{who} has used {facts['percent']} % of {limit}"
+    )
     text = f"{_number(facts['used'])} of {_number(facts['quota'])} units are spent"
-    text += f", {_number(facts['remaining'])} are left." if facts["remaining"] else ", and none is left."
+    text += {0: ", and none is left.", 1: ", one is left."}.get(
+        facts["remaining"], f", {_number(facts['remaining'])} are left."
+    )
     if facts.get("resets_at"):
         text += f" More come at {_moment(facts['resets_at'])}."
     return title, text

@@ -28,8 +28,8 @@ class Alerts:
     - `to`: receivers: a `Webhook`, `slack(url)`, `notify("mailto://...")`, a plain function that is called with an
       `AlertMessage`. Each alert is a line in the log as well, of the logger `keyguard.alerts`.
     - `quiet`: hours in which all waits but a store that is out of order and overload: `"22:00-07:00 Europe/Berlin"`.
-    - `limits`: the names of the limits, or of their guards, whose use is told. By default quotas, credits, and rates over
-      an hour or more, of callers that are not told apart by address alone.
+    - `limits`: the names of the limits, or of their guards, whose use is told. By default quotas, credits, and rates
+      over an hour or more, of callers that are not told apart by address alone.
     - `forecast`: whether to tell that a caller will have spent a quota before it begins anew; for quotas of a day or
       more, with `usage=Usage()`.
     - `anomaly`: whether to tell of far more requests in a minute than usual; with `usage=Usage()`.

@@ -52,6 +52,7 @@ COMMANDS = (
     Command("limits", "show and change what callers have spent of their limits", "limits"),
     Command("overrides", "put other limits in the place of those of one subject", "overrides"),
     Command("bans", "list and lift bans, and take over those of elsewhere", "bans"),
+    Command("alerts", "list alerts, close one by hand, and send a test to those who receive them", "alerts"),
     Command("audit", "list the changes that were made by hand", "audit"),
     Command("cache", "count, purge and explain cached responses", "cache"),
     Command("metrics", "print a board for Grafana", "metrics"),

@@ -24,6 +24,9 @@ from keyguard.usage import Usage
 
 log = logger("keyguard")
 
+if TYPE_CHECKING:
+    from keyguard.alerts.book import AlertBook
+
 
 class ForObservers:
     """The part of `Keyguard` that is about its observers."""
@@ -107,6 +110,17 @@ class ForObservers:
             if isinstance(observer, Usage):
                 return observer
         raise ConfigurationError("this stack has no ledger: write Keyguard(usage=Usage())")
+
+    @property
+    def alerts(self) -> AlertBook:
+        """Return the alerts of this stack's store: `list` those that are open and the latest, `resolve` one by hand."""
+        from keyguard.alerts.book import AlertBook
+        from keyguard.alerts.observer import Alerts
+
+        mine = next((one for one in self._observers if isinstance(one, Alerts)), None)
+        if mine is None:
+            return AlertBook(self._home, self._clock)
+        return AlertBook(self._home, self._clock, lambda: mine.counts, mine.of_process)
 
     # -- the end ------------------------------------------------------------------------------------------
 
