@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from keyguard.clock import SECOND
-from keyguard.ops import Demand, Settle, Take
-from keyguard.rates import Limit, credits, quota, smooth, window
+from keyguard.ops import Demand, Settle, Take, Taken
+from keyguard.ops.holds import Holds, held_key
+from keyguard.rates import Limit, Slots, credits, quota, smooth, window
+from keyguard.rates.strikes import Strikes
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.sqlite import SQLiteStore
@@ -37,6 +39,17 @@ EARLIER: list[tuple[Limit, str, str, int, int]] = [
 left."""
 
 
+BANS = Strikes(2, 60 * SECOND, "2/minute", 600 * SECOND, 86_400 * SECOND)
+SLOTS = Slots(2)
+LEASE = 10 * SECOND
+BANNED = "008098281765060000c65b4c1765060001000000"
+"""The state after three strikes."""
+HELD = "80969800000000000180982817650600" + "".join(
+    f"{number}8098281765060001000000000000008016312917650600" for number in ("00", "01")
+)
+"""The state of two slots in use."""
+
+
 def key_of(limit: Limit) -> str:
     return f"rl:earlier:{limit.code}|x"
 
@@ -44,7 +57,9 @@ def key_of(limit: Limit) -> str:
 @pytest.fixture(params=["sqlite", "redis", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """A store with the counters of an earlier keyguard, put there by other means than its own."""
-    ends = [(key_of(limit), bytes.fromhex(state), table, CLOCK() + ttl) for limit, state, table, ttl, _ in EARLIER]
+    rows = [(key_of(limit), state, table, ttl) for limit, state, table, ttl, _ in EARLIER]
+    rows += [(key_of(BANS), BANNED, "entries", 87_000 * SECOND), (held_key(key_of(SLOTS)), HELD, "counters", LEASE)]
+    ends = [(key, bytes.fromhex(state), table, CLOCK() + ttl) for key, state, table, ttl in rows]
     if request.param == "sqlite":
         path = tmp_path / "earlier.db"
         with closing(SQLiteStore(path, 5.0, clock=CLOCK)) as opened:
@@ -76,6 +91,11 @@ def test_they_are_written_as_they_were() -> None:
     """So workers of the version before, on one store with ours, read what we write."""
     for limit, state, _, ttl, _ in EARLIER:
         assert limit.take(None, CLOCK(), 2)[:2] == (bytes.fromhex(state), ttl)
+    strikes, _ = BANS.charge(None, CLOCK(), 2)
+    assert BANS.charge(strikes, CLOCK(), 1) == (bytes.fromhex(BANNED), 87_000 * SECOND)
+    holds = Holds(None, CLOCK())
+    assert [holds.add(1, LEASE, CLOCK()) for _ in range(2)] == [0, 1]
+    assert holds.change("k", CLOCK())[1:3] == (bytes.fromhex(HELD), LEASE)
 
 
 def test_they_are_read_and_go_on(store: Any) -> None:
@@ -87,4 +107,17 @@ def test_they_are_read_and_go_on(store: Any) -> None:
         store.execute([Settle(taken)])
         assert store.execute([asked])[0].takings[0][2] == left
     found = [key for key, _ in store.scan("rl:earlier:")]
-    assert sorted(found) == sorted(key_of(limit) for limit, *_ in EARLIER)
+    others = [key_of(BANS), held_key(key_of(SLOTS))]
+    assert sorted(found) == sorted([*others, *(key_of(limit) for limit, *_ in EARLIER)])
+
+
+def test_bans_and_slots_in_use_are_read_and_go_on(store: Any) -> None:
+    (banned,) = store.execute([Take([Demand("", key_of(BANS), BANS, 0)])])
+    assert (banned.refused, banned.takings[0][4]) == (True, 600 * SECOND)
+    slot = Demand("", key_of(SLOTS), SLOTS, 1, LEASE)
+    (full,) = store.execute([Take([slot])])
+    assert (full.refused, *full.held) == (True, 2)
+    # One of both is over: its process tells so by the number that the slot had.
+    store.execute([Settle(Taken([slot], [(None, LEASE, 1, 0, 0)], CLOCK(), False))])
+    (free,) = store.execute([Take([slot])])
+    assert not free.refused

@@ -41,7 +41,8 @@ class Parser(argparse.ArgumentParser):
             names = [found[0] for word in more if (found := _OPTION.match(word))]
             told = f": {' '.join(names)}" if names else ""
             (Parser._last or self).error(
-                f"{len(more)} words are more than this command takes{told} (a value with blanks is quoted)"
+                f"{'1 word is' if len(more) == 1 else f'{len(more)} words are'} more than this command takes{told} "
+                "(a value with blanks is quoted)"
             )
         return options
 
