@@ -29,6 +29,7 @@ ARROW = [
     "together",
     "chain",
     "drivers guards policies",
+    "dashboard",
     "stack",
     "asgi replay testing wsgi",
     "cli",
