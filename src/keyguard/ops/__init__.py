@@ -15,7 +15,7 @@ from keyguard.ops.alerting import FireAlert, LeaseDeliveries, ListenAgain, Resol
 from keyguard.ops.holds import HELD_WAIT, MAX_HOLDS
 from keyguard.ops.keys import Authenticate, Authenticated
 from keyguard.ops.limits import REMEMBERED, SETTLED, Degraded, Demand, Renew, Settle, SettleHere, Take, TakeHere, Taken
-from keyguard.ops.op import COUNTERS, Change, Op, is_counter, run
+from keyguard.ops.op import COUNTERS, DROPPABLE, Change, Droppable, Op, is_counter, run
 from keyguard.ops.store import (
     AsyncStore,
     ManagedStore,
@@ -33,6 +33,7 @@ from keyguard.record_head import RECORD, SEALED, Head, head_of
 
 __all__ = [
     "COUNTERS",
+    "DROPPABLE",
     "HELD_WAIT",
     "MAX_HOLDS",
     "RECORD",
@@ -51,6 +52,7 @@ __all__ = [
     "Count",
     "Degraded",
     "Demand",
+    "Droppable",
     "FireAlert",
     "Head",
     "LeaseDeliveries",

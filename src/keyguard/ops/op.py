@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from keyguard.flow import Step
 from keyguard.rates.limit import Limit
 
 R = TypeVar("R")
 
-Change: TypeAlias = tuple[str, bytes | None, int | None, Limit | None]
+
+class Droppable:
+    """What stands in the place of a limit if a value may be dropped: no decision hangs on it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "DROPPABLE"
+
+
+DROPPABLE: Final = Droppable()
+
+Change: TypeAlias = tuple[str, bytes | None, int | None, Limit | Droppable | None]
 """`(key, value, ttl, limit)`.
 
 - `value`: what to write; `None` deletes.
 - `ttl`: microseconds from now after which the key is as if it had never been; `None` keeps it for good.
 - `limit`: what the value is a caller's state of. A store at its memory bound may ask it how much is spent, and fold
-  states together; `None` if a value must never be lost.
+  states together; `None` if a value must never be lost. A store at its bound drops what is `DROPPABLE`, oldest first,
+  before it forgets any caller; stores that have no bound take it for `None`.
 """
 
 

@@ -3,6 +3,8 @@
 Rules:
 - A value that is not a state of a limit (an API key) always stays: callers cannot add to it. Values stand in a dict of
   their own, as bytes.
+- A value that is `DROPPABLE` (figures of usage) goes at the bound before anything else does, the oldest first: while
+  there are any, no caller is forgotten.
 - The counters of a guard's rules stand in one *table*, one entry a caller for all of them, and are counted in place by
   a `Pool`. Counters that no guard has made a pool of stand by themselves, as bytes. `execute` sees bytes in both cases:
   it packs and unpacks, so a counter that is taken from through a pool and one that an operation reads are the same.
@@ -17,8 +19,8 @@ Rules:
   limit is forgiven; but a newcomer who falls into such a cell is refused for what others did. `stats()` tells.
 - The clock never jumps, so neither do the limits.
 
-`core` holds what all of this shares, `loose` counters by themselves, `table` those of guards, `pool` the way that a
-request takes from them, and `store` the border to operations.
+`core` holds what all of this shares, `droppable` what goes first, `loose` counters by themselves, `table` those of
+guards, `pool` the way that a request takes from them, and `store` the border to operations.
 """
 
 from keyguard.stores.memory.core import MemoryStats as MemoryStats

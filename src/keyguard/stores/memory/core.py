@@ -12,6 +12,7 @@ from keyguard.clock import SECOND, Clock
 from keyguard.logs import logger
 from keyguard.ops.store import Values
 from keyguard.process.fork import renew_after_fork
+from keyguard.stores.memory.droppable import VALUE_COST, Droppables
 
 E = TypeVar("E")
 
@@ -19,9 +20,6 @@ log = logger("keyguard.stores")
 
 CELLS = 1024
 """Cells that stand for the callers of one table who were folded together."""
-# Measured: a tuple of three, a bytes object, a str of the key, an int, and two slots of a dict that is on average
-# half full, and what the allocator leaves between them. Text and value come on top.
-VALUE_COST = 430
 _TRIES = 64  # entries looked at to make room for one
 _SWEEP_EVERY = SECOND // 100
 _SWEEP_MAX = 32  # entries at a time
@@ -46,6 +44,8 @@ class MemoryStats:
     folded: int
     """Callers who were folded since the start."""
     at_bound: bool
+    dropped: int = 0
+    """Values that may be dropped, such as those of usage, and were since the start."""
 
 
 class Generations(Generic[E]):
@@ -102,6 +102,7 @@ class Core:
         self.news: MemoryStats | None = None
         """The stats to tell of as soon as the lock is free."""
         self.values = Values()
+        self.droppables = Droppables()
         self.parts: list[Generations[Any]] = []
         self.next_sweep = 0
         self.bytes = 0
@@ -118,7 +119,11 @@ class Core:
 
     @property
     def entries(self) -> int:
-        return len(self.values) + sum([len(part.young) + len(part.old) for part in self.parts])
+        return (
+            len(self.values)
+            + len(self.droppables.values)
+            + sum([len(part.young) + len(part.old) for part in self.parts])
+        )
 
     def stats(self) -> MemoryStats:
         return MemoryStats(
@@ -129,6 +134,7 @@ class Core:
             forgotten=self._forgotten,
             folded=self._folded,
             at_bound=self._at_bound,
+            dropped=self.droppables.dropped,
         )
 
     def tell(self) -> None:
@@ -177,6 +183,17 @@ class Core:
                 self._make_room(None, "", now)
         self.values.version = object()  # after the change: an answer to it has not been given yet
 
+    def put_droppable(self, key: str, value: bytes | None, expiry: int, now: int) -> None:
+        """Set a value that may be dropped, or let it go."""
+        before = self.droppables.bytes
+        if value is None:
+            self.droppables.remove(key)
+        else:
+            self.droppables.write(key, value, expiry, now)
+        self.bytes += self.droppables.bytes - before
+        if self.bytes > self.max_bytes:
+            self._make_room(None, "", now)
+
     def _account(self, part: Generations[E], entry: E, grown: int) -> None:
         self.bytes += grown
         if part.may_go(entry):
@@ -185,6 +202,12 @@ class Core:
     # -- keeping within the bound ---------------------------------------------------------------------------
 
     def _make_room(self, here: Generations[Any] | None, name: str, now: int) -> None:
+        if self.droppables.values:
+            before = self.droppables.bytes
+            self.droppables.drop(self.bytes - self.max_bytes, now)
+            self.bytes += self.droppables.bytes - before
+            if self.bytes <= self.max_bytes:
+                return
         if not self._at_bound:
             self._at_bound = True
             self.news = self.stats()
@@ -222,6 +245,10 @@ class Core:
         if now < self.next_sweep <= now + _SWEEP_EVERY:  # further away if time was set back
             return
         self.next_sweep = now + _SWEEP_EVERY
+        if self.droppables.values:
+            before = self.droppables.bytes
+            self.droppables.sweep(now)
+            self.bytes += self.droppables.bytes - before
         part = self._next_part()
         if part is None:
             return

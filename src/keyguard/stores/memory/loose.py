@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from keyguard.rates import Limit
-from keyguard.stores.memory.core import CELLS, VALUE_COST, Core, Generations
+from keyguard.stores.memory.core import CELLS, Core, Generations
+from keyguard.stores.memory.droppable import VALUE_COST
 
 Entry: TypeAlias = tuple[bytes, int, Limit | None]
 """`(value, expiry in microseconds, limit)`; the limit is `None` for what must never be lost."""

@@ -9,7 +9,7 @@ from keyguard.checks import is_whole
 from keyguard.clock import steady_clock
 from keyguard.errors import ConfigurationError
 from keyguard.manual_clock import GivenClock, clock_from
-from keyguard.ops import Op
+from keyguard.ops import Droppable, Op
 from keyguard.ops.holds import held_key
 from keyguard.process.fork import check_process
 from keyguard.rates import Limit, Slots
@@ -48,6 +48,7 @@ class MemoryStore:
         """The values without a time to live, by key, for reading alone."""
         self._loose = Loose(core)
         core.parts.append(self._loose)
+        self._droppable = core.droppables.values
         self._places: dict[str, tuple[Table, Column]] = {}
         """The place of counters, by the beginning of their keys."""
 
@@ -87,7 +88,9 @@ class MemoryStore:
             entries = [*self._loose.old.items(), *self._loose.young.items()]
             tables = {id(table): table for table, _ in self._places.values()}
             counted = [pair for table in tables.values() for pair in table.scan(prefix, now)]
+            droppable = self._core.droppables.items()
         values += [(key, value) for key, (value, expiry, _) in entries if expiry > now]
+        values += [(key, value) for key, value, expiry in droppable if expiry > now]
         return sorted([pair for pair in values if pair[0].startswith(prefix)] + counted)
 
     def _read(self, key: str, now: int) -> bytes | None:
@@ -96,22 +99,27 @@ class MemoryStore:
             return value
         place = self._place(key)
         if place is None:
+            if self._droppable and key in self._droppable:
+                return self._core.droppables.read(key, now)
             return self._loose.read(key, now)
         table, column = place
         return table.read(key[len(column.prefix) :], column, now)
 
-    def _write(self, key: str, value: bytes | None, expiry: int, limit: Limit | None, now: int) -> None:
+    def _write(self, key: str, value: bytes | None, expiry: int, limit: Limit | Droppable | None, now: int) -> None:
         place = self._place(key)
         if place is not None:
             table, column = place
-            if limit is not None:
+            if isinstance(limit, Limit):
                 column.note(limit)
             table.write(key[len(column.prefix) :], column, value, expiry, now)
             return
+        droppable = isinstance(limit, Droppable) and value is not None
+        if droppable or (self._droppable and key in self._droppable):
+            self._core.put_droppable(key, value if droppable else None, expiry, now)
         lasting = expiry == _NEVER and limit is None
         if lasting or key in self.values:
             self._core.put_value(key, value if lasting else None, now)
-        if lasting or value is None:
+        if lasting or value is None or isinstance(limit, Droppable):
             self._core.drop(self._loose, key)
         else:
             self._loose.write(key, (value, expiry, limit), now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from keyguard.ops import is_counter
+from keyguard.ops import Droppable, is_counter
 from keyguard.rates import Limit
 
 NEVER = 2**63 - 1
@@ -29,9 +29,9 @@ def tables_of(key: str) -> tuple[str, ...]:
     return TABLES if is_counter(key) else TABLES[:1]
 
 
-def table_for(key: str, limit: Limit | None) -> str:
+def table_for(key: str, limit: Limit | Droppable | None) -> str:
     """Return where a key is written. A counter of which no limit is known is worth keeping."""
-    return "counters" if limit is not None and not limit.durable and is_counter(key) else "entries"
+    return "counters" if isinstance(limit, Limit) and not limit.durable and is_counter(key) else "entries"
 
 
 def words_of(error: BaseException) -> str:
