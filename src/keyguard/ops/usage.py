@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from keyguard.clock import SECOND
-from keyguard.ops.op import Change, Op
+from keyguard.ops.op import DROPPABLE, Change, Op
 
 Counts: TypeAlias = dict[str, dict[str, dict[str, int]]]
 """Kind -> name -> slot -> a whole number."""
@@ -112,7 +112,7 @@ class AddUsage(Op[Added]):
             if len(writers) > _FEW:
                 _forget(writers, second)
             ttl = min(max(part.expires - now, SECOND), part.longest)
-            changes.append((part.key, usage_bytes(found), ttl, None))
+            changes.append((part.key, usage_bytes(found), ttl, DROPPABLE))
         return Added(now, tuple(later), tuple(damaged)), changes
 
 
