@@ -18,7 +18,7 @@ LEAST = 10
 MINUTES = 120
 """Minutes that are looked at."""
 
-_WEIGHT = 0.1
+_WEIGHT, _SLOWLY = 0.1, 0.02  # of a minute, and of a strange one
 _FAR = 6.0  # deviations from the usual that are an anomaly
 _NEAR = 3.0  # and those within which a minute is usual again
 _TWICE = 2.0
@@ -46,7 +46,8 @@ def pace_of(minutes: Sequence[int]) -> Pace | None:
     for requests in known[_LEARNT:-1]:
         far = requests - mean
         if far > _FAR * _deviation(mean, variance) and requests >= LEAST:
-            far = _FAR * _deviation(mean, variance)  # an anomaly is not what is usual from now on, or only slowly
+            mean += _SLOWLY * far  # it is not what is usual from now on, unless it lasts
+            continue
         mean += _WEIGHT * far
         variance = (1 - _WEIGHT) * (variance + _WEIGHT * far * far)
     last, deviation = known[-1], _deviation(mean, variance)

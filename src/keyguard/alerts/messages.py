@@ -202,7 +202,7 @@ def _forecast(notice: Mapping[str, Any], over: bool) -> tuple[str, str]:
 
 def _anomaly(notice: Mapping[str, Any], over: bool) -> tuple[str, str]:
     facts = notice["facts"]
-    who = notice["subject"] or "All callers together"
+    who = notice["subject"] or ("All callers together" if facts["all"] else "Callers without a key")
     if over:
         return f"{who}: as many requests as usual again", "The last minutes were like those before."
     text = f"{_number(facts['requests'])} requests in a minute, where {_number(facts['usual'])} are usual."

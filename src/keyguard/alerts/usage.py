@@ -16,14 +16,12 @@ from keyguard.alerts.board import Board
 from keyguard.alerts.forecast import HOUR, Forecast, forecast
 from keyguard.alerts.messages import ANOMALY, FORECAST, moment_text, shortened
 from keyguard.alerts.thresholds import Spent
+from keyguard.buckets import bucket_text
 from keyguard.clock import SECOND
 from keyguard.ops import FireAlert, Put, ResolveAlert
 from keyguard.rates.limit import JSON
 from keyguard.rates.quotas import Quota
 from keyguard.units import in_microseconds
-
-EVERYBODY = "*"
-"""The ledger's name for all callers together."""
 
 _MINUTE = 60 * SECOND
 _EVERY = 5 * _MINUTE  # between two forecasts
@@ -56,8 +54,8 @@ class Report(Protocol):
 class Ledger(Protocol):
     """The reading part of the ledger."""
 
-    def of(self, subject: str, since: timedelta, /) -> Report: ...
-    def top(self, many: int, since: timedelta, /) -> Iterable[Any]: ...
+    def of(self, subject: str | None = None, since: timedelta = ...) -> Report: ...
+    def top(self, number: int = 20, since: timedelta = ...) -> Iterable[Any]: ...
 
 
 class UsageWatch:
@@ -143,29 +141,25 @@ class UsageWatch:
         return FireAlert(id, 0, one.period, about=about, to=self._board.to, seen=one.at, until=end)
 
     def _hours(self, one: Spent) -> dict[int, float]:
-        prefix = one.demand.key.partition("|")[0]
+        prefix = f"{one.demand.key.partition('|')[0]}|"
         hours: dict[int, float] = {}
         for bucket in self._ledger.of(one.decision.subject, timedelta(days=8)).buckets:
-            units = bucket.units.get(f"{prefix}|", bucket.units.get(prefix, 0))
-            number = in_microseconds(bucket.at) // HOUR
-            hours[number] = hours.get(number, 0) + units
+            hours[in_microseconds(bucket.at) // HOUR] = bucket.units.get(prefix, 0)
         return hours
 
     # -- anomaly --------------------------------------------------------------------------------------------------
 
     def _paces(self, minute: int) -> list[FireAlert | ResolveAlert]:
         ops: list[FireAlert | ResolveAlert] = []
-        names = [EVERYBODY, *[one.subject for one in self._ledger.top(_TOP, timedelta(hours=1))]]
+        names = [None, *[one.subject for one in self._ledger.top(_TOP, timedelta(hours=1))]]
         for name in dict.fromkeys(names):
             pace = self._pace(name, minute)
-            id = f"{ANOMALY}|{shortened(name)}"
-            if pace is not None and pace.strange:
-                ops.append(self._strange(id, "" if name == EVERYBODY else name, pace))
-            elif pace is not None and not pace.calm and id in self._board.known:
-                ops.append(self._strange(id, "" if name == EVERYBODY else name, pace))  # it goes on
+            id = ANOMALY if name is None else f"{ANOMALY}|{bucket_text(name) if name else ''}"
+            if pace is not None and (pace.strange or (id in self._board.known and not pace.calm)):
+                ops.append(self._strange(id, name, pace))
         return ops
 
-    def _pace(self, name: str, minute: int) -> Pace | None:
+    def _pace(self, name: str | None, minute: int) -> Pace | None:
         first = minute - MINUTES
         counts = [0] * MINUTES
         for bucket in self._ledger.of(name, timedelta(minutes=MINUTES + 2)).buckets:
@@ -174,13 +168,13 @@ class UsageWatch:
                 counts[place] += sum(bucket.requests.values())
         return pace_of(counts)
 
-    def _strange(self, id: str, subject: str, pace: Pace) -> FireAlert:
+    def _strange(self, id: str, name: str | None, pace: Pace) -> FireAlert:
         about: dict[str, JSON] = {
             "type": ANOMALY,
             "severity": "warning",
-            "subject": shortened(subject),
+            "subject": shortened(name or ""),
             "limit": "",
-            "facts": {"requests": pace.requests, "usual": round(pace.usual, 1)},
+            "facts": {"requests": pace.requests, "usual": round(pace.usual, 1), "all": int(name is None)},
         }
         return FireAlert(id, 0, "", about=about, to=self._board.to, lasts=_LASTS)
 
