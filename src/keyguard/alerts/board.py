@@ -21,7 +21,7 @@ from keyguard.clock import Clock
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.logs import logger, word
 from keyguard.manual_clock import ManualClock
-from keyguard.ops import FireAlert, LeaseDeliveries, Op, Read, ResolveAlert, Store, traits_of
+from keyguard.ops import DecideAlerts, FireAlert, LeaseDeliveries, Op, Read, ResolveAlert, Store, traits_of
 from keyguard.ops.alert_state import KEY, Standing
 from keyguard.ops.alerting import Leased, Told
 from keyguard.stores.circuit_breaker import CircuitBreaker
@@ -67,19 +67,19 @@ class Board:
         while left:
             some, left = left[:_AT_ONCE], left[_AT_ONCE:]
             try:
-                results = self._main(some)
+                (results,) = self._main([DecideAlerts(some)])
             except StoreError:
                 if not locally:
                     raise
                 self._locally = True
-                results = self._local.execute(some)
+                (results,) = self._local.execute([DecideAlerts(some)])
             for op, told in zip(some, results, strict=True):
                 self._note(op.id, told)
 
     def decide_locally(self, ops: Sequence[FireAlert | ResolveAlert]) -> None:
         """Decide alerts in this process alone."""
         self._locally = True
-        for told in self._local.execute(ops):
+        for told in self._local.execute([DecideAlerts(ops)])[0]:
             self._tell(told.notices, audit=False)
 
     def known_locally(self, id: str) -> bool:
@@ -118,7 +118,7 @@ class Board:
 
     def write_down(self, ops: Sequence[FireAlert | ResolveAlert]) -> None:
         """Write down what was decided, and told, by this process alone."""
-        for told in self._main(ops):
+        for told in self._main([DecideAlerts(ops)])[0]:
             self._audit(told.notices)
 
     def execute(self, ops: Sequence[Op[Any]], /) -> list[Any]:

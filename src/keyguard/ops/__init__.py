@@ -11,7 +11,7 @@ bucket, names the caller. The pools of counters begin with `rl:` or `guess:`, an
 from __future__ import annotations
 
 from keyguard.ops.adjusting import Adjust, Adjusted, Adjustment, Count, Note, keeps_count
-from keyguard.ops.alerting import FireAlert, LeaseDeliveries, ListenAgain, ResolveAlert, SettleDelivery
+from keyguard.ops.alerting import DecideAlerts, FireAlert, LeaseDeliveries, ListenAgain, ResolveAlert, SettleDelivery
 from keyguard.ops.holds import HELD_WAIT, MAX_HOLDS
 from keyguard.ops.keys import Authenticate, Authenticated
 from keyguard.ops.limits import REMEMBERED, SETTLED, Degraded, Demand, Renew, Settle, SettleHere, Take, TakeHere, Taken
@@ -50,6 +50,7 @@ __all__ = [
     "Change",
     "CompareAndSet",
     "Count",
+    "DecideAlerts",
     "Degraded",
     "Demand",
     "Droppable",

@@ -25,6 +25,7 @@ FULL = "keyguard.alerts.full"
 AT_ONCE = 5
 """Deliveries of one lease: each may take five seconds."""
 _IN_DIGEST = 50  # notices of which it tells more than their number
+_MOST_DUE = 2000  # deliveries; beyond them the oldest is given up
 _FORGOTTEN = 3 * 86400 * SECOND  # how long a delivery waits that nobody leases: no process has its receiver any more
 _LASTS = 400 * 86400 * SECOND  # for which the value is kept after its last change
 _VERSION = 1
@@ -130,6 +131,11 @@ class AlertState:
         """Return up to when an alert has been heard of that is over; -1 if it is not among the latest."""
         return next((alert["seen"] for alert in self.past if alert["id"] == id and not alert["replaced"]), -1)
 
+    def newly_told(self) -> tuple[dict[str, Any], ...]:
+        """Return the notices that were made since this was asked last."""
+        told, self.told = tuple(self.told), []
+        return told
+
     # -- alerts -------------------------------------------------------------------------------------------------------
 
     def tell(self, id: str, level: int, severity: str = "") -> None:
@@ -178,6 +184,8 @@ class AlertState:
     def _add(self, to: str, of: list[str], id: str, *, loud: bool) -> dict[str, Any]:
         self._all["n"] += 1
         times = {"due": self.now, "end": 0, "tries": 0, "since": self.now}
+        if len(self.due) >= _MOST_DUE:
+            self.done(self.due[0], "given up")
         one = {"n": self._all["n"], "to": to, "of": of, "id": id, "loud": loud, "who": "", **times}
         self.due.append(one)
         return one
@@ -187,6 +195,7 @@ class AlertState:
         of = [id for one in several for id in one["of"]]
         numbers = {one["n"] for one in several}
         self.due[:] = [one for one in self.due if one["n"] not in numbers]
+        self._drop(of[_IN_DIGEST:])
         return self._add(to, of, _id_of(json.dumps([to, of])), loud=any(one["loud"] for one in several))
 
     def due_of(self, one: Mapping[str, Any]) -> Due:
@@ -204,9 +213,14 @@ class AlertState:
         """Take a delivery from those that are to be made."""
         self.note(one, word)
         self.due.remove(one)
-        needed = {id for other in self.due for id in other["of"]}
-        for id in [id for id in one["of"] if id not in needed]:
-            self.what.pop(id, None)
+        self._drop(one["of"])
+
+    def _drop(self, ids: Collection[str]) -> None:
+        """Forget notices, if no delivery tells more than their number."""
+        needed = {id for other in self.due for id in other["of"][:_IN_DIGEST]}
+        for id in ids:
+            if id not in needed:
+                self.what.pop(id, None)
 
     def turn_off(self, to: str) -> None:
         self.off[to] = self.now

@@ -87,6 +87,11 @@ class FireAlert(Op[Told]):
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Told, Sequence[Change]]:
         state = AlertState(old[0], now)
+        return self.decide(state), state.changes()
+
+    def decide(self, state: AlertState) -> Told:
+        """Do it in a value."""
+        now = state.now
         seen = now if self.seen is None else self.seen
         until = self.until if self.lasts is None else now + self.lasts
         id, alert = self.id, state.open.get(self.id)
@@ -122,7 +127,7 @@ class FireAlert(Op[Told]):
             }
             state.tell(id, self.level)
         found = state.open.get(id)
-        return Told(tuple(state.told), None if found is None else standing_of(found), full), state.changes()
+        return Told(state.newly_told(), None if found is None else standing_of(found), full)
 
 
 class ResolveAlert(Op[Told]):
@@ -137,12 +142,30 @@ class ResolveAlert(Op[Told]):
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Told, Sequence[Change]]:
         state = AlertState(old[0], now)
+        return self.decide(state), state.changes()
+
+    def decide(self, state: AlertState) -> Told:
+        """Do it in a value."""
         alert = state.open.get(self.id)
         if alert is not None and (self.seen is None or self.seen > alert["seen"]):
-            alert["seen"] = now if self.seen is None else self.seen
+            alert["seen"] = state.now if self.seen is None else self.seen
             state.resolve(self.id)
             alert = None
-        return Told(tuple(state.told), None if alert is None else standing_of(alert)), state.changes()
+        return Told(state.newly_told(), None if alert is None else standing_of(alert))
+
+
+class DecideAlerts(Op[tuple[Told, ...]]):
+    """Open several alerts, or say that they are over, at once: the value is read and written once for all of them."""
+
+    __slots__ = ("several",)
+
+    def __init__(self, several: Sequence[FireAlert | ResolveAlert]) -> None:
+        self.keys = (KEY,)
+        self.several = tuple(several)
+
+    def apply(self, old: Sequence[bytes | None], now: int) -> tuple[tuple[Told, ...], Sequence[Change]]:
+        state = AlertState(old[0], now)
+        return tuple([one.decide(state) for one in self.several]), state.changes()
 
 
 class LeaseDeliveries(Op[Leased]):
@@ -180,7 +203,7 @@ class LeaseDeliveries(Op[Leased]):
             state.changed = True
         due = tuple([state.due_of(one) for one in leased])
         known = {id: standing_of(alert) for id, alert in state.open.items()}
-        return Leased(now, due, known, tuple(state.told), state.next(self.to, self.quiet)), state.changes()
+        return Leased(now, due, known, state.newly_told(), state.next(self.to, self.quiet)), state.changes()
 
 
 class SettleDelivery(Op[bool]):

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from keyguard.clock import SECOND
-from keyguard.ops import FireAlert, LeaseDeliveries, ListenAgain, Op, ResolveAlert, SettleDelivery
+from keyguard.ops import DecideAlerts, FireAlert, LeaseDeliveries, ListenAgain, Op, ResolveAlert, SettleDelivery
 from keyguard.rates.limit import JSON, NEVER
 
 _ABOUT: dict[str, JSON] = {
@@ -25,10 +25,12 @@ class AlertSteps:
     latest: int
 
     def alert(self) -> Op[Any]:
+        if self.random.random() < 0.1:
+            return DecideAlerts([self._fire(), self._resolve(), self._fire()])
         draw = self.random.choice([self._fire, self._fire, self._resolve, self._lease, self._lease, self._settle])
         return draw()
 
-    def _fire(self) -> Op[Any]:
+    def _fire(self) -> FireAlert:
         return FireAlert(
             self.random.choice("abc"),
             self.random.choice([50, 80, 100]),
@@ -39,7 +41,7 @@ class AlertSteps:
             until=self.random.choice([None, self.latest + self.random.randrange(40 * SECOND)]),
         )
 
-    def _resolve(self) -> Op[Any]:
+    def _resolve(self) -> ResolveAlert:
         return ResolveAlert(self.random.choice("abc"), self._moment())
 
     def _lease(self) -> Op[Any]:
