@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from keyguard.clock import SECOND
@@ -25,10 +26,9 @@ class AlertSteps:
     latest: int
 
     def alert(self) -> Op[Any]:
-        if self.random.random() < 0.1:
-            return DecideAlerts([self._fire(), self._resolve(), self._fire()])
-        draw = self.random.choice([self._fire, self._fire, self._resolve, self._lease, self._lease, self._settle])
-        return draw()
+        ways: list[Callable[[], Op[Any]]] = [self._fire, self._fire, self._several, self._resolve]
+        ways += [self._lease, self._lease, self._settle, self._settle, lambda: ListenAgain("one")]
+        return self.random.choice(ways)()
 
     def _fire(self) -> FireAlert:
         return FireAlert(
@@ -41,6 +41,9 @@ class AlertSteps:
             until=self.random.choice([None, self.latest + self.random.randrange(40 * SECOND)]),
         )
 
+    def _several(self) -> DecideAlerts:
+        return DecideAlerts([self._fire(), self._resolve(), self._fire()])
+
     def _resolve(self) -> ResolveAlert:
         return ResolveAlert(self.random.choice("abc"), self._moment())
 
@@ -49,8 +52,6 @@ class AlertSteps:
         return LeaseDeliveries(self._who(), self.random.randrange(1, 9 * SECOND), to, quiet=self.random.random() < 0.2)
 
     def _settle(self) -> Op[Any]:
-        if self.random.random() < 0.1:
-            return ListenAgain("one")
         again = self.random.choice([None, None, NEVER, self.random.randrange(1, 9 * SECOND)])
         number = self.random.randrange(1, 40)
         return SettleDelivery(number, again, who=self._who(), gone=self.random.random() < 0.05)
