@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
+from sys import modules
 
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.identity import ANONYMOUS
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import CarriedRequest, Request, carried
-from keyguard.request.tracing import trace_of
+from keyguard.request.tracing import SPANS, trace_of
 from keyguard.response import FieldNames, Response
 from keyguard.units import Duration, microseconds, moment, rfc3339, second_of
 
@@ -164,7 +165,8 @@ class Notice:
         """Return the response that refuses `request` with it. `headers` are more fields."""
         state = request.state
         identity = state.identity or ANONYMOUS
-        client, trace = request.client, trace_of(request)
+        client = request.client
+        trace = trace_of(request) if request.header("traceparent") or SPANS in modules else ""
         told = (
             self.cause,
             self.status,

@@ -14,7 +14,7 @@ from keyguard.cli import main
 from keyguard.metrics.series import ALERTS
 from keyguard.testing import play
 
-FUNCTIONS = {"sum", "min", "rate", "increase", "topk", "histogram_quantile", "by", "label_values"}
+FUNCTIONS = {"sum", "min", "rate", "increase", "topk", "histogram_quantile", "by", "label_values", "or", "vector"}
 TARGET = {"job", "instance"}
 """The labels that Prometheus itself adds."""
 

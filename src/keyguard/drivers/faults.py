@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from logging import INFO
 from os import getpid
+from sys import modules
 from typing import Any
 
 from keyguard.clock import SECOND
@@ -18,7 +19,7 @@ from keyguard.logs import logger, plain, secret, story, without, word
 from keyguard.problem import refuse_busy, refuse_for
 from keyguard.refusal import Cause, Refusal
 from keyguard.request import CarriedRequest
-from keyguard.request.tracing import mark_span
+from keyguard.request.tracing import SPANS, mark_span
 from keyguard.response import Response
 from keyguard.uncounted import UNCOUNTED, refuse_uncounted
 
@@ -50,7 +51,7 @@ def tell_of_refusal(refusal: Refusal, notify: Callable[[Refusal], None] | None) 
         )
     elif _told_in != getpid() and not refusal.shadow:
         _tell_where_more_is(refusal)
-    if not refusal.shadow:
+    if SPANS in modules and not refusal.shadow:
         mark_span(refusal)
     if notify is not None:
         try:

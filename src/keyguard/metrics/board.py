@@ -38,7 +38,8 @@ def _rate(name: str, matchers: str = "") -> str:
 
 
 def _of_all(share: str) -> str:
-    return f"sum({_rate(_REQUESTS, share)}) / sum({_rate(_REQUESTS)})"
+    """Return the share of some requests among all: 0 if there are none of them, and not nothing."""
+    return f"sum({_rate(_REQUESTS, share)}) / sum({_rate(_REQUESTS)}) or vector(0)"
 
 
 def _share_under(quantile: float) -> str:

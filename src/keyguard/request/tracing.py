@@ -12,7 +12,8 @@ from typing import Any
 from keyguard.refusal import Refusal
 from keyguard.request.carried import CarriedRequest
 
-_API = "opentelemetry.trace"
+SPANS = "opentelemetry.trace"
+"""The module that has been loaded if a request can have a span. Who is in a hurry looks for it before calling these."""
 _PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 """The field `traceparent` (W3C Trace Context, section 3.2)."""
 _LONGEST = 512  # characters of that field
@@ -23,7 +24,7 @@ def trace_of(request: CarriedRequest) -> str:
 
     Empty if it has none.
     """
-    if _API in modules:
+    if SPANS in modules:
         context = _current_span().get_span_context()
         if context.is_valid:
             return f"{context.trace_id:032x}"
@@ -34,7 +35,7 @@ def trace_of(request: CarriedRequest) -> str:
 
 def mark_span(refusal: Refusal) -> None:
     """Write a refusal onto the span that is open now, if there is one."""
-    if _API not in modules:
+    if SPANS not in modules:
         return
     span = _current_span()
     if span.is_recording():
