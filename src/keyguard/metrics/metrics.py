@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.metrics.process import ProcessCounts
-from keyguard.metrics.series import Totals, series_of
+from keyguard.metrics.series import Series, Totals, series_of
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -39,11 +39,17 @@ class Metrics:
     """
 
     def __init__(
-        self, counts: ProcessCounts, up: Callable[[], Mapping[str, bool]], shared: Shared | None = None
+        self,
+        counts: ProcessCounts,
+        up: Callable[[], Mapping[str, bool]],
+        shared: Shared | None = None,
+        known: Iterable[Series] = (),
     ) -> None:
+        """`known` are shown before anything has been counted: what appears with a 1 has not risen for Prometheus."""
         self._counts = counts
         self._up = up
         self._shared = shared
+        self._known: dict[Series, int] = dict.fromkeys(known, 0)
         self._instrumented = False
 
     def __repr__(self) -> str:
@@ -90,7 +96,7 @@ class Metrics:
         up = dict(self._up())
         if self._shared is not None:
             up["usage"] = totals is not None
-        return list(families_of(totals, up))
+        return list(families_of(None if totals is None else {**self._known, **totals}, up))
 
     def _read(self) -> Totals | None:
         """Return the totals that are shown; `None` if they cannot be read."""

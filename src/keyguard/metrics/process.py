@@ -44,8 +44,7 @@ class ProcessCounts:
         """The totals that were handed on."""
 
     def note(self, decision: Decision) -> None:
-        """Take note of a request."""
-        check_process()
+        """Take note of a request, of which a driver has told."""
         waiting = self._waiting
         waiting.append(decision)
         if len(waiting) >= BATCH:

@@ -10,19 +10,16 @@ from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard
 from keyguard.guards.cache import ResponseCache
-from keyguard.logs import logger
 from keyguard.manual_clock import ManualClock
-from keyguard.metrics import Metrics, ProcessCounts
+from keyguard.metrics import Metrics
 from keyguard.observer import Observed, Observer, Sink, close_all
 from keyguard.ops import Store, close_in_loop, traits_of
 from keyguard.process.event_loops import in_thread
-from keyguard.stack.measured import answering, measure, source_of
+from keyguard.stack.measured import metrics_of
 from keyguard.stack.written import StackNote
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 from keyguard.usage import Usage
-
-log = logger("keyguard")
 
 if TYPE_CHECKING:
     from keyguard.alerts.book import AlertBook
@@ -90,17 +87,17 @@ class ForObservers:
         Nothing is counted before the first call, so make it when the app is made, and not in a handler.
         """
         if self._metrics is None:
-            counts = ProcessCounts([source_of(lambda: self.health, self._cache_counts)])
-            measure(counts, self._watched, self._aside)
+            self._metrics, counts = metrics_of(
+                self._note.name,
+                lambda: self._watched,
+                lambda: self._aside,
+                lambda: self.health,
+                self._cache_counts,
+                self._observers,
+                self._workers,
+            )
             self._observing += (counts.note,)
-            self._metrics = Metrics(counts, lambda: answering(self._watched, self._aside))
             self._switch()
-            if self._workers > 1:
-                log.warning(
-                    "%d processes serve this app, and each shows the metrics of its own: Keyguard(usage=Usage()) has "
-                    "any of them show those of all",
-                    self._workers,
-                )
         return self._metrics
 
     @property

@@ -1,34 +1,91 @@
-"""What a stack and its parts count by themselves, for metrics."""
+"""The metrics of a stack: what it and its parts count by themselves, and where the processes of a host add it up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from keyguard.metrics import ProcessCounts
+from keyguard.alerts.messages import ANOMALY, DEGRADED, FORECAST, FULL, OVERLOAD, THRESHOLD
+from keyguard.alerts.observer import Alerts
+from keyguard.logs import logger
+from keyguard.metrics import Metrics, ProcessCounts, series
 from keyguard.metrics.process import Source
-from keyguard.metrics.series import CACHE, DEGRADED, EVENTS, Series, label
+from keyguard.metrics.series import Series, label
+from keyguard.observer import Observer
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
+from keyguard.usage import Usage, host_name
+
+log = logger("keyguard")
 
 _RESULTS = {"hits": "hit", "misses": "miss", "bypassed": "bypass"}
 """By the name of a count: of those, each request to a cache adds to one."""
 _EVENTS = ("stale", "validated", "collapsed", "stored", "not_stored", "invalidated", "errors", "evicted")
+_ALERTS = (THRESHOLD, FORECAST, ANOMALY, DEGRADED, OVERLOAD, FULL)
 
 
-def source_of(health: Callable[[], StoreHealth], cache: Callable[[], Mapping[str, int]]) -> Source:
-    """Return what tells the counts of a stack's store and of its caches."""
+class OfHost:
+    """The totals of all processes of a host, in the ledger of usage."""
+
+    def __init__(self, usage: Usage, name: str) -> None:
+        self._usage, self._name = usage, name
+
+    def read(self) -> Mapping[str, int]:
+        return self._usage.read_total(self._name) or {}
+
+    async def aread(self) -> Mapping[str, int]:
+        return await self._usage.aread_total(self._name) or {}
+
+
+def metrics_of(
+    name: str,
+    watched: Callable[[], CircuitBreaker | None],
+    aside: Callable[[], BestEffortStore | None],
+    health: Callable[[], StoreHealth],
+    cache: Callable[[], Mapping[str, int]],
+    observers: Iterable[Observer],
+    workers: int,
+) -> tuple[Metrics, ProcessCounts]:
+    """Return the metrics of a stack of that name, and what is to be told of its requests."""
+    usage = next((one for one in observers if isinstance(one, Usage)), None)
+    alerts = next((one for one in observers if isinstance(one, Alerts)), None)
+    counts = ProcessCounts([source_of(health, cache, usage, alerts)])
+    measure(counts, watched(), aside())
+    shared = None
+    if usage is not None:
+        shared = OfHost(usage, usage.contribute(f"{host_name()}~{name}", counts.hand_on))
+    if workers > 1 and (usage is None or usage.of_one_process):
+        log.warning(
+            "%d processes serve this app, and each shows the metrics of its own: a ledger that they share, "
+            "Keyguard(usage=Usage()) with such a store, has any of them show those of all",
+            workers,
+        )
+    known: list[Series] = [] if alerts is None else [(series.ALERTS.name, type) for type in _ALERTS]
+    known += [(series.CACHE.name, result) for result in _RESULTS.values()] if cache() else []
+    return Metrics(counts, lambda: answering(watched(), aside()), shared, known), counts
+
+
+def source_of(
+    health: Callable[[], StoreHealth],
+    cache: Callable[[], Mapping[str, int]],
+    usage: Usage | None = None,
+    alerts: Alerts | None = None,
+) -> Source:
+    """Return what tells the counts of the parts of a stack."""
 
     def counts() -> dict[Series, int]:
         found: dict[Series, int] = {}
         for action, number in health().degraded.items():
-            found[DEGRADED.name, label(action)] = number
+            found[series.DEGRADED.name, label(action)] = number
         cached = cache()
-        for name, result in _RESULTS.items():
-            if name in cached:
-                found[CACHE.name, result] = cached[name]
-        for name in _EVENTS:
-            if name in cached:
-                found[EVENTS.name, name] = cached[name]
+        for name in cached.keys() & _RESULTS.keys():
+            found[series.CACHE.name, _RESULTS[name]] = cached[name]
+        for name in cached.keys() & {*_EVENTS}:
+            found[series.EVENTS.name, name] = cached[name]
+        if alerts is not None:
+            for type, number in alerts.counts.items():
+                found[series.ALERTS.name, label(type)] = number
+        if usage is not None:
+            found[(series.OVERFLOW.name,)] = usage.overflow + usage.dropped
         return found
 
     return counts

@@ -117,12 +117,24 @@ class Usage(Asking):
         """Have a function given the records of each flush, in the background, before they are written."""
         self._ledger_here.listeners.append(function)
 
-    def contribute(self, name: str, function: Callable[[], Mapping[str, int]]) -> None:
+    def contribute(self, name: str, function: Callable[[], Mapping[str, int]]) -> str:
         """Have a function asked, at each flush, what is to be added to the numbers of this name.
 
-        There are at most 1,000 numbers. One more is added to that whose last field, after the last U+001F, is `other`.
+        Return the name under which they are read, which has a number if others have added to it in this process. There
+        are at most 1,000 numbers. One more is added to that whose last field, after the last U+001F, is `other`.
         """
-        self._ledger_here.contributions[name] = function, _TOTALS
+        known, free = self._ledger_here.contributions, name
+        for number in range(2, len(known) + 2):
+            if free not in known:
+                break
+            free = f"{name}-{number}"
+        known[free] = function, _TOTALS
+        return free
+
+    @property
+    def of_one_process(self) -> bool:
+        """Whether each process has a ledger of its own."""
+        return traits_of(self._store).of_one_process
 
     @property
     def dropped(self) -> int:
