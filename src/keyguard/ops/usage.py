@@ -1,8 +1,9 @@
 """Operations on what a ledger of usage keeps: counts that many processes add to, each addition once.
 
-A value is JSON: `{"v":1,"w":writers,"c":counts}`.
+A value is JSON, `{"v":1,"w":writers,"s":slotted,"c":counts}`.
 
-- `counts`: kind -> name -> slot -> a whole number. A slot is a minute of an hour, an hour of a day, or `""` for all.
+- `slotted`: kind -> name -> slot -> a whole number. A slot is a minute of an hour, or an hour of a day.
+- `counts`: kind -> name -> a whole number.
 - `writers`: the token of each process that has added something, with the number of its last addition and the second of
   that by the store's clock. An addition whose number is not above the last one has been made already: it may be sent
   again by whoever does not know whether it arrived.
@@ -19,13 +20,18 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from keyguard.clock import SECOND
 from keyguard.ops.op import DROPPABLE, Change, Op
 
-Counts: TypeAlias = dict[str, dict[str, dict[str, int]]]
+Counts: TypeAlias = dict[str, dict[str, int]]
+"""Kind -> name -> a whole number."""
+Slotted: TypeAlias = dict[str, dict[str, dict[str, int]]]
 """Kind -> name -> slot -> a whole number."""
 
 USAGE_VERSION: Final = 1
 
 OTHER: Final = "\0"
 """The name under which is counted what has no row of its own."""
+
+LATEST: Final = "l"
+"""The kind of counts whose numbers are moments, of which the latest stays: others are added up."""
 
 WRITERS = 64
 """Of one value that are remembered. There are more if an app has more processes, or they live shorter than an hour."""
@@ -34,9 +40,6 @@ QUIET = 3 * 3600
 UNSURE = 2 * 3600
 """Seconds after which an addition is given up of which it is not known whether it arrived."""
 _FEW = 8  # writers, that are not worth forgetting
-
-LATEST = "l"
-"""The kind whose numbers are moments, of which the latest stays: others are added up."""
 
 
 class UsageRow(NamedTuple):
@@ -51,6 +54,7 @@ class UsagePart(NamedTuple):
     """What is added to one value."""
 
     key: str
+    slotted: Slotted
     counts: Counts
     rows: Mapping[str, UsageRow]
     """The kinds whose names are bounded. The largest rows stay."""
@@ -90,116 +94,150 @@ class AddUsage(Op[Added]):
         changes: list[Change] = []
         later: list[str] = []
         damaged: list[str] = []
-        second = now // SECOND
         for part, value in zip(self.parts, old):  # noqa: B905 - the store hands in one value a key
-            found = usage_value(value)
+            found = UsageValue.read(value)
             if found is None:
+                if is_later(value):
+                    later.append(part.key)
+                    continue
                 damaged.append(part.key)
-                found = _empty()
-            elif found["v"] != USAGE_VERSION:
-                later.append(part.key)
-                continue
-            writers, counts = found["w"], found["c"]
-            writer = writers.get(self.token)
+                found = UsageValue()
+            writer = found.writers.get(self.token)
             if writer is not None and writer[0] >= self.seq:
                 continue
-            add_counts(counts, part.counts)
-            for kind, row in part.rows.items():
-                names = counts.get(kind)
-                if names is not None and len(names) > row.most + (OTHER in names):
-                    counts[kind] = bounded(names, row)
-            writers[self.token] = [self.seq, second]
-            if len(writers) > _FEW:
-                _forget(writers, second)
+            found.add(part)
+            found.writers[self.token] = [self.seq, now // SECOND]
+            found.forget(now // SECOND)
             ttl = min(max(part.expires - now, SECOND), part.longest)
-            changes.append((part.key, usage_bytes(found), ttl, DROPPABLE))
+            changes.append((part.key, found.written(), ttl, DROPPABLE))
         return Added(now, tuple(later), tuple(damaged)), changes
 
 
-def usage_value(value: bytes | None) -> dict[str, Any] | None:
-    """Return a value that is stored, an empty one for none; `None` if it cannot be read."""
-    if value is None:
-        return _empty()
-    try:
-        found = json.loads(value)
-        if found["v"] == USAGE_VERSION and not (isinstance(found["w"], dict) and isinstance(found["c"], dict)):
-            return None
-    except (ValueError, KeyError, TypeError):
+class UsageValue:
+    """A value, as it is stored."""
+
+    __slots__ = ("counts", "slotted", "writers")
+
+    def __init__(self) -> None:
+        self.writers: dict[str, list[int]] = {}
+        self.slotted: Slotted = {}
+        self.counts: Counts = {}
+
+    @classmethod
+    def read(cls, value: bytes | None) -> UsageValue | None:
+        """Return what is stored, an empty one for nothing; `None` if it cannot be read."""
+        self = cls()
+        if value is None:
+            return self
+        try:
+            found = json.loads(value)
+            if found["v"] == USAGE_VERSION:
+                self.writers, self.slotted, self.counts = found["w"], found["s"], found["c"]
+                if all(isinstance(part, dict) for part in (self.writers, self.slotted, self.counts)):
+                    return self
+        except (ValueError, KeyError, TypeError):
+            pass
         return None
-    read: dict[str, Any] = found
-    return read
 
+    def written(self) -> bytes:
+        """Return it as it is stored."""
+        return encode({"v": USAGE_VERSION, "w": self.writers, "s": self.slotted, "c": self.counts})
 
-def usage_bytes(found: Mapping[str, Any]) -> bytes:
-    """Return a value as it is stored."""
-    return _encode(found).encode()
+    def add(self, part: UsagePart) -> None:
+        """Add to it, within the bounds of its rows."""
+        for kind, names in part.slotted.items():
+            known = self.slotted.setdefault(kind, {})
+            for name, slots in names.items():
+                if name in known:
+                    _add(known[name], slots)
+                else:
+                    known[name] = slots
+        for kind, more in part.counts.items():
+            counts = self.counts.setdefault(kind, {})
+            if kind == LATEST:
+                for name, number in more.items():
+                    counts[name] = max(number, counts.get(name, 0))
+            else:
+                _add(counts, more)
+        for kind, row in part.rows.items():
+            if kind in self.slotted:
+                self.slotted[kind] = _bounded_slots(self.slotted[kind], row)
+            elif kind in self.counts:
+                self.counts[kind] = bounded(self.counts[kind], row)
+
+    def forget(self, second: int) -> None:
+        """Forget writers that send nothing again any more, and the oldest of too many."""
+        writers = self.writers
+        if len(writers) <= _FEW:
+            return
+        for token in [token for token, (_, at) in writers.items() if at + QUIET < second]:
+            del writers[token]
+        for token in sorted(writers, key=lambda token: writers[token][1])[: max(0, len(writers) - WRITERS)]:
+            del writers[token]
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-def _empty() -> dict[str, Any]:
-    return {"v": USAGE_VERSION, "w": {}, "c": {}}
+def encode(value: object) -> bytes:
+    """Return plain data as it is stored."""
+    return _encode(value).encode()
 
 
-def add_counts(counts: Counts, more: Counts) -> None:
-    """Add some counts to others."""
-    for kind, names in more.items():
-        known = counts.setdefault(kind, {})
-        latest = kind == LATEST
-        for name, slots in names.items():
-            row = known.get(name)
-            if row is None:
-                known[name] = slots.copy()
-                continue
-            for slot, number in slots.items():
-                before = row.get(slot)
-                if before is None:
-                    row[slot] = number
-                elif not latest:
-                    row[slot] = before + number
-                elif number > before:
-                    row[slot] = number
+def is_later(value: bytes | None) -> bool:
+    """Tell whether a value is of another version."""
+    try:
+        return value is not None and bool(json.loads(value)["v"] != USAGE_VERSION)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
-def bounded(names: dict[str, dict[str, int]], row: UsageRow) -> dict[str, dict[str, int]]:
+def _add(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, number in more.items():
+        before = counts.get(name)
+        counts[name] = number if before is None else before + number
+
+
+def bounded(names: dict[str, int], row: UsageRow) -> dict[str, int]:
     """Return rows within their bound: the largest as they are, and the others added up under `OTHER`.
 
     So no row ever says more than there was, and their sum is the sum of all.
     """
+    if len(names) <= row.most + (OTHER in names):
+        return names
     if row.common:
         return _bounded_in_common(names, row.most)
-    others = names.pop(OTHER, None)
-    ranked = sorted(names, key=lambda name: (-sum(names[name].values()), name))
-    kept = {name: names[name] for name in ranked[: row.most]}
-    rest: Counts = {"": {OTHER: {} if others is None else others}}
-    for name in ranked[row.most :]:
-        add_counts(rest, {"": {OTHER: names[name]}})
-    kept[OTHER] = rest[""][OTHER]
-    return kept
+    others = names.pop(OTHER, 0)
+    ranked = sorted(names.items(), key=_RANK)
+    return {**dict(ranked[: row.most]), OTHER: others + sum(number for _, number in ranked[row.most :])}
 
 
-def _bounded_in_common(names: dict[str, dict[str, int]], most: int) -> dict[str, dict[str, int]]:
-    kept: dict[str, dict[str, int]] = {}
-    rest: Counts = {"": kept}
-    for name, slots in names.items():  # in the order in which they came
-        if name in kept or len(kept) < most or name.endswith(f"{_FIELD}{COMMON}"):
-            kept[name] = slots
-        else:
-            add_counts(rest, {"": {f"{name.rpartition(_FIELD)[0]}{_FIELD}{COMMON}": slots}})
+def _RANK(pair: tuple[str, int]) -> tuple[int, str]:
+    return -pair[1], pair[0]
+
+
+def _bounded_slots(names: dict[str, dict[str, int]], row: UsageRow) -> dict[str, dict[str, int]]:
+    if len(names) <= row.most + (OTHER in names):
+        return names
+    others = dict(names.pop(OTHER, {}))
+    kept = bounded({name: sum(slots.values()) for name, slots in names.items()}, row)
+    for name, slots in names.items():
+        if name not in kept:
+            _add(others, slots)
+    return {**{name: slots for name, slots in names.items() if name in kept}, OTHER: others}
+
+
+def _bounded_in_common(names: dict[str, int], most: int) -> dict[str, int]:
+    kept: dict[str, int] = {}
+    for name, number in names.items():  # in the order in which they came
+        if len(kept) >= most and not name.endswith(f"{_FIELD}{COMMON}"):
+            name = f"{name.rpartition(_FIELD)[0]}{_FIELD}{COMMON}"
+        kept[name] = kept.get(name, 0) + number
     return kept
 
 
 _FIELD = "\x1f"
 COMMON: Final = "other"
-
-
-def _forget(writers: dict[str, list[int]], second: int) -> None:
-    """Forget writers that send nothing again any more, and the oldest of too many."""
-    for token in [token for token, (_, at) in writers.items() if at + QUIET < second]:
-        del writers[token]
-    for token in sorted(writers, key=lambda token: writers[token][1])[: max(0, len(writers) - WRITERS)]:
-        del writers[token]
 
 
 # -- processes ------------------------------------------------------------------------------------------------
@@ -228,7 +266,7 @@ class NoteProcess(Op[int]):
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[int, Sequence[Change]]:
         known = processes_in(old[0])
         if known is None:
-            if old[0] is not None and _is_later(old[0]):
+            if is_later(old[0]):
                 return now, ()
             known = {}
         known.pop(self.token, None)
@@ -240,7 +278,7 @@ class NoteProcess(Op[int]):
         kept = {token: facts for token, facts in known.items() if token not in gone}
         if not kept:
             return now, [] if old[0] is None else [(PROCESSES, None, None, None)]
-        return now, [(PROCESSES, usage_bytes({"v": USAGE_VERSION, "p": kept}), _KEPT, None)]
+        return now, [(PROCESSES, encode({"v": USAGE_VERSION, "p": kept}), _KEPT, DROPPABLE)]
 
 
 def processes_in(value: bytes | None) -> dict[str, dict[str, Any]] | None:
@@ -254,10 +292,3 @@ def processes_in(value: bytes | None) -> dict[str, dict[str, Any]] | None:
         return {str(token): facts for token, facts in found["p"].items() if isinstance(facts["seen"], int)}
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _is_later(value: bytes) -> bool:
-    try:
-        return bool(json.loads(value)["v"] != USAGE_VERSION)
-    except (ValueError, KeyError, TypeError):
-        return False

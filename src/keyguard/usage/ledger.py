@@ -26,11 +26,11 @@ from keyguard.decision import Decision
 from keyguard.errors import KeyguardError
 from keyguard.logs import logger, plain
 from keyguard.observer import Observed
-from keyguard.ops import Store
+from keyguard.ops import Put, Store
 from keyguard.ops.usage import UNSURE, AddUsage, NoteProcess, UsagePart, UsageRow
 from keyguard.process.fork import renew_after_fork
 from keyguard.usage.facts import Facts
-from keyguard.usage.names import MINUTE, total_key
+from keyguard.usage.names import BEGUN, MINUTE
 from keyguard.usage.pending import Pending
 
 log = logger("keyguard.usage")
@@ -199,6 +199,7 @@ class Ledger:
         """Learn, at first, how far the store's clock is from that of the records."""
         if self._ahead is None:
             at = self._note_process(store)
+            store.execute([Put(BEGUN, b"%d" % at, expected=None)])
             self._noted = now
             self._ahead = self._difference(at)
 
@@ -237,7 +238,7 @@ class Ledger:
             except Exception:
                 log.exception("the totals of %r could not be told, and the flush goes on", name)
                 continue
-            self._pending.add_total(total_key(name), counts, {"a": row}, clock())
+            self._pending.add_total(name, counts, row, clock())
 
     def _send(self, store: Store, now: float) -> None:
         self._resend(store, now)
@@ -338,5 +339,5 @@ def _health_of(stack: Observed) -> dict[str, Any]:
 def _requests_in(parts: Iterable[UsagePart], keys: Collection[str] | None = None) -> int:
     """Return how many requests some parts tell of, or those with these keys. The whole service has them all anyway."""
     told = [part for part in parts if part.key[part.key.rindex("|") + 1] == "h" and part.key[:3] != "u:!"]
-    counts = [part.counts.get("n", {}) for part in told if keys is None or part.key in keys]
+    counts = [part.slotted.get("n", {}) for part in told if keys is None or part.key in keys]
     return sum(sum(slots.values()) for names in counts for slots in names.values())

@@ -1,10 +1,12 @@
-"""Where things stand in the store of a ledger. `S` is a subject as `spelled` writes it, or one of the three marks.
+"""Where things stand in the store of a ledger. `S` is a subject as `spelled` writes it, or one of three marks.
 
-    u:S|m{hour}    the minutes of an hour: requests, refusals, units
-    u:S|h{day}     the hours of a day: the same, and routes, keys, addresses
+    u:S|m{hour}    an hour: requests, refusals and units by the minute; routes, keys and addresses
+    u:S|h{day}     a day: the same by the hour
     u:S|l          when each of its keys was last used
-    u:*|s{day}     who has asked most in the hours of a day
+    u:*|s{hour}    who has asked most in an hour
+    u:*|d{day}     who has asked most in a day
     u:!|h{day}     what is missing in the hours of a day, and why
+    u:!|b          when the ledger was begun
     u:*|t{name}    totals that go on for good, of a host
 
 `*` is the whole service, `-` are all callers without a key. Hours and days are numbered from the Unix epoch, in UTC.
@@ -26,6 +28,7 @@ DAY: Final = 24 * HOUR
 EVERYBODY: Final = "*"
 ANONYMOUS: Final = "-"
 GAPS: Final = "!"
+BEGUN: Final = "u:!|b"
 
 _LONGEST = 128  # characters of a subject as it is spelled; a longer one is known by its digest
 _SAFE = "@:+,;=()[]<>~^&$!'*# /"  # what `quote` may leave as it is, besides letters, digits and `_.-~`
@@ -42,24 +45,30 @@ def spelled(subject: str) -> str:
     return f"#{blake2b(subject.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
 
 
-def pool(who: str) -> str:
-    """Return the pool of the values of somebody, as `spelled` writes it."""
-    return f"u:{who}"
+def shown(subject: str) -> str:
+    """Return a subject as the ranking tells of it: one that is too long is cut off."""
+    who = spelled(subject)
+    return f"{subject[:80]}… ({who})" if who[0] == "#" else subject
 
 
 def minutes_key(who: str, hour: int) -> str:
-    """Return the key of the minutes of an hour."""
+    """Return the key of an hour, by the minute."""
     return f"u:{who}|m{hour}"
 
 
 def hours_key(who: str, day: int) -> str:
-    """Return the key of the hours of a day."""
+    """Return the key of a day, by the hour."""
     return f"u:{who}|h{day}"
 
 
-def ranking_key(day: int) -> str:
-    """Return the key of who has asked most in the hours of a day."""
-    return f"u:{EVERYBODY}|s{day}"
+def hour_ranking_key(hour: int) -> str:
+    """Return the key of who has asked most in an hour."""
+    return f"u:{EVERYBODY}|s{hour}"
+
+
+def day_ranking_key(day: int) -> str:
+    """Return the key of who has asked most in a day."""
+    return f"u:{EVERYBODY}|d{day}"
 
 
 def latest_key(who: str) -> str:

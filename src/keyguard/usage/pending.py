@@ -1,84 +1,52 @@
 """Facts made into what is added to each value, within a bound. No I/O, no clock, no lock.
 
-What does not fit is counted as dropped, by the hour. Of a subject beyond `max_subjects` a day, requests are counted for
-the whole service alone.
+They are added up by the hour, for each subject and for all; the day's part is made of the hours' when it is sent. What
+does not fit is counted as dropped, by the hour. Requests of a subject beyond `max_subjects` a day are counted for the
+whole service alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from keyguard.ops.usage import LATEST, Counts, UsagePart, UsageRow
-from keyguard.usage.facts import FACTS, Facts, Request, Unit
+from keyguard.ops.usage import LATEST, Counts, Slotted, UsagePart, UsageRow
+from keyguard.usage.facts import FACTS, Facts
+from keyguard.usage.hours import (
+    ANSWERED,
+    ANY,
+    LATEST_ROWS,
+    NO_ROWS,
+    RANKING_ROWS,
+    SERVICE_ROWS,
+    SLOTS,
+    SUBJECT_ROWS,
+    TOTALS,
+    TOTALS_KEPT,
+    US,
+    Hour,
+    added_up,
+)
 from keyguard.usage.names import (
-    ANONYMOUS,
     DAY,
     EVERYBODY,
     GAPS,
     HOUR,
+    day_ranking_key,
+    hour_ranking_key,
     hours_key,
     latest_key,
     minutes_key,
-    ranking_key,
+    shown,
     spelled,
+    total_key,
 )
 
 CELLS = 250_000
 """Numbers that wait to be sent: some 30 MB, while the store is out of order."""
 
-SLOTS: Final = tuple([str(number) for number in range(60)])
-ONE: Final = ""
-"""The slot of a name that has no other."""
-
-_US: Final = "\x1f"
-
-_SUBJECT_ROWS: Final = {
-    name: UsageRow(most) for name, most in {"r": 32, "u": 32, "t": 64, "v": 96, "k": 24, "w": 48, "c": 24}.items()
-}
-_SERVICE_ROWS: Final = {name: UsageRow(most) for name, most in {"r": 96, "u": 64, "t": 128, "v": 192, "c": 48}.items()}
-"""How many names of a kind a value has rows for:
-
-    n  requests by outcome, or by cause if they were refused      (as many as there are)
-    r  refusals by `cause rule`
-    u  units by the limit's prefix
-    t  requests by `METHOD /route`, v  units by `METHOD /route` and prefix
-    k  requests by key, w  units by key and prefix, of limits that count by key
-    c  requests by address
-    s  requests by subject, f  those of them that were refused     (of the ranking)
-    l  when a key came last, and any request
-"""
-_RANKING_ROWS: Final = {"s": UsageRow(200), "f": UsageRow(200)}
-_LATEST_ROWS: Final = {LATEST: UsageRow(64)}
-_GAPS_ROWS: Final[Mapping[str, UsageRow]] = {}
-
 DROPPED, OVERFLOW = "dropped", "overflow"
 """Why requests are missing: there was no room at all, or none for their subject."""
-
-
-class _Delta:
-    """What is to be added to one value."""
-
-    __slots__ = ("counts", "period", "rows")
-
-    def __init__(self, rows: Mapping[str, UsageRow], period: int) -> None:
-        self.rows = rows
-        self.period = period
-        """The end of the time that it is about, in microseconds."""
-        self.counts: Counts = {}
-
-    def add(self, kind: str, name: str, slot: str, count: int) -> int:
-        """Add a number. Return how many numbers there are more."""
-        names = self.counts.get(kind)
-        if names is None:
-            names = self.counts[kind] = {}
-        row = names.get(name)
-        if row is None:
-            names[name] = {slot: count}
-            return 1
-        before = row.get(slot)
-        row[slot] = count if before is None else before + count
-        return 1 if before is None else 0
 
 
 class Pending:
@@ -87,37 +55,132 @@ class Pending:
     def __init__(self, max_subjects: int, *, minutes: int, hours: int) -> None:
         self._max = max_subjects
         self._minutes, self._hours = minutes, hours
-        self._of: dict[str, dict[str, _Delta]] = {}
-        """By who it is about, as `spelled` writes it, and by key."""
         self._known: dict[str, str] = {}
         """The subjects of today that have values of their own, as they are spelled."""
         self._day = 0
-        self._latest: dict[tuple[str, str], int] = {}
+        self._noted: dict[tuple[str, str], int] = {}
         """The minute in which was last noted that a key was used."""
-        self._cells = 0
         self.dropped = 0
         """Requests that are not counted at all, since the start."""
         self.overflow = 0
         """Requests that are counted for the whole service alone, since the start."""
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._of: dict[str, dict[int, Hour]] = {}
+        """By who it is about, as `spelled` writes it, and by hour."""
+        self._subjects: dict[str, str] = {}
+        """Those who are ranked, by how they are spelled."""
+        self._gaps: dict[tuple[str, int], int] = {}
+        self._totals: dict[str, dict[str, int]] = {}
+        self._total_rows: dict[str, UsageRow] = {}
+        self._cells = 0
+        self._now = 0
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to send."""
-        return not self._of
+        return not (self._of or self._gaps or self._totals)
+
+    # -- taking in ----------------------------------------------------------------------------------------
 
     def take_in(self, facts: Facts) -> None:
         """Add what some facts come to."""
         for fact, count in facts.requests.items():
-            self._request(Request._make(fact), count)
+            self._request(count, fact)
         for fact, count in facts.units.items():
-            self._units(Unit._make(fact), count)
+            self._units(count, fact)
         for (subject, key_id), second in facts.last.items():
-            self._last(subject, key_id, second)
+            hours = self._of.get(self._who(subject, second // 3600))
+            if hours is not None and (hour := hours.get(second // 3600)) is not None:
+                hour.latest[ANY] = max(second, hour.latest.get(ANY, 0))
+                if key_id:
+                    hour.latest[key_id] = second
+
+    def _request(self, count: int, fact: tuple[Any, ...]) -> None:
+        subject, minute, word, rule, method, route, key, client = fact
+        if self._cells >= CELLS:
+            self.drop(minute, count)
+            return
+        number, slot = divmod(minute, 60)
+        who = self._who(subject, number)
+        if not who:
+            self.pass_over(minute, count)
+        template = f"{method} {route}"
+        for one in (EVERYBODY, who) if who else (EVERYBODY,):
+            hour = self._hour(one, number)
+            self._add_slot(hour.n, word, slot, count)
+            if rule:
+                self._add_slot(hour.r, f"{word} {rule}", slot, count)
+            self._add(hour.t, template, count)
+            if client:
+                self._add(hour.c, client, count)
+            if key and one is not EVERYBODY:
+                self._add(hour.k, key, count)
+
+    def _units(self, count: int, fact: tuple[Any, ...]) -> None:
+        subject, minute, prefix, method, route, key = fact
+        if self._cells >= CELLS:
+            return  # the request that has spent them is noted as dropped
+        number, slot = divmod(minute, 60)
+        who = self._who(subject, number)
+        template = f"{method} {route}{US}{prefix}"
+        for one in (EVERYBODY, who) if who else (EVERYBODY,):
+            hour = self._hour(one, number)
+            self._add_slot(hour.u, prefix, slot, count)
+            self._add(hour.v, template, count)
+            if key and one is not EVERYBODY:
+                self._add(hour.w, f"{key}{US}{prefix}", count)
+
+    def _add(self, names: dict[str, int], name: str, count: int) -> None:
+        before = names.get(name)
+        if before is None:
+            names[name] = count
+            self._cells += 1
+        else:
+            names[name] = before + count
+
+    def _add_slot(self, names: dict[str, dict[int, int]], name: str, slot: int, count: int) -> None:
+        row = names.get(name)
+        if row is None:
+            row = names[name] = {}
+        before = row.get(slot)
+        if before is None:
+            row[slot] = count
+            self._cells += 1
+        else:
+            row[slot] = before + count
+
+    def _hour(self, who: str, number: int) -> Hour:
+        hours = self._of.get(who)
+        if hours is None:
+            hours = self._of[who] = {}
+        hour = hours.get(number)
+        if hour is None:
+            hour = hours[number] = Hour()
+        return hour
+
+    def _who(self, subject: str, hour: int) -> str:
+        """Return a subject as it is spelled; empty if there is no room for it today."""
+        day = hour // 24
+        if day > self._day:
+            self._day = day
+            self._known.clear()
+            self._noted.clear()
+        known = self._known.get(subject)
+        if known is None:
+            if len(self._known) >= self._max and subject:
+                return ""
+            known = self._known[subject] = spelled(subject)
+        if known not in self._subjects:
+            self._subjects[known] = shown(subject)
+        return known
 
     def drop(self, minute: int, count: int) -> None:
         """Note that so many requests could not be counted."""
-        self.dropped += count
-        self._gap(DROPPED, minute, count)
+        if count:
+            self.dropped += count
+            self._gap(DROPPED, minute, count)
 
     def pass_over(self, minute: int, count: int) -> None:
         """Note that so many requests are not counted where they belong."""
@@ -126,134 +189,88 @@ class Pending:
             self._gap(OVERFLOW, minute, count)
 
     def _gap(self, what: str, minute: int, count: int) -> None:
-        hour = minute // 60
-        delta = self._delta(GAPS, hours_key(GAPS, hour // 24), _GAPS_ROWS, (hour // 24 + 1) * DAY)
-        delta.add("x", what, SLOTS[hour % 24], count)  # which always has room: it is one number an hour
+        # There is always room for it: it is one number an hour.
+        self._gaps[what, minute // 60] = self._gaps.get((what, minute // 60), 0) + count
 
-    def _delta(self, who: str, key: str, rows: Mapping[str, UsageRow], period: int) -> _Delta:
-        theirs = self._of.get(who)
-        if theirs is None:
-            theirs = self._of[who] = {}
-        found = theirs.get(key)
-        if found is None:
-            found = theirs[key] = _Delta(rows, period)
-        return found
-
-    def _who(self, subject: str, hour: int) -> str:
-        """Return a subject as it is spelled; empty if there is no room for it today."""
-        if not subject:
-            return ANONYMOUS
-        day = hour // 24
-        if day > self._day:
-            self._day = day
-            self._known.clear()
-            self._latest.clear()
-        known = self._known.get(subject)
-        if known is None:
-            if len(self._known) >= self._max:
-                return ""
-            known = self._known[subject] = spelled(subject)
-        return known
-
-    def _request(self, fact: Request, count: int) -> None:
-        hour = fact.minute // 60
-        if self._cells >= CELLS:
-            self.drop(fact.minute, count)
-            return
-        who = self._who(fact.subject, hour)
-        if not who:
-            self.pass_over(fact.minute, count)
-        route = f"{fact.method} {fact.route}"
-        rule = f"{fact.word} {fact.rule}" if fact.rule else ""
-        refused = fact.word not in _ANSWERED
-        minute, slot = SLOTS[fact.minute % 60], SLOTS[hour % 24]
-        more = 0
-        for one in (EVERYBODY, who) if who else (EVERYBODY,):
-            minutes, hours = self._values(one, hour)
-            more += minutes.add("n", fact.word, minute, count) + hours.add("n", fact.word, slot, count)
-            if refused:
-                more += minutes.add("r", rule, minute, count) + hours.add("r", rule, slot, count)
-            more += hours.add("t", route, slot, count)
-            if fact.client:
-                more += hours.add("c", fact.client, slot, count)
-            if fact.key_id and one is not EVERYBODY:
-                more += hours.add("k", fact.key_id, slot, count)
-        if who:
-            day = hour // 24
-            ranking = self._delta(EVERYBODY, ranking_key(day), _RANKING_ROWS, (day + 1) * DAY)
-            more += ranking.add("s", _ranked(fact.subject, who), slot, count)
-            if refused:
-                more += ranking.add("f", _ranked(fact.subject, who), slot, count)
-        self._cells += more
-
-    def _units(self, fact: Unit, count: int) -> None:
-        hour = fact.minute // 60
-        who = self._who(fact.subject, hour) if self._cells < CELLS else ""
-        route = f"{fact.method} {fact.route}{_US}{fact.prefix}"
-        minute, slot = SLOTS[fact.minute % 60], SLOTS[hour % 24]
-        if self._cells >= CELLS:
-            return  # the request that has spent them is noted as dropped
-        more = 0
-        for one in (EVERYBODY, who) if who else (EVERYBODY,):
-            minutes, hours = self._values(one, hour)
-            more += minutes.add("u", fact.prefix, minute, count) + hours.add("u", fact.prefix, slot, count)
-            more += hours.add("v", route, slot, count)
-            if fact.key_id and one is not EVERYBODY:
-                more += hours.add("w", f"{fact.key_id}{_US}{fact.prefix}", slot, count)
-        self._cells += more
-
-    def _last(self, subject: str, key_id: str, second: int) -> None:
-        hour = second // 3600
-        who = self._who(subject, hour)
-        if not who or who not in self._of:
-            return
-        _, hours = self._values(who, hour)
-        _raise(hours, ONE, second)
-        if key_id and self._latest.get((who, key_id), -1) < second // 60:
-            if len(self._latest) >= FACTS:
-                self._latest.clear()
-            self._latest[who, key_id] = second // 60
-            delta = self._delta(who, latest_key(who), _LATEST_ROWS, (hour // 24 + 1) * DAY)
-            _raise(delta, key_id, second)
-
-    def _values(self, who: str, hour: int) -> tuple[_Delta, _Delta]:
-        rows = _SERVICE_ROWS if who is EVERYBODY else _SUBJECT_ROWS
-        minutes = self._delta(who, minutes_key(who, hour), rows, (hour + 1) * HOUR)
-        return minutes, self._delta(who, hours_key(who, hour // 24), rows, (hour // 24 + 1) * DAY)
+    def add_total(self, name: str, counts: Mapping[str, int], row: UsageRow, now: int) -> None:
+        """Add to totals that go on for good."""
+        names = {number: count for number, count in counts.items() if count}
+        if names:
+            self._now = now
+            self._total_rows[name] = row
+            totals = self._totals.setdefault(name, {})
+            for number, count in names.items():
+                totals[number] = totals.get(number, 0) + count
 
     # -- what is sent -------------------------------------------------------------------------------------
 
-    def add_total(self, key: str, counts: Mapping[str, int], rows: Mapping[str, UsageRow], now: int) -> None:
-        """Add to totals that go on for good."""
-        delta = self._delta(EVERYBODY, key, rows, now)
-        for name, count in counts.items():
-            if count:
-                self._cells += delta.add(TOTALS, name, ONE, count)
-
     def taken(self) -> list[list[UsagePart]]:
         """Return all that is to be sent, by who it is about, and begin anew."""
-        found, self._of, self._cells = self._of, {}, 0
-        return [[self._part(key, delta) for key, delta in deltas.items()] for deltas in found.values()]
+        found = [[*self._parts(who, hours)] for who, hours in self._of.items()]
+        ranking = [*self._ranking()]
+        gaps = [*self._gap_parts()]
+        totals = [self._total(name, counts) for name, counts in self._totals.items()]
+        self._begin_anew()
+        return [parts for parts in (*found, ranking, gaps, totals) if parts]
 
-    def _part(self, key: str, delta: _Delta) -> UsagePart:
+    def _parts(self, who: str, hours: Mapping[int, Hour]) -> Iterator[UsagePart]:
+        rows = SERVICE_ROWS if who == EVERYBODY else SUBJECT_ROWS
+        days: dict[int, list[tuple[Slotted, Counts]]] = {}
+        latest: dict[str, int] = {}
+        for number, hour in hours.items():
+            minutes, by_hour, counts = hour.parts(number % 24)
+            yield self._part(minutes_key(who, number), minutes, counts, rows, (number + 1) * HOUR)
+            days.setdefault(number // 24, []).append((by_hour, counts))
+            latest.update(hour.latest)
+        for day, found in days.items():
+            slotted, counts = found[0] if len(found) == 1 else added_up(found)
+            yield self._part(hours_key(who, day), slotted, counts, rows, (day + 1) * DAY)
+        news = {key: second for key, second in latest.items() if key and self._is_news(who, key, second)}
+        if news:
+            until = max(days) * DAY + DAY
+            yield self._part(latest_key(who), {}, {LATEST: news}, LATEST_ROWS, until)
+
+    def _is_news(self, who: str, key: str, second: int) -> bool:
+        """Tell whether it is to be noted that a key was used: once a minute."""
+        if self._noted.get((who, key), -1) >= second // 60:
+            return False
+        if len(self._noted) >= FACTS:
+            self._noted.clear()
+        self._noted[who, key] = second // 60
+        return True
+
+    def _ranking(self) -> Iterator[UsagePart]:
+        by_hour: dict[int, Counts] = {}
+        by_day: dict[int, Counts] = {}
+        for who, hours in self._of.items():
+            name = self._subjects.get(who)
+            if who == EVERYBODY or name is None:
+                continue
+            for number, hour in hours.items():
+                sums = {word: sum(row.values()) for word, row in hour.n.items()}
+                every = sum(sums.values())
+                refused = every - sum(sums.get(word, 0) for word in ANSWERED)
+                for counts in (by_hour.setdefault(number, {}), by_day.setdefault(number // 24, {})):
+                    for kind, count in (("s", every), ("f", refused)):
+                        if count:
+                            names = counts.setdefault(kind, {})
+                            names[name] = names.get(name, 0) + count
+        for number, counts in by_hour.items():
+            yield self._part(hour_ranking_key(number), {}, counts, RANKING_ROWS, (number + 1) * HOUR)
+        for day, counts in by_day.items():
+            yield self._part(day_ranking_key(day), {}, counts, RANKING_ROWS, (day + 1) * DAY)
+
+    def _gap_parts(self) -> Iterator[UsagePart]:
+        days: dict[int, dict[str, dict[str, int]]] = {}
+        for (what, hour), count in self._gaps.items():
+            days.setdefault(hour // 24, {}).setdefault(what, {})[SLOTS[hour % 24]] = count
+        for day, names in days.items():
+            yield self._part(hours_key(GAPS, day), {"x": names}, {}, NO_ROWS, (day + 1) * DAY)
+
+    def _total(self, name: str, counts: dict[str, int]) -> UsagePart:
+        return self._part(total_key(name), {}, {TOTALS: counts}, {TOTALS: self._total_rows[name]}, self._now)
+
+    def _part(self, key: str, slotted: Slotted, counts: Counts, rows: Mapping[str, UsageRow], until: int) -> UsagePart:
         kind = key[key.rindex("|") + 1]
-        kept = self._minutes if kind == "m" else TOTALS_KEPT if kind == "t" else self._hours
-        return UsagePart(key, delta.counts, delta.rows, delta.period + kept, kept + 2 * DAY)
-
-
-TOTALS = "a"
-"""The kind of totals that go on for good."""
-TOTALS_KEPT = 7 * DAY
-
-_ANSWERED = frozenset({"served", "cached", "failed"})
-
-
-def _ranked(subject: str, who: str) -> str:
-    """Return the name of a subject in the ranking: what it is, so that it can be shown."""
-    return subject if who[0] == "=" else f"{subject[:96]}…{who}" if who[0] == "#" else ""
-
-
-def _raise(delta: _Delta, name: str, second: int) -> None:
-    row = delta.counts.setdefault(LATEST, {}).setdefault(name, {})
-    if row.get(ONE, 0) < second:
-        row[ONE] = second
+        kept = self._minutes if kind in "ms" else TOTALS_KEPT if kind == "t" else self._hours
+        return UsagePart(key, slotted, counts, rows, until + kept, kept + 2 * DAY)

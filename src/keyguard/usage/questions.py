@@ -8,11 +8,11 @@ from typing import Any
 
 from keyguard.clock import SECOND, Clock
 from keyguard.ops import BestEffort, Read, ReadWithTime
-from keyguard.ops.usage import LATEST, PROCESSES, USAGE_VERSION, processes_in, usage_value
+from keyguard.ops.usage import LATEST, OTHER, PROCESSES, UsageValue, processes_in
 from keyguard.units import as_datetime
-from keyguard.usage.names import DAY, HOUR, latest_key, ranking_key, spelled, total_key
-from keyguard.usage.pending import ONE, TOTALS
-from keyguard.usage.reading import Since, begin_of, most_first, named, vanished
+from keyguard.usage.hours import TOTALS
+from keyguard.usage.names import DAY, HOUR, day_ranking_key, hour_ranking_key, latest_key, spelled, total_key
+from keyguard.usage.reading import FINE, Since, begin_of, most_first, named, vanished
 from keyguard.usage.report import ProcessInfo, SubjectUse
 
 
@@ -20,19 +20,19 @@ async def ranking(number: int, since: Since, clock: Clock) -> tuple[SubjectUse, 
     """Return who has asked most."""
     now = clock()
     begin = begin_of(since, now)
-    days = range(begin // DAY, (now + HOUR) // DAY + 1)
-    values = await Read(*[ranking_key(day) for day in days])
+    if begin >= now - FINE:
+        keys = [hour_ranking_key(hour) for hour in range(begin // HOUR, now // HOUR + 2)]
+    else:
+        keys = [day_ranking_key(day) for day in range(begin // DAY, (now + HOUR) // DAY + 1)]
     requests: dict[str, int] = {}
     refused: dict[str, int] = {}
-    for day, value in zip(days, values, strict=True):
-        found = usage_value(value)
-        if found is None or found["v"] != USAGE_VERSION:
+    for value in await Read(*keys):
+        found = UsageValue.read(value)
+        if found is None:
             continue
         for kind, counts in (("s", requests), ("f", refused)):
-            for name, slots in found["c"].get(kind, {}).items():
-                for slot, count in slots.items():
-                    if day * 24 + int(slot) >= begin // HOUR:
-                        counts[name] = counts.get(name, 0) + count
+            for name, count in found.counts.get(kind, {}).items():
+                counts[name] = counts.get(name, 0) + count
     ranked = list(most_first(named(requests)).items())[: max(0, number)]
     return tuple([SubjectUse(name, count, min(count, refused.get(name, 0))) for name, count in ranked])
 
@@ -40,18 +40,14 @@ async def ranking(number: int, since: Since, clock: Clock) -> tuple[SubjectUse, 
 async def last_used(subjects: Sequence[str]) -> dict[str, datetime]:
     """Return when the keys of some subjects were last used, by their ids."""
     asked = list(dict.fromkeys(subjects))
-    found: dict[str, datetime] = {}
+    seconds: dict[str, int] = {}
     for place in range(0, len(asked), _AT_ONCE):
         some = asked[place : place + _AT_ONCE]
-        values = await BestEffort(*[Read(latest_key(spelled(subject))) for subject in some])
-        for value in values:
-            known = usage_value(value[0])
-            if known is None or known["v"] != USAGE_VERSION:
-                continue
-            for key_id, slots in known["c"].get(LATEST, {}).items():
-                second = slots.get(ONE, 0)
-                found[key_id] = max(found.get(key_id, as_datetime(0)), as_datetime(second * SECOND))
-    return found
+        for (value,) in await BestEffort(*[Read(latest_key(spelled(subject))) for subject in some]):
+            found = UsageValue.read(value)
+            for key_id, second in found.counts.get(LATEST, {}).items() if found is not None else ():
+                seconds[key_id] = max(second, seconds.get(key_id, 0))
+    return {key_id: as_datetime(second * SECOND) for key_id, second in seconds.items() if key_id != OTHER}
 
 
 _AT_ONCE = 64
@@ -86,7 +82,5 @@ def _number(told: object) -> int:
 async def total(name: str) -> dict[str, int] | None:
     """Return totals that go on for good; `None` if there are none yet."""
     (value,) = await Read(total_key(name))
-    found = usage_value(value)
-    if value is None or found is None or found["v"] != USAGE_VERSION:
-        return None
-    return {name: slots.get(ONE, 0) for name, slots in found["c"].get(TOTALS, {}).items()}
+    found = UsageValue.read(value)
+    return None if value is None or found is None else found.counts.get(TOTALS, {})

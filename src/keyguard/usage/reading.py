@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
 from keyguard.clock import SECOND, Clock
 from keyguard.ops import BestEffort, Read, ReadWithTime
-from keyguard.ops.usage import LATEST, OTHER, PROCESSES, USAGE_VERSION, Counts, processes_in, usage_value
+from keyguard.ops.usage import LATEST, OTHER, PROCESSES, Counts, UsageValue, processes_in
 from keyguard.units import Duration, as_datetime, microseconds, moment
-from keyguard.usage.names import (
-    DAY,
-    EVERYBODY,
-    GAPS,
-    HOUR,
-    MINUTE,
-    hours_key,
-    minutes_key,
-    spelled,
-)
-from keyguard.usage.pending import ONE
+from keyguard.usage.hours import ANSWERED, ANY
+from keyguard.usage.names import BEGUN, DAY, EVERYBODY, GAPS, HOUR, MINUTE, hours_key, minutes_key, spelled
 from keyguard.usage.report import (
     ClientUse,
     KeyUse,
@@ -33,9 +24,8 @@ from keyguard.usage.report import (
 Since: TypeAlias = "Duration | datetime"
 """A moment, or how long ago that is."""
 
-_FINE = 48 * HOUR
+FINE = 48 * HOUR
 """Microseconds back from now for which minutes are looked at."""
-_ANSWERED = ("served", "cached", "failed")
 _NEVER_HEARD = 30.0  # seconds, besides six intervals, after which a process has vanished
 _MOST = 400 * DAY
 
@@ -51,15 +41,15 @@ class _Asked:
     """The keys that a report needs, by a clock that may be a little wrong."""
 
     def __init__(self, subject: str | None, since: Since, now: int) -> None:
-        self.subject = subject
         who = EVERYBODY if subject is None else spelled(subject)
         begin = begin_of(since, now)
-        self.fine = begin >= now - _FINE
+        self.fine = begin >= now - FINE
         self.hours = range(begin // HOUR, now // HOUR + 2) if self.fine else range(0)
         self.days = range(begin // DAY, (now + HOUR) // DAY + 1)
+        minutes = [minutes_key(who, hour) for hour in self.hours]
         self.read = BestEffort(
-            ReadWithTime(*[minutes_key(who, hour) for hour in self.hours], *[hours_key(who, day) for day in self.days]),
-            Read(*[hours_key(GAPS, day) for day in self.days]),
+            ReadWithTime(*minutes, *[hours_key(who, day) for day in self.days]),
+            Read(*[hours_key(GAPS, day) for day in self.days], BEGUN),
             Read(PROCESSES),
         )
 
@@ -72,32 +62,12 @@ async def report(subject: str | None, since: Since, clock: Clock, size: int | No
         asked = _Asked(subject, since, now)
         (now, values), gaps, processes = await asked.read
     begin = begin_of(since, now)
-    begin -= begin % (MINUTE if asked.fine else HOUR)
-    counted = _Counted(begin, now)
-    minutes = dict(zip(asked.hours, values, strict=False))
-    for day, value in zip(asked.days, values[len(asked.hours) :], strict=True):
-        counted.add_hours(day, _counts(value, counted))
-    for hour in asked.hours:
-        if minutes[hour] is None:
-            counted.whole_hour(hour)
-        else:
-            counted.add_minutes(hour, _counts(minutes[hour], counted))
-    if not asked.fine:
-        for hour in list(counted.hours):
-            counted.whole_hour(hour)
-    for day, value in zip(asked.days, gaps, strict=True):
-        counted.look_for_gaps(day, _counts(value, counted))
-    counted.look_forvanished(processes[0])
-    return counted.report(subject, size)
-
-
-def _counts(value: bytes | None, counted: _Counted) -> Counts:
-    found = usage_value(value)
-    if found is None or found["v"] != USAGE_VERSION:
-        counted.complete = False
-        return {}
-    counts: Counts = found["c"]
-    return counts
+    counted = _Counted(begin - begin % (MINUTE if asked.fine else HOUR), now)
+    counted.take_in(asked, values)
+    for day, value in zip(asked.days, gaps, strict=False):
+        counted.look_for_gaps(day, value)
+    counted.look_for_vanished(processes[0])
+    return counted.report(subject, size, gaps[-1])
 
 
 class _Counted:
@@ -105,60 +75,62 @@ class _Counted:
 
     def __init__(self, begin: int, now: int) -> None:
         self.begin, self.now = begin, now
-        self.first = begin // HOUR
-        """The hour from which on rows are counted."""
+        self.rows_since = begin
         self.complete = True
-        self.rows: dict[str, dict[str, int]] = {}
+        self.rows: Counts = {}
         self.last: dict[str, int] = {}
-        self.hours: dict[int, Counts] = {}
         self.cells: dict[str, dict[str, dict[int, int]]] = {"n": {}, "r": {}, "u": {}}
         """Numbers by kind, name and moment."""
 
-    def add_hours(self, day: int, counts: Counts) -> None:
-        """Take in the hours of a day."""
-        for kind, names in counts.items():
-            if kind == LATEST:
+    def take_in(self, asked: _Asked, values: Sequence[bytes | None]) -> None:
+        """Take in the hours and the days. Hours whose minutes are not kept any more are counted as one piece."""
+        hours = {hour: self._read(value) for hour, value in zip(asked.hours, values, strict=False) if value is not None}
+        days = {day: self._read(value) for day, value in zip(asked.days, values[len(asked.hours) :], strict=True)}
+        rough = False
+        for day, value in days.items():
+            for kind, names in value.slotted.items():
                 for name, slots in names.items():
-                    self.last[name] = max(self.last.get(name, 0), slots.get(ONE, 0))
-                continue
-            for name, slots in names.items():
-                for slot, count in slots.items():
-                    hour = day * 24 + int(slot)
-                    if hour < self.first:
-                        continue
-                    if kind in self.cells:
-                        self.hours.setdefault(hour, {}).setdefault(kind, {}).setdefault(name, {})[ONE] = count
-                    else:
-                        rows = self.rows.setdefault(kind, {})
+                    for slot, count in slots.items():
+                        hour = day * 24 + int(slot)
+                        if hour >= self.begin // HOUR and hour not in hours:
+                            rough = True
+                            self._count(kind, name, max(hour * HOUR, self.begin), count)
+        for hour, value in hours.items():
+            for kind, names in value.slotted.items():
+                for name, slots in names.items():
+                    for slot, count in slots.items():
+                        at = hour * HOUR + int(slot) * MINUTE
+                        if at >= self.begin:
+                            self._count(kind, name, at, count)
+        self.rows_since -= self.begin % (DAY if rough or not asked.fine else HOUR)
+        for value in days.values() if rough or not asked.fine else hours.values():
+            for kind, counts in value.counts.items():
+                if kind != LATEST:
+                    rows = self.rows.setdefault(kind, {})
+                    for name, count in counts.items():
                         rows[name] = rows.get(name, 0) + count
+        for value in (*days.values(), *hours.values()):
+            for name, second in value.counts.get(LATEST, {}).items():
+                self.last[name] = max(second, self.last.get(name, 0))
 
-    def whole_hour(self, hour: int) -> None:
-        """Count an hour as one piece, whose minutes are not kept any more."""
-        at = max(hour * HOUR, self.begin)
-        for kind, names in self.hours.get(hour, {}).items():
-            for name, slots in names.items():
-                self._count(kind, name, at, slots[ONE])
-
-    def add_minutes(self, hour: int, counts: Counts) -> None:
-        """Take in the minutes of an hour."""
-        for kind in self.cells:
-            for name, slots in counts.get(kind, {}).items():
-                for slot, count in slots.items():
-                    at = hour * HOUR + int(slot) * MINUTE
-                    if at >= self.begin:
-                        self._count(kind, name, at, count)
+    def _read(self, value: bytes | None) -> UsageValue:
+        found = UsageValue.read(value)
+        if found is None:
+            self.complete = False
+            return UsageValue()
+        return found
 
     def _count(self, kind: str, name: str, at: int, count: int) -> None:
         row = self.cells[kind].setdefault(name, {})
         row[at] = row.get(at, 0) + count
 
-    def look_for_gaps(self, day: int, counts: Counts) -> None:
+    def look_for_gaps(self, day: int, value: bytes | None) -> None:
         """Look whether something is missing."""
-        for slots in counts.get("x", {}).values():
-            if any(day * 24 + int(slot) >= self.first for slot in slots):
+        for slots in self._read(value).slotted.get("x", {}).values():
+            if any(day * 24 + int(slot) >= self.begin // HOUR for slot in slots):
                 self.complete = False
 
-    def look_forvanished(self, value: bytes | None) -> None:
+    def look_for_vanished(self, value: bytes | None) -> None:
         """Look whether a process has vanished, which may have had something to write."""
         known = processes_in(value)
         if known is None:
@@ -170,12 +142,12 @@ class _Counted:
 
     # -- the report ---------------------------------------------------------------------------------------
 
-    def report(self, subject: str | None, size: int | None) -> UsageReport:
+    def report(self, subject: str | None, size: int | None, begun: bytes | None) -> UsageReport:
         """Put the report together."""
         words = _sums(self.cells["n"])
-        refused = {word: count for word, count in words.items() if word not in _ANSWERED}
+        refused = {word: count for word, count in words.items() if word not in ANSWERED}
         rules = _sums(self.cells["r"])
-        last = self.last.get(ONE, 0)
+        last = self.last.get(ANY, 0)
         return UsageReport(
             subject=subject,
             since=as_datetime(self.begin),
@@ -195,8 +167,9 @@ class _Counted:
             units=most_first(_sums(self.cells["u"])),
             buckets=self._buckets(size or _size_for(self.now - self.begin)),
             other=self._others(rules),
-            rows_since=as_datetime(self.first * HOUR),
+            rows_since=as_datetime(self.rows_since),
             last=as_datetime(last * SECOND) if last else None,
+            begun=as_datetime(int(begun)) if begun is not None and begun.isdigit() else None,
             complete=self.complete,
         )
 
@@ -266,7 +239,7 @@ def _size_for(span: int) -> int:
     """Return the seconds of a bucket that suit a span."""
     if span <= 3 * HOUR:
         return 60
-    if span <= _FINE + HOUR:
+    if span <= FINE + HOUR:
         return 900
     return 3600 if span <= 15 * DAY else 86400
 

@@ -94,7 +94,7 @@ class UsageReport:
     by_rule: tuple[RuleUse, ...]
     """The refused ones by what has refused them, most first."""
     by_route: tuple[RouteUse, ...]
-    """Most first. Routes, addresses and keys are counted by the hour: from `rows_since` on."""
+    """Most first. Routes, addresses and keys are counted by the hour, or by the day: from `rows_since` on."""
     by_client: tuple[ClientUse, ...]
     by_key: tuple[KeyUse, ...]
     units: Mapping[str, int]
@@ -104,9 +104,12 @@ class UsageReport:
     other: Mapping[str, int]
     """Requests in no row, by what the rows are of: `rules`, `routes`, `clients`, `keys`. Empty if there are none."""
     rows_since: datetime
-    """The full hour from which on `by_route`, `by_client` and `by_key` count."""
+    """The full hour from which on `by_route`, `by_client` and `by_key` count; the full day (UTC) if `since` is more
+    than two days ago."""
     last: datetime | None
     """When the last request came; `None` for none."""
+    begun: datetime | None
+    """When the ledger was begun; `None` for one that has nothing in it yet."""
     complete: bool
     """Whether all that was asked is counted here. Not, if a process was killed, if there was no room, or if a later
     version of keyguard has written what this one cannot read."""
