@@ -75,7 +75,10 @@ class Facts:
             at += ahead
             minute = at // MINUTE
             if outcome == "refused":
-                word, rule = ("fault" if cause is None else cause._value_), policies[0] if policies else reason
+                word, rule = (
+                    ("fault" if cause is None else cause._value_),
+                    policies[0] if policies else reason or "refused",
+                )
             else:
                 word, rule = outcome, ""
             fact = (subject, minute, word, rule, method, route, key_id, client)
