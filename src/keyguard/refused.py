@@ -2,17 +2,19 @@
 
 Nobody has to catch it. It is an HTTP exception of the frameworks that are loaded, so that they answer with the status
 and the body of the refusal: of Starlette (and FastAPI), of werkzeug (Flask, Quart), of Falcon and of Bottle. Litestar
-answers it in its own form. Drivers answer for apps that let it pass, as those of Pyramid do.
+answers it in its own form. A handler of an app's own for such exceptions answers it in the app's form. Drivers answer
+for apps that let it pass, as those of Pyramid do.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from functools import cache
 from typing import Any
 
 from keyguard.errors import KeyguardError
+from keyguard.flow import is_async
 from keyguard.http.fields import LIMIT_FIELDS
 from keyguard.refusal import Refusal
 from keyguard.request import CarriedRequest
@@ -105,10 +107,29 @@ def _class_for_litestar(websocket: bool) -> type[Refused]:
 async def _answer_in_starlette(request: Any, error: Refused) -> Any:
     if request.scope["type"] == "websocket":  # it may be open already: drivers know, and Starlette lets it pass
         raise error
+    own = _handler_of_the_app(request.scope)
+    if own is not None:
+        from starlette.concurrency import run_in_threadpool
+
+        return await (own(request, error) if is_async(own) else run_in_threadpool(own, request, error))
     from starlette.responses import Response as StarletteResponse
 
     answer = error.answer
     return StarletteResponse(answer.body, answer.status, dict(answer.headers))
+
+
+def _handler_of_the_app(scope: MutableMapping[str, Any]) -> Any:
+    """Return the function by which an app of Starlette or FastAPI answers all HTTP exceptions, if it is its own.
+
+    The app tells what it was given. What runs in the end, tools that watch it may have wrapped.
+    """
+    given = getattr(scope.get("app"), "exception_handlers", None)
+    if isinstance(given, Mapping):
+        for module in ("fastapi.exceptions", "starlette.exceptions"):
+            own = given.get(getattr(sys.modules.get(module), "HTTPException", None))
+            if own is not None and getattr(own, "__module__", "") != "fastapi.exception_handlers":
+                return own
+    return None
 
 
 def refusal_of(request: CarriedRequest, status: int, headers: Headers) -> Refusal | None:

@@ -184,6 +184,86 @@ def test_fastapi_in_its_own_words() -> None:
     assert (left(store, LIMIT), left(store, REQUESTS)) == (100, 9)
 
 
+HANDLED_BY = ["Refused", "429", "fastapi's HTTPException", "Starlette's HTTPException", "a plain function"]
+
+
+@pytest.mark.parametrize("kind", HANDLED_BY)
+@pytest.mark.parametrize("status", [429, 400, 200])
+def test_an_app_that_answers_all_errors_in_one_form_answers_refusals_so(kind: str, status: int) -> None:
+    """With its status it is a refusal, and costs nothing; else the app has served something."""
+    from starlette.exceptions import HTTPException as StarletteHTTPException
+
+    store = MemoryStore()
+    told: list[Any] = []
+    guard = Keyguard(LIMIT, REQUESTS, store=store, on_refusal=told.append)
+    app = fastapi_app(guard)
+
+    async def own(request: Any, error: Any) -> JSONResponse:
+        return JSONResponse({"error": {"code": error.status_code, "message": error.detail}}, status)
+
+    def plain(request: Any, error: Any) -> JSONResponse:
+        return JSONResponse({"error": {"code": error.status_code, "message": error.detail}}, status)
+
+    caught: Any = dict(zip(HANDLED_BY, [Refused, 429, HTTPException, StarletteHTTPException], strict=False))
+    app.exception_handler(caught.get(kind, HTTPException))(plain if kind == "a plain function" else own)
+    app.add_middleware(guard.asgi)
+    answer = ask_asgi(app, Ask("/greedy"), lint=False)
+    error = json.loads(answer.body)["error"]
+    assert (answer.status, error["code"], answer.get("content-type")) == (status, 429, "application/json")
+    assert (
+        error["message"].startswith("All that is left of 'tokens:100/minute' is held") or "tokens" in error["message"]
+    )
+    assert (answer.get("retry-after"), len(told)) == (("1", 1) if status == 429 else (None, 0))
+    assert left(store, LIMIT) == (100 if status == 429 else 87)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_handler_that_hands_on_to_fastapis_own_gets_a_whole_answer(wrapped: bool) -> None:
+    from fastapi.exception_handlers import http_exception_handler
+
+    guard = stack(MemoryStore())
+    app = fastapi_app(guard)
+    seen: list[Any] = []
+    if wrapped:  # as tools do that watch an app: they wrap whatever answers, and leave the app's own list alone
+
+        def watch(made: Any) -> Any:
+            handlers = made._exception_handlers
+            for kind, handler in [*handlers.items()]:
+
+                async def watched(request: Any, error: Any, handler: Any = handler) -> Any:
+                    seen.append(error)
+                    return await handler(request, error)
+
+                handlers[kind] = watched
+            return made
+
+        from starlette.middleware.exceptions import ExceptionMiddleware
+
+        build = app.build_middleware_stack
+
+        def built() -> Any:
+            whole = inner = build()
+            while not isinstance(inner, ExceptionMiddleware):
+                inner = inner.app
+            watch(inner)
+            return whole
+
+        app.build_middleware_stack = built
+    else:
+
+        @app.exception_handler(HTTPException)
+        async def own(request: Any, error: Any) -> Any:
+            seen.append(error)
+            return await http_exception_handler(request, error)
+
+    app.add_middleware(guard.asgi)
+    answer = ask_asgi(app, Ask("/greedy"))
+    assert (answer.status, answer.get("retry-after")) == (429, "1")
+    problem = json.loads(answer.body)
+    assert (problem["cause"] == "usage") if wrapped else [*problem] == ["detail"]
+    assert len(seen) == (0 if wrapped else 1)
+
+
 def test_litestar() -> None:
     """It answers in its own form, and with the fields of the refusal."""
     from litestar import Litestar, get
