@@ -101,25 +101,49 @@ class Bans:
 
     def _scan(self) -> Iterator[Banned]:
         for key, state in self._store.scan(POOLS):
-            pool, _, bucket = key.partition("|")
+            pool = key.partition("|")[0]
             guard = pool.removeprefix(POOLS).removesuffix(_ENDING)
             if not pool.endswith(_ENDING) or (self._guards is not None and guard not in self._guards):
                 continue
-            try:
-                ban = ban_of(state)
-                since, until = as_datetime(ban.since), as_datetime(ban.until)
-            except (ValueError, OverflowError):
-                log.warning("the state of a ban is damaged: %r", key[:200])
-                continue
-            yield Banned(bucket.removeprefix("@"), guard, since, until, ban.number, key)
+            found = _banned(key, state)
+            if found is not None:
+                yield found
+
+
+def _banned(key: str, state: bytes) -> Banned | None:
+    pool, _, bucket = key.partition("|")
+    try:
+        ban = ban_of(state)
+        since, until = as_datetime(ban.since), as_datetime(ban.until)
+    except (ValueError, OverflowError):
+        log.warning("the state of a ban is damaged: %r", key[:200])
+        return None
+    guard = pool.removeprefix(POOLS).removesuffix(_ENDING)
+    return Banned(bucket.removeprefix("@"), guard, since, until, ban.number, key)
 
 
 def bans_of(guards: Iterable[object], store: Store) -> Bans:
     """Return the bans of a stack. Raises `ConfigurationError` if none of its guards bans."""
-    names = [guard.pool_name for guard in guards if isinstance(guard, Guard)]  # by its class: no other guard bans
+    names = names_of_bans(guards)
     if not names:
         raise ConfigurationError("this stack has no Ban guard")
     return Bans(store, names)
+
+
+def names_of_bans(guards: Iterable[object]) -> list[str]:
+    """Return the names of the guards that ban, as they stand in the keys of what these count."""
+    return [guard.pool_name for guard in guards if isinstance(guard, Guard)]  # by its class: no other guard bans
+
+
+async def in_force(names: Iterable[str], buckets: Iterable[str]) -> list[Banned]:
+    """Return the bans of some callers by some guards: those whose end has not come."""
+    keys = [f"{POOLS}{name}{_ENDING}|{bucket}" for name in names for bucket in buckets]
+    if not keys:
+        return []
+    read: Any = await ReadWithTime(*keys)
+    now, states = read
+    found = [_banned(key, state) for key, state in zip(keys, states, strict=True) if state is not None]
+    return [one for one in found if one is not None and in_microseconds(one.until) > now]
 
 
 async def _now() -> int:

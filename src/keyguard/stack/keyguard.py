@@ -30,6 +30,7 @@ from keyguard.process.fork import renew_after_fork
 from keyguard.process.workers import checked_workers
 from keyguard.refusal import Refusal
 from keyguard.request.current import note_requests
+from keyguard.stack.bans import names_of_bans
 from keyguard.stack.counters import claim
 from keyguard.stack.deployment import (
     check_clock,
@@ -203,7 +204,8 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
             why = why_unmet(self._stacked, self._needs)
             raise ConfigurationError(f"these guards need the {', '.join(self._needs)} of the caller{why}")
         claim(self.store, members)
-        self._note = StackNote(self.store, name, self._default_name(), self._facts(self._declared))
+        bans = names_of_bans(self.guards)
+        self._note = StackNote(self.store, name, self._default_name(), self._facts(self._declared), bans)
         if among > 1:
             warn_of_workers(self.store, members, among)
         check_limitations(self.store, self._declared)

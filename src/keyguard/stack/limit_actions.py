@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from keyguard.audit import KEPT, AuditRecord, checked_actor, encode, new_record
 from keyguard.buckets import bucket_text
@@ -16,7 +17,7 @@ from keyguard.checks import is_whole
 from keyguard.clock import Clock
 from keyguard.counter_names import LimitFacts
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
-from keyguard.keys import KeyRegistry
+from keyguard.keys import KeyRecord, KeyRegistry
 from keyguard.ops import Adjust, Adjusted, Adjustment, Count, Note, Store, keeps_count, traits_of
 from keyguard.ops.adjusting import Verb
 from keyguard.rates import Limit
@@ -74,6 +75,14 @@ class LimitChange:
         return self.before.spent - self.after.spent
 
 
+class Seen(NamedTuple):
+    """A limit that counts a caller, and what the caller has used of it."""
+
+    use: LimitUse
+    limit: Limit
+    facts: LimitFacts
+
+
 class Actions:
     """The actions of operators on the limits of some facts, in one store."""
 
@@ -102,12 +111,14 @@ class Actions:
             caller.guessed and any(facts.by == "key" and _is_named(facts, limit) for facts in self._facts)
         )
 
-    def with_keys(self, caller: Caller) -> list[Caller]:
+    def with_keys(self, caller: Caller, records: Sequence[KeyRecord] | None = None) -> list[Caller]:
         """Return a caller with the plan of its keys in the store, if they agree on one.
 
-        If limits count its keys, return each of them instead, and the caller for what else counts it.
+        If limits count its keys, return each of them instead, and the caller for what else counts it. `records` are
+        those of the keys if they are known: else all keys of the store are looked through.
         """
-        records = KeyRegistry(self._store).list(subject=caller.subject)
+        if records is None:
+            records = KeyRegistry(self._store).list(subject=caller.subject)
         now = as_datetime(self._clock())
         valid = [record for record in records if record.status(now) in ("active", "rotating")] or records
         keys = [Caller(key.id, {"key": bucket_text(key.id)}, key.plan, plan_is_known=True) for key in valid]
@@ -140,11 +151,16 @@ class Actions:
 
     async def look(self, caller: Caller, limit: str | None) -> tuple[LimitUse, ...]:
         """Return what the caller has spent of the limits that count it."""
+        return tuple([seen.use for seen in await self.see(caller, limit)])
+
+    async def see(self, caller: Caller, limit: str | None) -> list[Seen]:
+        """Do as `look` does, and return the limits as well."""
         chosen = self._chosen(await self._facts_for(caller), caller, limit)
         if not chosen:
-            return ()
+            return []
         adjusted = await Adjust([Adjustment(key, rate) for key, rate, _ in chosen])
-        return tuple(_use(each, count, adjusted.at) for each, count in zip(chosen, adjusted.after, strict=True))
+        pairs = zip(chosen, adjusted.after, strict=True)
+        return [Seen(_use(each, count, adjusted.at), *each[1:]) for each, count in pairs]
 
     async def change(
         self, caller: Caller, limit: str | None, verb: Verb, units: int, actor: str

@@ -56,9 +56,11 @@ class WrittenStack:
     """The limits of which this keyguard cannot say what they mean, each with the reason."""
     overridable: tuple[str, ...] = ()
     """The names of the limits of which it reads overrides."""
+    bans: tuple[str, ...] = ()
+    """The names of its guards that ban, as they stand in the keys of what these count."""
 
 
-def encode(name: str, facts: Sequence[LimitFacts]) -> bytes:
+def encode(name: str, facts: Sequence[LimitFacts], bans: Sequence[str] = ()) -> bytes:
     """Return what a stack of that name writes down."""
     names = [each.name for each in fields(LimitFacts)]
     limits = [{name: getattr(each, name) for name in names} | {"limit": _described(each.limit)} for each in facts]
@@ -70,6 +72,8 @@ def encode(name: str, facts: Sequence[LimitFacts]) -> bytes:
     overridable = names_of_overridable(facts)
     if overridable:
         members["overridable"] = sorted(overridable)
+    if bans:
+        members["bans"] = sorted(bans)
     return json.dumps(members, separators=(",", ":")).encode()
 
 
@@ -103,7 +107,8 @@ def decode(data: bytes) -> WrittenStack:
             facts.append(_fact(each, limit))
         overridable = tuple(map(str, found.get("overridable", ())))
         known = tuple([replace(each, overridable=each.guard in overridable) for each in facts])
-        return WrittenStack(str(found["name"]), known, tuple(unknown), overridable)
+        bans = tuple(map(str, found.get("bans", ())))
+        return WrittenStack(str(found["name"]), known, tuple(unknown), overridable, bans)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError("the rules of a stack are damaged: start its app again, which writes them anew") from error
 
@@ -142,8 +147,10 @@ class StackNote:
         name: str | None,
         otherwise: str,
         facts: Iterable[LimitFacts],
+        bans: Iterable[str] = (),
     ) -> None:
         self._store = store
+        self.bans = tuple(bans)
         self.facts = tuple(facts)
         self.named = name is not None
         """Whether the user gave the stack its name."""
@@ -163,7 +170,7 @@ class StackNote:
     @cached_property
     def text(self) -> bytes:
         """The text that is written, but for the name."""
-        return encode("", self.facts)
+        return encode("", self.facts, self.bans)
 
     def add(self, facts: Iterable[LimitFacts]) -> None:
         """Take in the facts of limits that came later, and write all down if some of them are written already."""
@@ -192,7 +199,7 @@ class StackNote:
         warn_of_travels(self._store)
         traits = traits_of(self._store)
         process = getpid()
-        if self._process == process or not self.facts or forks_in_c():
+        if self._process == process or not (self.facts or self.bans) or forks_in_c():
             return
         self._process = process
         if traits.place is None or traits.of_one_process or not traits.holds_values:
@@ -203,7 +210,7 @@ class StackNote:
             log.warning("the rules of the stack %r are not written down: there is no room for a thread", self.name)
 
     def _write(self, wait: Callable[[float], None] = pause) -> None:
-        op = Put(f"{POOL}|{self.name}", encode(self.name, self.facts))
+        op = Put(f"{POOL}|{self.name}", encode(self.name, self.facts, self.bans))
         for failures, seconds in enumerate(_PAUSES, 1):
             try:
                 self._store.execute([op])

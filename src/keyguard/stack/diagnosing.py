@@ -1,0 +1,369 @@
+"""Why a caller is refused: what stores say of it, gathered in a few reads of keys that are known beforehand.
+
+Rules:
+- Nothing is looked through for a page. Which keys a subject has the ledger tells; without one, and only if limits count
+  by key, all keys of the store are looked through.
+- The decisions' store has to answer. What the ledger cannot tell is left out, and said.
+- Nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from keyguard.audit import AuditLog
+from keyguard.buckets import bucket_text
+from keyguard.clock import SECOND, Clock, pause
+from keyguard.counter_names import LimitFacts
+from keyguard.errors import StoreError
+from keyguard.http.addresses import bucket_named
+from keyguard.keys import KeyRecord, record_key
+from keyguard.keys.format import ALPHABET, ID_LENGTH
+from keyguard.keys.record import decode
+from keyguard.ops import ReadWithTime, Store, traits_of
+from keyguard.rates import Quota
+from keyguard.run import run_flow
+from keyguard.stack.bans import Banned, in_force
+from keyguard.stack.callers import Caller, Kind, find_caller
+from keyguard.stack.limit_actions import Actions, Seen
+from keyguard.units import Duration, as_datetime, in_microseconds
+from keyguard.usage import UsageReport
+from keyguard.usage.asking import Asking
+from keyguard.usage.reading import begin_of as moment_of
+from keyguard.why import Agreement, BanState, Diagnosis, KeyState, LimitReport
+from keyguard.why.agreement import NO_LEDGER, NOT_COMPARED, agreement, begin_of, compared, ledger_of
+from keyguard.why.spending import addresses_of, counts_of, refused_in, routes_of, used_up_at
+from keyguard.why.verdict import deciding, judged
+
+INTERVAL = 2.0
+"""Seconds between two flushes of a ledger, if that is not known."""
+_FINE = timedelta(hours=47)
+"""For so long the ledger's minutes are there."""
+_KEYS = 20
+"""Keys of a subject that are looked at."""
+_ADDRESSES = 8
+"""Addresses of a caller whose bans are looked for."""
+_UNITS = ("quota", "window", "smooth", "credits", "")
+"""The kinds of limits whose units are spent."""
+
+
+class Diagnoses:
+    """Answers why callers are refused, by a store and its ledger."""
+
+    def __init__(
+        self,
+        store: Store,
+        facts: Iterable[LimitFacts],
+        clock: Clock,
+        *,
+        ledger: Asking | None = None,
+        bans: Iterable[str] = (),
+        interval: float = INTERVAL,
+    ) -> None:
+        self._store = store
+        self._facts = tuple(facts)
+        self._clock = clock
+        self._ledger = ledger
+        self._bans = tuple(bans)
+        self._interval = interval
+
+    def of(
+        self,
+        who: str,
+        *,
+        by: Kind | None = None,
+        plan: str | None = None,
+        since: Duration | datetime = "24 hours",
+        check: bool = False,
+    ) -> Diagnosis:
+        """Return what is known of a caller.
+
+        `check` waits for two intervals of the ledger if it does not say what the counter says, and compares them again.
+        Raises `ValueError` for who is nobody, and `StoreError` if the decisions' store fails.
+        """
+        keys = traits_of(self._store).holds_values
+        caller: Caller = run_flow(self._store, find_caller(who, by, self._facts, keys=keys))
+        if plan is not None:
+            caller = replace(caller, plan=plan, plan_is_known=True)
+        return _One(self, caller, moment_of(since, self._clock())).diagnosis(check)
+
+
+class _One:
+    """The diagnosis of one caller, in the making."""
+
+    def __init__(self, parts: Diagnoses, caller: Caller, since: int) -> None:
+        self._parts = parts
+        self._store = parts._store
+        self._caller = caller
+        self._since = as_datetime(since)
+        self._subject = caller.subject
+        if caller.subject is None and caller.buckets.get("ip"):
+            self._subject = ""  # callers without a key are one for the ledger
+        self._unreadable = False
+
+    def diagnosis(self, check: bool) -> Diagnosis:
+        caller = self._caller
+        record, now = self._record()
+        at = as_datetime(now)
+        report = self._report(self._since)
+        kind = self._kind(record, report)
+        keys = self._keys_of(report) if kind == "subject" else []
+        seen, unseen = self._seen(record, keys, kind)
+        limits = [_limit_report(one, now) for one in seen]
+        first = deciding(limits)
+        whole = report
+        if first is not None:
+            limits = [first, *[limit for limit in _ranked(limits) if limit is not first]]
+            whole, limits = self._with_ledger(report, limits, at)
+        spent_by = limits[0].prefix if limits and limits[0].kind in _UNITS and limits[0].by in ("subject", "key") else None
+        own = report if self._subject else None  # of callers without a key each is counted with all others
+        found = Diagnosis(
+            caller=caller.name,
+            kind=kind,
+            at=at,
+            since=self._since if report is None else report.since,
+            state="works",
+            level="good",
+            subject=caller.subject if caller.subject is not None and kind != "key" or record is not None else "",
+            key=self._key_state(record, report, at) if kind == "key" else None,
+            keys=tuple([self._state_of(one, report, at) for one in keys]),
+            limits=tuple(limits),
+            unseen=tuple(unseen),
+            bans=self._bans(record, report),
+            requests=None if own is None else counts_of(own),
+            refused=() if own is None else refused_in(own),
+            routes=() if own is None or whole is None else routes_of(whole, spent_by),
+            addresses=() if own is None or whole is None else addresses_of(whole),
+            spent_since=None if own is None or whole is None else whole.rows_since,
+            ledger=self._ledger_state(report),
+            agreement=self._agreement(limits, at, check),
+        )
+        return judged(found)
+
+    # -- the key ------------------------------------------------------------------------------------------
+
+    def _record(self) -> tuple[KeyRecord | None, int]:
+        """Return the record of the key that is meant, if one is, and the store's time."""
+        id = self._caller.name if "key" in self._caller.buckets and not self._caller.guessed else ""
+        read: Any = self._store.execute([ReadWithTime(record_key(id))])[0]
+        now, (stored,) = read
+        return (None if not id or stored is None else decode(stored)), now
+
+    def _kind(self, record: KeyRecord | None, report: UsageReport | None) -> Any:
+        caller = self._caller
+        if record is not None or set(caller.buckets) == {"key"}:
+            return "key"
+        if "ip" in caller.buckets or caller.name.startswith("@"):
+            return "address"
+        if set(caller.buckets) == {"function"}:
+            return "function"
+        # An id that nobody has used as a subject is that of a key which is not there.
+        if _is_like_an_id(caller.name) and (report is None or not report.requests):
+            return "key"
+        return "subject"
+
+    def _key_state(self, record: KeyRecord | None, report: UsageReport | None, at: datetime) -> KeyState:
+        return KeyState(self._caller.name, "unknown") if record is None else self._state_of(record, report, at)
+
+    def _state_of(self, record: KeyRecord, report: UsageReport | None, at: datetime) -> KeyState:
+        status = record.status(at)
+        since = {"revoked": record.revoked, "expired": record.expires, "replaced": record.retires}.get(status)
+        used = {} if report is None else {key.key_id: key for key in report.by_key}
+        last = used[record.id].last if record.id in used else None
+        if last is None and self._parts._ledger is not None and not self._unreadable and record.id == self._caller.name:
+            last = self._last_used(record)
+        return KeyState(
+            record.id,
+            status,
+            record.subject,
+            record.owner,
+            record.name,
+            record.plan,
+            tuple(sorted(record.scopes)),
+            record.networks,
+            record.created,
+            since,
+            record.not_before if status == "pending" else record.not_after,
+            record.revoked_for,
+            record.replaced_by,
+            last,
+            None if report is None else (used[record.id].requests if record.id in used else 0),
+        )
+
+    def _last_used(self, record: KeyRecord) -> datetime | None:
+        assert self._parts._ledger is not None
+        try:
+            return self._parts._ledger.last_used(record.subject).get(record.id)
+        except StoreError:
+            self._unreadable = True
+            return None
+
+    def _keys_of(self, report: UsageReport | None) -> list[KeyRecord]:
+        """Return the records of the keys with which a subject has called."""
+        if report is None or not traits_of(self._store).holds_values:
+            return []
+        ids = [key.key_id for key in sorted(report.by_key, key=_last, reverse=True) if key.key_id][:_KEYS]
+        if not ids:
+            return []
+        read: Any = self._store.execute([ReadWithTime(*map(record_key, ids))])[0]
+        return [decode(stored) for stored in read[1] if stored is not None]
+
+    # -- limits -------------------------------------------------------------------------------------------
+
+    def _seen(self, record: KeyRecord | None, keys: list[KeyRecord], kind: str) -> tuple[list[Seen], list[str]]:
+        """Return the limits that count the caller, and of which nothing can be told."""
+        caller, facts = self._caller, self._parts._facts
+        if kind == "key" and record is None:
+            return [], []
+        actions = Actions(self._store, facts, self._parts._clock)
+        callers = [caller]
+        if keys and actions.asks_for_keys(caller, None):
+            callers = actions.with_keys(caller, keys)
+        elif self._parts._ledger is None and actions.asks_for_keys(caller, None):
+            callers = actions.with_keys(caller)
+        found: list[Seen] = []
+        unseen: dict[str, None] = {}
+        for each in callers:
+            counting = []
+            for one in facts:
+                if each.bucket(one.by) is None:
+                    continue
+                if one.limit is None and one.plans is None:
+                    unseen[f"a function chooses the limits of {one.guard!r} on each request"] = None
+                elif one.plans is not None and not each.plan_is_known:
+                    unseen[f"{one.guard!r} depends on the caller's plan, which no key tells (--plan)"] = None
+                else:
+                    counting.append(one)
+            if counting:
+                found += run_flow(self._store, Actions(self._store, counting, self._parts._clock).see(each, None))
+        return found, list(unseen)
+
+    # -- bans ---------------------------------------------------------------------------------------------
+
+    def _bans(self, record: KeyRecord | None, report: UsageReport | None) -> tuple[BanState, ...]:
+        buckets = set(self._caller.buckets.values())
+        if record is not None:
+            buckets |= {bucket_text(record.id), bucket_text(record.subject)}
+        if report is not None and self._subject:
+            prefixes = {one.ipv6_prefix for one in self._parts._facts} or {64}
+            for client in report.by_client[:_ADDRESSES]:
+                buckets |= {bucket for prefix in prefixes if (bucket := bucket_named(client.client, prefix))}
+        buckets |= {f"@{bucket}" for bucket in buckets if not bucket.startswith("@")}
+        found: Sequence[Banned] = run_flow(self._store, in_force(self._parts._bans, sorted(buckets)))
+        return tuple([BanState(one.caller, one.guard, one.since, one.until, one.number) for one in found])
+
+    # -- the ledger ---------------------------------------------------------------------------------------
+
+    def _report(self, since: datetime, fine: bool = False) -> UsageReport | None:
+        if self._parts._ledger is None or self._subject is None or self._unreadable:
+            return None
+        try:
+            return self._parts._ledger.of(self._subject, since, bucket=60 if fine else None)
+        except StoreError:
+            self._unreadable = True
+            return None
+
+    def _ledger_state(self, report: UsageReport | None) -> Any:
+        if self._unreadable:
+            return "unreadable"
+        if report is None:
+            return "none" if self._parts._ledger is None else "complete"
+        return "complete" if report.complete else "incomplete"
+
+    def _with_ledger(
+        self, report: UsageReport | None, limits: list[LimitReport], at: datetime
+    ) -> tuple[UsageReport | None, list[LimitReport]]:
+        """Return what the ledger says since the deciding limit's period began, and the limits with what it knows."""
+        if report is None or not self._subject:
+            return report, limits
+        refused = {rule.name: rule.count for rule in report.by_rule if rule.cause == "usage"}
+        limits = [replace(limit, refused=refused.get(limit.name, 0)) for limit in limits]
+        first = limits[0]
+        since = first.begins or (at - first.period if first.period and first.period >= timedelta(hours=1) else self._since)
+        whole = self._report(since, fine=at - since < _FINE)
+        if whole is None:
+            return report, limits
+        since_then = {rule.name: rule.count for rule in whole.by_rule if rule.cause == "usage"}
+        limits[0] = replace(first, refused=since_then.get(first.name, 0), used_up_at=used_up_at(whole, first))
+        return whole, limits
+
+    def _agreement(self, limits: list[LimitReport], at: datetime, check: bool) -> Agreement:
+        limit = compared(limits)
+        if limit is None or not self._subject:
+            return NOT_COMPARED
+        since = begin_of(limit, at)
+        key_id = limit.caller if limit.by == "key" else ""
+        report = self._report(since, fine=at - since < _FINE)
+        if report is None:
+            return NO_LEDGER
+        found = agreement(limit, ledger_of(report, limit, at, key_id), at)
+        if found.state == "agree" or not check:
+            return found
+        pause(2 * self._parts._interval)
+        report = self._report(since, fine=at - since < _FINE)
+        if report is None:
+            return NO_LEDGER
+        again = self._spent_now(limit)
+        ledger = ledger_of(report, limit, at, key_id)
+        given, changed = self._given(limit, since)
+        return agreement(limit, ledger._replace(given=given, changed=changed), at, again)
+
+    def _spent_now(self, limit: LimitReport) -> int:
+        facts = [one for one in self._parts._facts if one.prefix == limit.prefix]
+        caller = Caller(limit.caller, {limit.by: limit.caller}, plan_is_known=False)
+        flow = Actions(self._store, [replace(one, plans=None) for one in facts], self._parts._clock).see(caller, None)
+        return max([seen.use.spent for seen in run_flow(self._store, flow)], default=limit.spent)
+
+    def _given(self, limit: LimitReport, since: datetime) -> tuple[int, datetime | None]:
+        """Return how many units of a limit were given back by hand since a moment, and when the last ones were."""
+        given, last = 0, None
+        for record in AuditLog(self._store).list(since=since, action="limits", caller=limit.caller):
+            before, after = record.before.get("spent"), record.after.get("spent")
+            if record.limit == limit.name and isinstance(before, int) and isinstance(after, int):
+                given, last = given + before - after, record.at
+        return given, last
+
+
+def _limit_report(seen: Seen, now: int) -> LimitReport:
+    use, limit, facts = seen
+    unit, begins, ends, period = "", None, None, None
+    if isinstance(limit, Quota):
+        unit = limit.periods.unit
+        begin, end = limit.present(now)
+        begins, ends, period = as_datetime(begin), as_datetime(end), timedelta(microseconds=end - begin)
+    elif limit.kind not in ("credits", "slots"):
+        period = timedelta(microseconds=limit.period)
+    return LimitReport(
+        name=use.name,
+        guard=facts.guard,
+        rate=use.rate,
+        kind=limit.kind,
+        unit=unit,
+        period=period,
+        by=use.by,
+        caller=use.caller,
+        prefix=facts.prefix,
+        limit=use.limit,
+        spent=use.spent,
+        held=use.held,
+        remaining=use.remaining,
+        begins=begins,
+        ends=ends,
+        more_at=use.more_at,
+        works_at=use.works_at,
+    )
+
+
+def _ranked(limits: Iterable[LimitReport]) -> list[LimitReport]:
+    return sorted(limits, key=lambda limit: (not limit.exhausted, -limit.share, limit.name))
+
+
+def _last(key: Any) -> int:
+    return 0 if key.last is None else in_microseconds(key.last) // SECOND
+
+
+def _is_like_an_id(name: str) -> bool:
+    return len(name) == ID_LENGTH and all(one in ALPHABET for one in name)

@@ -1,0 +1,16 @@
+"""Why a caller is refused: what keyguard knows of it, as data and in sentences. No store is read here."""
+
+from __future__ import annotations
+
+from keyguard.why.diagnosis import (
+    Agreement,
+    BanState,
+    Counts,
+    Diagnosis,
+    KeyState,
+    LimitReport,
+    RefusedFor,
+    Spent,
+)
+
+__all__ = ["Agreement", "BanState", "Counts", "Diagnosis", "KeyState", "LimitReport", "RefusedFor", "Spent"]
