@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from keyguard.stack.limits import Limits
     from keyguard.stores import open_store
     from keyguard.usage import Usage, UsageReader, UsageReport
+    from keyguard.why import Diagnosis, RequestReport
 __all__ = [
     "ANONYMOUS",
     "APIKeys",
@@ -64,6 +65,7 @@ __all__ = [
     "Concurrency",
     "ConfigurationError",
     "Decision",
+    "Diagnosis",
     "Explanation",
     "ForeignKey",
     "Forward",
@@ -91,6 +93,7 @@ __all__ = [
     "Refusal",
     "Refused",
     "Request",
+    "RequestReport",
     "RequestState",
     "Reservation",
     "Response",
@@ -149,6 +152,7 @@ _PLACES = {
     "stack.limits": "Limits",
     "stores": "open_store",
     "usage": "Usage UsageReader UsageReport",
+    "why": "Diagnosis RequestReport",
 }
 """The module of each name; the lines above say the same to type checkers, and a test compares them."""
 _MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}

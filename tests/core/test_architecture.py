@@ -26,7 +26,7 @@ ARROW = [
     "counter_names metrics uncounted without_store",
     "body_fields guard observer",
     "alerts gate selection usage",
-    "together",
+    "together why",
     "chain",
     "drivers guards policies",
     "dashboard",

@@ -3,6 +3,7 @@
     keyguard keys issue --owner acme --plan pro --store sqlite:///keyguard.db
     keyguard keys list --json
     keyguard store check redis://localhost
+    keyguard why acme
     keyguard limits show acme
     keyguard bans lift 203.0.113.9
     keyguard cache purge --tag products
@@ -49,6 +50,7 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("keys", "issue, list, update, rotate, disable, revoke and import API keys", "keys"),
     Command("store", "make, check and copy stores", "store"),
+    Command("why", "tell why a caller is refused: by what, since when, who has spent it, and what helps", "why"),
     Command("limits", "show and change what callers have spent of their limits", "limits"),
     Command("overrides", "put other limits in the place of those of one subject", "overrides"),
     Command("bans", "list and lift bans, and take over those of elsewhere", "bans"),

@@ -9,14 +9,13 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from keyguard.audit import AuditLog
 from keyguard.buckets import bucket_text
-from keyguard.clock import SECOND, Clock, pause
+from keyguard.clock import Clock
 from keyguard.counter_names import LimitFacts
 from keyguard.errors import StoreError
 from keyguard.http.addresses import bucket_named
@@ -24,17 +23,17 @@ from keyguard.keys import KeyRecord, record_key
 from keyguard.keys.format import ALPHABET, ID_LENGTH
 from keyguard.keys.record import decode
 from keyguard.ops import ReadWithTime, Store, traits_of
-from keyguard.rates import Quota
 from keyguard.run import run_flow
 from keyguard.stack.bans import Banned, in_force
 from keyguard.stack.callers import Caller, Kind, find_caller
+from keyguard.stack.checking import Checking, limit_report
 from keyguard.stack.limit_actions import Actions, Seen
-from keyguard.units import Duration, as_datetime, in_microseconds
+from keyguard.units import Duration, as_datetime
 from keyguard.usage import UsageReport
 from keyguard.usage.asking import Asking
 from keyguard.usage.reading import begin_of as moment_of
 from keyguard.why import Agreement, BanState, Diagnosis, KeyState, LimitReport
-from keyguard.why.agreement import NO_LEDGER, NOT_COMPARED, agreement, begin_of, compared, ledger_of
+from keyguard.why.agreement import LEAST, NOT_COMPARED, compared
 from keyguard.why.spending import addresses_of, counts_of, refused_in, routes_of, used_up_at
 from keyguard.why.verdict import deciding, judged
 
@@ -103,6 +102,8 @@ class _One:
         if caller.subject is None and caller.buckets.get("ip"):
             self._subject = ""  # callers without a key are one for the ledger
         self._unreadable = False
+        self._used: Mapping[str, datetime] = {}
+        """When the keys of the subject were last used."""
 
     def diagnosis(self, check: bool) -> Diagnosis:
         caller = self._caller
@@ -110,16 +111,20 @@ class _One:
         at = as_datetime(now)
         report = self._report(self._since)
         kind = self._kind(record, report)
+        self._used = self._last_used() if self._subject else {}
         keys = self._keys_of(report) if kind == "subject" else []
         seen, unseen = self._seen(record, keys, kind)
-        limits = [_limit_report(one, now) for one in seen]
+        limits = [limit_report(one, now) for one in seen]
         first = deciding(limits)
         whole = report
         if first is not None:
             limits = [first, *[limit for limit in _ranked(limits) if limit is not first]]
             whole, limits = self._with_ledger(report, limits, at)
-        spent_by = limits[0].prefix if limits and limits[0].kind in _UNITS and limits[0].by in ("subject", "key") else None
+        spends = bool(limits) and limits[0].kind in _UNITS and limits[0].by in ("subject", "key")
+        spent_by = limits[0].prefix if spends else None
         own = report if self._subject else None  # of callers without a key each is counted with all others
+        if kind == "key" and record is None:
+            own = None
         found = Diagnosis(
             caller=caller.name,
             kind=kind,
@@ -127,7 +132,7 @@ class _One:
             since=self._since if report is None else report.since,
             state="works",
             level="good",
-            subject=caller.subject if caller.subject is not None and kind != "key" or record is not None else "",
+            subject="" if record is None and kind == "key" else caller.subject or "",
             key=self._key_state(record, report, at) if kind == "key" else None,
             keys=tuple([self._state_of(one, report, at) for one in keys]),
             limits=tuple(limits),
@@ -166,15 +171,18 @@ class _One:
         return "subject"
 
     def _key_state(self, record: KeyRecord | None, report: UsageReport | None, at: datetime) -> KeyState:
-        return KeyState(self._caller.name, "unknown") if record is None else self._state_of(record, report, at)
+        if record is not None:
+            return self._state_of(record, report, at)
+        self._subject = ""  # whoever sends an unknown key is a caller without one
+        tried = self._report(self._since)
+        rows = () if tried is None else tried.by_key
+        sent = next((row.requests for row in rows if row.key_id == self._caller.name), 0)
+        return KeyState(self._caller.name, "unknown", requests=None if tried is None else sent)
 
     def _state_of(self, record: KeyRecord, report: UsageReport | None, at: datetime) -> KeyState:
         status = record.status(at)
         since = {"revoked": record.revoked, "expired": record.expires, "replaced": record.retires}.get(status)
-        used = {} if report is None else {key.key_id: key for key in report.by_key}
-        last = used[record.id].last if record.id in used else None
-        if last is None and self._parts._ledger is not None and not self._unreadable and record.id == self._caller.name:
-            last = self._last_used(record)
+        used = {} if report is None else {key.key_id: key.requests for key in report.by_key}
         return KeyState(
             record.id,
             status,
@@ -189,23 +197,26 @@ class _One:
             record.not_before if status == "pending" else record.not_after,
             record.revoked_for,
             record.replaced_by,
-            last,
-            None if report is None else (used[record.id].requests if record.id in used else 0),
+            self._used.get(record.id),
+            None if report is None else used.get(record.id, 0),
         )
 
-    def _last_used(self, record: KeyRecord) -> datetime | None:
-        assert self._parts._ledger is not None
+    def _last_used(self) -> Mapping[str, datetime]:
+        if self._parts._ledger is None or self._unreadable or not self._subject:
+            return {}
         try:
-            return self._parts._ledger.last_used(record.subject).get(record.id)
+            return self._parts._ledger.last_used(self._subject)
         except StoreError:
             self._unreadable = True
-            return None
+            return {}
 
     def _keys_of(self, report: UsageReport | None) -> list[KeyRecord]:
         """Return the records of the keys with which a subject has called."""
         if report is None or not traits_of(self._store).holds_values:
             return []
-        ids = [key.key_id for key in sorted(report.by_key, key=_last, reverse=True) if key.key_id][:_KEYS]
+        never = as_datetime(0)
+        known = [key.key_id for key in report.by_key if key.key_id]
+        ids = sorted(known, key=lambda id: self._used.get(id, never), reverse=True)[:_KEYS]
         if not ids:
             return []
         read: Any = self._store.execute([ReadWithTime(*map(record_key, ids))])[0]
@@ -257,6 +268,14 @@ class _One:
 
     # -- the ledger ---------------------------------------------------------------------------------------
 
+    def _agreement(self, limits: list[LimitReport], at: datetime, check: bool) -> Agreement:
+        limit = compared(limits)
+        if limit is None or not self._subject:
+            return NOT_COMPARED
+        parts = self._parts
+        checking = Checking(parts._store, parts._facts, parts._clock, parts._interval)
+        return checking.checked(limit, at, lambda since: self._report(since, fine=at - since < _FINE), again=check)
+
     def _report(self, since: datetime, fine: bool = False) -> UsageReport | None:
         if self._parts._ledger is None or self._subject is None or self._unreadable:
             return None
@@ -282,7 +301,9 @@ class _One:
         refused = {rule.name: rule.count for rule in report.by_rule if rule.cause == "usage"}
         limits = [replace(limit, refused=refused.get(limit.name, 0)) for limit in limits]
         first = limits[0]
-        since = first.begins or (at - first.period if first.period and first.period >= timedelta(hours=1) else self._since)
+        since = first.begins or self._since
+        if first.begins is None and first.period is not None and first.period >= LEAST:
+            since = at - first.period
         whole = self._report(since, fine=at - since < _FINE)
         if whole is None:
             return report, limits
@@ -290,79 +311,9 @@ class _One:
         limits[0] = replace(first, refused=since_then.get(first.name, 0), used_up_at=used_up_at(whole, first))
         return whole, limits
 
-    def _agreement(self, limits: list[LimitReport], at: datetime, check: bool) -> Agreement:
-        limit = compared(limits)
-        if limit is None or not self._subject:
-            return NOT_COMPARED
-        since = begin_of(limit, at)
-        key_id = limit.caller if limit.by == "key" else ""
-        report = self._report(since, fine=at - since < _FINE)
-        if report is None:
-            return NO_LEDGER
-        found = agreement(limit, ledger_of(report, limit, at, key_id), at)
-        if found.state == "agree" or not check:
-            return found
-        pause(2 * self._parts._interval)
-        report = self._report(since, fine=at - since < _FINE)
-        if report is None:
-            return NO_LEDGER
-        again = self._spent_now(limit)
-        ledger = ledger_of(report, limit, at, key_id)
-        given, changed = self._given(limit, since)
-        return agreement(limit, ledger._replace(given=given, changed=changed), at, again)
-
-    def _spent_now(self, limit: LimitReport) -> int:
-        facts = [one for one in self._parts._facts if one.prefix == limit.prefix]
-        caller = Caller(limit.caller, {limit.by: limit.caller}, plan_is_known=False)
-        flow = Actions(self._store, [replace(one, plans=None) for one in facts], self._parts._clock).see(caller, None)
-        return max([seen.use.spent for seen in run_flow(self._store, flow)], default=limit.spent)
-
-    def _given(self, limit: LimitReport, since: datetime) -> tuple[int, datetime | None]:
-        """Return how many units of a limit were given back by hand since a moment, and when the last ones were."""
-        given, last = 0, None
-        for record in AuditLog(self._store).list(since=since, action="limits", caller=limit.caller):
-            before, after = record.before.get("spent"), record.after.get("spent")
-            if record.limit == limit.name and isinstance(before, int) and isinstance(after, int):
-                given, last = given + before - after, record.at
-        return given, last
-
-
-def _limit_report(seen: Seen, now: int) -> LimitReport:
-    use, limit, facts = seen
-    unit, begins, ends, period = "", None, None, None
-    if isinstance(limit, Quota):
-        unit = limit.periods.unit
-        begin, end = limit.present(now)
-        begins, ends, period = as_datetime(begin), as_datetime(end), timedelta(microseconds=end - begin)
-    elif limit.kind not in ("credits", "slots"):
-        period = timedelta(microseconds=limit.period)
-    return LimitReport(
-        name=use.name,
-        guard=facts.guard,
-        rate=use.rate,
-        kind=limit.kind,
-        unit=unit,
-        period=period,
-        by=use.by,
-        caller=use.caller,
-        prefix=facts.prefix,
-        limit=use.limit,
-        spent=use.spent,
-        held=use.held,
-        remaining=use.remaining,
-        begins=begins,
-        ends=ends,
-        more_at=use.more_at,
-        works_at=use.works_at,
-    )
-
 
 def _ranked(limits: Iterable[LimitReport]) -> list[LimitReport]:
     return sorted(limits, key=lambda limit: (not limit.exhausted, -limit.share, limit.name))
-
-
-def _last(key: Any) -> int:
-    return 0 if key.last is None else in_microseconds(key.last) // SECOND
 
 
 def _is_like_an_id(name: str) -> bool:

@@ -20,6 +20,7 @@ from keyguard.stack.written import StackNote
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 from keyguard.usage import Usage
+from keyguard.why.recall import Recall
 
 if TYPE_CHECKING:
     from keyguard.alerts.book import AlertBook
@@ -51,12 +52,15 @@ class ForObservers:
         """The functions of observers that are told of each request."""
         aside = None if self._aside is None else self._aside.store
         self._stores = [self._home, *([] if aside is None or aside is self._home else [aside])]
-        for word, observer in observers:
+        given = [*observers]
+        if any(isinstance(observer, Usage) for _, observer in given):
+            given.append(("recall", Recall()))
+        for word, observer in given:
             if observer is None:
                 continue
             if isinstance(observer, type) or not callable(getattr(observer, "attach", None)):
-                given = getattr(observer, "__name__", observer)
-                raise ConfigurationError(f"{word} is an object such as {word.capitalize()}(), not {given!r:.80}")
+                told = getattr(observer, "__name__", observer)
+                raise ConfigurationError(f"{word} is an object such as {word.capitalize()}(), not {told!r:.80}")
             sink = observer.attach(
                 Observed(
                     name=self._note.name,

@@ -8,10 +8,11 @@ from keyguard.audit import AuditLog
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard, Guard
-from keyguard.guards.cache import Explanation, ResponseCache
+from keyguard.guards.cache import ResponseCache
 from keyguard.guards.overload import Overload
 from keyguard.ops import Store
 from keyguard.stack.bans import Bans, bans_of
+from keyguard.stack.for_answers import ForAnswers
 from keyguard.stack.limits import Limits
 from keyguard.stack.written import StackNote
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from keyguard.keys import KeyRegistry
 
 
-class ForOperators:
+class ForOperators(ForAnswers):
     """The part of `Keyguard` that is for operators."""
 
     guards: tuple[AnyGuard, ...]
@@ -68,10 +69,6 @@ class ForOperators:
             if isinstance(guard, Overload):  # by its class, as above
                 return guard
         raise ConfigurationError("this stack has no Overload guard")
-
-    def explain(self, url: str) -> Explanation:
-        """Tell why the last response for a URL, or for a path on any host, was stored in the cache or was not."""
-        return self.cache.explain(url)
 
     @property
     def health(self) -> StoreHealth:

@@ -297,7 +297,8 @@ class Ledger:
                 self._process_noted = False
                 self._ahead = None
             return
-        if now - self._noted >= min(_NOTED, 5 * self._every):
+        by_hand = bool(self.stacks) and self.stacks[0].manual is not None  # then no time passes by itself
+        if by_hand or now - self._noted >= min(_NOTED, 5 * self._every):
             self._noted = now
             self._ahead = self._difference(self._note_process(store))
 

@@ -12,5 +12,16 @@ from keyguard.why.diagnosis import (
     RefusedFor,
     Spent,
 )
+from keyguard.why.requests import RequestReport
 
-__all__ = ["Agreement", "BanState", "Counts", "Diagnosis", "KeyState", "LimitReport", "RefusedFor", "Spent"]
+__all__ = [
+    "Agreement",
+    "BanState",
+    "Counts",
+    "Diagnosis",
+    "KeyState",
+    "LimitReport",
+    "RefusedFor",
+    "RequestReport",
+    "Spent",
+]

@@ -46,9 +46,9 @@ class Ledger(NamedTuple):
 def compared(limits: Iterable[LimitReport]) -> LimitReport | None:
     """Return the first of some limits whose counter can be compared with the ledger."""
     for limit in limits:
-        if limit.kind in ("quota", "window") and limit.by in ("subject", "key"):
-            if limit.period is not None and limit.period >= LEAST and not limit.held:
-                return limit
+        counted = limit.kind in ("quota", "window") and limit.by in ("subject", "key") and not limit.held
+        if counted and limit.period is not None and limit.period >= LEAST:
+            return limit
     return None
 
 
@@ -106,7 +106,9 @@ def agreement(limit: LimitReport, ledger: Ledger, now: datetime, again: int | No
             "not known", f"{numbers}, which is not whole: a process has vanished, or there was no room for all."
         )
     if again is None:
-        return verdict("unsettled", f"{numbers}: what came in the last seconds may be on its way (--check waits for it).")
+        return verdict(
+            "unsettled", f"{numbers}: what came in the last seconds may be on its way (--check waits for it)."
+        )
     by_hand = "" if ledger.changed is None else f", with what was changed by hand {clock(ledger.changed, now)}"
     if counter > ledger.most:
         return verdict(

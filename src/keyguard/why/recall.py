@@ -55,7 +55,7 @@ class Recall:
         """Take note of a stack; return what is told of each request."""
         for observer in stack.before:
             if isinstance(observer, Usage):
-                self._store = observer.store
+                self._store, _ = observer._ledger()
                 observer.listen(self.write)
         return self._ring.append
 

@@ -174,7 +174,9 @@ def _limits(report: RequestReport) -> tuple[list[str], list[str]]:
         advice.append("It costs more than the limit ever admits: ask for less at a time, or raise the limit.")
     elif refusing and report.works_at is not None and report.at is not None:
         missing = max(limit.missing for limit in refusing)
-        advice.append(f"It would have been admitted with {number(missing)} more, or {ahead(report.works_at, report.at)}.")
+        advice.append(
+            f"It would have been admitted with {number(missing)} more, or {ahead(report.works_at, report.at)}."
+        )
     elif refusing:
         advice.append("Nothing of it comes back by itself: only a grant helps.")
     return details, advice

@@ -65,15 +65,20 @@ def routes_of(report: UsageReport, prefix: str | None) -> tuple[Spent, ...]:
     """Return the routes that have spent the limit of a prefix; all routes by their requests, without one."""
     if prefix is None:
         whole = report.requests
-        rows = [(f"{row.method} {row.route}".strip(), row.requests, row.requests) for row in report.by_route]
+        rows = [(route_name(row.method, row.route), row.requests, row.requests) for row in report.by_route]
     else:
         whole = report.units.get(prefix, 0)
         rows = [
-            (f"{row.method} {row.route}".strip(), row.units[prefix], row.requests)
+            (route_name(row.method, row.route), row.units[prefix], row.requests)
             for row in report.by_route
             if row.units.get(prefix)
         ]
     return _ranked(rows, whole, report.other.get("routes", 0) if prefix is None else 0)
+
+
+def route_name(method: str, route: str) -> str:
+    """Return what a route is called: method and template."""
+    return f"{method} {route}" if route else f"{method} (route not known)"
 
 
 def addresses_of(report: UsageReport) -> tuple[Spent, ...]:

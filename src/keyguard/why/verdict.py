@@ -11,9 +11,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from keyguard.why.diagnosis import Diagnosis, Level, LimitReport, RefusedFor, State
+from keyguard.why.diagnosis import BanState, Diagnosis, Level, LimitReport, RefusedFor, State
+from keyguard.why.spending import OTHER
 from keyguard.why.words import ago, ahead, clock, counted, joined, limit_words, number, percent, span
 
 NEARLY = 0.8
@@ -59,17 +60,20 @@ def deciding(limits: Sequence[LimitReport]) -> LimitReport | None:
     """Return the limit that decides: one that is used up and lasts longest, else the fullest of those that last."""
     if not limits:
         return None
-    never = timedelta.max
-
-    def lasts(limit: LimitReport) -> timedelta:
-        if limit.works_at is None:
-            return never if limit.exhausted and limit.kind != "slots" else timedelta(0)
-        return limit.works_at - limit.works_at.min.replace(tzinfo=limit.works_at.tzinfo)
-
     spent = [limit for limit in limits if limit.exhausted]
     if spent:
-        return max(spent, key=lasts)
-    return max(limits, key=lambda limit: (limit.kind in ("quota", "credits"), limit.period or timedelta(0), limit.share))
+        return max(spent, key=_works_at)
+    return max(limits, key=_size)
+
+
+def _works_at(limit: LimitReport) -> datetime:
+    if limit.kind == "slots":  # they come back when a request ends
+        return datetime.min.replace(tzinfo=UTC)
+    return limit.works_at or datetime.max.replace(tzinfo=UTC)
+
+
+def _size(limit: LimitReport) -> tuple[bool, timedelta, float]:
+    return limit.kind in ("quota", "credits"), limit.period or timedelta(0), limit.share
 
 
 class _Sentences:
@@ -97,7 +101,9 @@ class _Sentences:
         if state == "nearly":
             return [self._nearly(limit) for limit in self.found.limits if _is_near(limit)]
         if state == "unused":
-            return [f"Nothing has been asked for in {ago(self.found.since, self.now)}, and nothing bars {self._them()}."]
+            return [
+                f"Nothing has been asked for in {ago(self.found.since, self.now)}, and nothing bars {self._them()}."
+            ]
         return self._works()
 
     def _them(self) -> str:
@@ -119,7 +125,11 @@ class _Sentences:
         if key.status == "pending":
             begins = "later" if key.until is None else ahead(key.until, now)
             return [f"The key works only later: {begins}."]
-        return [f"No key {key.id} stands in this store: it was never issued here, or it was deleted."]
+        said = [f"No key {key.id} stands in this store: it was never issued here, or it was deleted."]
+        if key.requests:
+            since = ago(self.found.since, now)
+            said.append(f"{counted(key.requests, 'request')} of {since} {_were(key.requests)} sent with it.")
+        return said
 
     @staticmethod
     def _reason(why: str | None) -> str:
@@ -129,11 +139,10 @@ class _Sentences:
         found = []
         for ban in self.found.bans:
             if ban.caller in _names(self.found):
+                since = clock(ban.since, self.now).removeprefix(_AT)
                 again = "" if ban.number < 2 else f" It is the ban number {ban.number} in a row."
-                found.append(
-                    f"{self.who} is banned by {ban.guard} since {clock(ban.since, self.now).removeprefix('at ')}, and is "
-                    f"let in again {ahead(ban.until, self.now)}.{again}"
-                )
+                found.append(f"{self.who} is banned by {ban.guard} since {since}.")
+                found.append(f"It is let in again {ahead(ban.until, self.now)}.{again}")
         return found
 
     def _exhausted(self) -> list[str]:
@@ -147,7 +156,9 @@ class _Sentences:
     def _used_up(self, limit: LimitReport) -> str:
         words = limit_words(limit)
         if limit.kind == "slots":
-            return f"All places are in use: {counted(limit.held, 'request')} of at most {number(limit.limit)} are under way."
+            held = counted(limit.held, "request")
+            verb = "is" if limit.held == 1 else "are"
+            return f"All places are in use: {held} {verb} under way, of {number(limit.limit)} at most."
         if limit.held and limit.spent < limit.limit:
             return f"The {words} is used up: {number(limit.spent)} are spent, and {number(limit.held)} are reserved."
         if limit.used_up_at is not None:
@@ -163,12 +174,10 @@ class _Sentences:
         return f"{self.who} works again {ahead(limit.works_at, self.now)}."
 
     def _nearly(self, limit: LimitReport) -> str:
-        until = limit.ends or limit.more_at
-        left = f"{number(limit.remaining)} are left"
-        return (
-            f"{percent(limit.share)} of the {limit_words(limit)} is used: {left}"
-            f"{'' if until is None or limit.kind == 'credits' else f' until {clock(until, self.now).removeprefix(_AT)}'}."
-        )
+        end = limit.ends if limit.kind == "quota" else None
+        until = "" if end is None else f" until {clock(end, self.now).removeprefix(_AT)}"
+        left = number(limit.remaining)
+        return f"{percent(limit.share)} of the {limit_words(limit)} is used: {left} are left{until}."
 
     def _works(self) -> list[str]:
         refused = sum(one.requests for one in self.found.refused)
@@ -191,9 +200,9 @@ class _Sentences:
             said.append("Besides, a limit of its subject is used up.")
         said += [sentence for one in found.refused for sentence in self._refused(one)]
         said += [self._ban_elsewhere(ban) for ban in found.bans if ban.caller not in _names(found)]
-        if found.state in ("exhausted", "nearly") or found.agreement.state in ("differ", "unsettled"):
-            if found.agreement.state != "not compared":
-                said.append(found.agreement.because)
+        matters = found.state in ("exhausted", "nearly") or found.agreement.state == "differ"
+        if matters and found.agreement.state != "not compared" and found.ledger not in ("none", "unreadable"):
+            said.append(found.agreement.because)
         if found.ledger == "none":
             said.append("No ledger is kept, Keyguard(usage=Usage()): who has asked for what is not known.")
         elif found.ledger == "unreadable":
@@ -205,9 +214,12 @@ class _Sentences:
 
     def _spenders(self, limit: LimitReport) -> list[str]:
         said = []
-        for rows, verb in ((self.found.routes, "went to"), (self.found.addresses, "came from")):
-            if rows and rows[0].name != "other":
-                said.append(f"{percent(rows[0].share)} {verb} {rows[0].name}.")
+        routes, addresses = self.found.routes, self.found.addresses
+        if routes and routes[0].name != OTHER:
+            said.append(f"{'All of it' if len(routes) == 1 else percent(routes[0].share)} went to {routes[0].name}.")
+        if addresses and addresses[0].name != OTHER:
+            share = "All" if len(addresses) == 1 else f"{percent(addresses[0].share)} of the"
+            said.append(f"{share} requests came from {addresses[0].name}.")
         if limit.refused:
             since = "since" if limit.used_up_at is not None else f"in {ago(self.found.since, self.now)}"
             said.append(f"{counted(limit.refused, 'request')} {_were(limit.refused)} refused {since}.")
@@ -241,9 +253,9 @@ class _Sentences:
     def _owner(self) -> str:
         return {"key": "the key's", "address": "the address's"}.get(self.found.kind, "the caller's")
 
-    def _ban_elsewhere(self, ban: object) -> str:
-        caller, guard, until = ban.caller, ban.guard, ban.until  # type: ignore[attr-defined]
-        return f"The address {caller}, from which it has called, is banned by {guard}: it is let in {ahead(until, self.now)}."
+    def _ban_elsewhere(self, ban: BanState) -> str:
+        until = ahead(ban.until, self.now)
+        return f"The address {ban.caller}, from which it has called, is banned by {ban.guard}: it is let in {until}."
 
     # -- what would have admitted it ----------------------------------------------------------------------
 
@@ -264,9 +276,11 @@ class _Sentences:
             elif one.cause == "request":
                 said.append("The client has to send another request: one key, and a path that can be read in one way.")
             elif one.cause == "address" and not found.bans:
-                said.append("See which addresses the stack's IPFilter lets in, and from where the key may be used.")
+                said += self._for_address(one)
             elif one.cause == "fault":
-                said.append("Look at the store and at the app's log: keyguard store check, and the errors of that time.")
+                said.append(
+                    "Look at the store and at the app's log: keyguard store check, and the errors of that time."
+                )
         if found.agreement.false_exhaustion and found.agreement.ledger is not None:
             told = str(max(0, found.agreement.ledger))
             command = _command("limits", "set", self._counted_as(), told, "--limit", found.agreement.limit)
@@ -287,7 +301,9 @@ class _Sentences:
             return [f"The client has to wait, or gets another key: {_command('keys', 'issue', '--owner', owner)}."]
         if status == "revoked":
             return [f"The client needs a new key: {_command('keys', 'issue', '--owner', owner)}."]
-        return ["Compare the id with that of the client's key, and this store with that of the app: keyguard keys list."]
+        return [
+            "Compare the id with that of the client's key, and this store with that of the app: keyguard keys list."
+        ]
 
     def _for_limit(self, limit: LimitReport) -> list[str]:
         if limit.kind == "slots":
@@ -297,15 +313,28 @@ class _Sentences:
         grant = _command("limits", "grant", limit.caller, units, "--limit", limit.name)
         return [*said, f"Let it go on now: {grant}."]
 
-    def _for_permission(self, one: RefusedFor) -> list[str]:
+    def _key_id(self) -> str:
+        if self.found.key is not None:
+            return self.found.key.id
+        return self.found.keys[0].id if self.found.keys else "ID"
+
+    def _for_address(self, one: RefusedFor) -> list[str]:
         names = {name for name, _ in one.rules}
+        said = []
+        if "key-network" in names:
+            command = _command("keys", "update", self._key_id(), "--network", "NETWORK")
+            said.append(f"Let the key be used from there: {command}.")
+        if names - {"key-network"}:
+            said.append("See which addresses the stack's IPFilter lets in.")
+        return said
+
+    def _for_permission(self, one: RefusedFor) -> list[str]:
         key = self.found.key
-        id = key.id if key is not None else self.found.keys[0].id if self.found.keys else "ID"
-        if names == {"key-network"}:
-            return [f"Let it be used from there: {_command('keys', 'update', id, '--network', 'NETWORK')}."]
-        has = ", ".join(key.scopes) if key is not None and key.scopes else "none"
-        had = f" (it has {has})" if key is not None else ""
-        return [f"Give it the scope that the route asks for{had}: {_command('keys', 'update', id, '--scope', 'SCOPE')}."]
+        id = self._key_id()
+        scopes = key.scopes if key is not None else ()
+        has = "" if key is None else f" (it has {', '.join(scopes) or 'none'})"
+        command = _command("keys", "update", id, "--scope", ",".join([*scopes, "SCOPE"]))
+        return [f"Give it the scope that the route asks for{has}: {command}."]
 
 
 _AT = "at "

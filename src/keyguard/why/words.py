@@ -9,7 +9,7 @@ from keyguard.clock import SECOND
 from keyguard.units import in_microseconds
 from keyguard.why.diagnosis import LimitReport
 
-_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _ADJECTIVES = {"hour": "hourly", "day": "daily", "week": "weekly", "month": "monthly", "year": "yearly"}
 _UNITS = ((7 * 86400, "week"), (86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _SIZES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
