@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +14,8 @@ from keyguard.ops import HELD_WAIT, MAX_HOLDS, REMEMBERED, Demand, Renew, Settle
 from keyguard.rates import Limit, Slots, smooth, window
 from keyguard.rates.limit import NEVER
 from keyguard.stores.memory import MemoryStore
-from keyguard.stores.postgres import PostgresStore
-from keyguard.stores.redis import RedisStore
-from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, Reference
-from tests.support.every_store import KINDS
+from tests.support.every_store import KINDS, on_a_clock
 
 SECOND = 1_000_000
 LEASE = 10 * SECOND
@@ -59,19 +54,10 @@ class Limited:
 
 
 @pytest.fixture(params=KINDS)
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+def opened(request: pytest.FixtureRequest) -> Any:
     """A store of each kind, empty, with a manual clock."""
     clock = ManualClock()
-    made: dict[str, Callable[[], Any]] = {
-        "memory": lambda: MemoryStore(clock=clock),
-        "sqlite": lambda: SQLiteStore(tmp_path / "holds.db", 5.0, clock=clock),
-        "redis": lambda: RedisStore(request.getfixturevalue("valkey").url).scratch(clock),
-        "cluster": lambda: RedisStore(request.getfixturevalue("cluster").url).scratch(clock),
-        "postgresql": lambda: PostgresStore(request.getfixturevalue("postgres").url).scratch(clock),
-    }
-    store = made[request.param]()
-    yield store, clock
-    getattr(store, "close", lambda: None)()
+    return on_a_clock(request.param, request, clock), clock
 
 
 @pytest.fixture

@@ -10,6 +10,10 @@ import pytest
 
 from keyguard.stores import open_store
 from keyguard.stores.memory import MemoryStore
+from keyguard.stores.postgres import PostgresStore
+from keyguard.stores.redis import RedisStore
+from keyguard.stores.sqlite import SQLiteStore
+from keyguard.testing import ManualClock
 from tests.support.servers import Postgres, RedisCluster, RedisServer
 
 SHARED = ["sqlite", "redis", "cluster", "postgresql"]
@@ -38,4 +42,18 @@ def store_of(kind: str, request: pytest.FixtureRequest, folder: Path, name: str 
     store: Any = MemoryStore() if kind == "memory" else open_store(url_of(kind, request, folder, name))
     if hasattr(store, "close"):
         request.addfinalizer(store.close)
+    return store
+
+
+def on_a_clock(kind: str, request: pytest.FixtureRequest, clock: ManualClock) -> Any:
+    """The same, by a manual clock."""
+    if kind == "memory":
+        return MemoryStore(clock=clock)
+    if kind == "sqlite":
+        store: Any = SQLiteStore(request.getfixturevalue("tmp_path") / "clock.db", 5.0, clock=clock)
+    elif kind == "postgresql":
+        store = PostgresStore(request.getfixturevalue("postgres").url).scratch(clock)
+    else:
+        store = RedisStore(request.getfixturevalue("valkey" if kind == "redis" else "cluster").url).scratch(clock)
+    request.addfinalizer(store.close)
     return store

@@ -39,7 +39,8 @@ class CircuitBreaker:
         alike: bool = False,
     ) -> None:
         self.store = store
-        self._execute: Callable[[Sequence[Op[Any]]], list[Any]] = store.execute
+        self._timed: Callable[[Sequence[Op[Any]]], list[Any]] | None = None
+        """Executes operations with a stopwatch, if anybody wants to know."""
         self._aexecute = traits_of(store).aexecute
         self._here = traits_of(store).here
         self._workers = workers
@@ -55,7 +56,7 @@ class CircuitBreaker:
 
     def time(self, took: Callable[[float], None]) -> None:
         """Tell from now on how many seconds each operation of the store has taken, or has failed in."""
-        self._execute = timed(self._execute, took)
+        self._timed = timed(self._timed or (lambda ops: self.store.execute(ops)), took)
         if self._aexecute is not None:
             self._aexecute = timed_async(self._aexecute, took)
 
@@ -103,7 +104,7 @@ class CircuitBreaker:
                 self._owed.keep(ops)
                 raise
         try:
-            results = self._execute(ops)
+            results = (self._timed or self.store.execute)(ops)
         except BaseException as error:
             self._failed(ops, error, number)
             raise
@@ -145,7 +146,7 @@ class CircuitBreaker:
         """Make the settlements that wait, now that the store answers."""
         while due := self._owed.due(self._dropped):
             try:
-                self._execute([settle for settle, _ in due])
+                (self._timed or self.store.execute)([settle for settle, _ in due])
             except StoreError:
                 self._owed.failed(due)
                 return

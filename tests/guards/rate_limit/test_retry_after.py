@@ -3,52 +3,56 @@ early is not. Over every algorithm and store, through a whole stack."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import count as numbers
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyguard import Keyguard, RateLimit, smooth
-from keyguard.clock import Clock
-from keyguard.stores.memory import MemoryStore
-from keyguard.stores.sqlite import SQLiteStore
+from keyguard import APIKeys, Identity, Keyguard, RateLimit, credits, quota, smooth
 from keyguard.testing import ManualClock, play
+from tests.support.every_store import KINDS, on_a_clock
 
-# A file of its own for each story: the counts of another would be read as this one's.
-FILES = numbers()
-STORES: dict[str, Callable[[Path, Clock], Any]] = {
-    "memory": lambda folder, clock: MemoryStore(clock=clock),
-    "sqlite": lambda folder, clock: SQLiteStore(folder / f"{next(FILES)}.db", clock=clock),
-}
-EXAMPLES = {"memory": 250, "sqlite": 40}
+EXAMPLES = {"memory": 120, "sqlite": 25, "redis": 12, "cluster": 6, "postgresql": 6}
+CALLERS = numbers()
+"""A caller of its own for each story."""
 
 amounts = st.one_of(st.integers(1, 5), st.integers(30, 40), st.integers(41, 120))
 spans = st.sampled_from(["second", "7 seconds", "minute", "hour", "day"])
 windows = st.builds(lambda amount, span: f"{amount}/{span}", amounts, spans)
 evens = st.builds(lambda amount, span, burst: smooth(f"{amount}/{span}", burst), amounts, spans, st.integers(1, 5))
+quotas = st.builds(
+    lambda amount, unit, zone: quota(f"{amount}/{unit}", tz=zone),
+    amounts,
+    st.sampled_from(["hour", "day", "week", "month"]),
+    st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns"]),
+)
+balances = st.builds(lambda more, refill: credits(refill.quota + more, refill=refill), st.integers(0, 9), quotas)
+
+
+def period_of(rate: Any) -> str:
+    """One guard has one limit a period."""
+    return rate.partition("/")[2] if isinstance(rate, str) else rate.code
 
 
 @st.composite
 def stories(draw: st.DrawFn) -> tuple[list[Any], list[tuple[float, int]]]:
     """Limits, and the pauses and costs of a caller."""
-    rates = draw(
-        st.lists(st.one_of(windows, evens), min_size=1, max_size=3, unique_by=lambda r: str(r).split("/", 1)[1])
-    )
+    rates = draw(st.lists(st.one_of(windows, evens, quotas, balances), min_size=1, max_size=3, unique_by=period_of))
     pauses = st.one_of(st.just(0.0), st.floats(0, 2), st.floats(0, 100), st.floats(0, 4000))
     # Bursts of up to sixty, so that limits are reached.
     return rates, draw(st.lists(st.tuples(pauses, st.integers(1, 60)), min_size=1, max_size=12))
 
 
-@pytest.mark.parametrize("store", list(STORES))
-def test_a_lone_caller_is_told_the_truth(store: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lone_caller_is_told_the_truth(kind: str, request: pytest.FixtureRequest) -> None:
     refusals = 0
+    clock = ManualClock()
+    store = on_a_clock(kind, request, clock)
 
     @settings(
-        max_examples=EXAMPLES[store],
+        max_examples=EXAMPLES[kind],
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
@@ -56,31 +60,27 @@ def test_a_lone_caller_is_told_the_truth(store: str, tmp_path: Path) -> None:
     def holds(story: tuple[list[Any], list[tuple[float, int]]]) -> None:
         nonlocal refusals
         rates, bursts = story
-        clock = ManualClock()
-        opened = STORES[store](tmp_path, clock)
-        guard = Keyguard(RateLimit(*rates), store=opened, clock=clock)
-        try:
-            for pause, count in bursts:
-                clock.advance(pause)
-                for _ in range(count):
-                    answer = play(guard)
-                    if answer.status != 200:
-                        break
-                else:
-                    continue
-                refusals += 1
-                seconds = int(answer.header("Retry-After") or 0)
-                assert seconds >= 1
-                clock.advance(seconds - 1)
-                assert play(guard).status == 429, "a second too early, and admitted"
-                clock.advance(1)
-                assert play(guard).status == 200, "waited as told, and refused"
-        finally:
-            if hasattr(opened, "close"):
-                opened.close()
+        keys = APIKeys(lookup=lambda key: Identity(key), guesses=None)
+        guard = Keyguard(keys, RateLimit(*rates, by="subject"), store=store, clock=clock)
+        caller = {"X-API-Key": f"caller-{next(CALLERS)}"}
+        for pause, count in bursts:
+            clock.advance(pause)
+            for _ in range(count):
+                answer = play(guard, headers=caller)
+                if answer.status != 200:
+                    break
+            else:
+                continue
+            refusals += 1
+            seconds = int(answer.header("Retry-After") or 0)
+            assert seconds >= 1
+            clock.advance(seconds - 1)
+            assert play(guard, headers=caller).status == 429, "a second too early, and admitted"
+            clock.advance(1)
+            assert play(guard, headers=caller).status == 200, "waited as told, and refused"
 
     holds()
-    assert refusals > EXAMPLES[store] / 2, "the stories hardly reach a limit"
+    assert refusals > EXAMPLES[kind] / 2, "the stories hardly reach a limit"
 
 
 def test_the_fields_are_structured_fields_whatever_the_name() -> None:
