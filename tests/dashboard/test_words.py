@@ -16,7 +16,6 @@ from keyguard.refusal import Cause
 from tests.dashboard.other_pages import issue, issued, overview
 from tests.dashboard.pictures import DAY, MIDNIGHT, NOW, daily, head, runs_out, shell, today, unused, used_up
 
-
 WEEK = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 
 
