@@ -15,7 +15,7 @@ class Story:
     def __init__(self, *limits: Any, store: Any = "memory://", app: Any = wsgi_app, **settings: Any) -> None:
         self.clock = settings.pop("clock", None) or ManualClock()
         self.told: list[AlertMessage] = []
-        self.alerts = Alerts(to=[self.hear], **settings)
+        self.alerts = Alerts(to=settings.pop("receivers", [self.hear]), **settings)
         guards = [one if not isinstance(one, str) else RateLimit(one, by="subject") for one in limits]
         self.guard = Keyguard(APIKeys(), *guards, store=store, clock=self.clock, alerts=self.alerts, name="shop")
         self.app = self.guard.wsgi(app)

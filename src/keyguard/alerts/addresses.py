@@ -11,6 +11,7 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052, section 2.1: the IPv4 address 
 _REFUSED = [
     ip_network(text)
     for text in (
+        "192.0.0.0/24",  # of protocols, and of a cloud's metadata
         "192.88.99.0/24",  # relays of 6to4
         "168.63.129.16/32",  # the host of a virtual machine on Azure, though it looks like a public address
         "::/96",  # IPv4 in IPv6, as it was once

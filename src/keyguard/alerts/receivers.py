@@ -10,6 +10,8 @@ import binascii
 import hashlib
 import hmac
 import json
+import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -20,6 +22,7 @@ from keyguard.checks import is_name
 from keyguard.clock import SECOND, wall_clock
 from keyguard.errors import ConfigurationError
 from keyguard.flow import is_async
+from keyguard.logs import without
 
 _LONGEST = 80  # characters of a name
 _LEAST_SECRET = 24  # bytes, as Standard Webhooks recommend
@@ -64,9 +67,9 @@ class Webhook:
         self, url: str, secret: str | Iterable[str], *, name: str | None = None, allow_local: bool = False
     ) -> None:
         self._target = checked_target("Webhook", url, local=allow_local)
-        secrets = [secret] if isinstance(secret, str) else [*secret]
-        self._secrets = [_secret(one) for one in secrets]
-        if not secrets:
+        several = isinstance(secret, Iterable) and not isinstance(secret, (str, bytes))
+        self._secrets = [_secret(one) for one in (secret if several else [secret])]
+        if not self._secrets:
             raise ConfigurationError("Webhook needs a secret, with which it signs")
         self.name = _named("webhook", name or self._target.host, url)
 
@@ -142,6 +145,7 @@ class _Notify:
         if find_spec("apprise") is None:
             raise ConfigurationError("notify() needs the package apprise: pip install 'keyguard[apprise]'")
         self._url = url
+        self._veil = _Veil(url)
         self.name = _named("notify", name or url.partition("://")[0], url)
 
     def __repr__(self) -> str:
@@ -150,12 +154,26 @@ class _Notify:
     def deliver(self, message: AlertMessage) -> None:
         import apprise  # only here: it is large, and in this thread it may take its time
 
+        apprise.logger.addFilter(self._veil)  # one that is there already is not added again
         there = apprise.Apprise()
         if not there.add(self._url):
             raise Failed("apprise does not know such a URL")
         kind = {"critical": "failure", "warning": "warning", "resolved": "success"}[message.severity]
         if not there.notify(title=message.title, body=message.text, notify_type=kind):
             raise Failed("apprise could not deliver it")
+
+
+class _Veil(logging.Filter):
+    """Takes the parts of a URL that may be secrets out of what apprise logs of it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        rest = url.partition("://")[2]
+        self._secrets = {url, rest, *re.split(r"[/:@?&=]", rest)}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = without(self._secrets, record.getMessage()), ()
+        return True
 
 
 def notify(url: str, *, name: str | None = None) -> Receiver:
@@ -170,7 +188,8 @@ def notify(url: str, *, name: str | None = None) -> Receiver:
 class _Function:
     def __init__(self, function: Callable[[AlertMessage], object]) -> None:
         self._function = function
-        self.name = _named("function", str(getattr(function, "__qualname__", type(function).__qualname__)))
+        name = str(getattr(function, "__qualname__", type(function).__qualname__))
+        self.name = _named("function", name.rpartition("<locals>.")[2][-_LONGEST:])
 
     def __repr__(self) -> str:
         return repr(self._function)
