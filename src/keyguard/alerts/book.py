@@ -187,10 +187,11 @@ class AlertBook:
     def resolve(self, id: str, *, actor: str) -> bool:
         """Say that an alert is over, by hand; its receivers are told. Return whether it was open.
 
+        It does not open anew for the same reason before its end: that of the period of a quota, say.
         `actor` stands in the audit log. Raises `StoreError` if the store fails.
         """
         who = checked_actor(actor)
-        (told,) = self.store.execute([ResolveAlert(id)])
+        (told,) = self.store.execute([ResolveAlert(id, mute=True)])
         for notice in told.notices:
             if notice["alert"] == id:
                 after = {"type": notice["type"], "level": notice["level"], "severity": notice["severity"]}

@@ -32,7 +32,9 @@ LEASE = 30 * SECOND
 PAUSES = tuple([seconds * SECOND for seconds in (5, 300, 1800, 7200, 18000, 36000)])
 """After the first failure, the second, and so on; after the last of them it is given up."""
 
-_LISTENS = 15 * SECOND  # microseconds after which the store is asked, whatever is known
+EVERY = 1.0
+"""Seconds after which it looks whether something is due."""
+LISTENS = 15 * SECOND  # microseconds after which the store is asked, whatever is known
 _LAST = 3.0  # seconds for what is sent when the process ends
 _MOST_KEPT = 100
 
@@ -52,7 +54,7 @@ class Sender:
         """When the store is to be asked next, by this process's clock."""
         self._unsettled: list[tuple[Executes, SettleDelivery]] = []
         """What the store could not be told."""
-        self.job = Job("alert deliveries", self.run, 1.0, clock=clock, alone=True)
+        self.job = Job("alert deliveries", self.run, EVERY, clock=clock, alone=True)
 
     @property
     def who(self) -> str:
@@ -74,11 +76,11 @@ class Sender:
         self._settle_left()
         while last or self._clock() >= self._next:
             now = self._clock()
-            self._next = now + _LISTENS
+            self._next = now + LISTENS
             leases = self._board.lease(self.who, LEASE, quiet=self._is_quiet(now))
             for _, leased in leases:
                 if leased.next is not None:
-                    self._next = min(self._next, now + max(SECOND, leased.next - leased.at))
+                    self._next = min(self._next, now + max(0, leased.next - leased.at))
             if not any(leased.due for _, leased in leases):
                 return
             self._next = 0  # there may be more

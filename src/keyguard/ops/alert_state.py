@@ -136,6 +136,14 @@ class AlertState:
         told, self.told = tuple(self.told), []
         return told
 
+    def is_muted(self, id: str, period: str, level: int) -> bool:
+        """Tell whether somebody has said by hand that an alert is over, for this reason or a graver one."""
+        return id not in self.open and any(
+            alert["id"] == id and alert["period"] == period and alert["level"] >= level
+            for alert in self.past
+            if alert.get("muted", 0) > self.now
+        )
+
     # -- alerts -------------------------------------------------------------------------------------------------------
 
     def tell(self, id: str, level: int, severity: str = "") -> None:

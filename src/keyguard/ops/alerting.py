@@ -20,9 +20,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from keyguard.clock import SECOND
 from keyguard.ops.alert_state import AT_ONCE, DIGEST, FULL, KEY, MOST_OPEN, AlertState, Due, Standing, standing_of
 from keyguard.ops.op import Change, Op
 from keyguard.rates.limit import JSON, NEVER
+
+_MUTED = 86400 * SECOND  # for an alert without an end
 
 
 class Told(NamedTuple):
@@ -100,6 +103,8 @@ class FireAlert(Op[Told]):
             pass
         elif (until is not None and until <= now) or seen <= state.over_since(id):
             pass  # it is over already, whatever was seen then
+        elif state.is_muted(id, self.period, self.level):
+            pass  # somebody has said so
         elif alert is not None and alert["period"] == self.period and self.level <= alert["level"]:
             if until is not None and (alert["until"] is None or until > alert["until"]):
                 alert["until"], alert["seen"] = until, max(seen, alert["seen"])
@@ -131,14 +136,18 @@ class FireAlert(Op[Told]):
 
 
 class ResolveAlert(Op[Told]):
-    """Say that an alert is over, as of what was `seen`: an alert that was seen later stays open."""
+    """Say that an alert is over, as of what was `seen`: an alert that was seen later stays open.
 
-    __slots__ = ("id", "seen")
+    `mute`: it is said by hand, so it does not open anew for the same reason, up to the end that it had.
+    """
 
-    def __init__(self, id: str, seen: int | None = None) -> None:
+    __slots__ = ("id", "mute", "seen")
+
+    def __init__(self, id: str, seen: int | None = None, *, mute: bool = False) -> None:
         self.keys = (KEY,)
         self.id = id
         self.seen = seen
+        self.mute = mute
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[Told, Sequence[Change]]:
         state = AlertState(old[0], now)
@@ -149,6 +158,8 @@ class ResolveAlert(Op[Told]):
         alert = state.open.get(self.id)
         if alert is not None and (self.seen is None or self.seen > alert["seen"]):
             alert["seen"] = state.now if self.seen is None else self.seen
+            if self.mute:
+                alert["muted"] = state.now + _MUTED if alert["until"] is None else alert["until"]
             state.resolve(self.id)
             alert = None
         return Told(state.newly_told(), None if alert is None else standing_of(alert))

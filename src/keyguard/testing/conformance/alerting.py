@@ -45,7 +45,7 @@ class AlertSteps:
         return DecideAlerts([self._fire(), self._resolve(), self._fire()])
 
     def _resolve(self) -> ResolveAlert:
-        return ResolveAlert(self.random.choice("abc"), self._moment())
+        return ResolveAlert(self.random.choice("abc"), self._moment(), mute=self.random.random() < 0.2)
 
     def _lease(self) -> Op[Any]:
         to = self.random.choice([["one"], ["two"], ["one", "two"]])
