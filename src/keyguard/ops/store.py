@@ -129,6 +129,9 @@ class Traits:
     # Of some:
     clock: _Trait[object] = _Trait(...)
     """The clock that it goes by; `None` for its server's, and `...` if it does not say."""
+    some: _Trait[Callable[[str, int], tuple[Sequence[tuple[str, bytes]], bool]] | None] = _Trait(None)
+    """Return what `scan` does, of so many keys at most, whichever they are, and whether these are all: for pages, which
+    must not take longer the more keys there are."""
     aclose: _Trait[Callable[[], Awaitable[None]] | None] = _Trait(None)
     """Close what is open in this event loop, and all that `close` closes."""
     migrate: _Trait[Callable[[], tuple[int, int]] | None] = _Trait(None)

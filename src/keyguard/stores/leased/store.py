@@ -124,6 +124,11 @@ class Leased:
         """Return every living key that starts with `prefix`; units that are leased count as spent."""
         return self.store.scan(prefix)
 
+    @property
+    def some(self) -> Any:
+        """Return what lists some of its keys, if the shared store has such a method."""
+        return traits_of(self.store).some
+
     def _give_back_all(self) -> None:
         for ops in self._leases.all_unspent():
             try:

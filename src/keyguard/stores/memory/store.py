@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from keyguard.checks import is_whole
@@ -92,6 +93,15 @@ class MemoryStore:
         values += [(key, value) for key, (value, expiry, _) in entries if expiry > now]
         values += [(key, value) for key, value, expiry in droppable if expiry > now]
         return sorted([pair for pair in values if pair[0].startswith(prefix)] + counted)
+
+    def some(self, prefix: str, most: int) -> tuple[list[tuple[str, bytes]], bool]:
+        """Return so many at most of the keys that `scan` would, of those without a time to live, and whether these are
+        all."""
+        check_process()
+        with self._core.lock:
+            matching = (pair for pair in self._core.values.items() if pair[0].startswith(prefix))
+            found = list(islice(matching, most + 1))
+        return found[:most], len(found) <= most
 
     def _read(self, key: str, now: int) -> bytes | None:
         value = self.values.get(key)

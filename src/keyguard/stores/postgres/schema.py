@@ -82,6 +82,7 @@ class Statements:
     purge: dict[str, sql.Composed]
     next: dict[str, sql.Composed]
     dump: sql.Composed
+    some: sql.Composed
     remember: sql.Composed
     call_off: sql.Composed
     forget: sql.Composed
@@ -152,6 +153,11 @@ def statements(schema: str) -> Statements:
             f"SELECT {_NOW}, key, value, expires FROM ("
             "SELECT * FROM {s}.entries UNION ALL SELECT * FROM {s}.counters) AS entries "
             "WHERE substring(key FOR %(length)s) = %(start)s::pg_catalog.bytea ORDER BY key"
+        ),
+        some=one(
+            f"SELECT key, value FROM {{s}}.entries WHERE key OPERATOR(pg_catalog.>=) %(start)s::pg_catalog.bytea "
+            "AND key OPERATOR(pg_catalog.<) %(end)s::pg_catalog.bytea "
+            f"AND expires OPERATOR(pg_catalog.>) coalesce(%(now)s, {_NOW}) ORDER BY key LIMIT %(most)s"
         ),
         remember=one("INSERT INTO {s}.decisions VALUES (%s, %s)"),
         call_off=one(

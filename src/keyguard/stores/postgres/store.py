@@ -237,6 +237,20 @@ class PostgresStore:
                 found.append((bytes(key).decode("utf-8", "surrogatepass"), bytes(value), ttl))
         return found
 
+    def some(self, prefix: str, most: int) -> tuple[list[tuple[str, bytes]], bool]:
+        """Return so many at most of the values that `scan` would, and whether these are all."""
+        start, now = name_of(prefix), None if self.clock is None else self.clock()
+        asked = {"start": start, "end": start + b"\xff", "now": now, "most": most + 1}
+        try:
+            with self._connection() as connection:
+                rows = connection.execute(self._sql.some, asked).fetchall()
+        except psycopg.errors.UndefinedTable as error:
+            raise StoreError(self._missing) from error
+        except psycopg.Error as error:
+            raise StoreError(f"PostgreSQL: {words_of(error)}") from error
+        found = [(bytes(key).decode("utf-8", "surrogatepass"), bytes(value)) for key, value in rows]
+        return found[:most], len(found) <= most
+
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """Return every living key that starts with `prefix`, in order."""
         return [(key, value) for key, value, _ in self.dump(prefix)]

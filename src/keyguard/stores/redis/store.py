@@ -32,13 +32,14 @@ from keyguard.stores.redis.credentials import Credentials
 from keyguard.stores.redis.demands import OTHER_TIME, taken_of
 from keyguard.stores.redis.encoding import Wire
 from keyguard.stores.redis.eviction import Eviction
-from keyguard.stores.redis.listing import cleared, listed, node_of_a_cluster
+from keyguard.stores.redis.listing import cleared, listed, node_of_a_cluster, some_listed
 from keyguard.stores.redis.node import Line
 from keyguard.stores.redis.pulse import Lost, TimedOut
 from keyguard.stores.redis.url import Servers
 from keyguard.stores.timeouts import check_patience
 
 _UNDONE_AT_ONCE = 100
+_abandoned: list[Any] = []  # connections inherited by a fork
 
 
 class RedisStore:
@@ -303,13 +304,16 @@ class RedisStore:
         """Return every living key that starts with `prefix`, in order."""
         return [(key, value) for key, value, _ in self.dump(prefix)]
 
+    def some(self, prefix: str, most: int) -> tuple[list[tuple[str, bytes]], bool]:
+        """Return so many at most of the values that `scan` would, and whether these are all."""
+        return some_listed(self._servers, self._wire, prefix, self.clock, most)
+
     def scratch(self, clock: ManualClock) -> RedisStore:
         """Return an empty store on the same server, for checks. Closing it removes what it holds."""
         # Its names begin with this store's namespace, since the user may have no rights to any others.
         return _Scratch(
             self._url, namespace=f"{self.namespace}:check-{os.urandom(6).hex()}", timeout=10.0, clock=clock,
-            credentials=self._credentials,
-        )  # fmt: skip
+            credentials=self._credentials)  # fmt: skip
 
     def clear(self) -> None:
         """Delete everything in the namespace."""
@@ -319,8 +323,7 @@ class RedisStore:
         """Return another object for the same names, with connections of its own, for what nobody waits for."""
         return RedisStore(
             self._url, namespace=self.namespace, timeout=1.0, max_connections=2, credentials=self._credentials,
-            clock=None if self.clock is None else given_by(self.clock),
-        )  # fmt: skip
+            clock=None if self.clock is None else given_by(self.clock))  # fmt: skip
 
     def close(self) -> None:
         """Close the connections of threads. The next operation opens new ones."""
@@ -344,7 +347,3 @@ class _Scratch(RedisStore):
     def close(self) -> None:
         super().close()
         self.clear()
-
-
-_abandoned: list[Any] = []
-"""Connections inherited by a fork."""

@@ -45,7 +45,7 @@ _SETTLE = 60.0  # seconds, for what nobody waits for
 
 _RANGE = (
     "SELECT key, value, expires FROM (SELECT key, value, expires FROM entries UNION ALL "
-    "SELECT key, value, expires FROM cached) WHERE key >= ? AND key < ? AND expires > ? ORDER BY key"
+    "SELECT key, value, expires FROM cached) WHERE key >= ? AND key < ? AND expires > ? ORDER BY key LIMIT ?"
 )
 
 
@@ -192,16 +192,24 @@ class SQLiteStore:
 
     def dump(self, prefix: str) -> list[tuple[str, bytes, int | None]]:
         """Return every living key that starts with `prefix`, in order, with its value and its microseconds to live."""
-        check_process()
         now = self.clock()
+        return [(key, value, None if ends == NEVER else ends - now) for key, value, ends in self._range(prefix, now)]
+
+    def some(self, prefix: str, most: int) -> tuple[list[tuple[str, bytes]], bool]:
+        """Return so many at most of the keys that `scan` would, and whether these are all."""
+        found = [(key, value) for key, value, _ in self._range(prefix, self.clock(), most + 1)]
+        return found[:most], len(found) <= most
+
+    def _range(self, prefix: str, now: int, most: int = -1) -> Sequence[tuple[str, bytes, int]]:
+        """Return keys in order, with their values and when these expire; all of them if `most` is less than 0."""
+        check_process()
         deadline = monotonic() + _START
         try:
             # On a connection of its own: decisions do not wait for a long list.
             connection = self._file.connect(deadline)
             try:
                 # The code point after the last that text can hold ends the range of the prefix.
-                rows = insist(connection, deadline, _RANGE, (prefix, prefix + "\U0010ffff", now))
-                return [(key, value, None if ends == NEVER else ends - now) for key, value, ends in rows]
+                return list(insist(connection, deadline, _RANGE, (prefix, prefix + "\U0010ffff", now, most)))
             finally:
                 connection.close()
         except sqlite3.Error as error:
