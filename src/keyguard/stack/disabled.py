@@ -11,6 +11,10 @@ from keyguard.request import CarriedRequest, RequestState, current_request
 from keyguard.request.state import SharedState
 from keyguard.stack.handlers import Handlers, Reservation
 
+NOT_ENABLED = (
+    "%r is not enabled: it guards nothing, and every request goes to the app. For production take enabled=False away"
+)
+
 
 def anonymous(request: CarriedRequest) -> None:
     """Let every request pass, whoever its caller is. It stands for the guards that find that out."""

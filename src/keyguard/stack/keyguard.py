@@ -40,8 +40,9 @@ from keyguard.stack.deployment import (
     tell_of_decisions,
     warn_of_workers,
 )
-from keyguard.stack.disabled import anonymous
+from keyguard.stack.disabled import NOT_ENABLED, anonymous
 from keyguard.stack.flask_routes import FlaskApps
+from keyguard.stack.for_dashboard import ForDashboard, warn_of_dashboards
 from keyguard.stack.for_developers import ForDevelopers
 from keyguard.stack.for_flask import ForFlask
 from keyguard.stack.for_observers import ForObservers
@@ -69,11 +70,10 @@ if TYPE_CHECKING:
     from keyguard.drivers.asgi.driver import ASGILayer
     from keyguard.drivers.wsgi.driver import WSGIApp, WSGIDriver
 
-
 log = logger("keyguard")
 
 
-class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers, ForFlask):
+class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers, ForDashboard, ForFlask):
     """A stack of guards, and of policies (`keyguard.policies`) that say which guards a request has to pass.
 
     The first one is outermost.
@@ -211,11 +211,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
         check_limitations(self.store, self._declared)
         self._observe([("usage", usage), ("alerts", alerts)])
         if not enabled:
-            log.warning(
-                "%r is not enabled: it guards nothing, and every request goes to the app. For production take "
-                "enabled=False away",
-                self,
-            )
+            log.warning(NOT_ENABLED, self)
 
     @property
     def name(self) -> str:
@@ -301,6 +297,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
                 )
         check_layers(self._declared, self._needs, app)
         check_bottle(vars(self).get("markers"), app)
+        warn_of_dashboards(self, app)
         for layer in layers_within(app):
             check_alike(layer, self._source, self.underscores)
             if isinstance(layer.note, StackNote):

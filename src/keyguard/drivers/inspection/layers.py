@@ -53,3 +53,22 @@ def lacking_within(app: Any, provided: frozenset[str]) -> frozenset[str]:
             waiting += [(_attribute(route, "app"), provided) for route in routes]
         waiting.append((_further_in(app), provided))
     return frozenset()
+
+
+def engines_within(app: Any) -> Iterator[Engine]:
+    """Yield all layers further in, also those of apps that are mounted by a framework or a dispatcher."""
+    waiting, seen = [app], set[int]()
+    while waiting and len(seen) < _MOST:
+        app = waiting.pop()
+        if app is None or id(app) in seen:
+            continue
+        seen.add(id(app))
+        engine = _attribute(app, "engine")
+        if isinstance(engine, Engine):
+            yield engine
+        routes, mounts = _attribute(app, "routes"), _attribute(app, "mounts")
+        if isinstance(routes, (list, tuple)):
+            waiting += [_attribute(route, "app") for route in routes]
+        if isinstance(mounts, dict):
+            waiting += mounts.values()
+        waiting.append(_further_in(app))

@@ -1,0 +1,88 @@
+"""The keys: a list that is bounded, and a search by name, owner, subject and id."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import islice
+
+from keyguard.dashboard.answers import Elsewhere, Outcome, Shown
+from keyguard.dashboard.pages.heads import head_of
+from keyguard.dashboard.reading import Reading
+from keyguard.dashboard.views import KeyRow, Keys
+from keyguard.keys import KeyRecord, parse_key
+from keyguard.keys.listing import some_keys
+
+_ROWS = 50
+_LONGEST = 200
+_STATES = ("active", "rotating", "pending", "disabled", "expired", "replaced", "revoked")
+
+
+def keys(reading: Reading) -> Outcome:
+    """Show keys, the newest first."""
+    registry = reading.service.registry
+    if registry is None:
+        return reading.problem(404, "not-found")
+    query = reading.asked.query
+    search = query.get("find", "").strip()[:_LONGEST]
+    key = parse_key(search)
+    if key is not None:  # it should not stand in a URL; at least it does not stay there
+        return Elsewhere(reading.href("keys", key.id))
+    state = query.get("state", "") if query.get("state") in _STATES else ""
+    skipped = int(query.get("skip", "0")) if query.get("skip", "0").isdecimal() else 0
+    reading.look_around()
+    there = some_keys(reading.service.store, MOST_KEYS)
+    matching = (record for record in there if _matches(record, search) and _is(record, state, reading))
+    found = list(islice(matching, skipped, skipped + _ROWS + 1))
+    rows = _rows(reading, found[:_ROWS])
+    more = ""
+    if len(found) > _ROWS:
+        more = reading.href("keys", find=search, state=state, skip=str(skipped + _ROWS))
+    page = Keys(
+        shell=reading.shell("keys", reload=0 if search or state or skipped else 30),
+        search=search,
+        rows=rows,
+        more=more,
+        total=len(there.stored) if there.whole and not search and not state else None,
+        bounded=not there.whole,
+        state=state,
+    )
+    return Shown(page)
+
+
+MOST_KEYS = 10_000
+"""Keys that are looked at for one page."""
+
+
+def _matches(record: KeyRecord, search: str) -> bool:
+    wanted = search.casefold()
+    names = (record.id, record.name or "", record.owner, record.subject)
+    return not wanted or any(wanted in name.casefold() for name in names)
+
+
+def _is(record: KeyRecord, state: str, reading: Reading) -> bool:
+    return not state or record.status(reading.now) == state
+
+
+def _rows(reading: Reading, records: list[KeyRecord]) -> tuple[KeyRow, ...]:
+    """Return some keys, with what the ledger knows of their subjects."""
+    subjects = list(dict.fromkeys(record.subject for record in records))
+    used = reading.ledger(lambda usage: usage.last_used(*subjects)) if subjects else {}
+    top = reading.ledger(lambda usage: usage.top(1000, timedelta(days=1))) if subjects else ()
+    counted = None if top is None else {one.subject: one for one in top}
+    rows = []
+    for record in records:
+        use = None if counted is None else counted.get(record.subject)
+        rows.append(
+            KeyRow(
+                head=head_of(
+                    record,
+                    reading.now,
+                    last=None if used is None else used.get(record.id),
+                    last_known=used is not None,
+                ),
+                href=reading.href("keys", record.id),
+                requests=None if counted is None else (use.requests if use else 0),
+                refused=None if counted is None else (use.refused if use else 0),
+            )
+        )
+    return tuple(rows)

@@ -1,0 +1,140 @@
+"""The method of `Keyguard` that returns its dashboard, and what that is given of the stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from keyguard.audit import AuditLog
+from keyguard.clock import Clock
+from keyguard.dashboard import INSIDE, Auth, Dashboard, DashboardNote, Rules
+from keyguard.drivers.inspection.layers import engines_within
+from keyguard.drivers.setup import Setup
+from keyguard.guards.api_keys import APIKeys
+from keyguard.guards.cache import ResponseCache
+from keyguard.keys import KeyRegistry
+from keyguard.logs import logger
+from keyguard.observer import Observer
+from keyguard.ops import Store
+from keyguard.stores.health import StoreHealth
+from keyguard.usage import Usage
+from keyguard.why import Diagnosis
+from keyguard.why.requests import RequestReport
+
+if TYPE_CHECKING:
+    from keyguard.alerts.book import AlertBook
+
+log = logger("keyguard")
+
+
+class ForDashboard:
+    """The part of `Keyguard` that shows itself to operators."""
+
+    def dashboard(self, *, auth: Auth | None = None) -> Dashboard:
+        """Return the dashboard of this stack: `asgi` and `wsgi` are apps that are mounted beside the guarded app.
+
+        `auth` says who may see it, and has no default:
+
+        - a function, plain or async, that is given the `Request` and returns the operator's name, under which changes
+          stand in the audit log; `None` for anybody else, or a `Response`, such as a redirect to a page of yours.
+        - `"keys"`: operators log in with a key of this stack. With the scope `keyguard:admin` they may change keys,
+          with `keyguard:read` they see all and change nothing. A session lasts 8 hours, and ends with its key.
+
+        Without `Keyguard(usage=Usage())` it says what is missing. It needs Jinja2: `pip install 'keyguard[dashboard]'`.
+        Raises `ConfigurationError` for a setting that is wrong.
+        """
+        return Dashboard(self, _Stack(self), auth)
+
+
+def warn_of_dashboards(stack: object, app: object) -> None:
+    """Warn of a dashboard that is mounted inside of the limits of its own stack."""
+    for engine in engines_within(app):
+        if isinstance(engine.note, DashboardNote) and engine.note.stack is stack:
+            log.warning("%s", INSIDE)
+            return
+
+
+class _Stack:
+    """A stack, as its dashboard sees it."""
+
+    def __init__(self, stack: Any) -> None:
+        self._stack = stack
+
+    @property
+    def name(self) -> str:
+        return str(self._stack.name)
+
+    @property
+    def store(self) -> Store:
+        found: Store = self._stack.store
+        return found
+
+    @property
+    def clock(self) -> Clock:
+        found: Clock = self._stack._clock
+        return found
+
+    @property
+    def api_keys(self) -> APIKeys | None:
+        for guard in self._stack._declared:
+            if isinstance(guard, APIKeys) and guard.issued:
+                return guard
+        return None
+
+    @property
+    def registry(self) -> KeyRegistry | None:
+        guard = self.api_keys
+        return None if guard is None else guard.registry(self.store)
+
+    @property
+    def audit(self) -> AuditLog:
+        return AuditLog(self.store)
+
+    @property
+    def health(self) -> StoreHealth:
+        found: StoreHealth = self._stack.health
+        return found
+
+    @property
+    def usage(self) -> Usage | None:
+        return next((one for one in self._observers if isinstance(one, Usage)), None)
+
+    @property
+    def alerts(self) -> AlertBook | None:
+        from keyguard.alerts.observer import Alerts
+
+        if not any(isinstance(one, Alerts) for one in self._observers):
+            return None
+        found: AlertBook = self._stack.alerts
+        return found
+
+    @property
+    def cache(self) -> ResponseCache | None:
+        return next((guard for guard in self._stack.guards if isinstance(guard, ResponseCache)), None)
+
+    @property
+    def rules(self) -> Sequence[Rules]:
+        return [Rules(self.name, self._stack._note.facts)]
+
+    @property
+    def _observers(self) -> tuple[Observer, ...]:
+        found: tuple[Observer, ...] = self._stack._observers
+        return found
+
+    def why(self, who: str, /, *, by: Literal["key"]) -> Diagnosis:
+        found: Diagnosis = self._stack.why(who, by=by)
+        return found
+
+    def explain(self, request_id: str, /) -> RequestReport:
+        if self.usage is None or request_id.startswith("/") or "://" in request_id:  # those are asked of the cache
+            return RequestReport(request_id, False)
+        found: RequestReport = self._stack.explain(request_id)
+        return found
+
+    def refusals(self, subject: str | None = None, /) -> Sequence[RequestReport]:
+        found: Sequence[RequestReport] = self._stack.refusals(subject)
+        return found
+
+    def setup(self) -> Setup:
+        found: Setup = self._stack._setup()
+        return found
