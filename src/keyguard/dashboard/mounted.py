@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from keyguard.chain import Chain
 from keyguard.dashboard.service import Service
-from keyguard.drivers.asgi.driver import ASGIDriver
 from keyguard.drivers.interpreter import Engine
-from keyguard.drivers.wsgi.driver import WSGIDriver
 from keyguard.errors import ConfigurationError
 from keyguard.flow import check_takes
 from keyguard.guard import Guard
 from keyguard.request import Request
 from keyguard.response import Response
+
+if TYPE_CHECKING:
+    from keyguard.drivers.asgi.driver import ASGIDriver
+    from keyguard.drivers.wsgi.driver import WSGIDriver
 
 Auth: TypeAlias = "Literal['keys'] | Callable[[Request], str | Response | Awaitable[str | Response | None] | None]"
 """The ways in which operators are known: by keys, or by a function of the app's own."""
@@ -62,6 +64,8 @@ class Dashboard:
     @cached_property
     def asgi(self) -> ASGIDriver:
         """Return an ASGI app."""
+        from keyguard.drivers.asgi.driver import ASGIDriver
+
         return ASGIDriver(_no_asgi_app, self._engine(asynchronous=True))
 
     @cached_property
@@ -72,6 +76,8 @@ class Dashboard:
                 f"{word}={getattr(function, '__name__', function)!r} is async, and there is no event loop under WSGI: "
                 "use a plain function"
             )
+        from keyguard.drivers.wsgi.driver import WSGIDriver
+
         return WSGIDriver(_no_wsgi_app, self._engine(asynchronous=False))
 
     def _engine(self, *, asynchronous: bool) -> Engine:
