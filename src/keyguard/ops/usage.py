@@ -2,7 +2,8 @@
 
 A value is JSON, `{"v":1,"w":writers,"s":slotted,"c":counts}`.
 
-- `slotted`: kind -> name -> slot -> a whole number. A slot is a minute of an hour, or an hour of a day.
+- `slotted`: kind -> name -> numbers by slot, as text, `"0:12 5:3"`: a minute of an hour, or an hour of a day, and the
+  number. Nearly always the last one is added to, so that the others need not be read: most of the time goes there.
 - `counts`: kind -> name -> a whole number.
 - `writers`: the token of each process that has added something, with the number of its last addition and the second of
   that by the store's clock. An addition whose number is not above the last one has been made already: it may be sent
@@ -22,8 +23,8 @@ from keyguard.ops.op import DROPPABLE, Change, Op
 
 Counts: TypeAlias = dict[str, dict[str, int]]
 """Kind -> name -> a whole number."""
-Slotted: TypeAlias = dict[str, dict[str, dict[str, int]]]
-"""Kind -> name -> slot -> a whole number."""
+Slotted: TypeAlias = dict[str, dict[str, str]]
+"""Kind -> name -> numbers by slot, as text."""
 
 USAGE_VERSION: Final = 1
 
@@ -105,7 +106,12 @@ class AddUsage(Op[Added]):
             writer = found.writers.get(self.token)
             if writer is not None and writer[0] >= self.seq:
                 continue
-            found.add(part)
+            try:
+                found.add(part)
+            except (ValueError, TypeError, AttributeError):
+                damaged.append(part.key)
+                found = UsageValue()
+                found.add(part)
             found.writers[self.token] = [self.seq, now // SECOND]
             found.forget(now // SECOND)
             ttl = min(max(part.expires - now, SECOND), part.longest)
@@ -147,11 +153,9 @@ class UsageValue:
         """Add to it, within the bounds of its rows."""
         for kind, names in part.slotted.items():
             known = self.slotted.setdefault(kind, {})
-            for name, slots in names.items():
-                if name in known:
-                    _add(known[name], slots)
-                else:
-                    known[name] = slots
+            for name, text in names.items():
+                before = known.get(name)
+                known[name] = text if before is None else with_slots(before, text)
         for kind, more in part.counts.items():
             counts = self.counts.setdefault(kind, {})
             if kind == LATEST:
@@ -216,15 +220,43 @@ def _RANK(pair: tuple[str, int]) -> tuple[int, str]:
     return -pair[1], pair[0]
 
 
-def _bounded_slots(names: dict[str, dict[str, int]], row: UsageRow) -> dict[str, dict[str, int]]:
+def _bounded_slots(names: dict[str, str], row: UsageRow) -> dict[str, str]:
     if len(names) <= row.most + (OTHER in names):
         return names
-    others = dict(names.pop(OTHER, {}))
-    kept = bounded({name: sum(slots.values()) for name, slots in names.items()}, row)
-    for name, slots in names.items():
+    sums = {name: sum(slots_in(text).values()) for name, text in names.items()}
+    kept = bounded(sums, row)
+    others = names.get(OTHER, "")
+    for name, text in names.items():
         if name not in kept:
-            _add(others, slots)
-    return {**{name: slots for name, slots in names.items() if name in kept}, OTHER: others}
+            others = with_slots(others, text)
+    return {**{name: text for name, text in names.items() if name in kept}, OTHER: others}
+
+
+def slots_in(text: str) -> dict[int, int]:
+    """Return numbers by slot. Raises `ValueError` for a text that is not of that form."""
+    return {int(slot): int(number) for slot, _, number in [pair.partition(":") for pair in text.split(" ") if pair]}
+
+
+def slots_text(slots: Mapping[int, int]) -> str:
+    """Return numbers by slot as text."""
+    return " ".join([f"{slot}:{slots[slot]}" for slot in sorted(slots)])
+
+
+def with_slots(text: str, more: str) -> str:
+    """Return a text with more numbers added."""
+    for pair in more.split(" "):
+        slot, _, number = pair.partition(":")
+        head, space, last = text.rpartition(" ")
+        known, _, before = last.partition(":")
+        if known == slot:  # fast path, same answers
+            text = f"{head}{space}{slot}:{int(before) + int(number)}"
+        elif known and int(known) < int(slot):
+            text = f"{text} {pair}"
+        else:
+            slots = slots_in(text)
+            slots[int(slot)] = slots.get(int(slot), 0) + int(number)
+            text = slots_text(slots)
+    return text
 
 
 def _bounded_in_common(names: dict[str, int], most: int) -> dict[str, int]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from keyguard.ops.usage import LATEST, Counts, Slotted, UsageRow
+from keyguard.ops.usage import LATEST, Counts, Slotted, UsageRow, slots_text, with_slots
 from keyguard.usage.names import DAY
 
 ANY: Final = ""
 """The name of the latest of all requests, whatever key they had."""
-
-US: Final = "\x1f"
 
 SUBJECT_ROWS: Final = {
     name: UsageRow(most)
@@ -23,8 +21,8 @@ SERVICE_ROWS: Final = {name: UsageRow(most) for name, most in {"r": 96, "u": 64,
     n  requests by outcome, or by cause if they were refused      (as many as there are)
     r  refusals by `cause rule`
     u  units by the limit's prefix
-    t  requests by `METHOD /route`, v  units by `METHOD /route` and prefix
-    k  requests by key, w  units by key and prefix, of limits that count by key
+    t  requests by `METHOD /route`, v  units by prefix and `METHOD /route`
+    k  requests by key, w  units by prefix and key, of limits that count by key
     c  requests by address
     l  when a key came last, and any request
     s  requests by subject, f  those of them that were refused     (in rankings)
@@ -61,22 +59,14 @@ class Hour:
     def parts(self, number: int) -> tuple[Slotted, Slotted, Counts]:
         """Return the numbers by the minute, by the hour, and those without. `number` is that of the hour in its day."""
         kinds = {"n": self.n, "r": self.r, "u": self.u}
-        minutes = {kind: {name: _written(row) for name, row in rows.items()} for kind, rows in kinds.items() if rows}
-        slot = SLOTS[number]
+        minutes = {kind: {name: slots_text(row) for name, row in rows.items()} for kind, rows in kinds.items() if rows}
         hours = {
-            kind: {name: {slot: sum(row.values())} for name, row in rows.items()}
+            kind: {name: f"{number}:{sum(row.values())}" for name, row in rows.items()}
             for kind, rows in kinds.items()
             if rows
         }
         counts = {"t": self.t, "v": self.v, "k": self.k, "w": self.w, "c": self.c, LATEST: self.latest}
         return minutes, hours, {kind: names for kind, names in counts.items() if names}
-
-
-SLOTS: Final = tuple([str(number) for number in range(60)])
-
-
-def _written(row: Mapping[int, int]) -> dict[str, int]:
-    return {SLOTS[slot]: number for slot, number in row.items()}
 
 
 def added_up(found: Iterable[tuple[Slotted, Counts]]) -> tuple[Slotted, Counts]:
@@ -86,7 +76,8 @@ def added_up(found: Iterable[tuple[Slotted, Counts]]) -> tuple[Slotted, Counts]:
     for by_hour, some in found:
         for kind, rows in by_hour.items():
             for name, slots in rows.items():
-                slotted.setdefault(kind, {}).setdefault(name, {}).update(slots)
+                known_slots = slotted.setdefault(kind, {})
+                known_slots[name] = with_slots(known_slots[name], slots) if name in known_slots else slots
         for kind, names in some.items():
             known = counts.setdefault(kind, {})
             for name, count in names.items():

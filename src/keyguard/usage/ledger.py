@@ -21,13 +21,13 @@ from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from typing import Any
 
-from keyguard.clock import SECOND, Clock, monotonic
+from keyguard.clock import SECOND, Clock, monotonic, pause
 from keyguard.decision import Decision
 from keyguard.errors import KeyguardError
 from keyguard.logs import logger, plain
 from keyguard.observer import Observed
-from keyguard.ops import Put, Store
-from keyguard.ops.usage import UNSURE, AddUsage, NoteProcess, UsagePart, UsageRow
+from keyguard.ops import Put, Store, traits_of
+from keyguard.ops.usage import UNSURE, AddUsage, NoteProcess, UsagePart, UsageRow, slots_in
 from keyguard.process.fork import renew_after_fork
 from keyguard.usage.facts import Facts
 from keyguard.usage.names import BEGUN, MINUTE
@@ -39,8 +39,9 @@ FOLD = 512
 """Records that are folded at once."""
 QUEUE = 16_384
 """Records that wait at most: more come only while the thread that folds them gets no turn."""
-BATCH = 64
-"""Subjects that are sent in one trip."""
+BATCH = 16
+"""Subjects that are sent in one trip. After each other threads get a turn, which wait for the interpreter."""
+_NEAR = 4  # subjects, for a store in this process: nothing else gives others a turn
 _SLOWEST = 15.0  # seconds between two attempts on a store that does not answer
 _NOTED = 10.0  # seconds after which a process that has nothing to send says that it is there
 
@@ -247,8 +248,9 @@ class Ledger:
             return
         self._seq += 1
         ops = [AddUsage(self._token, self._seq, parts) for parts in self._pending.taken()]
-        for place in range(0, len(ops), BATCH):
-            self._sent.append(_Sent(ops[place : place + BATCH]))
+        size = _NEAR if traits_of(store).near else BATCH
+        for place in range(0, len(ops), size):
+            self._sent.append(_Sent(ops[place : place + size]))
         self._resend(store, now)
 
     def _resend(self, store: Store, now: float) -> None:
@@ -266,6 +268,7 @@ class Ledger:
                 if added.damaged:
                     self._tell("%s could not be read, and are begun anew", added.damaged)
             self._sent.popleft()
+            pause(0)
 
     def _minute(self) -> int:
         clock = self._clock()
@@ -341,4 +344,4 @@ def _requests_in(parts: Iterable[UsagePart], keys: Collection[str] | None = None
     """Return how many requests some parts tell of, or those with these keys. The whole service has them all anyway."""
     told = [part for part in parts if part.key[part.key.rindex("|") + 1] == "h" and part.key[:3] != "u:!"]
     counts = [part.slotted.get("n", {}) for part in told if keys is None or part.key in keys]
-    return sum(sum(slots.values()) for names in counts for slots in names.values())
+    return sum(sum(slots_in(text).values()) for names in counts for text in names.values())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keyguard.ops.usage import LATEST, Counts, Slotted, UsagePart, UsageRow
+from keyguard.ops.usage import LATEST, Counts, Slotted, UsagePart, UsageRow, slots_text
 from keyguard.usage.facts import FACTS, Facts
 from keyguard.usage.hours import (
     ANSWERED,
@@ -19,11 +19,9 @@ from keyguard.usage.hours import (
     NO_ROWS,
     RANKING_ROWS,
     SERVICE_ROWS,
-    SLOTS,
     SUBJECT_ROWS,
     TOTALS,
     TOTALS_KEPT,
-    US,
     Hour,
     added_up,
 )
@@ -124,13 +122,13 @@ class Pending:
             return  # the request that has spent them is noted as dropped
         number, slot = divmod(minute, 60)
         who = self._who(subject, number)
-        template = f"{method} {route}{US}{prefix}"
+        template = f"{prefix}{method} {route}"
         for one in (EVERYBODY, who) if who else (EVERYBODY,):
             hour = self._hour(one, number)
             self._add_slot(hour.u, prefix, slot, count)
             self._add(hour.v, template, count)
             if key and one is not EVERYBODY:
-                self._add(hour.w, f"{key}{US}{prefix}", count)
+                self._add(hour.w, f"{prefix}{key}", count)
 
     def _add(self, names: dict[str, int], name: str, count: int) -> None:
         before = names.get(name)
@@ -261,11 +259,12 @@ class Pending:
             yield self._part(day_ranking_key(day), {}, counts, RANKING_ROWS, (day + 1) * DAY)
 
     def _gap_parts(self) -> Iterator[UsagePart]:
-        days: dict[int, dict[str, dict[str, int]]] = {}
+        days: dict[int, dict[str, dict[int, int]]] = {}
         for (what, hour), count in self._gaps.items():
-            days.setdefault(hour // 24, {}).setdefault(what, {})[SLOTS[hour % 24]] = count
+            days.setdefault(hour // 24, {}).setdefault(what, {})[hour % 24] = count
         for day, names in days.items():
-            yield self._part(hours_key(GAPS, day), {"x": names}, {}, NO_ROWS, (day + 1) * DAY)
+            missing = {what: slots_text(slots) for what, slots in names.items()}
+            yield self._part(hours_key(GAPS, day), {"x": missing}, {}, NO_ROWS, (day + 1) * DAY)
 
     def _total(self, name: str, counts: dict[str, int]) -> UsagePart:
         return self._part(total_key(name), {}, {TOTALS: counts}, {TOTALS: self._total_rows[name]}, self._now)

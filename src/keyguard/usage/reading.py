@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from keyguard.clock import SECOND, Clock
 from keyguard.ops import BestEffort, Read, ReadWithTime
-from keyguard.ops.usage import LATEST, OTHER, PROCESSES, Counts, UsageValue, processes_in
+from keyguard.ops.usage import LATEST, OTHER, PROCESSES, Counts, UsageValue, processes_in, slots_in
 from keyguard.units import Duration, as_datetime, microseconds, moment
 from keyguard.usage.hours import ANSWERED, ANY
 from keyguard.usage.names import BEGUN, DAY, EVERYBODY, GAPS, HOUR, MINUTE, hours_key, minutes_key, spelled
@@ -89,17 +89,17 @@ class _Counted:
         rough = False
         for day, value in days.items():
             for kind, names in value.slotted.items():
-                for name, slots in names.items():
-                    for slot, count in slots.items():
-                        hour = day * 24 + int(slot)
+                for name, text in names.items():
+                    for slot, count in slots_in(text).items():
+                        hour = day * 24 + slot
                         if hour >= self.begin // HOUR and hour not in hours:
                             rough = True
                             self._count(kind, name, max(hour * HOUR, self.begin), count)
         for hour, value in hours.items():
             for kind, names in value.slotted.items():
-                for name, slots in names.items():
-                    for slot, count in slots.items():
-                        at = hour * HOUR + int(slot) * MINUTE
+                for name, text in names.items():
+                    for slot, count in slots_in(text).items():
+                        at = hour * HOUR + slot * MINUTE
                         if at >= self.begin:
                             self._count(kind, name, at, count)
         self.rows_since -= self.begin % (DAY if rough or not asked.fine else HOUR)
@@ -126,8 +126,8 @@ class _Counted:
 
     def look_for_gaps(self, day: int, value: bytes | None) -> None:
         """Look whether something is missing."""
-        for slots in self._read(value).slotted.get("x", {}).values():
-            if any(day * 24 + int(slot) >= self.begin // HOUR for slot in slots):
+        for text in self._read(value).slotted.get("x", {}).values():
+            if any(day * 24 + slot >= self.begin // HOUR for slot in slots_in(text)):
                 self.complete = False
 
     def look_for_vanished(self, value: bytes | None) -> None:
@@ -230,8 +230,8 @@ def _rule_use(name: str, count: int) -> RuleUse:
 def _units_of(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for name, count in counts.items():
-        of, _, prefix = name.rpartition("\x1f")
-        found.setdefault(of, {})[prefix] = count
+        prefix, bar, of = name.partition("|")
+        found.setdefault(of, {})[prefix + bar] = count
     return found
 
 

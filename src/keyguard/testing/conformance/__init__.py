@@ -23,6 +23,7 @@ from keyguard.testing.conformance.limits import (
 from keyguard.testing.conformance.periods import check_periods
 from keyguard.testing.conformance.reference import Reference
 from keyguard.testing.conformance.steps import check_async, check_random_steps, check_threads, check_traits
+from keyguard.testing.conformance.usage import check_usage
 from keyguard.testing.conformance.values import check_plain_values, check_puts, check_records
 
 __all__ = ["Reference", "check_store"]
@@ -66,6 +67,7 @@ def check_store(
     check_plain_values(make_store)
     check_records(make_store)
     check_puts(make_store)
+    check_usage(make_store)
     check_refunds(make_store)
     check_settlements(make_store)
     check_holds(make_store)
