@@ -43,7 +43,7 @@ def overview() -> views.Overview:
             "a2", "keyguard.limit.forecast", "warning", today("15:05"), subject="Acme mobile app",
             href="keys/4lVwpQYULJPS", limit="30 000/day",
         ),
-        views.Alert("a3", "keyguard.usage.anomaly", "warning", NOW - DAY, subject="globex", text="Pace doubled"),
+        views.Alert("a3", "keyguard.usage.anomaly", "warning", NOW - DAY, subject="globex", text="60 where 9 are usual."),
     )  # fmt: skip
     return views.Overview(
         shell=shell("overview", alerts_open=3, operator="ada", log_out=True),

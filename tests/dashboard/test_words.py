@@ -115,6 +115,7 @@ def test_times_below_a_chart(begin: datetime, span: timedelta, wanted: str) -> N
         (views.Limit("a", "quota", 9, timedelta(days=30)), "9 in 30 d", "9/30 d", "The quota of 9 in 30 d"),
         (views.Limit("a", "window", 20, timedelta(seconds=1)), "20 a second", "20/second", "The limit of 20 a second"),
         (views.Limit("a", "window", 5, timedelta(seconds=10)), "5 in 10 s", "5/10 s", "The limit of 5 in 10 s"),
+        (views.Limit("key:d", "quota", 9, None), "key:d", "key:d", "The quota of key:d"),
         (views.Limit("a", "at-once", 4, None), "4 at once", "4 at once", "The limit of 4 at once"),
     ],
 )
@@ -228,6 +229,8 @@ def test_each_kind_has_words() -> None:
             "anomaly",
         ),
         (views.Happening(NOW, "anomaly", number=410), "Pace 4 times the usual", ""),
+        (views.Happening(NOW, "anomaly", text="acme: far more"), "Far more requests than usual", ""),
+        (views.Happening(NOW, "key", text="issued"), "Key issued", ""),
         (views.Happening(NOW, "store", until=NOW + timedelta(minutes=8)), "Store out of order for 8 minutes", ""),
         (
             views.Happening(NOW, "overload", number=22, until=NOW + timedelta(minutes=12)),

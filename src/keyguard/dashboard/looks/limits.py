@@ -31,9 +31,14 @@ _WORDS = {
 
 
 def title(limit: Limit) -> str:
-    """Return a limit as meters name it: `16 000 a day`, `20 a second`, `5 in 10 s`, `4 at once`."""
-    if limit.period is None:
+    """Return a limit as meters name it: `16 000 a day`, `20 a second`, `5 in 10 s`, `4 at once`.
+
+    If its period is not known, its public name says what it is.
+    """
+    if limit.kind == "at-once":
         return f"{number(limit.limit)} at once"
+    if limit.period is None:
+        return limit.name
     word = _word(limit)
     if word:
         return f"{number(limit.limit)} {'an' if word == 'hour' else 'a'} {word}"
@@ -42,7 +47,7 @@ def title(limit: Limit) -> str:
 
 def short(limit: Limit) -> str:
     """Return a limit in short: `16 000/day`."""
-    if limit.period is None:
+    if limit.kind == "at-once" or limit.period is None:
         return title(limit)
     return f"{number(limit.limit)}/{_word(limit) or _span(limit)}"
 

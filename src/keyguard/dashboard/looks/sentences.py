@@ -11,13 +11,18 @@ from keyguard.dashboard.looks.words import SPANS, Said, Tone
 from keyguard.dashboard.views import Alert, CauseRow, Forecast, Happening, Requests, Verdict
 
 
+_SHOWN = 3
+"""So many sentences of `keyguard why` stand below the first one; the rest is a click away."""
+
+
 def verdict(of: Verdict, now: datetime, *, key: bool) -> Said:
     """Return the answer in words: about one key, or about the whole service."""
     words = (
         _VERDICTS[of.kind](of, now) if key or of.kind in ("exhausted", "will-run-out") else _SERVICE[of.kind](of, now)
     )
     if of.sentences:
-        return Said(words.tone, of.sentences[0], " ".join(of.sentences[1:]))
+        first, after = of.sentences[0], of.sentences[1:]
+        return Said(words.tone, first, " ".join(after[:_SHOWN]), after[_SHOWN:])
     return words
 
 
@@ -113,6 +118,9 @@ _SERVICE: Mapping[str, Callable[[Verdict, datetime], Said]] = {
 }  # fmt: skip
 
 
+_UNUSUAL = "Far more requests than usual"
+
+
 def happened(of: Happening, now: datetime) -> tuple[str, str]:
     """Return what has happened, and a mark beside it, which may be empty."""
     return _EVENTS.get(of.kind, _other)(of, now), _mark(of, now)
@@ -124,11 +132,11 @@ def _threshold(of: Happening, now: datetime) -> str:
 
 
 def _anomaly(of: Happening, now: datetime) -> str:
-    pace = "Unusual pace"
+    pace = _UNUSUAL
     if of.number is not None and of.number >= 180:
         times = round(of.number / 100)
         pace = "Pace doubled" if times == 2 else f"Pace {times} times the usual"
-    return f"{pace}: {of.text}" if of.text else pace
+    return f"{pace}: {of.text}" if " /" in of.text else pace  # a route; else it says the same in more words
 
 
 def _lasting(what: str) -> Callable[[Happening, datetime], str]:
@@ -137,7 +145,7 @@ def _lasting(what: str) -> Callable[[Happening, datetime], str]:
         shed = f", {share(of.number / 100)} shed" if of.number is not None else ""
         if shed:
             return f"{what}: {lasted.removeprefix(' for ') or 'still'}{shed}"
-        return f"{what}{lasted}{': ' if of.text else ''}{of.text}"
+        return f"{what}{lasted}"
 
     return words
 
@@ -148,7 +156,11 @@ def _renewed(of: Happening, now: datetime) -> str:
 
 
 def _forecast(of: Happening, now: datetime) -> str:
-    return f"Will run out{f': {short(of.limit)}' if of.limit else ''}{': ' if of.text else ''}{of.text}"
+    return f"Will run out{f': {short(of.limit)}' if of.limit else ''}"
+
+
+def _key(of: Happening, now: datetime) -> str:
+    return f"Key {of.text}"
 
 
 def _other(of: Happening, now: datetime) -> str:
@@ -163,6 +175,7 @@ _EVENTS: Mapping[str, Callable[[Happening, datetime], str]] = {
     "anomaly": _anomaly,
     "store": _lasting("Store out of order"),
     "overload": _lasting("Too busy"),
+    "key": _key,
 }
 
 
@@ -173,18 +186,16 @@ def _mark(of: Happening, now: datetime) -> str:
 
 
 def alert(of: Alert, now: datetime) -> str:
-    """Return what an alert is about. What it says itself goes first."""
-    if of.text:
-        return of.text
+    """Return what an alert is about, in a few words."""
     kind = of.type.removeprefix("keyguard.").removesuffix(".resolved")
     limit = f" of {of.limit}" if of.limit else ""
     return {
         "limit.threshold": f"{share((of.number or 0) / 100)}{limit} used",
         "limit.forecast": f"Will run out{f': {of.limit}' if of.limit else ''}",
-        "usage.anomaly": "Unusual pace",
+        "usage.anomaly": _UNUSUAL,
         "store.degraded": "Store out of order",
         "overload": "Too busy",
-    }.get(kind, of.type)
+    }.get(kind, of.text or of.type)
 
 
 def forecast(of: Forecast, now: datetime) -> str:

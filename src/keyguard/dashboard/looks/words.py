@@ -100,6 +100,8 @@ class Said(NamedTuple):
     tone: Tone
     what: str
     more: str = ""
+    rest: tuple[str, ...] = ()
+    """Sentences that are shown to whoever asks for more."""
 
 
 _NOTICES: Mapping[str, Said] = {
