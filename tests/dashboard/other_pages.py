@@ -8,7 +8,6 @@ from datetime import timedelta
 from keyguard.dashboard import views
 from tests.dashboard.pictures import (
     DAY,
-    MIDNIGHT,
     NOW,
     ROUTES,
     causes,
@@ -43,14 +42,11 @@ def overview() -> views.Overview:
             "a2", "keyguard.limit.forecast", "warning", today("15:05"), subject="Acme mobile app",
             href="keys/4lVwpQYULJPS", limit="30 000/day",
         ),
-        views.Alert("a3", "keyguard.usage.anomaly", "warning", NOW - DAY, subject="globex", text="60 where 9 are usual."),
+        views.Alert("a3", "keyguard.usage.anomaly", "warning", NOW - DAY, subject="globex", text="60, not 9."),
     )  # fmt: skip
     return views.Overview(
         shell=shell("overview", alerts_open=3, operator="ada", log_out=True),
-        verdict=views.Verdict(
-            "exhausted", limit=daily(16_000, 16_000), since=today("12:26"), back_at=MIDNIGHT + DAY, refused=12_877,
-            sentences=("One key is exhausted, and one runs out today. All else is in order.", "2.8 % were refused."),
-        ),
+        verdict=views.Verdict("fine", refused=16_170, whole=495_426),
         requests=spent,
         refused=causes(
             spent, usage=NOW, overload=today("12:14"), credentials=NOW - timedelta(minutes=2), permission=NOW,

@@ -185,6 +185,22 @@ def test_other_verdicts(verdict: views.Verdict, wanted: str) -> None:
     assert plain(sentences.verdict(verdict, NOW, key=True).what) == wanted
 
 
+@pytest.mark.parametrize(
+    ("alerts", "tone", "wanted"),
+    [
+        ((), "good", "Everything is in order, and no limit is near its end."),
+        (None, "good", "The store answers, and requests are served."),
+        (overview().alerts, "bad", "3 alerts are open, the latest: Acme mobile app: Will run out: 30 000/day."),
+        ((overview().alerts or ())[1:2], "warn", "1 alert is open: Acme mobile app: Will run out: 30 000/day."),
+    ],
+    ids=["none is open", "nobody watches", "three", "one"],
+)
+def test_the_verdict_of_the_service(alerts: tuple[views.Alert, ...] | None, tone: str, wanted: str) -> None:
+    fine = views.Verdict("fine", refused=12, whole=400)
+    said = sentences.service(replace(overview(), verdict=fine, alerts=alerts), NOW)
+    assert (said.tone, plain(said.what), plain(said.more)) == (tone, wanted, "12 requests refused, of 400.")
+
+
 def test_a_counter_that_is_wrong_is_told() -> None:
     verdict = replace(used_up().verdict, agree=False, difference=-1_200)
     assert "The counter and the ledger differ by 1 200" in plain(sentences.verdict(verdict, NOW, key=True).more)

@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 from keyguard.dashboard.looks.formats import counted, moment, number, share, span
 from keyguard.dashboard.looks.limits import named, short
 from keyguard.dashboard.looks.words import SPANS, Said, Tone
-from keyguard.dashboard.views import Alert, CauseRow, Forecast, Happening, Requests, Verdict
-
+from keyguard.dashboard.views import Alert, CauseRow, Forecast, Happening, Overview, Requests, Verdict
 
 _SHOWN = 3
 """So many sentences of `keyguard why` stand below the first one; the rest is a click away."""
@@ -24,6 +23,20 @@ def verdict(of: Verdict, now: datetime, *, key: bool) -> Said:
         first, after = of.sentences[0], of.sentences[1:]
         return Said(words.tone, first, " ".join(after[:_SHOWN]), after[_SHOWN:])
     return words
+
+
+def service(of: Overview, now: datetime) -> Said:
+    """Return how the whole service does: what alerts are about is not in order, whatever else is known."""
+    said = verdict(of.verdict, now, key=False)
+    if of.verdict.kind != "fine" or of.verdict.sentences or of.alerts == ():
+        return said
+    if of.alerts is None:
+        return said._replace(what="The store answers, and requests are served.")
+    latest = max(of.alerts, key=lambda one: one.at)
+    about = f"{latest.subject}: {alert(latest, now)}" if latest.subject else alert(latest, now)
+    many = len(of.alerts)
+    what = f"{counted(many, 'alert')} {'is' if many == 1 else 'are'} open{', the latest' if many > 1 else ''}: {about}."
+    return Said("bad" if any(one.level == "critical" for one in of.alerts) else "warn", what, said.more)
 
 
 def _exhausted(of: Verdict, now: datetime) -> Said:
