@@ -14,10 +14,12 @@ Rules:
 from __future__ import annotations
 
 import atexit
+import os
+import sys
 import threading
 from collections.abc import Callable
 from math import inf
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
 from keyguard.clock import SECOND, Clock, monotonic
@@ -184,6 +186,7 @@ class _Worker:
             self._start(begun)
 
     def _start(self, wake: threading.Event) -> None:
+        _end_as_a_child()
         try:
             run_aside(self._name, self._go, wake)
         except RuntimeError as error:
@@ -286,6 +289,19 @@ _workers: WeakSet[_Worker] = WeakSet()
 _shared = _Worker("keyguard-background")
 _exiting = False
 """Whether the process ends: then no thread can be begun."""
+_finalized = 0
+"""The process that `multiprocessing` brings to an end."""
+
+
+def _end_as_a_child() -> None:
+    """Have all brought to an end with this process, if `multiprocessing` has forked it: that skips `atexit`."""
+    global _finalized
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None and _finalized != os.getpid():
+        from multiprocessing.util import Finalize
+
+        _finalized = os.getpid()
+        Finalize(None, _end_all, exitpriority=0)
 
 
 @atexit.register
