@@ -10,15 +10,16 @@ import pytest
 
 from keyguard import APIKeys, ConfigurationError, Keyguard, RateLimit, Usage, quota
 from keyguard.cli.command_line import main
+from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, play
 from tests.why.world import Shop
 
 
 def test_a_quota_that_is_used_up(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, RateLimit(quota("20/day"), "100/second", by="subject", paths=["/v1/{name}", "/v2/{name}"]))
+    shop = Shop(tmp_path, RateLimit(quota("20/day"), "100/second", by="subject"))
     shop.ask("/v1/export", times=12, every="10 minutes")
-    shop.ask("/v2/orders", times=8, every="10 minutes", client="203.0.113.7")
-    shop.ask("/v2/orders", times=5)
+    shop.ask("/v1/orders/17", times=8, every="10 minutes", client="203.0.113.7")
+    shop.ask("/v1/orders/17", times=5)
     shop.rest()
     found = shop.guard.why(shop.id)
     assert (found.state, found.level, found.exhausted, found.kind, found.subject) == (
@@ -29,22 +30,22 @@ def test_a_quota_that_is_used_up(tmp_path: Path) -> None:
         "The key works again at 00:00, in 12 h 40 min.",
     )
     assert found.details == (
-        "60 % went to GET /v1/{name}.",
+        "60 % went to GET /v1/export.",
         "68 % of the requests came from 198.51.100.1.",
         "5 requests were refused since.",
         "The counter and the ledger agree.",
     )
     assert found.advice == (
         "Wait: it works again at 00:00.",
-        "Let it go on now: keyguard limits grant acme 2 --limit 'subject /v1/{name} /v2/{name}:20/day'.",
+        "Let it go on now: keyguard limits grant acme 2 --limit subject:20/day.",
     )
     first, second = found.limits
     assert (first.kind, first.unit, first.spent, first.remaining, first.refused) == ("quota", "day", 20, 0, 5)
     assert (second.kind, second.remaining) == ("window", 100)
     assert (found.requests is not None and found.requests.requests, found.ledger) == (25, "complete")
     assert [(row.name, row.units, row.share) for row in found.routes] == [
-        ("GET /v1/{name}", 12, 0.6),
-        ("GET /v2/{name}", 8, 0.4),
+        ("GET /v1/export", 12, 0.6),
+        ("GET /v1/orders/<id>", 8, 0.4),
     ]
     of_subject = shop.guard.why("acme")
     assert [(key.id, key.status, key.requests) for key in of_subject.keys] == [(shop.id, "active", 25)]
@@ -68,16 +69,17 @@ def test_a_request_is_explained_by_its_id_and_a_response_by_its_url(tmp_path: Pa
     shop = Shop(tmp_path, RateLimit("1/hour", by="subject"))
     shop.ask()
     answer = shop.ask()
-    assert answer is not None
     id = json.loads(answer.body)["instance"]
     found = shop.guard.explain(id)
     assert str(found).splitlines() == [
-        "GET of acme at 08:00 UTC was refused, with status 429: limit reached.",
+        "GET /v1/orders of acme at 08:00 UTC was refused, with status 429: limit reached.",
         "subject:1/hour had 0 of 1 units left.",
         "It would have been admitted with 1 more, or at 09:00, in 1 h.",
     ]
     shop.rest()
-    others = Keyguard(APIKeys(), store=f"sqlite:///{tmp_path}/k.db", usage=Usage(), clock=shop.clock, name="other")
+    others = Keyguard(
+        APIKeys(), store=SQLiteStore(tmp_path / "k.db", clock=shop.clock), usage=Usage(), clock=shop.clock, name="other"
+    )
     assert others.explain(id) == found
     assert others.refusals("acme") == others.refusals() == (found,)
     assert asyncio.run(others.aexplain(id)) == found

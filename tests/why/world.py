@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flask
 import pytest
 
 from keyguard import APIKeys, Keyguard, Usage
 from keyguard.cli.command_line import main
+from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock
 from tests.support.harness import Answer, Ask, ask_wsgi
 
@@ -19,43 +21,47 @@ KEY_ID = "4fK2mQ9xTzLb"
 
 
 class Shop:
-    """A stack around an app that has its routes from a table."""
+    """A Flask app in a stack with a ledger, on SQLite. `outer` are guards before those that look for keys."""
 
-    def __init__(self, folder: Path, *guards: Any, keys: APIKeys | None = None, store: Any = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *guards: Any,
+        outer: Any = (),
+        keys: APIKeys | None = None,
+        kind: type[SQLiteStore] = SQLiteStore,
+    ) -> None:
         self.clock = ManualClock()
-        self.inside: Any = None
+        self.inside: Callable[[], object] = lambda: None
         """Called within the app."""
         self.usage = Usage()
+        self.store = kind(folder / "k.db", clock=self.clock)
         self.guard = Keyguard(
-            *([one for one in guards if getattr(one, "outer", False)]),
-            keys or APIKeys(),
-            *([one for one in guards if not getattr(one, "outer", False)]),
-            store=store or f"sqlite:///{folder}/k.db",
-            clock=self.clock,
-            usage=self.usage,
-            name="shop",
+            *outer, keys or APIKeys(), *guards, store=self.store, clock=self.clock, usage=self.usage, name="shop"
         )
-        self.app = self.guard.wsgi(self.shop)
+        app = flask.Flask("shop")
+        for rule in ("/v1/export", "/v1/orders", "/v1/orders/<id>"):
+            app.add_url_rule(rule, rule, self._view, methods=["GET", "POST"])
+        app.add_url_rule("/v1/broken", "broken", self._broken)
+        self.guard.init_app(app)
+        self.app = app.wsgi_app
         issued = self.guard.keys.issue("Acme Ltd", subject="acme", name="nightly sync", plan="pro", actor="ada")
         self.key, self.id = issued.key.reveal(), issued.record.id
 
-    def shop(self, environ: Any, start_response: Any) -> list[bytes]:
-        if self.inside is not None:
-            self.inside()
-        if environ["PATH_INFO"] == "/broken":
-            raise LookupError("of the app")
-        start_response("200 OK", [("Content-Length", "2")])
-        return [b"ok"]
+    def _view(self, id: str = "") -> str:
+        self.inside()
+        return "ok"
+
+    def _broken(self) -> str:
+        raise LookupError("of the app")
 
     def ask(
         self, target: str = "/v1/orders", *, times: int = 1, every: str = "", key: str | None = None, **more: Any
-    ) -> Answer | None:
+    ) -> Answer:
         """Ask so many times; return the last answer."""
-        answer = None
         headers = (("X-API-Key", self.key if key is None else key),)
         for _ in range(times):
-            with suppress(LookupError):
-                answer = ask_wsgi(self.app, Ask(target, headers=headers, **more), lint=False)
+            answer = ask_wsgi(self.app, Ask(target, headers=headers, **more), lint=False)
             if every:
                 self.clock.advance(every)
         return answer

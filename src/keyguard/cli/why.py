@@ -141,11 +141,11 @@ def _tell(found: Diagnosis) -> None:
     limits = [_row_of_limit(limit, found) for limit in found.limits]
     _table(["LIMIT", "COUNTED AS", "USED", "HELD", "LEFT", "REFUSED", "BACK (UTC)"], limits)
     refused = [
-        [one.title, ", ".join(name for name, _ in one.rules), number(one.requests), "", one.blames]
+        [one.title, ", ".join(name for name, _ in one.rules), number(one.requests), f"{one.blames}'s"]
         for one in found.refused
     ]
-    _table(["REFUSED FOR", "BY", "REQUESTS", "", "WHOSE DOING"], refused)
-    _table(["ROUTE", "SPENT", "SHARE"], _rows_of_spent(found.routes))
+    _table(["REFUSED FOR", "BY", "REQUESTS", "WHOSE DOING"], refused)
+    _table(["ROUTE", "SPENT" if found.spent_of else "REQUESTS", "SHARE"], _rows_of_spent(found.routes))
     _table(["ADDRESS", "REQUESTS", "SHARE"], _rows_of_spent(found.addresses))
     keys = [
         [key.id, key.status, key.name or "", "" if key.last_used is None else clock(key.last_used, found.at)]
@@ -167,7 +167,9 @@ def _table(names: list[str], rows: list[list[str]]) -> None:
 
 def _row_of_limit(limit: LimitReport, found: Diagnosis) -> list[str]:
     back = ""
-    if limit.works_at is not None:
+    if limit.kind == "slots":
+        back = "when one ends" if limit.exhausted else ""
+    elif limit.works_at is not None:
         back = f"works again {ahead(limit.works_at, found.at)}"
     elif limit.exhausted:
         back = "only a grant helps"

@@ -18,7 +18,7 @@ from keyguard.buckets import bucket_text
 from keyguard.clock import Clock
 from keyguard.counter_names import LimitFacts
 from keyguard.errors import StoreError
-from keyguard.http.addresses import bucket_named
+from keyguard.http.addresses import IPV6_PREFIX, bucket_named
 from keyguard.keys import KeyRecord, record_key
 from keyguard.keys.format import ALPHABET, ID_LENGTH
 from keyguard.keys.record import decode
@@ -32,9 +32,10 @@ from keyguard.units import Duration, as_datetime
 from keyguard.usage import UsageReport
 from keyguard.usage.asking import Asking
 from keyguard.usage.reading import begin_of as moment_of
-from keyguard.why import Agreement, BanState, Diagnosis, KeyState, LimitReport
+from keyguard.why import Agreement, BanState, Diagnosis, KeyState, LimitReport, RefusedFor
 from keyguard.why.agreement import LEAST, NOT_COMPARED, compared
-from keyguard.why.spending import addresses_of, counts_of, refused_in, routes_of, used_up_at
+from keyguard.why.recall import latest
+from keyguard.why.spending import addresses_of, counts_of, refused_among, refused_in, routes_of, used_up_at
 from keyguard.why.verdict import deciding, judged
 
 INTERVAL = 2.0
@@ -109,7 +110,7 @@ class _One:
         caller = self._caller
         record, now = self._record()
         at = as_datetime(now)
-        report = self._report(self._since)
+        report = self._report(self._since, fine=at - self._since < _FINE)
         kind = self._kind(record, report)
         self._used = self._last_used() if self._subject else {}
         keys = self._keys_of(report) if kind == "subject" else []
@@ -139,9 +140,10 @@ class _One:
             unseen=tuple(unseen),
             bans=self._bans(record, report),
             requests=None if own is None else counts_of(own),
-            refused=() if own is None else refused_in(own),
+            refused=self._tried() if own is None else refused_in(own),
             routes=() if own is None or whole is None else routes_of(whole, spent_by),
             addresses=() if own is None or whole is None else addresses_of(whole),
+            spent_of=limits[0].name if spends and own is not None else "",
             spent_since=None if own is None or whole is None else whole.rows_since,
             ledger=self._ledger_state(report),
             agreement=self._agreement(limits, at, check),
@@ -173,11 +175,7 @@ class _One:
     def _key_state(self, record: KeyRecord | None, report: UsageReport | None, at: datetime) -> KeyState:
         if record is not None:
             return self._state_of(record, report, at)
-        self._subject = ""  # whoever sends an unknown key is a caller without one
-        tried = self._report(self._since)
-        rows = () if tried is None else tried.by_key
-        sent = next((row.requests for row in rows if row.key_id == self._caller.name), 0)
-        return KeyState(self._caller.name, "unknown", requests=None if tried is None else sent)
+        return KeyState(self._caller.name, "unknown")
 
     def _state_of(self, record: KeyRecord, report: UsageReport | None, at: datetime) -> KeyState:
         status = record.status(at)
@@ -259,7 +257,7 @@ class _One:
         if record is not None:
             buckets |= {bucket_text(record.id), bucket_text(record.subject)}
         if report is not None and self._subject:
-            prefixes = {one.ipv6_prefix for one in self._parts._facts} or {64}
+            prefixes = {one.ipv6_prefix for one in self._parts._facts} or {IPV6_PREFIX}
             for client in report.by_client[:_ADDRESSES]:
                 buckets |= {bucket for prefix in prefixes if (bucket := bucket_named(client.client, prefix))}
         buckets |= {f"@{bucket}" for bucket in buckets if not bucket.startswith("@")}
@@ -284,6 +282,26 @@ class _One:
         except StoreError:
             self._unreadable = True
             return None
+
+    def _tried(self) -> tuple[RefusedFor, ...]:
+        """Return why a caller was refused of whom the ledger does not count by itself, as far as the latest tell."""
+        if self._parts._ledger is None or self._unreadable:
+            return ()
+        try:
+            known = run_flow(self._parts._ledger._ledger()[0], latest(""))
+        except StoreError:
+            self._unreadable = True
+            return ()
+        names = {*self._caller.buckets.values(), self._caller.name}
+        prefixes = {one.ipv6_prefix for one in self._parts._facts} or {IPV6_PREFIX}
+        mine = [
+            one
+            for one in known
+            if one.at is not None
+            and one.at >= self._since
+            and (one.key_id in names or any(bucket_named(one.client, prefix) in names for prefix in prefixes))
+        ]
+        return refused_among(mine)
 
     def _ledger_state(self, report: UsageReport | None) -> Any:
         if self._unreadable:

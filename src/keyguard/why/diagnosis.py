@@ -24,6 +24,7 @@ State: TypeAlias = Literal[
     "pending",
     "unknown",
     "banned",
+    "refused",
 ]
 Level: TypeAlias = Literal["good", "warning", "bad"]
 
@@ -201,10 +202,12 @@ class Diagnosis:
     requests: Counts | None
     """`None` if no ledger tells it."""
     refused: tuple[RefusedFor, ...]
-    """By cause, most first."""
+    """By cause, most first. Of an address, and of a key that is not there, those among the latest that are known."""
     routes: tuple[Spent, ...]
     """The routes that have spent the deciding limit, most first."""
     addresses: tuple[Spent, ...]
+    spent_of: str
+    """The name of the limit whose units `routes` count; empty if they count requests."""
     spent_since: datetime | None
     """From when on `routes` and `addresses` are counted."""
     ledger: Literal["complete", "incomplete", "none", "unreadable"]

@@ -40,7 +40,7 @@ _SHARDS = 16
 _A_MINUTE = 64  # lines of a shard
 _MINUTES = 60
 _HOUR = 3600 * SECOND
-_LATEST, _LATEST_OF_ALL = 20, 100
+_LATEST, _LATEST_OF_ALL = 20, 100  # of a subject; of callers without a key, and of all
 _NEVER = as_datetime(0)
 
 
@@ -99,7 +99,8 @@ def writing(decisions: Iterable[Decision]) -> list[Op[Any]]:
     for decision in chosen:
         line = line_of(report_of(decision))
         lines.setdefault((_key(decision.request_id, decision.at // MINUTE), _A_MINUTE, _HOUR), []).append(line)
-        for who, most in ((spelled(decision.subject), _LATEST), (EVERYBODY, _LATEST_OF_ALL)):
+        own = _LATEST if decision.subject else _LATEST_OF_ALL
+        for who, most in ((spelled(decision.subject), own), (EVERYBODY, _LATEST_OF_ALL)):
             lines.setdefault((_latest_key(who), most, 24 * _HOUR), []).append(line)
     return [Remember(key, found, most, ttl) for (key, most, ttl), found in lines.items()]
 

@@ -186,7 +186,7 @@ _REASONS: dict[str, tuple[str, str]] = {
     "no-key": ("No key was sent.", "Send one."),
     "other-scheme": ("What stood in Authorization has another form than a key.", "Send the key in the right place."),
     "two-keys": ("Two different keys were sent.", "Send one."),
-    "unknown": ("No key {key} stands in the store: it was never issued here, or it was deleted.", "Issue a new one."),
+    "unknown": ("No such key stands in the store: it was never issued here, or it was deleted.", "Issue a new one."),
     "malformed": ("What was sent is no key: its form or its checksum is wrong.", "Look for a slip in copying it."),
     "expired": ("The key {key} had expired.", "Let it work on: keyguard keys update {id} --expires 30d."),
     "revoked": ("The key {key} was revoked.", "The client needs a new one."),

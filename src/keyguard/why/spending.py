@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Literal
 
 from keyguard.usage import UsageBucket, UsageReport
 from keyguard.why.diagnosis import Counts, LimitReport, RefusedFor, Spent
+from keyguard.why.requests import RequestReport
 from keyguard.why.words import CAUSES, CauseWords
 
 MOST = 8
@@ -44,6 +47,22 @@ def refused_in(report: UsageReport) -> tuple[RefusedFor, ...]:
                 _last(report, {cause, "failed"} if cause == "fault" else {cause}),
             )
         )
+    return tuple(found)
+
+
+def refused_among(latest: Iterable[RequestReport]) -> tuple[RefusedFor, ...]:
+    """Return the causes of some refusals."""
+    causes: dict[str, list[RequestReport]] = {}
+    for one in latest:
+        causes.setdefault(one.cause, []).append(one)
+    found = []
+    for cause, reports in sorted(causes.items(), key=lambda pair: (-len(pair[1]), pair[0])):
+        words = CAUSES.get(cause, _UNKNOWN)
+        blames: Literal["caller", "nobody"] = "nobody" if words.blames_nobody else "caller"
+        rules = Counter(one.policies[0] if one.policies else one.reason for one in reports)
+        named = tuple(sorted(rules.items(), key=lambda pair: (-pair[1], pair[0])))
+        last = max([one.at for one in reports if one.at is not None], default=None)
+        found.append(RefusedFor(cause, words.title, words.meaning, words.action, blames, len(reports), named, last))
     return tuple(found)
 
 

@@ -43,6 +43,8 @@ def _state(found: Diagnosis) -> State:
         return "exhausted"
     if any(_is_near(limit) for limit in found.limits):
         return "nearly"
+    if found.kind == "address" and any(one.cause == "address" for one in found.refused):
+        return "refused"
     if found.requests is not None and not found.requests.requests and not any(limit.spent for limit in found.limits):
         return "unused"
     return "works"
@@ -100,6 +102,8 @@ class _Sentences:
             return self._exhausted()
         if state == "nearly":
             return [self._nearly(limit) for limit in self.found.limits if _is_near(limit)]
+        if state == "refused":
+            return ["The address was refused for itself, and no ban is in force: a filter of the stack denies it."]
         if state == "unused":
             return [
                 f"Nothing has been asked for in {ago(self.found.since, self.now)}, and nothing bars {self._them()}."
@@ -125,11 +129,7 @@ class _Sentences:
         if key.status == "pending":
             begins = "later" if key.until is None else ahead(key.until, now)
             return [f"The key works only later: {begins}."]
-        said = [f"No key {key.id} stands in this store: it was never issued here, or it was deleted."]
-        if key.requests:
-            since = ago(self.found.since, now)
-            said.append(f"{counted(key.requests, 'request')} of {since} {_were(key.requests)} sent with it.")
-        return said
+        return [f"No key {key.id} stands in this store: it was never issued here, or it was deleted."]
 
     @staticmethod
     def _reason(why: str | None) -> str:
@@ -167,8 +167,7 @@ class _Sentences:
 
     def _back(self, limit: LimitReport) -> str:
         if limit.kind == "slots":
-            until = "" if limit.works_at is None else f", at the latest {clock(limit.works_at, self.now, up=True)}"
-            return f"{self.who} is let in again when one of them ends{until}."
+            return f"{self.who} is let in again when one of them ends."
         if limit.works_at is None:
             return "Nothing of it comes back by itself: only a grant helps."
         return f"{self.who} works again {ahead(limit.works_at, self.now)}."
@@ -236,8 +235,8 @@ class _Sentences:
                 return []  # it is said already
             return [f"{requests} refused by {names or 'a limit'}{last}."]
         if one.cause == "fault":
-            return [f"{requests} answered with an error, because the store, keyguard or the app failed{by}{last}: "
-                    f"that is not {self._owner()} doing, and nothing of a limit was used up by it."]  # fmt: skip
+            why = "because the store, keyguard or the app failed"
+            return [f"{requests} answered with an error{last}, {why}{by}: that is not {self._owner()} doing."]
         if one.blames == "nobody":
             return [f"{requests} turned away{by}{last}, because there was too much to do: no key is to blame."]
         reasons = {
@@ -278,9 +277,9 @@ class _Sentences:
             elif one.cause == "address" and not found.bans:
                 said += self._for_address(one)
             elif one.cause == "fault":
-                said.append(
-                    "Look at the store and at the app's log: keyguard store check, and the errors of that time."
-                )
+                said.append("Look at the store, keyguard store check, and at the app's log of that time.")
+            elif one.cause == "overload":
+                said.append("Nothing of the key helps: the app needs more processes, or less work for each request.")
         if found.agreement.false_exhaustion and found.agreement.ledger is not None:
             told = str(max(0, found.agreement.ledger))
             command = _command("limits", "set", self._counted_as(), told, "--limit", found.agreement.limit)
@@ -301,9 +300,7 @@ class _Sentences:
             return [f"The client has to wait, or gets another key: {_command('keys', 'issue', '--owner', owner)}."]
         if status == "revoked":
             return [f"The client needs a new key: {_command('keys', 'issue', '--owner', owner)}."]
-        return [
-            "Compare the id with that of the client's key, and this store with that of the app: keyguard keys list."
-        ]
+        return ["Compare the id with that of the client's key, and the store with the app's: keyguard keys list."]
 
     def _for_limit(self, limit: LimitReport) -> list[str]:
         if limit.kind == "slots":

@@ -54,7 +54,7 @@ def clock(when: datetime, now: datetime, *, up: bool = False) -> str:
     moment = -(-moment // unit) * unit if up else moment // unit * unit
     told = when + timedelta(microseconds=moment - in_microseconds(when))
     time = f"{told:%H:%M:%S}" if unit == SECOND and told.second else f"{told:%H:%M}"
-    if told.date() == now.date() or (timedelta(0) < told - now < timedelta(hours=18)):
+    if told.date() == now.date() or (timedelta(0) < told - now <= timedelta(hours=24)):
         return f"at {time}"
     year = "" if told.year == now.year else f" {told.year}"
     return f"on {told.day} {_MONTHS[told.month - 1]}{year} at {time}"
@@ -67,7 +67,10 @@ def ahead(when: datetime, now: datetime) -> str:
 
 def ago(since: datetime, now: datetime) -> str:
     """Return from when on something is counted: `the last 24 h`."""
-    return f"the last {span(timedelta(seconds=round((now - since).total_seconds() / 60) * 60))}"
+    minutes = round((now - since).total_seconds() / 60)
+    if minutes % 60 == 0 and 0 < minutes <= 48 * 60:
+        return f"the last {minutes // 60} h"
+    return f"the last {span(timedelta(minutes=max(1, minutes)))}"
 
 
 def joined(parts: list[str]) -> str:
