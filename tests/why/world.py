@@ -30,11 +30,12 @@ class Shop:
         outer: Any = (),
         keys: APIKeys | None = None,
         kind: type[SQLiteStore] = SQLiteStore,
+        every: str = "2 seconds",
     ) -> None:
         self.clock = ManualClock()
         self.inside: Callable[[], object] = lambda: None
         """Called within the app."""
-        self.usage = Usage()
+        self.usage = Usage(every=every)
         self.store = kind(folder / "k.db", clock=self.clock)
         self.guard = Keyguard(
             *outer, keys or APIKeys(), *guards, store=self.store, clock=self.clock, usage=self.usage, name="shop"

@@ -17,6 +17,8 @@ from typing import Any
 
 from keyguard.cli import key_import
 from keyguard.cli.input import FORMS, adding_to, duration, given, separated, when
+from keyguard.cli.last_used import last_used, unused
+from keyguard.cli.ledger import add_ledger, ledger_beside
 from keyguard.cli.opening import app_of, store_for
 from keyguard.cli.operator import operator
 from keyguard.cli.output import members_of, print_json, print_table, show_issued, show_record, warn
@@ -64,6 +66,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     )
 
     named = f"the id of the key, or the key itself, {FORMS}"
+    listing.add_argument(
+        "--unused", type=duration, metavar="SPAN", help="only those that were not used for so long, such as 90d"
+    )
+    add_ledger(listing)
+
     show = action("show", _show, "show one key's record; never the key")
     show.add_argument("id", help=named)
 
@@ -171,11 +178,15 @@ def _rotate(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    records = _registry(options).list(subject=options.subject, owner=options.owner, status=options.status)
+    registry = _registry(options)
+    records = registry.list(subject=options.subject, owner=options.owner, status=options.status)
+    used = last_used(records, ledger_beside(options, registry.store))
+    if options.unused is not None:
+        records = unused(records, used, options.unused)
     if options.json:
-        print_json([members_of(record) for record in records])
+        print_json([members_of(record) | used.members(record) for record in records])
     elif records:
-        print_table(records)
+        print_table(records, used.column)
     else:
         print("There are no keys.", file=sys.stderr)
     return 0

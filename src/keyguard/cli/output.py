@@ -87,9 +87,10 @@ def end_text(when: datetime) -> str:
     return rfc3339(-(-in_microseconds(when) // SECOND))
 
 
-def print_table(records: list[KeyRecord]) -> None:
+def print_table(records: list[KeyRecord], last_used: Callable[[KeyRecord], str]) -> None:
     """Print a line for each key."""
-    print_rows(list(_COLUMNS), [[column(record) or "" for column in _COLUMNS.values()] for record in records])
+    columns = {**_COLUMNS, "LAST USED (UTC)": last_used}
+    print_rows(list(columns), [[column(record) or "" for column in columns.values()] for record in records])
 
 
 def print_rows(names: list[str], lines: list[list[str]]) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from keyguard.cli.input import FORMS, add_json, add_store, duration, given
-from keyguard.cli.opening import app_of, lasting, open_for_operators, store_for
+from keyguard.cli.ledger import NO_LEDGER, add_ledger, ledger_beside
+from keyguard.cli.opening import app_of, lasting, store_for
 from keyguard.cli.output import print_json, print_rows
 from keyguard.clock import wall_clock
 from keyguard.errors import ConfigurationError, KeyguardError
@@ -25,7 +26,6 @@ from keyguard.run import run_flow
 from keyguard.stack.callers import KINDS
 from keyguard.stack.diagnosing import Diagnoses
 from keyguard.stack.written import read_stacks
-from keyguard.usage import UsageReader, ledger_store
 from keyguard.why import Diagnosis, LimitReport, Spent
 from keyguard.why.recall import written
 from keyguard.why.requests import RequestReport
@@ -54,7 +54,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "--check", action="store_true", help="wait 4 s and compare again, if counter and ledger do not say the same"
     )
     parser.add_argument("--request", metavar="ID", help="one request that was refused in the last hour, instead")
-    parser.add_argument("--ledger", metavar="URL", help="the ledger's store, if it does not lie beside the other")
+    add_ledger(parser)
     parser.set_defaults(run=_why)
 
 
@@ -78,13 +78,6 @@ def _store(options: argparse.Namespace) -> Store:
     return store_for(options, "--store redis://localhost", instead=_INSTEAD)
 
 
-def _ledger(options: argparse.Namespace, store: Store) -> UsageReader | None:
-    if options.ledger is not None:
-        return UsageReader(open_for_operators(given(options.ledger, "the URL of a ledger"), make=False))
-    beside = ledger_store(store, make=False)
-    return None if beside is None else UsageReader(beside)
-
-
 def _diagnosis(options: argparse.Namespace) -> Diagnosis:
     words: dict[str, Any] = {name: getattr(options, name) for name in ("by", "plan", "since", "check")}
     caller = given(options.caller, "a caller")
@@ -103,7 +96,7 @@ def _diagnosis(options: argparse.Namespace) -> Diagnosis:
         store,
         [facts for stack in stacks for facts in stack.facts],
         wall_clock,
-        ledger=_ledger(options, store),
+        ledger=ledger_beside(options, store),
         bans={name: None for stack in stacks for name in stack.bans},
     )
     return answers.of(caller, **words)
@@ -111,10 +104,10 @@ def _diagnosis(options: argparse.Namespace) -> Diagnosis:
 
 def _request(options: argparse.Namespace) -> RequestReport:
     store = _store(options)
-    beside = _ledger(options, store)
+    beside = ledger_beside(options, store)
     if beside is None:
-        raise KeyguardError("no ledger lies beside this store: write Keyguard(usage=Usage()), or name it by --ledger")
-    found = run_flow(beside._store, written(options.request, wall_clock()))
+        raise KeyguardError(NO_LEDGER)
+    found = run_flow(beside._ledger()[0], written(options.request, wall_clock()))
     return RequestReport(options.request, False) if found is None else found
 
 
