@@ -93,6 +93,21 @@ def test_a_parser_of_structured_fields_reads_them(profile: str) -> None:
                 assert "w" not in policies[0][1]
 
 
+@pytest.mark.parametrize("profile", ["x-ratelimit", "github", "draft-11 and github"])
+def test_the_older_fields_are_items_that_it_reads_too(profile: str) -> None:
+    for limits in LIMITS.values():
+        for _, told in fields(limits, PROFILES[profile]):
+            items = {
+                name: http_sf.parse(value.encode(), tltype="item")[0]
+                for name, value in told
+                if name.startswith("X-RateLimit-")
+            }
+            resource = items.pop("X-RateLimit-Resource", None)
+            assert str(resource) == ("None" if profile == "x-ratelimit" else "api")
+            assert {"X-RateLimit-Limit", "X-RateLimit-Remaining"} <= set(items)
+            assert all(type(number) is int and number >= 0 for number in items.values())
+
+
 def test_fields_of_github_end_at_the_moment_at_which_the_quota_begins_anew() -> None:
     (_, told), *_ = fields(LIMITS["a quota"], PROFILES["github"])
     _, end = quota("2/month", tz="Europe/Berlin", anchor=15).present(ManualClock()())
