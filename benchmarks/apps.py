@@ -6,7 +6,20 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from asking import asgi_run, wsgi_run
-from keyguard import APIKeys, Ban, Concurrency, IPFilter, Keyguard, Overload, RateLimit, ResponseCache, quota
+from keyguard import (
+    Alerts,
+    APIKeys,
+    Ban,
+    Concurrency,
+    Decision,
+    IPFilter,
+    Keyguard,
+    Overload,
+    RateLimit,
+    ResponseCache,
+    Usage,
+    quota,
+)
 from keyguard.ops import Take, Taken
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
@@ -315,6 +328,41 @@ def _reserve_plainly(guard: Keyguard) -> None:
         hold.settle(7)
 
 
+class _Passing:
+    """Lets the time of a flush pass after each thousandth request: what is counted has all that runs in the background.
+
+    A service with a thousand requests in two seconds does as much.
+    """
+
+    def __init__(self, app: Any, clock: ManualClock) -> None:
+        self._app, self._clock, self._served = app, clock, 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._app(scope, receive, send)
+        self._served += 1
+        if self._served % 1000 == 0:
+            self._clock.advance("2 seconds")
+
+
+def _observed(inner: Callable[[], Any] = raw_asgi, *, metrics: bool = False, **observers: Callable[[], Any]) -> Make:
+    """Return what makes an app with keys and limits, whose requests are told to observers."""
+
+    def make(stack: Callable[..., Keyguard], callers: int) -> tuple[Any, list[str], int]:
+        clock = ManualClock()
+        settings = {word: observer() for word, observer in observers.items()}
+        guard = Keyguard(
+            *(APIKeys(), RateLimit(RATES, by="key")), store=MemoryStore(clock=clock), clock=clock, **settings
+        )
+        if metrics:
+            guard.metrics()
+        return _Passing(guard.asgi(inner()), clock), issued(guard, callers), 200
+
+    return make
+
+
+def _told(decision: Decision) -> None: ...
+
+
 _VARIANTS: dict[str, Make] = {
     "asgi: bare": _bare(raw_asgi),
     "asgi: empty Keyguard()": lambda stack, callers: (stack().asgi(raw_asgi()), [], 200),
@@ -357,6 +405,13 @@ _VARIANTS: dict[str, Make] = {
     "wsgi: refusal": _refusing_under_wsgi,
     "wsgi: overload": _guarded(Overload, raw_wsgi, "wsgi"),
     "wsgi: cache hit": lambda stack, callers: (stack(ResponseCache()).wsgi(cacheable_wsgi()), [], 200),
+    "observed: bare": _bare(raw_asgi),
+    "observed: by nobody": _observed(),
+    "observed: a record": _observed(on_decision=lambda: _told),
+    "observed: metrics": _observed(metrics=True),
+    "observed: usage": _observed(usage=Usage),
+    "observed: usage and metrics": _observed(metrics=True, usage=Usage),
+    "observed: usage, metrics and alerts": _observed(metrics=True, usage=Usage, alerts=Alerts),
     "flask: bare": _bare(bare_flask),
     "flask: one limit": _limited(ONE_RATE, bare_flask, "wsgi"),
     "flask: one limit, handlers=True": _guarded(_for_handlers, bare_flask, "wsgi"),
