@@ -51,6 +51,7 @@ from keyguard.stack.for_policies import ForPolicies
 from keyguard.stack.for_tests import ForTests
 from keyguard.stack.needs import unmet_needs, why_unmet
 from keyguard.stack.order import check_alike, check_guards, check_layers
+from keyguard.stack.own_usage import with_own_usage
 from keyguard.stack.policies import patterns_of, stacked, unwrapped
 from keyguard.stack.route_checks import check_bottle
 from keyguard.stack.settings import (
@@ -163,7 +164,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
         self.enabled = self._guarding = checked_switch("enabled", enabled)
         self._overrides_on = checked_switch("overrides", overrides)
         self._root_path = checked_prefix(root_path)
-        self._stacked = stacked(guards)
+        self._stacked = stacked(with_own_usage(guards, usage))
         members = members_of(self._stacked)
         self.guards = tuple([unwrapped(guard) for guard in members])
         self._declared = [declared(guard) for guard in members]

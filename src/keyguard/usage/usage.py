@@ -7,8 +7,10 @@ from datetime import timedelta
 
 from keyguard.checks import is_whole
 from keyguard.clock import SECOND, Clock, wall_clock
+from keyguard.counter_names import LimitFacts
 from keyguard.decision import Decision
 from keyguard.errors import ConfigurationError
+from keyguard.guard import Guard
 from keyguard.observer import Observed, Sink
 from keyguard.ops import Store, traits_of
 from keyguard.ops.usage import UsageRow
@@ -17,6 +19,7 @@ from keyguard.stores import open_store
 from keyguard.units import Duration, microseconds
 from keyguard.usage.asking import Asking
 from keyguard.usage.ledger import Ledger
+from keyguard.usage.own import OwnUsage
 from keyguard.usage.place import ledger_store
 
 _TOTALS = UsageRow(1000, common=True)
@@ -37,6 +40,8 @@ class Usage(Asking):
     - `minutes`, `hours`: how long the minutes of each hour and the hours of each day are kept.
     - `max_subjects`: of how many subjects a process counts each by itself in a day. Requests of further ones are
       counted for the whole service alone.
+    - `path`: the path, such as `"/usage"`, at which a caller with a key is told of its own usage, as JSON; `?since=7d`
+      says from when on. It is answered right behind the guard that finds the caller, also if its limits are used up.
 
     Raises `ConfigurationError` for a setting that is wrong.
     """
@@ -49,11 +54,13 @@ class Usage(Asking):
         minutes: Duration = "48h",
         hours: Duration = "400d",
         max_subjects: int = 10_000,
+        path: str | None = None,
     ) -> None:
         interval = microseconds("every", every, min=0.1, max=timedelta(minutes=1))
         if not is_whole(max_subjects) or not 1 <= max_subjects <= 1_000_000:
             raise ConfigurationError(f"max_subjects is a whole number from 1 to 1000000, not {max_subjects!r:.80}")
         self.every = interval / SECOND
+        self.path = _checked_path(path)
         self._given = store
         self._store = None if store is None else open_store(store)
         self._home: Store | None = None
@@ -68,6 +75,15 @@ class Usage(Asking):
 
     def __repr__(self) -> str:
         return f"<Usage {self._store!r}>" if self._store is not None else "Usage()"
+
+    def own(self) -> Guard | None:
+        """Return what tells callers of their own usage; `None` for nothing."""
+        if self.path is None:
+            return None
+        return OwnUsage(self.path, self.of, self._facts, self.every)
+
+    def _facts(self) -> Sequence[LimitFacts]:
+        return [fact for stack in self._ledger_here.stacks for fact in stack.facts()]
 
     # -- for its stack ------------------------------------------------------------------------------------
 
@@ -155,3 +171,11 @@ class Usage(Asking):
         if self._store is None:
             raise ConfigurationError("this ledger has no store yet: give it to a stack, Keyguard(usage=Usage())")
         return self._store, self._clock
+
+
+def _checked_path(path: str | None) -> str | None:
+    if path is None:
+        return None
+    if isinstance(path, str) and path.startswith("/") and not set(path) & set("{}*?#%") and path == path.rstrip("/"):
+        return path
+    raise ConfigurationError(f"path is one path, such as '/usage', not {path!r:.80}")
