@@ -2,7 +2,7 @@
 
 A caller's day looks like its other days: busy at nine, quiet at night. So what is to come is the mean of each hour of
 the day over the last seven days, times what today is in proportion to that. With less than three days of history it is
-Holt's method on the hours of this period: their level and their trend.
+Holt's method on the hours of this period: their level and their trend, which is damped.
 
 Pure: what was used, hour by hour, comes in, and an answer goes out. It says nothing in the first two hours of a period,
 nor while less than a quarter is spent, when it would be a guess.
@@ -24,6 +24,7 @@ _SILENT = 2 * HOUR
 _LEAST_SHARE = 0.25
 _DOUBT = 0.1  # of the range, to either side
 _LEVEL, _TREND = 0.5, 0.1  # weights of Holt's method, by hour
+_DAMPED = 0.7  # of the trend, by hour: none goes on for ever
 
 
 class Forecast(NamedTuple):
@@ -46,6 +47,13 @@ def forecast(
     """
     if now - begin < _SILENT or used < quota * _LEAST_SHARE or used >= quota or now >= end:
         return None
+    return foreseen(hours, used=used, quota=quota, begin=begin, end=end, now=now)
+
+
+def foreseen(
+    hours: Mapping[int, float], *, used: float, quota: float, begin: int, end: int, now: int
+) -> Forecast | None:
+    """Tell the same at any moment, however little is known; `None` for nothing at all."""
     profile = profile_of(hours, max(begin, now - 24 * HOUR))
     if profile is None:
         return _by_trend(hours, used=used, quota=quota, begin=begin, end=end, now=now)
@@ -129,7 +137,7 @@ def _by_trend(
     def reached(doubt: float) -> int | None:
         left = quota - used
         for ahead, (number, part) in enumerate(_parts(now, end), 1):
-            units = max(0.0, level + ahead * trend) * doubt * part
+            units = max(0.0, level + trend * _DAMPED * (1 - _DAMPED**ahead) / (1 - _DAMPED)) * doubt * part
             if units >= left and units > 0:
                 return int(max(now, number * HOUR) + left / units * part * HOUR)
             left -= units
