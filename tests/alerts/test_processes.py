@@ -22,6 +22,28 @@ SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 KEYS = 20
 
 
+AT_THE_END = """
+import sys
+from keyguard import Alerts, APIKeys, Keyguard, RateLimit, Webhook, quota
+from tests.support.harness import Ask, ask_wsgi, wsgi_app
+hook = Webhook(sys.argv[2], sys.argv[3], allow_local=True)
+guard = Keyguard(APIKeys(), RateLimit(quota("2/day"), by="subject"), store=sys.argv[1], alerts=Alerts(to=[hook]))
+key = guard.keys.issue(owner="acme").key.reveal()
+for _ in range(2):
+    ask_wsgi(guard.wsgi(wsgi_app), Ask(headers=(("X-API-Key", key),)))
+"""
+
+
+def test_a_process_that_ends_tells_what_it_has_heard_before_it_has_gone(tmp_path: Path) -> None:
+    with (
+        served() as server,
+        python("-c", AT_THE_END, f"sqlite:///{tmp_path}/k.db?timeout=1", server.url, SECRET, cwd=ROOT) as process,
+    ):
+        assert process.wait(30) == 0
+    (request,) = server.requests
+    assert standardwebhooks.Webhook(SECRET).verify(request.body, request.fields)["data"]["level"] == 100
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["redis", "sqlite"])
 def test_four_processes_decide_once_and_deliver_at_least_once_though_one_dies_and_the_receiver_fails(

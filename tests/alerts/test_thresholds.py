@@ -114,6 +114,16 @@ def test_an_episode_that_goes_on_stays_one() -> None:
     assert [one.level for one in story.told] == [50, 80, 90, 100]
 
 
+def test_two_keys_of_one_holder_are_told_apart() -> None:
+    story = Story(RateLimit(quota("2/day"), by="key"))
+    story.calls("acme", 2)
+    story.keys.clear()
+    story.calls("acme", 2)
+    ids = [record.id for record in story.guard.keys.list(owner="acme")]
+    assert sorted(story.titles) == sorted(f"acme (key {id}) has used up key:2/day" for id in ids)
+    assert {message.facts["key"] for message in story.told} == set(ids)
+
+
 def test_a_balance_is_told_of_until_it_is_filled() -> None:
     story = Story(by_subject(credits(10)))
     story.calls("acme", 10)

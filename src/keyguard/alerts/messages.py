@@ -164,7 +164,9 @@ def words_of(notice: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _who(notice: Mapping[str, Any]) -> str:
-    return notice["subject"] or "A caller without a key"
+    key = notice["facts"].get("key")
+    who: str = notice["subject"] or "A caller without a key"
+    return f"{who} (key {key})" if key else who
 
 
 def _threshold(notice: Mapping[str, Any], over: bool) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from keyguard.alerts.board import Board, Executes
 from keyguard.alerts.messages import message_of_delivery
 from keyguard.alerts.posting import Failed
 from keyguard.alerts.receivers import Gone, Receiver
-from keyguard.clock import SECOND, Clock, monotonic
+from keyguard.clock import SECOND, Clock, monotonic, pause
 from keyguard.errors import StoreError
 from keyguard.logs import frames, logger, plain
 from keyguard.ops import SettleDelivery
@@ -43,8 +43,15 @@ class Sender:
     """Delivers the notices of one stack, as far as this process leases them."""
 
     def __init__(
-        self, board: Board, receivers: Sequence[Receiver], is_quiet: Callable[[int], bool], clock: Clock
+        self,
+        board: Board,
+        receivers: Sequence[Receiver],
+        is_quiet: Callable[[int], bool],
+        clock: Clock,
+        deciding: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`deciding` tells whether something may still be decided before the process ends."""
+        self._deciding = deciding
         self._board = board
         self._receivers = {one.name: one for one in receivers}
         self._is_quiet = is_quiet
@@ -73,6 +80,8 @@ class Sender:
     def run(self, last: bool) -> None:
         """Deliver what is due."""
         end = monotonic() + _LAST
+        while last and self._deciding() and monotonic() < end - _LAST / 2:
+            pause(0.02)  # at the exit all jobs are ended at once
         self._settle_left()
         while last or self._clock() >= self._next:
             now = self._clock()

@@ -75,7 +75,9 @@ class Spent(NamedTuple):
         """Return the figures, for an alert."""
         limit = self.demand.limit
         back = self.taking[3]
+        by_key = self.facts is not None and self.facts.by == "key" and self.decision.key_id
         return {
+            **({"key": self.decision.key_id} if by_key else {}),
             "used": self.used,
             "quota": limit.max_cost,
             "remaining": self.taking[2],

@@ -43,7 +43,8 @@ class Watch:
         self._stack = stack
         self._thresholds = thresholds
         self.board = Board(stack.store, stack.clock, stack.manual, [one.name for one in receivers])
-        self.sender = Sender(self.board, receivers, is_quiet, stack.clock)
+        self.job = Job("alerts", self.look, 1.0, clock=stack.clock)
+        self.sender = Sender(self.board, receivers, is_quiet, stack.clock, self._is_deciding)
         self._health = HealthWatch(self.board, stack.name)
         self._overload = OverloadWatch(stack.name)
         self._usage = None
@@ -54,7 +55,6 @@ class Watch:
         """What could not be decided, since the store did not answer."""
         self._healthy = True
         self._forget_full = 0
-        self.job = Job("alerts", self.look, 1.0, clock=stack.clock)
         renew_after_fork(self)
 
     def after_fork(self) -> None:
@@ -87,6 +87,9 @@ class Watch:
         """Decide what is left, and deliver what can be within a few seconds."""
         self.job.end()
         self.sender.job.end()
+
+    def _is_deciding(self) -> bool:
+        return self.job.begun or self.job.ended is not None
 
     def look(self, last: bool) -> None:
         """Look at what has come since the last time."""
