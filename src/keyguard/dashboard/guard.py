@@ -17,7 +17,7 @@ from keyguard.dashboard.answers import Elsewhere, Outcome, Shown, again, answer,
 from keyguard.dashboard.asked import MOST_BYTES, Asked, BadForm, checked_place, read_form
 from keyguard.dashboard.cookies import FORM, SESSION, is_nonce, is_ours, new_nonce, read_cookie, set_cookie, token_of
 from keyguard.dashboard.operators import ByKey, Operator, Why, named_operator
-from keyguard.dashboard.pages import FORMS, PAGES
+from keyguard.dashboard.pages import FORMS, FORMS_WITH_PAGES, PAGES
 from keyguard.dashboard.reading import Reading
 from keyguard.dashboard.service import INSIDE, Service
 from keyguard.dashboard.views import LogIn, Page, Problem
@@ -130,10 +130,13 @@ class DashboardGuard(Guard):
     def _page(self, asked: Asked, reading: Reading, operator: Operator) -> Outcome:
         name = asked.parts[0]
         rest = asked.parts[1:]
+        form = (name, len(rest), rest[-1] if rest else "")
         if asked.reads:
+            if form in FORMS and form not in FORMS_WITH_PAGES:
+                return reading.problem(405, "method", (("Allow", "POST"),))
             show = PAGES.get((name, len(rest)))
             return reading.problem(404, "not-found") if show is None else self._shown(reading, show, rest)
-        do = FORMS.get((name, len(rest), rest[-1] if rest else ""))
+        do = FORMS.get(form)
         if do is None:
             known = (name, len(rest)) in PAGES
             return reading.problem(405, "method", _ALLOW) if known else reading.problem(404, "not-found")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, timedelta
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from keyguard.alerts.book import Alert
 from keyguard.clock import monotonic
 from keyguard.dashboard.answers import Shown
 from keyguard.dashboard.asked import Asked
@@ -55,6 +56,8 @@ class Reading:
         self._processes: int | None = None
         self._hosts: int | None = None
         self._open = 0
+        self.alerts: Sequence[Alert] | None = None
+        """The alerts, once somebody has looked around; `None` if the app has none."""
         self._error: StoreError | None = None
 
     def welcome(self, operator: Operator | None, token: str, *, keys: object) -> None:
@@ -113,7 +116,11 @@ class Reading:
             return None
 
     def look_around(self) -> None:
-        """Find out which processes there are, for the foot of the page."""
+        """Find out which alerts are open, for the bar, and which processes there are, for the foot of the page."""
+        alerting = self.service.alerts
+        if alerting is not None:
+            self.alerts = alerting.list()
+            self._open = sum(one.open for one in self.alerts)
         processes = self.ledger(lambda usage: usage.processes())
         if processes is None:
             return
@@ -151,10 +158,6 @@ class Reading:
             alerts_open=self._open,
             reload=reload,
         )
-
-    def alerts_open(self, number: int) -> None:
-        """Note how many alerts are open."""
-        self._open = number
 
     def problem(self, status: int, kind: Any, headers: tuple[tuple[str, str], ...] = (), text: str = "") -> Shown:
         """Return a page that says one thing."""

@@ -45,3 +45,5 @@ FORMS: Mapping[tuple[str, int, str], Show] = {
     ("keys", 2, "update"): update,
     ("cache", 1, "purge"): purge,
 }
+FORMS_WITH_PAGES = frozenset({("keys", 1, "issue")})
+"""Those that are pages as well: the others are part of one."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Literal
 
 from keyguard.alerts import book
 from keyguard.dashboard.answers import Outcome, Shown
-from keyguard.dashboard.pages.usage import utc
+from keyguard.dashboard.pages.usage import Calendar, calendar, utc
 from keyguard.dashboard.reading import Reading
 from keyguard.dashboard.views import Alert, Alerts, Delivery, Happening, Limit
+from keyguard.rates import Quota
 
 _PAST = 50
 _STATES = {"given up": "failed", "failed": "failed", "waiting": "waiting", "sent": "sent", "disabled": "disabled"}
@@ -17,21 +20,11 @@ _STATES = {"given up": "failed", "failed": "failed", "waiting": "waiting", "sent
 def alerts(reading: Reading) -> Outcome:
     """Show the alerts."""
     reading.look_around()
-    found = alerts_read(reading)
+    found = reading.alerts
     if found is None:
         return Shown(Alerts(reading.shell("alerts"), None, None))
     past = [_alert(reading, one) for one in found if not one.open][:_PAST]
     return Shown(Alerts(reading.shell("alerts"), open_of(reading, found), tuple(past), _channels(found)))
-
-
-def alerts_read(reading: Reading) -> Sequence[book.Alert] | None:
-    """Return the alerts; `None` if the app has none."""
-    alerting = reading.service.alerts
-    if alerting is None:
-        return None
-    found = alerting.list()
-    reading.alerts_open(sum(one.open for one in found))
-    return found
 
 
 def open_of(reading: Reading, found: Iterable[book.Alert]) -> tuple[Alert, ...]:
@@ -45,12 +38,13 @@ def near_of(reading: Reading, found: Iterable[book.Alert]) -> tuple[Limit, ...]:
     for one in found:
         used, quota = one.facts.get("used"), one.facts.get("quota")
         if one.open and one.type == "keyguard.limit.threshold" and isinstance(used, int) and isinstance(quota, int):
+            kind, period = _kind_of(reading, one.limit)
             near.append(
                 Limit(
                     name=one.limit,
-                    kind="quota",
+                    kind=kind,
                     limit=quota,
-                    period=None,
+                    period=period,
                     used=used,
                     key=one.subject,
                     href=reading.href("keys", find=one.subject),
@@ -59,7 +53,19 @@ def near_of(reading: Reading, found: Iterable[book.Alert]) -> tuple[Limit, ...]:
     return tuple(near[:8])
 
 
-def happened_to(reading: Reading, found: Iterable[book.Alert], subject: str) -> list[Happening]:
+def _kind_of(reading: Reading, name: str) -> tuple[Literal["quota", "window", "at-once"], timedelta | Calendar | None]:
+    """Return of what kind a limit is, and its period, as the rules have it."""
+    for facts in [facts for rules in reading.service.rules for facts in rules.facts if facts.name == name]:
+        if isinstance(facts.limit, Quota):
+            return "quota", calendar(facts.limit.periods.unit)
+        if facts.limit is not None and facts.limit.kind == "slots":
+            return "at-once", None
+        if facts.limit is not None:
+            return "window", timedelta(microseconds=facts.limit.period)
+    return "window", timedelta(0)
+
+
+def happened_to(found: Iterable[book.Alert], subject: str) -> list[Happening]:
     """Return what the alerts know to have happened to a subject, or to the whole service."""
     happened = []
     for one in found:
@@ -75,7 +81,7 @@ def happened_to(reading: Reading, found: Iterable[book.Alert], subject: str) -> 
                     kind=kind,  # type: ignore[arg-type]
                     level=notice.severity,
                     number=notice.level or None,
-                    text=one.title,
+                    text="" if kind in ("threshold", "forecast") else one.title,
                     delivery=_delivery(notice),  # type: ignore[arg-type]
                     again_at=min([utc(each.again) for each in notice.deliveries if each.again], default=None),
                     until=None if one.until is None else utc(one.until),
@@ -110,7 +116,7 @@ def _alert(reading: Reading, one: book.Alert) -> Alert:
         href=reading.href("keys", find=one.subject) if one.subject else "",
         limit=one.limit,
         number=one.level or None,
-        text=f"{one.title} {one.text}".strip(),
+        text=f"{one.title}. {one.text}".strip(),
         deliveries=tuple([_sent(each) for each in latest]),
     )
 

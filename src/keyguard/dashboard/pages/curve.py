@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias
 
 from keyguard.alerts.forecast import HOUR, forecast, profile_of
-from keyguard.dashboard.pages.usage import utc
+from keyguard.dashboard.pages.usage import calendar, utc
 from keyguard.dashboard.reading import Reading
 from keyguard.dashboard.views import Forecast, Guess, Limit, Point, Quota
 from keyguard.units import as_datetime, in_microseconds
 from keyguard.usage import UsageReport
 from keyguard.why import LimitReport
 
-Calendar: TypeAlias = Literal["minute", "hour", "day", "week", "month", "year"]
 _POINTS = 96
 _GUESSES = 24
 _HISTORY = timedelta(days=8)
@@ -53,18 +51,11 @@ def limit_of(one: LimitReport) -> Limit:
         name=one.name,
         kind="at-once" if at_once else "quota" if one.kind == "quota" else "window",
         limit=one.limit,
-        period=None if at_once else _unit(one) or one.period,
+        period=None if at_once else calendar(one.unit) or one.period,
         used=one.held if at_once else one.spent + one.held,
         renewed_at=None if renewed_at is None else utc(renewed_at),
         back_at=None if one.works_at is None else utc(one.works_at),
     )
-
-
-_UNITS: tuple[Calendar, ...] = ("minute", "hour", "day", "week", "month", "year")
-
-
-def _unit(one: LimitReport) -> Calendar | None:
-    return next((unit for unit in _UNITS if unit == one.unit), None)
 
 
 def _points(report: UsageReport, one: LimitReport, now: datetime) -> tuple[Point, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from keyguard.dashboard.answers import Outcome, Shown
-from keyguard.dashboard.pages.alerts import alerts_read, happened_to
+from keyguard.dashboard.pages.alerts import happened_to
 from keyguard.dashboard.pages.curve import limit_of, quota_of
 from keyguard.dashboard.pages.heads import head_of
 from keyguard.dashboard.pages.usage import (
@@ -69,7 +69,6 @@ def key(
     report = report_of(reading, record.subject, span)
     if report is not None and not report.complete:
         reading.tell(Notice("incomplete"))
-    found = alerts_read(reading)
     quota = quota_of(reading, record.subject, diagnosis.limits)
     done = reading.asked.query.get("done", "")
     shell = reading.shell(
@@ -87,7 +86,7 @@ def key(
         limits=tuple([limit_of(one) for one in diagnosis.limits]),
         requests=None if report is None else requests_of(report, span),
         refused=None if report is None else causes_of(reading, report, key=record.id),
-        happened=_happened(reading, record, found, quota),
+        happened=_happened(reading, record, quota),
         routes=_spent(diagnosis.routes) or (None if report is None else routes_of(report)),
         addresses=_spent(diagnosis.addresses) or (None if report is None else clients_of(report)),
         latest=_latest(reading, record),
@@ -134,11 +133,11 @@ def _spent(rows: tuple[Spent, ...]) -> Shares | None:
     return Shares(shares, sum(one.count for one in shares))
 
 
-def _happened(reading: Reading, record: KeyRecord, found: object, quota: Quota | None) -> tuple[Happening, ...] | None:
+def _happened(reading: Reading, record: KeyRecord, quota: Quota | None) -> tuple[Happening, ...] | None:
     """Return what happened in the last day, the latest first: alerts, and the beginning of the quota."""
     happened: list[Happening] = []
-    if isinstance(found, list):
-        happened += happened_to(reading, found, record.subject)
+    if reading.alerts is not None:
+        happened += happened_to(reading.alerts, record.subject)
     if quota is not None:
         happened.append(Happening(quota.begins, "renewed", limit=quota.limit))
         if quota.used_up_at is not None and not any(one.number == 100 for one in happened):

@@ -52,7 +52,7 @@ def refusals(reading: Reading) -> Outcome:
         rows=rows,
         requests=None if report is None else requests_of(report, span),
         latest=latest,
-        callers=None if key else callers_of(reading),
+        callers=None if key else callers_of(reading, refused=True),
         explained=_explained(reading, query.get("request", "").strip()),
     )
     return Shown(page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Literal, TypeAlias
 
 from keyguard.dashboard.reading import Reading
 from keyguard.dashboard.views import KINDS, SPANS, Bucket, CauseRow, Refused, Requests, Share, Shares, Span
@@ -12,6 +13,9 @@ from keyguard.why.requests import RequestReport
 
 _SIZES = {"1h": 60, "24h": 900, "7d": 7200, "30d": 28800}
 """Seconds of one bar: some sixty to a hundred of them."""
+Calendar: TypeAlias = Literal["minute", "hour", "day", "week", "month", "year"]
+_UNITS: tuple[Calendar, ...] = ("minute", "hour", "day", "week", "month", "year")
+_RANKED = 1000
 MOST = 8
 """Rows of a list of shares."""
 
@@ -69,7 +73,7 @@ def causes_of(reading: Reading, report: UsageReport, **query: str) -> tuple[Caus
 
 def routes_of(report: UsageReport) -> Shares:
     """Return the busiest routes."""
-    rows = [Share(f"{one.method} {one.route}".strip(), one.requests) for one in report.by_route]
+    rows = [Share(f"{one.method} {one.route or '(route not known)'}", one.requests) for one in report.by_route]
     return shares(rows, report.other.get("routes", 0))
 
 
@@ -78,16 +82,20 @@ def clients_of(report: UsageReport) -> Shares:
     return shares([Share(one.client, one.requests) for one in report.by_client], report.other.get("clients", 0))
 
 
-def callers_of(reading: Reading) -> Shares | None:
-    """Return the busiest callers of a day, by subject; `None` if that is not known."""
-    found = reading.ledger(lambda usage: usage.top(MOST + 1, timedelta(days=1)))
+def callers_of(reading: Reading, *, refused: bool = False) -> Shares | None:
+    """Return the busiest callers of a day, or those that were refused most, by subject; `None` if that is not known."""
+    found = reading.ledger(lambda usage: usage.top(_RANKED, timedelta(days=1)))
     if found is None:
         return None
-    rows = [
-        Share(one.subject, one.requests, reading.href("keys", find=one.subject) if one.subject else "")
-        for one in found[:MOST]
-    ]
-    return Shares(tuple(rows), sum(one.requests for one in found))
+    counted = [(one.subject, one.refused if refused else one.requests) for one in found]
+    return shares(
+        [
+            Share(subject or "anonymous", count, reading.href("keys", find=subject) if subject else "")
+            for subject, count in counted
+            if count
+        ],
+        0,
+    )
 
 
 def shares(rows: Iterable[Share], other: int) -> Shares:
@@ -122,6 +130,11 @@ def refused_row(reading: Reading, one: RequestReport) -> Refused:
         status=one.status,
         detail=" ".join(one.headline),
     )
+
+
+def calendar(unit: str) -> Calendar | None:
+    """Return the period of a quota as a word; `None` for another limit."""
+    return next((known for known in _UNITS if known == unit), None)
 
 
 def utc(moment: datetime) -> datetime:

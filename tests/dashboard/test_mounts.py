@@ -1,0 +1,139 @@
+"""The dashboard works beside apps of every framework, under any prefix, on whatever stands around it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from keyguard import APIKeys, Keyguard, RateLimit
+from tests.dashboard.world import Desk, named
+from tests.support.harness import Answer, Ask, ask_asgi, ask_wsgi
+
+pytestmark = pytest.mark.filterwarnings("ignore:Absolute URLs required for location header")
+
+
+def starlette(desk: Desk, prefix: str) -> Any:
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Mount, Route
+
+    shop = Starlette(routes=[Route("/v1/orders", lambda request: PlainTextResponse("ok"))])
+    shop.add_middleware(desk.guard.asgi)
+    return Starlette(routes=[Mount(prefix, desk.dashboard.asgi), Mount("/", shop)])
+
+
+def fastapi(desk: Desk, prefix: str) -> Any:
+    from fastapi import FastAPI
+
+    shop, outer = FastAPI(), FastAPI()
+    shop.get("/v1/orders")(lambda: "ok")
+    shop.add_middleware(desk.guard.asgi)
+    outer.mount(prefix, desk.dashboard.asgi)
+    outer.mount("/", shop)
+    return outer
+
+
+def flask(desk: Desk, prefix: str) -> Any:
+    from flask import Flask
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+    shop = Flask("shop")
+    shop.add_url_rule("/v1/orders", view_func=lambda: "ok")
+    return DispatcherMiddleware(desk.guard.wsgi(shop), {prefix: desk.dashboard.wsgi})
+
+
+def django(desk: Desk, prefix: str) -> Any:
+    """As in a project's `wsgi.py`, where it stands before Django and its middleware."""
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+    def get_wsgi_application() -> Any:
+        return lambda environ, start_response: [start_response("404 Not Found", [("Content-Length", "0")]), b""][1:]
+
+    return DispatcherMiddleware(desk.guard.wsgi(get_wsgi_application()), {prefix: desk.dashboard.wsgi})
+
+
+MOUNTS: list[tuple[Callable[[Desk, str], Any], Callable[..., Answer]]] = [
+    (starlette, ask_asgi),
+    (fastapi, ask_asgi),
+    (flask, ask_wsgi),
+    (django, ask_wsgi),
+]
+
+
+@pytest.mark.parametrize("prefix", ["/ops", "/internal/of-ours/keyguard"])
+@pytest.mark.parametrize(("mount", "ask"), MOUNTS, ids=[mount.__name__ for mount, _ in MOUNTS])
+def test_it_is_mounted_beside_the_app(mount: Any, ask: Any, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No limit of the app counts its pages, and no request of theirs stands in the ledger."""
+    desk = Desk(auth=named)
+    app = mount(desk, prefix)
+    operator = ("X-Operator", "ada")
+
+    def get(target: str, *more: tuple[str, str]) -> Any:
+        return ask(app, Ask(target, (operator, *more)), lint=False)
+
+    with caplog.at_level(logging.WARNING, "keyguard"):
+        if ask is ask_wsgi:  # a mount of Starlette begins with the slash, and leaves the rest to others
+            top = get(prefix)
+            assert (top.status, top.get("location")) == (307, prefix.rpartition("/")[2] + "/")
+        for page in ("/", "/keys", f"/keys/{desk.id}", "/static/dashboard.css", "/audit"):
+            answer = get(prefix + page)
+            assert (page, answer.status) == (page, 200)
+        assert get(f"{prefix}/keys/{desk.id}").body.count(b'"../static/dashboard.css') == 1
+        assert ask(app, Ask(f"{prefix}/"), lint=False).status == 403
+        assert ask(app, Ask("/v1/orders"), lint=False).status == 401  # the app's own keys
+    assert [one.message for one in caplog.records if "dashboard" in one.message] == []
+    assert desk.usage is not None
+    desk.usage.flush()
+    assert desk.usage.of().requests == 1
+
+
+def test_the_view_of_a_mount_within_a_guarded_app_warns_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody needs to come through: with `APIKeys` around it, nobody would."""
+    from starlette.applications import Starlette
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+    desk = Desk(auth=named)
+    for wrong in ("asgi", "wsgi"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "keyguard"):
+            if wrong == "asgi":
+                app = Starlette()
+                app.mount("/ops", desk.dashboard.asgi)
+                desk.guard.asgi(app)
+            else:
+                inner: Any = DispatcherMiddleware(lambda environ, start: [], {"/ops": desk.dashboard.wsgi})
+                desk.guard.wsgi(inner)
+        assert [one.message.partition(":")[0] for one in caplog.records if "dashboard" in one.message] == [
+            "the dashboard is mounted inside of keyguard's own guards"
+        ]
+
+
+def test_another_stack_may_stand_around_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as a limit of its own for the pages; only the stack that it shows warns at the start."""
+    desk = Desk(auth=named)
+    around = Keyguard(RateLimit("3/minute", by="ip"), store="memory://")
+    with caplog.at_level(logging.WARNING, "keyguard"):
+        app = around.wsgi(desk.dashboard.wsgi)
+        assert caplog.records == []
+        statuses = [ask_wsgi(app, Ask("/keys", (("X-Operator", "ada"),))).status for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+
+
+def test_under_test_it_shows_the_store_of_the_test() -> None:
+    desk = Desk(auth=named)
+    browser = desk.browser("wsgi", headers={"X-Operator": "ada"})
+    with desk.guard.testing():
+        issued = desk.guard.keys.issue("only here")
+        assert "only here" in browser.text("/keys")
+        assert browser.get(f"/keys/{desk.id}").status == 404
+    assert "only here" not in browser.text("/keys")
+    assert browser.get(f"/keys/{issued.record.id}").status == 404
+
+
+def test_a_stack_that_is_not_enabled_has_a_dashboard_all_the_same() -> None:
+    guard = Keyguard(APIKeys(), store="memory://", enabled=False)
+    app = guard.dashboard(auth=named).wsgi
+    assert ask_wsgi(app, Ask("/keys", (("X-Operator", "ada"),))).status == 200
