@@ -153,7 +153,7 @@ def test_a_ledger_that_began_within_the_period_vouches_for_nothing_before(tmp_pa
     shop.rest()
     found = shop.guard.why("acme", check=True).agreement
     assert found.state == "not known"
-    assert found.because == "The counter says 12, the ledger 2, which was begun at 09:00, after the limit's period."
+    assert found.because == "The counter says 12, the ledger 2, which was begun at 09:00:02, after the limit's period."
 
 
 @pytest.mark.parametrize("rate", ["30/hour", "2000/hour"])

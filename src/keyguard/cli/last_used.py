@@ -11,10 +11,8 @@ from keyguard.cli.output import moment_text, warn
 from keyguard.clock import wall_clock
 from keyguard.errors import KeyguardError, StoreError
 from keyguard.keys import KeyRecord
-from keyguard.run import run_flow
 from keyguard.units import as_datetime, microseconds
 from keyguard.usage.asking import Asking
-from keyguard.why.recall import begun
 
 
 class LastUsed:
@@ -44,8 +42,8 @@ def last_used(records: Sequence[KeyRecord], ledger: Asking | None) -> LastUsed:
     if ledger is None:
         return LastUsed(None)
     try:
-        store, _ = ledger._ledger()
-        return LastUsed(ledger.last_used(*{record.subject for record in records}), run_flow(store, begun()))
+        known = ledger.last_used(*{record.subject for record in records})
+        return LastUsed(known, ledger.of(None, timedelta(hours=1)).begun)
     except StoreError as error:
         warn(f"the ledger cannot be read, so it is not known when keys were last used: {error}")
         return LastUsed(None)

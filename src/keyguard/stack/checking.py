@@ -30,37 +30,27 @@ class Checking:
         self._interval = interval
 
     def checked(
-        self,
-        limit: LimitReport,
-        at: datetime,
-        report: Callable[[datetime], UsageReport | None],
-        begun: Callable[[], datetime | None],
-        *,
-        again: bool,
+        self, limit: LimitReport, at: datetime, report: Callable[[datetime], UsageReport | None], *, again: bool
     ) -> Agreement:
         """Compare a limit as it was at a moment. `again`: wait for two intervals if they do not say the same.
 
-        `report` returns what the ledger has counted since a moment, and `begun` when it was begun.
+        `report` returns what the ledger has counted since a moment.
         """
         since = begin_of(limit, at)
         key_id = limit.caller if limit.by == "key" else ""
         known = report(since)
         if known is None:
             return NO_LEDGER
-        ledger = ledger_of(known, limit, at, key_id)
-        found = agreement(limit, ledger, at)
-        if found.state == "agree":
+        found = agreement(limit, ledger_of(known, limit, at, key_id), at)
+        if found.state == "agree" or not again:
             return found
-        first = begun()
-        if not again:
-            return agreement(limit, ledger._replace(begun=first), at)
         pause(2 * self._interval)
         known = report(since)
         if known is None:
             return NO_LEDGER
         after = self._spent_now(limit)
         given, changed = self._given(limit, since)
-        ledger = ledger_of(known, limit, at, key_id)._replace(given=given, changed=changed, begun=first)
+        ledger = ledger_of(known, limit, at, key_id)._replace(given=given, changed=changed)
         return agreement(limit, ledger, at, after)
 
     def _spent_now(self, limit: LimitReport) -> int:

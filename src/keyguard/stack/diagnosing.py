@@ -34,7 +34,7 @@ from keyguard.usage.asking import Asking
 from keyguard.usage.reading import begin_of as moment_of
 from keyguard.why import Agreement, BanState, Diagnosis, KeyState, LimitReport, RefusedFor
 from keyguard.why.agreement import LEAST, NOT_COMPARED, compared
-from keyguard.why.recall import begun, latest
+from keyguard.why.recall import latest
 from keyguard.why.spending import addresses_of, counts_of, refused_among, refused_in, routes_of, used_up_at
 from keyguard.why.verdict import deciding, judged
 
@@ -272,18 +272,7 @@ class _One:
             return NOT_COMPARED
         parts = self._parts
         checking = Checking(parts._store, parts._facts, parts._clock, parts._interval)
-        return checking.checked(
-            limit, at, lambda since: self._report(since, fine=at - since < _FINE), self._begun, again=check
-        )
-
-    def _begun(self) -> datetime | None:
-        if self._parts._ledger is None or self._unreadable:
-            return None
-        try:
-            return run_flow(self._parts._ledger._ledger()[0], begun())
-        except StoreError:
-            self._unreadable = True
-            return None
+        return checking.checked(limit, at, lambda since: self._report(since, fine=at - since < _FINE), again=check)
 
     def _report(self, since: datetime, fine: bool = False) -> UsageReport | None:
         if self._parts._ledger is None or self._subject is None or self._unreadable:

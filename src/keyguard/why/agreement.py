@@ -65,7 +65,7 @@ def ledger_of(report: UsageReport, limit: LimitReport, now: datetime, key_id: st
         units = report.units.get(limit.prefix, 0)
         if key_id:
             units = sum(key.units.get(limit.prefix, 0) for key in report.by_key if key.key_id == key_id)
-        return Ledger(units, units, report.complete)
+        return Ledger(units, units, report.complete, report.begun)
     surely = now - (limit.period or timedelta(0))
     least = most = 0
     for bucket in report.buckets:
@@ -73,7 +73,7 @@ def ledger_of(report: UsageReport, limit: LimitReport, now: datetime, key_id: st
         most += units
         if bucket.at >= surely:
             least += units
-    return Ledger(least, most, report.complete)
+    return Ledger(least, most, report.complete, report.begun)
 
 
 def _slice(limit: LimitReport) -> timedelta:

@@ -9,7 +9,6 @@ Rules:
 
     recent:{shard}|{minute}    by id: its shard, and the minute of the request
     recent:who|{subject}       the latest of a subject, as the ledger spells it; `*` for all
-    recent:begun|all           when the ledger was begun, in microseconds
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 from zlib import crc32
 
@@ -25,7 +23,7 @@ from keyguard.clock import SECOND
 from keyguard.decision import Decision
 from keyguard.errors import KeyguardError, StoreError
 from keyguard.observer import Observed, Sink
-from keyguard.ops import Op, Put, Read, Store
+from keyguard.ops import Op, Read, Store
 from keyguard.ops.remembering import Remember, lines_of
 from keyguard.units import as_datetime
 from keyguard.usage import Usage
@@ -44,7 +42,6 @@ _MINUTES = 60
 _HOUR = 3600 * SECOND
 _LATEST, _LATEST_OF_ALL = 20, 100  # of a subject; of callers without a key, and of all
 _NEVER = as_datetime(0)
-_BEGUN = "recent:begun|all"
 
 
 class Recall:
@@ -53,7 +50,6 @@ class Recall:
     def __init__(self) -> None:
         self._ring: deque[Decision] = deque(maxlen=REMEMBERED)
         self._store: Store | None = None
-        self._begun = False
 
     def attach(self, stack: Observed, /) -> Sink:
         """Take note of a stack; return what is told of each request."""
@@ -77,16 +73,13 @@ class Recall:
         return None
 
     def write(self, decisions: Sequence[Decision]) -> None:
-        """Write those that were refused or have failed, in the background; and once, that there is a ledger now."""
+        """Write those that were refused or have failed, in the background."""
         ops = writing(decisions)
-        if decisions and not self._begun:
-            ops.append(Put(_BEGUN, b"%d" % min(decision.at for decision in decisions), expected=None))
         if ops and self._store is not None:
             try:
                 self._store.execute(ops)
             except KeyguardError:
                 return  # the ledger tells of a store that fails; these may be missed
-            self._begun = True
 
 
 def writing(decisions: Iterable[Decision]) -> list[Op[Any]]:
@@ -120,12 +113,6 @@ async def written(request_id: str, now: int) -> RequestReport | None:
         if report.request_id == request_id:
             return report
     return None
-
-
-async def begun() -> datetime | None:
-    """Return when the ledger was begun; `None` if that is not known: a flow on the ledger's store."""
-    (value,) = await Read(_BEGUN)
-    return as_datetime(int(value)) if value is not None and value.isdigit() else None
 
 
 async def latest(subject: str | None) -> tuple[RequestReport, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from keyguard.clock import SECOND
 from keyguard.ops import DecideAlerts, FireAlert, LeaseDeliveries, ListenAgain, Op, ResolveAlert, SettleDelivery
 from keyguard.rates.limit import JSON, NEVER
+from keyguard.testing.conformance.remembering import RememberSteps
 
 _ABOUT: dict[str, JSON] = {
     "type": "keyguard.limit.threshold",
@@ -19,7 +20,7 @@ _ABOUT: dict[str, JSON] = {
 }
 
 
-class AlertSteps:
+class AlertSteps(RememberSteps):
     """Draws what processes decide and deliver."""
 
     random: random.Random
