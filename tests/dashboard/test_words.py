@@ -46,6 +46,7 @@ def read(page: views.Page) -> str:
         (formats.size(512), "512 B"),
         (formats.size(64_000_000), "64 MB"),
         (formats.took(0.0004), "0.4 ms"),
+        (formats.took(0.000001), "< 0.1 ms"),
         (formats.took(0.0123), "12 ms"),
         (formats.took(1.25), "1.2 s"),
         (formats.span(timedelta(0)), "0 s"),

@@ -112,6 +112,8 @@ def span(of: timedelta, *, short: bool = False, long: bool = False) -> str:
 
 def took(seconds: float) -> str:
     """Return how long an answer has taken: `0.4 ms`, `12 ms`, `1.2 s`."""
+    if seconds < 0.00005:
+        return f"< 0.1{_FIXED}ms"
     if seconds >= 1:
         return f"{seconds:.1f}{_FIXED}s"
     return f"{1000 * seconds:.{1 if seconds < 0.01 else 0}f}{_FIXED}ms"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -106,6 +106,11 @@ def metered(limit: Limit, now: datetime) -> Metered:
         "bad" if part >= 1 else "warn" if part >= _WARNS_AT else "quiet",
         NOTCHES if limit.kind == "quota" else (),
     )
+
+
+def fullest_first(rows: Iterable[Limit]) -> list[Limit]:
+    """Return limits in the order in which people have to look at them."""
+    return sorted(rows, key=lambda one: (one.used or 0) / max(1, one.limit), reverse=True)
 
 
 def _note(limit: Limit, now: datetime) -> str:

@@ -19,6 +19,10 @@ def verdict(of: Verdict, now: datetime, *, key: bool) -> Said:
     words = (
         _VERDICTS[of.kind](of, now) if key or of.kind in ("exhausted", "will-run-out") else _SERVICE[of.kind](of, now)
     )
+    if of.kind in ("unused", "will-run-out"):
+        return words
+    if of.kind == "exhausted" and of.limit and of.since and of.back_at:
+        return words._replace(rest=of.sentences[1:])
     if of.sentences:
         first, after = of.sentences[0], of.sentences[1:]
         return Said(words.tone, first, " ".join(after[:_SHOWN]), after[_SHOWN:])

@@ -50,7 +50,7 @@ CAUSES: Mapping[str, Meaning] = {
     "usage": Meaning("Limit reached", "The caller used up a limit.", "Works again by itself."),
     "fault": Meaning("Out of order", "The store or the app failed.", "The key is not exhausted."),
     "overload": Meaning("Too busy", "The app was saturated.", "Nobody’s key is to blame."),
-    "credentials": Meaning("No valid key", "No key, or one that is not valid.", "Its owner needs a new one."),
+    "credentials": Meaning("Valid API key needed", "No key, or not a valid one.", "Its owner needs a new one."),
     "permission": Meaning(
         "Not permitted", "A valid key without the scope or plan.", "Grant the scope, or change the plan."
     ),
