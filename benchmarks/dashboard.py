@@ -20,13 +20,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.support.harness import Ask, ask_wsgi
-from usage import STORES, decision, url_of
 
 from keyguard import APIKeys, Keyguard, RateLimit, Usage
 from keyguard.clock import SECOND, wall_clock
 from keyguard.ops import Demand, Taken
 from keyguard.rates import quota
 from keyguard.stores import open_store
+from usage import STORES, decision, url_of
 
 HOUR = 3600 * SECOND
 DAYS = 30
