@@ -7,7 +7,8 @@
     keyguard keys issue --owner operator --scope keyguard:admin --store sqlite:///keyguard.db
     uvicorn observed_app:app
 
-- http://127.0.0.1:8000/items/7 is what callers ask for, with the first key; /usage tells them what they have used.
+- http://127.0.0.1:8000/items/7 is what callers ask for, with the first key; /usage tells them what they have used,
+  also when that is all.
 - http://127.0.0.1:8000/admin/ is the dashboard: log in with the second key.
 - http://127.0.0.1:8000/metrics is for Prometheus, from this machine alone.
 - `keyguard why acme --store sqlite:///keyguard.db` tells what bars a caller, and what helps.
@@ -18,7 +19,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from starlette.routing import Route
 
 from keyguard import AlertMessage, Alerts, APIKeys, IPFilter, Keyguard, RateLimit, Usage, quota
@@ -34,9 +35,9 @@ def tell(message: AlertMessage) -> None:
 store = os.environ.get("KEYGUARD_STORE", "sqlite:///keyguard.db")
 guard = Keyguard(
     APIKeys(),
-    RateLimit("20/second", quota("100/day"), by="subject", paths=["/items/*"], name="items"),
+    RateLimit("20/second", quota("100/day"), by="subject", name="daily"),
     store=store,
-    usage=Usage(),
+    usage=Usage(path="/usage"),
     alerts=Alerts(at=(50, 80, 90, 100), to=[tell]),
     name="shop",
 )
@@ -49,13 +50,6 @@ shop.add_middleware(guard.asgi)
 @shop.get("/items/{item}")
 async def item(item: str) -> dict[str, str]:
     return {"item": item}
-
-
-@shop.get("/usage")
-async def usage(request: Request) -> dict[str, object]:
-    """Tell a caller what it has asked for in the last 24 hours."""
-    used = await guard.usage.aof(request.scope["keyguard"].identity.subject)
-    return {"requests": used.requests, "served": used.served, "refused": used.by_cause}
 
 
 # What operators see, beside it: no limit of the shop shuts them out.

@@ -28,18 +28,19 @@ def test_a_caller_spends_its_day_and_the_operator_sees_it(shop: Any, capsys: pyt
     with TestClient(shop.app, base_url="http://127.0.0.1", client=("127.0.0.1", 4000)) as here:
         mine = {"X-API-Key": key}
         assert here.get("/items/7", headers=mine).status_code == 200
-        guard.limits.set("acme", 99, limit="items:100/day")
+        guard.limits.set("acme", 99, limit="daily:100/day")
         assert [here.get("/items/7", headers=mine).status_code for _ in range(3)] == [200, 429, 429]
 
         def alerts() -> list[str]:
             return [alert.title for alert in guard.alerts.list()]
 
-        assert wait_until(alerts, "the alert is decided") == ["acme has used up items:100/day"]
+        assert wait_until(alerts, "the alert is decided") == ["acme has used up daily:100/day"]
         guard.usage.flush()
         used = here.get("/usage", headers=mine)
-        assert used.json() == {"requests": 4, "served": 2, "refused": {"usage": 2}}
+        assert used.status_code == 200, "also now that all is used up"
+        assert (used.json()["served"], used.json()["by_cause"]) == (2, {"usage": 2})
         shown = here.get("/metrics").text
-        refused = 'cause="usage",outcome="refused",route="/items/{item}",rule="items:100/day"'
+        refused = 'cause="usage",outcome="refused",route="/items/{item}",rule="daily:100/day"'
         assert f"keyguard_requests_total{{{refused}}} 2.0" in shown
         assert 'keyguard_alerts_total{type="keyguard.limit.threshold"} 1.0' in shown
 
