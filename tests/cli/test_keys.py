@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +282,14 @@ def test_the_demo_tells_its_story_and_serves_until_it_is_stopped() -> None:
             if "Ctrl-C" in line or time.monotonic() > deadline:
                 break
         curls = [line.split() for line in lines if line.strip().startswith("curl")]
-        assert "All as it should be." in "".join(lines)
+        story = "".join(lines)
+        assert "All as it should be." in story
+        for told in ("an alert: acme has used 80 %", "an alert: acme has used up", "The counter and the ledger agree."):
+            assert story.count(told) == 1, told
+        page = re.search(r"Look at (\S+) in a browser, and log in with (kg_live_\w+)", story)
+        assert page is not None
+        with urllib.request.urlopen(page[1], timeout=10) as answer:
+            assert "Log in" in answer.read().decode()
         for curl in curls:
             words = [word.strip("'") for word in curl]
             headers = {}

@@ -1,29 +1,28 @@
 """The story of a key, told by real servers: `keyguard demo`.
 
-A guarded FastAPI app under uvicorn and a guarded Flask app under waitress share one SQLite file. A key is issued,
-used, used up, waited for, used again and revoked, with real HTTP requests on 127.0.0.1.
+A guarded FastAPI app under uvicorn and a guarded Flask app under waitress share one SQLite file. What happens there, by
+real HTTP requests on 127.0.0.1, stands in `demo_story.py`.
 """
 
 import argparse
-import http.client
-import json
 import logging
+import secrets
 import socket
 import tempfile
-import textwrap
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from keyguard import APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit
+from keyguard import AlertMessage, Alerts, APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit, Usage, quota
+from keyguard.cli.demo_story import BLOCKED, HOST, Server, Story
 from keyguard.cli.input import add_json
 
-HOST = "127.0.0.1"
-BLOCKED = "203.0.113.7"
-LIMITS = "5/10 seconds; 1000/day"
+BURST, DAILY = "6/10 seconds", "10/day"
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -46,40 +45,57 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def guarded(store: str) -> Keyguard:
+class Stage(NamedTuple):
+    """What the story happens on."""
+
+    fastapi: Server
+    flask: Server
+    guard: Keyguard
+    told: SimpleQueue[str]
+    """What people were told of by alerts."""
+
+
+def guarded(store: str, pepper: str, tell: Callable[[AlertMessage], None]) -> Keyguard:
     """Return the stack that both apps stand behind."""
+    late = datetime.now(UTC).hour == 23
     return Keyguard(
         IPFilter(deny=["203.0.113.0/24"]),
-        APIKeys(public=["/health"]),
-        RateLimit(LIMITS, by="key"),
+        APIKeys(public=["/health"], pepper=pepper),
+        RateLimit(BURST, by="key"),
+        # The quota must not begin anew while the story goes on, so just before midnight another place's day is meant.
+        RateLimit(quota(DAILY, tz="Asia/Tokyo" if late else "UTC"), by="subject"),
         store=store,
+        usage=Usage(every=0.5),
+        alerts=Alerts(at=(80, 100), to=[tell]),
         # The requests of this demo come from 127.0.0.1, so it may speak for another address, as a proxy would.
         trusted_proxies=[HOST],
     )
 
 
-def fastapi_app(store: str) -> tuple[Any, Keyguard]:
+def fastapi_app(guard: Keyguard) -> Any:
+    """Return an app with the pages for operators beside it, where none of its limits shuts them out."""
     from fastapi import FastAPI, Request
 
-    guard = guarded(store)
-    app = FastAPI()
-    app.add_middleware(guard.asgi)
+    shop = FastAPI()
+    shop.add_middleware(guard.asgi)
 
-    @app.get("/hello")
+    @shop.get("/hello")
     async def hello(request: Request) -> dict[str, str]:
         return {"hello": request.scope["keyguard"].identity.subject, "from": "FastAPI"}
 
-    @app.get("/health")
+    @shop.get("/health")
     async def health() -> dict[str, bool]:
         return {"ok": True}
 
-    return app, guard
+    app = FastAPI()
+    app.mount("/ops", guard.dashboard(auth="keys").asgi)
+    app.mount("/", shop)
+    return app
 
 
-def flask_app(store: str) -> tuple[Any, Keyguard]:
+def flask_app(guard: Keyguard) -> Any:
     from flask import Flask, request
 
-    guard = guarded(store)
     app = Flask("keyguard-demo")
     setattr(app, "wsgi_app", guard.wsgi(app.wsgi_app))  # noqa: B010 - a type checker minds a method replaced
 
@@ -91,49 +107,20 @@ def flask_app(store: str) -> tuple[Any, Keyguard]:
     def health() -> dict[str, bool]:
         return {"ok": True}
 
-    return app, guard
-
-
-class Reply(NamedTuple):
-    status: int
-    reason: str
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def problem(self) -> dict[str, Any]:
-        problem: dict[str, Any] = json.loads(self.body)
-        return problem
-
-
-class Server(NamedTuple):
-    name: str
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
-
-    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Reply:
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=10)
-        try:
-            connection.request("GET", path, headers=dict(headers or {}))
-            answer = connection.getresponse()
-            fields = {name.lower(): value for name, value in answer.getheaders()}
-            return Reply(answer.status, answer.reason, fields, answer.read())
-        finally:
-            connection.close()
+    return app
 
 
 @contextmanager
-def serving(store: str, port: int | None) -> Iterator[tuple[Server, Server, Keyguard]]:
+def serving(store: str, port: int | None) -> Iterator[Stage]:
     """Run both servers, up and answering, and stop them on the way out."""
+    told: SimpleQueue[str] = SimpleQueue()
+    pepper = secrets.token_hex(16)
+    guards = [guarded(store, pepper, lambda message: told.put(f"{message.title}. {message.text}")) for _ in range(2)]
     try:
         import uvicorn
         from waitress.server import create_server
 
-        asgi, guard = fastapi_app(store)
-        wsgi, _ = flask_app(store)
+        asgi, wsgi = fastapi_app(guards[0]), flask_app(guards[1])
     except ImportError as error:
         raise ConfigurationError(f"the demo needs {error.name}: pip install 'keyguard[demo]'") from error
     logging.getLogger("waitress").setLevel(logging.ERROR)
@@ -153,17 +140,19 @@ def serving(store: str, port: int | None) -> Iterator[tuple[Server, Server, Keyg
     log = logging.getLogger("keyguard")
     level = log.level
     try:
-        log.setLevel(logging.ERROR)  # the story tells of refusals itself
+        log.setLevel(logging.CRITICAL)  # the story tells of refusals and alerts itself
         _wait_until_up(one, other)
-        yield one, other, guard
+        yield Stage(one, other, guards[0], told)
     finally:
-        log.setLevel(level)
         uvicorn_server.should_exit = True
         waitress_server.task_dispatcher.shutdown(timeout=5)  # before its threads lose what they write to
         waitress_server.trigger.pull_trigger(lambda: _end_loop(waitress_server))
         for thread in threads:
             thread.join(timeout=5)
         sockets[0].close()
+        for guard in guards:
+            guard.close()
+        log.setLevel(level)
 
 
 def _end_loop(waitress_server: Any) -> None:
@@ -201,112 +190,29 @@ def run(serve: bool = False, port: int | None = None) -> int:
     """Tell the story; with `serve`, stay up afterwards. Return the exit code: 0 if all went as it should."""
     with tempfile.TemporaryDirectory(prefix="keyguard-demo-") as folder:
         store = f"sqlite:///{Path(folder, 'keyguard.db')}"
-        with serving(store, port) as (fastapi, flask, guard):
-            print(f"FastAPI under uvicorn at {fastapi.url}, Flask under waitress at {flask.url}, one SQLite file.")
-            print(f"Both let a key through {LIMITS.replace(';', ' and')}, and block 203.0.113.0/24.")
-            told = Story(fastapi, flask, guard).tell()
+        with serving(store, port) as stage:
+            print(f"FastAPI under uvicorn at {stage.fastapi.url}, Flask under waitress at {stage.flask.url}.")
+            print(
+                f"They share one SQLite file, let a key through {BURST}, a customer {DAILY}, and block 203.0.113.0/24."
+            )
+            story = Story(stage.fastapi, stage.flask, stage.guard, stage.told, store)
+            went_well = story.tell()
             if serve:
-                _stay(fastapi, flask, guard, store)
-    return 0 if told else 1
+                _stay(stage, story)
+            else:
+                print("`keyguard demo --serve` stays up: to try it by hand, and to look at the page in a browser.")
+    return 0 if went_well else 1
 
 
-class Story:
-    """The demo's requests. Each says what it expects, and is held to it."""
-
-    def __init__(self, fastapi: Server, flask: Server, guard: Keyguard) -> None:
-        self.fastapi = fastapi
-        self.flask = flask
-        self.guard = guard
-        self.as_expected = True
-
-    def tell(self) -> bool:
-        say("A request without a key")
-        self.ask(self.fastapi, None, 401)
-
-        say("A key is issued to acme, and shown once")
-        issued = self.guard.keys.issue("acme", plan="trial")
-        key = issued.key.reveal()
-        print(f"  {key}")
-
-        say("It works, in both apps; what is left counts for both")
-        self.ask(self.fastapi, key, 200)
-        self.ask(self.flask, key, 200)
-
-        say("It runs dry")
-        for server in (self.fastapi, self.flask, self.fastapi):
-            self.ask(server, key, 200)
-
-        say("The refusal explains itself: whose doing, which limit, and when the key works again")
-        refused = self.ask(self.flask, key, 429, whole=True)
-
-        wait = int(refused.headers.get("retry-after", 1))
-        began = time.monotonic()
-        if wait > 1:
-            say(f"Retry-After says {wait} s. A second too early it is still refused ...")
-            sleep_until(began + wait - 1)
-            self.ask(self.fastapi, key, 429)
-        say(f"... and {wait} s after the refusal the same key works again")
-        sleep_until(began + wait)
-        self.ask(self.fastapi, key, 200)
-
-        say("The key is revoked; every process knows within a second")
-        self.guard.keys.revoke(issued.record.id)
-        sleep_until(time.monotonic() + 1)
-        self.ask(self.fastapi, key, 401)
-        self.ask(self.flask, key, 401)
-
-        say(f"A blocked address, {BLOCKED}, told by the proxy that this demo plays")
-        self.ask(self.flask, key, 403, {"X-Forwarded-For": BLOCKED})
-        print()
-        print("All as it should be." if self.as_expected else "Something was NOT as it should be: see above.")
-        return self.as_expected
-
-    def ask(
-        self,
-        server: Server,
-        key: str | None,
-        expected: int,
-        headers: Mapping[str, str] | None = None,
-        *,
-        whole: bool = False,
-    ) -> Reply:
-        """Send one request and print it with its answer."""
-        sent = dict(headers or {})
-        if key is not None:
-            sent["Authorization"] = f"Bearer {key}"
-        reply = server.get("/hello", sent)
-        good = reply.status == expected
-        self.as_expected &= good
-        print(
-            f"  {server.name:8} GET /hello -> {reply.status} {reply.reason}{'' if good else f'  (expected {expected})'}"
-        )
-        if whole:
-            for name in ("retry-after", "ratelimit", "ratelimit-policy", "cache-control", "content-type"):
-                print(f"           {name}: {reply.headers.get(name, '-')}")
-            print(textwrap.indent(json.dumps(reply.problem, indent=2), " " * 11))
-        elif reply.status == 200:
-            print(f"           {reply.body.decode().strip()}  ratelimit: {reply.headers.get('ratelimit')}")
-        else:
-            print(f"           {reply.problem['cause']}: {reply.problem['detail']}")
-        return reply
-
-
-def say(line: str) -> None:
-    print(f"\n{line}")
-
-
-def sleep_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.monotonic()))
-
-
-def _stay(fastapi: Server, flask: Server, guard: Keyguard, store: str) -> None:
-    key = guard.keys.issue("you").key.reveal()
+def _stay(stage: Stage, story: Story) -> None:
+    key = stage.guard.keys.issue("you").key.reveal()
     print("\nStaying up. Try, until the key is used up:\n")
-    for server in (fastapi, flask):
+    for server in (stage.fastapi, stage.flask):
         print(f"  curl -i {server.url}/hello -H 'Authorization: Bearer {key}'")
-    print(f"  curl -i {fastapi.url}/hello")
-    print(f"  curl -i {flask.url}/hello -H 'X-Forwarded-For: {BLOCKED}'")
-    print(f"  keyguard keys list --store {store}")
+    print(f"  curl -i {stage.fastapi.url}/hello")
+    print(f"  curl -i {stage.flask.url}/hello -H 'X-Forwarded-For: {BLOCKED}'")
+    print(f"  keyguard why you --store {story.store}")
+    print(f"\nLook at {stage.fastapi.url}/ops/ in a browser, and log in with {story.admin}")
     print("\nCtrl-C ends it.", flush=True)
     try:
         threading.Event().wait()
