@@ -124,11 +124,29 @@ def test_more_than_twenty_are_one_and_stay_one() -> None:
     table.do(SettleDelivery(due.number, 0, who="p1"))
     table.fire("later", 80)
     again = table.lease().due
-    assert [one.many for one in again] == [DIGEST + 1, 1]
-    assert again[0].id == due.id
+    assert [one.many for one in again] == [1, DIGEST + 1]  # what is new comes first
+    assert again[1].id == due.id
     for one in again:
         table.do(SettleDelivery(one.number, who="p1"))
     assert {alert["notices"][0]["to"]["hook"][0] for alert in table.state["open"].values()} == {"sent"}
+
+
+def test_receivers_take_turns() -> None:
+    table = Table()
+    for number in range(8):
+        table.fire(f"a{number}", 80, to=("slow",))
+    table.fire("b", 80, to=("hook",))
+    assert [one.to for one in table.lease(to=("slow", "hook")).due].count("hook") == 1
+
+
+def test_what_was_not_tried_does_not_count_as_tried() -> None:
+    table = Table()
+    table.fire("a", 80)
+    (due,) = table.lease().due
+    table.do(SettleDelivery(due.number, 5 * SECOND, who="p1", tried=False))
+    assert table.state["open"]["a"]["notices"][0]["to"]["hook"][0] == "waiting"
+    table.now += 5 * SECOND
+    assert [one.tries for one in table.lease().due] == [0]
 
 
 def test_a_receiver_that_is_gone_gets_nothing_more_until_it_listens_again() -> None:

@@ -23,6 +23,7 @@ from keyguard.alerts.posting import Failed, checked_target, post
 from keyguard.alerts.receivers import Gone, receivers_from
 from tests.alerts.receiving import OK, Server, answering, served
 from tests.alerts.stories import Story
+from tests.support.harness import Ask, ask_wsgi
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER = "whsec_" + base64.b64encode(bytes(range(1, 33))).decode()
@@ -411,6 +412,26 @@ def test_what_fails_for_a_day_is_given_up(caplog: pytest.LogCaptureFixture) -> N
     assert "is given up" in caplog.text
 
 
+def test_a_receiver_that_fails_holds_up_no_other() -> None:
+    tries: list[str] = []
+    told: list[str] = []
+
+    def broken(message: AlertMessage) -> None:
+        tries.append(message.id)
+        raise Failed("no")
+
+    story = Story("2/day", receivers=[broken, lambda message: told.append(message.subject)])
+    for number in range(8):
+        story.key(f"tenant {number}")
+    for key in story.keys.values():
+        ask_wsgi(story.app, Ask(headers=(("X-API-Key", key),)), lint=False)
+    story.rest()
+    assert sorted(told) == [f"tenant {number}" for number in range(8)]
+    assert len(tries) == 1
+    story.rest("20 seconds")
+    assert len(tries) < 6
+
+
 def test_quiet_hours_hold_back_until_the_morning() -> None:
     story = Story("4/day", quiet="22:00-09:00 UTC")  # it is eight in the morning
     story.calls("acme", 2)
@@ -425,8 +446,6 @@ def test_many_at_once_are_one_message() -> None:
     for number in range(25):
         story.key(f"tenant {number}")
     for number in range(25):
-        from tests.support.harness import Ask, ask_wsgi
-
         ask_wsgi(story.app, Ask(headers=(("X-API-Key", story.keys[f"tenant {number}"]),)), lint=False)
     story.rest()
     (digest,) = story.told

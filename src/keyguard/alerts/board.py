@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from logging import ERROR, WARNING
 from typing import Any, Protocol
 
@@ -92,12 +92,12 @@ class Board:
             return []
         return alerts_of(self._local.execute([Read(KEY)])[0][0])
 
-    def lease(self, who: str, span: int, *, quiet: bool) -> list[tuple[Executes, Leased]]:
-        """Lease what is due, and hear what is open: of the stack's store, and of this process's own.
+    def lease(self, who: str, span: int, to: Collection[str], *, quiet: bool) -> list[tuple[Executes, Leased]]:
+        """Lease what is due for some receivers, and hear what is open: of the stack's store, and of this process's own.
 
         Raises `StoreError` only if there is nothing of this process's own.
         """
-        op = LeaseDeliveries(who, span, self.to, quiet=quiet)
+        op = LeaseDeliveries(who, span, to, quiet=quiet)
         found: list[tuple[Executes, Leased]] = []
         if self._locally or self._of_process:
             local: Leased = self._local.execute([op])[0]

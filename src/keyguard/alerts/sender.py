@@ -4,6 +4,8 @@ Rules:
 - A lease lasts for `LEASE`; a process that dies in the middle is followed by another one then. So a notice may come
   twice, under one id, and it comes.
 - What failed is tried again after `PAUSES`, a little later at random, so that not all come at once.
+- A receiver that has just failed rests for a moment, whatever else is due for it: it may take five seconds each time,
+  and others are waiting.
 - No text of an error that others have made reaches the log, since it may hold a URL with its secret.
 """
 
@@ -59,6 +61,8 @@ class Sender:
         self._token = new_token().hex()
         self._next = 0
         """When the store is to be asked next, by this process's clock."""
+        self._resting: dict[str, int] = {}
+        """Receivers that have failed, and until when they rest."""
         self._unsettled: list[tuple[Executes, SettleDelivery]] = []
         """What the store could not be told."""
         self.job = Job("alert deliveries", self.run, EVERY, clock=clock, alone=True)
@@ -70,7 +74,7 @@ class Sender:
 
     def after_fork(self) -> None:
         """Forget what the parent is about."""
-        self._next, self._unsettled = 0, []
+        self._next, self._unsettled, self._resting = 0, [], {}
 
     def soon(self) -> None:
         """Look at once: something was decided."""
@@ -86,7 +90,10 @@ class Sender:
         while last or self._clock() >= self._next:
             now = self._clock()
             self._next = now + LISTENS
-            leases = self._board.lease(self.who, LEASE, quiet=self._is_quiet(now))
+            self._resting = {name: until for name, until in self._resting.items() if until > now}
+            awake = [name for name in self._receivers if name not in self._resting]
+            leases = self._board.lease(self.who, LEASE, awake, quiet=self._is_quiet(now))
+            self._next = min([self._next, *self._resting.values()])
             for _, leased in leases:
                 if leased.next is not None:
                     self._next = min(self._next, now + max(0, leased.next - leased.at))
@@ -97,7 +104,10 @@ class Sender:
                 for due in leased.due:
                     if last and monotonic() > end:
                         return  # the lease ends, and another process has it
-                    self._settle(store, self._tried(due, now))
+                    if due.to in self._resting:
+                        self._settle(store, SettleDelivery(due.number, PAUSES[0], who=self.who, tried=False))
+                    else:
+                        self._settle(store, self._tried(due, now))
 
     def _tried(self, due: Due, now: int) -> SettleDelivery:
         receiver = self._receivers[due.to]
@@ -107,6 +117,7 @@ class Sender:
             log.warning("%s is turned off: %s", due.to, plain(error))
             return SettleDelivery(due.number, NEVER, who=self.who, gone=True)
         except Exception as error:
+            self._resting[due.to] = now + PAUSES[0]
             told = plain(error) if isinstance(error, Failed) else frames(error)
             if due.tries >= len(PAUSES):
                 log.error("an alert was not delivered to %s, and is given up: %s id=%s", due.to, told, due.id)

@@ -204,11 +204,15 @@ class LeaseDeliveries(Op[Leased]):
             for one in state.due
             if one["to"] in self.to and one["due"] <= now and one["end"] <= now and (one["loud"] or not self.quiet)
         ]
+        turns: list[tuple[int, int, dict[str, Any]]] = []
         for name in sorted({one["to"] for one in ready}):
-            mine = [one for one in ready if one["to"] == name and len(one["of"]) == 1]
-            if len(mine) > DIGEST:
-                ready = [one for one in ready if one not in mine] + [state.digest(name, mine)]
-        leased = ready[:AT_ONCE]
+            mine = [one for one in ready if one["to"] == name]
+            single = [one for one in mine if len(one["of"]) == 1]
+            if len(single) > DIGEST:
+                mine = [*[one for one in mine if len(one["of"]) > 1], state.digest(name, single)]
+            mine.sort(key=lambda one: (one["tries"], one["n"]))
+            turns += [(place, one["n"], one) for place, one in enumerate(mine)]  # no receiver waits for another's
+        leased = [one for _, _, one in sorted(turns)[:AT_ONCE]]
         for one in leased:
             one["who"], one["end"] = self.who, now + self.span
             state.changed = True
@@ -220,25 +224,28 @@ class LeaseDeliveries(Op[Leased]):
 class SettleDelivery(Op[bool]):
     """Say what became of a delivery: it was made; or it is tried `again` after so many microseconds, `NEVER` for not.
 
-    `gone`: the receiver wants nothing more, now and later. Evaluates to whether this has changed anything: what another
+    `tried=False`: it was not tried this time. `gone`: the receiver wants nothing more, now and later. Evaluates to whether this has changed anything: what another
     process has leased meanwhile is that one's, unless it was made after all.
     """
 
-    __slots__ = ("again", "gone", "number", "who")
+    __slots__ = ("again", "gone", "number", "tried", "who")
 
-    def __init__(self, number: int, again: int | None = None, *, who: str, gone: bool = False) -> None:
+    def __init__(
+        self, number: int, again: int | None = None, *, who: str, gone: bool = False, tried: bool = True
+    ) -> None:
         self.keys = (KEY,)
         self.number = number
         self.again = again
         self.who = who
         self.gone = gone
+        self.tried = tried
 
     def apply(self, old: Sequence[bytes | None], now: int) -> tuple[bool, Sequence[Change]]:
         state = AlertState(old[0], now, ending=False)
         one = next((one for one in state.due if one["n"] == self.number), None)
         if one is None or (one["who"] != self.who and self.again is not None):
             return False, state.changes()
-        one["tries"] += 1
+        one["tries"] += self.tried
         if self.gone:
             state.turn_off(one["to"])
         elif self.again is None:
@@ -247,7 +254,8 @@ class SettleDelivery(Op[bool]):
             state.done(one, "given up")
         else:
             one["due"], one["end"], one["who"] = now + self.again, 0, ""
-            state.note(one, "failed", one["due"])
+            if self.tried:
+                state.note(one, "failed", one["due"])
         state.changed = True
         return True, state.changes()
 

@@ -54,8 +54,9 @@ class AlertSteps(RememberSteps):
 
     def _settle(self) -> Op[Any]:
         again = self.random.choice([None, None, NEVER, self.random.randrange(1, 9 * SECOND)])
+        draws = [True, self.random.random() < 0.8]
         number = self.random.randrange(1, 40)
-        return SettleDelivery(number, again, who=self._who(), gone=self.random.random() < 0.05)
+        return SettleDelivery(number, again, who=self._who(), gone=self.random.random() < 0.05, tried=draws[1])
 
     def _who(self) -> str:
         return self.random.choice(["p1", "p2"])
