@@ -409,6 +409,7 @@ _VARIANTS: dict[str, Make] = {
     "observed: by nobody": _observed(),
     "observed: a record": _observed(on_decision=lambda: _told),
     "observed: metrics": _observed(metrics=True),
+    "observed: alerts": _observed(alerts=Alerts),
     "observed: usage": _observed(usage=Usage),
     "observed: usage and metrics": _observed(metrics=True, usage=Usage),
     "observed: usage, metrics and alerts": _observed(metrics=True, usage=Usage, alerts=Alerts),

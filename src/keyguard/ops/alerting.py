@@ -224,8 +224,10 @@ class LeaseDeliveries(Op[Leased]):
 class SettleDelivery(Op[bool]):
     """Say what became of a delivery: it was made; or it is tried `again` after so many microseconds, `NEVER` for not.
 
-    `tried=False`: it was not tried this time. `gone`: the receiver wants nothing more, now and later. Evaluates to whether this has changed anything: what another
-    process has leased meanwhile is that one's, unless it was made after all.
+    `tried=False`: it was not tried this time. `gone`: the receiver wants nothing more, now and later.
+
+    Evaluates to whether this has changed anything: what another process has leased meanwhile is that one's, unless it
+    was made after all.
     """
 
     __slots__ = ("again", "gone", "number", "tried", "who")
