@@ -154,6 +154,8 @@ def test_a_session_from_log_in_to_log_out(world: str) -> None:
     assert browser.get("/").status == 200
     desk.clock.advance("1 minute")
     assert browser.get("/").status == 303
+    assert b"ended" in browser.get("/log-in").body
+    assert "__Host-keyguard-session" not in browser.cookies
 
 
 @pytest.mark.parametrize("world", WORLDS)

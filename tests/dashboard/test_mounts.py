@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keyguard import APIKeys, Keyguard, RateLimit
+from keyguard import APIKeys, ConfigurationError, Keyguard, RateLimit
 from tests.dashboard.world import Desk, named
 from tests.support.harness import Answer, Ask, ask_asgi, ask_wsgi
 
@@ -36,6 +36,23 @@ def fastapi(desk: Desk, prefix: str) -> Any:
     return outer
 
 
+def beside_asgi(desk: Desk, prefix: str) -> Any:
+    from fastapi import FastAPI
+
+    shop = FastAPI()
+    shop.get("/v1/orders")(lambda: "ok")
+    return desk.dashboard.beside(desk.guard.asgi(shop), prefix)
+
+
+def beside_wsgi(desk: Desk, prefix: str) -> Any:
+    from flask import Flask
+
+    shop = Flask("shop")
+    shop.add_url_rule("/v1/orders", view_func=lambda: "ok")
+    desk.guard.init_app(shop)
+    return desk.dashboard.beside(shop, prefix)
+
+
 def flask(desk: Desk, prefix: str) -> Any:
     from flask import Flask
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -58,6 +75,8 @@ def django(desk: Desk, prefix: str) -> Any:
 MOUNTS: list[tuple[Callable[[Desk, str], Any], Callable[..., Answer]]] = [
     (starlette, ask_asgi),
     (fastapi, ask_asgi),
+    (beside_asgi, ask_asgi),
+    (beside_wsgi, ask_wsgi),
     (flask, ask_wsgi),
     (django, ask_wsgi),
 ]
@@ -75,7 +94,10 @@ def test_it_is_mounted_beside_the_app(mount: Any, ask: Any, prefix: str, caplog:
         return ask(app, Ask(target, (operator, *more)), lint=False)
 
     with caplog.at_level(logging.WARNING, "keyguard"):
-        if ask is ask_wsgi:  # a mount of Starlette begins with the slash, and leaves the rest to others
+        if mount not in (
+            starlette,
+            fastapi,
+        ):  # whose mounts begin with the slash
             top = get(prefix)
             assert (top.status, top.get("location")) == (307, prefix.rpartition("/")[2] + "/")
         for page in ("/", "/keys", f"/keys/{desk.id}", "/static/dashboard.css", "/audit"):
@@ -109,6 +131,43 @@ def test_the_view_of_a_mount_within_a_guarded_app_warns_at_the_start(caplog: pyt
         assert [one.message.partition(":")[0] for one in caplog.records if "dashboard" in one.message] == [
             "the dashboard is mounted inside of keyguard's own guards"
         ]
+
+
+@pytest.mark.parametrize("path", ["", "/", "/ops/*", "/{id}", "/a?b", "ops", None, 7])
+def test_a_path_that_is_none(path: Any) -> None:
+    with pytest.raises(ConfigurationError, match="the dashboard's path"):
+        Desk(auth=named).dashboard.beside(lambda environ, start: [], path)
+
+
+def test_what_is_below_a_path_and_what_is_not() -> None:
+    """A prefix of the whole app counts, a name that only begins alike does not."""
+    desk = Desk(auth=named)
+    seen: list[str] = []
+
+    def shop(environ: Any, start_response: Any) -> list[bytes]:
+        seen.append(environ["PATH_INFO"])
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "0")])
+        return []
+
+    app = desk.dashboard.beside(shop, "/ops/")
+    operator = (("X-Operator", "ada"),)
+    assert ask_wsgi(app, Ask("/v2/ops/keys", operator, root="/v2")).status == 200
+    assert ask_wsgi(app, Ask("/v2/ops", operator, root="/v2")).get("location") == "ops/"
+    assert seen == []
+    for path in ("/opsx", "/v1/ops/", "/"):
+        ask_wsgi(app, Ask(path, operator))
+    assert seen == ["/opsx", "/v1/ops/", "/"]
+
+    async def asgi_shop(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope.get("path", scope["type"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    other = desk.dashboard.beside(asgi_shop, "/ops")
+    assert b'<link rel="stylesheet" href="./static/' in ask_asgi(other, Ask("/v2/ops/keys", operator, root="/v2")).body
+    seen.clear()
+    ask_asgi(other, Ask("/v2/opsx", operator, root="/v2"))
+    assert seen == ["/v2/opsx"]
 
 
 def test_another_stack_may_stand_around_it(caplog: pytest.LogCaptureFixture) -> None:

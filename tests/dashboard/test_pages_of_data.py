@@ -42,7 +42,7 @@ def test_the_story_of_a_key_that_is_exhausted(world: str) -> None:
     assert "198.51.100.1" in said
     assert "daily:4/day" in words(browser.text("/stores"))
     assert "acme" in words(browser.text("/"))
-    assert "has used up daily:4/day" in words(browser.text("/alerts"))
+    assert "100 % of daily:4/day used" in words(browser.text("/alerts"))
     listed = words(browser.text("/refusals?cause=usage"))
     assert "Limit reached" in listed
     request_id = desk.guard.refusals("acme")[0].request_id

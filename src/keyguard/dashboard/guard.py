@@ -189,7 +189,8 @@ class DashboardGuard(Guard):
         if asked.reads:
             if isinstance(operator, Operator):
                 return Elsewhere(asked.root + place)
-            return Shown(LogIn(reading.shell("", reload=0), operator, place))
+            over = (("Set-Cookie", self._keys.log_out(asked)),) if operator else ()
+            return Shown(LogIn(reading.shell("", reload=0), operator, place), headers=over)
         if asked.header("origin").startswith("http:") and not asked.local:
             return Shown(LogIn(reading.shell("", reload=0), "insecure", place), 403)
         made = self._keys.log_in(asked)
@@ -209,8 +210,7 @@ class DashboardGuard(Guard):
             return again()
         place = asked.place.replace("%", "%25").replace("&", "%26").replace("+", "%2B").replace("?", "%3F")
         more = f"?next={place}" if place else ""
-        headers = () if not why else (("Set-Cookie", self._keys.log_out(asked)),)
-        return Elsewhere(f"{asked.root}log-in{more}", headers=headers)
+        return Elsewhere(f"{asked.root}log-in{more}")
 
     @staticmethod
     def _is_file(asked: Asked) -> bool:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from keyguard.chain import Chain
+from keyguard.dashboard.beside import ASGIBeside, WSGIBeside, checked_path, is_asgi
 from keyguard.dashboard.service import Service
 from keyguard.drivers.interpreter import Engine
 from keyguard.errors import ConfigurationError
@@ -79,6 +80,17 @@ class Dashboard:
         from keyguard.drivers.wsgi.driver import WSGIDriver
 
         return WSGIDriver(_no_wsgi_app, self._engine(asynchronous=False))
+
+    def beside(self, app: Any, path: str = "/ops") -> ASGIBeside | WSGIBeside:
+        """Return an app that has the dashboard below `path`, and is `app` everywhere else, ASGI or WSGI as that is.
+
+            app = guard.dashboard(auth="keys").beside(guard.asgi(app), "/ops")
+
+        `app` is the guarded app, so that its limits do not count what operators look at. Raises `ConfigurationError`
+        for what is no app, and for a path that is none.
+        """
+        place = checked_path(path)
+        return ASGIBeside(app, place, self.asgi) if is_asgi(app) else WSGIBeside(app, place, self.wsgi)
 
     def _engine(self, *, asynchronous: bool) -> Engine:
         """Return an engine of the stack's store and clock that has no guard but the dashboard, and tells nobody."""
