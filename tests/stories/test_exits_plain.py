@@ -19,6 +19,9 @@ Run = Callable[[list[str], str, Path], int]
 ROOT = Path(__file__).parents[2]
 
 BEGIN = """
+import atexit
+at_last = []
+atexit.register(lambda: [one() for one in at_last])  # when all that is imported from now on has ended
 import asyncio, json, os, signal, sys, threading, warnings
 from keyguard import APIKeys, Keyguard, RateLimit, ResponseCache, open_store
 from tests.support.harness import Ask, aask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
@@ -72,6 +75,29 @@ app = guard().wsgi(wsgi_app)
 threads = [threading.Thread(target=ask_wsgi, args=(app, Ask())) for _ in range(6)]
 [one.start() for one in threads], [one.join() for one in threads]
 assert served(ask_wsgi, app)
+""",
+    "in the background, after the end": """
+ended, times = threading.Event(), []
+def late(environ, start_response):
+    times.append(1)
+    if len(times) > 1:
+        ended.wait(60)
+    start_response("200 OK", [("Cache-Control", "max-age=0, stale-while-revalidate=600")])
+    return [b""]
+app = guard().wsgi(late)
+for _ in range(2000):
+    ask_wsgi(app, Ask("/late"), lint=False)
+    if len(times) > 1:
+        break
+    ended.wait(0.01)
+else:
+    raise SystemExit("nothing is refreshed")
+def last():
+    ended.set()
+    [one.join(0.2) for one in threading.enumerate() if one.name == "keyguard-detached"]
+    if any(one.name == "keyguard-postgres" for one in threading.enumerate()):
+        print("a store was opened again", file=sys.stderr)
+at_last.append(last)
 """,
     "before a fork, and in the child": """
 app, awaited = guard().wsgi(wsgi_app), guard().asgi(asgi_app)

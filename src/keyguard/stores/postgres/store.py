@@ -18,7 +18,7 @@ from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import is_async
 from keyguard.manual_clock import GivenClock, ManualClock, clock_from, given_by
 from keyguard.ops import Op, Settle
-from keyguard.process.exits import close_at_exit
+from keyguard.process.exits import await_the_end, close_at_exit
 from keyguard.process.fork import check_process, forks_in_c, renew_after_fork
 from keyguard.stores.places import one_host
 from keyguard.stores.postgres.connections import CONNECTING, Credentials, Opener, login_of
@@ -161,6 +161,7 @@ class PostgresStore:
 
     def _submit(self, ops: Sequence[Op[Any]]) -> Future[list[Any]]:
         check_process()  # not every way here leads through a driver
+        await_the_end()
         asked = Asked(ops)
         begun = None
         with self._starting:  # or it could be handed to a loop that has just been stopped, and never be answered
@@ -175,6 +176,7 @@ class PostgresStore:
         if begun is not None:
             # Without the lock: under gevent this lets others run, and one that waits for a lock that was made before
             # gevent came would have all of them wait.
+            await_the_end()  # the stores may have been closed since
             begun.start()
         return asked.future
 

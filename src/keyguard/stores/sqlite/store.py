@@ -27,7 +27,7 @@ from keyguard.clock import monotonic, wall_clock
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.manual_clock import GivenClock, ManualClock, clock_from, given_by
 from keyguard.ops import Op, Settle, Taken
-from keyguard.process.exits import close_at_exit
+from keyguard.process.exits import await_the_end, close_at_exit
 from keyguard.process.fork import check_process, forks_in_c, renew_after_fork
 from keyguard.stores.sqlite.cached import Cached
 from keyguard.stores.sqlite.file import File, busy, insist
@@ -132,6 +132,7 @@ class SQLiteStore:
     def execute(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """Run the operations in one transaction, waiting for other processes up to the time-out."""
         check_process()
+        await_the_end()
         kind = kind_of(ops)
         found = self._at_once(ops, kind)
         if found is not None:
