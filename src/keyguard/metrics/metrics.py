@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.metrics.process import ProcessCounts
 from keyguard.metrics.series import Series, Totals, series_of
+from keyguard.process.event_loops import in_thread
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -79,11 +80,12 @@ class Metrics:
         return render(self.collect(), accept)
 
     async def arender(self, accept: str = "") -> Rendered:
-        """Do the same in an event loop."""
+        """Do the same in an event loop, which does not wait while a long text is made."""
         _library()
         from keyguard.metrics.exposition import render
 
-        return render(self._families(await self._aread()), accept)
+        totals = await self._aread()
+        return await in_thread(lambda: render(self._families(totals), accept))
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics as families of `prometheus_client`."""
