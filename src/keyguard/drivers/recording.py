@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from sys import modules
 from typing import Any, NamedTuple, TypeAlias
 
 from keyguard.clock import monotonic
@@ -20,7 +21,7 @@ from keyguard.logs import logger
 from keyguard.refusal import Cause
 from keyguard.request import CarriedRequest
 from keyguard.request.limits import unmarked
-from keyguard.request.tracing import trace_of
+from keyguard.request.tracing import SPANS, trace_of
 
 log = logger("keyguard")
 
@@ -74,10 +75,12 @@ def asking(begin: Callable[..., Any]) -> Callable[[CarriedRequest], Any]:
 class Recorder:
     """Makes the record of one request."""
 
-    __slots__ = ("_at", "_began", "_path", "_request", "_routes", "_sinks", "scope", "told")
+    __slots__ = ("_at", "_began", "_engine", "_on", "_path", "_request", "_routes", "_sinks", "scope", "told")
 
-    def __init__(self, driver: Any, scope: MutableMapping[str, Any]) -> None:
-        engine = driver.engine
+    def __init__(self, driver: Any, scope: MutableMapping[str, Any], on: Any) -> None:
+        """Begin. `on` is what the driver's answer goes on to: `send`, or `start_response`."""
+        self._engine = engine = driver.engine
+        self._on = on
         self._began = monotonic()
         self._at: int = engine.clock()
         self._sinks: tuple[Sink, ...] = engine.sinks
@@ -175,7 +178,7 @@ class Recorder:
             (
                 self._at,
                 request.id,
-                trace_of(request),
+                trace_of(request) if SPANS in modules or request.header("traceparent") else "",
                 subject,
                 key_id,
                 "" if client is None else client.text,

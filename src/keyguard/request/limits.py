@@ -39,13 +39,12 @@ Decided: TypeAlias = Taken | HasTaken
 
 def unmarked(decided: tuple[Decided, ...]) -> tuple[Decided, ...]:
     """Return decisions without the marks that know of them, which may hold their request."""
-    return tuple([_unmarked(one) for one in decided])
-
-
-def _unmarked(decided: Decided) -> Decided:
-    if isinstance(decided, Taken):
-        return decided
-    return Shadowed(decided.taken) if isinstance(decided, Shadowed) else decided.taken
+    return tuple(
+        [
+            one if isinstance(one, Taken) else Shadowed(one.taken) if isinstance(one, Shadowed) else one.taken
+            for one in decided
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True)

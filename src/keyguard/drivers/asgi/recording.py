@@ -26,16 +26,12 @@ async def recorded(driver: Any, scope: Scope, receive: Receive, send: Send) -> N
         ending = ending_of(error)
         recorder.tell(ending.status, ending=ending)
         raise
-    recorder.tell(SILENT.status, ending=SILENT)
+    if not recorder.told:
+        recorder.tell(SILENT.status, ending=SILENT)
 
 
 class _Recorder(Recorder):
-    __slots__ = ("_engine", "_send_on")
-
-    def __init__(self, driver: Any, scope: Scope, send: Send) -> None:
-        super().__init__(driver, scope)
-        self._engine = driver.engine
-        self._send_on = send
+    __slots__ = ()
 
     def send(self, message: Message) -> Awaitable[None]:
         """Serve the driver as its `send`. A plain function: awaiting through one more coroutine has a price."""
@@ -47,7 +43,7 @@ class _Recorder(Recorder):
                 self.tell(101)
             elif kind == "websocket.close":
                 self.tell(403, closed=True)
-        return self._send_on(message)
+        return self._on(message)  # type: ignore[no-any-return]
 
     def request_of(self) -> CarriedRequest:
         return ASGIRequest(self.scope.get("method", "GET"), self.scope, self._engine, self.scope.get(SHARED_ASGI))

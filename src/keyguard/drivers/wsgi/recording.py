@@ -32,20 +32,18 @@ def recorded(driver: Any, environ: Environ, start_response: StartResponse) -> It
 
 
 class _Recorder(Recorder):
-    __slots__ = ("_engine", "_start", "_status")
+    __slots__ = ("_status",)
 
     scope: Environ
 
     def __init__(self, driver: Any, environ: Environ, start_response: StartResponse) -> None:
-        super().__init__(driver, environ)
-        self._engine = driver.engine
-        self._start = start_response
+        super().__init__(driver, environ, start_response)
         self._status = 0
 
     def start_response(self, status: str, headers: Pairs, exc_info: ExcInfo | None = None) -> Write:
         """Serve the driver as its `start_response`."""
         try:
-            write = self._start(status, headers, exc_info) if exc_info else self._start(status, headers)
+            write: Write = self._on(status, headers, exc_info) if exc_info else self._on(status, headers)
             self._status = status_of(status)  # the server has taken it
             self.note_route()  # now, since Flask forgets it with its request
             return write
