@@ -18,6 +18,10 @@ log = logger("keyguard")
 _lines = logging.getLogger("keyguard.decisions")
 
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+OTHER = "_OTHER"
+"""The method of records whose own is not among these: callers can invent as many as they like."""
+
 Result: TypeAlias = Literal["served", "cached", "refused", "failed"]
 
 

@@ -14,7 +14,7 @@ from sys import modules
 from typing import Any, NamedTuple, TypeAlias
 
 from keyguard.clock import monotonic
-from keyguard.decision import Decision, Result
+from keyguard.decision import METHODS, OTHER, Decision, Result
 from keyguard.errors import NoResponse
 from keyguard.identity import ANONYMOUS
 from keyguard.logs import logger
@@ -29,9 +29,6 @@ RECORD = "keyguard.record"
 """The key under which a recorder stands in a scope or an environ, until the request is made."""
 Sink: TypeAlias = Callable[[Decision], None]
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-OTHER = "_OTHER"
-"""The method of records whose own is not among these: callers can invent as many as they like."""
 _MOST = 20  # kinds of errors that are told
 
 _tuple = tuple.__new__

@@ -9,6 +9,8 @@ from keyguard.request.carried import veiled as veiled
 from keyguard.request.current import current_request as current_request
 from keyguard.request.current import here as here
 from keyguard.request.limits import LimitState as LimitState
+from keyguard.request.limits import Settled as Settled
+from keyguard.request.limits import Shadowed as Shadowed
 from keyguard.request.request import Deferred as Deferred
 from keyguard.request.request import Forward as Forward
 from keyguard.request.request import Request as Request
@@ -27,6 +29,8 @@ __all__ = [
     "Request",
     "RequestSettings",
     "RequestState",
+    "Settled",
+    "Shadowed",
     "SharedState",
     "carried",
     "current_request",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from keyguard.ops import Demand, Taken
 from keyguard.rates import Taking
@@ -83,6 +83,20 @@ class LimitState:
     def pressure(self) -> float:
         """The share of the limit that is spent, from 0.0 (nothing) to 1.0 (all of it)."""
         return min(1.0, max(0.0, (self.limit - self.remaining) / self.limit)) if self.limit else 1.0
+
+
+class Settled(NamedTuple):
+    """The units that a request has cost more, or less, than its record says: handlers have charged them, or it was
+    known late. A function that is told of records is told of this as well, if it has an attribute `settled`."""
+
+    at: int
+    """When that was known, in microseconds of the Unix epoch, by the clock of the stack."""
+    subject: str
+    key_id: str
+    method: str
+    route: str
+    units: tuple[tuple[str, int], ...]
+    """The units by the key of the counter."""
 
 
 def limit_states(decided: Decided) -> Iterator[LimitState]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from keyguard.request.request import Deferred
@@ -30,6 +30,11 @@ class RequestSettings(Protocol):
     """Other limits for some subjects."""
     handlers: bool
     """Whether handlers are known to turn to guards while the app runs, and may be refused what they ask for."""
+
+    @property
+    def sinks(self) -> Sequence[Callable[..., None]]:
+        """The functions that are told of each request."""
+        ...
 
     @property
     def late(self) -> Callable[[Deferred], None] | None:

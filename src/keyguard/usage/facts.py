@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from keyguard.clock import SECOND
-from keyguard.decision import Decision
+from keyguard.decision import METHODS, OTHER, Decision
 from keyguard.ops import Taken
 from keyguard.refusal import Cause
+from keyguard.request import Settled
 from keyguard.usage.names import MINUTE
 
 _STAYS = frozenset({Cause.CREDENTIALS, Cause.ADDRESS, Cause.REQUEST})
@@ -94,6 +95,14 @@ class Facts:
                         decided, outcome == "refused", cause, (subject, minute), (method, route), key_id, units
                     )
         return dropped
+
+    def settle(self, settled: Iterable[Settled], ahead: int) -> None:
+        """Take in what requests have cost besides what their records say."""
+        for at, subject, key_id, method, route, units in settled:
+            who, where = (subject, (at + ahead) // MINUTE), (method if method in METHODS else OTHER, route)
+            for key, more in units:
+                prefix, _, bucket = key.partition("|")
+                self.add_units(who, f"{prefix}|", where, key_id if bucket == key_id else "", more)
 
     def _charge(
         self,

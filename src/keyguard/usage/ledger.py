@@ -29,6 +29,7 @@ from keyguard.observer import Observed
 from keyguard.ops import Put, Store, traits_of
 from keyguard.ops.usage import UNSURE, AddUsage, NoteProcess, UsagePart, UsageRow, slots_in
 from keyguard.process.fork import renew_after_fork
+from keyguard.request import Settled
 from keyguard.usage.facts import Facts
 from keyguard.usage.names import BEGUN, MINUTE
 from keyguard.usage.pending import Pending
@@ -91,6 +92,7 @@ class Ledger:
 
     def after_fork(self) -> None:
         self._queue: deque[Decision] = deque()
+        self._settled: deque[Settled] = deque(maxlen=QUEUE)
         self._heard: list[Decision] = []
         self._folding = threading.Lock()
         self._sending_lock = threading.Lock()
@@ -131,6 +133,11 @@ class Ledger:
                 self.fold()
             wake()
 
+        def settle(settled: Settled) -> None:
+            self._settled.append(settled)
+            wake()
+
+        hear.settled = settle  # type: ignore[attr-defined]
         return hear
 
     def fold(self) -> None:
@@ -152,6 +159,7 @@ class Ledger:
                 records.append(queue.popleft())
         except IndexError:  # taken by `_lose`
             pass
+        self._facts.settle([self._settled.popleft() for _ in range(len(self._settled))], self._ahead or 0)
         if not records:
             return
         dropped = self._facts.fold(records, self._ahead or 0)

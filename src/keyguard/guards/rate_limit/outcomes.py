@@ -9,6 +9,7 @@ from keyguard.clock import SECOND, monotonic
 from keyguard.errors import AmbiguousPath, StoreBusy, StoreError
 from keyguard.flow import Flow
 from keyguard.guard import Ask, Mark
+from keyguard.guards.rate_limit.costs import tell_of_costs
 from keyguard.guards.rate_limit.headers import describe
 from keyguard.guards.rate_limit.rules import Rule, RuleDemands
 from keyguard.guards.rate_limit.settling import Outcome, ResponseFields, Settling
@@ -119,6 +120,11 @@ class Bill(Charge):
                 if settling not in known:
                     known[settling] = settling.cost(rule.guard, outcome, demand.cost)
                 costs.append(known[settling])
+        if refused is None and self._request.settings.sinks:
+            tell_of_costs(
+                self._request,
+                [(one, cost - (0 if one.lease else one.cost)) for one, cost in zip(demands, costs, strict=True)],
+            )
         if all(cost == demand.cost and not demand.lease for cost, demand in zip(costs, demands, strict=True)):
             return None
         return self._book(Settle(self.taken, costs))

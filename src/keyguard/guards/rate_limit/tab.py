@@ -12,11 +12,12 @@ Rules:
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, repeat
 from typing import TypeAlias
 
 from keyguard.flow import Flow
+from keyguard.guards.rate_limit.costs import tell_of_costs
 from keyguard.guards.rate_limit.outcomes import book
 from keyguard.guards.rate_limit.rules import Rule, RuleDemands
 from keyguard.ops import Demand, Settle, Taken
@@ -125,6 +126,8 @@ class Tab:
         if not units and not over:
             return None
         refused = self._request.state.refusal is not None
+        if not refused:
+            tell_of_costs(self._request, [*units.values(), *_costs_of(over)])
         apart: list[Settle] = []
         demands: list[Demand] = []
         takings: list[Taking] = []
@@ -159,6 +162,13 @@ class Tab:
 
 
 _NOTHING: Taking = (None, 0, 0, 0, 0)
+
+
+def _costs_of(over: Iterable[Hold]) -> Iterator[tuple[Demand, int]]:
+    """Yield what holds have cost that are over."""
+    for hold in over:
+        for demand in () if hold.taken is None else hold.taken.demands:
+            yield demand, hold.cost or 0
 
 
 async def _book_each(settled: Sequence[Settle]) -> None:
