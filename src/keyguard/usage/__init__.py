@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from keyguard.usage.asking import UsageReader
-from keyguard.usage.ledger import host_name
 from keyguard.usage.place import ledger_store
 from keyguard.usage.report import (
     ClientUse,
@@ -15,6 +14,7 @@ from keyguard.usage.report import (
     UsageBucket,
     UsageReport,
 )
+from keyguard.usage.this_process import host_name
 from keyguard.usage.usage import Usage
 
 __all__ = [

@@ -12,14 +12,11 @@ Rules:
 from __future__ import annotations
 
 import os
-import platform
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from math import inf
-from typing import Any
 
 from keyguard.clock import SECOND, Clock, monotonic, pause
 from keyguard.decision import Decision
@@ -33,6 +30,7 @@ from keyguard.request import Settled
 from keyguard.usage.facts import Facts
 from keyguard.usage.names import BEGUN, MINUTE
 from keyguard.usage.pending import Pending
+from keyguard.usage.this_process import facts_of
 
 log = logger("keyguard.usage")
 
@@ -59,20 +57,6 @@ class _Sent:
         self.ops = ops
         self.since = inf
         """When they were first sent, as `keyguard.clock.monotonic`."""
-
-
-def host_name() -> str:
-    """Return the name of this machine, as processes and metrics tell it."""
-    return platform.node()[:128] or "localhost"
-
-
-@lru_cache(maxsize=1)
-def own_version() -> str:
-    """Return the version of keyguard."""
-    try:
-        return version("keyguard")
-    except PackageNotFoundError:
-        return "?"
 
 
 class Ledger:
@@ -314,38 +298,11 @@ class Ledger:
             self._ahead = self._difference(self._note_process(store))
 
     def _note_process(self, store: Store) -> int:
-        at: int = store.execute([NoteProcess(self._token, self._process())])[0]
+        at: int = store.execute(
+            [NoteProcess(self._token, facts_of(self.stacks, self._every, self.dropped, self.overflow))]
+        )[0]
         self._process_noted = True
         return at
-
-    def _process(self) -> dict[str, Any]:
-        health = {stack.name: _health_of(stack) for stack in self.stacks}
-        cache: dict[str, int] = {}
-        for stack in self.stacks:
-            for name, count in stack.cache().items():
-                cache[name] = cache.get(name, 0) + count
-        return {
-            "host": host_name(),
-            "pid": os.getpid(),
-            "version": own_version(),
-            "every": self._every,
-            "health": health,
-            "dropped": self.dropped,
-            "overflow": self.overflow,
-            "cache": cache,
-        }
-
-
-def _health_of(stack: Observed) -> dict[str, Any]:
-    health = stack.health()
-    return {
-        "ok": health.ok,
-        "since": None if health.since is None else int(health.since.timestamp()),
-        "failure": health.failure,
-        "failures": health.failures,
-        "outages": health.outages,
-        "degraded": health.degraded,
-    }
 
 
 def _requests_in(parts: Iterable[UsagePart], keys: Collection[str] | None = None) -> int:
