@@ -149,7 +149,7 @@ def issued() -> views.IssuedKey:
 
 
 def changing(what: str) -> views.OneKey:
-    return replace(runs_out(), shell=shell("keys", reload=0), changing=what, form={"plan": "Pro", "overlap": "24 h"})  # type: ignore[arg-type]
+    return replace(unused(), shell=shell("keys", reload=0), changing=what, form={"plan": "Pro", "overlap": "24 h"})  # type: ignore[arg-type]
 
 
 def update() -> views.OneKey:
