@@ -42,7 +42,8 @@ def last_used(records: Sequence[KeyRecord], ledger: Asking | None) -> LastUsed:
     if ledger is None:
         return LastUsed(None)
     try:
-        known = ledger.last_used(*{record.subject for record in records})
+        found = ledger.last_used(*{record.subject for record in records})
+        known = {id: when.replace(second=0, microsecond=0) for id, when in found.items()}  # to the minute
         return LastUsed(known, ledger.of(None, timedelta(hours=1)).begun)
     except StoreError as error:
         warn(f"the ledger cannot be read, so it is not known when keys were last used: {error}")

@@ -30,22 +30,22 @@ class Checking:
         self._interval = interval
 
     def checked(
-        self, limit: LimitReport, at: datetime, report: Callable[[datetime], UsageReport | None], *, again: bool
+        self, limit: LimitReport, at: datetime, report: Callable[[datetime, bool], UsageReport | None], *, again: bool
     ) -> Agreement:
         """Compare a limit as it was at a moment. `again`: wait for two intervals if they do not say the same.
 
-        `report` returns what the ledger has counted since a moment.
+        `report` returns what the ledger has counted since a moment; it is read once more if that is asked for.
         """
         since = begin_of(limit, at)
         key_id = limit.caller if limit.by == "key" else ""
-        known = report(since)
+        known = report(since, False)
         if known is None:
             return NO_LEDGER
         found = agreement(limit, ledger_of(known, limit, at, key_id), at)
         if found.state == "agree" or not again:
             return found
         pause(2 * self._interval)
-        known = report(since)
+        known = report(since, True)
         if known is None:
             return NO_LEDGER
         after = self._spent_now(limit)

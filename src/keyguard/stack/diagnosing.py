@@ -34,6 +34,7 @@ from keyguard.usage.asking import Asking
 from keyguard.usage.reading import begin_of as moment_of
 from keyguard.why import Agreement, BanState, Diagnosis, KeyState, LimitReport, RefusedFor
 from keyguard.why.agreement import LEAST, NOT_COMPARED, compared
+from keyguard.why.keys import state_of
 from keyguard.why.recall import latest
 from keyguard.why.spending import addresses_of, counts_of, refused_among, refused_in, routes_of, used_up_at
 from keyguard.why.verdict import deciding, judged
@@ -103,6 +104,7 @@ class _One:
         if caller.subject is None and caller.buckets.get("ip"):
             self._subject = ""  # callers without a key are one for the ledger
         self._unreadable = False
+        self._reports: dict[tuple[datetime, bool], UsageReport] = {}
         self._used: Mapping[str, datetime] = {}
         """When the keys of the subject were last used."""
 
@@ -110,7 +112,9 @@ class _One:
         caller = self._caller
         record, now = self._record()
         at = as_datetime(now)
-        report = self._report(self._since, fine=at - self._since < _FINE)
+        report = self._report(self._since)
+        if report is not None and (report.refused or report.failed):
+            report = self._report(self._since, fine=True)  # it is told to the minute when that was last
         kind = self._kind(record, report)
         self._used = self._last_used() if self._subject else {}
         keys = self._keys_of(report) if kind == "subject" else []
@@ -178,35 +182,19 @@ class _One:
         return KeyState(self._caller.name, "unknown")
 
     def _state_of(self, record: KeyRecord, report: UsageReport | None, at: datetime) -> KeyState:
-        status = record.status(at)
-        since = {"revoked": record.revoked, "expired": record.expires, "replaced": record.retires}.get(status)
         used = {} if report is None else {key.key_id: key.requests for key in report.by_key}
-        return KeyState(
-            record.id,
-            status,
-            record.subject,
-            record.owner,
-            record.name,
-            record.plan,
-            tuple(sorted(record.scopes)),
-            record.networks,
-            record.created,
-            since,
-            record.not_before if status == "pending" else record.not_after,
-            record.revoked_for,
-            record.replaced_by,
-            self._used.get(record.id),
-            None if report is None else used.get(record.id, 0),
-        )
+        requests = None if report is None else used.get(record.id, 0)
+        return state_of(record, at, self._used.get(record.id), requests)
 
     def _last_used(self) -> Mapping[str, datetime]:
         if self._parts._ledger is None or self._unreadable or not self._subject:
             return {}
         try:
-            return self._parts._ledger.last_used(self._subject)
+            used = self._parts._ledger.last_used(self._subject)
         except StoreError:
             self._unreadable = True
             return {}
+        return {id: when.replace(second=0, microsecond=0) for id, when in used.items()}  # it is known to the minute
 
     def _keys_of(self, report: UsageReport | None) -> list[KeyRecord]:
         """Return the records of the keys with which a subject has called."""
@@ -272,16 +260,30 @@ class _One:
             return NOT_COMPARED
         parts = self._parts
         checking = Checking(parts._store, parts._facts, parts._clock, parts._interval)
-        return checking.checked(limit, at, lambda since: self._report(since, fine=at - since < _FINE), again=check)
+        by_minutes = limit.kind == "window"
 
-    def _report(self, since: datetime, fine: bool = False) -> UsageReport | None:
+        def report(since: datetime, again: bool) -> UsageReport | None:
+            if again:
+                self._reports.clear()
+            return self._report(since, fine=by_minutes)
+
+        return checking.checked(limit, at, report, again=check)
+
+    def _report(self, since: datetime, *, fine: bool = False) -> UsageReport | None:
+        """Return what the ledger has counted since a moment, `fine` by the minute if it can; each is read once."""
         if self._parts._ledger is None or self._subject is None or self._unreadable:
             return None
+        fine = fine and as_datetime(self._parts._clock()) - since < _FINE
+        known = self._reports.get((since, True)) or self._reports.get((since, fine))
+        if known is not None:
+            return known
         try:
-            return self._parts._ledger.of(self._subject, since, bucket=60 if fine else None)
+            found = self._parts._ledger.of(self._subject, since, bucket=60 if fine else None)
         except StoreError:
             self._unreadable = True
             return None
+        self._reports[since, fine] = found
+        return found
 
     def _tried(self) -> tuple[RefusedFor, ...]:
         """Return why a caller was refused of whom the ledger does not count by itself, as far as the latest tell."""
@@ -322,7 +324,7 @@ class _One:
         since = first.begins or self._since
         if first.begins is None and first.period is not None and first.period >= LEAST:
             since = at - first.period
-        whole = self._report(since, fine=at - since < _FINE)
+        whole = self._report(since, fine=first.exhausted)
         if whole is None:
             return report, limits
         since_then = {rule.name: rule.count for rule in whole.by_rule if rule.cause == "usage"}
