@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from keyguard.checks import is_name
 from keyguard.clock import SECOND
 from keyguard.errors import StoreError
 from keyguard.logs import logger, plain
-from keyguard.ops import Put, Store
+from keyguard.ops import Put, Store, traits_of
 from keyguard.process.event_loops import in_thread
 from keyguard.process.tokens import new_token
 from keyguard.units import as_datetime, in_microseconds, moment
@@ -34,6 +34,9 @@ POOL = "audit"
 
 _VERSION = 1
 _LONGEST = 256  # characters of a name
+_SPANS = (6, 7, 8, 9, 10, 11)
+"""Hexadecimal digits of microseconds: spans of 17 seconds, 4 minutes, 72 minutes, 19 hours, 13 days and 204 days."""
+_LOOKED_AT = 5000
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 log = logger("keyguard")
@@ -142,6 +145,27 @@ def decode(id: str, data: bytes) -> AuditRecord | None:
     return AuditRecord(at, actor, action, caller, limit, before, after, id)
 
 
+def _records(
+    pairs: Iterable[tuple[str, bytes]], action: str | None, caller: str | None, actor: str | None
+) -> list[AuditRecord]:
+    """Return the records in stored pairs, oldest first, of one action, caller or actor, if given."""
+    found = []
+    for key, value in dict(pairs).items():
+        try:
+            record = decode(key.removeprefix(f"{POOL}|"), value)
+        except StoreError as error:
+            log.warning("%s", error)
+            continue
+        if (
+            record is not None
+            and (action is None or f"{record.action}.".startswith(f"{action}."))
+            and (caller is None or record.caller == caller)
+            and (actor is None or record.actor == actor)
+        ):
+            found.append(record)
+    return sorted(found, key=lambda record: (record.at, record.id))
+
+
 class AuditLog:
     """The audit log of a store, for reading.
 
@@ -166,22 +190,37 @@ class AuditLog:
         `since` has no time zone.
         """
         begin = None if since is None else moment("since", since)
-        found = []
-        for key, value in self.store.scan(f"{POOL}|"):
-            try:
-                record = decode(key.removeprefix(f"{POOL}|"), value)
-            except StoreError as error:
-                log.warning("%s", error)
-                continue
-            if (
-                record is not None
-                and (begin is None or in_microseconds(record.at) >= begin)
-                and (action is None or f"{record.action}.".startswith(f"{action}."))
-                and (caller is None or record.caller == caller)
-                and (actor is None or record.actor == actor)
-            ):
-                found.append(record)
-        return sorted(found, key=lambda record: (record.at, record.id))
+        found = _records(self.store.scan(f"{POOL}|"), action, caller, actor)
+        return [record for record in found if begin is None or in_microseconds(record.at) >= begin]
+
+    def latest(
+        self,
+        number: int,
+        *,
+        now: int,
+        action: str | None = None,
+        caller: str | None = None,
+        actor: str | None = None,
+    ) -> tuple[Sequence[AuditRecord], bool]:
+        """Return the latest records, the last one first, and whether all there are were looked at: for pages.
+
+        If there are very many, only the latest spans of time are read, as far as they are needed and the store can.
+        """
+        some = traits_of(self.store).some
+        if some is None:
+            return _records(self.store.scan(f"{POOL}|"), action, caller, actor)[::-1][:number], True
+        pairs, whole = some(f"{POOL}|", _LOOKED_AT)
+        found = _records(pairs, action, caller, actor)
+        for digits in () if whole else _SPANS:
+            ends = [now - each for each in (0, 16**digits)]
+            parts = [some(f"{POOL}|{max(0, end):016x}"[:-digits], _LOOKED_AT) for end in ends]
+            more = _records([pair for listed, _ in parts for pair in listed], action, caller, actor)
+            crowded = not all(all_of_it for _, all_of_it in parts)  # then of a longer span even more is left out
+            if not crowded or digits == _SPANS[0]:
+                found = more
+            if crowded or len(found) >= number:
+                break
+        return found[::-1][:number], whole
 
     async def alist(
         self,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from keyguard.audit import AuditLog, new_record, writing
 from keyguard.keys import KeyRegistry
 from keyguard.keys.listing import some_keys
 from keyguard.ops import Put
@@ -17,6 +18,8 @@ from tests.support.every_store import KINDS, store_of
 def test_some_of_many(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     store = store_of(kind, request, tmp_path)
     store.execute([Put(f"some|{number:02}", b"%d" % number) for number in range(12)])
+    store.execute([Put("lasting|1", b"1", 60_000_000)])
+    assert store.some("lasting|", 5) == ([("lasting|1", b"1")], True)
     store.execute([Put("other|1", b"1"), Put("somebody|1", b"1")])
     found, whole = store.some("some|", 20)
     assert (sorted(found), whole) == (store.scan("some|"), True)
@@ -45,6 +48,33 @@ def test_the_newest_keys_come_first_and_the_names_of_others_are_no_keys(
     store.execute([Put("key|" + "A" * 12, b"damaged")])
     assert [record.owner for record in some_keys(store, 100)] == ["three", "two", "one"]
     assert not some_keys(store, 2).whole
+
+
+def test_the_latest_changes_are_found_however_long_ago_they_were(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    audit = AuditLog(store_of("sqlite", request, tmp_path))
+
+    def change(actor: str) -> None:
+        audit.store.execute([writing(new_record(clock(), actor=actor, action="keys.issue", caller=actor))])
+
+    for actor in ("first", "second", "third"):
+        change(actor)
+        clock.advance("100 days")
+    change("today")
+    clock.advance("1 hour")
+    assert [one.actor for one in audit.latest(1, now=clock())[0]] == ["today"]
+    found, whole = audit.latest(10, now=clock())
+    assert ([one.actor for one in found], whole) == (["today", "third", "second", "first"], True)
+    assert [one.actor for one in audit.latest(10, now=clock(), actor="second")[0]] == ["second"]
+    assert audit.latest(10, now=clock(), action="limits") == ([], True)
+    monkeypatch.setattr("keyguard.audit._LOOKED_AT", 3)
+    assert [one.actor for one in audit.latest(1, now=clock())[0]] == ["today"]
+    found, whole = audit.latest(10, now=clock())
+    assert ([one.actor for one in found], whole) == (["today", "third", "second", "first"], False)
+    bare = AuditLog(Bare(audit.store.scan("audit|")))
+    assert [one.actor for one in bare.latest(2, now=clock())[0]] == ["today", "third"]
 
 
 class Bare:

@@ -12,6 +12,7 @@ from keyguard.dashboard.pages.usage import utc
 from keyguard.dashboard.reading import Reading
 from keyguard.dashboard.views import AuditLog, Change
 from keyguard.logs import plain
+from keyguard.units import in_microseconds
 
 _ROWS = 50
 _LONGEST = 200
@@ -23,13 +24,18 @@ def audit(reading: Reading) -> Outcome:
     query = reading.asked.query
     who, what, subject = [query.get(name, "").strip()[:_LONGEST] for name in ("who", "what", "subject")]
     skipped = int(query.get("skip", "0")) if query.get("skip", "0").isdecimal() else 0
-    found = reading.service.audit.list(action=what or None, caller=subject or None, actor=who or None)
-    found.reverse()
+    found, whole = reading.service.audit.latest(
+        skipped + _ROWS + 1,
+        now=in_microseconds(reading.now),
+        action=what or None,
+        caller=subject or None,
+        actor=who or None,
+    )
     rows = tuple([change_of(reading, record) for record in found[skipped : skipped + _ROWS]])
     more = ""
     if len(found) > skipped + _ROWS:
         more = reading.href("audit", who=who, what=what, subject=subject, skip=str(skipped + _ROWS))
-    return Shown(AuditLog(reading.shell("audit"), rows, more, who, what, subject))
+    return Shown(AuditLog(reading.shell("audit"), rows, more, who, what, subject, bounded=not whole))
 
 
 def change_of(reading: Reading, record: AuditRecord) -> Change:

@@ -264,6 +264,8 @@ class AuditLog:
     what: str = ""
     subject: str = ""
     """What was asked for, in the fields `who`, `what`, `subject`."""
+    bounded: bool = False
+    """Whether only the latest of them were looked at, since there are too many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from keyguard.checks import is_whole
@@ -95,11 +95,13 @@ class MemoryStore:
         return sorted([pair for pair in values if pair[0].startswith(prefix)] + counted)
 
     def some(self, prefix: str, most: int) -> tuple[list[tuple[str, bytes]], bool]:
-        """Return so many at most of the keys that `scan` would, of those without a time to live, and whether these are
-        all."""
+        """Return so many at most of the values that `scan` would, and whether these are all."""
         check_process()
         with self._core.lock:
-            matching = (pair for pair in self._core.values.items() if pair[0].startswith(prefix))
+            now = self._core.clock()
+            entries = chain(self._loose.old.items(), self._loose.young.items())
+            lasting = ((key, value) for key, (value, expiry, _) in entries if key.startswith(prefix) and expiry > now)
+            matching = chain((pair for pair in self._core.values.items() if pair[0].startswith(prefix)), lasting)
             found = list(islice(matching, most + 1))
         return found[:most], len(found) <= most
 
