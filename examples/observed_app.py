@@ -2,7 +2,6 @@
 
     pip install 'keyguard[dashboard,demo,prometheus]'
     export KEYGUARD_PEPPER=$(openssl rand -base64 32)
-    keyguard store init sqlite:///keyguard.db
     keyguard keys issue --owner acme --store sqlite:///keyguard.db
     keyguard keys issue --owner operator --scope keyguard:admin --store sqlite:///keyguard.db
     uvicorn observed_app:app
@@ -16,8 +15,6 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -32,19 +29,18 @@ def tell(message: AlertMessage) -> None:
     log.warning("%s", message.title)
 
 
-store = os.environ.get("KEYGUARD_STORE", "sqlite:///keyguard.db")
 guard = Keyguard(
-    APIKeys(),
-    RateLimit("20/second", quota("100/day"), by="subject", name="daily"),
-    store=store,
+    IPFilter(allow=["127.0.0.0/8", "::1"], paths=["/metrics"]),
+    APIKeys(public=["/metrics"]),
+    RateLimit("20/second", quota("100/day"), by="subject", paths=["/items/*"], name="daily"),
+    store=os.environ.get("KEYGUARD_STORE", "sqlite:///keyguard.db"),
     usage=Usage(path="/usage"),
     alerts=Alerts(at=(50, 80, 90, 100), to=[tell]),
     name="shop",
 )
 
-# What callers ask for, behind the guard.
 shop = FastAPI()
-shop.add_middleware(guard.asgi)
+shop.routes.append(Route("/metrics", guard.metrics().asgi))
 
 
 @shop.get("/items/{item}")
@@ -52,17 +48,4 @@ async def item(item: str) -> dict[str, str]:
     return {"item": item}
 
 
-# What operators see, beside it: no limit of the shop shuts them out.
-nearby = Keyguard(IPFilter(allow=["127.0.0.0/8", "::1"]), store="memory://", name="metrics")
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
-    await guard.aclose()  # the usage of the last seconds is written, and what is mounted has no lifespan of its own
-
-
-app = FastAPI(lifespan=lifespan)
-app.mount("/admin", guard.dashboard(auth="keys").asgi)
-app.routes.append(Route("/metrics", nearby.asgi(guard.metrics().asgi)))
-app.mount("/", shop)
+app = guard.dashboard(auth="keys").beside(guard.asgi(shop), "/admin")
