@@ -176,9 +176,11 @@ class Ledger:
             now = monotonic()
             ready = last or now >= self._again
             try:
-                if ready:
-                    self._meet(store, now)
-                self._gather()
+                try:
+                    if ready:
+                        self._meet(store, now)
+                finally:
+                    self._gather()
                 if ready:
                     self._send(store, now)
                     self._note(store, now, last)
