@@ -81,3 +81,5 @@ def _environment() -> Environment:
 
 
 _ENVIRONMENT = _environment()
+for _name in ("base.html", "parts.html", *_TEMPLATES.values()):
+    _ENVIRONMENT.get_template(_name)  # now: an app whose package lacks one does not start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -29,10 +28,15 @@ class File(NamedTuple):
     """A hash of the body. Pages have it in the file's URL, so that browsers may keep the file for good."""
 
 
-@cache
+def _read(name: str, media_type: str) -> File:
+    body = (_FOLDER / name).read_bytes()
+    return File(body, media_type, blake2b(body, digest_size=8).hexdigest())
+
+
+_FILES = {name: _read(name, media_type) for name, media_type in _MEDIA_TYPES.items()}
+"""All of them, read at once: an app whose package lacks one does not start."""
+
+
 def file(name: str) -> File | None:
     """Return a file by its name; `None` if there is none."""
-    if name not in _MEDIA_TYPES:
-        return None
-    body = (_FOLDER / name).read_bytes()
-    return File(body, _MEDIA_TYPES[name], blake2b(body, digest_size=8).hexdigest())
+    return _FILES.get(name)
