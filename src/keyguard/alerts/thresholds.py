@@ -109,22 +109,29 @@ class Thresholds:
         self._facts = facts
         self._watched: dict[str, tuple[bool, LimitFacts | None]] = {}
 
-    def latest(self, decisions: Iterable[Decision]) -> dict[str, Spent]:
+    def latest(self, decisions: Sequence[Decision]) -> dict[str, Spent]:
         """Return what callers had spent, by the keys of their counters."""
         found: dict[str, Spent] = {}
-        for decision in decisions:
+        others: set[str] = set()
+        for decision in reversed(decisions):  # so that nearly always the first one of a counter is the latest
             for taken in decision.taken:
                 if taken.__class__ is not Taken:  # of a limit in shadow mode
                     continue
+                moments = taken.moments
                 for place, demand in enumerate(taken.demands):
-                    at = taken.moments[place] if taken.moments else taken.at
-                    known = found.get(demand.key)
-                    if known is not None and known.at > at:
+                    key = demand.key
+                    if key in others:
+                        continue
+                    known = found.get(key)
+                    if known is not None and known.at >= (moments[place] if moments else taken.at):
                         continue
                     watched, facts = self._looks_at(demand)
                     if watched:
-                        found[demand.key] = Spent(at, demand, taken.takings[place], decision, facts)
-        return found
+                        at = moments[place] if moments else taken.at
+                        found[key] = Spent(at, demand, taken.takings[place], decision, facts)
+                    else:
+                        others.add(key)
+        return dict(reversed(found.items()))
 
     def judge(
         self, spent: Mapping[str, Spent], known: Mapping[str, Standing], to: Sequence[str]
