@@ -8,6 +8,7 @@ answered by a line. The first process dies in the middle of a delivery: the mess
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ sender.PAUSES = (SECOND // 4,) * 12  # not five minutes
 sender.LEASE = 2 * SECOND
 sender.LISTENS = SECOND // 2
 sender.EVERY = 0.1
-_DEADLY = 3  # deliveries
+_DEADLY = 2  # deliveries
 
 
 class Hook(Webhook):
@@ -37,45 +38,60 @@ class Hook(Webhook):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def send(child: tuple[int, int], share: list[str]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(child[0], f"{' '.join(share)}\n".encode())
+
+
+def answered(child: tuple[int, int], many: int) -> int:
+    """How many of so many requests were made: all, unless it has died."""
+    done = 0
+    while done < many and (more := os.read(child[1], many - done)):
+        done += len(more)
+    return done
+
+
 def main(store: str, url: str, secret: str, *keys: str) -> None:
     hook = Hook(url, secret, allow_local=True, name="hook")
     guard = Keyguard(
         APIKeys(), RateLimit(quota("20/day"), by="subject"), store=store, name="shop", alerts=Alerts(to=[hook])
     )
     app = guard.wsgi(wsgi_app)
-    children = []
+    children, pids = [], []
     for number in range(4):
-        orders, answers = os.pipe(), os.pipe()
-        if not os.fork():
-            os.close(orders[1])
+        ordering, answering = os.pipe(), os.pipe()
+        pids.append(os.fork())
+        if not pids[-1]:
+            os.close(ordering[1])
             hook.first = number == 0
-            with os.fdopen(orders[0]) as lines:
+            with os.fdopen(ordering[0]) as lines:
                 for line in lines:
                     for key in line.split():
                         ask_wsgi(app, Ask(headers=(("X-API-Key", key),)), lint=False)
-                    os.write(answers[1], b".")
+                        os.write(answering[1], b".")
             guard.close()
             os._exit(0)
-        os.close(orders[0])
-        os.close(answers[1])
-        children.append((orders[1], answers[0]))
+        os.close(ordering[0])
+        os.close(answering[1])
+        children.append((ordering[1], answering[0]))
+    everyone = [*children]
     for line in sys.stdin:
-        asked = []
         shares: list[list[str]] = [[] for _ in children]
         for number, key in enumerate([key for _ in range(int(line)) for key in keys]):
             shares[number % len(children)].append(key)
-        for child, share in zip(list(children), shares, strict=True):
-            try:
-                os.write(child[0], f"{' '.join(share)}\n".encode())
-                asked.append((child, share))
-            except BrokenPipeError:
-                asked.append((child, share))
-        for child, share in asked:
-            if not os.read(child[1], 1):  # it has died, and another one has to do it
+        work = list(zip(list(children), shares, strict=True))
+        for child, share in work:
+            send(child, share)
+        for child, share in work:
+            left = share[answered(child, len(share)) :]
+            if left:  # it has died, and another one does the rest
                 children.remove(child)
-                os.write(children[0][0], f"{' '.join(share)}\n".encode())
-                os.read(children[0][1], 1)
-        print(len(children), flush=True)
+                send(children[-1], left)
+                answered(children[-1], len(left))
+        print("done", flush=True)
+    for orders, _ in everyone:
+        os.close(orders)
+    print([os.waitpid(pid, 0)[1] for pid in pids], flush=True)
 
 
 if __name__ == "__main__":
