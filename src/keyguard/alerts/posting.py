@@ -16,7 +16,6 @@ from __future__ import annotations
 import queue
 import re
 import socket
-import ssl
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -84,8 +83,10 @@ def _is_name(host: str) -> bool:
     return ":" not in host and not host.replace(".", "").isdigit()
 
 
-def post(target: Target, body: bytes, fields: Mapping[str, str], *, context: ssl.SSLContext | None = None) -> int:
+def post(target: Target, body: bytes, fields: Mapping[str, str]) -> int:
     """Send a body, and return the status of the answer. Raises `Failed`."""
+    import ssl  # for those who have something to send: it takes a while
+
     end = monotonic() + TIME
     addresses = [address for address in _resolved(target, end) if _may_be_asked(target, address)]
     if not addresses:
@@ -94,8 +95,8 @@ def post(target: Target, body: bytes, fields: Mapping[str, str], *, context: ssl
     try:
         if target.secure:
             connection.settimeout(_left(target, end))
-            made = context or ssl.create_default_context()
-            connection = made.wrap_socket(connection, server_hostname=target.host)
+            context = ssl.create_default_context()
+            connection = context.wrap_socket(connection, server_hostname=target.host)
         host = f"[{target.host}]" if ":" in target.host else target.host
         if target.port != (443 if target.secure else 80):
             host = f"{host}:{target.port}"
