@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from keyguard import APIKeys, ConfigurationError, Keyguard, StoreError
 from keyguard.request import Request
 from keyguard.response import Response
 from keyguard.stores.memory import MemoryStore
-from tests.dashboard.world import WORLDS, Desk, named
+from tests.dashboard.world import WORLDS, Browser, Desk, named
 from tests.support.harness import Ask, ask_asgi, ask_wsgi
 
 # Its rule is that of RFC 2616; by RFC 9110, section 10.2.2, a place may be relative.
@@ -101,17 +102,19 @@ TABLE = [
 ]  # fmt: skip
 
 
+@cache
+def there(world: str, who: str) -> tuple[Desk, Browser, str]:
+    """Return a desk that no row changes, a browser of somebody, and the token of their forms."""
+    desk = Desk() if not who else there(world, "")[0]
+    browser = desk.inside(world, getattr(desk, who)) if who else desk.browser(world)
+    return desk, browser, browser.token("/" if who else "/log-in")
+
+
 def outcome(world: str, row: Row) -> Any:
-    desk = Desk()
-    browser = desk.inside(world, getattr(desk, row.who)) if row.who else desk.browser(world)
-    body = row.body
-    if row.token:
-        page = "/" if row.who else "/log-in"
-        body = b"&".join([one for one in (row.body, b"csrf=" + browser.token(page).encode()) if one])
-    target = row.target.replace("{id}", desk.id)
+    desk, browser, token = there(world, row.who)
+    body = b"&".join([one for one in (row.body, b"csrf=" + token.encode() if row.token else b"") if one])
     length = {"Content-Length": str(len(body))} if row.method == "POST" else {}
-    answer = browser.send(row.method, target, body, **row.headers, **length)
-    return desk, answer
+    return desk, browser.send(row.method, row.target.replace("{id}", desk.id), body, **row.headers, **length)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)

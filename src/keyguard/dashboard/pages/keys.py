@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
-from itertools import islice
+from itertools import chain, islice
 
 from keyguard.dashboard.answers import Elsewhere, Outcome, Shown
 from keyguard.dashboard.pages.heads import head_of
 from keyguard.dashboard.reading import Reading
 from keyguard.dashboard.views import KeyRow, Keys
-from keyguard.keys import KeyRecord, parse_key
-from keyguard.keys.listing import some_keys
+from keyguard.keys import KeyRecord, parse_key, record_key
+from keyguard.keys.listing import SomeKeys, some_keys
+from keyguard.ops import Read
 
 _ROWS = 50
 _LONGEST = 200
@@ -31,7 +33,10 @@ def keys(reading: Reading) -> Outcome:
     skipped = int(query.get("skip", "0")) if query.get("skip", "0").isdecimal() else 0
     reading.look_around()
     there = some_keys(reading.service.store, MOST_KEYS)
-    matching = (record for record in there if _matches(record, search) and _is(record, state, reading))
+    known = _known(reading, search)
+    ids = {record.id for record in known}
+    records = chain(known, (one for one in there if one.id not in ids and _matches(one, search)))
+    matching = (record for record in records if _is(record, state, reading))
     found = list(islice(matching, skipped, skipped + _ROWS + 1))
     rows = _rows(reading, found[:_ROWS])
     more = ""
@@ -49,8 +54,24 @@ def keys(reading: Reading) -> Outcome:
     return Shown(page)
 
 
+_ID = re.compile(r"[0-9A-Za-z]{1,64}")
+_LATELY = timedelta(days=7)
 MOST_KEYS = 10_000
 """Keys that are looked at for one page."""
+
+
+def _known(reading: Reading, search: str) -> list[KeyRecord]:
+    """Return the key of this id, and those with which a subject of this name has called lately: they are found however
+    many keys there are."""
+    ids = [search] if _ID.fullmatch(search) else []
+    if search:
+        report = reading.ledger(lambda usage: usage.of(search, _LATELY))
+        ids += [] if report is None else [one.key_id for one in report.by_key[:_ROWS]]
+    if not ids:
+        return []
+    places = [record_key(id) for id in dict.fromkeys(ids)]
+    stored = reading.service.store.execute([Read(*places)])[0]
+    return list(SomeKeys([pair for pair in zip(places, stored, strict=True) if pair[1] is not None], True))
 
 
 def _matches(record: KeyRecord, search: str) -> bool:
