@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from keyguard.errors import StoreError
 from keyguard.keys.record import ENTRY, KeyRecord, decode, record_key
@@ -15,14 +15,15 @@ log = logger("keyguard")
 _CREATED = re.compile(rb'"created":(\d{1,20})')
 
 
-class SomeKeys(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SomeKeys:
     """The records of some keys, as they are stored, the newest first."""
 
     stored: list[tuple[str, bytes]]
     whole: bool
     """Whether the store has no others."""
 
-    def __iter__(self) -> Iterator[KeyRecord]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[KeyRecord]:
         """Yield the records, each read when it is asked for. One that cannot be read is told of in the log."""
         for place, stored in self.stored:
             try:
