@@ -6,10 +6,14 @@ import logging
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from keyguard import APIKeys, ConfigurationError, Keyguard, StoreError
+from keyguard import Alerts, APIKeys, ConfigurationError, Keyguard, StoreError
+from keyguard.alerts.book import STATE_KEY
+from keyguard.keys import record_key
+from keyguard.ops import Put
 from keyguard.request import Request
 from keyguard.response import Response
 from keyguard.stores.memory import MemoryStore
@@ -412,3 +416,22 @@ def test_the_secret_of_a_session_is_not_known_to_who_reads_the_store() -> None:
     bare = read_session(Signing(Peppers({0: None})).new("4fK2mQ9xTzLb", b"digest", 1_000_000))
     assert bare is not None
     assert not named_zero.right(bare, b"digest")
+
+
+def test_what_stands_in_the_store_may_be_of_a_later_version_or_damaged() -> None:
+    """The store answers, so it is not out of order: the page says what it cannot read, and the others go on."""
+    desk = Desk(alerts=Alerts())
+    browser = desk.inside("wsgi")
+    desk.guard.store.execute([Put(record_key("A" * 12), b"damaged"), Put(STATE_KEY, b'{"v": 99}')])
+    answer = browser.get("/keys/" + "A" * 12)
+    assert answer.status == 503
+    assert b"damaged" in answer.body
+    for page in ("/", "/keys", "/alerts", f"/keys/{desk.id}"):
+        assert browser.get(page).status == 200, page
+
+
+@pytest.mark.parametrize("skip", ["50", "-1", "x", "9" * 5000, "\u0663", ""])
+def test_a_list_begins_anywhere(skip: str) -> None:
+    _, browser, _ = there("wsgi", "admin")
+    for page in ("keys", "audit"):
+        assert browser.get(f"/{page}?skip={quote(skip)}").status == 200

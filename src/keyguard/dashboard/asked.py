@@ -16,6 +16,7 @@ _NOWHERE = "/-"
 """Stands for a path that could be read in several ways: there is no such page."""
 _PLACE = re.compile(r"(?:[a-z-]+(?:/[0-9A-Za-z]+)?)?(?:\?[0-9A-Za-z_.~%&=+:-]*)?")
 _LONGEST = 500
+_DIGITS = 9
 _LOCAL = re.compile(r"(?:localhost|(?:[a-z0-9-]+\.)?localhost|127\.\d+\.\d+\.\d+|\[::1\])(?::\d+)?", re.IGNORECASE)
 _FORWARDED = ("x-forwarded-proto", "x-forwarded-for", "x-forwarded-host", "forwarded", "via")
 
@@ -40,6 +41,12 @@ class Asked:
     def header(self, name: str) -> str:
         """Return a field of the head; empty if it is not there."""
         return self.request.header(name) or ""
+
+    @property
+    def skipped(self) -> int:
+        """How many rows of a list stand on the pages before."""
+        text = self.query.get("skip", "")
+        return int(text) if text.isdecimal() and len(text) <= _DIGITS else 0
 
     @property
     def reads(self) -> bool:

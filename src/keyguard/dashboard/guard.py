@@ -24,7 +24,7 @@ from keyguard.dashboard.views import LogIn, Page, Problem
 from keyguard.errors import StoreError
 from keyguard.flow import blocking, call, is_async
 from keyguard.guard import Guard
-from keyguard.logs import logger
+from keyguard.logs import logger, plain
 from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Response
 from keyguard.steps import ReadBody, Unread
@@ -147,10 +147,14 @@ class DashboardGuard(Guard):
     def _shown(self, reading: Reading, show: Callable[..., Outcome], rest: tuple[str, ...]) -> Outcome:
         """Show a page; as it was, if the store does not answer now."""
         place = reading.asked.place
+        answered = False
         try:
             reading.ping()
+            answered = True
             outcome = show(reading, *rest)
         except StoreError as error:
+            if answered:  # so it is what stands there: a record that is damaged, or of a later version
+                return reading.problem(503, "failed", text=f"{plain(error)}.")
             reading.failed(error)
             at, page = self._last.get(place, (None, None))
             if page is None:
@@ -159,7 +163,7 @@ class DashboardGuard(Guard):
         if isinstance(outcome, Shown) and outcome.status == 200 and place and outcome.page.shell.reload:
             self._last.pop(place, None)
             while len(self._last) >= _MOST:
-                self._last.pop(next(iter(self._last)), None)
+                self._last.pop(next(iter([*self._last]), ""), None)  # other threads may change it meanwhile
             self._last[place] = reading.now, outcome.page
         return outcome
 

@@ -94,7 +94,7 @@ class ByKey:
             self._seen.pop(cookie, None)
         else:
             while len(self._seen) >= _MOST and cookie not in self._seen:
-                self._seen.pop(next(iter(self._seen), ""), None)
+                self._seen.pop(next(iter([*self._seen]), ""), None)
             self._seen[cookie] = self._service.clock(), operator
         return operator
 

@@ -119,10 +119,16 @@ class Reading:
         """Find out which alerts are open, for the bar, and which processes there are, for the foot of the page."""
         alerting = self.service.alerts
         if alerting is not None:
-            self.alerts = alerting.list()
-            self._open = sum(one.open for one in self.alerts)
+            try:
+                self.alerts = alerting.list()
+            except StoreError as error:  # a later keyguard has written them
+                log.warning("the dashboard cannot read the alerts: %s", plain(error))
+            self._open = sum(one.open for one in self.alerts or ())
         processes = self.ledger(lambda usage: usage.processes())
         if processes is None:
+            usage = self.service.usage
+            if usage is not None and usage.dropped:
+                self.tell(Notice("dropped", count=usage.dropped))
             return
         there = [one for one in processes if not one.vanished]
         self._processes, self._hosts = len(there), len({one.host for one in there})

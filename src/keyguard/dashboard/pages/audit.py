@@ -23,7 +23,7 @@ def audit(reading: Reading) -> Outcome:
     reading.look_around()
     query = reading.asked.query
     who, what, subject = [query.get(name, "").strip()[:_LONGEST] for name in ("who", "what", "subject")]
-    skipped = int(query.get("skip", "0")) if query.get("skip", "0").isdecimal() else 0
+    skipped = reading.asked.skipped
     found, whole = reading.service.audit.latest(
         skipped + _ROWS + 1,
         now=in_microseconds(reading.now),

@@ -30,7 +30,7 @@ def keys(reading: Reading) -> Outcome:
     if key is not None:  # it should not stand in a URL; at least it does not stay there
         return Elsewhere(reading.href("keys", key.id))
     state = query.get("state", "") if query.get("state") in _STATES else ""
-    skipped = int(query.get("skip", "0")) if query.get("skip", "0").isdecimal() else 0
+    skipped = reading.asked.skipped
     reading.look_around()
     there = some_keys(reading.service.store, MOST_KEYS)
     known = _known(reading, search)

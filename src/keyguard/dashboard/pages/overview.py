@@ -16,7 +16,7 @@ from keyguard.dashboard.pages.usage import (
     routes_of,
 )
 from keyguard.dashboard.reading import Reading
-from keyguard.dashboard.views import Overview, Verdict
+from keyguard.dashboard.views import Notice, Overview, Verdict
 from keyguard.usage import UsageReport
 
 _LATEST = 5
@@ -29,6 +29,8 @@ def overview(reading: Reading) -> Outcome:
     reading.look_around()
     span = asked_span(reading)
     report = report_of(reading, None, span)
+    if report is not None and not report.complete:
+        reading.tell(Notice("incomplete"))
     found = reading.alerts
     latest = reading.ledger(lambda usage: reading.service.refusals())
     page = Overview(
