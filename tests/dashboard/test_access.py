@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -435,3 +436,23 @@ def test_a_list_begins_anywhere(skip: str) -> None:
     _, browser, _ = there("wsgi", "admin")
     for page in ("keys", "audit"):
         assert browser.get(f"/{page}?skip={quote(skip)}").status == 200
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_key_leaves_no_trace(world: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Not in the log, not in the store, not in a header: neither the key that logs in, nor those that are looked for
+    or issued."""
+    with caplog.at_level(logging.DEBUG):
+        desk = Desk()
+        browser = desk.inside(world)
+        wrong = desk.admin.key.reveal()[:-1] + "x"
+        answers = [browser.answer, desk.browser(world).log_in(wrong), desk.browser(world).log_in("hunter2 of Ada")]
+        answers.append(browser.form("/keys", "/keys/find", find=desk.acme.key.reveal()))
+        issued = browser.form("/keys/issue", "/keys/issue", owner="Globex")
+        answers += [browser.get(f"/{page}") for page in ("", "keys", "audit", f"keys/{desk.id}")]
+    new = re.findall(r"kg_live_\w{12}_(\w{38})", issued.body.decode())[0]
+    secrets = [key.key.reveal().rpartition("_")[2] for key in (desk.admin, desk.acme)]
+    told = "".join(repr(answer) for answer in answers) + repr(issued.headers) + caplog.text
+    told += repr(list(desk.guard.store.scan("")))
+    for secret in (*secrets, new, wrong.rpartition("_")[2], "hunter2"):
+        assert secret not in told

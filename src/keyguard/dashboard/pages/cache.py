@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from os import getpid
 
 from keyguard.dashboard.answers import Outcome, Shown
+from keyguard.dashboard.pages.usage import report_of, requests_of
 from keyguard.dashboard.reading import Reading
 from keyguard.dashboard.views import Cache, CacheProcess, Notice
 from keyguard.errors import ConfigurationError
@@ -32,6 +33,9 @@ def cache(reading: Reading, errors: Mapping[str, str] | None = None, done: Notic
     else:
         rows = [_process(f"{one.host}, {one.pid}", one.cache) for one in processes if one.cache and not one.vanished]
         page = Cache(shell, True, tuple(rows[:_MOST]))
+    report = report_of(reading, None, "24h")
+    if report is not None:
+        page = replace(page, requests=requests_of(report, "24h"))
     url = reading.asked.query.get("url", "").strip()[:_LONGEST]
     if url:
         try:
