@@ -6,12 +6,14 @@ import html
 import re
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keyguard import Alerts
 from tests.dashboard.world import WORLDS, Browser, Desk
+from tests.support.every_store import url_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Absolute URLs required for location header")
 
@@ -248,3 +250,19 @@ def test_the_cache_and_what_is_purged() -> None:
     assert browser.form("/cache", "/cache/purge").status == 422
     assert browser.form("/cache", "/cache/purge", url="::").status in (200, 422)
     assert [one.action for one in desk.guard.audit.list(action="cache")] != []
+
+
+@pytest.mark.parametrize("kind", ["redis", "cluster", "postgresql"])
+def test_on_every_store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Under an event loop, where what blocks is asked in a thread."""
+    desk = Desk(store=url_of(kind, request, tmp_path))
+    request.addfinalizer(desk.guard.close)
+    desk.buy(5)
+    browser = desk.inside("asgi")
+    assert "Exhausted" in words(browser.text(f"/keys/{desk.id}"))
+    issued = browser.form("/keys/issue", "/keys/issue", owner="Globex")
+    assert issued.status == 200
+    assert "Globex" in words(browser.text("/keys"))
+    assert "keys.issue" in words(browser.text("/audit"))
+    assert browser.form(f"/keys/{desk.id}?change=revoke", f"/keys/{desk.id}/revoke").status == 303
+    assert "revoked" in words(browser.text(f"/keys/{desk.id}")).lower()
