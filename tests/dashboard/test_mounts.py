@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -62,23 +64,12 @@ def flask(desk: Desk, prefix: str) -> Any:
     return DispatcherMiddleware(desk.guard.wsgi(shop), {prefix: desk.dashboard.wsgi})
 
 
-def django(desk: Desk, prefix: str) -> Any:
-    """As in a project's `wsgi.py`, where it stands before Django and its middleware."""
-    from werkzeug.middleware.dispatcher import DispatcherMiddleware
-
-    def get_wsgi_application() -> Any:
-        return lambda environ, start_response: [start_response("404 Not Found", [("Content-Length", "0")]), b""][1:]
-
-    return DispatcherMiddleware(desk.guard.wsgi(get_wsgi_application()), {prefix: desk.dashboard.wsgi})
-
-
 MOUNTS: list[tuple[Callable[[Desk, str], Any], Callable[..., Answer]]] = [
     (starlette, ask_asgi),
     (fastapi, ask_asgi),
     (beside_asgi, ask_asgi),
     (beside_wsgi, ask_wsgi),
     (flask, ask_wsgi),
-    (django, ask_wsgi),
 ]
 
 
@@ -131,6 +122,42 @@ def test_the_view_of_a_mount_within_a_guarded_app_warns_at_the_start(caplog: pyt
         assert [one.message.partition(":")[0] for one in caplog.records if "dashboard" in one.message] == [
             "the dashboard is mounted inside of keyguard's own guards"
         ]
+
+
+DJANGO = """
+import asyncio
+from django.conf import settings
+from django.http import HttpResponse
+from django.urls import path
+from keyguard import APIKeys, Keyguard
+from tests.dashboard.world import named
+from tests.support.harness import Ask, ask_asgi, ask_wsgi
+
+guard = Keyguard(APIKeys(), store="memory://")
+urlpatterns = [path("orders", lambda request: HttpResponse("ok"))]
+settings.configure(ALLOWED_HOSTS=["*"], KEYGUARD="__main__.guard", MIDDLEWARE=["keyguard.django.Middleware"],
+                   ROOT_URLCONF="__main__", SECRET_KEY="of a test")
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+
+wsgi = guard.dashboard(auth=named).beside(get_wsgi_application(), "/ops")
+asgi = guard.dashboard(auth=named).beside(get_asgi_application(), "/ops")
+operator = (("X-Operator", "ada"),)
+for app, ask in ((wsgi, ask_wsgi), (asgi, ask_asgi)):
+    for target, headers, status in (
+        ("/ops/keys", operator, 200), ("/ops", operator, 307), ("/ops/", (), 403), ("/orders", operator, 401),
+        ("/orders", (("X-API-Key", guard.keys.issue("ada").key.reveal()),), 200),
+    ):
+        answer = ask(app, Ask(target, headers), lint=False)
+        assert answer.status == status, (target, answer)
+print("done")
+"""
+
+
+def test_beside_a_django_project() -> None:
+    """As in its `wsgi.py` and `asgi.py`: before Django and its middleware, which asks for keys."""
+    done = subprocess.run([sys.executable, "-c", DJANGO], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("path", ["", "/", "/ops/*", "/{id}", "/a?b", "ops", None, 7])
