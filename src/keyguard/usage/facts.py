@@ -6,7 +6,7 @@ the limit that has counted them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from keyguard.clock import SECOND
@@ -16,8 +16,10 @@ from keyguard.refusal import Cause
 from keyguard.request import Settled
 from keyguard.usage.names import MINUTE
 
-_STAYS = frozenset({Cause.CREDENTIALS, Cause.ADDRESS, Cause.REQUEST})
+_STAYS = frozenset({Cause.CREDENTIALS.value, Cause.ADDRESS.value, Cause.REQUEST.value})
 """Refusals that leave limits by address charged (`guards/rate_limit/outcomes.py`)."""
+
+_GIVEN_BACK = frozenset(cause.value for cause in Cause) - _STAYS
 
 FACTS = 200_000
 """Facts that are held between two flushes."""
@@ -51,16 +53,27 @@ class Unit(NamedTuple):
     """The key that the limit counts by; empty if it counts by something else."""
 
 
+class Same:
+    """Requests of which all is the same that is told apart."""
+
+    __slots__ = ("charged", "count")
+
+    def __init__(self, charged: tuple[Any, ...]) -> None:
+        self.count = 1
+        self.charged = charged
+        """The demands that were met. Their numbers stand among what is told apart, so they are kept as long."""
+
+
 class Facts:
     """What records come to, until they are taken."""
 
     __slots__ = ("last", "requests", "units")
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[Any, ...], int] = {}
-        """By what `Request` lists."""
+        self.requests: dict[tuple[Any, ...], Same] = {}
+        """By what `Request` lists, and the numbers of the demands that were met."""
         self.units: dict[tuple[Any, ...], int] = {}
-        """By what `Unit` lists."""
+        """Units that no record has, by what `Unit` lists."""
         self.last: dict[tuple[str, str], int] = {}
         """When a subject and one of its keys came last, in seconds."""
 
@@ -69,66 +82,62 @@ class Facts:
 
         Return how many records there was no room for.
         """
-        requests, units, last = self.requests, self.units, self.last
+        requests, last = self.requests, self.last
         dropped = 0
         for record in records:
             at, _, _, subject, key_id, client, method, route, outcome, cause, reason, _, policies, taken, _ = record
             at += ahead
-            minute = at // MINUTE
             if outcome == "refused":
-                word, rule = (
-                    ("fault" if cause is None else cause._value_),
-                    policies[0] if policies else reason or "refused",
-                )
+                word = "fault" if cause is None else cause._value_
+                rule = policies[0] if policies else reason or "refused"
             else:
                 word, rule = outcome, ""
-            fact = (subject, minute, word, rule, method, route, key_id, client)
-            known = requests.get(fact)
-            if known is None and len(requests) >= FACTS:
+            met: tuple[Any, ...] = ()
+            for decided in taken:
+                # What is in shadow mode charges an account of its own.
+                if decided.__class__ is Taken and not decided.refused:
+                    met += (decided.demands,)
+            numbers = id(met[0]) if len(met) == 1 else tuple(map(id, met))
+            fact = (subject, at // MINUTE, word, rule, method, route, key_id, client, numbers)
+            same = requests.get(fact)
+            if same is not None:
+                same.count += 1
+            elif len(requests) < FACTS:
+                requests[fact] = Same(met)
+            else:
                 dropped += 1
                 continue
-            requests[fact] = 1 if known is None else known + 1
             last[subject, key_id] = at // SECOND
-            for decided in taken:
-                if decided.__class__ is Taken:  # what is in shadow mode charges an account of its own
-                    self._charge(
-                        decided, outcome == "refused", cause, (subject, minute), (method, route), key_id, units
-                    )
         return dropped
 
     def settle(self, settled: Iterable[Settled], ahead: int) -> None:
         """Take in what requests have cost besides what their records say."""
         for at, subject, key_id, method, route, units in settled:
-            who, where = (subject, (at + ahead) // MINUTE), (method if method in METHODS else OTHER, route)
+            method = method if method in METHODS else OTHER
             for key, more in units:
-                prefix, _, bucket = key.partition("|")
-                self.add_units(who, f"{prefix}|", where, key_id if bucket == key_id else "", more)
+                prefix, of = _counter(key, key_id)
+                fact = (subject, (at + ahead) // MINUTE, prefix, method, route, of)
+                self.units[fact] = self.units.get(fact, 0) + more
 
-    def _charge(
-        self,
-        taken: Any,
-        refused: bool,
-        cause: Cause | None,
-        who: tuple[str, int],
-        where: tuple[str, str],
-        key_id: str,
-        units: dict[tuple[Any, ...], int],
-    ) -> None:
-        """Count what stays charged."""
-        if taken.refused:
-            return
-        demands = taken.demands
-        if refused:  # it was given back, but for what limits floods
-            demands = _staying(demands) if cause in _STAYS else ()
+
+def charges(word: str, key_id: str, met: Iterable[Any]) -> Iterator[tuple[str, str, int]]:
+    """Yield what demands charge that were met: the counter's prefix, the key that it counts by, and the units.
+
+    What a refused request was charged was given back, but for what limits floods.
+    """
+    for demands in met:
+        if word in _GIVEN_BACK:
+            demands = ()
+        elif word in _STAYS:
+            demands = _staying(demands)
         for demand in demands:
             if demand.cost and not demand.lease:  # what is held is counted when it is settled
-                prefix, _, bucket = demand.key.partition("|")
-                self.add_units(who, f"{prefix}|", where, key_id if bucket == key_id else "", demand.cost)
+                yield (*_counter(demand.key, key_id), demand.cost)
 
-    def add_units(self, who: tuple[str, int], prefix: str, where: tuple[str, str], key_id: str, count: int) -> None:
-        """Count units."""
-        fact = (*who, prefix, *where, key_id)
-        self.units[fact] = self.units.get(fact, 0) + count
+
+def _counter(key: str, key_id: str) -> tuple[str, str]:
+    prefix, bar, bucket = key.partition("|")
+    return prefix + bar, key_id if bucket == key_id else ""
 
 
 def _staying(demands: Any) -> list[Any]:

@@ -7,11 +7,11 @@ whole service alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keyguard.ops.usage import LATEST, Counts, Slotted, UsagePart, UsageRow, slots_text
-from keyguard.usage.facts import FACTS, Facts
+from keyguard.usage.facts import FACTS, Facts, charges
 from keyguard.usage.hours import (
     ANSWERED,
     ANY,
@@ -84,10 +84,13 @@ class Pending:
 
     def take_in(self, facts: Facts) -> None:
         """Add what some facts come to."""
-        for fact, count in facts.requests.items():
-            self._request(count, fact)
-        for fact, count in facts.units.items():
-            self._units(count, fact)
+        for (*fact, _), same in facts.requests.items():
+            self._request(same.count, fact)
+            subject, minute, word, _, method, route, key_id, _ = fact
+            for prefix, of, units in charges(word, key_id, same.charged):
+                self._units(units * same.count, (subject, minute, prefix, method, route, of))
+        for unit, count in facts.units.items():
+            self._units(count, unit)
         for (subject, key_id), second in facts.last.items():
             hours = self._of.get(self._who(subject, second // 3600))
             if hours is not None and (hour := hours.get(second // 3600)) is not None:
@@ -95,7 +98,7 @@ class Pending:
                 if key_id:
                     hour.latest[key_id] = second
 
-    def _request(self, count: int, fact: tuple[Any, ...]) -> None:
+    def _request(self, count: int, fact: Sequence[Any]) -> None:
         subject, minute, word, rule, method, route, key, client = fact
         if self._cells >= CELLS:
             self.drop(minute, count)
@@ -116,7 +119,7 @@ class Pending:
             if key and one is not EVERYBODY:
                 self._add(hour.k, key, count)
 
-    def _units(self, count: int, fact: tuple[Any, ...]) -> None:
+    def _units(self, count: int, fact: Sequence[Any]) -> None:
         subject, minute, prefix, method, route, key = fact
         if self._cells >= CELLS:
             return  # the request that has spent them is noted as dropped
