@@ -98,6 +98,11 @@ def test_an_operator_logs_in_and_looks_at_all_pages(page: Page, told: list[str],
         assert answer is not None
         assert answer.status == 200, section
         assert page.evaluate(WIDTHS) == [1, 390], section  # one h1, and nothing beyond the edge of a telephone
+        here = page.locator(".bar [aria-current]").bounding_box()
+        nav = page.locator(".bar nav").bounding_box()
+        assert here
+        assert nav
+        assert section == "stores" or nav["x"] <= here["x"] < here["x"] + here["width"] <= nav["x"] + nav["width"] + 1
     assert page.locator("h1").inner_text() == "nightly & sync"
     assert page.locator(".title .pill").inner_text() == "Exhausted"
     assert page.locator("main .said .what").inner_text().startswith("The daily quota of 4 was used up")

@@ -6,6 +6,8 @@ const every = 1000 * Number(document.body.dataset.every);
 const began = clock && Date.parse(clock.dateTime) - performance.now();
 if (clock) setInterval(() => { clock.textContent = new Date(began + performance.now()).toISOString().slice(11, 19) + " UTC"; }, 1000);
 
+document.querySelector(".bar [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // a telephone shows three
+
 const inUse = () => document.hidden || String(getSelection()) || document.activeElement?.closest("form");
 const place = (one) => one?.id ? "#" + CSS.escape(one.id) : one?.matches("main a[href]") ? `main a[href="${CSS.escape(one.getAttribute("href"))}"]` : "";
 async function renew() {
