@@ -100,6 +100,9 @@ def test_a_caller_is_looked_at_and_let_go_on(url: str, capsys: pytest.CaptureFix
     assert done[0]["before"] == {"spent": 2, "remaining": 0}
     assert len(run_json(capsys, "audit", "list", "--action", "limits.reset", "--since", "1h", "--caller", "acme")) == 2
     assert run_json(capsys, "audit", "list", "--actor", "nobody-else") == []
+    assert run_json(capsys, "audit", "--action", "limits") == done
+    assert run_json(capsys, "audit", "--action", "limits", "list", "--caller", "acme") == done
+    assert run_json(capsys, "audit", "--action", "limits", "list", "--action", "bans") == []
     assert run(capsys, "audit", "list", "--action", "bans") == (0, "", "There are no such records.\n")
     assert run(capsys, "audit", "list")[1].splitlines()[0].split()[:3] == ["WHEN", "(UTC)", "WHO"]
 

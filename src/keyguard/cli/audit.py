@@ -1,6 +1,6 @@
-"""The command `keyguard audit list`: which changes were made by hand, and by whom.
+"""The command `keyguard audit`: which changes were made by hand, and by whom.
 
-keyguard audit list --store redis://localhost --since 24h
+keyguard audit --store redis://localhost --since 24h
 keyguard audit list --action limits --caller acme --json
 """
 
@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from keyguard.audit import AuditLog, AuditRecord
-from keyguard.cli.input import adding_to, duration
+from keyguard.cli.input import add_json, add_store, duration
 from keyguard.cli.opening import store_for
 from keyguard.cli.output import moment_text, print_json, print_rows
 from keyguard.clock import wall_clock
@@ -20,13 +20,24 @@ from keyguard.units import as_datetime, microseconds
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add the action of `keyguard audit`."""
-    action = adding_to(parser, store="redis://localhost")
-    command = action("list", _list, "list the changes that were made by hand, oldest first; of the last 400 days")
-    command.add_argument("--since", type=duration, metavar="SPAN", help="of the last 24h, say")
-    command.add_argument("--action", help="only this one, such as limits.grant, or limits for all of them")
-    command.add_argument("--caller", help="only those that concern this caller, as `list` names it")
-    command.add_argument("--actor", help="only those that this user made")
+    """Add the action of `keyguard audit`, and its options: without an action it lists."""
+    _add_options(parser, None)
+    parser.set_defaults(run=_list)
+    actions = parser.add_subparsers(metavar="ACTION")
+    what = "list the changes that were made by hand, oldest first; of the last 400 days"
+    _add_options(actions.add_parser("list", help=what, description=what), argparse.SUPPRESS)
+
+
+def _add_options(command: argparse.ArgumentParser, default: str | None) -> None:
+    """Add the options of listing. Behind the action they have no default: they leave alone what stands before it."""
+    add_store(command, "redis://localhost")
+    add_json(command)
+    command.add_argument("--since", type=duration, metavar="SPAN", default=default, help="of the last 24h, say")
+    command.add_argument(
+        "--action", default=default, help="only this one, such as limits.grant, or limits for all of them"
+    )
+    command.add_argument("--caller", default=default, help="only those that concern this caller, as `list` names it")
+    command.add_argument("--actor", default=default, help="only those that this user made")
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ from keyguard.why.recall import written
 from keyguard.why.requests import RequestReport
 from keyguard.why.words import ahead, clock, number, percent
 
+_STATES = {"nearly": "nearly used up", "unused": "not used"}
 _INSTEAD = "is the app's own: ask it there, with guard.why(caller)"
 
 
@@ -124,7 +125,7 @@ def _tell_of_request(found: RequestReport, options: argparse.Namespace) -> int:
 
 def _tell(found: Diagnosis) -> None:
     whose = "" if not found.subject or found.subject == found.caller else f", of {found.subject}"
-    print(plain(f"{found.caller}{whose}: {found.state} ({found.at:%Y-%m-%d %H:%M:%S} UTC)"))
+    print(plain(f"{found.caller}{whose}: {_STATES.get(found.state, found.state)} ({found.at:%Y-%m-%d %H:%M:%S} UTC)"))
     _say([*found.headline, *found.details])
     if found.advice:
         print()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from keyguard.ops.op import Change, Op
+from keyguard.ops.op import DROPPABLE, Change, Op
 
 LONGEST_LINE = 4096
 """Bytes of a line; what is longer is left out."""
@@ -29,7 +29,7 @@ class Remember(Op[int]):
         known = lines_of(old[0])
         new = [line for line in dict.fromkeys(self.lines) if line not in known]
         kept = [*known, *new][-self.most :]
-        return len(kept), [(self.keys[0], b"\n".join(kept), self.ttl, None)] if new else []
+        return len(kept), [(self.keys[0], b"\n".join(kept), self.ttl, DROPPABLE)] if new else []
 
 
 def lines_of(value: bytes | None) -> list[bytes]:

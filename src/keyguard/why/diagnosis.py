@@ -26,6 +26,8 @@ State: TypeAlias = Literal[
     "banned",
     "refused",
 ]
+OF_KEYS: tuple[State, ...] = ("revoked", "expired", "replaced", "disabled", "pending", "unknown")
+"""The states of keys that bar them, whatever their limits are."""
 Level: TypeAlias = Literal["good", "warning", "bad"]
 
 

@@ -3,38 +3,38 @@
 Rules:
 - First what bars the key itself, then what bars its caller, then limits; the worst is said first, the rest after it.
 - A fault or an overload is never blamed on the caller, and each sentence about one says so.
-- Advice names a command that helps, with the names that it takes.
 """
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from keyguard.why.diagnosis import BanState, Diagnosis, Level, LimitReport, RefusedFor, State
+from keyguard.why.advice import advice_for
+from keyguard.why.diagnosis import OF_KEYS, BanState, Diagnosis, Level, LimitReport, RefusedFor, State
 from keyguard.why.spending import OTHER
 from keyguard.why.words import ago, ahead, clock, counted, joined, limit_words, number, percent, span
 
 NEARLY = 0.8
 """The share of a limit of an hour or more from which on it is nearly used up."""
 _LONG = timedelta(hours=1)
-_OF_KEYS: tuple[State, ...] = ("revoked", "expired", "replaced", "disabled", "pending", "unknown")
 _LEVELS: dict[State, Level] = {"works": "good", "unused": "good", "nearly": "warning", "pending": "warning"}
+_SOON = timedelta(minutes=1)
+"""A limit that is used up for so long at most is a warning."""
 
 
 def judged(found: Diagnosis) -> Diagnosis:
     """Return a diagnosis with its state and its sentences."""
     state = _state(found)
-    found = replace(found, state=state, level=_LEVELS.get(state, "bad"))
+    found = replace(found, state=state, level=_level(found, state))
     headline, details, advice = _Sentences(found).all()
     return replace(found, headline=tuple(headline), details=tuple(details), advice=tuple(advice))
 
 
 def _state(found: Diagnosis) -> State:
     status = found.key.status if found.key is not None else "active"
-    for state in _OF_KEYS:
+    for state in OF_KEYS:
         if status == state:
             return state
     if any(ban.caller in _names(found) for ban in found.bans):
@@ -48,6 +48,16 @@ def _state(found: Diagnosis) -> State:
     if found.requests is not None and not found.requests.requests and not any(limit.spent for limit in found.limits):
         return "unused"
     return "works"
+
+
+def _level(found: Diagnosis, state: State) -> Level:
+    if state == "exhausted" and all(_is_soon_over(limit, found.at) for limit in found.limits if limit.exhausted):
+        return "warning"
+    return _LEVELS.get(state, "bad")
+
+
+def _is_soon_over(limit: LimitReport, now: datetime) -> bool:
+    return limit.kind == "slots" or (limit.works_at is not None and limit.works_at - now <= _SOON)
 
 
 def _names(found: Diagnosis) -> set[str]:
@@ -88,13 +98,13 @@ class _Sentences:
         self.who = nouns.get(found.kind, f"{found.caller}" if found.kind == "subject" else "The caller")
 
     def all(self) -> tuple[list[str], list[str], list[str]]:
-        return self.headline(), self.details(), self.advice()
+        return self.headline(), self.details(), advice_for(self.found)
 
     # -- what is the matter -------------------------------------------------------------------------------
 
     def headline(self) -> list[str]:
         state = self.found.state
-        if state in _OF_KEYS:
+        if state in OF_KEYS:
             return self._of_key()
         if state == "banned":
             return self._banned()
@@ -195,7 +205,7 @@ class _Sentences:
         limit = found.limits[0] if found.limits else None
         if limit is not None and found.state in ("exhausted", "nearly"):
             said += self._spenders(limit)
-        if found.state in _OF_KEYS and found.subject and found.exhausted:
+        if found.state in OF_KEYS and found.subject and found.exhausted:
             said.append("Besides, a limit of its subject is used up.")
         said += [sentence for one in found.refused for sentence in self._refused(one)]
         said += [self._ban_elsewhere(ban) for ban in found.bans if ban.caller not in _names(found)]
@@ -230,10 +240,7 @@ class _Sentences:
         names = joined([name for name, _ in one.rules[:4]]) if one.rules else ""
         by = f" ({names})" if names else ""
         if one.cause == "usage":
-            limits = self.found.limits
-            if limits and self.found.state == "exhausted" and {name for name, _ in one.rules} == {limits[0].name}:
-                return []  # it is said already
-            return [f"{requests} refused by {names or 'a limit'}{last}."]
+            return self._limited(one, last)
         if one.cause == "fault":
             why = "because the store, keyguard or the app failed"
             return [f"{requests} answered with an error{last}, {why}{by}: that is not {self._owner()} doing."]
@@ -249,6 +256,17 @@ class _Sentences:
         return [said if one.requests == 1 else said.replace("it came", "they came").replace(
             "it contradicts itself, or can", "they contradict themselves, or can")]  # fmt: skip
 
+    def _limited(self, one: RefusedFor, last: str) -> list[str]:
+        limits = self.found.limits
+        said = limits[0].name if limits and limits[0].refused and self.found.state in ("exhausted", "nearly") else ""
+        rules = [(name, count) for name, count in one.rules if name != said]
+        count = sum(count for _, count in rules)
+        if not count:
+            return []  # it is said already
+        since = "" if self.found.state == "works" else f"In {ago(self.found.since, self.now)} "
+        names = joined([name for name, _ in rules[:4]])
+        return [f"{since}{counted(count, 'request')} {_were(count)} refused by {names}{'' if said else last}."]
+
     def _owner(self) -> str:
         return {"key": "the key's", "address": "the address's"}.get(self.found.kind, "the caller's")
 
@@ -256,90 +274,9 @@ class _Sentences:
         until = ahead(ban.until, self.now)
         return f"The address {ban.caller}, from which it has called, is banned by {ban.guard}: it is let in {until}."
 
-    # -- what would have admitted it ----------------------------------------------------------------------
-
-    def advice(self) -> list[str]:
-        found, said = self.found, []
-        key = found.key
-        if key is not None and found.state in _OF_KEYS:
-            said += self._for_key(key.id, key.status, key.replaced_by, key.owner)
-        for ban in found.bans:
-            said.append(f"Let it in now: {_command('bans', 'lift', ban.caller)}.")
-        if found.state == "exhausted":
-            said += self._for_limit(next(limit for limit in found.limits if limit.exhausted))
-        for one in found.refused:
-            if one.cause == "usage" and found.state not in ("exhausted", *_OF_KEYS):
-                said.append("Spread the requests, or admit more: the limit was used up only for a while.")
-            elif one.cause == "permission" and found.state not in _OF_KEYS:
-                said += self._for_permission(one)
-            elif one.cause == "request":
-                said.append("The client has to send another request: one key, and a path that can be read in one way.")
-            elif one.cause == "address" and not found.bans:
-                said += self._for_address(one)
-            elif one.cause == "fault":
-                said.append("Look at the store, keyguard store check, and at the app's log of that time.")
-            elif one.cause == "overload":
-                said.append("Nothing of the key helps: the app needs more processes, or less work for each request.")
-        if found.agreement.false_exhaustion and found.agreement.ledger is not None:
-            told = str(max(0, found.agreement.ledger))
-            command = _command("limits", "set", self._counted_as(), told, "--limit", found.agreement.limit)
-            said.append(f"If the ledger is right, set the counter right: {command}.")
-        return list(dict.fromkeys(said))
-
-    def _counted_as(self) -> str:
-        return self.found.limits[0].caller if self.found.limits else self.found.caller
-
-    def _for_key(self, id: str, status: str, replaced_by: str | None, owner: str) -> list[str]:
-        if status == "disabled":
-            return [f"Let it work again: {_command('keys', 'enable', id)}."]
-        if status == "expired":
-            return [f"Let it work on: {_command('keys', 'update', id, '--expires', '30d')}."]
-        if status == "replaced":
-            return [f"The client has to use its successor, {replaced_by}."]
-        if status == "pending":
-            return [f"The client has to wait, or gets another key: {_command('keys', 'issue', '--owner', owner)}."]
-        if status == "revoked":
-            return [f"The client needs a new key: {_command('keys', 'issue', '--owner', owner)}."]
-        return ["Compare the id with that of the client's key, and the store with the app's: keyguard keys list."]
-
-    def _for_limit(self, limit: LimitReport) -> list[str]:
-        if limit.kind == "slots":
-            return ["Send fewer requests at a time, or admit more at a time."]
-        said = [] if limit.works_at is None else [f"Wait: it works again {clock(limit.works_at, self.now, up=True)}."]
-        units = str(max(1, limit.limit // 10))
-        grant = _command("limits", "grant", limit.caller, units, "--limit", limit.name)
-        return [*said, f"Let it go on now: {grant}."]
-
-    def _key_id(self) -> str:
-        if self.found.key is not None:
-            return self.found.key.id
-        return self.found.keys[0].id if self.found.keys else "ID"
-
-    def _for_address(self, one: RefusedFor) -> list[str]:
-        names = {name for name, _ in one.rules}
-        said = []
-        if "key-network" in names:
-            command = _command("keys", "update", self._key_id(), "--network", "NETWORK")
-            said.append(f"Let the key be used from there: {command}.")
-        if names - {"key-network"}:
-            said.append("See which addresses the stack's IPFilter lets in.")
-        return said
-
-    def _for_permission(self, one: RefusedFor) -> list[str]:
-        key = self.found.key
-        id = self._key_id()
-        scopes = key.scopes if key is not None else ()
-        has = "" if key is None else f" (it has {', '.join(scopes) or 'none'})"
-        command = _command("keys", "update", id, "--scope", ",".join([*scopes, "SCOPE"]))
-        return [f"Give it the scope that the route asks for{has}: {command}."]
-
 
 _AT = "at "
 
 
 def _were(count: int) -> str:
     return "was" if count == 1 else "were"
-
-
-def _command(*words: str) -> str:
-    return shlex.join(["keyguard", *words])
