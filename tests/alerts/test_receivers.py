@@ -125,7 +125,8 @@ def test_410_says_that_nothing_more_is_wanted() -> None:
 
 
 def hanging(connection: socket.socket) -> None:
-    time.sleep(3)
+    while connection.recv(65536):  # until we have given up
+        pass
 
 
 def dripping(connection: socket.socket) -> None:
@@ -170,7 +171,7 @@ def test_nobody_holds_us_up(
         else:
             with pytest.raises(Failed, match=words):
                 hook(server).deliver(a_message())
-        assert time.monotonic() - begin < 4
+        assert time.monotonic() - begin < 30  # of the 80 seconds of the slowest
 
 
 def test_a_look_up_that_takes_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> None:

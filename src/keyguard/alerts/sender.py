@@ -37,7 +37,7 @@ PAUSES = tuple([seconds * SECOND for seconds in (5, 300, 1800, 7200, 18000, 3600
 EVERY = 1.0
 """Seconds after which it looks whether something is due."""
 LISTENS = 15 * SECOND  # microseconds after which the store is asked, whatever is known
-_LAST = 3.0  # seconds for what is sent when the process ends
+_LAST = 4.0  # seconds for what is sent when the process ends
 _MOST_KEPT = 100
 
 
@@ -84,7 +84,7 @@ class Sender:
     def run(self, last: bool) -> None:
         """Deliver what is due."""
         end = monotonic() + _LAST
-        while last and self._deciding() and monotonic() < end - _LAST / 2:
+        while last and self._deciding() and monotonic() < end - 1:
             pause(0.02)  # at the exit all jobs are ended at once
         self._settle_left()
         while last or self._clock() >= self._next:
