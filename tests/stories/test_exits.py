@@ -11,7 +11,7 @@ import pytest
 
 from keyguard.stores.postgres import PostgresStore
 from tests.support.neighbours import ASGI_SERVERS, WSGI_SERVERS, served
-from tests.support.servers import Postgres, RedisServer
+from tests.support.servers import Postgres, RedisServer, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -55,8 +55,9 @@ def log_of_a_life(name: str, folder: Path, stores: list[str]) -> str:
         paths = [f"/{kind}/{age}" for kind in kinds for age in ("fresh", "stale")]
         with ThreadPoolExecutor(8) as pool:
             for _ in range(2):
-                statuses = list(pool.map(lambda path: server.get(path)[0], paths * 4))
-                assert set(statuses) == {200}, server.log
-        stored = server.get(f"/{kinds[-1]}/fresh")[2]["cache-status"]
-        assert "hit" in stored, stored
+                statuses = set(pool.map(lambda path: server.get(path)[0], paths * 4))
+                assert statuses <= {200, 503}, server.log  # a busy machine may be too late for a store
+        for path in paths:
+            wait_until(lambda path=path: server.get(path)[0] == 200, f"{path} to be answered")
+        wait_until(lambda: "hit" in server.get(f"/{kinds[-1]}/fresh")[2].get("cache-status", ""), "a stored answer")
         return server.stop(signal.SIGINT if "uvicorn" in name else signal.SIGTERM)
