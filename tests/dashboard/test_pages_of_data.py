@@ -41,6 +41,9 @@ def test_the_story_of_a_key_that_is_exhausted(world: str) -> None:
     assert "23:20" in said  # when it was used up
     assert "00:00" in said  # when it works again
     assert "4 of 4" in said
+    row = words(browser.text("/keys"))
+    assert "Exhausted" in row
+    assert "100 %" in row  # of the quota
     assert "Limit reached" in said
     assert "198.51.100.1" in said
     assert "daily:4/day" in words(browser.text("/stores"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from keyguard.alerts.book import AlertBook
@@ -12,11 +12,11 @@ from keyguard.counter_names import LimitFacts
 from keyguard.drivers.setup import Setup
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import ResponseCache
-from keyguard.keys import KeyRegistry
+from keyguard.keys import KeyRecord, KeyRegistry
 from keyguard.ops import Store
 from keyguard.stores.health import StoreHealth
 from keyguard.usage import Usage
-from keyguard.why import Diagnosis
+from keyguard.why import Diagnosis, LimitReport
 from keyguard.why.requests import RequestReport
 
 INSIDE = (
@@ -63,6 +63,10 @@ class Service(Protocol):
 
     def why(self, who: str, /, *, by: Literal["key"]) -> Diagnosis:
         """Return why a key is refused, or that it is not."""
+        ...
+
+    def limits_of(self, records: Sequence[KeyRecord], /) -> Mapping[str, Sequence[LimitReport]]:
+        """Return what keys have used of the limits that count them, by the ids of the keys."""
         ...
 
     def explain(self, request_id: str, /) -> RequestReport:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from keyguard.audit import AuditLog
@@ -12,13 +12,16 @@ from keyguard.drivers.inspection.layers import engines_within
 from keyguard.drivers.setup import Setup
 from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import ResponseCache
-from keyguard.keys import KeyRegistry
+from keyguard.keys import KeyRecord, KeyRegistry
 from keyguard.logs import logger
 from keyguard.observer import Observer
-from keyguard.ops import Store
+from keyguard.ops import Store, traits_of
+from keyguard.run import run_flow
+from keyguard.stack.checking import limit_report
+from keyguard.stack.limit_actions import Actions
 from keyguard.stores.health import StoreHealth
 from keyguard.usage import Usage
-from keyguard.why import Diagnosis
+from keyguard.why import Diagnosis, LimitReport
 from keyguard.why.requests import RequestReport
 
 if TYPE_CHECKING:
@@ -124,6 +127,14 @@ class _Stack:
     def why(self, who: str, /, *, by: Literal["key"]) -> Diagnosis:
         found: Diagnosis = self._stack.why(who, by=by)
         return found
+
+    def limits_of(self, records: Sequence[KeyRecord], /) -> Mapping[str, Sequence[LimitReport]]:
+        if traits_of(self.store).limitations is not None:  # it lets nobody look
+            return {}
+        actions = Actions(self.store, self._stack._note.facts, self.clock)
+        now = self.clock()
+        found = run_flow(self.store, actions.see_keys(records))
+        return {id: [limit_report(seen, now) for seen in limits] for id, limits in found.items()}
 
     def explain(self, request_id: str, /) -> RequestReport:
         if self.usage is None or request_id.startswith("/") or "://" in request_id:  # those are asked of the cache

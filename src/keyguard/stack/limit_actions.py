@@ -18,7 +18,7 @@ from keyguard.clock import Clock
 from keyguard.counter_names import LimitFacts
 from keyguard.errors import ConfigurationError, StoreBusy, StoreError
 from keyguard.keys import KeyRecord, KeyRegistry
-from keyguard.ops import Adjust, Adjusted, Adjustment, Count, Note, Store, keeps_count, traits_of
+from keyguard.ops import Adjust, Adjusted, Adjustment, BestEffort, Count, Note, Store, keeps_count, traits_of
 from keyguard.ops.adjusting import Verb
 from keyguard.rates import Limit
 from keyguard.stack.callers import Caller, Kind, find_caller, shown
@@ -158,9 +158,21 @@ class Actions:
         chosen = self._chosen(await self._facts_for(caller), caller, limit)
         if not chosen:
             return []
-        adjusted = await Adjust([Adjustment(key, rate) for key, rate, _ in chosen])
-        pairs = zip(chosen, adjusted.after, strict=True)
-        return [Seen(_use(each, count, adjusted.at), *each[1:]) for each, count in pairs]
+        return _seen(chosen, await _looking(chosen))
+
+    async def see_keys(self, records: Sequence[KeyRecord]) -> dict[str, list[Seen]]:
+        """Do as `see` does for several keys, in one trip but for overrides. Returns the limits of each, by its id."""
+        chosen: dict[str, list[_Counter]] = {}
+        for record in records:
+            buckets = {"key": bucket_text(record.id), "subject": bucket_text(record.subject)}
+            caller = Caller(record.id, buckets, record.plan, plan_is_known=True, subject=record.subject)
+            facts = await self._facts_for(caller)
+            if any(caller.bucket(each.by) for each in facts):
+                chosen[record.id] = self._chosen(facts, caller, None)
+        found = {id: each for id, each in chosen.items() if each}
+        adjusted = await BestEffort(*[_looking(each) for each in found.values()]) if found else []
+        pairs = zip(found.items(), adjusted, strict=True)
+        return {id: _seen(each, taken) for (id, each), taken in pairs}
 
     async def change(
         self, caller: Caller, limit: str | None, verb: Verb, units: int, actor: str
@@ -296,6 +308,15 @@ def _record(draft: AuditRecord, adjusted: Adjusted, place: int, asked: dict[str,
         before={"spent": before.spent, "remaining": before.remaining},
         after={"spent": after.spent, "remaining": after.remaining, **asked},
     )
+
+
+def _looking(chosen: Sequence[_Counter]) -> Adjust:
+    return Adjust([Adjustment(key, rate) for key, rate, _ in chosen])
+
+
+def _seen(chosen: Sequence[_Counter], adjusted: Adjusted) -> list[Seen]:
+    pairs = zip(chosen, adjusted.after, strict=True)
+    return [Seen(_use(each, count, adjusted.at), *each[1:]) for each, count in pairs]
 
 
 def _use(counter: _Counter, count: Count, at: int) -> LimitUse:

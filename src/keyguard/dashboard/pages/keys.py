@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from itertools import chain, islice
+from operator import attrgetter
 
 from keyguard.dashboard.answers import Elsewhere, Outcome, Shown
+from keyguard.dashboard.pages.curve import limit_of
 from keyguard.dashboard.pages.heads import head_of
 from keyguard.dashboard.reading import Reading
 from keyguard.dashboard.views import KeyRow, Keys
@@ -90,8 +92,12 @@ def _rows(reading: Reading, records: list[KeyRecord]) -> tuple[KeyRow, ...]:
     used = reading.ledger(lambda usage: usage.last_used(*subjects)) if subjects else {}
     top = reading.ledger(lambda usage: usage.top(1000, timedelta(days=1))) if subjects else ()
     counted = None if top is None else {one.subject: one for one in top}
+    limits = reading.service.limits_of(records)
     rows = []
     for record in records:
+        counting = limits.get(record.id, ())
+        lasting = [one for one in counting if one.period is None or one.period >= _LASTING]
+        most = max(lasting, key=attrgetter("share"), default=None)
         use = None if counted is None else counted.get(record.subject)
         rows.append(
             KeyRow(
@@ -100,10 +106,17 @@ def _rows(reading: Reading, records: list[KeyRecord]) -> tuple[KeyRow, ...]:
                     reading.now,
                     last=None if used is None else used.get(record.id),
                     last_known=used is not None,
+                    state="exhausted" if any(one.exhausted for one in counting) else None,
                 ),
                 href=reading.href("keys", record.id),
                 requests=None if counted is None else (use.requests if use else 0),
                 refused=None if counted is None else (use.refused if use else 0),
+                quota_used=None if most is None else min(1.0, most.share),
+                quota=None if most is None else limit_of(most),
             )
         )
     return tuple(rows)
+
+
+_LASTING = timedelta(hours=1)
+"""The period of a limit that is shown in a list, at least: of shorter ones little can be said."""
