@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.support.servers import Postgres, RedisCluster, RedisServer
 
-from keyguard import Decision, Usage
+from keyguard import Decision, StoreError, Usage
 from keyguard.clock import SECOND, wall_clock
 from keyguard.observer import Observed
 from keyguard.ops import Demand, Take, Taken
@@ -130,7 +130,8 @@ def p99(store: Any, seconds: float, flush: Any) -> tuple[float, float]:
         pause = due - time.perf_counter()
         if pause > 0:
             time.sleep(pause)
-        store.execute([takes[number % SUBJECTS]])
+        with contextlib.suppress(StoreError):  # a decision that came too late counts with the time that it took
+            store.execute([takes[number % SUBJECTS]])
         took.append(time.perf_counter() - due)  # with what it has waited for the interpreter
     over.set()
     flushing.join()
