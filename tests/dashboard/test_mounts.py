@@ -180,6 +180,9 @@ def test_what_is_below_a_path_and_what_is_not() -> None:
     operator = (("X-Operator", "ada"),)
     assert ask_wsgi(app, Ask("/v2/ops/keys", operator, root="/v2")).status == 200
     assert ask_wsgi(app, Ask("/v2/ops", operator, root="/v2")).get("location") == "ops/"
+    for given, wanted in (("/\\\\evil.example", "%5C%5Cevil.example/"), ("/a:b", "a%3Ab/")):
+        answer = ask_wsgi(desk.dashboard.wsgi, Ask(given, operator, root=given), lint=False)
+        assert answer.get("location") == wanted, given
     assert seen == []
     for path in ("/opsx", "/v1/ops/", "/"):
         ask_wsgi(app, Ask(path, operator))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from keyguard.dashboard.answers import Elsewhere, Outcome, Shown, again, answer, answer_file
 from keyguard.dashboard.asked import MOST_BYTES, Asked, BadForm, checked_place, read_form
@@ -225,7 +226,7 @@ class DashboardGuard(Guard):
         """Return the way to the overview of somebody who has left out the slash at the end, without which no relative
         link would lead anywhere."""
         last = (asked.request.root or "").rstrip("/").rpartition("/")[2]
-        return Elsewhere(f"{last}/" if last else "./", 307)
+        return Elsewhere(f"{quote(last, safe='', errors='replace')}/" if last else "./", 307)
 
 
 _STATUS: dict[str, int] = {"wrong": 403, "ended": 403, "not-allowed": 403, "too-many": 429, "store-down": 503}

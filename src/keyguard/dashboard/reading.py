@@ -33,6 +33,11 @@ _STORES = {
 }
 
 
+def _quoted(text: str) -> str:
+    """Return a text as a part of a URL. Halves of signs, which callers may be named by, are no text there: `?`."""
+    return quote(text, safe="", errors="replace")
+
+
 def name_of(store: Store) -> str:
     """Return what a store is called: `Redis`. Of one with a tier in front of it, what lies behind."""
     *_, last = tiers_of(store)
@@ -77,8 +82,8 @@ class Reading:
 
     def href(self, *parts: str, **query: str) -> str:
         """Return a link to another page."""
-        more = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items() if value)
-        return self.asked.root + "/".join(quote(part, safe="") for part in parts) + (f"?{more}" if more else "")
+        more = "&".join(f"{name}={_quoted(value)}" for name, value in query.items() if value)
+        return self.asked.root + "/".join(map(_quoted, parts)) + (f"?{more}" if more else "")
 
     # -- what may fail --------------------------------------------------------------------------------------
 

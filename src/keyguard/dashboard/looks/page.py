@@ -1,7 +1,12 @@
-"""Pages as HTML: a template for each, numbers and times as the pages write them, charts as SVG."""
+"""Pages as HTML: a template for each, numbers and times as the pages write them, charts as SVG.
+
+Callers may be named by anything, so a sign that nobody can see stands in a page as its number: one that turns the order
+of others round, say, by which one caller could look like another one, or half a sign, which no page can be sent with.
+"""
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +17,7 @@ from markupsafe import Markup
 from keyguard.dashboard import views
 from keyguard.dashboard.looks import bars, curve, formats, limits, meters, sentences, words
 from keyguard.dashboard.looks.static import file
+from keyguard.logs import plain
 
 _TEMPLATES = {
     views.Overview: "overview.html",
@@ -29,6 +35,12 @@ _TEMPLATES = {
 }
 
 
+_UNSEEN = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+
+
 class Drawn(NamedTuple):
     """A page as it is sent."""
 
@@ -43,7 +55,7 @@ def page(of: views.Page) -> Drawn:
     drawn = _ENVIRONMENT.get_template(_TEMPLATES[type(of)]).make_module(
         {"page": of, "shell": of.shell, "now": of.shell.now}
     )
-    main = str(drawn)
+    main = _seen(str(drawn))
     tag = blake2b(main.encode(), digest_size=16).hexdigest()
     body = _ENVIRONMENT.get_template("base.html").render(
         shell=of.shell,
@@ -53,7 +65,12 @@ def page(of: views.Page) -> Drawn:
         tag=tag,
         old="old" if of.shell.as_of else "",
     )
-    return Drawn(body.encode(), tag)
+    return Drawn(_seen(body).encode(), tag)
+
+
+def _seen(text: str) -> str:
+    """Write signs that nobody can see as their numbers, as logs do."""
+    return _UNSEEN.sub(lambda found: plain(found[0]), text)
 
 
 def _environment() -> Environment:
