@@ -80,6 +80,17 @@ def test_the_start_of_an_app_that_says_so_has_them_written(file: str) -> None:
     wait_until(lambda: written(stack.store) == ["shop"])
 
 
+class Ended(SQLiteStore):
+    """A store that can be out of order, for all that it is asked."""
+
+    down = False
+
+    def execute(self, ops: Any) -> list[Any]:
+        if self.down:
+            raise StoreError("it is down")
+        return super().execute(ops)
+
+
 class Slow(SQLiteStore):
     """A store that does not answer what is written down, until it is told to."""
 
@@ -130,6 +141,20 @@ def test_a_store_that_is_down_is_asked_again_for_a_day(tmp_path: Path, caplog: p
         told = [one.getMessage() for one in caplog.records]
         assert told == ["the rules of the stack 'shop' are not written down yet: it is down"] * (fail > 2)
     assert 86_400 <= sum(pauses) < 90_000
+
+
+def test_a_store_that_comes_back_empty_has_them_written_again(tmp_path: Path) -> None:
+    store = Ended(tmp_path / "keyguard.db")
+    stack = Keyguard(RateLimit("5/day"), store=store)
+    play(stack)
+    wait_until(lambda: written(store) == [__name__])
+    store.execute([Put(f"stack|{__name__}", None)])
+    store.down = True
+    play(stack)
+    assert not stack.health.ok
+    store.down = False
+    wait_until(lambda: play(stack).status and stack.health.ok)
+    wait_until(lambda: written(store) == [__name__])
 
 
 def test_what_stands_there_already_is_left_as_it_is(file: str) -> None:

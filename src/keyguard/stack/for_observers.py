@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,10 @@ class ForObservers:
     guards: tuple[AnyGuard, ...]
     _home: Store
     _aside: BestEffortStore | None
+    store: Store
     _clock: Clock
     _note: StackNote
+    _on_health: Callable[[StoreHealth], None] | None
     _watched: CircuitBreaker | None
     _workers: int
     _metrics: Metrics | None = None
@@ -76,6 +78,12 @@ class ForObservers:
             self._observers += (observer,)
             if sink is not None:
                 self._observing += (sink,)
+
+    def _hear_of_health(self, health: StoreHealth) -> None:
+        if health.ok and self.store is self._home:
+            self._note.again()
+        if self._on_health is not None:
+            self._on_health(health)
 
     def _cache_counts(self) -> Mapping[str, int]:
         found: dict[str, int] = {}

@@ -231,7 +231,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
         `values` is where caches keep theirs, whatever store they name.
         """
         self.store, self._clock = store, clock
-        self._here = CircuitBreaker(store, workers=self._workers, clock=clock, notify=self._on_health)
+        self._here = CircuitBreaker(store, workers=self._workers, clock=clock, notify=self._hear_of_health)
         # A store in memory cannot fail; a subclass of it may.
         self._watched = None if type(store) is MemoryStore else self._here
         self._overridden = overrides_of(store, watching=self._watched is not None) if self._overrides_on else None

@@ -4,7 +4,8 @@ Rules:
 - They are written when the app begins: at its lifespan's start, or at its first request, in a thread of their own that
   ends with it. Nobody waits for that, and an app starts whether its store answers or not: then it is tried again, less
   and less often, for a day.
-- Each process does so once. A store that holds the same text already is left as it is.
+- Each process does so once, and again when a store that was out of order answers: it may have come back empty. A store
+  that holds the same text already is left as it is.
 - A store of one process alone, or of limits alone, gets none.
 - The text is JSON with a version, `1`. A reader leaves out what it does not know of it.
 """
@@ -208,6 +209,12 @@ class StackNote:
             run_aside("keyguard-rules", self._write)
         except RuntimeError:  # no room for a thread: another process may have it
             log.warning("the rules of the stack %r are not written down: there is no room for a thread", self.name)
+
+    def again(self) -> None:
+        """Write them down once more, if this process has done so: its store may have lost them."""
+        if self._process == getpid():
+            self._process = 0
+            self.begin()
 
     def _write(self, wait: Callable[[float], None] = pause) -> None:
         op = Put(f"{POOL}|{self.name}", encode(self.name, self.facts, self.bans))
