@@ -33,7 +33,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_without_a_command_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys)
     assert (code, err) == (0, "")
-    for name in ("keys", "store", "limits", "bans", "audit", "cache", "demo"):
+    for name in ("keys", "store", "why", "limits", "bans", "alerts", "audit", "cache", "metrics", "demo"):
         assert f"\n    {name} " in out
     assert "revoke" in refused(capsys, "keys")
 

@@ -114,8 +114,12 @@ def flask_app(guard: Keyguard) -> Any:
 def serving(store: str, port: int | None) -> Iterator[Stage]:
     """Run both servers, up and answering, and stop them on the way out."""
     told: SimpleQueue[str] = SimpleQueue()
+
+    def pager(message: AlertMessage) -> None:
+        told.put(f"{message.title}. {message.text}")
+
     pepper = secrets.token_hex(16)
-    guards = [guarded(store, pepper, lambda message: told.put(f"{message.title}. {message.text}")) for _ in range(2)]
+    guards = [guarded(store, pepper, pager) for _ in range(2)]
     try:
         import uvicorn
         from waitress.server import create_server

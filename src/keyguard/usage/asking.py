@@ -9,6 +9,7 @@ from keyguard.clock import Clock, wall_clock
 from keyguard.manual_clock import GivenClock, clock_from
 from keyguard.ops import Store
 from keyguard.run import arun_flow, run_flow
+from keyguard.stores import open_store
 from keyguard.units import Duration, seconds
 from keyguard.usage import questions, reading
 from keyguard.usage.reading import Since
@@ -96,11 +97,13 @@ class Asking:
 class UsageReader(Asking):
     """A ledger that is only read, by its store alone.
 
-    reader = UsageReader(ledger_store(open_store("sqlite:///k.db")))
+        reader = UsageReader("sqlite:///k-usage.db")
+
+    `store` is that of the ledger, or its URL. `ledger_store(store)` finds the one beside a store.
     """
 
-    def __init__(self, store: Store, clock: GivenClock | None = None) -> None:
-        self._store = store
+    def __init__(self, store: str | Store, clock: GivenClock | None = None) -> None:
+        self._store = open_store(store)
         self._clock = clock_from(clock, wall_clock)
 
     def _ledger(self) -> tuple[Store, Clock]:
