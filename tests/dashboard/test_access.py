@@ -456,3 +456,12 @@ def test_a_key_leaves_no_trace(world: str, caplog: pytest.LogCaptureFixture) -> 
     told += repr(list(desk.guard.store.scan("")))
     for secret in (*secrets, new, wrong.rpartition("_")[2], "hunter2"):
         assert secret not in told
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_who_only_looks_may_look_for_a_key(world: str) -> None:
+    desk = Desk()
+    browser = desk.inside(world, desk.reader)
+    assert browser.form("/keys", "/keys/find", find="acme").status == 303
+    assert browser.follow("/keys/find") == "/keys?find=acme"
+    assert browser.post("/keys/find", {"find": "acme", "csrf": "another"}).status == 403

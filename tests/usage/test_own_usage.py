@@ -85,6 +85,23 @@ def test_limits_further_out_count_it(site: tuple[Keyguard, Served, ManualClock])
     assert [ask(named("acme")).status for _ in range(21)] == [200] * 20 + [429]
 
 
+def test_who_asks_for_ever_other_spans_waits(
+    site: tuple[Keyguard, Served, ManualClock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would be a look-up of its own, and no limit behind the path counts them."""
+    guard, ask, _ = site
+    seconds = [100.0]
+    monkeypatch.setattr("keyguard.usage.own.monotonic", lambda: seconds[0])
+    got = [ask(named("acme", f"/usage?since={hour}h")) for hour in range(1, 10)]
+    assert [one.status for one in got] == [200] * 8 + [429]
+    assert json.loads(got[-1].body)["cause"] == "usage"
+    assert got[-1].get("retry-after") == "2"
+    assert ask(named("acme", "/usage?since=1h")).status == 200  # it is kept
+    assert ask(named("beta", "/usage?since=9h")).status == 200
+    seconds[0] += guard.usage.every
+    assert ask(named("acme", "/usage?since=9h")).status == 200
+
+
 def test_a_ledger_that_does_not_answer(
     site: tuple[Keyguard, Served, ManualClock], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from keyguard.dashboard.answers import Elsewhere, Outcome, Shown, again, answer,
 from keyguard.dashboard.asked import MOST_BYTES, Asked, BadForm, checked_place, read_form
 from keyguard.dashboard.cookies import FORM, SESSION, is_nonce, is_ours, new_nonce, read_cookie, set_cookie, token_of
 from keyguard.dashboard.operators import ByKey, Operator, Why, named_operator
-from keyguard.dashboard.pages import FORMS, FORMS_WITH_PAGES, PAGES
+from keyguard.dashboard.pages import FORMS, FORMS_THAT_LOOK, FORMS_WITH_PAGES, PAGES
 from keyguard.dashboard.reading import Reading
 from keyguard.dashboard.service import INSIDE, Service
 from keyguard.dashboard.views import LogIn, Page, Problem
@@ -141,7 +141,7 @@ class DashboardGuard(Guard):
         if do is None:
             known = (name, len(rest)) in PAGES
             return reading.problem(405, "method", _ALLOW) if known else reading.problem(404, "not-found")
-        if not operator.may_change:
+        if not operator.may_change and form not in FORMS_THAT_LOOK:
             return reading.problem(403, "forbidden") if operator.seen else reading.problem(503, "store-down")
         return do(reading, *rest[:-1])
 

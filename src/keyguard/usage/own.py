@@ -2,7 +2,8 @@
 
 It stands right behind the guard that finds the caller, so outside of the limits further in: a caller that has used up
 all of them can still ask. Limits further out, by address say, count it. An answer is kept for as long as nothing new
-can have been written, so that asking all the time costs the ledger nothing.
+can have been written, so that asking all the time costs the ledger nothing; and who asks for ever other spans, which no
+limit further in counts, has to wait for that long after the first few.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from keyguard.units import microseconds, rfc3339
 from keyguard.usage.report import UsageReport
 
 _KEPT = 1000  # answers
+_SPANS = 8  # that a subject may look up while answers are kept
 _LONGEST = 20  # characters of `since`
 
 
@@ -52,6 +54,8 @@ class OwnUsage(Guard):
     def after_fork(self) -> None:
         self._lock = threading.Lock()
         self._answers: OrderedDict[tuple[str, str], tuple[float, bytes]] = OrderedDict()
+        self._asked: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        """By subject: until when look-ups are counted, and how many there were."""
 
     def __repr__(self) -> str:
         return f"Usage(path={self._path!r})"
@@ -86,6 +90,14 @@ class OwnUsage(Guard):
         asked = request.caller.subject, since
         body = self._kept(asked)
         if body is None:
+            if not self._may_look_up(asked[0]):
+                return refuse(
+                    request,
+                    Cause.USAGE,
+                    "Too many spans of time were asked for at once. Ask again for one in a moment.",
+                    reason="too-many-spans",
+                    retry_after=self._every,
+                )
             try:
                 found = await Blocking(self._of, asked, {})
             except KeyguardError:
@@ -104,6 +116,18 @@ class OwnUsage(Guard):
         with self._lock:
             until, body = self._answers.get(asked, (0.0, b""))
         return body if monotonic() < until else None
+
+    def _may_look_up(self, subject: str) -> bool:
+        """Count a look-up of a subject, and tell whether there is room for it."""
+        now = monotonic()
+        with self._lock:
+            until, count = self._asked.pop(subject, (0.0, 0))
+            if now >= until:
+                until, count = now + self._every, 0
+            self._asked[subject] = until, min(count + 1, _SPANS + 1)
+            while len(self._asked) > _KEPT:
+                self._asked.popitem(last=False)
+        return count < _SPANS
 
     def _keep(self, asked: tuple[str, str], body: bytes) -> bytes:
         with self._lock:

@@ -47,3 +47,5 @@ FORMS: Mapping[tuple[str, int, str], Show] = {
 }
 FORMS_WITH_PAGES = frozenset({("keys", 1, "issue")})
 """Those that are pages as well: the others are part of one."""
+FORMS_THAT_LOOK = frozenset({("keys", 1, "find")})
+"""Those that change nothing, so that who only looks may send them."""
