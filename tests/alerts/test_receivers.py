@@ -182,6 +182,8 @@ def test_a_look_up_that_takes_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 INSIDE = [
+    "3fff::1",
+    "5f00::1",
     *("127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254"),
     *("100.100.100.200", "100.64.0.1", "192.0.0.192", "198.18.0.1", "203.0.113.9", "224.0.0.1", "255.255.255.255"),
     *("240.0.0.1", "168.63.129.16", "192.88.99.1", "::", "::1", "fe80::1", "fe80::1%eth0", "fd00:ec2::254"),
@@ -265,6 +267,8 @@ def test_allowing_this_machine_allows_no_other(monkeypatch: pytest.MonkeyPatch, 
     ("url", "words"),
     [
         ("http://example.com/", "takes https"),
+        ("https://[::1/hush", "hold no IPv6 address"),
+        ("https://[hush]/", "(hold no IPv6 address|takes a URL)"),
         ("http://127.0.0.1/", "takes https"),
         ("http://localhost/", "takes https"),
         ("https://127.0.0.1/", "this machine's own"),

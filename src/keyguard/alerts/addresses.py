@@ -18,6 +18,8 @@ _REFUSED = [
         "64:ff9b:1::/48",  # NAT64 of a network's own (RFC 8215)
         "2001::/32",  # Teredo: there is an IPv4 address in it, of a host behind a router
         "2002::/16",  # 6to4: the same
+        "3fff::/20",  # of documents (RFC 9637), which older Pythons do not know
+        "5f00::/16",  # of segments of routes within a network (RFC 9602): the same
         "fec0::/10",  # local to a site, as it was once
     )
 ]

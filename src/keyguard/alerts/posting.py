@@ -56,7 +56,10 @@ def checked_target(what: str, url: object, *, local: bool = False) -> Target:
     """Return what a URL means. Raise `ConfigurationError` for one that is wrong; its path is not repeated."""
     if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url:
         raise ConfigurationError(f"{what} takes a URL of printable ASCII signs, such as https://example.com/alerts")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigurationError(f"{what}: the brackets of the URL hold no IPv6 address") from None
     try:
         port = parts.port
     except ValueError:

@@ -33,7 +33,10 @@ class _Once(Collector):
 
 def render(families: Iterable[Metric], accept: str) -> Rendered:
     """Return families as text, in the format that `accept` prefers."""
-    encoder, content_type = choose_encoder(accept)
+    try:
+        encoder, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # by a version that is no number, which anybody can ask for
+        encoder, content_type = choose_encoder("")
     return Rendered(encoder(_Once(families)), content_type)
 
 
