@@ -188,7 +188,17 @@ def test_what_nobody_delivers_is_given_up_after_days() -> None:
     assert table.state["due"] == []
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"v":1}', b'{"v":1,"n":0,"open":{"a":{}},"past":[],"due":[]}'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"v":1}',
+        pytest.param(b"[" * 100_000, id="deep"),
+        b'{"v":1,"n":0,"open":{"a":{}},"past":[],"due":[]}',
+    ],
+)
 def test_a_damaged_value_counts_as_none(data: bytes) -> None:
     table = Table()
     table.table[KEY] = (data, None)

@@ -76,7 +76,7 @@ def read_state(data: bytes | None) -> dict[str, Any]:
                 and all(d.keys() >= _DUE for d in found["due"])
             ):
                 return found
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass
     return {"v": _VERSION, **{name: kind() for name, kind in _FORM.items()}}
 

@@ -15,6 +15,7 @@ A value of a later version is left alone, and told of.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -119,6 +120,9 @@ class AddUsage(Op[Added]):
         return Added(now, tuple(later), tuple(damaged)), changes
 
 
+_SLOTS = re.compile("(?:[0-9]{1,9}:-?[0-9]{1,30}(?: |$))*")
+
+
 class UsageValue:
     """A value, as it is stored."""
 
@@ -139,11 +143,19 @@ class UsageValue:
             found = json.loads(value)
             if found["v"] == USAGE_VERSION:
                 self.writers, self.slotted, self.counts = found["w"], found["s"], found["c"]
-                if all(isinstance(part, dict) for part in (self.writers, self.slotted, self.counts)):
+                if self._whole():
                     return self
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass
         return None
+
+    def _whole(self) -> bool:
+        """Tell whether all of it has the form in which it is written. What is no object at all raises an error."""
+        return (
+            all(type(seq) is type(at) is int for seq, at in self.writers.values())
+            and all(_SLOTS.fullmatch(text) for names in self.slotted.values() for text in names.values())
+            and all(type(number) is int for names in self.counts.values() for number in names.values())
+        )
 
     def written(self) -> bytes:
         """Return it as it is stored."""
@@ -192,7 +204,7 @@ def is_later(value: bytes | None) -> bool:
     """Tell whether a value is of another version."""
     try:
         return value is not None and bool(json.loads(value)["v"] != USAGE_VERSION)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -322,5 +334,5 @@ def processes_in(value: bytes | None) -> dict[str, dict[str, Any]] | None:
         if found["v"] != USAGE_VERSION:
             return None
         return {str(token): facts for token, facts in found["p"].items() if isinstance(facts["seen"], int)}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -122,7 +122,7 @@ def report_in(line: bytes) -> RequestReport | None:
         members = {name: found[name] for name in _WRITTEN}
         members |= {"at": as_datetime(int(found["at"])), "policies": tuple(map(str, found["policies"]))}
         return told(RequestReport(found=True, limits=tuple(limits), **members))
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise StoreError("the record of a request is damaged") from None
 
 
