@@ -217,7 +217,7 @@ def _degraded(notice: Mapping[str, Any], over: bool) -> tuple[str, str]:
     if over:
         return f"The store of {facts['stack']} answers again", f"Limits are counted for all processes again{where}."
     part = "A part of the store" if facts.get("partial") else "The store"
-    text = f"Since {_moment(facts['since'])}{where}: {facts['failure'] or 'it does not answer'}."
+    text = f"Since {_moment(facts['since'])}{where}: {facts['failure'].rstrip('.') or 'it does not answer'}."
     return f"{part} of {facts['stack']} is out of order", text
 
 

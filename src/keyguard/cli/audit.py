@@ -73,7 +73,13 @@ def _members(record: AuditRecord) -> dict[str, Any]:
 
 def _row(record: AuditRecord) -> list[str]:
     values = [
-        ", ".join([f"{name} {value if isinstance(value, (str, int)) else json.dumps(value)}" for name, value in each])
+        ", ".join([f"{name} {_shown(value)}" for name, value in each])
         for each in (record.before.items(), record.after.items())
     ]
     return [moment_text(record.at), record.actor, record.action, record.limit or "", record.caller or "", *values]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return str(value) if isinstance(value, (str, int)) else json.dumps(value)

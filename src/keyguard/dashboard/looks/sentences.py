@@ -198,8 +198,8 @@ _EVENTS: Mapping[str, Callable[[Happening, datetime], str]] = {
 
 def _mark(of: Happening, now: datetime) -> str:
     if of.delivery == "failed":
-        return "webhook failed" + (f", again {moment(of.again_at, now)}" if of.again_at else "")
-    return {"sent": "webhook sent", "waiting": "webhook waits"}.get(of.delivery, of.delivery)
+        return f"{of.channel} failed" + (f", again {moment(of.again_at, now)}" if of.again_at else "")
+    return {"sent": f"{of.channel} sent", "waiting": f"{of.channel} waits"}.get(of.delivery, of.delivery)
 
 
 def alert(of: Alert, now: datetime) -> str:

@@ -83,6 +83,7 @@ def happened_to(found: Iterable[book.Alert], subject: str) -> list[Happening]:
                     number=notice.level or None,
                     text="" if kind in ("threshold", "forecast") else one.title,
                     delivery=_delivery(notice),  # type: ignore[arg-type]
+                    channel=_channel(notice),
                     again_at=min([utc(each.again) for each in notice.deliveries if each.again], default=None),
                     until=None if one.until is None else utc(one.until),
                 )
@@ -102,6 +103,11 @@ _KINDS = {
 def _delivery(notice: book.Notice) -> str:
     states = [_STATES.get(one.state, "") for one in notice.deliveries]
     return next((state for state in ("failed", "waiting", "sent") if state in states), "")
+
+
+def _channel(notice: book.Notice) -> str:
+    kinds = {each.to.partition(" ")[0] for each in notice.deliveries}
+    return kinds.pop() if len(kinds) == 1 and kinds <= {"webhook", "slack"} else "message"
 
 
 def _alert(reading: Reading, one: book.Alert) -> Alert:

@@ -55,6 +55,6 @@ def change_of(reading: Reading, record: AuditRecord) -> Change:
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     return {
-        str(name): plain(value if isinstance(value, str) else json.dumps(value))[:_LONGEST]
+        str(name): plain("none" if value is None else value if isinstance(value, str) else json.dumps(value))[:_LONGEST]
         for name, value in values.items()
     }

@@ -109,6 +109,9 @@ def _verdict(diagnosis: Diagnosis, quota: Quota | None) -> Verdict:
     agreement = diagnosis.agreement
     counted = agreement.counter is not None and agreement.ledger is not None
     requests = diagnosis.requests
+    refused = 0 if requests is None else requests.refused
+    if first is not None and first.used_up_at is not None and first.refused is not None:
+        refused = first.refused  # by this limit, since then
     return Verdict(
         kind=kind,  # type: ignore[arg-type]
         limit=quota.limit if quota is not None and guess is not None else None if first is None else limit_of(first),
@@ -119,7 +122,7 @@ def _verdict(diagnosis: Diagnosis, quota: Quota | None) -> Verdict:
         latest=None if guess is None else guess.latest,
         busiest=Share(routes[0].name, routes[0].units or routes[0].requests) if routes else None,
         whole=sum(one.units or one.requests for one in diagnosis.routes),
-        refused=0 if requests is None else requests.refused,
+        refused=refused,
         agree={"agree": True, "differ": False}.get(agreement.state),
         difference=(agreement.counter or 0) - (agreement.ledger or 0) if counted else 0,
         sentences=sentences if diagnosis.headline else (),

@@ -56,9 +56,8 @@ def _verdict(reading: Reading, report: UsageReport | None) -> Verdict:
     whole = 0 if report is None else report.requests
     refused = 0 if report is None else report.refused
     failed = 0 if report is None else report.failed
-    counted = (
-        () if report is None else (f"{refused} of {whole} requests were refused, and the app failed at {failed}.",)
-    )
+    beside = f", and the app failed at {failed}" if failed else ""
+    counted = () if report is None else (f"{refused} of {whole} requests were refused{beside}.",)
     if open:
         critical = [one for one in open if one.severity == "critical"]
         first = (critical or open)[0]

@@ -212,6 +212,8 @@ class Happening:
     text: str = ""
     """A route, a name, an action."""
     delivery: Literal["", "sent", "failed", "waiting", "recovered", "anomaly"] = ""
+    channel: str = "webhook"
+    """By what it is delivered."""
     again_at: datetime | None = None
     until: datetime | None = None
     """When it was over; `None` if it goes on, or is no span of time."""
