@@ -305,7 +305,7 @@ def test_it_explains(site_of: Make) -> None:
     told = site.stack.explain("/")
     assert (told.stored, told.lifetime) == (True, 60)
     with pytest.raises(ValueError, match="neither a path"):
-        site.stack.explain("items")
+        site.stack.cache.explain("items")
 
 
 def test_21_purges(site_of: Make) -> None:

@@ -29,7 +29,7 @@ from keyguard.stores.postgres import PostgresStore, store
 from keyguard.stores.postgres.names import lock_of
 from keyguard.stores.postgres.schema import Statements, statements
 from keyguard.stores.postgres.upkeep import Upkeep
-from keyguard.testing import check_store
+from keyguard.testing import ManualClock, check_store
 from tests.support import mutants
 from tests.support.mutants import Mutant
 from tests.support.servers import Postgres, wait_until
@@ -209,6 +209,22 @@ def check_server_time(database: Database) -> None:
         assert 0 < ttl <= 20 * SECOND
 
 
+def check_some(database: Database) -> None:
+    """So many values at most of those that begin with a text and live, in their order: by a clock, and the server's."""
+    clock = ManualClock()
+    for time_of in (clock, None):
+        with closing(database.opened(clock=time_of)) as asked:
+            now = clock() if time_of is not None else int(time.time() * SECOND)
+            database.ask("TRUNCATE entries, counters, decisions")
+            rows = {"k|b": now + MINUTE, "k|": now + MINUTE, "k|a": now, "k|c": now + 2 * MINUTE, "l|": now + MINUTE}
+            for key, expires in rows.items():
+                database.ask("INSERT INTO entries VALUES (%s, %s, %s)", key.encode(), b"v" + key.encode(), expires)
+            database.ask("INSERT INTO entries VALUES (%s, '', %s)", b"k|\xff", now + MINUTE)
+            found = [(key, b"v" + key.encode()) for key in ("k|", "k|b", "k|c")]
+            assert asked.some("k|", 3) == (found, True)
+            assert asked.some("k|", 2) == (found[:2], False)
+
+
 def check_deletes(database: Database) -> None:
     """What is deleted is gone, and nothing else."""
     with closing(database.opened()) as asked:
@@ -279,10 +295,11 @@ async def _check_purge(database: Database, made: Statements) -> None:
     assert database.ask("SELECT expires FROM decisions") == [(now + 1,)]
 
 
-CHECKS = (check_upkeep, check_server_time, check_turns, check_deletes, check_operations)
+CHECKS = (check_upkeep, check_some, check_server_time, check_turns, check_deletes, check_operations)
 FIRST = {
     **dict.fromkeys(("version", "read", "hold", "write", "dump"), (check_server_time, check_operations)),
     "delete": (check_deletes, check_operations),
+    "some": (check_some,),
     **dict.fromkeys(("begin", "wait", "wait_for_rows"), (check_turns,)),
 }
 """What the mistakes of a statement are shown to before the other checks."""

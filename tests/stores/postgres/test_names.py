@@ -98,7 +98,7 @@ def test_purges_and_doubts_step_on_none_either(hostile: Postgres) -> None:
     store.migrate()
     made = schema_module.statements("guarded")
     words = {"start": b"", "now": 1, "length": 2, "places": [1], "wait": "1s", "lock": "1s", "idle": "1s"}
-    words |= {"entries": [b"k"], "counters": [b"c"], "brief": "1s"}
+    words |= {"entries": [b"k"], "counters": [b"c"], "brief": "1s", "end": b"z", "most": 1}
     plain = {
         "wait": [[1, 2]], "remember": [b"t", 1], "call_off": [b"u"], "forget": [1],
         "wait_for_rows": [[b"k"]], "write": [[b"k"], [b"v"], [9]], "delete": [[b"k"]],
@@ -118,8 +118,20 @@ def test_each_name_in_a_statement_says_where_it_is_from() -> None:
         for statement in found.values() if isinstance(found, dict) else [found]:
             text = re.sub(r"'[^']*'|%\(\w+\)s|%[sb]", "", statement.as_string())
             bare = re.findall(r"(?<![.\w])(\w+)\((?!pg_catalog\.[^a-z])", re.sub(r"OPERATOR\([^)]*\)", "", text))
-            # `substring(x FOR y)` and `extract(x FROM y)` are grammar, and mean those of `pg_catalog`.
-            allowed = {"extract", "substring", "ANY", "ARRAY", "FROM", "IN", "CONFLICT", "VALUES", "old", "AS"}
+            # `substring(x FOR y)`, `extract(x FROM y)` and `coalesce(x, y)` are grammar: no schema can have others.
+            allowed = {
+                "coalesce",
+                "extract",
+                "substring",
+                "ANY",
+                "ARRAY",
+                "FROM",
+                "IN",
+                "CONFLICT",
+                "VALUES",
+                "old",
+                "AS",
+            }
             assert set(bare) <= allowed, (name, bare)
             signs = re.sub(r"OPERATOR\([^)]*\)|::|SET value=excluded.value, expires=excluded.expires", "", text)
             assert not re.search(r"[<>=+*/|-](?!\s*FROM)", signs.replace("SELECT *", "")), (name, signs)
