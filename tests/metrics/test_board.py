@@ -21,7 +21,7 @@ TARGET = {"job", "instance"}
 
 def shown(tmp_path: Any) -> dict[str, set[str]]:
     """The names of samples on a page, with their labels."""
-    guard = Keyguard(ResponseCache(), RateLimit("1/hour", by="ip"), store=f"sqlite:///{tmp_path}/k.db")
+    guard = Keyguard(ResponseCache(), RateLimit("1/hour", by="ip"), store=f"sqlite:///{tmp_path}/k.db?timeout=1")
     metrics = guard.metrics()
     assert [play(guard).status for _ in range(2)] == [200, 429]
     metrics._counts.table.add({("degraded", "ip refused"): 1, (ALERTS.name, "keyguard.overload"): 1})

@@ -43,7 +43,7 @@ class Process:
 
 
 def test_any_process_shows_what_all_have_counted_and_a_new_one_goes_on(tmp_path: Path) -> None:
-    clock, store = ManualClock(), f"sqlite:///{tmp_path}/k.db"
+    clock, store = ManualClock(), f"sqlite:///{tmp_path}/k.db?timeout=1"
     one, other = (Process(store, clock, usage=Usage()) for _ in range(2))
     apart = Process(store, clock, "admin", usage=Usage())
     one.ask(3)
@@ -122,7 +122,7 @@ def test_alerts_are_counted_and_begin_at_zero() -> None:
 
 
 def test_processes_that_share_no_ledger_are_told_of(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    Keyguard(store=f"sqlite:///{tmp_path}/k.db", usage=Usage(), workers=3).metrics()
+    Keyguard(store=f"sqlite:///{tmp_path}/k.db?timeout=1", usage=Usage(), workers=3).metrics()
     assert "each shows the metrics of its own" not in caplog.text
     Keyguard(store="memory://", usage=Usage(), workers=3).metrics()
     assert "each shows the metrics of its own" in caplog.text
@@ -171,7 +171,7 @@ def _get(url: str) -> bytes:
 
 @pytest.mark.slow
 def test_on_a_real_server_counters_of_several_workers_never_fall(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(APP.format(store=f"sqlite:///{tmp_path}/k.db"))
+    (tmp_path / "app.py").write_text(APP.format(store=f"sqlite:///{tmp_path}/k.db?timeout=1"))
     seen = [0.0]
 
     def shown(url: str) -> float:

@@ -24,7 +24,7 @@ def exported(reader: InMemoryMetricReader) -> dict[str, dict[tuple[tuple[str, An
 
 def test_counters_are_read_when_they_are_exported(tmp_path: Any) -> None:
     reader = InMemoryMetricReader()
-    guard = Keyguard(RateLimit("2/hour", by="ip", paths=["/a/*"]), store=f"sqlite:///{tmp_path}/k.db")
+    guard = Keyguard(RateLimit("2/hour", by="ip", paths=["/a/*"]), store=f"sqlite:///{tmp_path}/k.db?timeout=1")
     provider = MeterProvider([reader])
     for _ in range(2):  # the second time it is nothing new
         guard.metrics().instrument(provider)
@@ -45,7 +45,7 @@ def test_counters_are_read_when_they_are_exported(tmp_path: Any) -> None:
 
 def test_they_only_rise(tmp_path: Any) -> None:
     reader = InMemoryMetricReader()
-    guard = Keyguard(RateLimit("2/hour", by="ip"), store=f"sqlite:///{tmp_path}/k.db")
+    guard = Keyguard(RateLimit("2/hour", by="ip"), store=f"sqlite:///{tmp_path}/k.db?timeout=1")
     guard.metrics().instrument(MeterProvider([reader]))
     play(guard)
     data = reader.get_metrics_data()

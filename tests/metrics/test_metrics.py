@@ -109,7 +109,7 @@ def test_what_was_counted_is_shown(world: str) -> None:
 
 @WORLDS
 def test_caches_and_stores_are_counted_as_well(world: str, tmp_path: Any) -> None:
-    service = Service(world, ResponseCache(), RateLimit("2/hour", by="ip"), store=f"sqlite:///{tmp_path}/k.db")
+    service = Service(world, ResponseCache(), RateLimit("2/hour", by="ip"), store=f"sqlite:///{tmp_path}/k.db?timeout=1")
     assert service.ask("/a", 3) == [200] * 3
     shown = service.shown()
     assert shown["keyguard_cache_requests_total", "hit"] == 2
@@ -260,7 +260,7 @@ def test_it_is_a_collector_too_and_the_same_at_each_call() -> None:
 
 
 def test_several_processes_without_a_ledger_are_told_of(caplog: pytest.LogCaptureFixture, tmp_path: Any) -> None:
-    store = f"sqlite:///{tmp_path}/k.db"
+    store = f"sqlite:///{tmp_path}/k.db?timeout=1"
     Keyguard(RateLimit("9/hour", by="ip"), store=store, workers=1).metrics()
     assert caplog.text == ""
     Keyguard(RateLimit("9/hour", by="ip"), store=store, workers=3).metrics()

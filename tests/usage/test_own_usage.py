@@ -30,7 +30,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Keygu
         RateLimit("20/hour", by="ip", name="flood"),
         ByName(),
         RateLimit("2/hour", by="key", name="work"),
-        store=f"sqlite:///{tmp_path}/k.db",
+        store=f"sqlite:///{tmp_path}/k.db?timeout=1",
         clock=clock,
         usage=Usage(path="/usage"),
     )

@@ -41,7 +41,7 @@ class Site:
 
     def __init__(self, url: str, folder: Path, *guards: Any, **settings: Any) -> None:
         self.clock = ManualClock()
-        self.url = url if url == "memory://" else f"sqlite:///{folder}/k.db"
+        self.url = url if url == "memory://" else f"sqlite:///{folder}/k.db?timeout=1"
         self.usage = Usage(**settings)
         self.guard = Keyguard(ByName(), *guards, store=self.url, clock=self.clock, usage=self.usage)
         self.app = self.guard.asgi(app)
