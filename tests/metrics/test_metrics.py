@@ -109,7 +109,9 @@ def test_what_was_counted_is_shown(world: str) -> None:
 
 @WORLDS
 def test_caches_and_stores_are_counted_as_well(world: str, tmp_path: Any) -> None:
-    service = Service(world, ResponseCache(), RateLimit("2/hour", by="ip"), store=f"sqlite:///{tmp_path}/k.db?timeout=1")
+    service = Service(
+        world, ResponseCache(), RateLimit("2/hour", by="ip"), store=f"sqlite:///{tmp_path}/k.db?timeout=1"
+    )
     assert service.ask("/a", 3) == [200] * 3
     shown = service.shown()
     assert shown["keyguard_cache_requests_total", "hit"] == 2

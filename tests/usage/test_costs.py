@@ -20,7 +20,12 @@ class Worker:
     def __init__(self, world: str, folder: Path, *guards: Any) -> None:
         self.clock = ManualClock()
         self.guard = Keyguard(
-            ByName(), *guards, store=f"sqlite:///{folder}/k.db?timeout=1", clock=self.clock, usage=Usage(), handlers=True
+            ByName(),
+            *guards,
+            store=f"sqlite:///{folder}/k.db?timeout=1",
+            clock=self.clock,
+            usage=Usage(),
+            handlers=True,
         )
         self.work: Any = lambda: None
         self.world = world
