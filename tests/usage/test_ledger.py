@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
+from math import inf
 from typing import Any
 
 import pytest
@@ -114,6 +115,28 @@ def test_a_store_that_is_down_for_an_hour(caplog: pytest.LogCaptureFixture) -> N
         "usage is not written down, and is added up until its store answers",
         "usage is written down again",
     ]
+
+
+def test_an_idle_process_tells_of_an_outage_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It asks the store only now and then: that it has asked nothing does not mean that the store answers."""
+    site = Site()
+    (usage,) = site.ledgers
+    ledger = usage._ledger_here
+    ledger.stacks[:] = [stack._replace(manual=None) for stack in ledger.stacks]
+    site.flush()
+    with caplog.at_level(logging.WARNING, "keyguard.usage"):
+        site.store.down = True
+        for _ in range(3):
+            ledger._noted = ledger._again = -inf  # it is time to say that the process is there
+            site.flush()
+            ledger._again = -inf
+            site.flush()  # and now there is nothing to say
+            assert "gone" in usage.failure
+        site.store.down = False
+        ledger._noted = ledger._again = -inf
+        site.flush()
+    assert usage.failure == ""
+    assert len(caplog.records) == 2
 
 
 def test_what_there_is_no_room_for_is_counted_and_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,7 @@ class Ledger:
         self._wait = 0.0
         self._noted = 0.0
         self._process_noted = False
+        self._heard_of_store = False
         self._lost: dict[int, int] = {}
         self._told: set[str] = set()
         self.failure = ""
@@ -175,6 +176,7 @@ class Ledger:
         with self._sending_lock:
             now = monotonic()
             ready = last or now >= self._again
+            self._heard_of_store = False
             try:
                 try:
                     if ready:
@@ -187,7 +189,7 @@ class Ledger:
             except KeyguardError as error:
                 self._failed(plain(error), now)
             else:
-                if ready:
+                if self._heard_of_store:  # and not if there was nothing to ask it
                     self._answered()
 
     def _meet(self, store: Store, now: float) -> None:
@@ -256,6 +258,7 @@ class Ledger:
                 continue
             sent.since = min(sent.since, now)
             for op, added in zip(sent.ops, store.execute(sent.ops), strict=True):
+                self._heard_of_store = True
                 if added.later:
                     self._tell("a later keyguard has written %s, and this one leaves them alone", added.later)
                     self._pending.pass_over(self._minute(), _requests_in(op.parts, added.later))
@@ -303,7 +306,7 @@ class Ledger:
         at: int = store.execute(
             [NoteProcess(self._token, facts_of(self.stacks, self._every, self.dropped, self.overflow))]
         )[0]
-        self._process_noted = True
+        self._process_noted = self._heard_of_store = True
         return at
 
 
