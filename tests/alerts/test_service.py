@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -69,6 +70,8 @@ def test_a_store_that_is_out_of_order_is_told_though_it_is_night_and_when_it_ans
     assert kinds(story) == ["keyguard.store.degraded", "keyguard.store.degraded.resolved"]
     (written,) = AlertBook(store).list()  # and what all know afterwards
     assert (written.type, written.open) == ("keyguard.store.degraded", False)
+    assert written.until is not None
+    assert written.until - written.since > timedelta(seconds=50)  # as long as the outage, though written at its end
     assert [record.action for record in story.guard.audit.list(action="alerts")] == ["alerts.fire", "alerts.resolve"]
     assert story.guard.alerts.counts["keyguard.store.degraded"] == 1
 

@@ -29,7 +29,7 @@ _MUTED = 86400 * SECOND  # for an alert without an end
 
 
 class Told(NamedTuple):
-    """What came of an operation: what it has decided."""
+    """The outcome of an operation: the decision that it has made."""
 
     notices: tuple[dict[str, Any], ...]
     """The notices that this operation has made: nobody else has made them."""
@@ -40,7 +40,7 @@ class Told(NamedTuple):
 
 
 class Leased(NamedTuple):
-    """What there is to deliver, and what is open."""
+    """The deliveries that are due, and the alerts that are open."""
 
     at: int
     due: tuple[Due, ...]
@@ -125,7 +125,7 @@ class FireAlert(Op[Told]):
                 "level": self.level,
                 "period": self.period,
                 "seen": seen,
-                "since": now,
+                "since": min(seen, now),
                 "until": until,
                 "to": list(self.to),
                 "notices": [],
