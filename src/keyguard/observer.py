@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from keyguard.clock import Clock
 from keyguard.counter_names import LimitFacts
@@ -26,6 +26,8 @@ from keyguard.ops import Store
 from keyguard.stores.health import StoreHealth
 
 log = logger("keyguard")
+
+K = TypeVar("K")
 
 Sink: TypeAlias = Callable[[Decision], None]
 """A function that is told of each request."""
@@ -65,6 +67,11 @@ class Observer(Protocol):
     def close(self) -> None:
         """Do what is left to do, and end."""
         ...
+
+
+def observer_of(observers: Iterable[object], kind: type[K]) -> K | None:
+    """Return the first observer of a kind; `None` if there is none."""
+    return next((one for one in observers if isinstance(one, kind)), None)
 
 
 def begin_all(observers: Iterable[Observer]) -> None:

@@ -20,6 +20,7 @@ from keyguard.cli.operator import operator
 from keyguard.cli.output import moment_text, print_json, print_rows
 from keyguard.errors import KeyguardError
 from keyguard.logs import plain
+from keyguard.observer import observer_of
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +117,7 @@ def _enable(options: argparse.Namespace) -> int:
 
 def _test(options: argparse.Namespace) -> int:
     stack = stack_of(options)
-    alerts = next((one for one in stack._observers if isinstance(one, Alerts)), None)
+    alerts = observer_of(stack._observers, Alerts)
     if alerts is None or not alerts.receivers:
         raise KeyguardError(f"{stack!r} has no receivers of alerts: alerts=Alerts(to=[...])")
     found = alerts.test()

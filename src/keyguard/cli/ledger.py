@@ -7,6 +7,7 @@ import argparse
 from keyguard.cli.input import given
 from keyguard.cli.opening import app_of, open_for_operators
 from keyguard.errors import ConfigurationError
+from keyguard.observer import observer_of
 from keyguard.ops import Store
 from keyguard.usage import Usage, UsageReader, ledger_store
 from keyguard.usage.asking import Asking
@@ -25,7 +26,7 @@ def ledger_beside(options: argparse.Namespace, store: Store) -> Asking | None:
         return UsageReader(open_for_operators(given(options.ledger, "the URL of a ledger"), make=False))
     app = app_of(options)
     if app is not None:
-        return next((one for one in app._observers if isinstance(one, Usage)), None)
+        return observer_of(app._observers, Usage)
     try:
         beside = ledger_store(store, make=False)
     except ConfigurationError:  # it keeps limits alone

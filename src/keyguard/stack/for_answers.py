@@ -9,7 +9,7 @@ from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard
 from keyguard.guards.cache import Explanation, ResponseCache
-from keyguard.observer import Observer
+from keyguard.observer import Observer, observer_of
 from keyguard.ops import Store
 from keyguard.process.event_loops import in_thread
 from keyguard.run import run_flow
@@ -90,11 +90,10 @@ class ForAnswers:
         """
         if not isinstance(what, str) or what.startswith("/") or "://" in what:
             return self.cache.explain(what)
-        for observer in self._observers:
-            if isinstance(observer, Recall):
-                found = observer.find(what)
-                if found is not None:
-                    return found
+        recall = observer_of(self._observers, Recall)
+        found = None if recall is None else recall.find(what)
+        if found is not None:
+            return found
         usage = self._usage_if_any()
         if usage is None:
             raise ConfigurationError(
@@ -124,4 +123,4 @@ class ForAnswers:
     def _usage_if_any(self) -> Usage | None:
         if self.store is not self._home:  # in a test, of which no ledger hears
             return None
-        return next((one for one in self._observers if isinstance(one, Usage)), None)
+        return observer_of(self._observers, Usage)

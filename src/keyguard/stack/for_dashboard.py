@@ -14,7 +14,7 @@ from keyguard.guards.api_keys import APIKeys
 from keyguard.guards.cache import ResponseCache
 from keyguard.keys import KeyRecord, KeyRegistry
 from keyguard.logs import logger
-from keyguard.observer import Observer
+from keyguard.observer import Observer, observer_of
 from keyguard.ops import Store, traits_of
 from keyguard.run import run_flow
 from keyguard.stack.checking import limit_report
@@ -100,13 +100,13 @@ class _Stack:
 
     @property
     def usage(self) -> Usage | None:
-        return next((one for one in self._observers if isinstance(one, Usage)), None)
+        return observer_of(self._observers, Usage)
 
     @property
     def alerts(self) -> AlertBook | None:
         from keyguard.alerts.observer import Alerts
 
-        if not any(isinstance(one, Alerts) for one in self._observers):
+        if observer_of(self._observers, Alerts) is None:
             return None
         found: AlertBook = self._stack.alerts
         return found

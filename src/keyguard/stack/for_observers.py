@@ -12,7 +12,7 @@ from keyguard.guard import AnyGuard
 from keyguard.guards.cache import ResponseCache
 from keyguard.manual_clock import ManualClock
 from keyguard.metrics import Metrics
-from keyguard.observer import Observed, Observer, Sink, close_all
+from keyguard.observer import Observed, Observer, Sink, close_all, observer_of
 from keyguard.ops import Store, close_in_loop, traits_of
 from keyguard.process.event_loops import in_thread
 from keyguard.stack.measured import metrics_of
@@ -126,7 +126,7 @@ class ForObservers:
         from keyguard.alerts.book import AlertBook
         from keyguard.alerts.observer import Alerts
 
-        mine = next((one for one in self._observers if isinstance(one, Alerts)), None)
+        mine = observer_of(self._observers, Alerts)
         if mine is None:
             return AlertBook(self._home, self._clock)
         return AlertBook(self._home, self._clock, lambda: mine.counts, mine.of_process)

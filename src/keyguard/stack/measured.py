@@ -10,7 +10,7 @@ from keyguard.logs import logger
 from keyguard.metrics import Metrics, ProcessCounts, series
 from keyguard.metrics.process import Source
 from keyguard.metrics.series import Series, label
-from keyguard.observer import Observer
+from keyguard.observer import Observer, observer_of
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 from keyguard.usage import Usage, host_name
@@ -46,8 +46,8 @@ def metrics_of(
     workers: int,
 ) -> tuple[Metrics, ProcessCounts]:
     """Return the metrics of a stack of that name, and what is to be told of its requests."""
-    usage = next((one for one in observers if isinstance(one, Usage)), None)
-    alerts = next((one for one in observers if isinstance(one, Alerts)), None)
+    usage = observer_of(observers, Usage)
+    alerts = observer_of(observers, Alerts)
     counts = ProcessCounts([source_of(health, cache, usage, alerts)])
     measure(counts, watched(), aside())
     shared = None
