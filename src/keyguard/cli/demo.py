@@ -10,10 +10,8 @@ import secrets
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -21,6 +19,8 @@ from typing import Any, NamedTuple
 from keyguard import AlertMessage, Alerts, APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit, Usage, quota
 from keyguard.cli.demo_story import BLOCKED, HOST, Server, Story
 from keyguard.cli.input import add_json
+from keyguard.clock import pause, wall_clock
+from keyguard.units import as_datetime
 
 BURST, DAILY = "6/10 seconds", "10/day"
 
@@ -46,18 +46,18 @@ def _port(text: str) -> int:
 
 
 class Stage(NamedTuple):
-    """What the story happens on."""
+    """The place where the story happens."""
 
     fastapi: Server
     flask: Server
     guard: Keyguard
     told: SimpleQueue[str]
-    """What people were told of by alerts."""
+    """The messages that alerts have sent."""
 
 
 def guarded(store: str, pepper: str, tell: Callable[[AlertMessage], None]) -> Keyguard:
     """Return the stack that both apps stand behind."""
-    late = datetime.now(UTC).hour == 23
+    late = as_datetime(wall_clock()).hour == 23
     return Keyguard(
         IPFilter(deny=["203.0.113.0/24"]),
         APIKeys(public=["/health"], pepper=pepper),
@@ -185,7 +185,7 @@ def _wait_until_up(*servers: Server) -> None:
                     break
             except OSError:
                 pass
-            time.sleep(0.05)
+            pause(0.05)
         else:
             raise ConfigurationError(f"the {server.name} app did not come up at {server.url}")
 

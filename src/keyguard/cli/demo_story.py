@@ -1,4 +1,4 @@
-"""What happens in the demo: its requests, and what each is held to.
+"""The story of the demo: its requests, and what each is held to.
 
 A key is issued, used, used up, waited for and used again. Then its customer comes near a quota, which somebody is told
 of, and spends it; an operator asks why it is refused, sees the same on a page, and lets it go on. In the end the key is
@@ -13,12 +13,13 @@ import re
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Mapping
 from html import unescape
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
+
+from keyguard.clock import monotonic, pause
 
 if TYPE_CHECKING:
     from keyguard.stack.keyguard import Keyguard
@@ -98,7 +99,7 @@ class Story:
         refused = self.ask(self.flask, key, 429, whole=True)
 
         wait = int(refused.headers.get("retry-after", 1))
-        began = time.monotonic()
+        began = monotonic()
         if wait > 1:
             say(f"Retry-After says {wait} s. A second too early it is still refused ...")
             sleep_until(began + wait - 1)
@@ -118,7 +119,7 @@ class Story:
         self.hear("used up")
 
         say('A customer calls: "why am I refused?" The store answers')
-        time.sleep(1.5)  # until both apps have written what they counted
+        pause(1.5)  # until both apps have written what they counted
         self.command("why", "acme", has="acme works again at")
         self.look(f"/ops/keys/{issued.record.id}")
 
@@ -128,7 +129,7 @@ class Story:
 
         say("The key is revoked; every process knows within a second")
         self.guard.keys.revoke(issued.record.id)
-        sleep_until(time.monotonic() + 1)
+        sleep_until(monotonic() + 1)
         self.ask(self.fastapi, key, 401)
         self.ask(self.flask, key, 401)
 
@@ -215,4 +216,4 @@ def say(line: str) -> None:
 
 
 def sleep_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.monotonic()))
+    pause(max(0.0, moment - monotonic()))
