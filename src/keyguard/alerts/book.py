@@ -67,7 +67,7 @@ class Alert:
     level: int
     """The threshold that was reached, in per cent; 0 for other kinds."""
     title: str
-    """What it is, in one sentence."""
+    """A sentence that says what it is."""
     text: str
     """More of it, in plain sentences."""
     subject: str

@@ -43,7 +43,7 @@ class HealthWatch:
         """Since when it is out of order, if that was told."""
         self._said = 0
         self._fired_locally: FireAlert | None = None
-        """What this process has decided alone, to be written down when the store answers again."""
+        """The decision of this process alone, to be written down when the store answers again."""
 
     def look(self, health: StoreHealth, now: int) -> None:
         """Take note of how the store does."""

@@ -1,4 +1,4 @@
-"""What is told of an alert: in words, as data, and as the JSON that webhooks carry.
+"""Messages about alerts: in words, as data, and as the JSON that webhooks carry.
 
 A notice, as it stands in the store, has facts alone; the words are made here, so that all who tell of it use the same.
 """
@@ -35,7 +35,7 @@ _LONGEST = 256  # characters of a text that came from outside
 
 @dataclass(frozen=True, slots=True)
 class AlertMessage:
-    """What is told of an alert: that it has opened, that it is worse, or that it is over."""
+    """A message about an alert: that it has opened, that it is worse, or that it is over."""
 
     id: str
     """The same each time that this message is delivered: `webhook-id`."""
@@ -43,7 +43,7 @@ class AlertMessage:
     """The kind of alert, such as `keyguard.limit.threshold`; with `.resolved` behind it when it is over."""
     severity: Severity
     title: str
-    """What it is, in one sentence."""
+    """A sentence that says what it is."""
     text: str
     """More of it, in plain sentences."""
     subject: str

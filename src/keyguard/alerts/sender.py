@@ -64,7 +64,7 @@ class Sender:
         self._resting: dict[str, int] = {}
         """Receivers that have failed, and until when they rest."""
         self._unsettled: list[tuple[Executes, SettleDelivery]] = []
-        """What the store could not be told."""
+        """The operations that the store could not be told."""
         self.job = Job("alert deliveries", self.run, EVERY, clock=clock, alone=True)
 
     @property

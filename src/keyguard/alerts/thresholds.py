@@ -36,7 +36,7 @@ _PLAIN = frozenset({"quota", "credits", "window", ""})  # the others are full al
 
 
 class Spent(NamedTuple):
-    """What one caller had spent of a limit, at the latest moment that was heard of."""
+    """The units that one caller had spent of a limit, at the latest moment that was heard of."""
 
     at: int
     demand: Demand

@@ -71,7 +71,7 @@ class UsageWatch:
     def after_fork(self) -> None:
         """Forget what the parent has seen."""
         self._spent: dict[str, Spent] = {}
-        """What was spent of quotas of a day or more, by counter: what may have to be forecast."""
+        """The units that were spent of quotas of a day or more, by counter: they may have to be forecast."""
         self._next = 0
         self._minute = 0
 

@@ -52,7 +52,7 @@ class Watch:
             self._usage = UsageWatch(self.board, ledger, forecasts=forecasts, anomalies=anomalies)
         self._records: deque[Decision] = deque(maxlen=_MOST)
         self._left: dict[str, Spent] = {}
-        """What could not be decided, since the store did not answer."""
+        """Decisions that wait for the store, since it did not answer."""
         self._healthy = True
         self._forget_full = 0
         renew_after_fork(self)

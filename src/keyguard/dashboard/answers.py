@@ -79,7 +79,8 @@ _AGAIN = b'<!doctype html><html lang="en"><meta charset="utf-8"><title>keyguard<
 def again() -> Response:
     """Have the browser ask for the same page once more, now from a page of ours.
 
-    Who follows a link in a message comes from another site, and cookies that are `SameSite=Strict` are not sent then.
+    A person who follows a link in a message comes from another site, and cookies that are `SameSite=Strict` are not
+    sent then.
     """
     fields = [*_SAFE, ("Refresh", "0"), ("Cache-Control", "no-store"), ("Content-Type", "text/html; charset=utf-8")]
     return Response(200, fields, _AGAIN)

@@ -62,7 +62,7 @@ class Asked:
     def local(self) -> bool:
         """Whether it came without TLS from a browser on this machine, as in development.
 
-        What a proxy has forwarded is not, whatever `Host` it sends: its browser may well have come by TLS.
+        A request that a proxy has forwarded is not, whatever `Host` it sends: its browser may well have come by TLS.
         """
         request = self.request
         return (

@@ -33,7 +33,7 @@ _LABEL = b"dashboard"
 
 
 class Session(NamedTuple):
-    """What a cookie says of a session. It is true if its code is right."""
+    """The words of a cookie about a session. It is true if its code is right."""
 
     key_id: str
     end: int

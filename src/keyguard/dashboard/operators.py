@@ -1,4 +1,6 @@
-"""Who may see the dashboard, and who may change something: by a function of the app's, or by a key.
+"""The operators: those who may see the dashboard, and those who may change something.
+
+A function of the app's knows them, or a key does.
 
 Rules:
 - It fails closed. If a function fails, or a key's record cannot be read, nobody is let in that was not here just now.

@@ -1,4 +1,4 @@
-"""What all pages have in common: the frame around them, what it tells of, and how they read the ledger."""
+"""The parts that all pages have in common: the frame around them, what it tells of, and how they read the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dashboard asks its stack for: the pages read nothing by any other way."""
+"""The questions that the dashboard asks its stack: the pages read nothing by any other way."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _LEAST = 1_000  # bytes that are worth compressing
 
 
 class Shown(Protocol):
-    """What the apps show."""
+    """The totals that the apps show."""
 
     def render(self, accept: str = "") -> Rendered: ...
 

@@ -53,7 +53,7 @@ class UsageRow(NamedTuple):
 
 
 class UsagePart(NamedTuple):
-    """What is added to one value."""
+    """The amounts that are added to one value."""
 
     key: str
     slotted: Slotted

@@ -65,7 +65,7 @@ class Same:
 
 
 class Facts:
-    """What records come to, until they are taken."""
+    """The sums of records, until they are taken."""
 
     __slots__ = ("last", "requests", "units")
 

@@ -41,7 +41,7 @@ ANSWERED: Final = frozenset({"served", "cached", "failed"})
 
 
 class Hour:
-    """What somebody has asked for in an hour."""
+    """The requests of somebody in an hour."""
 
     __slots__ = ("c", "k", "latest", "n", "r", "t", "u", "v", "w")
 

@@ -71,7 +71,7 @@ async def report(subject: str | None, since: Since, clock: Clock, size: int | No
 
 
 class _Counted:
-    """What is found of a span of time."""
+    """The sums that are found for a span of time."""
 
     def __init__(self, begin: int, now: int) -> None:
         self.begin, self.now = begin, now

@@ -62,7 +62,7 @@ class SubjectUse:
 
 @dataclass(frozen=True, slots=True)
 class UsageBucket:
-    """What was asked for and spent in a span of time."""
+    """The requests and the units of a span of time."""
 
     at: datetime
     """When it begins."""
@@ -76,7 +76,7 @@ class UsageBucket:
 
 @dataclass(frozen=True, slots=True)
 class UsageReport:
-    """What somebody has asked for, and what came of it."""
+    """The requests of somebody, and what came of them."""
 
     subject: str | None
     """The subject; empty for all callers without a key, `None` for the whole service."""

@@ -28,7 +28,7 @@ NO_LEDGER = Agreement("not known", "No ledger was kept that the counter could be
 
 
 class Ledger(NamedTuple):
-    """What the ledger says of one limit of a caller."""
+    """The ledger's word on one limit of a caller."""
 
     least: int
     """The units that it has surely counted in the limit's present period."""

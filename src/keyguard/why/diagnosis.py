@@ -143,7 +143,7 @@ class RefusedFor:
     """Whether it is the caller's doing. Never, if a store or an app has failed, or has had too much to do."""
     requests: int
     rules: tuple[tuple[str, int], ...]
-    """What has refused them, with the requests of each: names of limits, or reasons."""
+    """The refusing rules, with the requests of each: names of limits, or reasons."""
     last: datetime | None
     """When that was last, to the minute or to the span of a bucket."""
 

@@ -103,7 +103,7 @@ def period_words(period: timedelta) -> str:
 
 
 class CauseWords(NamedTuple):
-    """What a cause of refusals is called, what it means, and what to do."""
+    """The words for a cause of refusals: its name, its meaning, and what to do."""
 
     title: str
     meaning: str

@@ -80,7 +80,7 @@ def renewed(limit: Limit, now: datetime) -> str:
 
 
 class Metered(NamedTuple):
-    """What stands around a meter."""
+    """The frame around a meter."""
 
     title: str
     used: int | None

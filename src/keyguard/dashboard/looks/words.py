@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from keyguard.dashboard.looks.formats import counted
 
 Series: TypeAlias = Literal["served", "cached", "denied", "overload", "fault", "usage"]
-"""What charts show of a request, by its colour: six kinds, and never more."""
+"""The kinds of requests that charts show, by its colour: six kinds, and never more."""
 Tone: TypeAlias = Literal["good", "warn", "bad", "quiet"]
 
 SERIES: Mapping[Series, str] = {
@@ -35,7 +35,7 @@ SERIES_OF: Mapping[str, Series] = {
 }
 
 TONES: Mapping[Tone, str] = {"good": "In order:", "warn": "Warning:", "bad": "Problem:", "quiet": "Note:"}
-"""What an icon says to those who do not see it."""
+"""The words for an icon, for those who do not see it."""
 
 
 class Meaning(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the pages of the dashboard show: plain data, between those who read it and those who draw it.
+"""The views of the dashboard: plain data, between those who read it and those who draw it.
 
 Rules:
 - Who reads decides, who draws finds the words: what is here is a kind, a number, a moment, or a text that somebody else

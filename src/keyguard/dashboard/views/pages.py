@@ -65,7 +65,7 @@ class IssueKey:
     shell: Shell
     form: Mapping[str, str]
     errors: Mapping[str, str]
-    """What is wrong, by field, in a sentence; the empty name is for all of it."""
+    """A sentence for each field that is wrong; the empty name is for all of it."""
     once: str
     """The value of the hidden field `once`: a form that is sent twice makes one key."""
     plans: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """Who was refused, and why."""
+    """Those who were refused, and why."""
 
     shell: Shell
     span: Span
@@ -180,7 +180,7 @@ class Cache:
     """The reason why its last response was stored, or was not."""
     requests: Requests | None = None
     errors: Mapping[str, str] = field(default_factory=dict)
-    """What is wrong with the form that purges: fields `url` and `tag`, posted to `{root}cache/purge`."""
+    """The faults of the form that purges: fields `url` and `tag`, posted to `{root}cache/purge`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ class Process:
     up: bool
     """Whether it was seen lately."""
     health: str = ""
-    """What is out of order there; empty for nothing."""
+    """The fault there; empty for none."""
     dropped: int = 0
 
 
@@ -255,7 +255,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class AuditLog:
-    """What was changed by hand, the latest first: a bounded list."""
+    """The changes that were made by hand, the latest first: a bounded list."""
 
     shell: Shell
     rows: tuple[Change, ...]
@@ -263,7 +263,7 @@ class AuditLog:
     who: str = ""
     what: str = ""
     subject: str = ""
-    """What was asked for, in the fields `who`, `what`, `subject`."""
+    """The words that were asked for, in the fields `who`, `what`, `subject`."""
     bounded: bool = False
     """Whether only the latest of them were looked at, since there are too many."""
 

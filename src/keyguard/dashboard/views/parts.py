@@ -19,7 +19,7 @@ KINDS = (
     "served", "cached", "failed", "usage", "fault", "overload", "credentials", "permission", "address", "request",
     "upstream",
 )  # fmt: skip
-"""What becomes of requests: three outcomes, and the causes of refusals. `Bucket.counts` has no other names."""
+"""The fates of requests: three outcomes, and the causes of refusals. `Bucket.counts` has no other names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """What stands around each page. Only `now` may differ from one second to the next."""
+    """The frame around each page. Only `now` may differ from one second to the next."""
 
     here: Section
     root: str
@@ -63,7 +63,7 @@ class Shell:
     now: datetime
     store: StoreLight | None = None
     operator: str = ""
-    """Who has logged in; empty for nobody."""
+    """The operator who has logged in; empty for nobody."""
     may_change: bool = False
     """Whether forms and actions are shown."""
     csrf: str = field(default="", repr=False)
@@ -124,7 +124,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Who or what spent it, the largest first."""
+    """The shares of those that spent it, the largest first."""
 
     rows: tuple[Share, ...]
     whole: int
@@ -157,7 +157,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was spent by then."""
+    """The units that were spent by then."""
 
     at: datetime
     used: int
@@ -165,7 +165,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What will be spent by then."""
+    """The units that will be spent by then."""
 
     at: datetime
     low: int
@@ -263,7 +263,7 @@ class Verdict:
     """Whether the counter and the ledger agree; `None` if that is not known."""
     difference: int = 0
     sentences: tuple[str, ...] = ()
-    """What `keyguard why` says, if it is asked."""
+    """The sentences of `keyguard why`, if it is asked."""
 
 
 KeyState: TypeAlias = Literal[
@@ -314,7 +314,7 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What became of an alert at one of those that it is sent to."""
+    """The fate of an alert at one of those that it is sent to."""
 
     to: str
     state: Literal["sent", "failed", "waiting", "disabled"]
