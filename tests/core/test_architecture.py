@@ -18,13 +18,13 @@ SOURCE = ROOT / "src" / "keyguard"
 # A room may import from earlier lines only; a package is a room with all its modules.
 ARROW = [
     "aside buckets checks clock digests errors identity logs record_head refusal",
-    "given http process rates units",
+    "given http learnt process rates units",
     "flow manual_clock overrides",
     "ops response",
     "audit renewals request run stores",
     "conditions decision keys problem refused steps",
     "counter_names metrics uncounted without_store",
-    "body_fields guard observer",
+    "body_fields guard observer upstream",
     "alerts gate selection usage",
     "together why",
     "chain",

@@ -28,6 +28,7 @@ from keyguard.ops.store import (
     tiers_of,
     traits_of,
 )
+from keyguard.ops.upstream import Acquire, Candidate, Grant, Learn, NoGrant, Report
 from keyguard.ops.values import BestEffort, CompareAndSet, Put, Read, ReadWithTime
 from keyguard.record_head import RECORD, SEALED, Head, head_of
 
@@ -40,6 +41,7 @@ __all__ = [
     "REMEMBERED",
     "SEALED",
     "SETTLED",
+    "Acquire",
     "Adjust",
     "Adjusted",
     "Adjustment",
@@ -47,6 +49,7 @@ __all__ = [
     "Authenticate",
     "Authenticated",
     "BestEffort",
+    "Candidate",
     "Change",
     "CompareAndSet",
     "Count",
@@ -55,16 +58,20 @@ __all__ = [
     "Demand",
     "Droppable",
     "FireAlert",
+    "Grant",
     "Head",
+    "Learn",
     "LeaseDeliveries",
     "ListenAgain",
     "ManagedStore",
+    "NoGrant",
     "Note",
     "Op",
     "Put",
     "Read",
     "ReadWithTime",
     "Renew",
+    "Report",
     "ResolveAlert",
     "Settle",
     "SettleDelivery",

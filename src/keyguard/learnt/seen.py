@@ -1,0 +1,18 @@
+"""What one answer tells of one dimension."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from keyguard.learnt.dimension import Dimension
+
+
+class Seen(NamedTuple):
+    """What the header fields of an answer tell of one dimension, as of the moment at which its request was admitted."""
+
+    dimension: Dimension
+    limit: int | None = None
+    """The units of a whole period; `None` if it is not told."""
+    remaining: int | None = None
+    reset: int | None = None
+    """Microseconds from the answer to the end of the window, or until the bucket is full; `None` if it is not told."""
