@@ -41,7 +41,7 @@ def dimension_of(word: str) -> Dimension:
 
 
 def spent_of(cost: Mapping[str, int], unit: str) -> int:
-    """Return the units of a dimension that a request costs; input and output add up to tokens, if those are not told."""
+    """Return the units that a request costs; input and output add up to tokens, if those are not told."""
     if unit == "tokens" and "tokens" not in cost:
         return cost.get("input_tokens", 0) + cost.get("output_tokens", 0)
     return cost.get(unit, 1 if unit == "requests" else 0)

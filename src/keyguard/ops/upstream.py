@@ -84,7 +84,7 @@ class Report:
 
 
 class Acquire(Op[Grant | NoGrant]):
-    """Choose the first of some groups that has room, and book it. `reports` are learnt from before, in the same trip."""
+    """Choose the first of some groups that has room, and book it; `reports` are learnt from before."""
 
     __slots__ = ("ahead", "candidates", "cost", "reports")
 

@@ -1,4 +1,4 @@
-"""The note by which an app's caller is told that upstream keys are used up: a guard lays it down, a transport writes it.
+"""The note by which callers are told that upstream keys are used up: a guard lays it down, a transport writes it.
 
 It travels in a context variable, and is mutable: what runs in a thread or a task of the request writes onto the same.
 """
@@ -21,7 +21,8 @@ class Exhaustion(NamedTuple):
     """When it is worth to try again; `None` if waiting does not help."""
     attempts: int = 0
     id: str = ""
-    """What the response has that the pool gave up with, in `x-keyguard-exhaustion`: an exception that stems from it is known by that."""
+    """The field `x-keyguard-exhaustion` of the response with which it gave up: exceptions that stem from it are known
+    by that."""
 
 
 class Note:
