@@ -6,6 +6,6 @@ Importing this loads no HTTP library.
 from __future__ import annotations
 
 from keyguard.upstream.causes import Scope, UpstreamCause, Verdict
-from keyguard.upstream.told import Exhaustion, Note, listen, tell
+from keyguard.upstream.told import EXHAUSTION_FIELD, Exhaustion, behind, find, tell
 
-__all__ = ["Exhaustion", "Note", "Scope", "UpstreamCause", "Verdict", "listen", "tell"]
+__all__ = ["EXHAUSTION_FIELD", "Exhaustion", "Scope", "UpstreamCause", "Verdict", "behind", "find", "tell"]
