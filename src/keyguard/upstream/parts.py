@@ -1,0 +1,241 @@
+"""What the flow of a request works with: the groups of a pool, and what this process knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from fnmatch import fnmatchcase
+from random import Random
+from typing import NamedTuple, Protocol
+
+from keyguard.clock import Clock
+from keyguard.learnt import Dimension, Seen
+from keyguard.ops.upstream import Candidate, Grant, Report
+from keyguard.units import as_datetime
+from keyguard.upstream.affinity import preferred
+from keyguard.upstream.answers import Fields
+from keyguard.upstream.causes import Scope, UpstreamCause, Verdict
+from keyguard.upstream.events import Telling
+from keyguard.upstream.keys import Key
+from keyguard.upstream.outbox import Outbox, blocks
+from keyguard.upstream.pairs import Pairs
+from keyguard.upstream.queue import Queue
+from keyguard.upstream.without_store import WithoutStore
+
+OTHERS = "*"
+"""The model class of all models that no glob of the pool names."""
+
+_LATER = 1_000_000
+"""What is added to the rank of groups that come last."""
+
+
+class Judge(Protocol):
+    """What tells of a provider's answers what they mean. It never raises, whatever comes."""
+
+    def answer(self, status: int, headers: Fields, body: bytes, now: int, model: str) -> Verdict:
+        """Judge an answer by its head, and if it is an error by its body."""
+        ...
+
+    def event(self, name: str, data: bytes, now: int) -> Verdict:
+        """Judge an error that came as an event of a stream."""
+        ...
+
+    def fingerprint(self, status: int, body: bytes) -> str:
+        """Return what kind of answer this is, in codes alone: each kind that is not known is told of once."""
+        ...
+
+
+class Group(NamedTuple):
+    """The keys of one limit group."""
+
+    name: str
+    rank: int
+    weight: float
+    keys: tuple[Key, ...]
+    limits: tuple[tuple[Dimension, int], ...]
+
+
+class Held(NamedTuple):
+    """A grant, and whose it is."""
+
+    grant: Grant
+    candidate: Candidate
+    group: str
+    key: Key
+    here: bool
+    """Whether it was made without the store."""
+
+
+class PoolParts:
+    """A pool, as the flow of a request sees it."""
+
+    def __init__(
+        self,
+        name: str,
+        groups: Sequence[Group],
+        judge: Judge,
+        *,
+        models: Sequence[str],
+        clock: Clock,
+        telling: Telling,
+        outbox: Outbox,
+        workers: int = 1,
+        max_waiting: int = 1000,
+        max_attempts: int = 8,
+        replay: bool = False,
+        hurry: Callable[[], None] = lambda: None,
+        random: Random | None = None,
+    ) -> None:
+        self.name = name
+        self.groups = tuple(groups)
+        self.judge = judge
+        self.models = tuple(models)
+        self.clock = clock
+        self.telling = telling
+        self.outbox = outbox
+        self.max_attempts = max_attempts
+        self.replay = replay
+        """Whether a request is sent once more after a 5xx."""
+        self._hurry = hurry
+        """Has the outbox sent at once, in the background."""
+        self.random = random or Random()
+        self.without_store = WithoutStore(workers, clock)
+        self.pairs = Pairs(clock)
+        self.queues = {one: Queue(max_waiting) for one in self.classes}
+        self._digests = {key.id: key.digest(name) for group in groups for key in group.keys}
+        self._keys = {self._digests[key.id]: key for group in groups for key in group.keys}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The model classes, which have states of their own."""
+        return (*self.models, OTHERS)
+
+    @property
+    def waiting(self) -> int:
+        """The requests of this process that wait for room."""
+        return sum([len(queue) for queue in self.queues.values()])
+
+    def class_of(self, model: str) -> str:
+        """Return the class of a model. Names of models come from callers: one that nobody configured gets no state."""
+        return next((glob for glob in self.models if fnmatchcase(model, glob)), OTHERS)
+
+    def key_of(self, digest: str) -> Key | None:
+        """Return the key with a digest; `None` if it is not of this pool."""
+        return self._keys.get(digest)
+
+    def digest_of(self, key: Key) -> str:
+        """Return what stands for a key in the store."""
+        return self._digests[key.id]
+
+    def candidate(self, model_class: str, group: Group, keys: Sequence[Key]) -> Candidate:
+        """Return a group as operations name it."""
+        state = state_key(self.name, model_class, group.name)
+        return Candidate(state, tuple([self._digests[key.id] for key in keys]), group.limits, group.rank)
+
+    def preferred(
+        self, model_class: str, affinity: str, usable: Callable[[Group, Key], bool], later: set[str]
+    ) -> list[tuple[Candidate, Group]]:
+        """Return the groups with usable keys in the order of preference; those that are `later` come last."""
+        text = affinity or f"{self.random.getrandbits(64):x}"
+        order = preferred(self.groups, text, lambda group: group.name, lambda group: group.weight)
+        order.sort(key=lambda group: (group.name in later, group.rank))
+        found = []
+        for group in order:
+            keys = [key for key in group.keys if usable(group, key)]
+            if keys:
+                keys = preferred(keys, text, lambda key: key.id, lambda key: key.weight) if len(keys) > 1 else keys
+                keys.sort(key=lambda key: key.rank)
+                candidate = self.candidate(model_class, group, keys)
+                if group.name in later:
+                    candidate = candidate._replace(rank=group.rank + _LATER)
+                found.append((candidate, group))
+        return found
+
+    def moment(self, wait: int | None) -> datetime | None:
+        """Return the time after so many microseconds."""
+        return None if wait is None else as_datetime(self.clock() + wait)
+
+    # -- learning -------------------------------------------------------------------------------------------
+
+    def learn(self, model_class: str, held: Held, verdict: Verdict, spent: Mapping[str, int] | None = None) -> None:
+        """Keep what came of a grant, to be learnt from with the next trip; without the store, learn from it here."""
+        self.without_store.note(held.candidate, verdict.seen)
+        self._report(model_class, held, str(verdict.cause), str(verdict.scope), verdict, spent)
+
+    def unsent(self, model_class: str, held: Held) -> None:
+        """Give back what a grant booked: the request was not sent."""
+        self._report(model_class, held, "unsent", "none", None, None)
+
+    def settle(self, model_class: str, held: Held, spent: Mapping[str, int]) -> None:
+        """Correct the units of a grant by those that the request did cost."""
+        self._report(model_class, held, "settled", "none", None, spent)
+
+    def hurry(self) -> None:
+        """Have others know soon, if there is something that they should: a request that ends brings no more trips."""
+        if self.outbox.urgent():
+            self._hurry()
+
+    def _report(
+        self,
+        model_class: str,
+        held: Held,
+        cause: str,
+        scope: str,
+        verdict: Verdict | None,
+        spent: Mapping[str, int] | None,
+    ) -> None:
+        wait, dimension = (verdict.wait, verdict.dimension) if verdict else (None, None)
+        seen: tuple[Seen, ...] = verdict.seen if verdict else ()
+        report = Report(
+            held.candidate,
+            held.grant,
+            cause=cause,
+            scope=scope,
+            wait=wait,
+            seen=seen,
+            dimension=dimension,
+            spent=spent,
+        )
+        blocking = blocks(report)
+        if held.here:
+            self.without_store.learn(report)
+        else:
+            self.outbox.add(model_class, report)
+        if not blocking:
+            return
+        alone = _of_no_grant(report, held.candidate)
+        if held.here:
+            self.outbox.add(model_class, alone)
+        else:
+            self.without_store.learn(alone)
+        if scope == Scope.GROUP or cause == UpstreamCause.INVALID:
+            self._tell_classes(model_class, held, alone)
+
+    def _tell_classes(self, model_class: str, held: Held, report: Report) -> None:
+        group = next(group for group in self.groups if group.name == held.group)
+        for other in self.classes:
+            if other != model_class:
+                candidate = self.candidate(other, group, group.keys)
+                self.outbox.add(other, _of_no_grant(report, candidate))
+                self.without_store.learn(_of_no_grant(report, candidate))
+
+
+def state_key(pool: str, model_class: str, group: str) -> str:
+    """Return the key under which the state of a limit group stands."""
+    return f"up:{pool}/{model_class}|{group}"
+
+
+def no_grant(digest: str) -> Grant:
+    """Return what stands for the grant in a report that is about none of the state's."""
+    return Grant(0, 0, digest, 0, 0, ())
+
+
+def _of_no_grant(report: Report, candidate: Candidate) -> Report:
+    return Report(
+        candidate,
+        no_grant(report.grant.key),
+        cause=report.cause,
+        scope=report.scope,
+        wait=report.wait,
+        dimension=report.dimension,
+    )
