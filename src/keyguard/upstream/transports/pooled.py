@@ -1,0 +1,29 @@
+"""A pool, as transports see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any, Protocol
+
+from keyguard.upstream.answers import Asked, UpstreamRequest
+from keyguard.upstream.origins import Origin
+from keyguard.upstream.profiles.profile import Profile
+from keyguard.upstream.transports.driving import Driven
+
+
+class Pooled(Driven, Protocol):
+    """What a transport must know of its pool."""
+
+    @property
+    def profile(self) -> Profile:
+        """What is known of the provider."""
+        ...
+
+    @property
+    def origins(self) -> Set[Origin]:
+        """The origins that get a key."""
+        ...
+
+    def asked(self, request: UpstreamRequest, options: Mapping[str, Any] | None) -> Asked:
+        """Return what the flow must know of a request; `options` are its own wishes, such as `max_wait`."""
+        ...
