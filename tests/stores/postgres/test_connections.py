@@ -286,7 +286,7 @@ def test_credentials_are_asked_for_at_each_new_connection(locked: Postgres) -> N
     assert len(asked) == before, "it is asked for connections, and not for decisions"
     current = 1
     locked.query("ALTER ROLE locked PASSWORD 'token 1'")
-    locked.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'locked'")
+    locked.query("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE usename = 'locked'")
     assert left(store) == 998
     assert len(asked) > before
     assert store.scan("rl:")

@@ -37,12 +37,13 @@ CONNECTING = 2
 class Line:
     """A connection, and what is known of it."""
 
-    __slots__ = ("connection", "proven")
+    __slots__ = ("connection", "fresh")
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self.connection = connection
-        self.proven = False
-        """Whether it has carried a decision: one that breaks then was opened to a server that has gone since."""
+        self.fresh = True
+        """Whether it was opened for those who travel on it. One that has carried others, or has lain idle, was opened
+        to a server that may have gone since."""
 
     def cut(self) -> None:
         """Hang up on what is under way, or the server would keep its locks."""

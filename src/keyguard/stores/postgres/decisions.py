@@ -167,6 +167,8 @@ class Decisions:
             else:
                 self._keeping = True
                 self._tasks.hold(self._keep(work, line))
+        for line in self._idle:
+            line.fresh = False
         if self._queue and (not self._idle or self._queue.holding):
             self._open_another()
         if self._queue or self._under_way or self._opening:
@@ -217,7 +219,7 @@ class Decisions:
             self._failed(transaction, error)
         else:
             self._end(transaction)
-            line.proven = True
+            line.fresh = False
             self._done += 1
             self._trouble = False
             self._give_back(transaction.tell())

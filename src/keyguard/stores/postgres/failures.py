@@ -47,8 +47,8 @@ def way_on(transaction: Transaction, error: Exception, missing: str, *, others: 
     elif transaction.unknown:
         told = store_error(error)
     elif lost(transaction, error):
-        # A connection that has carried decisions was opened to a server that has gone since.
-        way, told = Way.AGAIN if transaction.line.proven else Way.END, store_error(error)
+        # One that was opened for them breaks on their account, maybe, or a server is there that breaks each.
+        way, told = Way.END if transaction.line.fresh else Way.AGAIN, store_error(error)
     elif isinstance(error, (_Errors.SerializationFailure, _Errors.DeadlockDetected)):
         way, told = Way.AGAIN, store_error(error)
     elif isinstance(error, _Errors.LockNotAvailable) and transaction.writing and not transaction.held:
