@@ -16,6 +16,7 @@ import pytest
 
 from keyguard.drivers import faults
 from tests.support.servers import Postgres, RedisCluster, RedisServer, shared
+from tests.support.threads import Begun
 
 
 def pytest_configure() -> None:
@@ -78,6 +79,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         told.seek(0)
         assert status == 0, told.read()
     return True
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> Begun:
+    """The threads of this test alone."""
+    return Begun(monkeypatch)
 
 
 @pytest.fixture(scope="session")

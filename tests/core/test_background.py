@@ -48,6 +48,7 @@ def gone() -> None:
     wait_until(lambda: not threads(), "the thread to end")
 
 
+@pytest.mark.alone
 def test_one_thread_for_all_jobs_which_ends_with_the_last_of_them(notes: Notes) -> None:
     gone()
     one, other = Job("one", notes, 0.01), Job("other", notes, LONG)
@@ -76,6 +77,7 @@ def test_what_is_woken_first_runs_after_its_pause_and_soon_does_not_wait_for_it(
     assert notes.runs == [False, False, True]
 
 
+@pytest.mark.alone
 def test_two_ends_do_no_harm_and_whoever_wakes_it_begins_it_again(notes: Notes) -> None:
     job = Job("one", notes, LONG)
     assert job.end()
@@ -99,6 +101,7 @@ def test_what_wakes_it_during_its_last_run_is_not_lost(notes: Notes) -> None:
     assert notes.runs == [True, True]
 
 
+@pytest.mark.alone
 def test_a_job_that_ends_itself(notes: Notes) -> None:
     job = Job("one", notes, LONG)
     notes.then = job.end
@@ -165,6 +168,7 @@ def test_one_that_may_wait_for_others_holds_nobody_up(notes: Notes, caplog: pyte
     wait_until(lambda: not threads("keyguard-webhooks"), "its thread to end")
 
 
+@pytest.mark.alone
 def test_by_a_clock_that_is_set_by_hand_it_runs_in_place_when_it_is_due(notes: Notes) -> None:
     clock = ManualClock()
     gone()

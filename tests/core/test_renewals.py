@@ -21,6 +21,7 @@ from keyguard.stores.memory import MemoryStore
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock
 from tests.support.servers import python, wait_until
+from tests.support.threads import Begun
 
 ROOT = Path(__file__).parents[2]
 LEASE = 9_000_000
@@ -170,14 +171,12 @@ def test_a_child_renews_nothing_of_its_parents_and_begins_a_thread_of_its_own(st
     assert renewals.begun
 
 
-def test_one_thread_renews_for_all_and_sleeps_while_nothing_is_held(store: Recording) -> None:
+def test_one_thread_renews_for_all_and_sleeps_while_nothing_is_held(store: Recording, begun: Begun) -> None:
     renewals = Renewals()
-    before = set(threading.enumerate())
     first = renewals.keep(store, store.hold(60_000), 3600)  # every fiftieth of a second
     second = renewals.keep(store, store.hold(600_000_000), 3600)
     wait_until(lambda: store.batches, "a lease to be renewed")
-    begun = set(threading.enumerate()) - before
-    assert [(thread.name, thread.daemon) for thread in begun] == [("keyguard-renewals", True)]
+    assert [(thread.name, thread.daemon) for thread in begun.all] == [("keyguard-renewals", True)]
     for kept in (first, second):
         kept.let_go()
     wait_until(lambda: renewals._sleeps_until == inf, "it to sleep")
@@ -185,7 +184,7 @@ def test_one_thread_renews_for_all_and_sleeps_while_nothing_is_held(store: Recor
     renewals.keep(store, store.hold(60_000), 3600)
     wait_until(lambda: len(store.batches) > seen, "it to be woken")
     renewals.after_fork()  # and a thread of what is no more ends
-    wait_until(lambda: not begun & set(threading.enumerate()), "the thread to end")
+    wait_until(lambda: not begun.alive(), "the thread to end")
 
 
 HOLDER = """

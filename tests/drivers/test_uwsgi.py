@@ -40,6 +40,7 @@ from keyguard.testing import ManualClock
 from tests.support.harness import Ask, aask, asgi_app, ask_wsgi
 from tests.support.neighbours import UWSGI_THREADS, UWSGI_WORKERS, Served, served
 from tests.support.servers import Postgres, RedisServer, free_port, wait_until
+from tests.support.threads import Begun
 
 slow = pytest.mark.slow
 pytestmark = pytest.mark.timeout(300)
@@ -300,22 +301,22 @@ def left(store: Any, world: str) -> Any:
 
 @pytest.mark.parametrize("world", ["threads", "loop"])
 def test_postgresql_leaves_no_thread_at_work_in_a_master_that_is_about_to_fork(
-    world: str, postgres: Postgres, master: SimpleNamespace
+    world: str, postgres: Postgres, master: SimpleNamespace, begun: Begun
 ) -> None:
     """A worker that was forked while that thread ran never began, and did not end either until it was killed."""
     store = PostgresStore(postgres.url, schema=f"uwsgi_master_{world}", timeout=1)
     store.migrate()
 
     def at_work() -> bool:
-        return any(thread.name == "keyguard-postgres" for thread in threading.enumerate())
+        return bool(begun.alive("keyguard-postgres"))
 
-    assert not at_work()
     for number in range(3):
         assert (left(store, world), at_work()) == (999 - number, False)
     nowhere = PostgresStore(f"postgresql://x@localhost:{free_port()}/x", timeout=1)
     with pytest.raises(StoreError):
         left(nowhere, world)
     assert not at_work()
+    assert [thread.name for thread in begun.all].count("keyguard-postgres") == 4
     master.worker_id = lambda: 1
     assert (left(store, world), at_work()) == (996, True), "a worker keeps its connections"
     store.close()
@@ -324,7 +325,7 @@ def test_postgresql_leaves_no_thread_at_work_in_a_master_that_is_about_to_fork(
 @pytest.mark.parametrize("world", ["threads", "loop"])
 @pytest.mark.parametrize("kind", ["sqlite", "redis", "limits"])
 def test_what_a_store_does_in_threads_it_does_in_place_or_ends_them_in_a_master(
-    kind: str, world: str, valkey: RedisServer, tmp_path: Path, master: SimpleNamespace
+    kind: str, world: str, valkey: RedisServer, tmp_path: Path, master: SimpleNamespace, begun: Begun
 ) -> None:
     store: Any
     if kind == "redis":
@@ -333,7 +334,6 @@ def test_what_a_store_does_in_threads_it_does_in_place_or_ends_them_in_a_master(
         store = LimitsStore(RedisStorage(valkey.url, key_prefix=f"master-{world}"), timeout=1)
     else:
         store = SQLiteStore(tmp_path / "k.db", timeout=0.2)
-    before = set(threading.enumerate())
     assert left(store, world) == 999
     if kind == "sqlite":
         with sqlite3.connect(tmp_path / "k.db", isolation_level=None) as other:
@@ -343,7 +343,7 @@ def test_what_a_store_does_in_threads_it_does_in_place_or_ends_them_in_a_master(
             other.execute("COMMIT")
         other.close()
     assert left(store, world) == 998
-    assert set(threading.enumerate()) <= before
+    assert begun.alive() == []
     store.close()
 
 

@@ -24,6 +24,7 @@ from keyguard.stores.sqlite import SQLiteStore
 from tests.support.faulty import Service, flood
 from tests.support.harness import Answer, Ask, aask, asgi_app, ask_wsgi, wsgi_app
 from tests.support.servers import python, wait_until
+from tests.support.threads import Begun
 
 ROOT = Path(__file__).parents[3]
 QUOTA = 20
@@ -326,12 +327,12 @@ def test_those_who_wait_travel_in_one_transaction_and_a_wrong_one_concerns_nobod
     store.close()
 
 
-def test_the_thread_ends_when_the_store_is_closed_and_when_there_is_no_more_to_do(tmp_path: Path) -> None:
+def test_the_thread_ends_when_the_store_is_closed_and_when_there_is_no_more_to_do(tmp_path: Path, begun: Begun) -> None:
     store = SQLiteStore(tmp_path / "k.db", timeout=0.01)
     assert left(store) == 1000
 
     def threads() -> int:
-        return sum(thread.name == "keyguard-sqlite" for thread in threading.enumerate())
+        return len(begun.alive("keyguard-sqlite"))
 
     for _ in range(2):
         with locked(tmp_path / "k.db"), pytest.raises(StoreBusy, match="kept the file locked"):
