@@ -20,7 +20,7 @@ from keyguard.ops import Demand, Put, Take
 from keyguard.rates import window
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import play
-from tests.support.faulty import Service, admitted_by_processes
+from tests.support.faulty import Service, admitted_by_processes, soon
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def test_a_full_disk_is_a_fault(path: Path) -> None:
         assert not any(seen.told for seen in answers)
         assert not service.stack.health.ok
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        assert service.recovers() < 1.0
+        assert service.recovers() < soon()
 
     in_a_child(work)
     service.store.close()
