@@ -186,6 +186,20 @@ def test_it_knows_what_was_possible(kind: Any, possible: list[int]) -> None:
     assert free.possible("org") is None
 
 
+@pytest.mark.parametrize("kind", ["bucket", "window"])
+def test_others_may_use_the_same_keys(kind: Any) -> None:
+    clock = ManualClock()
+    provider = FakeProvider("openai", keys={"sk-a": "org"}, limits={"org": {"rpm": 3}}, kind=kind, clock=clock)
+    provider.spend("org", {"requests": 2})
+    assert [asked(provider, "openai").status for _ in range(2)] == [200, 429]
+    assert provider.possible("org") == 1
+    clock.advance(60)
+    assert provider.possible("org") == 4
+    provider.spend("org", {"requests": 5})
+    assert provider.remaining("org", "rpm") == 0
+    assert provider.possible("org") == 1
+
+
 def test_models_may_have_limits_of_their_own_and_others_do_not_exist() -> None:
     provider = FakeProvider(
         keys={"sk-a": "org"}, limits={"org": {"rpm": 1}}, per_model=True, models=["m", "n"], clock=ManualClock()

@@ -14,7 +14,7 @@ Kind: TypeAlias = Literal["bucket", "window"]
 class Meter:
     """One limit. Windows begin at whole multiples of their length since the epoch."""
 
-    __slots__ = ("_at", "_level", "dimension", "kind", "limit")
+    __slots__ = ("_at", "_begun", "_first", "_level", "dimension", "kind", "limit")
 
     def __init__(self, dimension: Dimension, limit: int, kind: Kind) -> None:
         self.dimension = dimension
@@ -23,6 +23,8 @@ class Meter:
         self.kind = kind
         self._level = limit * dimension.period  # of a bucket: what is left, times the period; all is exact that way
         self._at = 0
+        self._begun = 0
+        self._first = self._level
 
     def remaining(self, now: int) -> int:
         """Return the units that are left."""
@@ -50,12 +52,23 @@ class Meter:
         self._forward(now)
         self._level -= units * self.dimension.period
 
-    def possible(self, begin: int, now: int) -> int:
-        """Return the units that it could have given since a moment at which it was full."""
+    def spend(self, now: int, units: int) -> None:
+        """Take units for others, at most those that are there."""
+        units = min(units, self.remaining(now))
+        self.take(now, units)
+        self._first -= units * self.dimension.period
+
+    def mark(self, now: int) -> None:
+        """Let `possible` count from now."""
+        self._forward(now)
+        self._begun, self._first = now, self._level
+
+    def possible(self, now: int) -> int:
+        """Return the units that it could have given since it was marked."""
         period = self.dimension.period
         if self.kind == "window":
-            return self.limit * (now // period - begin // period + 1)
-        return self.limit + (now - begin) * self.limit // period
+            return self._first // period + self.limit * (now // period - self._begun // period)
+        return (self._first + (now - self._begun) * self.limit) // period
 
     def _forward(self, now: int) -> None:
         period = self.dimension.period
@@ -96,6 +109,8 @@ class Group:
         """Take what a request costs of all limits, or nothing: then return what is missing the longest."""
         if self.begun is None:
             self.begun = now
+            for meter in self._all():
+                meter.mark(now)
         missing = [found for meter in self._all() if (found := self._missing(meter, now, cost))]
         if missing:
             return max(missing, key=lambda each: float("inf") if each.wait is None else each.wait)
@@ -103,12 +118,17 @@ class Group:
             meter.take(now, spent_of(cost, meter.dimension.unit))
         return None
 
+    def spend(self, now: int, units: Mapping[str, int]) -> None:
+        """Take units of the limits that fields tell of for others, at most those that are there."""
+        for meter in self.meters:
+            meter.spend(now, units.get(meter.dimension.unit, 0))
+
     def possible(self, now: int, cost: Mapping[str, int]) -> int | None:
         """Return how many such requests could have been served since the first one; `None` if there is no limit."""
         if self.begun is None:
             return 0
         found = [
-            meter.possible(self.begun, now) // units
+            max(0, meter.possible(now)) // units
             for meter in self._all()
             if (units := spent_of(cost, meter.dimension.unit))
         ]

@@ -215,6 +215,14 @@ class FakeProvider:
             found = {str(meter.dimension): meter for meter in self._group(group, model).meters}
             return found[word].remaining(self._clock())
 
+    def spend(self, group: str, units: Mapping[str, int], *, model: str = "") -> None:
+        """Use up units of a group, such as `{"requests": 5}`, as another app does that has the same keys.
+
+        At most those are taken that are there.
+        """
+        with self._lock:
+            self._group(group, model).spend(self._clock(), units)
+
     def _planned(self, method: str, path: str, query: str, headers: tuple[tuple[str, str], ...], body: bytes) -> Plan:
         with self._lock:
             now = self._clock()
