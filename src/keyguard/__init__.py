@@ -46,6 +46,12 @@ if TYPE_CHECKING:
     from keyguard.stack.limit_actions import LimitChange, LimitUse
     from keyguard.stack.limits import Limits
     from keyguard.stores import open_store
+    from keyguard.upstream.answers import UpstreamOutcome
+    from keyguard.upstream.by_hand import UpstreamExhausted
+    from keyguard.upstream.causes import UpstreamCause
+    from keyguard.upstream.events import UpstreamEvent
+    from keyguard.upstream.keys import Key
+    from keyguard.upstream.pool import KeyPool
     from keyguard.usage import Usage, UsageReader, UsageReport
     from keyguard.why import Diagnosis, RequestReport
 __all__ = [
@@ -75,7 +81,9 @@ __all__ = [
     "Identity",
     "Imports",
     "IssuedKey",
+    "Key",
     "KeyNotFound",
+    "KeyPool",
     "KeyRecord",
     "KeyRegistry",
     "Keyguard",
@@ -100,6 +108,10 @@ __all__ = [
     "ResponseCache",
     "StoreBusy",
     "StoreError",
+    "UpstreamCause",
+    "UpstreamEvent",
+    "UpstreamExhausted",
+    "UpstreamOutcome",
     "Usage",
     "UsageReader",
     "UsageReport",
@@ -151,6 +163,12 @@ _PLACES = {
     "stack.limit_actions": "LimitChange LimitUse",
     "stack.limits": "Limits",
     "stores": "open_store",
+    "upstream.answers": "UpstreamOutcome",
+    "upstream.by_hand": "UpstreamExhausted",
+    "upstream.causes": "UpstreamCause",
+    "upstream.events": "UpstreamEvent",
+    "upstream.keys": "Key",
+    "upstream.pool": "KeyPool",
     "usage": "Usage UsageReader UsageReport",
     "why": "Diagnosis RequestReport",
 }

@@ -11,20 +11,19 @@ Rules:
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from typing import NamedTuple
 
 from keyguard.clock import SECOND
 from keyguard.ops.upstream import NoGrant
 from keyguard.upstream.answers import Answer, Asked, Result, UpstreamOutcome
-from keyguard.upstream.booking import Booking, cause_of
+from keyguard.upstream.booking import Booking, why
 from keyguard.upstream.causes import Scope, UpstreamCause, Verdict
 from keyguard.upstream.giving_up import LASTING, fields_of, synthetic
 from keyguard.upstream.parts import Held, PoolParts
 from keyguard.upstream.settling import Settle
 from keyguard.upstream.steps import Discard, ReadBody, Send
-from keyguard.upstream.told import EXHAUSTION_FIELD, Exhaustion, tell
+from keyguard.upstream.told import EXHAUSTION_FIELD
 
 Cause = UpstreamCause
 
@@ -33,7 +32,6 @@ _TRIES = 3
 _UNREACHABLE = (SECOND // 2, 30 * SECOND)
 _OVERLOAD = (SECOND // 5, 8 * SECOND)
 """The first and the longest pause; each is drawn between nothing and twice the one before (full jitter)."""
-_NO_ROOM = frozenset({Cause.EXHAUSTED, Cause.QUOTA, Cause.RAMP, Cause.BILLING, Cause.INVALID, Cause.UNSUPPORTED})
 
 
 async def attempt(pool: PoolParts, asked: Asked) -> Result:
@@ -90,7 +88,7 @@ class _Course:
         pool, booking = self.pool, self.booking
         verdict = pool.judge.answer(answer.status, answer.headers, b"", pool.clock(), self.asked.model)
         booking.learn(verdict._replace(cause=Cause.OK))
-        settle = Settle(pool, booking.model_class, held)
+        settle = Settle(pool, held)
         return Result(answer, self.outcome(held, Cause.OK, None), settle=settle)
 
     async def failed(self, held: Held, answer: Answer) -> Result | None:
@@ -184,8 +182,8 @@ class _Course:
     def returned(self, last: _Refused, fields: tuple[tuple[str, str], ...] = (), *, told: bool = False) -> Result:
         """Return an error as it came; `told` if the caller is to be known as one that found no room."""
         cause, wait = last.verdict.cause, last.verdict.wait
-        if told and cause in _NO_ROOM | {Cause.OVERLOAD}:
-            fields = (*fields, (EXHAUSTION_FIELD, self.tell(cause, wait)))
+        if told and cause != Cause.SYSTEM:
+            fields = (*fields, (EXHAUSTION_FIELD, self.booking.tell_exhausted(cause, wait, self.attempts)))
         return Result(last.answer, self.outcome(last.held, cause, wait), fields=fields)
 
     def give_up(self, refused: NoGrant | None) -> Result:
@@ -194,23 +192,14 @@ class _Course:
         if refused is None or not refused.causes:
             cause, wait = (last.verdict.cause, last.verdict.wait) if last else (Cause.UNSUPPORTED, None)
         else:
-            cause, wait = cause_of(refused), refused.wait
+            cause, wait = why(refused)
         held = last.held if last else None
         outcome = self.outcome(held, cause, wait)
-        id = self.tell(cause, wait)
+        id = self.booking.tell_exhausted(cause, wait, self.attempts)
         wait = None if cause in LASTING else wait
         if last is not None and last.verdict.cause == cause:
             return Result(last.answer, outcome, fields=fields_of(id, wait, last.answer))
         return Result(None, outcome, synthetic(id, cause, wait))
-
-    def tell(self, cause: UpstreamCause, wait: int | None) -> str:
-        """Tell that there is no room, and return the id of that."""
-        pool, id = self.pool, secrets.token_hex(8)
-        until = None if cause in LASTING else pool.moment(wait)
-        tell(Exhaustion(pool.name, cause, until, self.attempts, id))
-        if cause in _NO_ROOM:
-            pool.telling.begins("pool.exhausted", self.booking.model_class, cause=cause, until=until)
-        return id
 
     def outcome(self, held: Held | None, cause: UpstreamCause, wait: int | None) -> UpstreamOutcome:
         key, group = (held.key.id, held.group) if held else (None, None)

@@ -5,6 +5,7 @@ Whatever ends a request, cancellation at any `await` too, `Booking.end` leaves n
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 
 from keyguard.clock import SECOND
@@ -14,13 +15,16 @@ from keyguard.logs import plain
 from keyguard.ops.upstream import Acquire, Candidate, Grant, NoGrant
 from keyguard.upstream.answers import Asked
 from keyguard.upstream.causes import Scope, UpstreamCause, Verdict
+from keyguard.upstream.giving_up import LASTING
 from keyguard.upstream.keys import Key
 from keyguard.upstream.parts import Group, Held, PoolParts
 from keyguard.upstream.queue import Place
 from keyguard.upstream.steps import Pause
+from keyguard.upstream.told import Exhaustion, tell
 
 _LONG = 30 * SECOND
 """A group that has no room for so many microseconds is told of as used up, though no answer said so."""
+_NO_ROOM = frozenset({*LASTING, UpstreamCause.EXHAUSTED, UpstreamCause.QUOTA, UpstreamCause.RAMP})
 
 
 class Booking:
@@ -82,10 +86,13 @@ class Booking:
             found = await self._asked()
             if isinstance(found, Held) or found.wait is None or found.wait > self.left():
                 return found
+            cause, _ = why(found)
+            if cause in LASTING:
+                return found
             if self._place is None and self._join() is not None:
                 return found
             if self._place is not None and self._queue.is_first(self._place):
-                self._queue.tell(self.pool.clock() + found.wait, cause_of(found))
+                self._queue.tell(self.pool.clock() + found.wait, cause)
                 await self.pause(found.wait)
 
     def _join(self) -> NoGrant | None:
@@ -140,7 +147,7 @@ class Booking:
 
     async def _acquired(self, candidates: list[Candidate], ahead: int) -> tuple[Grant | NoGrant, bool]:
         outbox = self.pool.outbox
-        taken = outbox.take(self.model_class)
+        taken = outbox.take()
         answered = False
         try:
             granted = await Acquire(candidates, self._cost, ahead=ahead, reports=outbox.reports(taken))
@@ -150,7 +157,7 @@ class Booking:
             return self.pool.without_store.acquire(candidates, self._cost, ahead), True
         finally:
             if not answered:
-                outbox.put_back(self.model_class, taken)
+                outbox.put_back(taken)
         self.pool.telling.ends("store.failed", "")
         return granted, False
 
@@ -169,7 +176,7 @@ class Booking:
         held, self.held = self.held, None
         if held is None:
             return
-        self.pool.learn(self.model_class, held, verdict, spent)
+        self.pool.learn(held, verdict, spent)
         self._tell(held, verdict)
 
     def _tell(self, held: Held, verdict: Verdict) -> None:
@@ -191,7 +198,16 @@ class Booking:
         """Give back what the grant that is held has booked: the request was not sent."""
         held, self.held = self.held, None
         if held is not None:
-            self.pool.unsent(self.model_class, held)
+            self.pool.unsent(held)
+
+    def tell_exhausted(self, cause: UpstreamCause, wait: int | None, attempts: int) -> str:
+        """Tell that the request is given up, and return the id of that."""
+        id = secrets.token_hex(8)
+        until = None if cause in LASTING else self.pool.moment(wait)
+        tell(Exhaustion(self.pool.name, cause, until, attempts, id))
+        if cause in _NO_ROOM:
+            self.pool.telling.begins("pool.exhausted", self.model_class, cause=cause, until=until)
+        return id
 
     def end(self) -> None:
         """Leave nothing behind: no place in line, and no grant of which nobody hears."""
@@ -203,8 +219,13 @@ class Booking:
         self.pool.hurry()
 
 
-def cause_of(refused: NoGrant) -> UpstreamCause:
-    """Return why there is no room: of the group that has some first; the first one's, if none ever has."""
-    causes = [cause for cause, wait in refused.causes if wait == refused.wait] or [cause for cause, _ in refused.causes]
-    # A group that works has no room either while it is not known how much it has.
-    return UpstreamCause(causes[0]) if causes and causes[0] != UpstreamCause.OK else UpstreamCause.EXHAUSTED
+def why(refused: NoGrant) -> tuple[UpstreamCause, int | None]:
+    """Return why there is no room, and microseconds after which there is: of the group that has some first."""
+    causes = [(UpstreamCause(cause), over) for cause, over in refused.causes]
+    passing = [(cause, refused.wait if over is None else over) for cause, over in causes if cause not in LASTING]
+    ends = [(over, cause) for cause, over in passing if over is not None]
+    if ends:
+        over, cause = min(ends)
+        # A group that works has no room either while it is not known how much it has.
+        return UpstreamCause.EXHAUSTED if cause == UpstreamCause.OK else cause, over
+    return causes[0] if causes else (UpstreamCause.EXHAUSTED, refused.wait)

@@ -48,8 +48,8 @@ class Secret:
         return None
 
     def digest(self, name: str) -> str:
-        """Return what stands for it in the store of a pool of that name: 24 hexadecimal digits."""
-        return blake2b(self.reveal().encode(), key=name.encode()[:64], digest_size=12).hexdigest()
+        """Return what stands for it in the store of a pool of that name: 16 hexadecimal digits."""
+        return blake2b(self.reveal().encode(), key=name.encode()[:64], digest_size=8).hexdigest()
 
     def __repr__(self) -> str:
         return "<Secret ***>"

@@ -1,7 +1,7 @@
 """Reports that wait for the next trip to the store: that of the next request, or of a thread within a second.
 
 Rules:
-- Reports of one model class go along with the next `Acquire` of it, so that learning costs no trip of its own.
+- Reports go along with the next `Acquire`, so that learning costs no trip of its own.
 - What could not be sent is kept, and its waits are shortened by the time that has passed; what fields told then is left
   out after a while, since it is not true any more.
 - It is bounded. Successes are dropped before blocks.
@@ -17,6 +17,8 @@ from keyguard.clock import SECOND, Clock
 from keyguard.ops.upstream import Report
 from keyguard.process.fork import renew_after_fork
 
+BLOCKING = frozenset({"exhausted", "quota", "ramp", "billing", "invalid"})
+"""Causes for which a key or a group is left alone."""
 _MOST = 512
 _TOGETHER = 64
 _STALE = 60 * SECOND
@@ -41,38 +43,34 @@ class Outbox:
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[Waiting]] = {}
+        self._waiting: list[Waiting] = []
 
     def __len__(self) -> int:
-        return sum([len(waiting) for waiting in [*self._waiting.values()]])
-
-    @property
-    def classes(self) -> list[str]:
-        """The model classes of which reports wait."""
-        return [name for name, waiting in [*self._waiting.items()] if waiting]
+        return len(self._waiting)
 
     def urgent(self) -> bool:
         """Tell whether others should know of something soon."""
-        return any(blocks(one.report) for waiting in [*self._waiting.values()] for one in [*waiting])
+        return any(blocks(one.report) for one in self._waiting)
 
-    def add(self, model_class: str, report: Report) -> None:
+    def add(self, report: Report) -> None:
         """Keep a report until it is sent."""
-        self._put(model_class, [Waiting(self._clock(), report)], first=False)
+        with self._lock:
+            self._keep([*self._waiting, Waiting(self._clock(), report)])
         self._wake()
 
-    def take(self, model_class: str) -> list[Waiting]:
+    def take(self) -> list[Waiting]:
         """Return the reports to be sent now, the oldest first. They must be put back if they could not be sent."""
+        if not self._waiting:
+            return []
         with self._lock:
-            waiting = self._waiting.get(model_class)
-            if not waiting:
-                return []
-            taken, self._waiting[model_class] = waiting[:_TOGETHER], waiting[_TOGETHER:]
+            taken, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
         return taken
 
-    def put_back(self, model_class: str, taken: Sequence[Waiting]) -> None:
+    def put_back(self, taken: Sequence[Waiting]) -> None:
         """Keep reports that could not be sent."""
         if taken:
-            self._put(model_class, taken, first=True)
+            with self._lock:
+                self._keep([*taken, *self._waiting])
             self._wake()
 
     def reports(self, taken: Sequence[Waiting]) -> list[Report]:
@@ -80,17 +78,15 @@ class Outbox:
         now = self._clock()
         return [_aged(report, max(0, now - at)) for at, report in taken]
 
-    def _put(self, model_class: str, reports: Sequence[Waiting], *, first: bool) -> None:
-        with self._lock:
-            waiting = self._waiting.setdefault(model_class, [])
-            waiting[:] = [*reports, *waiting] if first else [*waiting, *reports]
-            while len(waiting) > _MOST:
-                del waiting[next((place for place, one in enumerate(waiting) if not blocks(one.report)), 0)]
+    def _keep(self, waiting: list[Waiting]) -> None:
+        while len(waiting) > _MOST:
+            del waiting[next((place for place, one in enumerate(waiting) if not blocks(one.report)), 0)]
+        self._waiting = waiting
 
 
 def blocks(report: Report) -> bool:
     """Tell whether a report is about a key or group that does not work, or does again."""
-    return report.cause in ("exhausted", "quota", "ramp", "billing", "invalid", "enable") or report.grant.probe
+    return report.cause in BLOCKING or report.cause == "enable" or report.grant.probe
 
 
 def _aged(report: Report, age: int) -> Report:

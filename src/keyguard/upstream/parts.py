@@ -14,10 +14,10 @@ from keyguard.ops.upstream import Candidate, Grant, Report
 from keyguard.units import as_datetime
 from keyguard.upstream.affinity import preferred
 from keyguard.upstream.answers import Fields
-from keyguard.upstream.causes import Scope, UpstreamCause, Verdict
+from keyguard.upstream.causes import UpstreamCause, Verdict
 from keyguard.upstream.events import Telling
 from keyguard.upstream.keys import Key
-from keyguard.upstream.outbox import Outbox, blocks
+from keyguard.upstream.outbox import BLOCKING, Outbox
 from keyguard.upstream.pairs import Pairs
 from keyguard.upstream.queue import Queue
 from keyguard.upstream.without_store import WithoutStore
@@ -157,18 +157,18 @@ class PoolParts:
 
     # -- learning -------------------------------------------------------------------------------------------
 
-    def learn(self, model_class: str, held: Held, verdict: Verdict, spent: Mapping[str, int] | None = None) -> None:
+    def learn(self, held: Held, verdict: Verdict, spent: Mapping[str, int] | None = None) -> None:
         """Keep what came of a grant, to be learnt from with the next trip; without the store, learn from it here."""
         self.without_store.note(held.candidate, verdict.seen)
-        self._report(model_class, held, str(verdict.cause), str(verdict.scope), verdict, spent)
+        self._report(held, str(verdict.cause), str(verdict.scope), verdict, spent)
 
-    def unsent(self, model_class: str, held: Held) -> None:
+    def unsent(self, held: Held) -> None:
         """Give back what a grant booked: the request was not sent."""
-        self._report(model_class, held, "unsent", "none", None, None)
+        self._report(held, "unsent", "none", None, None)
 
-    def settle(self, model_class: str, held: Held, spent: Mapping[str, int]) -> None:
+    def settle(self, held: Held, spent: Mapping[str, int]) -> None:
         """Correct the units of a grant by those that the request did cost."""
-        self._report(model_class, held, "settled", "none", None, spent)
+        self._report(held, "settled", "none", None, spent)
 
     def hurry(self) -> None:
         """Have others know soon, if there is something that they should: a request that ends brings no more trips."""
@@ -177,7 +177,6 @@ class PoolParts:
 
     def _report(
         self,
-        model_class: str,
         held: Held,
         cause: str,
         scope: str,
@@ -196,28 +195,18 @@ class PoolParts:
             dimension=dimension,
             spent=spent,
         )
-        blocking = blocks(report)
         if held.here:
             self.without_store.learn(report)
-        else:
-            self.outbox.add(model_class, report)
-        if not blocking:
+            if report.cause in BLOCKING:
+                self.outbox.add(of_no_grant(report, report.cause))
+            elif report.cause == UpstreamCause.OK and held.grant.probe:
+                self.outbox.add(of_no_grant(report, "enable"))
             return
-        alone = _of_no_grant(report, held.candidate)
-        if held.here:
-            self.outbox.add(model_class, alone)
-        else:
-            self.without_store.learn(alone)
-        if scope == Scope.GROUP or cause == UpstreamCause.INVALID:
-            self._tell_classes(model_class, held, alone)
-
-    def _tell_classes(self, model_class: str, held: Held, report: Report) -> None:
-        group = next(group for group in self.groups if group.name == held.group)
-        for other in self.classes:
-            if other != model_class:
-                candidate = self.candidate(other, group, group.keys)
-                self.outbox.add(other, _of_no_grant(report, candidate))
-                self.without_store.learn(_of_no_grant(report, candidate))
+        self.outbox.add(report)
+        if report.cause in BLOCKING:
+            self.without_store.block(of_no_grant(report, report.cause))
+        elif report.cause == UpstreamCause.OK:
+            self.without_store.works(of_no_grant(report, "enable"))
 
 
 def state_key(pool: str, model_class: str, group: str) -> str:
@@ -230,11 +219,12 @@ def no_grant(digest: str) -> Grant:
     return Grant(0, 0, digest, 0, 0, ())
 
 
-def _of_no_grant(report: Report, candidate: Candidate) -> Report:
+def of_no_grant(report: Report, cause: str) -> Report:
+    """Return what a report tells to a state that knows nothing of its grant."""
     return Report(
-        candidate,
+        report.candidate,
         no_grant(report.grant.key),
-        cause=report.cause,
+        cause=cause,
         scope=report.scope,
         wait=report.wait,
         dimension=report.dimension,

@@ -11,8 +11,8 @@ from keyguard.upstream.parts import Held, PoolParts
 class Settle:
     """What a transport calls at the end of a body. Only the first call counts."""
 
-    def __init__(self, pool: PoolParts, model_class: str, held: Held) -> None:
-        self._of = (pool, model_class, held)
+    def __init__(self, pool: PoolParts, held: Held) -> None:
+        self._of = (pool, held)
         self._done = False
 
     def __call__(self, spent: Mapping[str, int] | None, verdict: Verdict | None) -> None:
@@ -20,9 +20,9 @@ class Settle:
         if self._done:
             return
         self._done = True
-        pool, model_class, held = self._of
+        pool, held = self._of
         if spent:
-            pool.settle(model_class, held, spent)
+            pool.settle(held, spent)
         if verdict is not None and verdict.cause != UpstreamCause.OK:
-            pool.learn(model_class, held, verdict)
+            pool.learn(held, verdict)
             pool.hurry()

@@ -28,6 +28,8 @@ class WithoutStore:
     def after_fork(self) -> None:
         self._lock = threading.Lock()
         self._table: dict[str, tuple[bytes, int | None]] = {}
+        self._blocked: set[str] = set()
+        """The states of groups of which something is blocked that a grant of the store told of."""
         self._told: dict[str, dict[Dimension, int]] = {}
         """The limits that answers told last, by the key of the group's state."""
 
@@ -60,6 +62,17 @@ class WithoutStore:
         )
         with self._lock:
             run(Learn([shared]), self._table, self._clock())
+
+    def block(self, report: Report) -> None:
+        """Learn that a key or a group does not work, as an answer told that came by a grant of the store."""
+        self._blocked.add(report.candidate.state)
+        self.learn(report)
+
+    def works(self, report: Report) -> None:
+        """Forget that, once an answer tells that it works again."""
+        if report.candidate.state in self._blocked:
+            self._blocked.discard(report.candidate.state)
+            self.learn(report)
 
     def _share(self, candidate: Candidate) -> Candidate:
         limits = self.limits(candidate).items()

@@ -83,8 +83,8 @@ async def adrive(pool: Driven, asked: Asked, hands: AsyncHands) -> Result:
     return await afollow(pool.place, attempt(pool.parts, asked), hands)
 
 
-def follow(store: StorePlace, flow: Flow[R], hands: Hands) -> R:
-    """Drive a flow to its end in this thread, and return its result."""
+def follow(store: StorePlace, flow: Flow[R], hands: Hands | None = None) -> R:
+    """Drive a flow to its end in this thread, and return its result. Without hands it cannot send."""
     check_process()
     following: _Following[R] = _Following(flow)
     try:
@@ -93,16 +93,18 @@ def follow(store: StorePlace, flow: Flow[R], hands: Hands) -> R:
             try:
                 if isinstance(step, Op):
                     value = store.execute(step)
+                elif isinstance(step, Pause):
+                    pause(step.seconds)
+                elif isinstance(step, Wait):
+                    value = step.block()
+                elif hands is None:
+                    raise _unknown(step)
                 elif isinstance(step, Send):
                     value = following.opened(hands.send(step.key, step.number))
                 elif isinstance(step, ReadBody):
                     value = hands.read(step.answer, step.most)
                 elif isinstance(step, Discard):
                     hands.discard(following.closed(step.answer))
-                elif isinstance(step, Pause):
-                    pause(step.seconds)
-                elif isinstance(step, Wait):
-                    value = step.block()
                 else:
                     raise _unknown(step)
             except Exception as error:
@@ -112,11 +114,12 @@ def follow(store: StorePlace, flow: Flow[R], hands: Hands) -> R:
         return following.result
     finally:
         for answer in following.end():
+            assert hands is not None
             with suppress(Exception):
                 hands.discard(answer)
 
 
-async def afollow(store: StorePlace, flow: Flow[R], hands: AsyncHands) -> R:
+async def afollow(store: StorePlace, flow: Flow[R], hands: AsyncHands | None = None) -> R:
     """Drive a flow to its end in an event loop, of asyncio or of trio, and return its result."""
     check_process()
     following: _Following[R] = _Following(flow)
@@ -126,16 +129,18 @@ async def afollow(store: StorePlace, flow: Flow[R], hands: AsyncHands) -> R:
             try:
                 if isinstance(step, Op):
                     value = await store.aexecute(step)
+                elif isinstance(step, Pause):
+                    await _sleep(step.seconds)
+                elif isinstance(step, Wait):
+                    value = await step.in_loop()
+                elif hands is None:
+                    raise _unknown(step)
                 elif isinstance(step, Send):
                     value = following.opened(await hands.send(step.key, step.number))
                 elif isinstance(step, ReadBody):
                     value = await hands.read(step.answer, step.most)
                 elif isinstance(step, Discard):
                     await hands.discard(following.closed(step.answer))
-                elif isinstance(step, Pause):
-                    await _sleep(step.seconds)
-                elif isinstance(step, Wait):
-                    value = await step.in_loop()
                 else:
                     raise _unknown(step)
             except Exception as error:
@@ -145,6 +150,7 @@ async def afollow(store: StorePlace, flow: Flow[R], hands: AsyncHands) -> R:
         return following.result
     finally:
         for answer in following.end():
+            assert hands is not None
             with suppress(Exception):
                 await hands.discard(answer)
 
