@@ -106,9 +106,18 @@ def _judged(profile: Profile, answer: _Reading) -> Verdict:
         groups = _holds(rule, answer)
         if groups is not None:
             dimension = rule.dimension or _dimension(groups.get("dimension"))
-            return _verdict(profile, answer, rule.cause, rule.scope, dimension, rule.known)
+            verdict = _verdict(profile, answer, rule.cause, rule.scope, dimension)
+            wait = _of_rule(rule, answer) if verdict.wait is None else verdict.wait
+            return verdict._replace(wait=wait, known=_is_known(profile, answer))
     cause, known = _by_status(answer.status)
-    return _verdict(profile, answer, cause, SCOPES[cause], None, _is_known(profile, answer.error, known))
+    verdict = _verdict(profile, answer, cause, SCOPES[cause], None)
+    return verdict._replace(known=known and not _has_code(profile, answer) and _is_known(profile, answer))
+
+
+def _of_rule(rule: Rule, answer: _Reading) -> int | None:
+    text = field(answer.headers, rule.until) if rule.until else None
+    wait = waits.moment(text, answer.now) if text else None
+    return rule.otherwise if wait is None else wait
 
 
 def _holds(rule: Rule, answer: _Reading) -> Mapping[str, str] | None:
@@ -133,7 +142,7 @@ def _first_match(pattern: re.Pattern[str], texts: Iterable[str]) -> re.Match[str
 
 
 def _verdict(
-    profile: Profile, answer: _Reading, cause: UpstreamCause, scope: Scope, dimension: Dimension | None, known: bool
+    profile: Profile, answer: _Reading, cause: UpstreamCause, scope: Scope, dimension: Dimension | None
 ) -> Verdict:
     empty = used_up(profile, answer.seen) if cause in _LIMITS else None
     if dimension is None and empty is not None:
@@ -147,7 +156,7 @@ def _verdict(
         wait = empty.reset
     if wait is None and cause is UpstreamCause.QUOTA and profile.day:
         wait = _end_of_day(profile.day, answer.now)
-    return Verdict(cause, scope, wait, answer.seen, dimension, known)
+    return Verdict(cause, scope, wait, answer.seen, dimension)
 
 
 def _told(profile: Profile, answer: _Reading) -> int | None:
@@ -177,15 +186,18 @@ def _by_status(status: int) -> tuple[UpstreamCause, bool]:
     return _BY_STATUS.get(status, (unknown, False))
 
 
-def _is_known(profile: Profile, error: Any, by_status: bool) -> bool:
-    """Return whether an error says no more than its status: one that has a code must have one of those known."""
-    coded = False
-    for path, pattern in profile.known:
-        for text in members.values(error, path):
-            if pattern.fullmatch(text):
-                return True
-            coded = True
-    return by_status and not coded
+def _is_known(profile: Profile, answer: _Reading) -> bool:
+    """Return whether all members that have one of few values have one of those."""
+    return all(
+        pattern.fullmatch(text) for path, pattern in profile.known for text in members.values(answer.error, path)
+    )
+
+
+def _has_code(profile: Profile, answer: _Reading) -> bool:
+    """Return whether an error says more than its status, in a member of which not all values are known."""
+    closed = {path for path, _ in profile.known}
+    texts = [text for path in _CODE_MEMBERS if path not in closed for text in members.values(answer.error, path)]
+    return any(text != str(answer.status) for text in texts)
 
 
 def _dimension(word: str | None) -> Dimension | None:

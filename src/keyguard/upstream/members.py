@@ -40,13 +40,15 @@ def parsed(body: bytes | str) -> Any:
 
 
 def values(found: Any, path: str) -> Iterator[str]:
-    """Yield the texts and numbers at a path such as `error.details.reason`, of each item of the lists on the way."""
+    """Yield the texts, numbers and truth values at a path such as `details.reason`, of each item of lists on it."""
     here = [found]
     for step in path.split(".") if path else []:
         here = [item.get(step) for item in _flat(here) if isinstance(item, dict)][:_VALUES]
     for value in _flat(here):
         if isinstance(value, str):
             yield value[:_LONGEST]
+        elif isinstance(value, bool):
+            yield "true" if value else "false"
 
 
 def value(found: Any, path: str) -> str | None:

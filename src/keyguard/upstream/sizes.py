@@ -63,6 +63,7 @@ def used(profile: Profile, body: bytes | str) -> dict[str, int]:
     if sizes.counts == "requests" or len(body) > MOST:
         return {}
     found = members.parsed(body)
+    found = found[-1] if isinstance(found, list) and found else found  # a stream as one list: its last part has the sum
     for path in sizes.usage:
         usage = members.child(found, path)
         if isinstance(usage, dict):

@@ -19,8 +19,9 @@ GENERIC = Profile(
         rule(Cause.EXHAUSTED, 403, fields={"x-ratelimit-remaining": "0"}),
         rule(Cause.EXHAUSTED, 403, fields={"ratelimit-remaining": "0"}),
         rule(Cause.EXHAUSTED, 403, fields={"retry-after": ".+"}),
+        rule(Cause.BILLING, 402),
     ),
     # Codes of an API of which nothing is known tell nothing: its statuses do.
-    known=patterns(type=".*", code=".*"),
+    known=patterns({"type": ".*", "code": ".*", "status": ".*"}),
     waits=(("retry_after", "moment"), ("retryAfter", "moment")),
 )

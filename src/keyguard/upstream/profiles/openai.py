@@ -11,6 +11,11 @@ BILLING = (
     "insufficient_quota|credit_balance_exhausted|organization_usage_limit_exceeded|"
     "organization_spend_limit_exceeded|project_spend_limit_exceeded|billing_hard_limit_reached|billing_not_active"
 )
+TYPES = (
+    "error|invalid_request_error|authentication_error|permission_error|not_found_error|conflict_error|"
+    "request_forbidden|image_generation_user_error|server_error|api_error|service_unavailable_error|overloaded_error|"
+    "requests|tokens|images|rate_limit_error|rate_limit_exceeded|slow_down|insufficient_quota|billing_not_active"
+)
 INVALID = "invalid_api_key|account_deactivated|invalid_organization"
 
 OPENAI_RULES = (
@@ -22,10 +27,8 @@ OPENAI_RULES = (
     rule(Cause.RAMP, 429, 503, when={"code": "slow_down"}),
     rule(Cause.RAMP, 429, 503, when={"type": "slow_down"}),
     # Its type and code are those of a limit that is used up: the opening words alone tell that it never succeeds.
-    rule(Cause.TOO_LARGE, 413, 429, when={"message": r"Request too large for .*\((?P<dimension>[A-Z]{2,4})\).*"}),
-    rule(Cause.TOO_LARGE, 413, 429, when={"message": "Request too large for .*"}),
+    rule(Cause.TOO_LARGE, 413, 429, when={"message": r"Request too large for (?:.*\((?P<dimension>[A-Z]{2,4})\))?.*"}),
     rule(Cause.EXHAUSTED, 429, when={"code": "rate_limit_exceeded", "message": LIMIT + ".*"}),
-    rule(Cause.EXHAUSTED, 429, when={"code": "rate_limit_exceeded", "type": "requests"}),
     rule(Cause.EXHAUSTED, 429, when={"code": "rate_limit_exceeded"}),
     rule(Cause.EXHAUSTED, 429, when={"type": "rate_limit_error|rate_limit_exceeded|requests|tokens"}),
     rule(Cause.OVERLOAD, 500, 503, when={"code": "server_is_overloaded|server_overloaded"}),
@@ -35,8 +38,11 @@ OPENAI_RULES = (
     # It is about where the request comes from: another key is refused as well.
     rule(Cause.REQUEST, 403, when={"code": "unsupported_country_region_territory"}),
     rule(Cause.UNSUPPORTED, 403, when={"type": "permission_error|invalid_request_error|request_forbidden"}),
-    rule(Cause.REQUEST, 400, 404, 409, 413, 422, when={"type": "invalid_request_error|image_generation_user_error"}),
-    rule(Cause.REQUEST, 400, 404, 409, 413, 422, when={"type": "not_found_error|conflict_error"}),
+    rule(
+        Cause.REQUEST,
+        *(400, 404, 409, 413, 422),
+        when={"type": "invalid_request_error|image_generation_user_error|not_found_error|conflict_error"},
+    ),
     rule(Cause.SYSTEM, when={"code": "server_error"}),
 )
 
@@ -60,7 +66,7 @@ OPENAI = Profile(
         limit_fields("tpm", "x-ratelimit-{}-tokens", full=True),
     ),
     rules=OPENAI_RULES,
-    known=patterns(type="invalid_request_error|server_error", code="server_error"),
+    known=patterns({"type": TYPES}),
     waits=(("message", "sentence"),),
     sizes=OPENAI_SIZES,
 )

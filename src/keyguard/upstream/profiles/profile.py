@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from keyguard.clock import SECOND
 from keyguard.learnt import Dimension, dimension_of
 from keyguard.upstream.causes import Scope, UpstreamCause
 
@@ -47,7 +48,15 @@ class Rule:
     fields: tuple[tuple[str, re.Pattern[str]], ...]
     """Header fields, and what each must match as a whole."""
     dimension: Dimension | None
-    known: bool
+    until: str
+    """A header field that tells when it works again, in any of the meanings of `X-RateLimit-Reset`; empty: none."""
+    otherwise: int | None
+    """The wait if the answer tells none, in microseconds."""
+
+
+def patterns(members: Mapping[str, str]) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """Write patterns that match a whole value, by member."""
+    return tuple((path, re.compile(pattern, re.DOTALL)) for path, pattern in members.items())
 
 
 def rule(
@@ -57,17 +66,20 @@ def rule(
     fields: Mapping[str, str] | None = None,
     scope: Scope | None = None,
     dimension: str = "",
-    known: bool = True,
+    until: str = "",
+    otherwise: int | None = None,
 ) -> Rule:
-    """Write one line of a table: `when` and `fields` are patterns that match a whole value, by member and by field."""
+    """Write one line of a table: `when` and `fields` are patterns that match a whole value, by member and by field;
+    `otherwise` is in seconds."""
     return Rule(
         cause,
         scope or SCOPES[cause],
         frozenset(statuses),
-        tuple((path, re.compile(pattern, re.DOTALL)) for path, pattern in (when or {}).items()),
-        tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in (fields or {}).items()),
+        patterns(when or {}),
+        patterns(fields or {}),
         dimension_of(dimension) if dimension else None,
-        known,
+        until,
+        None if otherwise is None else otherwise * SECOND,
     )
 
 
@@ -91,7 +103,7 @@ class LimitFields:
 
 
 def limit_fields(
-    word: str,
+    what: str | Dimension,
     pattern: str,
     *,
     reads: str = "duration",
@@ -100,9 +112,9 @@ def limit_fields(
     only: tuple[str, frozenset[str]] | None = None,
     reset: bool = True,
 ) -> LimitFields:
-    """Write the fields of one limit: `word` is its short word, `{}` stands for `limit`, `remaining` and `reset`."""
+    """Write the fields of one limit: `what` may be its short word, `{}` stands for `limit`, `remaining` and `reset`."""
     return LimitFields(
-        dimension_of(word),
+        dimension_of(what) if isinstance(what, str) else what,
         pattern.format("limit"),
         pattern.format("remaining"),
         pattern.format("reset") if reset else "",
@@ -168,14 +180,9 @@ class Profile:
     rules: tuple[Rule, ...] = ()
     """The table of errors: the first line that holds decides. Behind it stand the meanings of the statuses alone."""
     known: tuple[tuple[str, re.Pattern[str]], ...] = ()
-    """Members, and the values that say no more than the status: an error that has none of these is not known."""
+    """Members that have one of few values, and those: an error with another one is not known, whichever rule holds."""
     waits: tuple[tuple[str, str], ...] = ()
     """Members of the error object that tell when it works again, and how each is written (`READERS`)."""
     day: str = ""
     """The time zone in which the provider's day ends, on which daily quotas are renewed; empty if that is not known."""
     sizes: Sizes = Sizes()
-
-
-def patterns(**members: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    """Write `Profile.known`."""
-    return tuple((path, re.compile(pattern)) for path, pattern in members.items())
