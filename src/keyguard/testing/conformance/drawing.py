@@ -136,6 +136,7 @@ class Steps(CacheSteps):
             *((1, self.put_counter), (2, self.record), (4, self.login)),
             *((1, self.stamp), (1, self.ensure), (2, self.enlist), (1, self.purge), (1, self.renew_purges)),
             *((2, self.lease), (2, self.release), (1, self.alert), (1, self.remember)),
+            *((1, self.choose), (1, self.report)),
             *([(4, self.users)] if ops else []),
         ]
         if edited:
@@ -322,8 +323,6 @@ class Steps(CacheSteps):
             guesses = [guess for guess in guesses if _known(guess)]
         return Authenticate("k|login", dict.fromkeys([0, 1 << 16, *places], digest), guesses)
 
-    # -- others -----------------------------------------------------------------------------------------------
-
     def users(self) -> Op[Any]:
         drawn = self.random.choice(self.ops)
         return drawn if isinstance(drawn, Op) else drawn(self.random)
@@ -339,6 +338,7 @@ class Steps(CacheSteps):
                 if moment > 0
             ]
             self.edges = [*self.edges[-30:], *told]
+        self.chosen(op, result)
         self.touched = [key for key in op.keys if key in _PLAIN or key in CACHED]
         for key in self.touched:
             self.values[key] = reference.value(key)

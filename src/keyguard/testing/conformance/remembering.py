@@ -8,11 +8,12 @@ from typing import Any
 from keyguard.clock import SECOND
 from keyguard.ops import Op
 from keyguard.ops.remembering import Remember
+from keyguard.testing.conformance.upstream import UpstreamSteps
 
 _LINES = (b"one", b"two", b"three", b"{}", b"\xff\0", b"", b"two\nlines")
 
 
-class RememberSteps:
+class RememberSteps(UpstreamSteps):
     """Draws what is to be remembered."""
 
     random: random.Random

@@ -38,7 +38,7 @@ def check_random_steps(
             what = f"step {step} of seed {seed}"
             compare(source, reference, batch, executed(store, batch, what), what)
             if step % 50 == 0:
-                for prefix in ("k|", "rc:"):
+                for prefix in ("k|", "rc:", "up:"):
                     same(f"{what}, scan", reference.scan(prefix), [*store.scan(prefix)])
                     dump = traits_of(store).dump
                     if dump is not None:

@@ -1,0 +1,186 @@
+"""The state of one limit group in one model class.
+
+It is a value of bytes, little-endian; all numbers are whole, and below 2**53.
+
+A head of 128 bytes: the version, 1 (1), the number of the block's cause (1), its tries (2), four bytes of nothing; then
+numbers of 8 bytes: the time at which it was last written; the number of the last grant; how many were answered; a
+moment and the number of the grant then, twice, the later one first: between 10 and 20 seconds ago; all
+that was ever booked, of each of the four units; the block: since, until, probe; when it was slowed down last.
+
+Then 88 bytes for each dimension: the place of its unit (1), flags (1), pace (2), four bytes of nothing; then numbers of
+8 bytes: period, limit, told, when, used, end_then, booked_then, cap, set_at, paced (`meter.py` says what they are).
+
+A damaged value counts as none. One of a later version is left as it is, and its group has no limits here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+
+from keyguard.clock import SECOND
+from keyguard.learnt.blocks import CAUSES, DAY, FAR, Block
+from keyguard.learnt.dimension import UNITS, Dimension
+from keyguard.learnt.marks import MOST
+from keyguard.learnt.meter import CONFIGURED, EVEN, LEARNT, MOST_UNITS, TOLD, Meter
+
+_HEAD = Struct("<BBH4x15q")
+_METER = Struct("<BBH4x10q")
+_VERSION = 1
+_MOST_METERS = 8
+_LONGEST = 32 * DAY
+AT_ONCE = 4
+"""Grants that are given while no answer came yet, each second."""
+_SHARE = 10 * SECOND  # how often the number of grants is noted, to know how fast they were given
+
+UNIT_PLACES = {unit: place for place, unit in enumerate(UNITS.values())}
+
+
+class Group:
+    """The state of one limit group, while an operation looks at it or changes it."""
+
+    __slots__ = ("answered", "at", "block", "booked", "changed", "foreign", "meters", "notes", "number", "slowed")
+
+    def __init__(self, data: bytes | None, now: int) -> None:
+        self.foreign = bool(data) and data is not None and data[0] > _VERSION
+        """Whether it is of a later version."""
+        self.changed = False
+        self._clear(now)
+        if data and not self.foreign and not self._read(data):
+            self._clear(now)
+        if now < self.at - SECOND:
+            self._set_back(self.at - now)
+        for meter in self.meters:
+            meter.pass_time(now)
+
+    def _clear(self, now: int) -> None:
+        self.at = now
+        self.number = self.answered = self.slowed = 0
+        self.notes = [0, 0, 0, 0]
+        self.booked = [0, 0, 0, 0]
+        self.block = Block()
+        self.meters: list[Meter] = []
+
+    def _read(self, data: bytes) -> bool:
+        size, rest = _HEAD.size, len(data) - _HEAD.size
+        if data[0] != _VERSION or rest < 0 or rest % _METER.size or rest > _MOST_METERS * _METER.size:
+            return False
+        _, cause, tries, *numbers = _HEAD.unpack_from(data)
+        if cause >= len(CAUSES) or min(numbers) < 0 or max(numbers) >= MOST:
+            return False
+        self.at, self.number, self.answered = numbers[:3]
+        self.notes, self.booked, self.slowed = numbers[3:7], numbers[7:11], numbers[14]
+        self.block = Block(cause, tries, *numbers[11:14])
+        for at in range(size, len(data), _METER.size):
+            values = _METER.unpack_from(data, at)
+            if values[0] >= len(UNIT_PLACES) or min(values) < 0 or max(values) >= MOST:
+                return False
+            if not 1 <= values[3] <= _LONGEST or not 1 <= values[4] <= MOST_UNITS:
+                return False
+            self.meters.append(Meter(*values))
+        moments = [self.slowed, self.notes[0], self.notes[2], self.block.since, self.block.until, self.block.probe]
+        for m in self.meters:
+            moments += [m.when, m.end_then, m.set_at, m.paced]
+        return max(moments) <= self.at + FAR
+
+    def _set_back(self, by: int) -> None:
+        """Go on as before although time was set back: all that is yet to come is as far away as it was."""
+        self.changed = True
+        self.at -= by
+        self.slowed = max(0, self.slowed - by)
+        self.notes = [max(0, self.notes[0] - by), self.notes[1], max(0, self.notes[2] - by), self.notes[3]]
+        self.block.set_back(by)
+        for meter in self.meters:
+            meter.set_back(by)
+
+    def pack(self, now: int) -> bytes:
+        block = self.block
+        head = (max(self.at, now), self.number, self.answered, *self.notes, *self.booked)
+        whole = [
+            _HEAD.pack(_VERSION, block.cause, block.tries, *head, block.since, block.until, block.probe, self.slowed)
+        ]
+        for m in self.meters:
+            then = (m.end_then, m.booked_then, m.cap, m.set_at, m.paced)
+            whole.append(_METER.pack(m.unit, m.flags, m.pace, m.period, m.limit, m.told, m.when, m.used, *then))
+        return b"".join(whole)
+
+    def lasts(self, now: int) -> int:
+        """Return for how long the state is kept."""
+        return max(2 * DAY, self.block.until - now + DAY)
+
+    # -- dimensions ---------------------------------------------------------------------------------------------------
+
+    def meter(self, dimension: Dimension) -> Meter | None:
+        unit = UNIT_PLACES[dimension.unit]
+        for meter in self.meters:
+            if meter.unit == unit and meter.period == dimension.period:
+                return meter
+        return None
+
+    def add(self, dimension: Dimension, flags: int, limit: int) -> Meter | None:
+        """Begin to count a dimension; `None` if there are too many, or it cannot be."""
+        if len(self.meters) >= _MOST_METERS or not 1 <= dimension.period <= _LONGEST:
+            return None
+        meter = Meter(UNIT_PLACES[dimension.unit], flags, EVEN, dimension.period, min(limit, MOST_UNITS))
+        self.meters.append(meter)
+        return meter
+
+    def configure(self, limits: Sequence[tuple[Dimension, int]]) -> None:
+        """Have the limits hold that are configured now: of these and those that were told, the lower ones."""
+        for meter in self.meters:
+            if meter.flags & CONFIGURED:
+                meter.flags -= CONFIGURED
+                meter.limit = meter.told or meter.limit
+        for dimension, limit in limits:
+            limit = min(limit, MOST_UNITS)
+            found = self.meter(dimension) or self.add(dimension, CONFIGURED, limit)
+            if found is not None:
+                found.flags = found.flags & ~LEARNT | CONFIGURED
+                found.limit = min(limit, found.told or limit)
+        self.meters = [meter for meter in self.meters if meter.flags & (TOLD | CONFIGURED | LEARNT)]
+
+    # -- booking ------------------------------------------------------------------------------------------------------
+
+    def start(self, costs: Sequence[int], now: int) -> tuple[int, bool, Meter | None]:
+        """Return the moment from which on there is room, whether it may be booked before that, and what it hangs on.
+
+        -1 instead of a moment if it is more than a limit ever allows.
+        """
+        start, ahead, last = now, True, None
+        if not self.answered and self.number and not self.number % AT_ONCE:
+            start, ahead = max(now, self.at + SECOND), False
+        for meter in self.meters:
+            units = costs[meter.unit]
+            if not units:
+                continue
+            if units > meter.limit and not meter.flags & LEARNT:
+                return -1, False, meter
+            moment = meter.start(units, now)
+            if moment > start:
+                start, last = moment, meter
+            if moment > now and meter.is_window():
+                ahead = False
+        return start, ahead, last
+
+    def book(self, costs: Sequence[int], start: int, now: int) -> None:
+        """Book a request that starts at a moment."""
+        self.changed = True
+        if now - self.notes[0] >= _SHARE:
+            self.notes = [now, self.number, *self.notes[:2]]
+        self.number += 1
+        for place, units in enumerate(costs):
+            self.booked[place] += units
+        for meter in self.meters:
+            if costs[meter.unit]:
+                meter.book(costs[meter.unit], start, now)
+
+    def in_flight(self) -> int:
+        """Return how many grants are not answered yet; those of long ago never will be."""
+        return max(0, self.number - max(self.answered, self.notes[3]))
+
+    def had(self, unit: int, now: int) -> int:
+        """Return how many units a minute were booked lately."""
+        at, number = (self.notes[2], self.notes[3]) if self.notes[2] else (self.notes[0], self.notes[1])
+        each = max(1, self.booked[unit] // max(1, self.number))
+        rate = (self.number - number) * 60 * SECOND // max(SECOND, now - at)
+        return max(1, min(rate * each, MOST_UNITS))

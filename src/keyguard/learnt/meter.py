@@ -1,0 +1,180 @@
+"""One dimension of a group: what of its limit is spent, and how fast it may be spent.
+
+Two things bound it, and a request waits for both:
+
+- What the provider counts. A *bucket* fills evenly: its state is the moment at which it is full again, and a request of
+  some units puts that off by the time in which they come back. A *window* begins anew with each period: its state
+  is its end, and what was used in it. The provider's fields correct it, and say in time which of both it is.
+- The pace, which is our own, and corrected by refusals alone: it is as fast as the limit at most, has a burst of its
+  own, and is off until a refusal shows that there is more than what is counted here: others who share the limit, a
+  window of seconds that is told nowhere, or a limit that is told nowhere at all (`LEARNT`).
+
+All are whole numbers below 2**53, so that scripts of stores find the same.
+"""
+
+from __future__ import annotations
+
+from keyguard.clock import SECOND
+
+TOLD, LEARNT, WINDOW, CONFIGURED = 1, 2, 4, 8
+MOST_UNITS = 1 << 35
+"""The highest limit: a higher one counts as this."""
+EVEN = 1000
+"""The pace of a limit as it is; paces are thousandths of it."""
+_FINE = 1 << 25  # the square of four times that is still exact; of higher limits, units are counted in packs
+_PACK = 1024
+_SLOWEST = 50
+_FASTEST = 8 * EVEN  # of what was learnt
+_RISE = SECOND // 5  # for each thousandth: half a percent a second
+
+
+class Meter:
+    """What is known of one dimension of a group."""
+
+    __slots__ = (
+        "booked_then",
+        "cap",
+        "end_then",
+        "flags",
+        "limit",
+        "pace",
+        "paced",
+        "period",
+        "set_at",
+        "told",
+        "unit",
+        "used",
+        "when",
+    )
+
+    def __init__(
+        self,
+        unit: int,
+        flags: int,
+        pace: int,
+        period: int,
+        limit: int,
+        told: int = 0,
+        when: int = 0,
+        used: int = 0,
+        end_then: int = 0,
+        booked_then: int = 0,
+        cap: int = 0,
+        set_at: int = 0,
+        paced: int = 0,
+    ) -> None:
+        self.unit = unit
+        """The place of its unit in `UNITS`."""
+        self.flags = flags
+        self.pace = pace
+        """The pace as of `set_at`, in thousandths of the limit; it rises from then on."""
+        self.period = period
+        self.limit = limit
+        """The limit that holds: the lower one of those that were configured and told, or the one that was learnt."""
+        self.told = told
+        """The limit that the provider told last; 0 if it never did."""
+        self.when = when
+        """Of a bucket, the moment at which it is full; of a window, its end."""
+        self.used = used
+        """Units that were used in the window."""
+        self.end_then = end_then
+        self.booked_then = booked_then
+        """The end that an answer told, and what was booked up to then: by these two a window is told from a bucket."""
+        self.cap = cap
+        """The largest burst, in units; 0 if none was found to be too large."""
+        self.set_at = set_at
+        self.paced = paced
+        """The moment up to which the pace is used up."""
+
+    def span(self, units: int) -> int:
+        """Return the time in which so many units come back, rounded up."""
+        limit, units = self.limit, min(units, 4 * self.limit)
+        if limit > _FINE:
+            units, limit = -(-units // _PACK), limit // _PACK
+        return units * (self.period // limit) + -(-(units * (self.period % limit)) // limit)
+
+    def is_window(self) -> bool:
+        return self.flags & WINDOW != 0
+
+    def pace_at(self, now: int) -> int:
+        most = _FASTEST if self.flags & LEARNT else EVEN
+        return max(1, min(most, self.pace + max(0, now - self.set_at) // _RISE))
+
+    def cap_at(self, now: int) -> int:
+        """Return the largest burst; 0 for any."""
+        if not self.cap:
+            return 0
+        cap = self.cap + self.cap * min(max(0, now - self.set_at) // SECOND, 4000) // 1000
+        return cap if cap < self.limit else 0
+
+    def pass_time(self, now: int) -> None:
+        """Begin the windows that began since, and forget what cannot be."""
+        if self.paced > now + 100 * self.period:
+            self.paced = now + self.period
+        if self.flags & WINDOW:
+            if now >= self.when:
+                self.used = 0
+                self.when += ((now - self.when) // self.period + 1) * self.period
+            elif self.when > now + 2 * self.period:
+                self.when = now + self.period
+        elif self.when > now + 5 * self.period:
+            self.when = now + self.period
+
+    def set_back(self, by: int) -> None:
+        self.when = max(0, self.when - by)
+        self.end_then = max(0, self.end_then - by)
+        self.set_at = max(0, self.set_at - by)
+        self.paced = max(0, self.paced - by)
+
+    def start(self, units: int, now: int) -> int:
+        """Return the moment from which on there is room for so many units: at most the limit."""
+        start = now
+        if self.flags & WINDOW:
+            if self.used + units > self.limit:
+                start = self.when
+        elif not self.flags & LEARNT:
+            start = max(start, self.when + self.span(units) - self.period)
+        pace, cap = self.pace_at(now), self.cap_at(now)
+        if cap or self.flags & LEARNT or pace < EVEN:
+            burst = self.span(cap) * EVEN // pace if cap else SECOND
+            start = max(start, self.paced - max(0, burst - self.span(units) * EVEN // pace))
+        return start
+
+    def book(self, units: int, start: int, now: int) -> None:
+        if self.flags & WINDOW:
+            self.used += units
+        elif not self.flags & LEARNT:
+            self.when = max(self.when, start) + self.span(units)
+        pace = self.pace_at(now)
+        if self.cap or self.flags & LEARNT or pace < EVEN:
+            self.paced = max(self.paced, start) + self.span(units) * EVEN // pace
+
+    def give_back(self, units: int, at: int, now: int) -> None:
+        """Undo what was booked `at` a moment."""
+        if self.flags & WINDOW:
+            if at >= self.when - self.period:
+                self.used = max(0, self.used - units)
+        elif not self.flags & LEARNT:
+            self.when = max(0, self.when - self.span(units))
+        self.paced = max(0, self.paced - self.span(units) * EVEN // self.pace_at(now))
+
+    def remaining(self, now: int) -> int:
+        """Return the units for which there is room, as far as the provider counts them."""
+        if self.flags & WINDOW:
+            return max(0, self.limit - self.used)
+        free = max(0, self.period - max(0, self.when - now))
+        return min(self.limit, self.limit * (free // 1000) // max(1, self.period // 1000))
+
+    def slow_down(self, now: int) -> None:
+        """Take seven tenths of the pace, since a refusal came that was not expected."""
+        self.pace = max(_SLOWEST, self.pace_at(now) * 7 // 10)
+        self.cap = self.cap_at(now)
+        self.set_at = now
+
+    def cap_burst(self, burst: int, now: int) -> None:
+        """Take four fifths of the largest burst, since there is a shorter window; `burst` units were under way."""
+        cap = min(self.cap_at(now) or self.limit, max(burst, 1))
+        pace = self.pace_at(now)
+        self.cap = max(1, cap * 4 // 5)
+        self.pace = max(_SLOWEST, pace * 7 // 10) if cap <= 1 else pace
+        self.set_at = now
