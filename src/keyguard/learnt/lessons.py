@@ -136,7 +136,7 @@ def _correct(group: Group, grant: Grant, seen: Seen, now: int) -> None:
     passed = group.in_flight() * (group.booked[meter.unit] // max(1, group.number))
     sent = min(now, grant.at + grant.start)
     reset = seen.reset if seen.reset is not None and 0 <= seen.reset <= _LONGEST else None
-    if reset is not None and grant.booked:
+    if reset is not None and grant.booked and meter.limit == meter.told:
         new = _tell_kind(meter, sent + reset, grant.booked[meter.unit], passed + since) or new
     left = min(seen.remaining, meter.limit)
     if meter.is_window():

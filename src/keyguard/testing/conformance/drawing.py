@@ -135,7 +135,7 @@ class Steps(CacheSteps):
             *((3, self.read), (2, self.commit), (3, self.put)),
             *((1, self.put_counter), (2, self.record), (4, self.login)),
             *((1, self.stamp), (1, self.ensure), (2, self.enlist), (1, self.purge), (1, self.renew_purges)),
-            *((2, self.lease), (2, self.release), (1, self.alert), (1, self.remember)),
+            *((3, self.lease), (3, self.release), (1, self.alert), (1, self.remember)),
             *((1, self.choose), (1, self.report)),
             *([(4, self.users)] if ops else []),
         ]
