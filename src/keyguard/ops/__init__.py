@@ -10,7 +10,6 @@ bucket, names the caller. The pools of counters begin with `rl:` or `guess:`, an
 
 from __future__ import annotations
 
-from keyguard.learnt import Candidate, Grant, NoGrant, Report
 from keyguard.ops.adjusting import Adjust, Adjusted, Adjustment, Count, Note, keeps_count
 from keyguard.ops.alerting import DecideAlerts, FireAlert, LeaseDeliveries, ListenAgain, ResolveAlert, SettleDelivery
 from keyguard.ops.holds import HELD_WAIT, MAX_HOLDS
@@ -29,7 +28,7 @@ from keyguard.ops.store import (
     tiers_of,
     traits_of,
 )
-from keyguard.ops.upstream import Acquire, Learn
+from keyguard.ops.upstream import Acquire, Candidate, Grant, Learn, NoGrant, Report
 from keyguard.ops.values import BestEffort, CompareAndSet, Put, Read, ReadWithTime
 from keyguard.record_head import RECORD, SEALED, Head, head_of
 

@@ -12,6 +12,8 @@ from keyguard.clock import SECOND
 from keyguard.learnt import Candidate, Grant, Group, Marks, NoGrant, Report, choose, costs_of, learn, marks_key
 from keyguard.ops.op import Change, Op
 
+__all__ = ["Acquire", "Candidate", "Grant", "Learn", "NoGrant", "Report"]
+
 
 class Acquire(Op[Grant | NoGrant]):
     """Choose the first of some groups that has room, and book it; `reports` are learnt from before.
