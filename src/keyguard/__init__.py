@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from keyguard.upstream.events import UpstreamEvent
     from keyguard.upstream.keys import Key
     from keyguard.upstream.pool import KeyPool
+    from keyguard.upstream.snapshot import PoolSnapshot
     from keyguard.usage import Usage, UsageReader, UsageReport
     from keyguard.why import Diagnosis, RequestReport
 __all__ = [
@@ -97,6 +98,7 @@ __all__ = [
     "OutsideRequest",
     "Overload",
     "OverloadStats",
+    "PoolSnapshot",
     "RateLimit",
     "Refusal",
     "Refused",
@@ -169,6 +171,7 @@ _PLACES = {
     "upstream.events": "UpstreamEvent",
     "upstream.keys": "Key",
     "upstream.pool": "KeyPool",
+    "upstream.snapshot": "PoolSnapshot",
     "usage": "Usage UsageReader UsageReport",
     "why": "Diagnosis RequestReport",
 }

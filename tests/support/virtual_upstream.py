@@ -17,6 +17,7 @@ from keyguard.flow import Flow, Wait
 from keyguard.learnt import dimension_of
 from keyguard.manual_clock import ManualClock
 from keyguard.ops import Op
+from keyguard.ops.upstream import Learn
 from keyguard.stores.memory import MemoryStore
 from keyguard.upstream.answers import Answer, Asked, Fault, Fields, Result
 from keyguard.upstream.attempt import attempt
@@ -88,6 +89,7 @@ class Task:
     def __init__(self, flow: Flow[Any]) -> None:
         self.flow = flow
         self.result: Any = None
+        self.failure: Exception | None = None
         self.ended: float | None = None
         """Seconds from the beginning of the world to its end; `None` if it goes on."""
         self.steps = 0
@@ -142,7 +144,11 @@ class World:
             **settings,
         )
         self.place = StorePlace(self.store, clock=self.clock)
+        self.answer_of = self._answer
+        """Makes the answer to a request with a key."""
         self._queue: list[tuple[int, int, Task, Any]] = []
+        self._kept: list[Any] = []
+        self._stop: Callable[[], bool] = lambda: False
         self._numbers = count()
 
     @property
@@ -160,9 +166,10 @@ class World:
         self._later(task, None, None if at is None else self.began + round(at * SECOND))
         return task
 
-    def run(self, until: float | None = None) -> None:
-        """Let time pass until nothing goes on, or until a second of the world."""
-        while self._queue and (until is None or self._queue[0][0] <= self.began + round(until * SECOND)):
+    def run(self, until: float | None = None, stop: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass until nothing goes on, until a second of the world, or until it is to stop."""
+        self._stop = stop
+        while not stop() and self._queue and (until is None or self._queue[0][0] <= self.began + round(until * SECOND)):
             when, _, task, value = heapq.heappop(self._queue)
             if when > self.clock():
                 self.clock.advance((when - self.clock()) / SECOND)
@@ -183,15 +190,31 @@ class World:
         task.flow.close()
         task.ended = self.now
 
+    def forget(self, task: Task) -> None:
+        """Let a flow never go on, as if its process had been killed."""
+        self._kept.append(task.flow)
+        task.ended = self.now
+
+    def flush(self) -> None:
+        """Send what is to be learnt from, as the thread does."""
+        while taken := self.outbox.take():
+            self.place.execute(Learn(self.outbox.reports(taken)))
+
     def _later(self, task: Task, value: Any, when: int | None = None) -> None:
         heapq.heappush(self._queue, (self.clock() if when is None else when, next(self._numbers), task, value))
 
     def _advance(self, task: Task, value: Any) -> None:
         while True:
+            if self._stop():
+                self._later(task, value)
+                return
             try:
                 step = task.flow.throw(value) if isinstance(value, Exception) else task.flow.send(value)
             except StopIteration as stop:
                 task.result, task.ended = stop.value, self.now
+                return
+            except Exception as error:
+                task.failure, task.ended = error, self.now
                 return
             task.steps += 1
             if isinstance(step, Op):
@@ -201,7 +224,12 @@ class World:
                 except StoreError as error:
                     value = error
             elif isinstance(step, Send):
-                self._later(task, self._answer(step.key), self.clock() + round(self.latency * SECOND))
+                try:
+                    answer = self.answer_of(step.key)
+                except Exception as error:
+                    value = error
+                    continue
+                self._later(task, answer, self.clock() + round(self.latency * SECOND))
                 return
             elif isinstance(step, ReadBody):
                 value = b"{}"

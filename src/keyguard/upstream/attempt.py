@@ -15,7 +15,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from keyguard.clock import SECOND
-from keyguard.ops.upstream import NoGrant
+from keyguard.learnt import NoGrant
 from keyguard.upstream.answers import Answer, Asked, Result, UpstreamOutcome
 from keyguard.upstream.booking import Booking, why
 from keyguard.upstream.causes import Scope, UpstreamCause, Verdict
@@ -38,7 +38,10 @@ async def attempt(pool: PoolParts, asked: Asked) -> Result:
     """Send a request with the first key that has room, and go on until there is an answer for its caller."""
     course = _Course(pool, asked)
     try:
-        return await course.run()
+        result = await course.run()
+        if course.last is not None and course.last.answer is not result.answer:
+            await Discard(course.last.answer)
+        return result
     finally:
         course.booking.end()
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from keyguard.clock import SECOND
 from keyguard.errors import StoreError
 from keyguard.flow import Wait
+from keyguard.learnt import Candidate, Grant, NoGrant
 from keyguard.logs import plain
-from keyguard.ops.upstream import Acquire, Candidate, Grant, NoGrant
+from keyguard.ops.upstream import Acquire
 from keyguard.upstream.answers import Asked
 from keyguard.upstream.causes import Scope, UpstreamCause, Verdict
 from keyguard.upstream.giving_up import LASTING

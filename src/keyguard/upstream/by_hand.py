@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from keyguard.clock import SECOND, whole_seconds
 from keyguard.errors import KeyguardError
-from keyguard.ops.upstream import NoGrant
+from keyguard.learnt import NoGrant
 from keyguard.upstream.answers import Asked, Fields, UpstreamOutcome
 from keyguard.upstream.booking import Booking, why
 from keyguard.upstream.causes import UpstreamCause, Verdict

@@ -114,7 +114,9 @@ class Key:
         return self._secret.digest(name)
 
     def __repr__(self) -> str:
-        return f"<Key {self.id!r} group={self.group!r} rank={self.rank} weight={self.weight:g}>"
+        # A traceback with locals may show one that is being refused.
+        told = [f"{name}={getattr(self, name)!r}" for name in ("id", "group", "rank", "weight") if hasattr(self, name)]
+        return f"<Key {' '.join(told)}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key is not pickled: its secret would leave the process in clear")

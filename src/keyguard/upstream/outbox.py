@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from keyguard.clock import SECOND, Clock
-from keyguard.ops.upstream import Report
+from keyguard.learnt import Report
 from keyguard.process.fork import renew_after_fork
 
 BLOCKING = frozenset({"exhausted", "quota", "ramp", "billing", "invalid"})

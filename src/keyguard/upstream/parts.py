@@ -9,8 +9,7 @@ from random import Random
 from typing import NamedTuple, Protocol
 
 from keyguard.clock import Clock
-from keyguard.learnt import Dimension, Seen
-from keyguard.ops.upstream import Candidate, Grant, Report
+from keyguard.learnt import Candidate, Dimension, Grant, Report, Seen, group_key, id_of
 from keyguard.units import as_datetime
 from keyguard.upstream.affinity import preferred
 from keyguard.upstream.answers import Fields
@@ -129,8 +128,9 @@ class PoolParts:
 
     def candidate(self, model_class: str, group: Group, keys: Sequence[Key]) -> Candidate:
         """Return a group as operations name it."""
-        state = state_key(self.name, model_class, group.name)
-        return Candidate(state, tuple([self._digests[key.id] for key in keys]), group.limits, group.rank)
+        state = group_key(self.name, model_class, group.name)
+        digests = tuple([self._digests[key.id] for key in keys])
+        return Candidate(state, digests, group.limits, group.rank, id_of(group.name))
 
     def preferred(
         self, model_class: str, affinity: str, usable: Callable[[Group, Key], bool], later: set[str]
@@ -207,11 +207,6 @@ class PoolParts:
             self.without_store.block(of_no_grant(report, report.cause))
         elif report.cause == UpstreamCause.OK:
             self.without_store.works(of_no_grant(report, "enable"))
-
-
-def state_key(pool: str, model_class: str, group: str) -> str:
-    """Return the key under which the state of a limit group stands."""
-    return f"up:{pool}/{model_class}|{group}"
 
 
 def no_grant(digest: str) -> Grant:

@@ -18,6 +18,7 @@ from keyguard.upstream.answers import Asked, UpstreamRequest
 from keyguard.upstream.asking import Asking
 from keyguard.upstream.by_hand import Acquiring, AsyncAcquiring
 from keyguard.upstream.events import Telling, UpstreamEvent
+from keyguard.upstream.for_operators import ForOperators
 from keyguard.upstream.judging import ByProfile
 from keyguard.upstream.keys import PLACEHOLDER, Key
 from keyguard.upstream.origins import Origin, origin_of
@@ -42,7 +43,7 @@ _EVERY = 1.0
 """Seconds after which reports are sent that no request has taken along."""
 
 
-class KeyPool:
+class KeyPool(ForOperators):
     """The keys with which an app calls a provider: each request is sent with the first that has room.
 
         pool = KeyPool.openai([Key("eu", env="OPENAI_EU", group="org-a"), Key("spare", env="OPENAI_B", rank=1)],
@@ -119,7 +120,7 @@ class KeyPool:
         self.place = StorePlace(open_store(store, clock), clock=now)
 
     def __repr__(self) -> str:
-        return f"<KeyPool {self.name!r} of {len([*self.keys])} keys>"
+        return f"<KeyPool {getattr(self, 'name', '')!r}>"
 
     @property
     def keys(self) -> Iterable[Key]:

@@ -10,9 +10,10 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from keyguard.clock import Clock
-from keyguard.learnt import Dimension, Seen
+from keyguard.learnt import Candidate, Dimension, Grant, NoGrant, Report, Seen
 from keyguard.ops.op import run
-from keyguard.ops.upstream import Acquire, Candidate, Grant, Learn, NoGrant, Report
+from keyguard.ops.upstream import Acquire, Learn
+from keyguard.ops.values import Read
 from keyguard.process.fork import renew_after_fork
 
 
@@ -73,6 +74,11 @@ class WithoutStore:
         if report.candidate.state in self._blocked:
             self._blocked.discard(report.candidate.state)
             self.learn(report)
+
+    def read(self, names: Sequence[str]) -> tuple[bytes | None, ...]:
+        """Return the states that stand here, by their keys."""
+        with self._lock:
+            return run(Read(*names), self._table, self._clock())
 
     def _share(self, candidate: Candidate) -> Candidate:
         limits = self.limits(candidate).items()

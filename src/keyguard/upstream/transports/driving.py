@@ -104,7 +104,8 @@ def follow(store: StorePlace, flow: Flow[R], hands: Hands | None = None) -> R:
                 elif isinstance(step, ReadBody):
                     value = hands.read(step.answer, step.most)
                 elif isinstance(step, Discard):
-                    hands.discard(following.closed(step.answer))
+                    with suppress(Exception):
+                        hands.discard(following.closed(step.answer))
                 else:
                     raise _unknown(step)
             except Exception as error:
@@ -140,7 +141,8 @@ async def afollow(store: StorePlace, flow: Flow[R], hands: AsyncHands | None = N
                 elif isinstance(step, ReadBody):
                     value = await hands.read(step.answer, step.most)
                 elif isinstance(step, Discard):
-                    await hands.discard(following.closed(step.answer))
+                    with suppress(Exception):
+                        await hands.discard(following.closed(step.answer))
                 else:
                     raise _unknown(step)
             except Exception as error:
@@ -149,10 +151,17 @@ async def afollow(store: StorePlace, flow: Flow[R], hands: AsyncHands | None = N
                 following.answer(value)
         return following.result
     finally:
-        for answer in following.end():
-            assert hands is not None
+        await _discard_all(following.end(), hands)
+
+
+async def _discard_all(answers: list[Answer], hands: AsyncHands | None) -> None:
+    """Close them all, though each await may be cancelled."""
+    if answers and hands is not None:
+        try:
             with suppress(Exception):
-                await hands.discard(answer)
+                await hands.discard(answers[0])
+        finally:
+            await _discard_all(answers[1:], hands)
 
 
 class _Following(Generic[R]):

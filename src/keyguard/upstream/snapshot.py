@@ -1,0 +1,148 @@
+"""What is known of a pool, for people and for JSON."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from keyguard.learnt import BlockView, Candidate, GroupView, marks_key, read_group
+from keyguard.ops import Op
+from keyguard.ops.values import ReadWithTime
+from keyguard.units import as_datetime
+from keyguard.upstream.causes import UpstreamCause
+from keyguard.upstream.parts import Group, PoolParts
+
+
+class DimensionSnapshot(NamedTuple):
+    """One limit of a group."""
+
+    name: str
+    """The short word for it, such as `tpm`."""
+    limit: int
+    remaining: int
+    """The units that are left, as far as the pool knows."""
+    learnt: bool
+    """Whether nobody told it, and the pool has found it out."""
+    resets_at: datetime | None
+    """When all of it is free again; `None` if all of it is, or nobody knows."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {**self._asdict(), "resets_at": _text(self.resets_at)}
+
+
+class KeySnapshot(NamedTuple):
+    """One key."""
+
+    id: str
+    state: str
+    """`ok`, `invalid`, or `blocked` for any other cause."""
+    until: datetime | None
+    """When it works again; `None` if it does, or nobody knows."""
+    since: datetime | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {**self._asdict(), "until": _text(self.until), "since": _text(self.since)}
+
+
+class GroupSnapshot(NamedTuple):
+    """One limit group, in one class of models."""
+
+    name: str
+    model_class: str
+    """The name or the glob of the models, `*` for all that are not named."""
+    rank: int
+    cause: UpstreamCause
+    """`ok`, or why the group is left alone."""
+    until: datetime | None
+    """When it works again; `None` if it does, or nobody knows."""
+    keys: tuple[KeySnapshot, ...]
+    dimensions: tuple[DimensionSnapshot, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        told = self._asdict()
+        told["cause"] = str(self.cause)
+        told["until"] = _text(self.until)
+        told["keys"] = [key.as_dict() for key in self.keys]
+        told["dimensions"] = [one.as_dict() for one in self.dimensions]
+        return told
+
+
+class PoolSnapshot(NamedTuple):
+    """What is known of a pool at one moment."""
+
+    name: str
+    at: datetime
+    groups: tuple[GroupSnapshot, ...]
+    """Each group in each class of models, those of the lowest rank first."""
+    waiting: int
+    """The requests of this process that wait for room."""
+    store_ok: bool
+    """Whether the store answered; if not, this is what the process knows by itself."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        told = self._asdict()
+        told["at"] = _text(self.at)
+        told["groups"] = [group.as_dict() for group in self.groups]
+        return told
+
+
+def read_states(parts: PoolParts) -> Op[Any]:
+    """Return the operation that reads all states of a pool."""
+    return ReadWithTime(*_names(parts))
+
+
+def snapshot_of(parts: PoolParts, found: tuple[int, tuple[bytes | None, ...]] | None) -> PoolSnapshot:
+    """Return the snapshot, out of what `read_states` evaluates to; `None` if the store did not answer."""
+    names = _names(parts)
+    now, values = found if found is not None else (parts.clock(), parts.without_store.read(names))
+    known = dict(zip(names, values, strict=True))
+    groups = [
+        _group(
+            parts, model_class, group, candidate, read_group(candidate, known[candidate.state], known[names[0]], now)
+        )
+        for model_class, group, candidate in _candidates(parts)
+    ]
+    groups.sort(key=lambda group: (group.rank, group.name, group.model_class))
+    return PoolSnapshot(parts.name, as_datetime(now), tuple(groups), parts.waiting, found is not None)
+
+
+def _candidates(parts: PoolParts) -> list[tuple[str, Group, Candidate]]:
+    return [
+        (model_class, group, parts.candidate(model_class, group, group.keys))
+        for model_class in parts.classes
+        for group in parts.groups
+    ]
+
+
+def _names(parts: PoolParts) -> list[str]:
+    states = [candidate.state for _, _, candidate in _candidates(parts)]
+    return [marks_key(states[0]), *states]
+
+
+def _group(parts: PoolParts, model_class: str, group: Group, candidate: Candidate, view: GroupView) -> GroupSnapshot:
+    keys = tuple([_key(key.id, view.keys.get(parts.digest_of(key))) for key in group.keys])
+    dimensions = [
+        DimensionSnapshot(str(one.dimension), one.limit, one.remaining, one.learnt, _moment(one.resets_at))
+        for one in view.dimensions
+    ]
+    cause = UpstreamCause(view.block.cause)
+    return GroupSnapshot(group.name, model_class, group.rank, cause, _moment(view.block.until), keys, tuple(dimensions))
+
+
+def _key(id: str, block: BlockView | None) -> KeySnapshot:
+    if block is None:
+        return KeySnapshot(id, "ok", None, None)
+    state = "invalid" if block.cause == UpstreamCause.INVALID else "blocked"
+    return KeySnapshot(id, state, _moment(block.until), _moment(block.since))
+
+
+def _moment(at: int | None) -> datetime | None:
+    return None if at is None else as_datetime(at)
+
+
+def _text(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
