@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     )
     from keyguard.flow import blocking
     from keyguard.guard import Guard
-    from keyguard.guards import APIKeys, Ban, Concurrency, IPFilter, Overload, RateLimit, ResponseCache
+    from keyguard.guards import (
+        APIKeys,
+        Ban,
+        Concurrency,
+        IPFilter,
+        Overload,
+        RateLimit,
+        ResponseCache,
+        UpstreamCauses,
+    )
     from keyguard.guards.cache import CacheStats, Explanation, cache_control, vary
     from keyguard.guards.overload import OverloadStats
     from keyguard.guards.rate_limit import Outcome
@@ -111,6 +120,7 @@ __all__ = [
     "StoreBusy",
     "StoreError",
     "UpstreamCause",
+    "UpstreamCauses",
     "UpstreamEvent",
     "UpstreamExhausted",
     "UpstreamOutcome",
@@ -148,7 +158,7 @@ _PLACES = {
     ),
     "flow": "blocking",
     "guard": "Guard",
-    "guards": "APIKeys Ban Concurrency IPFilter Overload RateLimit ResponseCache",
+    "guards": "APIKeys Ban Concurrency IPFilter Overload RateLimit ResponseCache UpstreamCauses",
     "guards.cache": "CacheStats Explanation cache_control vary",
     "guards.overload": "OverloadStats",
     "guards.rate_limit": "Outcome",

@@ -16,15 +16,14 @@ from typing import Any, Literal, TypeAlias
 from keyguard.errors import GuardError, StoreError
 from keyguard.flow import Flow
 from keyguard.gate import Branch, Choice, Gate
-from keyguard.guard import LONG, AnyGuard, Ask, Decide, Long, Mark, is_plain, may_decide
+from keyguard.guard import LONG, AnyGuard, Ask, Decide, Long, Mark, declared, is_plain, may_decide
+from keyguard.marks import Marks, answered, give_up, replaced, tell
 from keyguard.ops import Store, Take, traits_of
 from keyguard.request import CarriedRequest, Forward
-from keyguard.response import APP, Headers, Response
+from keyguard.response import APP, Response
 from keyguard.steps import CallApp
 from keyguard.together import Together, ask_together, neighbours
 
-Marks: TypeAlias = tuple[Mark, ...]
-"""Those of one request, the innermost first."""
 Begun: TypeAlias = "Marks | Response | Flow[Response]"
 """The outcome of asking guards: all have let it pass, and left these marks; or one has answered; or this
 coroutine is to be run."""
@@ -74,8 +73,10 @@ class Chain(Branch):
         """The `forward` of each guard."""
 
     def add(self, guard: AnyGuard) -> None:
-        """Put a guard innermost, of a stack that exists already."""
-        self.__init__([*self._guards, guard], self._store, self._awaited)  # type: ignore[misc]
+        """Put a guard innermost, of a stack that exists already; but for one that stands inside of all."""
+        guards = [*self._guards, guard]
+        guards.sort(key=lambda one: declared(one).innermost)  # which keeps the order of the others
+        self.__init__(guards, self._store, self._awaited)  # type: ignore[misc]
 
     @property
     def empty(self) -> bool:
@@ -115,8 +116,8 @@ class Chain(Branch):
                         response = checked(answer, self._guards[place])
                         if not marks:
                             return response
-                        flow = tell(marks, request, response.status, response.headers)
-                        return response if flow is None else _after(flow, response)
+                        told = tell(marks, request, response.status, response.headers)
+                        return response if told is None else replaced(told, response)
                 place += 1
         except Exception as error:
             if not marks:
@@ -237,62 +238,33 @@ async def within(
 ) -> Response:
     """Forward a request, and tell the marks around it how that ended."""
     told = False
+    answer: Response | Flow[Response] | None
     try:
-        response = await forward(request, *more)
-        if response.__class__ is not Response and not isinstance(response, Response):
-            raise GuardError(_no_response(forward, response))
-    except GeneratorExit:
-        raise  # the coroutine is being closed: it cannot ask the store any more
-    except BaseException as error:
-        if not request.reached_app:
-            for mark in marks:
-                flow = mark.failed(request, error)
-                if flow is not None:
-                    await flow
-        raise
-    else:
-        flow = tell(marks, request, response.status, response.headers)
-        if flow is not None:
-            await flow
+        try:
+            response = await forward(request, *more)
+            if response.__class__ is not Response and not isinstance(response, Response):
+                raise GuardError(_no_response(forward, response))
+        except GeneratorExit:
+            raise  # the coroutine is being closed: it cannot ask the store any more
+        except BaseException as error:
+            if not request.reached_app:
+                for mark in marks:
+                    flow = mark.failed(request, error)
+                    if flow is not None:
+                        await flow
+                raise
+            answer = answered(marks, request, error)
+            if answer is None:
+                raise
+        else:
+            answer = replaced(tell(marks, request, response.status, response.headers), response)
+        if not isinstance(answer, Response):
+            answer = await answer
         told = True
-        return response
+        return answer
     finally:
         if not told:
             give_up(marks)
-
-
-def give_up(marks: Marks) -> None:
-    """Tell marks that they will not hear of a head."""
-    for mark in marks:
-        mark.unanswered()
-
-
-def tell(marks: Marks, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
-    """Tell marks of a head, the innermost first. Returns what has to be awaited before it leaves, if anything."""
-    for place, mark in enumerate(marks):
-        flow = mark.head(request, status, headers)
-        if flow is not None:
-            return _tell_after(flow, marks[place + 1 :], request, status, headers)
-    return None
-
-
-async def _tell_after(flow: Flow[None], marks: Marks, request: CarriedRequest, status: int, headers: Headers) -> None:
-    told = False
-    try:
-        await flow
-        for mark in marks:
-            more = mark.head(request, status, headers)
-            if more is not None:
-                await more
-        told = True
-    finally:
-        if not told:
-            give_up(marks)
-
-
-async def _after(flow: Flow[None], response: Response) -> Response:
-    await flow
-    return response
 
 
 async def _fail(errors: list[BaseException], request: CarriedRequest, forward: Forward | None = None) -> Response:

@@ -47,9 +47,11 @@ from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Flow, is_async, is_blocking
 from keyguard.keys import KeyRegistry
 from keyguard.keys.credentials import Sources
+from keyguard.marks import Mark as Mark
+from keyguard.marks import Told as Told
 from keyguard.ops import Op, Store
-from keyguard.request import CarriedRequest, Forward, Request
-from keyguard.response import Headers, Response
+from keyguard.request import CarriedRequest, Forward
+from keyguard.response import Response
 
 
 class Guard:
@@ -96,6 +98,10 @@ class Guard:
     """Whether what stands in its `sources` is taken off before the app sees the request."""
     handlers: bool = False
     """Whether handlers turn to it while the app runs, and hear of their request: as with `Keyguard(handlers=True)`."""
+    notes: bool = False
+    """Whether requests are noted while the app runs (`keyguard.request.current`), also with `handlers=False`."""
+    innermost: bool = False
+    """Whether it stands inside of all guards that count, rules at routes too, since it answers in the app's place."""
     counters: Sequence[Counters] = ()
     """The limits it counts, so that no two of one process share a counter by chance."""
     facts: Sequence[LimitFacts] = ()
@@ -219,28 +225,6 @@ class Long(enum.Enum):
 
 LONG: Final = Long.LONG
 """The answer of a guard that has to be asked with `__call__`."""
-
-
-class Mark:
-    """Left behind by a guard on a request that it let pass, to be told how that ends.
-
-    One of the first two is called, unless the app fails before its head or sends none: then `unanswered` is. The first
-    two return what has to be awaited then, or `None`, as nearly always.
-    """
-
-    __slots__ = ()
-
-    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
-        """Hear of the head of the response, of the app or of a guard further in. The fields may be changed."""
-
-    def failed(self, request: Request, error: BaseException) -> Flow[None] | None:
-        """Hear that the request has not reached the app: a guard further in failed, or the client left."""
-
-    def unanswered(self) -> None:
-        """Hear that no head will come: the app failed, sent none, or was stopped. Nothing can be awaited then.
-
-        It may come after one of the others, if that or another mark's has failed.
-        """
 
 
 class Ask:

@@ -24,6 +24,7 @@ _STATUS = {
     Cause.USAGE: 429,
     Cause.FAULT: 503,
     Cause.OVERLOAD: 503,
+    Cause.UPSTREAM: 503,
     Cause.CREDENTIALS: 401,
     Cause.PERMISSION: 403,
     Cause.ADDRESS: 403,
@@ -33,6 +34,7 @@ _TITLE = {
     Cause.USAGE: "Limit reached",
     Cause.FAULT: "Temporarily out of order",
     Cause.OVERLOAD: "Too busy",
+    Cause.UPSTREAM: "Upstream unavailable",
     Cause.CREDENTIALS: "Valid API key needed",
     Cause.PERMISSION: "Not permitted",
     Cause.ADDRESS: "Address refused",
@@ -46,6 +48,7 @@ _TYPE = {
     Cause.USAGE: _PROBLEMS + "quota-exceeded",
     Cause.FAULT: _PROBLEMS + "temporary-reduced-capacity",
     Cause.OVERLOAD: _PROBLEMS + "temporary-reduced-capacity",
+    Cause.UPSTREAM: _PROBLEMS + "temporary-reduced-capacity",
 }
 
 

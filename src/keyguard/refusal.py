@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Cause(enum.StrEnum):
-    """The cause of a refusal: one of seven."""
+    """The cause of a refusal: one of eight."""
 
     USAGE = "usage"
     """The caller spent a limit or a quota."""
@@ -20,6 +20,8 @@ class Cause(enum.StrEnum):
     """The store, keyguard or the app failed. The caller's key is not exhausted."""
     OVERLOAD = "overload"
     """The app is saturated; no key is to blame."""
+    UPSTREAM = "upstream"
+    """The app's own keys for a service that it calls are used up, or that service is out of order."""
     CREDENTIALS = "credentials"
     """No key, or not a valid one."""
     PERMISSION = "permission"

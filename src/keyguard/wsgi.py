@@ -27,9 +27,10 @@ if TYPE_CHECKING:
         OverloadOptions,
         RateLimitOptions,
         ResponseCacheOptions,
+        UpstreamCausesOptions,
     )
 
-__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "Overload", "RateLimit", "ResponseCache"]
+__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "Overload", "RateLimit", "ResponseCache", "UpstreamCauses"]
 
 
 class APIKeys(WSGIDriver):
@@ -93,4 +94,12 @@ class ResponseCache(WSGIDriver):
 
     def __init__(self, app: WSGIApp, **options: Unpack[ResponseCacheOptions]) -> None:
         self.guard, self.stack = stack_of(guards.ResponseCache, (), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=False))
+
+
+class UpstreamCauses(WSGIDriver):
+    """`keyguard.UpstreamCauses` around a WSGI app."""
+
+    def __init__(self, app: WSGIApp, **options: Unpack[UpstreamCausesOptions]) -> None:
+        self.guard, self.stack = stack_of(guards.UpstreamCauses, (), options)
         super().__init__(app, self.stack.engine(app, asynchronous=False))

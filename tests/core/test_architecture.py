@@ -23,7 +23,7 @@ ARROW = [
     "ops response",
     "audit renewals request run stores",
     "conditions decision keys problem refused steps",
-    "counter_names metrics uncounted without_store",
+    "counter_names marks metrics uncounted without_store",
     "body_fields guard observer upstream",
     "alerts gate selection usage",
     "together why",

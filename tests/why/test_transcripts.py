@@ -8,9 +8,21 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from keyguard import APIKeys, Ban, Concurrency, IPFilter, Overload, RateLimit, StoreError, credits, quota
+from keyguard import (
+    APIKeys,
+    Ban,
+    Concurrency,
+    IPFilter,
+    Overload,
+    RateLimit,
+    StoreError,
+    UpstreamCauses,
+    credits,
+    quota,
+)
 from keyguard.ops import Take
 from keyguard.stores.sqlite import SQLiteStore
+from tests.guards.upstream_causes.exhaustions import RateLimitError, exhausted
 from tests.why.world import KEY_ID, Shop
 
 PAGE = (Path(__file__).parents[2] / "docs" / "why.md").read_text()
@@ -91,6 +103,18 @@ def overload(folder: Path, operator: Any) -> str:
     return operator(shop)(shop.id)
 
 
+def upstream(folder: Path, operator: Any) -> str:
+    def inside() -> None:
+        raise RateLimitError(exhausted(seconds=None))
+
+    shop = Shop(folder, RateLimit("100/hour", by="subject"), UpstreamCauses())
+    shop.ask(times=6)
+    shop.inside = inside
+    shop.ask(times=4, every="1 second")
+    shop.rest()
+    return operator(shop)(shop.id)
+
+
 def revoked(folder: Path, operator: Any) -> str:
     shop = Shop(folder, RateLimit("100/hour", by="subject"))
     shop.ask(times=3, every="1 second")
@@ -154,8 +178,8 @@ def request(folder: Path, operator: Any) -> str:
 
 
 STORIES = [
-    used_up_quota, used_up_rate, used_up_credits, used_up_slots, fault, overload, revoked, expired, unknown, permission,
-    banned, filtered, network, request,
+    used_up_quota, used_up_rate, used_up_credits, used_up_slots, fault, overload, upstream, revoked, expired, unknown,
+    permission, banned, filtered, network, request,
 ]  # fmt: skip
 
 

@@ -76,7 +76,11 @@ PANELS = (
         stacked=True,
     ),
     Panel(
-        *("Refused by cause", "`usage` is the caller's own doing; `fault` and `overload` are the service's.", "reqps"),
+        *(
+            "Refused by cause",
+            "`usage` is the caller's doing; `fault`, `overload` and `upstream` are the service's.",
+            "reqps",
+        ),
         ((f"sum by (cause) ({_rate(_REQUESTS, _REFUSED)})", "{{cause}}"),),
         stacked=True,
     ),

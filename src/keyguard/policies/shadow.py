@@ -8,7 +8,7 @@ Rules:
   out hear of that refusal, as if it had been one.
 - Nobody is refused by it, also if the store or the guard itself fails. Its waiting for the store is not on the
   request's account. It tells no header fields to the client, and further in nothing is known of what it decided.
-- It asks the store by itself, in one more trip on the network: in an operation with others it would refuse for them.
+- It asks the store by itself, in one more trip: in an operation with others it would refuse for them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from keyguard.chain import decide_of
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Flow
 from keyguard.gate import Gate
-from keyguard.guard import LONG, Answer, Ask, Decide, Guard, Long, Mark, Surroundings, declared, is_plain
+from keyguard.guard import LONG, Answer, Ask, Decide, Guard, Long, Mark, Surroundings, Told, declared, is_plain
 from keyguard.keys import KeyRegistry
 from keyguard.keys.credentials import Sources
 from keyguard.logs import logger
@@ -249,6 +249,8 @@ class Shadow(Guard):
             if isinstance(answer, Response):
                 self.record.note(request, answer)
             before.restore(request)
+            if inside:  # the guard had an answer to the app's error, which goes on its way
+                raise inside[0]
             return await forward(request)
         request.state.refusal = answered[0].refusal
         return answered[0]
@@ -304,7 +306,7 @@ class ShadowMark(Mark):
         self._record = record
         self._mark = mark
 
-    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
+    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Told:
         if status >= 400:
             refusal_of(request, status, headers)  # which tells the client of what a handler could not reserve
         state = request.state
@@ -312,23 +314,32 @@ class ShadowMark(Mark):
         if refused is not None:  # by a guard further in of the same policy
             status = refused.status
             state.refusal = refused
+        told: Told = None
         try:
-            flow = self._mark.head(request, status, Headers(headers))
+            told = self._mark.head(request, status, Headers(headers))
+            if isinstance(told, Response):
+                self._record.note(request, told)
         except Exception as error:
             self._record.broke(error)
-            flow = None
         finally:
             state.refusal = before
-        return None if flow is None else self._quietly(flow)
+        return None if told is None or isinstance(told, Response) else self._quietly(told)
 
     def failed(self, request: Request, error: BaseException) -> Flow[None] | None:
         flow = self._mark.failed(request, error)
         return None if flow is None else self._quietly(flow)
 
+    def raised(self, request: CarriedRequest, error: Exception) -> None:
+        before = Before(request)
+        answer = self._mark.raised(request, error)
+        if answer is not None:
+            self._record.note(request, answer)
+        before.restore(request)
+
     def unanswered(self) -> None:
         self._mark.unanswered()
 
-    async def _quietly(self, flow: Flow[None]) -> None:
+    async def _quietly(self, flow: Flow[Any]) -> None:
         try:
             await flow
         except Exception as error:
@@ -336,5 +347,4 @@ class ShadowMark(Mark):
 
 
 def _name_of(guard: object) -> str:
-    name = getattr(guard, "name", None) or getattr(guard, "__name__", None) or type(guard).__name__
-    return str(name)
+    return str(getattr(guard, "name", None) or getattr(guard, "__name__", None) or type(guard).__name__)

@@ -95,6 +95,8 @@ class SharedState(RequestState):
     """The response caches it is passing: one that is mounted twice acts once."""
     decided: tuple[Decided, ...] = ()
     """The decisions of limits, in order."""
+    exhaustion: Any = None
+    """The exhaustion of upstream keys behind the error that the app's framework is about to answer, as it has told."""
     cached = False
     """Whether a response cache has answered."""
     route: str | None = None

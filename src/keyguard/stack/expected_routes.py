@@ -18,7 +18,7 @@ from keyguard.chain import within
 from keyguard.drivers.inspection.routes import REST, SOME, segments_of
 from keyguard.errors import KeyguardError, StoreError
 from keyguard.flow import Flow
-from keyguard.guard import Ask, Decide, Mark
+from keyguard.guard import Ask, Decide, Mark, Told
 from keyguard.guards.rate_limit.at_once import Joined
 from keyguard.guards.rate_limit.outcomes import charge_for, give_back
 from keyguard.guards.rate_limit.overriding import fresh
@@ -84,25 +84,26 @@ class ExpectantPlace(Place):
         taken = self.expected.pop(rule, None)
         return None if taken is None else charge_for(self.request, taken)
 
-    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
-        flow = super().head(request, status, headers)
-        if not self.expected:
-            return flow
-        return self._give_back(flow)
+    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Told:
+        told = super().head(request, status, headers)
+        return self._give_back_after(told) if self.expected else told
 
-    async def _give_back(self, before: Flow[None] | None) -> None:
-        if before is not None:
-            await before
+    async def _give_back_after(self, told: Told) -> Response | None:
+        answer = told if told is None or isinstance(told, Response) else await told
+        await self._give_back()
+        return answer
+
+    async def _give_back(self) -> None:
         while self.expected:
             await give_back(self.expected.popitem()[1])
 
     def failed(self, request: Any, error: BaseException) -> Flow[None] | None:
-        return self._give_back(None) if self.expected else None
+        return self._give_back() if self.expected else None
 
     def unanswered(self) -> None:
         super().unanswered()
         if self.expected:
-            self.request.at_end(partial(self._give_back, None))
+            self.request.at_end(self._give_back)
 
 
 class ExpectantGuard(RouteGuard):

@@ -50,7 +50,7 @@ from keyguard.stack.for_operators import ForOperators
 from keyguard.stack.for_policies import ForPolicies
 from keyguard.stack.for_tests import ForTests
 from keyguard.stack.needs import unmet_needs, why_unmet
-from keyguard.stack.order import check_alike, check_guards, check_layers
+from keyguard.stack.order import check_alike, check_guards, check_innermost, check_layers
 from keyguard.stack.own_usage import with_own_usage
 from keyguard.stack.policies import patterns_of, stacked, unwrapped
 from keyguard.stack.route_checks import check_bottle
@@ -178,6 +178,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
             check_clock(opened, manual)
         self._connect(opened, clock_from(clock, wall_clock))
         check_guards(members)
+        check_innermost(self._stacked)
         tell_of_decisions(self.store, members)
         self._source = ClientAddress(
             trusted_proxies, header=forwarded_header, hops=trusted_hops, ipv6_prefix=ipv6_prefix
@@ -195,7 +196,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
         """The store that it was given, also in a test, which has one of its own."""
         wanted = handlers is not None and checked_switch("handlers", handlers)
         self._handlers = wanted or any(guard.handlers for guard in self._declared)
-        self._notes = self._handlers or (handlers is None and bool(guards))
+        self._notes = self._handlers or (handlers is None and bool(guards)) or any(one.notes for one in self._declared)
         if self._notes:
             note_requests()
         self._chain = self._chained(self._stacked)

@@ -196,7 +196,7 @@ SCHEMA: dict[str, Any] = {
         "instance": {"type": "string", "description": "The request's id."},
         "cause": {
             "type": "string",
-            "enum": ["request", "address", "credentials", "permission", "usage", "overload", "fault"],
+            "enum": ["request", "address", "credentials", "permission", "usage", "upstream", "overload", "fault"],
         },
         "violated-policies": {"type": "array", "items": {"type": "string"}},
         "retry_after": {"type": "integer", "description": "Seconds to wait."},

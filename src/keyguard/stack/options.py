@@ -181,3 +181,7 @@ class ResponseCacheOptions(StackOptions, total=False):
     local_bytes: int
     local_ttl: Duration
     name: str
+
+
+class UpstreamCausesOptions(StackOptions, total=False):
+    """The settings of a stack of its own: `UpstreamCauses` has none."""

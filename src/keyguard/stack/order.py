@@ -7,6 +7,7 @@ from typing import Any
 
 from keyguard.drivers.inspection.layers import layers_within
 from keyguard.errors import ConfigurationError
+from keyguard.gate import Gate
 from keyguard.guard import declared
 from keyguard.http.forwarding import ClientAddress
 from keyguard.logs import logger
@@ -43,6 +44,23 @@ def check_guards(guards: Sequence[Any]) -> None:
             log.warning("%r stands inside of %r and hears nothing of its refusals: put it before", guard, looking)
 
 
+def check_innermost(guards: Sequence[Any]) -> None:
+    """Raise `ConfigurationError` if a guard that stands inside of all others does not."""
+    places = [place for place, guard in enumerate(guards) if declared(guard).innermost]
+    for guard in guards:
+        for member in guard.members if isinstance(guard, Gate) else ():
+            if declared(member).innermost:
+                raise ConfigurationError(f"{member!r} stands in a policy: put it last into the stack, for all requests")
+    if len(places) > 1:
+        raise ConfigurationError(f"{guards[places[0]]!r} stands in the stack twice: once is enough, as the last guard")
+    for guard in guards[places[0] + 1 :] if places else ():
+        if declared(guard).counters:
+            raise ConfigurationError(
+                f"{guard!r} stands inside of {guards[places[0]]!r}, and would not give back what it took: put "
+                f"{guards[places[0]]!r} last"
+            )
+
+
 def check_layers(guards: Iterable[Any], needs: frozenset[str], app: Any) -> None:
     """Raise `ConfigurationError` if the app inside already holds a layer that should stand outside of these guards."""
     for layer in layers_within(app):
@@ -52,6 +70,11 @@ def check_layers(guards: Iterable[Any], needs: frozenset[str], app: Any) -> None
                 "after it (add_middleware puts the last one outermost), or wrap it later"
             )
         for guard in guards:
+            if declared(guard).innermost and any(declared(inner).counters for inner in layer.stack.guards):
+                raise ConfigurationError(
+                    f"{guard!r} stands outside of limits of a layer further in, which would not give back what they "
+                    "took. Add it before them (add_middleware puts the last one outermost), or wrap it first"
+                )
             if layer.filters_addresses and declared(guard).answers_early:
                 raise ConfigurationError(
                     f"{guard!r} would answer addresses that an IPFilter further in refuses. Add the filter after "

@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from keyguard.chain import give_up, tell
 from keyguard.errors import ConfigurationError, OutsideRequest
-from keyguard.flow import Flow
-from keyguard.guard import Guard, Mark
+from keyguard.guard import Guard, Mark, Told
+from keyguard.marks import give_up, tell
 from keyguard.refused import refusal_of, refused
 from keyguard.request import SHARED_ASGI, CarriedRequest, SharedState, current_request
 from keyguard.request.current import noted
@@ -60,7 +59,7 @@ class Place(Mark):
         self.request.settings.render(answer)
         raise refused(answer, self.request.scope if scope is None else scope)
 
-    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Flow[None] | None:
+    def head(self, request: CarriedRequest, status: int, headers: Headers) -> Told:
         if status >= 400:
             refusal_of(request, status, headers)
         marks = self.marks

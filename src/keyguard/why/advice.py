@@ -43,6 +43,8 @@ class _Advice:
                 said.append("Look at the store, keyguard store check, and at the app's log of that time.")
             elif one.cause == "overload":
                 said.append("Nothing of the key helps: the app needs more processes, or less work for each request.")
+            elif one.cause == "upstream":
+                said.append("Nothing of the key helps: look at the app's own keys for the services that it calls.")
         if found.agreement.false_exhaustion and found.agreement.ledger is not None:
             told = str(max(0, found.agreement.ledger))
             command = _command("limits", "set", self._counted_as(), told, "--limit", found.agreement.limit)

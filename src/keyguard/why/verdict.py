@@ -2,7 +2,7 @@
 
 Rules:
 - First what bars the key itself, then what bars its caller, then limits; the worst is said first, the rest after it.
-- A fault or an overload is never blamed on the caller, and each sentence about one says so.
+- A fault, an overload or an exhausted upstream is never blamed on the caller, and each sentence about one says so.
 """
 
 from __future__ import annotations
@@ -244,6 +244,9 @@ class _Sentences:
         if one.cause == "fault":
             why = "because the store, keyguard or the app failed"
             return [f"{requests} answered with an error{last}, {why}{by}: that is not {self._owner()} doing."]
+        if one.cause == "upstream":
+            why = "because the service's own upstream is used up, neither the key nor its limits"
+            return [f"{requests} turned away{by}{last}, {why}."]
         if one.blames == "nobody":
             return [f"{requests} turned away{by}{last}, because there was too much to do: no key is to blame."]
         reasons = {

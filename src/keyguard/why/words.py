@@ -132,8 +132,8 @@ CAUSES: dict[str, CauseWords] = {
         "Bad request", "The request contradicts itself, or can be read in two ways.", "The client has to send another."
     ),
     "upstream": CauseWords(
-        "Provider refused", "A service that the app calls has refused.", "Neither the key nor its limits are to blame.",
-        True,
+        "Upstream unavailable", "The app's own keys for a service that it calls are used up, or that is out of order.",
+        "Neither the key nor its limits are to blame: look at the app's own keys.", True,
     ),
 }  # fmt: skip
 """By cause. `tests/why` holds their titles to those of refusals."""

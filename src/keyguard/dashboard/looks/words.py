@@ -56,7 +56,9 @@ CAUSES: Mapping[str, Meaning] = {
     ),
     "address": Meaning("Address refused", "An address that is denied or banned.", "A ban ends by itself."),
     "request": Meaning("Bad request", "It can be read in two ways.", "The client must be mended."),
-    "upstream": Meaning("Upstream", "A service behind the app refused or failed.", "The key is not exhausted."),
+    "upstream": Meaning(
+        "Upstream unavailable", "The app’s own upstream keys are used up.", "The key is not exhausted."
+    ),
 }
 
 

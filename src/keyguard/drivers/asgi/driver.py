@@ -8,7 +8,6 @@ from os import getpid
 from sys import modules
 from typing import Any, ClassVar, NoReturn, Protocol
 
-from keyguard.chain import give_up
 from keyguard.drivers import bridges
 from keyguard.drivers.asgi.ahead import BodyAhead
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
@@ -31,6 +30,7 @@ from keyguard.drivers.templates import Templates
 from keyguard.errors import ConfigurationError
 from keyguard.guard import Ask
 from keyguard.logs import logger
+from keyguard.marks import answered, give_up
 from keyguard.observer import close_all
 from keyguard.ops import close_in_loop, traits_of
 from keyguard.process import fork
@@ -134,7 +134,7 @@ class ASGIDriver:
             if begun.__class__ is not tuple or is_heard_to_its_end(request):
                 await Exchange(self.app, engine, request, receive, send).run(begun)
                 return
-        telling = None
+        telling = answer = None
         if begun:  # those that have left a mark are told of the head
             telling = Telling(engine, request, begun, send)
         request.reached_app = True
@@ -150,9 +150,15 @@ class ASGIDriver:
             await app(scope, receive, send if telling is None else telling.send)
         except Exception as error:
             if telling is None or telling.failure is None:
-                if telling is None or telling.marks is None or not isinstance(error, Refused):
+                if telling is None or telling.marks is None:
                     raise
-                await answer_refused(error, scope, telling.send)
+                answer = answered(begun, request, error)
+                if answer is not None:
+                    telling.marks = None
+                elif isinstance(error, Refused):
+                    await answer_refused(error, scope, telling.send)
+                else:
+                    raise
         finally:
             if token is not None:
                 leave(token)
@@ -165,7 +171,9 @@ class ASGIDriver:
                 await Exchange(self.app, engine, request, receive, send).settle()
             request.late = engine.late
         if telling is not None and telling.failure is not None:
-            await Exchange(self.app, engine, request, receive, send).run(engine.fault(request, telling.failure))
+            answer = engine.fault(request, telling.failure)
+        if answer is not None:
+            await Exchange(self.app, engine, request, receive, send).run(answer)
 
     def _first_seen(self, scope: Scope) -> None:
         if self._unchecked:  # there was no lifespan

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any
 
-from keyguard.chain import Marks, tell
 from keyguard.drivers.asgi.driving import WAITS, awaited
-from keyguard.drivers.asgi.messages import Message, Send
+from keyguard.drivers.asgi.messages import Message, Send, as_sent, nothing
 from keyguard.drivers.asgi.request import ByteHeaders
 from keyguard.drivers.interpreter import Engine, Pending
 from keyguard.flow import Flow
+from keyguard.marks import Marks, tell
 from keyguard.process.event_loops import mark_coroutine_function
 from keyguard.request import CarriedRequest
+from keyguard.response import Response
 
 _NO_FIELDS: list[tuple[bytes, bytes]] = []
 """The fields of a head that has not come. Nothing is added to it: a change makes a list of its own."""
 
 
 class Telling(ByteHeaders):
-    """Tells marks of the head, and passes all on. If a mark fails at that, all that the app sends then fails too.
+    """Tells marks of the head, and passes all on, unless a mark has an answer in its place.
+
+    If a mark fails at that, all that the app sends then fails too.
 
     It holds the fields of that head itself, once the app has sent them: one object for a response instead of two.
     """
@@ -45,14 +48,14 @@ class Telling(ByteHeaders):
             self.raw = raw if raw.__class__ is list else list(raw)
             try:
                 if len(marks) == 1:
-                    flow = marks[0].head(self.request, message["status"], self)
+                    told = marks[0].head(self.request, message["status"], self)
                 else:
-                    flow = tell(marks, self.request, message["status"], self)
+                    told = tell(marks, self.request, message["status"], self)
             except BaseException as failure:
                 self.failure = failure
                 raise
-            if flow is not None:
-                return self._tell_on(message, flow)
+            if told is not None:
+                return self._answer(told) if isinstance(told, Response) else self._tell_on(message, told)
             if self.changed:
                 message = dict(message)
                 message["headers"] = self.raw
@@ -73,7 +76,22 @@ class Telling(ByteHeaders):
         except BaseException as failure:
             self.failure = failure
             raise
-        await self.send_on({**message, "headers": self.raw} if self.changed else message)
+        if isinstance(stop, Response):
+            await self._answer(stop)
+        else:
+            await self.send_on({**message, "headers": self.raw} if self.changed else message)
+
+    async def _answer(self, response: Response) -> None:
+        """Answer in the place of the app, of which nothing is sent any more."""
+        send, self.send_on = self.send_on, _ignore
+        fields, body = as_sent(self.engine, self.request, response)
+        await send({"type": "http.response.start", "status": response.status, "headers": fields})
+        await send({"type": "http.response.body", "body": body})
+        self.request.state.whole = True
+
+
+def _ignore(message: Message) -> Awaitable[None]:
+    return nothing()
 
 
 # Callers of `send` may ask whether it is a coroutine function, as asgiref does if a WSGI app stands inside.

@@ -55,11 +55,12 @@ def settle_all(engine: Engine, deferred: list[Deferred]) -> None:
         drive(engine, settle(deferred), None)
 
 
-def drive(engine: Engine, flow: Flow[Any], request: CarriedRequest | None) -> None:
-    """Drive a flow that has no answer to its end."""
+def drive(engine: Engine, flow: Flow[Any], request: CarriedRequest | None) -> Any:
+    """Drive a flow to its end, and return what it evaluates to."""
     stop = engine.advance(flow, request=request)
     while isinstance(stop, Foreign):
         stop = engine.advance(flow, error=GuardError("deferred work awaited an event loop under WSGI"))
+    return stop
 
 
 def status_line(status: int) -> str:

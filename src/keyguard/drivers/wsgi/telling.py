@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from keyguard.chain import Marks, give_up, tell
 from keyguard.drivers import bridges
 from keyguard.drivers.interpreter import Engine
 from keyguard.drivers.stripping import strip_keys
@@ -29,9 +28,11 @@ from keyguard.drivers.wsgi.exchange import Exchange
 from keyguard.drivers.wsgi.noting import MADE, answer_refused, noted, noted_body
 from keyguard.drivers.wsgi.request import WSGIRequest
 from keyguard.errors import NoResponse
+from keyguard.flow import Flow
+from keyguard.marks import Marks, answered, give_up, tell
 from keyguard.refused import Refused
 from keyguard.request.current import enter, leave_here
-from keyguard.response import Headers
+from keyguard.response import Headers, Response
 
 _new = object.__new__
 
@@ -39,8 +40,10 @@ _new = object.__new__
 class Telling:
     """One request to the app, of whose head marks are told. It is made by `object.__new__`, which costs less."""
 
-    __slots__ = ("began", "engine", "failure", "head", "marks", "request", "server_start", "theirs")
+    __slots__ = ("answer", "began", "engine", "failure", "head", "marks", "request", "server_start", "theirs")
 
+    answer: Response | Flow[Response] | None
+    """The response that takes the place of the app's, if a mark has one."""
     head: Pairs
     """The fields of the first head, with what marks have added to it."""
     theirs: Pairs
@@ -56,6 +59,7 @@ class Telling:
         self.server_start = server_start
         self.began = False
         """Whether the app has called `start_response`."""
+        self.answer = None
         self.failure: Exception | None = None
         """Of a mark, when it was told: what the app does from then on fails too, and a 503 stands in for it."""
         request.reached_app = True
@@ -83,11 +87,13 @@ class Telling:
             if body is None or not self.began:
                 body = self._begun(iterable)
         except BaseException as failure:
-            if not self.began or self.failure is not None:
+            if not self.began:
+                self.answer = answered(self.marks, request, failure)
+            if self.failure is not None or not (self.began or self.answer):
                 give_up(self.marks)
             if iterable is not None:
                 close(iterable)
-            if self.failure is None or not isinstance(failure, Exception):
+            if (self.failure is None and self.answer is None) or not isinstance(failure, Exception):
                 request.state.failure = failure
                 exchange = Exchange(app, engine, request, server_start)
                 exchange.end()
@@ -99,9 +105,11 @@ class Telling:
                 bridges.returned(mark)
         if self.failure is not None:
             give_up(self.marks)
+            self.answer = engine.fault(request, self.failure)
+        if self.answer is not None:
             if iterable is not None:
                 close(iterable)
-            return Exchange(app, engine, request, server_start).run(engine.fault(request, self.failure))
+            return Exchange(app, engine, request, server_start).run(self.answer)
         if request.deferred is None and request.afterwards is None:
             request.late = engine.late
             return body
@@ -129,6 +137,8 @@ class Telling:
         fields: Headers
         try:
             if self.began:
+                if self.answer is not None:
+                    return _ignore
                 if self.failure is not None:
                     raise self.failure
                 if not exc_info:
@@ -138,9 +148,7 @@ class Telling:
                     if isinstance(exc_info[1], Refused) and self.request.state.refusal is None:
                         fields = _new(Headers)  # marks are told of that, too: it costs nothing
                         fields.pairs = headers
-                        flow = tell(self.marks, self.request, status_of(status), fields)
-                        if flow is not None:
-                            drive(self.engine, flow, self.request)
+                        self._tell(status, fields)  # it is too late for another answer
                         headers = fields.pairs
             else:
                 self.began = True
@@ -148,17 +156,29 @@ class Telling:
                     fields = _new(Headers)
                     fields.pairs = [*headers]
                     try:
-                        flow = tell(self.marks, self.request, status_of(status), fields)
-                        if flow is not None:
-                            drive(self.engine, flow, self.request)
+                        self.answer = self._tell(status, fields)
                     except Exception as failure:
                         self.failure = failure
                         raise
                     self.theirs = headers
                     headers = fields.pairs
                 self.head = headers
+                if self.answer is not None:
+                    return _ignore
             # A second head is for the server to take or not: it raises exc_info if the first one has gone (PEP 3333,
             # "The start_response() Callable").
             return self.server_start(status, headers, exc_info) if exc_info else self.server_start(status, headers)
         finally:
             exc_info = None  # or the traceback's frames and this one hold each other
+
+    def _tell(self, status: str, fields: Headers) -> Response | None:
+        """Tell the marks of a head. Returns the response that takes its place, if one of them has one."""
+        told = tell(self.marks, self.request, status_of(status), fields)
+        if told is not None and not isinstance(told, Response):
+            answer: Response | None = drive(self.engine, told, self.request)
+            return answer
+        return told
+
+
+def _ignore(data: bytes) -> None:
+    """Serve an app as its `write` whose response is not sent."""

@@ -6,9 +6,10 @@ Rules:
 - It stands outside of what it judges: right after `IPFilter`, and outside of `APIKeys`, whose 401 it is to hear of.
 - Whether a caller is banned is a question to the store that costs nothing; a strike is settled when the response has
   gone, so no response waits for it. In a store in this process both happen on the spot.
-- A strike is a caller's own doing. Refusals for a fault or an overload are none, whatever their status; nor is a
-  request to which there was no response, since its client left or the app failed; nor a CORS preflight without
-  credentials, which browsers send by themselves. A response is one strike, however many reasons there are.
+- A strike is a caller's own doing. Refusals for a fault, an overload or an upstream that is used up are none, whatever
+  their status; nor is a request to which there was no response, since its client left or the app failed; nor a CORS
+  preflight without credentials, which browsers send by themselves. A response is one strike, however many reasons there
+  are.
 - The response that brings the last strike goes out as it is. The refusals of a ban are not strikes: it would never end.
 - Some are never banned: a trusted proxy, who would take its callers along; callers of whom no address is known, who
   share one bucket; and the networks of `exempt`.
@@ -224,7 +225,7 @@ class Ban(Guard):
     def is_strike(self, request: CarriedRequest, status: int) -> bool:
         """Tell whether a response is a strike against its caller."""
         refusal = request.state.refusal
-        if refusal is not None and refusal.cause in (Cause.FAULT, Cause.OVERLOAD):
+        if refusal is not None and refusal.cause in settings.BLAMELESS:
             return False
         if status not in self.statuses and (refusal is None or refusal.cause not in self.causes):
             return False

@@ -15,7 +15,7 @@ from keyguard.units import Duration, microseconds
 
 _MOST = 1_000_000  # strikes
 _LONGEST: Duration = "365 days"
-_BLAMELESS = (Cause.FAULT, Cause.OVERLOAD)
+BLAMELESS = (Cause.FAULT, Cause.OVERLOAD, Cause.UPSTREAM)
 
 
 def strikes_of(after: Any, for_: Any, growing: Any, max_for: Any) -> Strikes:
@@ -51,7 +51,7 @@ def split(of: Any) -> tuple[frozenset[int], frozenset[Cause]]:
             causes.add(Cause(each))
         else:
             raise ConfigurationError(f"of has statuses from 400 to 599 and causes such as Cause.ADDRESS, not {each!r}")
-    for cause in causes.intersection(_BLAMELESS):
+    for cause in causes.intersection(BLAMELESS):
         raise ConfigurationError(f"of: nobody is banned for the cause {cause.value!r}, which no caller is to blame for")
     if not statuses and not causes:
         raise ConfigurationError("of is empty: nothing would be a strike")
