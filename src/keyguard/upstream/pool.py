@@ -38,6 +38,7 @@ from keyguard.upstream.settings import (
     replays,
     whole,
 )
+from keyguard.upstream.transports.options import TransportOptions
 
 _EVERY = 1.0
 """Seconds after which reports are sent that no request has taken along."""
@@ -197,6 +198,56 @@ class KeyPool(ForOperators):
         others.
         """
         return self._asking.of(request, options or {})
+
+    def transport(self, **options: Unpack[TransportOptions]) -> Any:
+        """Return the `transport=` of an `httpx.Client` or of one of httpx2, which most SDKs take as `http_client=`.
+
+        `options` are those of what really sends, such as `verify`, `limits` and `http2`, or it is given as `transport`
+        itself. It connects through the proxies of the environment, as a client without `transport=` does.
+        """
+        from keyguard.upstream.transports.httpx import PoolTransport  # which nobody else needs
+
+        return PoolTransport(self, **options)
+
+    def async_transport(self, **options: Unpack[TransportOptions]) -> Any:
+        """Return the `transport=` of an `AsyncClient` of httpx or httpx2, under asyncio or trio."""
+        from keyguard.upstream.transports.httpx import AsyncPoolTransport
+
+        return AsyncPoolTransport(self, **options)
+
+    def requests_adapter(
+        self,
+        *,
+        options: Mapping[str, Any] | None = None,
+        pool_connections: int = 10,
+        pool_maxsize: int = 10,
+        max_retries: Any = 0,
+        pool_block: bool = False,
+    ) -> Any:
+        """Return the adapter of a `requests.Session`: mount it under the pool's origin.
+
+        `options` are the wishes of all its requests: `affinity`, `cost`, `max_wait`. The others are those of requests'
+        `HTTPAdapter`.
+        """
+        from keyguard.upstream.transports.requests import PoolAdapter
+
+        return PoolAdapter(
+            self,
+            options=options,
+            pool_connections=pool_connections,
+            pool_maxsize=pool_maxsize,
+            max_retries=max_retries,
+            pool_block=pool_block,
+        )
+
+    def aiohttp(self, *, options: Mapping[str, Any] | None = None) -> Any:
+        """Return one of the `middlewares=` of an `aiohttp.ClientSession` (3.12 or newer).
+
+        `options` are the wishes of all its requests: `affinity`, `cost`, `max_wait`.
+        """
+        from keyguard.upstream.transports.aiohttp import PoolMiddleware
+
+        return PoolMiddleware(self, options=options)
 
     def acquire(
         self,

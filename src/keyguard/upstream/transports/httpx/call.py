@@ -141,6 +141,7 @@ class SyncCall(Call):
                 chunk = next(opened.chunks, None)
                 if chunk is None:
                     opened.ended = True
+                    opened.stream.close()  # another attempt may need the connection
                 else:
                     opened.keep(chunk)
         except Exception as error:
@@ -179,6 +180,7 @@ class AsyncCall(Call):
                 chunk = await anext(opened.chunks, None)
                 if chunk is None:
                     opened.ended = True
+                    await opened.stream.aclose()
                 else:
                     opened.keep(chunk)
         except Exception as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 from types import ModuleType
-from typing import Any
+from typing import Any, Unpack
 
 from keyguard.upstream.origins import Origin
+from keyguard.upstream.transports.options import TransportOptions
 from keyguard.upstream.transports.pooled import Pooled
 from keyguard.upstream.transports.proxies import proxy_for
 
@@ -21,26 +21,14 @@ class Shared:
     _kind: str
     """The name of the library's own class."""
 
-    def __init__(
-        self,
-        pool: Pooled,
-        *,
-        transport: Any = None,
-        verify: ssl.SSLContext | str | bool = True,
-        cert: Any = None,
-        http2: bool = False,
-        limits: Any = None,
-        proxy: Any = None,
-        retries: int = 0,
-        trust_env: bool = True,
-    ) -> None:
-        """Take the pool, and what really sends: `transport`, or options that mean what the library says of them."""
+    def __init__(self, pool: Pooled, **options: Unpack[TransportOptions]) -> None:
+        """Take the pool, and what really sends or how it is made."""
         self._pool = pool
-        self._given = transport
-        self._options = {"verify": verify, "cert": cert, "http2": http2, "retries": retries, "trust_env": trust_env}
-        self._limits = limits
-        self._proxy = proxy
-        self._trust_env = trust_env
+        self._given = options.pop("transport", None)
+        self._limits = options.pop("limits", None)
+        self._proxy = options.pop("proxy", None)
+        self._trust_env = options.get("trust_env", True)
+        self._options = options
         self._lock = threading.Lock()
         self._made: dict[tuple[str, str], Any] = {}
         self._routes: dict[tuple[str, Origin | None], Any] = {}

@@ -1,0 +1,46 @@
+"""Former versions of clients, which cannot be installed beside the present ones."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="session")
+def former(pytestconfig: pytest.Config) -> Callable[..., str]:
+    """Run the story in another process, with packages of former versions before all others; return what it prints.
+
+    They are kept in pytest's cache.
+    """
+    cache = pytestconfig.cache
+    assert cache is not None
+
+    def run(packages: list[str], names: list[str]) -> str:
+        folder = cache.mkdir("former-sdks") / "-".join(packages).translate(str.maketrans("=<>,*", "_____"))
+        _install(folder, packages)
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "src"), str(ROOT)])}
+        command = [sys.executable, "-m", "tests.upstream.sdks.story", *names]
+        ran = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=250)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        return ran.stdout
+
+    return run
+
+
+def _install(folder: Path, packages: list[str]) -> None:
+    whole = folder / ".whole"
+    with open(f"{folder}.lock", "w") as lock:  # pytest may run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if whole.exists():
+            return
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--upgrade", "--target", str(folder)]
+        subprocess.run([*command, *packages], check=True, timeout=250, stdout=sys.stderr)
+        whole.touch()
