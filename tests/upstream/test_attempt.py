@@ -311,6 +311,16 @@ def test_first_come_first_served() -> None:
     assert len(world.ops) < 2.5 * 20, "only the first in line asks"
 
 
+def test_a_pool_under_twice_its_load_asks_little() -> None:
+    world = World(keys("a", "b"), limits={"a": {"rpm": 60}, "b": {"rpm": 60}}, latency=0.3)
+    tasks = [world.begin(Asked(max_wait=10), at=number / 4) for number in range(240)]
+    world.run()
+    sent = [task for task in tasks if task.result.outcome.cause == UpstreamCause.OK]
+    assert len(sent) == len(world.hits)
+    assert len(sent) >= 0.95 * (2 * 60 + 2 * world.now)
+    assert len(world.ops) <= 2.5 * len(sent)
+
+
 def test_what_comes_beyond_the_bound_is_told_at_once_how_long_it_would_have_to_wait() -> None:
     world = World(keys("a"), by_key(a=DRY), max_waiting=2)
     world.ask(NO_WAIT)
@@ -325,6 +335,23 @@ def test_what_comes_beyond_the_bound_is_told_at_once_how_long_it_would_have_to_w
     world.script = by_key()
     world.run()
     assert [task.result.outcome.cause for task in waiting] == [UpstreamCause.OK] * 2
+
+
+def test_a_line_of_no_places_has_nobody_wait() -> None:
+    world = World(keys("a"), by_key(a=DRY), max_waiting=0)
+    assert world.ask(Asked(max_wait=60)).outcome.cause == UpstreamCause.EXHAUSTED
+    assert world.ask(Asked(max_wait=60)).synthetic is not None
+    assert world.now == 0
+
+
+def test_nobody_waits_for_room_that_there_never_is() -> None:
+    world = World(TWO, limits={"a": {"tpm": 100}, "b": {"tpm": 200}})
+    result = world.ask(Asked(cost={"tokens": 1000}))
+    assert (world.hits, world.now) == ([], 0)
+    assert result.outcome.cause == UpstreamCause.TOO_LARGE
+    assert result.synthetic is not None
+    assert dict(result.synthetic.fields)["x-should-retry"] == "false"
+    assert world.ask(Asked(cost={"tokens": 150})).outcome.key == "b"
 
 
 def test_nobody_stands_in_line_who_has_no_time_for_it() -> None:

@@ -9,24 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from math import log
+from random import Random
 from typing import TypeVar
 
 T = TypeVar("T")
 
-_ONE = 2.0**52
-"""More bits would be rounded to 1, whose logarithm is 0."""
+_BITS = 52
+"""More would be rounded to 1, whose logarithm is 0."""
 
 
 def preferred(things: Iterable[T], text: str, name: Callable[[T], str], weight: Callable[[T], float]) -> list[T]:
     """Return things in the order in which requests with this affinity prefer them."""
     seed = text.encode("utf-8", "surrogatepass")
+    key = seed if len(seed) <= 64 else blake2b(seed, digest_size=32).digest()
 
-    def score(thing: T) -> float:
-        drawn = int.from_bytes(blake2b(name(thing).encode(), key=_key(seed), digest_size=8).digest(), "big")
-        return weight(thing) / -log(((drawn >> 12) + 0.5) / _ONE)
+    def number(thing: T) -> int:
+        digest = blake2b(name(thing).encode(), key=key, digest_size=8).digest()
+        return int.from_bytes(digest, "big") >> (64 - _BITS)
 
-    return sorted(things, key=score, reverse=True)
+    return _sorted(things, number, weight)
 
 
-def _key(seed: bytes) -> bytes:
-    return seed if len(seed) <= 64 else blake2b(seed, digest_size=32).digest()
+def drawn(things: Iterable[T], random: Random, weight: Callable[[T], float]) -> list[T]:
+    """Return things in an order drawn at random, for requests that prefer none."""
+    return _sorted(things, lambda thing: random.getrandbits(_BITS), weight)
+
+
+def _sorted(things: Iterable[T], number: Callable[[T], int], weight: Callable[[T], float]) -> list[T]:
+    return sorted(things, key=lambda thing: weight(thing) / -log((number(thing) + 0.5) / 2**_BITS), reverse=True)

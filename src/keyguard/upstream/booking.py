@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 
 from keyguard.clock import SECOND
-from keyguard.errors import StoreError
+from keyguard.errors import StoreBusy, StoreError
 from keyguard.flow import Wait
 from keyguard.learnt import Candidate, Grant, NoGrant
 from keyguard.logs import plain
@@ -154,7 +154,8 @@ class Booking:
             granted = await Acquire(candidates, self._cost, ahead=ahead, reports=outbox.reports(taken))
             answered = True
         except StoreError as error:
-            self.pool.telling.begins("store.failed", "", detail=plain(error))
+            if not isinstance(error, StoreBusy):
+                self.pool.telling.begins("store.failed", "", detail=plain(error))
             return self.pool.without_store.acquire(candidates, self._cost, ahead), True
         finally:
             if not answered:

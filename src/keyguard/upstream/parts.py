@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
-from random import Random
+from random import Random, SystemRandom
 from typing import NamedTuple, Protocol
 
 from keyguard.clock import Clock
 from keyguard.learnt import Candidate, Dimension, Grant, Report, Seen, group_key, id_of
 from keyguard.units import as_datetime
-from keyguard.upstream.affinity import preferred
+from keyguard.upstream.affinity import drawn, preferred
 from keyguard.upstream.answers import Fields
 from keyguard.upstream.causes import UpstreamCause, Verdict
 from keyguard.upstream.events import Telling
@@ -24,6 +24,7 @@ from keyguard.upstream.without_store import WithoutStore
 OTHERS = "*"
 """The model class of all models that no glob of the pool names."""
 
+_MOST_ORDERS = 1000
 _LATER = 1_000_000
 """What is added to the rank of groups that come last."""
 
@@ -52,6 +53,18 @@ class Group(NamedTuple):
     weight: float
     keys: tuple[Key, ...]
     limits: tuple[tuple[Dimension, int], ...]
+
+
+def _name(group: Group) -> str:
+    return group.name
+
+
+def _id(key: Key) -> str:
+    return key.id
+
+
+def _weight(one: Group | Key) -> float:
+    return one.weight
 
 
 class Held(NamedTuple):
@@ -97,11 +110,20 @@ class PoolParts:
         """Whether a request is sent once more after a 5xx."""
         self._hurry = hurry
         """Has the outbox sent at once, in the background."""
-        self.random = random or Random()
+        self.random = random or SystemRandom()  # no state that two children of a process would share
         self.without_store = WithoutStore(workers, clock)
         self.pairs = Pairs(clock)
         self.queues = {one: Queue(max_waiting) for one in self.classes}
         self._digests = {key.id: key.digest(name) for group in groups for key in group.keys}
+        self._candidates = {
+            (one, group.name): Candidate(
+                group_key(name, one, group.name), (), group.limits, group.rank, id_of(group.name)
+            )
+            for one in self.classes
+            for group in groups
+        }
+        self._orders: dict[str, list[tuple[Group, list[Key]]]] = {}
+        """What `_order` found for affinities."""
         self._keys = {self._digests[key.id]: key for group in groups for key in group.keys}
 
     @property
@@ -127,29 +149,45 @@ class PoolParts:
         return self._digests[key.id]
 
     def candidate(self, model_class: str, group: Group, keys: Sequence[Key]) -> Candidate:
-        """Return a group as operations name it."""
-        state = group_key(self.name, model_class, group.name)
+        """Return a group as operations name it, with some of its keys."""
         digests = tuple([self._digests[key.id] for key in keys])
-        return Candidate(state, digests, group.limits, group.rank, id_of(group.name))
+        return self._candidates[model_class, group.name]._replace(keys=digests)
 
     def preferred(
         self, model_class: str, affinity: str, usable: Callable[[Group, Key], bool], later: set[str]
     ) -> list[tuple[Candidate, Group]]:
         """Return the groups with usable keys in the order of preference; those that are `later` come last."""
-        text = affinity or f"{self.random.getrandbits(64):x}"
-        order = preferred(self.groups, text, lambda group: group.name, lambda group: group.weight)
-        order.sort(key=lambda group: (group.name in later, group.rank))
         found = []
-        for group in order:
-            keys = [key for key in group.keys if usable(group, key)]
-            if keys:
-                keys = preferred(keys, text, lambda key: key.id, lambda key: key.weight) if len(keys) > 1 else keys
-                keys.sort(key=lambda key: key.rank)
-                candidate = self.candidate(model_class, group, keys)
+        for group, keys in self._order(affinity):
+            fit = [key for key in keys if usable(group, key)]
+            if fit:
+                candidate = self.candidate(model_class, group, fit)
                 if group.name in later:
                     candidate = candidate._replace(rank=group.rank + _LATER)
                 found.append((candidate, group))
+        if later:
+            found.sort(key=lambda one: one[0].rank)
         return found
+
+    def _order(self, affinity: str) -> list[tuple[Group, list[Key]]]:
+        """Return the groups, and the keys of each, in the order of their ranks, and of preference within those."""
+        order = self._orders.get(affinity)
+        if order is not None:
+            return order
+        if affinity:
+            groups = preferred(self.groups, affinity, _name, _weight)
+            order = [(group, preferred(group.keys, affinity, _id, _weight)) for group in groups]
+        else:
+            groups = drawn(self.groups, self.random, _weight)
+            order = [(group, drawn(group.keys, self.random, _weight)) for group in groups]
+        order.sort(key=lambda one: one[0].rank)
+        for _, keys in order:
+            keys.sort(key=lambda key: key.rank)
+        if affinity:
+            if len(self._orders) >= _MOST_ORDERS:
+                self._orders = {}
+            self._orders[affinity] = order
+        return order
 
     def moment(self, wait: int | None) -> datetime | None:
         """Return the time after so many microseconds."""

@@ -116,7 +116,7 @@ class KeyPool(ForOperators):
             max_waiting=whole("max_waiting", max_waiting, 0, 1_000_000),
             max_attempts=attempts_of(max_attempts, len(groups)),
             replay=replays(replay),
-            hurry=self._job.soon,
+            hurry=self._hurry,
         )
         self.place = StorePlace(open_store(store, clock), clock=now)
 
@@ -282,6 +282,10 @@ class KeyPool(ForOperators):
     async def aclose(self) -> None:
         """Do as `close` does, under an event loop."""
         await in_thread(self._job.end)
+
+    def _hurry(self) -> None:
+        if not self.place.failing:
+            self._job.soon()
 
     def _flush(self, last: bool) -> None:
         outbox = self.parts.outbox
