@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from keyguard.flow import blocking
     from keyguard.guard import Guard
+<<<<<<< HEAD
     from keyguard.guards import (
         APIKeys,
         Ban,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
         ResponseCache,
         UpstreamCauses,
     )
+=======
+    from keyguard.guards import APIKeys, Ban, Concurrency, IPFilter, Overload, RateLimit, ResponseCache, TokenBudget
+>>>>>>> 8ea4019 (Budgets of tokens: reserved before a request, settled by what its answer says it has used)
     from keyguard.guards.cache import CacheStats, Explanation, cache_control, vary
     from keyguard.guards.overload import OverloadStats
     from keyguard.guards.rate_limit import Outcome
@@ -119,6 +123,7 @@ __all__ = [
     "ResponseCache",
     "StoreBusy",
     "StoreError",
+    "TokenBudget",
     "UpstreamCause",
     "UpstreamCauses",
     "UpstreamEvent",
@@ -158,7 +163,11 @@ _PLACES = {
     ),
     "flow": "blocking",
     "guard": "Guard",
+<<<<<<< HEAD
     "guards": "APIKeys Ban Concurrency IPFilter Overload RateLimit ResponseCache UpstreamCauses",
+=======
+    "guards": "APIKeys Ban Concurrency IPFilter Overload RateLimit ResponseCache TokenBudget",
+>>>>>>> 8ea4019 (Budgets of tokens: reserved before a request, settled by what its answer says it has used)
     "guards.cache": "CacheStats Explanation cache_control vary",
     "guards.overload": "OverloadStats",
     "guards.rate_limit": "Outcome",

@@ -27,10 +27,21 @@ if TYPE_CHECKING:
         OverloadOptions,
         RateLimitOptions,
         ResponseCacheOptions,
+        TokenBudgetOptions,
         UpstreamCausesOptions,
     )
 
-__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "Overload", "RateLimit", "ResponseCache", "UpstreamCauses"]
+__all__ = [
+    "APIKeys",
+    "Ban",
+    "Concurrency",
+    "IPFilter",
+    "Overload",
+    "RateLimit",
+    "ResponseCache",
+    "TokenBudget",
+    "UpstreamCauses",
+]
 
 
 class APIKeys(ASGIDriver):
@@ -94,6 +105,16 @@ class ResponseCache(ASGIDriver):
 
     def __init__(self, app: ASGIApp, **options: Unpack[ResponseCacheOptions]) -> None:
         self.guard, self.stack = stack_of(guards.ResponseCache, (), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=True))
+
+
+class TokenBudget(ASGIDriver):
+    """`keyguard.TokenBudget` around an ASGI app."""
+
+    def __init__(
+        self, app: ASGIApp, *rates: Rates | Callable[[Request], Any], **options: Unpack[TokenBudgetOptions]
+    ) -> None:
+        self.guard, self.stack = stack_of(guards.TokenBudget, rates, options)
         super().__init__(app, self.stack.engine(app, asynchronous=True))
 
 

@@ -62,8 +62,7 @@ class Guard:
 
             def __call__(self, request: Request) -> Response | None: ...
 
-    A stack asks only guards that inherit from this class. A function, or an object of any other class, is a guard too,
-    and of that only `provides` and `needs` are read.
+    A stack asks this of guards that inherit from the class. Of others, functions say, it reads `provides` and `needs`.
     """
 
     __call__: Callable[..., Any]
@@ -94,6 +93,8 @@ class Guard:
     `keyguard/keys/places.py` lists. Caches keep such requests apart, and what stands there is in no log."""
     reads_bodies: bool = False
     """Whether it may read the body of a request before the app does."""
+    outlasts: bool = False
+    """Whether it may have the app's answer read to its end after the client has left (`CarriedRequest.lasting`)."""
     strips: bool = False
     """Whether what stands in its `sources` is taken off before the app sees the request."""
     handlers: bool = False
@@ -107,10 +108,9 @@ class Guard:
     facts: Sequence[LimitFacts] = ()
     """The facts that operators need to look at its limits, if that does not stand in `counters`."""
     counting: Literal["charges", "checks"] | None = None
-    """Says that its `decide` does nothing but look at the request until it answers with an `Ask` for a `Take`, so that
-    it may be asked before it is known what its neighbours outside answer, and in one operation with them. `"charges"`:
-    it refuses since too little is left. `"checks"`: it takes nothing, and refuses for what has been before. It stands
-    in the class of the `decider` it speaks for."""
+    """Says that its `decide` only looks at the request until it answers with an `Ask` for a `Take`, so that it may be
+    asked in one operation with its neighbours outside. `"charges"`: it refuses since too little is left. `"checks"`: it
+    takes nothing, and refuses for what has been before. It stands in the class of the `decider` it speaks for."""
     unshadowed: str = ""
     """Why it cannot stand in shadow mode, in which it refuses nobody: "a cache refuses nobody". Empty if it can."""
     joined: Callable[[Sequence[Any]], Any] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from keyguard.flow import Flow
@@ -298,10 +298,17 @@ class Tee:
             self.budget.give(taken)
 
 
+class BodyFilter(Protocol):
+    """Sees the app's body part by part on its way, and may hold some of it back."""
+
+    def feed(self, part: bytes, *, last: bool) -> bytes:
+        """Return what goes on in the place of a part, perhaps an empty one. `last`: the body has come to its end."""
+
+
 class Response:
     """A response head, and either a body or `APP`: the body that the app is about to send."""
 
-    __slots__ = ("body", "headers", "refusal", "sized", "status", "tees")
+    __slots__ = ("body", "filters", "headers", "refusal", "sized", "status", "tees")
 
     def __init__(
         self,
@@ -319,6 +326,11 @@ class Response:
         self.sized = False
         """Whether `Content-Length` is in order already, or rightly absent: it is set by the driver if not."""
         self.tees: list[Tee] | None = None
+        self.filters: list[BodyFilter] | None = None
+
+    def filter(self, one: BodyFilter) -> None:
+        """Have the app's body go through a filter, before any copy is made. Only for a response with the body `APP`."""
+        self.filters = [*(self.filters or ()), one]
 
     def tee(self, tee: Tee) -> None:
         """Copy the app's body while it is sent. Only for a response whose body is `APP`."""

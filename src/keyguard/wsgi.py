@@ -27,10 +27,21 @@ if TYPE_CHECKING:
         OverloadOptions,
         RateLimitOptions,
         ResponseCacheOptions,
+        TokenBudgetOptions,
         UpstreamCausesOptions,
     )
 
-__all__ = ["APIKeys", "Ban", "Concurrency", "IPFilter", "Overload", "RateLimit", "ResponseCache", "UpstreamCauses"]
+__all__ = [
+    "APIKeys",
+    "Ban",
+    "Concurrency",
+    "IPFilter",
+    "Overload",
+    "RateLimit",
+    "ResponseCache",
+    "TokenBudget",
+    "UpstreamCauses",
+]
 
 
 class APIKeys(WSGIDriver):
@@ -94,6 +105,16 @@ class ResponseCache(WSGIDriver):
 
     def __init__(self, app: WSGIApp, **options: Unpack[ResponseCacheOptions]) -> None:
         self.guard, self.stack = stack_of(guards.ResponseCache, (), options)
+        super().__init__(app, self.stack.engine(app, asynchronous=False))
+
+
+class TokenBudget(WSGIDriver):
+    """`keyguard.TokenBudget` around a WSGI app."""
+
+    def __init__(
+        self, app: WSGIApp, *rates: Rates | Callable[[Request], Any], **options: Unpack[TokenBudgetOptions]
+    ) -> None:
+        self.guard, self.stack = stack_of(guards.TokenBudget, rates, options)
         super().__init__(app, self.stack.engine(app, asynchronous=False))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from keyguard.flow import Flow
-from keyguard.response import Response, Tee
+from keyguard.response import BodyFilter, Response, Tee
 
 
 def feed(tees: Iterable[Tee], part: bytes, *, last: bool, sure: bool) -> list[Flow[None]]:
@@ -16,6 +16,13 @@ def feed(tees: Iterable[Tee], part: bytes, *, last: bool, sure: bool) -> list[Fl
         if flow is not None:
             flows.append(flow)
     return flows
+
+
+def passed(filters: Iterable[BodyFilter], part: bytes, *, last: bool) -> bytes:
+    """Return what goes on of a part of the app's body, after all filters."""
+    for one in filters:
+        part = one.feed(part, last=last)
+    return part
 
 
 def sized_body(response: Response, method: str) -> bytes:

@@ -87,6 +87,7 @@ class Engine:
         "note",
         "notes",
         "observers",
+        "outlasts",
         "overrides",
         "patience",
         "patterns",
@@ -147,7 +148,7 @@ class Engine:
         self.notes, self.handlers, self.stack = setup.notes, setup.handlers, setup.stack
         self.strips, self.drivers = setup.strips, setup.drivers
         self.sinks, self.patterns, self.observers = setup.sinks, setup.patterns, setup.observers
-        self.reads_bodies, self.rendering = setup.reads_bodies, setup.rendering
+        self.reads_bodies, self.rendering, self.outlasts = setup.reads_bodies, setup.rendering, setup.outlasts
         self.late: Callable[[Deferred], None] | None = None
         """Runs what is deferred after the end, set by the driver. It hangs here, and not on the request's own driver
         objects: they would refer to each other, and each request would be left to the garbage collector."""

@@ -58,6 +58,8 @@ class Setup(NamedTuple):
     """Writes the bodies of refusals, if the app has a function for it."""
     reads_bodies: bool = False
     """Whether a guard may ask for the body of a request."""
+    outlasts: bool = False
+    """Whether a guard may have the app's answer read on after the client has left."""
     strips: Sequence[Sources] = ()
     """The places in which keys are taken off before the app sees a request."""
     drivers: Any = None

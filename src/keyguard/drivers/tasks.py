@@ -72,6 +72,17 @@ async def ended(task: Task) -> None:
         await asyncio.shield(task)
 
 
+async def ended_in_spite(task: Task) -> None:
+    """Wait for the end of a task that has been cancelled, also in one that is cancelled itself."""
+    if isinstance(task, TrioTask):
+        import trio
+
+        with trio.CancelScope(shield=True):
+            await task.over.wait()
+    else:
+        await asyncio.wait([task])
+
+
 def is_lost(task: Task) -> bool:
     """Tell whether it never ends, since its event loop was closed with work in it."""
     return not isinstance(task, TrioTask) and task.get_loop().is_closed()

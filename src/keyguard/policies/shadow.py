@@ -141,7 +141,7 @@ class Shadow(Guard):
         self.needs, self.keeps, self.store = told.needs, told.keeps, told.store
         self.wants_keys, self.lets_anonymous_pass = told.wants_keys, told.lets_anonymous_pass
         self.filters_addresses, self.judges_credentials = told.filters_addresses, told.judges_credentials
-        self.sources, self.handlers = told.sources, told.handlers
+        self.sources, self.handlers, self.outlasts = told.sources, told.handlers, told.outlasts
         self.counters, self.facts, self.reads_bodies = told.counters, told.facts, told.reads_bodies
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ from keyguard.http.fields import FieldSet as FieldSet
 from keyguard.request.carried import SHARED_ASGI as SHARED_ASGI
 from keyguard.request.carried import SHARED_WSGI as SHARED_WSGI
 from keyguard.request.carried import CarriedRequest as CarriedRequest
+from keyguard.request.carried import Lasting as Lasting
 from keyguard.request.carried import carried as carried
 from keyguard.request.carried import veiled as veiled
 from keyguard.request.current import current_request as current_request
@@ -25,6 +26,7 @@ __all__ = [
     "Deferred",
     "FieldSet",
     "Forward",
+    "Lasting",
     "LimitState",
     "Request",
     "RequestSettings",

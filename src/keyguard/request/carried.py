@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, M
 from contextlib import contextmanager
 from hashlib import blake2b
 from os import urandom
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from keyguard.errors import AmbiguousPath
 from keyguard.http.callers import Told
@@ -42,6 +42,14 @@ def veiled(query: bytes) -> bytes:
     return blake2b(query, digest_size=16).digest() if query else b""
 
 
+class Lasting(NamedTuple):
+    """How far an app's answer is read on after its client has left."""
+
+    seconds: float
+    most: int
+    """Bytes."""
+
+
 class CarriedRequest(Request):
     """A request with what drivers note about it, and with its head as the server gives it."""
 
@@ -62,6 +70,7 @@ class CarriedRequest(Request):
         "copied",
         "deferred",
         "inherited",
+        "lasting",
         "late",
         "method",
         "over",
@@ -85,6 +94,9 @@ class CarriedRequest(Request):
     afterwards: list[Deferred] | None
     """Work for when the app has returned: background tasks and clean-up come after the last byte."""
     late: Callable[[Deferred], None] | None
+    lasting: Lasting | None
+    """How far the app's answer is read on if its client leaves. Only in stacks with a guard that `outlasts`, and not
+    set before it says so."""
     copied: bool
     """Whether the app's response may be copied: then it matters whether its client stays to the end."""
     read_body: bool

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import EllipsisType
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from keyguard.conditions import OnPaths
 from keyguard.decision import Decision
@@ -181,6 +181,31 @@ class ResponseCacheOptions(StackOptions, total=False):
     local_bytes: int
     local_ttl: Duration
     name: str
+
+
+class TokenBudgetOptions(StackOptions, total=False):
+    """The settings of `TokenBudget` that are given by name, and those of a stack of its own."""
+
+    by: By
+    mode: Literal["soft", "hard"]
+    clamp: bool
+    output: int
+    input_tokens: Callable[[Mapping[str, Any]], int] | None
+    max_body: int
+    include_usage: bool
+    on_disconnect: Literal["drain", "abort"]
+    drain_for: Duration
+    when: Setting[bool] | None
+    exempt: Setting[bool] | None
+    methods: Iterable[str] | None
+    paths: Iterable[str] | OnPaths | None
+    ignore_case: bool
+    plans: Mapping[str, Rates | Sequence[Rates] | Literal[0] | None] | None
+    default: Rates | Sequence[Rates] | Literal[0] | None
+    name: str | None
+    headers: Profile | Sequence[Profile] | None
+    tell: Tell
+    if_store_fails: FailureMode
 
 
 class UpstreamCausesOptions(StackOptions, total=False):

@@ -50,6 +50,10 @@ class BodyAhead:
             return b"", Unread.TOO_LONG if length > most else Unread.INCOMPLETE
         return Pending(self._read(most))
 
+    def replace(self, body: bytes) -> None:
+        """Have the app get another body in the place of the one that was read."""
+        self._messages = deque([{"type": "http.request", "body": body, "more_body": False}])
+
     async def _read(self, most: int) -> list[tuple[bytes, Unread | None]]:
         size = sum([len(message.get("body", b"")) for message in self._messages])
         while not self._ended and size <= most and len(self._messages) < _MOST:

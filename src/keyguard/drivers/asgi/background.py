@@ -47,11 +47,15 @@ def detach(app: ASGIApp, engine: Engine, step: Detach) -> bool:
             return False
     scope = step.request.of_the_same_caller()
     request = ASGIRequest(step.request.method, scope, engine, scope[SHARED_ASGI])
-    task = hold(_run(Exchange(app, engine, request, _Silence(), _swallow), step.guard))
+    note_detached(hold(_run(Exchange(app, engine, request, _Silence(), _swallow), step.guard)))
+    return True
+
+
+def note_detached(task: Task) -> None:
+    """Note a task that nobody waits for: it has a moment to come to its end before the app's lifespan does."""
     detached = _detached
     detached.add(task)
     task.add_done_callback(detached.discard)
-    return True
 
 
 class _Silence:

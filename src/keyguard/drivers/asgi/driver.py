@@ -14,6 +14,7 @@ from keyguard.drivers.asgi.background import call, detach, end_detached, wait
 from keyguard.drivers.asgi.driving import answer_refused, asked, noting, start_settling
 from keyguard.drivers.asgi.exchange import Exchange
 from keyguard.drivers.asgi.handshake import Handshake
+from keyguard.drivers.asgi.lasting import outlast
 from keyguard.drivers.asgi.messages import ASGIApp as ASGIApp
 from keyguard.drivers.asgi.messages import Message, Receive, Send, as_sent
 from keyguard.drivers.asgi.recording import recorded
@@ -132,7 +133,8 @@ class ASGIDriver:
                     request.late = engine.late
                 return
             if begun.__class__ is not tuple or is_heard_to_its_end(request):
-                await Exchange(self.app, engine, request, receive, send).run(begun)
+                exchange = Exchange(self.app, engine, request, receive, send)
+                await (outlast(exchange, begun) if engine.outlasts else exchange.run(begun))
                 return
         telling = answer = None
         if begun:  # those that have left a mark are told of the head

@@ -25,12 +25,13 @@ by it is noted, and if the response may be copied, whether it tells that the cli
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from keyguard.chain import Begun, checked, within
 from keyguard.drivers.asgi.copies import Copies
 from keyguard.drivers.asgi.driving import WAITS, Relay, awaited, decided, finished, later, let_go, noting, settled
+from keyguard.drivers.asgi.filtering import filtered
 from keyguard.drivers.asgi.messages import ASGIApp, Message, Receive, Send, as_sent, nothing, raw_fields, without_body
 from keyguard.drivers.asgi.request import ByteHeaders, Scope
 from keyguard.drivers.bridges import pass_on, returned
@@ -40,7 +41,7 @@ from keyguard.errors import NoResponse
 from keyguard.flow import Flow
 from keyguard.process.event_loops import in_loop, mark_coroutine_function
 from keyguard.request import CarriedRequest
-from keyguard.response import APP, Response
+from keyguard.response import APP, BodyFilter, Response
 from keyguard.steps import CallApp
 
 IDLE, WAIT, DRIVING, STREAM, TEE, DISCARD, DEAD = range(7)
@@ -54,6 +55,7 @@ class Exchange:
 
     copies: Copies | None = None
     failure: BaseException | None = None
+    filters: Sequence[BodyFilter] | None = None
     flow: Flow[Any] | None = None
     """The coroutine of the guards that go the long way."""
     state = IDLE
@@ -207,6 +209,11 @@ class Exchange:
     def send(self, message: Message) -> Awaitable[None]:
         """Serve the app as its `send`. A plain function: awaiting through one more coroutine has a price."""
         state = self.state
+        if self.filters is not None and state in (STREAM, TEE) and message["type"] == "http.response.body":
+            left = filtered(self.filters, message)
+            if left is None:
+                return nothing()
+            message = left
         if state == STREAM:
             if self.request.deferred is not None and self._is_last(message):
                 return self._send_last(message)
@@ -272,19 +279,16 @@ class Exchange:
         if response.body is not APP:
             self.state = DISCARD
             return self._answer(response)
-        self.state = STREAM
+        self.state, self.filters = STREAM, response.filters
         if response.tees is not None:
             self.state = TEE
             self.copies = Copies(self.engine, self.request, response.tees)
             if self.request.state.broken:
                 self.copies.left()
-        headers = response.headers
-        if isinstance(headers, ByteHeaders):
-            if not headers.changed and response.status == message.get("status", response.status):
-                return self.send_on(message)
-            raw = headers.raw
-        else:
-            raw = raw_fields(headers)
+        headers, same = response.headers, response.status == message.get("status", response.status)
+        if same and isinstance(headers, ByteHeaders) and not headers.changed:
+            return self.send_on(message)
+        raw = headers.raw if isinstance(headers, ByteHeaders) else raw_fields(headers)
         return self.send_on(self._with_head(message, response.status, raw))
 
     def _with_head(self, message: Message, status: int, raw: list[tuple[bytes, bytes]]) -> Message:

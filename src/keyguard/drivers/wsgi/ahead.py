@@ -25,11 +25,14 @@ class InputAhead:
         """The exception of the stream, which the app is to hear in its turn."""
         self._whole = False
         """Whether nothing stands behind what was read."""
+        self._replaced = False
 
     # -- for guards -----------------------------------------------------------------------------------------
 
     def read_ahead(self, most: int) -> tuple[bytes, Unread | None]:
         """Return the body, if it has no more than `most` bytes, and why it could not be read."""
+        if self._replaced:
+            return (b"", Unread.TOO_LONG) if len(self._kept) > most else (self._kept, None)
         environ = self._environ
         chunked = "HTTP_TRANSFER_ENCODING" in environ
         length = None if chunked else length_of(environ.get("CONTENT_LENGTH") or None)
@@ -46,6 +49,10 @@ class InputAhead:
         if not self._whole or (length is not None and len(self._kept) < length):
             return b"", Unread.INCOMPLETE
         return self._kept, None
+
+    def replace(self, body: bytes) -> None:
+        """Have the app get another body in the place of the one that was read."""
+        self._kept, self._whole, self._replaced = body, True, True
 
     def _fill(self, wanted: int) -> None:
         """Read until so many bytes are there, or no more come."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from types import FrameType
 from typing import Protocol, cast
+
+from keyguard.drivers.bodies import passed
+from keyguard.response import BodyFilter
 
 left: deque[Body] = deque()
 """Bodies that are to be closed before the next request."""
@@ -146,6 +149,39 @@ class Peeked:
 
     def __next__(self) -> bytes:
         return self.first.pop() if self.first else next(self.iterator)
+
+    def close(self) -> None:
+        close(self.iterable)
+
+
+class Filtered:
+    """An iterable whose parts go through filters. Its number of parts is not known any more."""
+
+    __slots__ = ("_ended", "filters", "iterable", "iterator")
+
+    def __init__(self, iterable: Iterable[bytes], filters: Sequence[BodyFilter]) -> None:
+        self.iterable = iterable
+        self.filters = filters
+        self.iterator: Iterator[bytes] | None = None
+        self._ended = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._ended:
+            raise StopIteration
+        if self.iterator is None:
+            self.iterator = iter(self.iterable)
+        try:
+            part = next(self.iterator)
+        except StopIteration:
+            self._ended = True
+            left = passed(self.filters, b"", last=True)
+            if not left:
+                raise
+            return left
+        return passed(self.filters, part, last=False)
 
     def close(self) -> None:
         close(self.iterable)

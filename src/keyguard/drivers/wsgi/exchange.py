@@ -25,11 +25,11 @@ from io import BytesIO
 from typing import Any
 
 from keyguard.chain import Begun, checked, within
-from keyguard.drivers.bodies import feed
+from keyguard.drivers.bodies import feed, passed
 from keyguard.drivers.bridges import pass_on, returned
 from keyguard.drivers.interpreter import Engine, Foreign
 from keyguard.drivers.stripping import strip_keys
-from keyguard.drivers.wsgi.body import Body, Peeked, SizedBody, close
+from keyguard.drivers.wsgi.body import Body, Filtered, Peeked, SizedBody, close
 from keyguard.drivers.wsgi.driving import (
     NO_BODY,
     NO_HEAD,
@@ -46,13 +46,14 @@ from keyguard.drivers.wsgi.driving import (
     status_of,
     with_ours,
 )
+from keyguard.drivers.wsgi.lasting import LastingBody, in_one_context
 from keyguard.drivers.wsgi.noting import noting
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError, NoResponse
 from keyguard.flow import Flow
 from keyguard.logs import logger
 from keyguard.request import CarriedRequest
-from keyguard.response import APP, Headers, Response, Tee
+from keyguard.response import APP, BodyFilter, Headers, Response, Tee
 from keyguard.steps import CallApp
 
 log = logger("keyguard")
@@ -64,6 +65,7 @@ class Exchange:
     """One request through the guards and the app. The table at the top of this file is its theory."""
 
     failure: Exception | None = None
+    filters: Sequence[BodyFilter] | None = None
     flow: Flow[Any] | None = None
     """The coroutine of the guards that go the long way."""
     head: tuple[str, Pairs] | None = None
@@ -100,6 +102,8 @@ class Exchange:
             self.end()
             self.closed(failed=True)
             raise
+        if self.filters is not None and self.state == STREAM:
+            body = Filtered(body, self.filters)
         return self._until_its_end(body) if self.tees or watched else self.given_back(body)
 
     def given_back(self, body: Iterable[bytes]) -> Iterable[bytes]:
@@ -112,6 +116,9 @@ class Exchange:
         return self._until_its_end(body)
 
     def _until_its_end(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        lasting = getattr(self.request, "lasting", None) if self.engine.outlasts and self.state == STREAM else None
+        if lasting is not None:
+            return LastingBody(body, self, lasting)
         return SizedBody(body, self) if hasattr(body, "__len__") else Body(body, self)
 
     # -- driving the guards -----------------------------------------------------------------------------
@@ -157,7 +164,7 @@ class Exchange:
         try:
             if self.request.state.preflight and environ["REQUEST_METHOD"] == "OPTIONS":
                 environ = {**environ, "wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}  # whatever comes, it has no body
-            iterable = self.app(environ, self.start_response)
+            iterable = self._run_app(environ)
             if iterable is None:
                 raise TypeError(NO_BODY)
             if self.head is None:  # start_response comes with the first item
@@ -189,6 +196,11 @@ class Exchange:
                     return self.engine.fault(self.request, failure), None
         raise error  # the app's own, and no guard had an answer to it
 
+    def _run_app(self, environ: Environ) -> Iterable[bytes]:
+        if self.engine.outlasts and getattr(self.request, "lasting", None) is not None:
+            return in_one_context(self.app, environ, self.start_response)
+        return self.app(environ, self.start_response)
+
     def _drive(self) -> None:
         """Hand the app's head to the guards, and what they make of it to the server."""
         assert self.head is not None
@@ -206,7 +218,7 @@ class Exchange:
             self.state, self.failure = DEAD, failure
             raise
         if stop.body is APP:
-            self.tees = stop.tees or ()
+            self.tees, self.filters = stop.tees or (), stop.filters
             self._release(status if stop.status == code else status_line(stop.status), list(stop.headers))
         else:
             self.state, self.replacement = DISCARD, stop
@@ -249,6 +261,8 @@ class Exchange:
             raise self.failure
         if self.state == STREAM:
             assert self.server_write is not None
+            if self.filters is not None:
+                data = passed(self.filters, data, last=False)
             if self.tees:
                 self.feed(data)
             try:

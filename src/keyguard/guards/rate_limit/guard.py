@@ -110,6 +110,8 @@ class RateLimit(Limiting):
     """
 
     counting = "charges"
+    unit = ""
+    """The name of its units, if they are not requests or whatever the app takes for one."""
 
     def __init__(
         self,
@@ -166,6 +168,7 @@ class RateLimit(Limiting):
             binding,
             self.settling,
             self.handlers,
+            self.unit,
         )
         if plans is not None:
             if rates:

@@ -29,6 +29,7 @@ class Named(Protocol):
     paths: OnPaths | None
     rules: tuple[Rule, ...]
     settling: Settling | None
+    unit: str
     when: Any
 
     @property
@@ -63,7 +64,8 @@ def names_of(limit: Named, given: str | None, *, plans: bool) -> tuple[str, str]
     if limit.settling is not None:
         functions |= limit.settling.named
     public = public_name(limit.by, methods, paths) if given is None else str(given)
-    return public, counter_name(limit.by, methods, [*place, *paths], functions, limit.cost, plans)
+    counter = counter_name(limit.by, methods, [*place, *paths], functions, limit.cost, plans)
+    return (named([limit.unit, public]), named([limit.unit, counter])) if limit.unit else (public, counter)
 
 
 def counters_of(limit: Named, plans: Mapping[str, Terms] | None, default: Terms) -> Counters:

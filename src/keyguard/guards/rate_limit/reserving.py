@@ -38,14 +38,25 @@ async def reserve_units(
     state = request.state
     before = state.refusal, state.decided
     try:
-        taken = await Take(demands)
-        return refuse_limited(request, taken) if taken.refused else taken
+        held = await hold_units(request, demands)
+        return refuse_limited(request, held) if isinstance(held, Taken) and held.refused else held
+    finally:
+        state.refusal, state.decided = before
+
+
+async def hold_units(request: CarriedRequest, demands: RuleDemands) -> Taken | Response | None:
+    """Ask the store for what is demanded, or do without it.
+
+    Return its answer, which may be that too little is left; a refusal since the store is out of order, or `None` if the
+    limits let the request pass then.
+    """
+    try:
+        taken: Taken = await Take(demands)
+        return taken
     except StoreBusy:
         return refuse_busy(request)
     except StoreError:
         return await _without_store(request, demands)
-    finally:
-        state.refusal, state.decided = before
 
 
 async def _without_store(request: CarriedRequest, demands: RuleDemands) -> Response | None:

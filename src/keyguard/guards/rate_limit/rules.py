@@ -45,6 +45,8 @@ class Naming(NamedTuple):
     """Says what a request cost in the end; `None` if it costs what was taken."""
     holds: bool = False
     """Whether units may be held, though its own requests hold none."""
+    unit: str = ""
+    """The name of its units in header fields; empty for requests."""
 
 
 class Rule:
@@ -93,7 +95,8 @@ class Rule:
         told = quoted(self.name)
         # A period of the calendar is not of one length, and a balance has none: then no window is told.
         window = f";w={whole_seconds(limit.period)}" if limit.rolling else ""
-        self.policy = f"{told};q={limit.quota}{window}"
+        unit = f';qu="{guard.unit}"' if guard.unit else ""
+        self.policy = f"{told};q={limit.quota}{unit}{window}"
         left, window = self.draft or DRAFTS["draft-11"]
         self.member = f"{told};{left}="
         self.window = f";{window}="
