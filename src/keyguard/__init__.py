@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     )
     from keyguard.flow import blocking
     from keyguard.guard import Guard
-<<<<<<< HEAD
     from keyguard.guards import (
         APIKeys,
         Ban,
@@ -38,11 +37,9 @@ if TYPE_CHECKING:
         Overload,
         RateLimit,
         ResponseCache,
+        TokenBudget,
         UpstreamCauses,
     )
-=======
-    from keyguard.guards import APIKeys, Ban, Concurrency, IPFilter, Overload, RateLimit, ResponseCache, TokenBudget
->>>>>>> 8ea4019 (Budgets of tokens: reserved before a request, settled by what its answer says it has used)
     from keyguard.guards.cache import CacheStats, Explanation, cache_control, vary
     from keyguard.guards.overload import OverloadStats
     from keyguard.guards.rate_limit import Outcome
@@ -163,11 +160,7 @@ _PLACES = {
     ),
     "flow": "blocking",
     "guard": "Guard",
-<<<<<<< HEAD
-    "guards": "APIKeys Ban Concurrency IPFilter Overload RateLimit ResponseCache UpstreamCauses",
-=======
-    "guards": "APIKeys Ban Concurrency IPFilter Overload RateLimit ResponseCache TokenBudget",
->>>>>>> 8ea4019 (Budgets of tokens: reserved before a request, settled by what its answer says it has used)
+    "guards": "APIKeys Ban Concurrency IPFilter Overload RateLimit ResponseCache TokenBudget UpstreamCauses",
     "guards.cache": "CacheStats Explanation cache_control vary",
     "guards.overload": "OverloadStats",
     "guards.rate_limit": "Outcome",

@@ -162,7 +162,10 @@ def test_hard_mode_limits_an_answer_that_has_no_limit(world: str, path: str) -> 
 
 
 def test_an_added_member_leaves_the_others_as_they_came(world: str) -> None:
-    for body, added in ((b'{"messages":[],"t":1.50} ', b'{"messages":[],"t":1.50,'), (b'{"messages":[]\n}', b'{"messages":[],')):
+    for body, added in (
+        (b'{"messages":[],"t":1.50} ', b'{"messages":[],"t":1.50,'),
+        (b'{"messages":[]\n}', b'{"messages":[],'),
+    ):
         site = Site(world, Model(FREE), mode="hard")
         site.ask(body, content_md5="x", content_digest="y")
         assert site.model.asked == [added + b'"max_completion_tokens": 4096}']
