@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import anyio
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from flask import Flask, Response, request, stream_with_context
@@ -51,7 +51,7 @@ async def fastapi_chat(request: Request) -> StreamingResponse:
 
 async def _made() -> AsyncIterator[bytes]:
     for _ in range(PIECES):
-        await asyncio.sleep(PAUSE)
+        await anyio.sleep(PAUSE)
         yield PIECE
     yield USAGE
 

@@ -122,10 +122,8 @@ class Client:
         if not self.asked:
             self.asked = True
             return {"type": "http.request", "body": BODY, "more_body": False}
-        if self.way == "is told":
-            await self.gone.wait()
-            return {"type": "http.disconnect"}
-        await asyncio.Event().wait()
+        await (self.gone if self.way == "is told" else asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
 
     async def send(self, message: Any) -> None:
         if self.gone.is_set():
@@ -147,11 +145,17 @@ async def leave(line: Line, app: Any, way: str, after: int = 2, spec: str = "2.3
         task.cancel()
     await asyncio.wait([task], timeout=20)
     assert task.done()
-    for _ in range(2000):
-        if line.use[1] == 0 and asgi_lasting._going.number == 0:
-            break
-        await asyncio.sleep(0.005)
+    await still(lambda: line.use[1] == 0 and asgi_lasting._going.number == 0)
     return client
+
+
+async def still(over: Callable[[], bool]) -> None:
+    """Wait until nothing goes on any more."""
+    for _ in range(4000):
+        if over():
+            return
+        await pause()
+    raise AssertionError("something still goes on")
 
 
 WAYS = ["is told", "fails", "is stopped"]
@@ -184,8 +188,7 @@ def test_a_client_that_leaves_before_the_head_is_waited_for_too(way: str) -> Non
         if way == "is stopped":
             task.cancel()
         await asyncio.wait([task])
-        while asgi_lasting._going.number:
-            await asyncio.sleep(0.005)
+        await still(lambda: asgi_lasting._going.number == 0)
 
     asyncio.run(early())
     assert (line.sent, line.use) == (6, (21, 0))
@@ -203,7 +206,7 @@ def test_with_abort_the_app_is_stopped_and_what_was_seen_is_charged(mode: str) -
         assert 0 < spent <= len(BODY) + 1000
 
 
-def test_with_abort_a_client_that_leaves_before_the_head_pays_its_input(mode: str = "soft") -> None:
+def test_with_abort_a_client_that_leaves_before_the_head_pays_its_input() -> None:
     for told, cost in (("soft", SENT), ("hard", len(BODY) + 1000)):
         line = Line(on_disconnect="abort", mode=told)
 
@@ -346,7 +349,7 @@ def test_it_is_the_same_in_trio() -> None:
                 if not asked:
                     asked = True
                     return {"type": "http.request", "body": BODY, "more_body": False}
-                await (gone.wait() if way == "is told" else trio.sleep_forever())
+                await (gone if way == "is told" else trio.Event()).wait()
                 return {"type": "http.disconnect"}
 
             async def send(message: Any) -> None:
@@ -366,9 +369,7 @@ def test_it_is_the_same_in_trio() -> None:
                 await gone.wait()
                 if way == "is stopped":
                     scope.cancel()
-            with trio.move_on_after(20):
-                while line.use[1] or asgi_lasting._going.number:
-                    await trio.sleep(0.005)
+            await still(lambda: line.use[1] == 0 and asgi_lasting._going.number == 0)
 
         trio.run(there)
         assert (line.sent, line.use) == (6, (21, 0)), way
@@ -399,7 +400,7 @@ def test_a_body_that_was_never_begun_is_read_as_well() -> None:
     assert (line.sent, line.use) == (6, (21, 0))
 
 
-def test_with_abort_it_is_closed(mode: str = "soft") -> None:
+def test_with_abort_it_is_closed() -> None:
     for told, cost in (("soft", SENT), ("hard", len(BODY) + 1000)):
         line = Line(on_disconnect="abort", mode=told)
         closed_early(line, line.flask())
