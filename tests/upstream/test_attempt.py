@@ -118,6 +118,15 @@ def test_the_second_key_that_may_not_use_a_model_is_the_last() -> None:
     assert result.answer.status == 404
 
 
+def test_a_model_that_no_key_may_use_gets_the_providers_own_answer_each_time() -> None:
+    world = World(TWO, by_key(a=NOT_THIS, b=NOT_THIS))
+    for _ in range(3):
+        result = world.ask(Asked(model="nonsense"))
+        assert result.answer is not None
+        assert (result.answer.status, result.fields) == (404, ())
+    assert [event.kind for event in world.events] == []
+
+
 # -- waiting -----------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +344,22 @@ def test_what_comes_beyond_the_bound_is_told_at_once_how_long_it_would_have_to_w
     world.script = by_key()
     world.run()
     assert [task.result.outcome.cause for task in waiting] == [UpstreamCause.OK] * 2
+
+
+def test_room_that_was_booked_ahead_is_given_back_if_others_are_refused_meanwhile() -> None:
+    """A hidden limit: what was booked before its first refusal is not sent into it one by one."""
+    world = World(keys("a"), limits=rate(300))
+    world.ask()
+    world.script = lambda key, number: (UpstreamCause.EXHAUSTED, Scope.MODEL, 5) if world.now < 5 else OK
+    world.latency = 0.05
+    tasks = [world.begin(Asked(max_wait=600)) for _ in range(310)]
+    world.run(until=0)
+    sent = len(world.hits)
+    assert sent > 200
+    world.run(until=4)
+    assert len(world.hits) == sent
+    world.run()
+    assert {task.result.outcome.cause for task in tasks} == {UpstreamCause.OK}
 
 
 def test_a_line_of_no_places_has_nobody_wait() -> None:

@@ -100,6 +100,13 @@ def test_what_cannot_be_asked_for(asked: dict[str, Any]) -> None:
         pool.acquire(**asked)
 
 
+def test_a_key_that_may_not_use_a_model_is_left_for_another() -> None:
+    pool, _ = pool_of("a", "b")
+    body = b'{"error": {"code": "model_not_found", "type": "invalid_request_error"}}'
+    assert [in_thread(pool, 404, body, model="m"), in_thread(pool, 200, model="m")] == ["a", "b"]
+    assert in_thread(pool, 200, model="n") == "a"
+
+
 def test_the_verdict_is_returned_and_the_first_report_counts() -> None:
     pool, _ = pool_of("a")
     with pool.acquire() as grant:

@@ -136,7 +136,7 @@ class _Course:
         elif cause == Cause.INVALID:
             booking.avoided.add(held.key.id)
         elif cause == Cause.UNSUPPORTED:
-            self.pool.pairs.remember(held.key.id, self.asked.model)
+            booking.avoided.add(held.key.id)
             if self.counts[cause]:
                 return self.returned(last)
         elif cause == Cause.TOO_LARGE:
@@ -192,9 +192,12 @@ class _Course:
     def give_up(self, refused: NoGrant | None) -> Result:
         """Return the last answer if it says why, else one of the pool's own. `refused` is why no key has room."""
         last = self.last
-        if refused is None or not refused.causes:
-            cause, wait = (last.verdict.cause, last.verdict.wait) if last else (Cause.UNSUPPORTED, None)
+        if last is not None and (refused is None or not refused.causes):  # no key is left that may be tried
+            cause, wait = last.verdict.cause, last.verdict.wait
+            if cause == Cause.UNSUPPORTED:  # it may be the caller who names no model that there is
+                return self.returned(last)
         else:
+            assert refused is not None
             cause, wait = why(refused)
         held = last.held if last else None
         outcome = self.outcome(held, cause, wait)

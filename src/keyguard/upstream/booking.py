@@ -60,9 +60,18 @@ class Booking:
         self.waited += span
         await Pause(span / SECOND)
 
-    def usable(self, group: Group, key: Key) -> bool:
-        """Tell whether a key may be tried for this request."""
-        return key.id not in self.avoided and self.pool.pairs.fit(key.id, self.asked.model)
+    def _candidates(self) -> list[tuple[Candidate, Group]]:
+        """Return the groups from which it may be sent. If no key is known to fit the model, the provider says so."""
+        pool, model = self.pool, self.asked.model
+
+        def fits(group: Group, key: Key) -> bool:
+            return key.id not in self.avoided and pool.pairs.fit(key.id, model)
+
+        def may_be_tried(group: Group, key: Key) -> bool:
+            return key.id not in self.avoided
+
+        found = pool.preferred(self.model_class, self.asked.affinity, fits, self.later)
+        return found or pool.preferred(self.model_class, self.asked.affinity, may_be_tried, self.later)
 
     def avoid(self, group: str) -> None:
         """Use no key of a group any more."""
@@ -72,11 +81,16 @@ class Booking:
 
     async def granted(self) -> Held | NoGrant:
         """Wait for a key that has room, until it may be sent with; or return why there is none in time."""
-        found = await self._in_line()
-        self._leave()
-        if isinstance(found, Held) and found.grant.start:
+        while True:
+            found = await self._in_line()
+            self._leave()
+            if isinstance(found, NoGrant) or not found.grant.start:
+                return found
+            began = self.pool.clock()
             await self.pause(found.grant.start)
-        return found
+            if not self.pool.refused_since(found, began):
+                return found
+            self.give_back()  # it would be refused as the others were that were sent meanwhile
 
     async def _in_line(self) -> Held | NoGrant:
         if len(self._queue) and (full := self._join()) is not None:
@@ -130,7 +144,7 @@ class Booking:
     async def _asked(self) -> Held | NoGrant:
         """Ask for room once, with what is to be learnt from before."""
         pool = self.pool
-        found = pool.preferred(self.model_class, self.asked.affinity, self.usable, self.later)
+        found = self._candidates()
         if not found:
             return NoGrant(pool.clock(), None, ())
         candidates = [candidate for candidate, _ in found]
@@ -182,6 +196,8 @@ class Booking:
         self._tell(held, verdict)
 
     def _tell(self, held: Held, verdict: Verdict) -> None:
+        if verdict.scope == Scope.PAIR:
+            self.pool.pairs.remember(held.key.id, self.asked.model)
         telling, name, cause = self.pool.telling, f"{self.model_class}|{held.group}", verdict.cause
         key, group, until = held.key.id, held.group, self.pool.moment(verdict.wait)
         if cause == UpstreamCause.OK:

@@ -14,7 +14,7 @@ from keyguard.errors import KeyguardError
 from keyguard.learnt import NoGrant
 from keyguard.upstream.answers import Asked, Fields, UpstreamOutcome
 from keyguard.upstream.booking import Booking, why
-from keyguard.upstream.causes import UpstreamCause, Verdict
+from keyguard.upstream.causes import Verdict
 from keyguard.upstream.giving_up import LASTING
 from keyguard.upstream.keys import Key
 from keyguard.upstream.parts import PoolParts
@@ -110,7 +110,7 @@ class _Acquiring:
         return HandGrant(self._pool.parts, booking, held.key, held.group, self._asked.model)
 
     def _exhausted(self, booking: Booking, refused: NoGrant) -> UpstreamExhausted:
-        cause, over = why(refused) if refused.causes else (UpstreamCause.UNSUPPORTED, None)
+        cause, over = why(refused)
         wait = None if cause in LASTING else over
         headers = {EXHAUSTION_FIELD: booking.tell_exhausted(cause, wait, 0)}
         if wait is not None:

@@ -17,7 +17,7 @@ from keyguard.clock import SECOND, Clock
 from keyguard.learnt import Report
 from keyguard.process.fork import renew_after_fork
 
-BLOCKING = frozenset({"exhausted", "quota", "ramp", "billing", "invalid"})
+_BLOCKING = frozenset({"exhausted", "quota", "ramp", "billing", "invalid"})
 """Causes for which a key or a group is left alone."""
 _MOST = 512
 _TOGETHER = 64
@@ -50,7 +50,7 @@ class Outbox:
 
     def urgent(self) -> bool:
         """Tell whether others should know of something soon."""
-        return any(blocks(one.report) for one in self._waiting)
+        return any(_matters(one.report) for one in self._waiting)
 
     def add(self, report: Report) -> None:
         """Keep a report until it is sent."""
@@ -80,13 +80,18 @@ class Outbox:
 
     def _keep(self, waiting: list[Waiting]) -> None:
         while len(waiting) > _MOST:
-            del waiting[next((place for place, one in enumerate(waiting) if not blocks(one.report)), 0)]
+            del waiting[next((place for place, one in enumerate(waiting) if not _matters(one.report)), 0)]
         self._waiting = waiting
 
 
 def blocks(report: Report) -> bool:
-    """Tell whether a report is about a key or group that does not work, or does again."""
-    return report.cause in BLOCKING or report.cause == "enable" or report.grant.probe
+    """Tell whether a report is about a key or a group that does not work."""
+    return report.cause in _BLOCKING or (report.cause == "unsupported" and report.scope == "key")
+
+
+def _matters(report: Report) -> bool:
+    """Tell whether others should know of a report soon."""
+    return blocks(report) or report.cause == "enable" or report.grant.probe
 
 
 def _aged(report: Report, age: int) -> Report:

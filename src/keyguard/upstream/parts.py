@@ -16,7 +16,7 @@ from keyguard.upstream.answers import Fields
 from keyguard.upstream.causes import UpstreamCause, Verdict
 from keyguard.upstream.events import Telling
 from keyguard.upstream.keys import Key
-from keyguard.upstream.outbox import BLOCKING, Outbox
+from keyguard.upstream.outbox import Outbox, blocks
 from keyguard.upstream.pairs import Pairs
 from keyguard.upstream.queue import Queue
 from keyguard.upstream.without_store import WithoutStore
@@ -124,6 +124,8 @@ class PoolParts:
         }
         self._orders: dict[str, list[tuple[Group, list[Key]]]] = {}
         """What `_order` found for affinities."""
+        self._refused: dict[str, int] = {}
+        """When an answer told last that something does not work: a state, a group in all its states, or a key."""
         self._keys = {self._digests[key.id]: key for group in groups for key in group.keys}
 
     @property
@@ -208,6 +210,11 @@ class PoolParts:
         """Correct the units of a grant by those that the request did cost."""
         self._report(held, "settled", "none", None, spent)
 
+    def refused_since(self, held: Held, moment: int) -> bool:
+        """Tell whether an answer to this process has told since that a grant will be refused."""
+        names = (held.candidate.state, held.candidate.group, held.grant.key)
+        return any(self._refused.get(name, -1) > moment for name in names)
+
     def hurry(self) -> None:
         """Have others know soon, if there is something that they should: a request that ends brings no more trips."""
         if self.outbox.urgent():
@@ -233,18 +240,26 @@ class PoolParts:
             dimension=dimension,
             spent=spent,
         )
+        if blocks(report):
+            self._refused[_refused_by(report)] = self.clock()
         if held.here:
             self.without_store.learn(report)
-            if report.cause in BLOCKING:
+            if blocks(report):
                 self.outbox.add(of_no_grant(report, report.cause))
             elif report.cause == UpstreamCause.OK and held.grant.probe:
                 self.outbox.add(of_no_grant(report, "enable"))
             return
         self.outbox.add(report)
-        if report.cause in BLOCKING:
+        if blocks(report):
             self.without_store.block(of_no_grant(report, report.cause))
         elif report.cause == UpstreamCause.OK:
             self.without_store.works(of_no_grant(report, "enable"))
+
+
+def _refused_by(report: Report) -> str:
+    """Return what an answer told of that does not work."""
+    by_scope = {"key": report.grant.key, "group": report.candidate.group}
+    return by_scope.get(report.scope, report.candidate.state)
 
 
 def no_grant(digest: str) -> Grant:
