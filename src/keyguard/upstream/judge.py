@@ -41,6 +41,9 @@ _BY_STATUS: dict[int, tuple[UpstreamCause, bool]] = {
 }
 """What a status means if no rule knows more, and whether that is all there is to know."""
 
+_ERRORS = frozenset({"error", "response.failed"})
+"""What the `type` or `object` of an event says that is an error."""
+
 _CODE = re.compile(r"[A-Za-z][A-Za-z_]{0,47}|[0-9]{1,5}")  # no key looks like that
 _CODE_MEMBERS = ("type", "code", "status", "details.error_code", "details.reason", "metadata.limit_source")
 
@@ -80,7 +83,7 @@ def judge_event(profile: Profile, name: str, data: bytes | str, now: int) -> Ver
     `name` is the event's, empty if it has none; `data` is its text.
     """
     body = members.parsed(data[: members.MOST])
-    is_error = name == "error" or members.value(body, "type") in ("error", "response.failed")
+    is_error = name == "error" or bool({*members.values(body, "type"), *members.values(body, "object")} & _ERRORS)
     if not is_error and not members.child(body, "error"):
         return _OK
     error = _error(profile, body)
