@@ -6,17 +6,23 @@ import gc
 import logging
 import os
 import signal
-import sys
 import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from keyguard.drivers import faults
 from tests.support.servers import Postgres, RedisCluster, RedisServer, shared
 from tests.support.threads import Begun
+
+# Before tests are imported, which take their settings from it. How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "at any load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("at any load")
 
 
 def pytest_configure() -> None:
@@ -32,9 +38,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_collection_finish() -> None:
     """Keep modules and thousands of tests out of what is searched for garbage: a second for each search adds up."""
-    if "hypothesis" in sys.modules:  # imported later, it would not find its own objects
-        gc.collect()
-        gc.freeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

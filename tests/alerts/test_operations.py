@@ -236,7 +236,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(STEPS, max_size=60))
 def test_all_is_decided_once_and_delivered_at_least_once(steps: list[tuple[Any, ...]]) -> None:
     table = Table()

@@ -17,7 +17,7 @@ from tests.support.commands import run, run_json
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("KEYGUARD_STORE", raising=False)
-    return f"sqlite:///{tmp_path}/keys.db"
+    return f"sqlite:///{tmp_path}/keys.db?timeout=5"
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -25,7 +25,7 @@ KEYS = [f"sk_{number:020}" for number in range(6)]
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    url = f"sqlite:///{tmp_path}/keys.db"
+    url = f"sqlite:///{tmp_path}/keys.db?timeout=5"
     monkeypatch.setenv("KEYGUARD_STORE", url)
     monkeypatch.chdir(tmp_path)
     return url

@@ -27,7 +27,7 @@ from tests.support.servers import python
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    url = f"sqlite:///{tmp_path}/keys.db"
+    url = f"sqlite:///{tmp_path}/keys.db?timeout=5"
     monkeypatch.setenv("KEYGUARD_STORE", url)
     return url
 

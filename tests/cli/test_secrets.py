@@ -37,7 +37,7 @@ GIVEN = {
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    url = f"sqlite:///{tmp_path}/keys.db"
+    url = f"sqlite:///{tmp_path}/keys.db?timeout=5"
     KeyRegistry(open_store(url)).issue("acme", plan="pro")
     monkeypatch.setenv("KEYGUARD_STORE", url)
     monkeypatch.chdir(tmp_path)

@@ -56,7 +56,7 @@ def in_terminal(
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    url = f"sqlite:///{tmp_path}/keys.db"
+    url = f"sqlite:///{tmp_path}/keys.db?timeout=5"
     monkeypatch.setenv("KEYGUARD_STORE", url)
     return url
 

@@ -35,7 +35,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_app_uses_the_store_of_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the command does: a key that the one issues is known to the other."""
-    url = f"sqlite:///{tmp_path}/k.db"
+    url = f"sqlite:///{tmp_path}/k.db?timeout=5"
     assert isinstance(Keyguard(APIKeys()).store, MemoryStore)
     monkeypatch.setenv("KEYGUARD_STORE", url)
     issued = subprocess.run(
@@ -56,7 +56,7 @@ def test_an_app_uses_the_store_of_its_environment(tmp_path: Path, monkeypatch: p
 
 
 def test_a_store_that_is_named_in_the_app_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KEYGUARD_STORE", f"sqlite:///{tmp_path}/k.db")
+    monkeypatch.setenv("KEYGUARD_STORE", f"sqlite:///{tmp_path}/k.db?timeout=5")
     mine = MemoryStore()
     assert Keyguard(APIKeys(), store=mine).store is mine
     assert isinstance(Keyguard(APIKeys(), store="memory://").store, MemoryStore)

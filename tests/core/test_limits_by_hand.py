@@ -146,7 +146,7 @@ _STEPS = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, len(_LIMITS) - 1), st.lists(_STEPS, max_size=25))
 def test_what_is_spent_held_and_left_is_the_limit_at_every_step(place: int, steps: list[tuple[Any, int, int]]) -> None:
     """And what a caller is told of the moment when it works again is true."""

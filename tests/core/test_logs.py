@@ -343,7 +343,7 @@ def test_nor_the_url_that_is_asked_for(url: str, capsys: pytest.CaptureFixture[s
 def test_nothing_secret_has_to_stand_in_the_list_of_processes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"sqlite:///{tmp_path}/k.db"
+    url = f"sqlite:///{tmp_path}/k.db?timeout=5"
     keys = KeyRegistry(open_store(url))
     (tmp_path / "url").write_text(f"\n{url}\n")
     monkeypatch.setenv("MY_STORE", url)
@@ -365,7 +365,7 @@ def test_nothing_secret_has_to_stand_in_the_list_of_processes(
     assert "acme" in run("keys", "show", "-", "--store", "-", said=f"{url}\n{key}\n")
     run("store", "migrate", f"@{tmp_path}/url")
     run("store", "copy", "-", "-", said=f"{url}\nsqlite:///{tmp_path}/other.db\n")
-    monkeypatch.setenv("KEYGUARD_STORE", f"sqlite:///{tmp_path}/other.db")
+    monkeypatch.setenv("KEYGUARD_STORE", f"sqlite:///{tmp_path}/other.db?timeout=5")
     run("store", "check", "--steps", "1")
     assert "acme" in run("keys", "list")
     monkeypatch.setenv("KEYGUARD_STORE", f"@{tmp_path}/url")
@@ -434,7 +434,7 @@ def test_what_stands_in_a_store_sends_no_command_to_a_terminal(
     from keyguard.keys import Peppers
     from keyguard.keys.record import decode
 
-    url = f"sqlite:///{tmp_path}/k.db"
+    url = f"sqlite:///{tmp_path}/k.db?timeout=5"
     monkeypatch.setenv("KEYGUARD_STORE", url)
     store: Any = open_store(url)
     issued = KeyRegistry(store).issue("acme", scopes=["read"])
@@ -459,7 +459,7 @@ def test_what_stands_in_a_store_sends_no_command_to_a_terminal(
 
 def test_a_process_that_is_listed_shows_no_key(tmp_path: Path) -> None:
     """As a person would do it: the key through a pipe, the store from a file."""
-    url = f"sqlite:///{tmp_path}/k.db"
+    url = f"sqlite:///{tmp_path}/k.db?timeout=5"
     key = KeyRegistry(open_store(url)).issue("acme").key.reveal()
     (tmp_path / "url").write_text(url)
     command = [sys.executable, "-m", "keyguard", "keys", "revoke", "-", "--store-file", f"{tmp_path}/url"]

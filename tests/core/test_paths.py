@@ -417,7 +417,7 @@ SPELLED = st.lists(
 ).map(lambda parts: "/" + "".join(parts))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(
     SPELLED, st.lists(st.sampled_from(READERS), max_size=6), st.sampled_from(["/admin", "/admin/*", "/pub/{x}/admin"])
 )

@@ -49,7 +49,7 @@ STORES = ["memory", "sqlite"]
 
 
 def url_of(kind: str, folder: Path) -> str:
-    return "memory://" if kind == "memory" else f"sqlite:///{folder}/trio.db"
+    return "memory://" if kind == "memory" else f"sqlite:///{folder}/trio.db?timeout=5"
 
 
 async def aask(app: Any, ask: Ask) -> tuple[int, dict[str, str], bytes]:

@@ -59,7 +59,7 @@ def run_json(app: Flask, *words: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def no_store_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("KEYGUARD_STORE", f"sqlite:///{tmp_path}/of-another-app.db")
+    monkeypatch.setenv("KEYGUARD_STORE", f"sqlite:///{tmp_path}/of-another-app.db?timeout=5")
 
 
 @pytest.mark.parametrize("kind", SHARED)
@@ -112,7 +112,7 @@ def test_the_cache_may_have_a_store_of_its_own(tmp_path: Path, valkey: RedisServ
 
 
 def test_migrating_knows_the_apps_pepper(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/k.db"
+    url = f"sqlite:///{tmp_path}/k.db?timeout=5"
     name = "key|" + KEYS["peppered"].split("_")[2]
     open_store(url).execute([Put(name, RECORDS[name])])
     left = run(app_with(APIKeys(), url), "store", "migrate")

@@ -19,7 +19,7 @@ SENT = "sk_live_0123456789abcdefghij"
 
 @pytest.fixture(params=["memory", "awaited"])
 def guard(request: pytest.FixtureRequest, tmp_path: Path) -> Keyguard:
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/keys.db"
+    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/keys.db?timeout=5"
     return Keyguard(APIKeys(imported=True, guesses=None), store=open_store(url))
 
 

@@ -203,7 +203,7 @@ def test_a_key_in_use_is_refused_within_a_second_of_its_record_being_changed(clo
     assert play(guard, headers=headers).status == 401
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(place=st.integers(0, 400), value=st.integers(0, 255))
 def test_no_byte_of_a_record_can_be_changed(place: int, value: int) -> None:
     store = MemoryStore(clock=ManualClock())
@@ -341,7 +341,7 @@ def test_it_is_the_same_under_an_event_loop() -> None:
 def test_the_command_refuses_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"sqlite:///{tmp_path}/k.db"
+    url = f"sqlite:///{tmp_path}/k.db?timeout=5"
     monkeypatch.setenv("KEYGUARD_STORE", url)
     monkeypatch.setenv("KEYGUARD_PEPPER", PEPPER)
     assert main(["keys", "issue", "--owner", "acme"]) == 0
@@ -470,7 +470,7 @@ def test_an_old_record_can_be_revoked_without_its_pepper(store: Any) -> None:
 def test_the_command_migrates_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"sqlite:///{tmp_path}/k.db"
+    url = f"sqlite:///{tmp_path}/k.db?timeout=5"
     store: Any = with_old_records(open_store(url))
     monkeypatch.setenv("KEYGUARD_PEPPER", f"1:{OLD}")
     assert main(["store", "migrate", url]) == 0

@@ -146,7 +146,7 @@ def test_one_request_in_half_a_second_reads_them(world: str, ticks: list[float])
 
 
 def test_another_process_sees_them_within_a_second(world: str, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/k.db"
+    url = f"sqlite:///{tmp_path}/k.db?timeout=5"
     one, other = made(world, api(), store=url), made(world, api(), store=url)
     assert one.stack.store is not other.stack.store
     assert other.statuses(2, key="acme") == [200, 429]
@@ -329,7 +329,7 @@ def test_limits_at_routes_can_be_overridden(framework: Any, outer: Any, ticks: l
 
 
 def test_by_commands(world: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"sqlite:///{tmp_path}/k.db"
+    url = f"sqlite:///{tmp_path}/k.db?timeout=5"
     at = ("--store", url)
     site = made(world, api(), store=url, name="shop")
     code, _, err = run(capsys, "overrides", "set", "acme", "api=5/minute", *at)

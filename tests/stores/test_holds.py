@@ -273,20 +273,20 @@ def play_against_the_model(store: Any, clock: ManualClock, steps: list[tuple[str
         assert (caller.left, caller.held) == (model.left, model.held)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(_STEPS, max_size=25))
 def test_left_and_spent_and_held_are_the_limit_at_every_step(steps: list[tuple[str, int, int]]) -> None:
     clock = ManualClock()
     play_against_the_model(MemoryStore(clock=clock), clock, steps)
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.lists(_STEPS, min_size=20, max_size=25))
 def test_so_they_are_on_every_store(opened: Any, steps: list[tuple[str, int, int]]) -> None:
     play_against_the_model(*opened, steps)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(1, 8))
 def test_there_are_never_more_in_use_than_slots_whoever_dies_or_lingers(seed: int, slots: int) -> None:
     source, clock = random.Random(seed), ManualClock()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyguard import APIKeys, Keyguard, RateLimit, ResponseCache
@@ -182,7 +182,7 @@ class World:
 paths = st.builds("/{}/{}".format, st.sampled_from(["stored", "stored", "fresh", "fails"]), st.integers(0, 4))
 plans = st.lists(st.tuples(paths, st.integers(0, 12), st.none() | st.integers(0, 40)), min_size=1, max_size=10)
 speeds = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=7)
-quick = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=120)
 
 
 def check_raised(error: BaseException, path: str, leaves: int | None) -> None:

@@ -34,7 +34,7 @@ def within_a_second(condition: Callable[[], bool]) -> None:
 @pytest.fixture(params=["sqlite", "redis", "cluster", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/keys.db"
+        return f"sqlite:///{tmp_path}/keys.db?timeout=5"
     if request.param == "postgresql":
         postgres: Postgres = request.getfixturevalue("postgres")
         found = f"{postgres.url}?schema=changes&timeout=1"

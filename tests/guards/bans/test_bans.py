@@ -177,7 +177,7 @@ def test_a_clock_that_is_set_back_neither_forgives_a_ban_nor_makes_it_longer(wor
 spans = st.sampled_from([1, 7.3, 90, 3600, 86400])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), spans, st.booleans(), st.lists(st.floats(0, 30), min_size=1, max_size=4))
 def test_a_lone_caller_is_told_the_truth(after: int, span: float, growing: bool, pauses: list[float]) -> None:
     """Whoever waits for `Retry-After` is admitted, and whoever comes a second too early is not."""

@@ -48,7 +48,7 @@ pauses = st.one_of(st.just(0), st.integers(0, SECOND), st.integers(0, 20 * SECON
 stories = st.lists(pauses, min_size=1, max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1, 8), stories, st.sampled_from([LENGTH, LONGEST]))
 def test_bans_begin_and_grow_as_the_model_says(quota: int, pauses: list[int], longest: int) -> None:
     limit, model, now, state = strikes(quota, longest), Model(quota, longest), START, None
@@ -67,7 +67,7 @@ def test_bans_begin_and_grow_as_the_model_says(quota: int, pauses: list[int], lo
         assert ttl > model.wait(now)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(33, 60), st.lists(st.integers(0, 4 * SECOND), min_size=100, max_size=200))
 def test_nobody_is_banned_early_where_strikes_are_many(quota: int, pauses: list[int]) -> None:
     """More than 32 are counted by a 32nd of the period: late by at most that much, and never early."""
@@ -88,7 +88,7 @@ def test_nobody_is_banned_early_where_strikes_are_many(quota: int, pauses: list[
             since_ban = []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 40), stories, st.integers(1, 10**10))
 def test_a_clock_that_is_set_back_forgives_no_ban_and_makes_none_longer(
     quota: int, pauses: list[int], back: int
@@ -110,7 +110,7 @@ def test_a_clock_that_is_set_back_forgives_no_ban_and_makes_none_longer(
         assert limit.take(moved, earlier + wait_then, 0)[4] == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 50), stories, stories)
 def test_callers_who_are_folded_together_are_forgiven_nothing(quota: int, one: list[int], other: list[int]) -> None:
     limit = strikes(quota)

@@ -104,7 +104,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(steps)
 def test_28_whatever_is_done_what_is_counted_is_what_is_held(steps: list[tuple[Any, ...]]) -> None:
     local = LocalCache(65_536, 4, 2)

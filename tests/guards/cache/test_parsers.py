@@ -246,7 +246,7 @@ commas = st.sampled_from([",", ", ", " ,\t", ",,"])
 dictionaries = st.builds(lambda parts, comma: comma.join(parts), st.lists(members, max_size=4), commas)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.one_of(dictionaries, st.text('ab*=;, \t()?1"\\-.:@/', max_size=24)))
 @example("max-age=60,")
 @example("a=1, max-age=60\t")
@@ -300,7 +300,7 @@ ENTRY = Entry(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(texts)
 @example("//[")
 @example("http://[::1/x")

@@ -527,7 +527,7 @@ def test_7_what_goes_on_after_its_length_leaves_the_shared_store_too(tmp_path: A
             await send({"type": "http.response.body", "body": b"one", "more_body": True})
             await send({"type": "http.response.body", "body": b" two"})
 
-        url = f"sqlite:///{tmp_path}/cache.db"
+        url = f"sqlite:///{tmp_path}/cache.db?timeout=5"
         for _ in range(2):
             guard = Keyguard(ResponseCache(local_ttl=0), store=url)
             await aask(guard.asgi(app), Ask(), lint=False)

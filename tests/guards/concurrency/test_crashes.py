@@ -209,7 +209,7 @@ def test_whenever_a_request_is_cut_off_its_slot_is_free_after_the_lease(fate: st
     assert steps > (8 if together else 12)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**32), st.integers(1, 3))
 def test_no_more_than_the_slots_are_served_at_once_whoever_dies_or_leaves(seed: int, slots: int) -> None:
     """Requests of several processes, in any order of their steps: one that goes on keeps its slot however long."""

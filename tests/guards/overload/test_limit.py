@@ -69,7 +69,7 @@ class App:
 # -- bounds -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 30),
     st.integers(0, 60),

@@ -716,7 +716,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(requests=st.lists(st.tuples(ACTIONS, st.booleans()), max_size=6), world=st.sampled_from(["asgi", "wsgi"]))
 def test_left_and_spent_and_held_are_the_limit_and_refused_requests_cost_nothing(
     requests: list[tuple[list[tuple[str, int, int]], bool]], world: str

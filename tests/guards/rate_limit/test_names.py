@@ -188,7 +188,7 @@ def test_equal_limits_share_wherever_they_are_made(make: Any) -> None:
 
 
 def test_an_app_factory_may_be_called_twice(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/k.db"
+    url = f"sqlite:///{tmp_path}/k.db?timeout=5"
 
     def factory() -> Any:
         app = keyguard.wsgi.RateLimit(wsgi_app, "2/minute", by=lambda r: r.header("x-tenant"), store=url)

@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyguard import Keyguard, RateLimit, smooth
@@ -111,7 +111,7 @@ STEPS = st.tuples(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(st.integers(0, SECOND), st.lists(STEPS, max_size=60))
 def test_edits_back_and_forth_forget_nothing_and_tell_the_truth(
     phase: int, steps: list[tuple[int, int, int | None]]
@@ -139,7 +139,7 @@ def test_edits_back_and_forth_forget_nothing_and_tell_the_truth(
         assert remaining <= max(0, limit.quota - used)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(STEPS, min_size=1, max_size=30),
     st.lists(STEPS, min_size=1, max_size=30),

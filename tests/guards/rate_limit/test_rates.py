@@ -62,14 +62,14 @@ def most_in_a_window(admitted: list[tuple[int, int]], period: int) -> int:
     return max((sum(c for t, c in admitted if end - period < t <= end) for end, _ in admitted), default=0)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(arrivals())
 def test_never_more_than_n_in_any_window(given: tuple[Limit, list[tuple[int, int]]]) -> None:
     limit, requests = given
     assert most_in_a_window(run(limit, requests), limit.period) <= limit.quota
 
 
-@settings(max_examples=350, deadline=None)
+@settings(max_examples=350)
 @given(arrivals(), st.one_of(st.integers(1, 5), st.integers(30, 36), st.integers(37, 200)))
 def test_an_edited_limit_keeps_its_counters(given: tuple[Limit, list[tuple[int, int]]], quota: int) -> None:
     """Whatever algorithm the old and the new quota mean: what was taken under the old one counts under the new."""
@@ -93,7 +93,7 @@ def test_an_edited_limit_keeps_its_counters(given: tuple[Limit, list[tuple[int, 
             assert remaining <= max(0, limit.quota - used)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(quota=st.integers(1, 50), burst=st.integers(1, 20), pauses=st.lists(st.integers(0, 3 * SECOND), max_size=80))
 def test_even_pacing_admits_at_most_n_and_a_burst(quota: int, burst: int, pauses: list[int]) -> None:
     limit = smooth(f"{quota}/10 seconds", burst)
@@ -123,7 +123,7 @@ def test_at_saturation_nine_tenths_of_n_are_used(rate: str, pattern: str) -> Non
     assert taken >= 0.9 * quota * periods
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(arrivals(), st.integers(0, 30 * 86400 * SECOND))
 def test_time_set_back_forgives_nobody_and_locks_nobody_out(
     given: tuple[Limit, list[tuple[int, int]]], back: int
@@ -143,7 +143,7 @@ def test_time_set_back_forgives_nobody_and_locks_nobody_out(
     assert wait <= limit.period * 33 / 32 + 33, "longer than a period"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(arrivals(), st.integers(0, 3 * SECOND), st.integers(0, 2**63))
 def test_what_is_given_back_is_as_if_never_taken(
     given: tuple[Limit, list[tuple[int, int]]], pause: int, seed: int
@@ -243,7 +243,7 @@ limits_with_their_meaning = st.one_of(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     limits_with_their_meaning,
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6), st.booleans(), st.booleans()), max_size=60),
@@ -273,7 +273,7 @@ def test_every_figure_is_the_one_that_the_limit_means(
             expiry = now + limit.take(state, now, 0)[1] if state else 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(arrivals(), st.lists(st.integers(0, 10**12), max_size=40), st.integers(0, 10**12))
 def test_callers_folded_together_are_forgiven_nothing(
     given: tuple[Limit, list[tuple[int, int]]], others: list[int], after: int
@@ -424,7 +424,7 @@ def test_even_pacing_admits_nearly_all_of_every_rate_and_no_more(rate: str, burs
     assert taken <= quota * span / period
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rate=st.integers(1, 3_000_000),
     burst=st.integers(1, 20),

@@ -53,7 +53,6 @@ def test_a_lone_caller_is_told_the_truth(kind: str, request: pytest.FixtureReque
 
     @settings(
         max_examples=EXAMPLES[kind],
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     @given(stories())

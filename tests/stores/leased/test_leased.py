@@ -58,7 +58,7 @@ def most_in_a_window(admitted: list[int], period: int) -> int:
     return most
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     quota=st.integers(33, 400),
     count=st.integers(1, 5),
@@ -81,7 +81,7 @@ def test_never_more_than_the_limit(quota: int, count: int, load: float, seed: in
     assert most_in_a_window(admitted, limit.period) <= quota
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(quota=st.integers(33, 400), count=st.integers(1, 3), load=st.floats(0.8, 2), seed=st.integers(0, 10_000))
 def test_never_more_than_the_limit_where_requests_give_back_late(
     quota: int, count: int, load: float, seed: int
