@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -10,6 +12,8 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -28,6 +32,22 @@ hypothesis.settings.load_profile("at any load")
 def pytest_configure() -> None:
     """Have the first refusal of this process tell nothing: which test it falls into is chance."""
     faults._told_in = os.getpid()
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Have each worker begin with other modules, if all are collected: what one has compiled the others find.
+
+    Else each would compile all of them, with what pytest makes of `assert`: after a checkout that is half of the work.
+    """
+    tests = Path(__file__).parent
+    worker: dict[str, Any] | None = getattr(session.config, "workerinput", None)
+    if worker is None or [*map(os.path.abspath, session.config.args)] != [str(tests)]:
+        return
+    files = sorted(tests.rglob("test_*.py"))
+    for file in files[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
+        with warnings.catch_warnings(), contextlib.suppress(Exception, pytest.skip.Exception):
+            warnings.simplefilter("error")
+            importlib.import_module(".".join(file.relative_to(tests.parent).with_suffix("").parts))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

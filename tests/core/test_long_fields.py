@@ -49,7 +49,7 @@ def work(run: Callable[[], Any]) -> int:
 def test_a_megabyte_of_any_field_is_little_work(field: str) -> None:
     """605 ms stood all still for a `Cache-Control` of commas: at most eight times what an unknown field takes."""
     with asyncio.Runner() as runner:
-        apps = long_fields.stacks()
+        apps = long_fields.stacks(field)
 
         def asked(app: Any, field: str, value: str) -> int:
             scope = long_fields.scope_with(field, value)
@@ -69,7 +69,7 @@ def test_a_megabyte_of_any_field_is_little_work(field: str) -> None:
 def test_nor_is_what_servers_let_pass(field: str, size: int) -> None:
     """Most take heads of 8 to 64 KB."""
     with asyncio.Runner() as runner:
-        for app in long_fields.stacks():
+        for app in long_fields.stacks(field):
 
             def asked(field: str, value: str, app: Any = app) -> int:
                 scope = long_fields.scope_with(field, value)

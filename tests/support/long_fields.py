@@ -72,8 +72,12 @@ async def site(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def stacks() -> list[Any]:
-    """Every guard, with settings that have it read all that it can read."""
+def stacks(field: str = "forwarded") -> list[Any]:
+    """Every guard, with settings that have it read all that it can read.
+
+    Two of them, which believe different fields about the caller's address; one, if this is none of those.
+    """
+    believed = ("forwarded", "x-forwarded-for")
     return [
         Keyguard(
             IPFilter(deny=["192.0.2.0/24"]),
@@ -83,7 +87,7 @@ def stacks() -> list[Any]:
             trusted_proxies=["127.0.0.0/8"],
             forwarded_header=header,
         ).asgi(site)
-        for header in ("forwarded", "x-forwarded-for")
+        for header in (believed if "forwarded" in field else believed[:1])
     ]
 
 
