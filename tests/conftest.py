@@ -34,6 +34,19 @@ def pytest_configure() -> None:
     faults._told_in = os.getpid()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Have each worker go through one stretch of the tests, and take over from others what is left at the end.
+
+    By default the last tests are dealt out one by one: each worker would start the servers that those of a file share.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 def pytest_collection(session: pytest.Session) -> None:
     """Have each worker begin with other modules, if all are collected: what one has compiled the others find.
 

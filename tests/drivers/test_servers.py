@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import wait_until
+from tests.support.servers import free_port, wait_until
 
 pytestmark = pytest.mark.slow  # real servers, and what they need to start, stop and be waited for
 
@@ -37,24 +37,21 @@ SERVERS = {
 }  # fmt: skip
 
 
+def listens(port: int) -> bool:
+    socket.create_connection(("127.0.0.1", port), 5).close()
+    return True
+
+
 @contextlib.contextmanager
 def server(command: list[str], folder: Path, **environment: str) -> Iterator[int]:
     """A server in a process of its own, up; ended by its pid."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = [sys.executable, "-m", *[word.format(port=port) for word in command]]
     store = {"KEYGUARD_STORE": f"sqlite:///{folder}/served.db"}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(words, cwd=ROOT, env={**os.environ, **store, **environment}, stdout=log, stderr=log)
         try:
-            for _ in range(200):
-                if process.poll() is not None:
-                    break
-                with contextlib.suppress(OSError):
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                time.sleep(0.05)  # a real server's own start
+            wait_until(lambda: process.poll() is not None or listens(port), f"{command} to be up", 60)
             assert process.poll() is None, (folder / "log").read_text()
             yield port
         finally:
@@ -167,12 +164,7 @@ def test_a_client_that_leaves_in_the_middle_ends_the_request(tmp_path: Path) -> 
             connection.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
             connection.recv(1000)
             connection.close()
-        for _ in range(100):
-            if int(get(port, "/ended")[2]) >= 3:
-                break
-            time.sleep(0.05)  # until the server has noticed
-        else:
-            raise AssertionError("the requests of clients that left never ended")
+        wait_until(lambda: int(get(port, "/ended")[2]) >= 3, "the requests of clients that left to end")
 
 
 @pytest.mark.parametrize("implementation", ["websockets", "wsproto"])

@@ -192,7 +192,8 @@ left: dict[str, list[str]] = {}
 for name, step in STEPS.items():
     step()
     left[name] = alive()
-(TOLD / "left.json").write_text(json.dumps(left))
+(TOLD / "left").write_text(json.dumps(left))
+(TOLD / "left").rename(TOLD / "left.json")  # whoever waits for it finds it whole
 
 
 def wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
