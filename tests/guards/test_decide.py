@@ -347,15 +347,16 @@ def test_the_short_and_the_long_way_answer_alike(name: str, world: str, monkeypa
     long_store.execute([Put(key, value) for key, value in short_store.scan("")])
     site = asgi_site if world == "asgi" else wsgi_site
     apps = [getattr(stack, world)(site) for stack in (short, long)]
-    for seed in range(200):
+    for seed in range(120):
         random = Random(f"{name} {seed}")
         ask = random_ask(random, keys)
         answers = [outcome(world, app, ask) for app in apps]
         assert answers[0] == answers[1], (seed, ask)
         clock.advance(random.choice([0, 0, 0, 0.1, 0.6, 2, 20]))
-        if seed == 300:
+        if seed == 60:
             for store in (short_store, long_store):
                 registry(store, clock).revoke(issued[0].record.id)
+            clock.advance(1)  # for so long a key may be taken for what it was
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -374,7 +375,7 @@ def test_both_ways_ask_a_store_that_must_be_awaited_the_same_and_answer_alike(
     registry(stores[0], clock).import_keys([ForeignKey("made elsewhere", key=ELSEWHERE, scopes=["read"])])
     stores[1].execute([Put(key, value) for key, value in stores[0].scan("")])
     apps = [getattr(stack, world)(asgi_site if world == "asgi" else wsgi_site) for stack in both]
-    for seed in range(120):
+    for seed in range(80):
         random = Random(f"{name} {seed}")
         ask = random_ask(random, [ELSEWHERE, *[each.key.reveal() for each in issued]])
         outcomes = [FINE, FINE, FINE, random.choice([FINE, LATE, BUSY, FAILS, STUMBLES])]
@@ -389,7 +390,7 @@ def test_both_ways_ask_a_store_that_must_be_awaited_the_same_and_answer_alike(
             answers.append((answer, store.asked[:], counted))
         assert answers[0] == answers[1], (seed, ask)
         clock.advance(random.choice([0, 0, 0.1, 0.3, 0.6, 20]))
-        if seed == 200:
+        if seed == 40:
             for store in stores:
                 store.plan = lambda op: FINE
                 registry(store, clock).revoke(issued[0].record.id)

@@ -131,7 +131,7 @@ def test_fast_ways_to_a_hit_give_the_answers_of_the_long_way(
             store.execute([Put(entry, value)])
         apps.append(getattr(stack, world)(site))
     caches = [next(guard for guard in made if isinstance(guard, ResponseCache)) for made in guards]
-    for seed in range(250):
+    for seed in range(150):
         random = Random(f"{name} {seed}")
         ask = drawn(random, key)
         answers = [ASKERS[world](app, ask, lint=False) for app in apps]

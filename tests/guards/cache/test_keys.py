@@ -39,7 +39,7 @@ def as_bytes(listed: list[str | bytes]) -> list[bytes]:
     return [part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass") for part in listed]
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(parts, parts)
 @example(["ab", "c"], ["a", "bc"])
 @example(["a", ""], ["a"])

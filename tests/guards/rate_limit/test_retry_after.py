@@ -14,7 +14,7 @@ from keyguard import APIKeys, Identity, Keyguard, RateLimit, credits, quota, smo
 from keyguard.testing import ManualClock, play
 from tests.support.every_store import KINDS, on_a_clock
 
-EXAMPLES = {"memory": 120, "sqlite": 25, "redis": 12, "cluster": 6, "postgresql": 6}
+EXAMPLES = {"memory": 60, "sqlite": 25, "redis": 12, "cluster": 6, "postgresql": 6}
 CALLERS = numbers()
 """A caller of its own for each story."""
 
