@@ -70,12 +70,12 @@ class Marks:
 
     def of(self, id: str) -> Block | None:
         """Return the block of a key or a group; `None` if there is none."""
-        return self.blocks.get(_bytes(id)) if self.blocks and id else None
+        return self.blocks.get(as_bytes(id)) if self.blocks and id else None
 
     def made(self, id: str) -> Block:
         """Return the same, a new one if there is none."""
         self.changed = True
-        return self.blocks.setdefault(_bytes(id), Block())
+        return self.blocks.setdefault(as_bytes(id), Block())
 
     def pack(self) -> tuple[bytes | None, int]:
         """Return the value, `None` if nothing is left, and for how long it lives."""
@@ -87,5 +87,6 @@ class Marks:
         return b"".join([_HEAD.pack(_VERSION, self._now), *entries]), max(2 * DAY, last + DAY)
 
 
-def _bytes(id: str) -> bytes:
+def as_bytes(id: str) -> bytes:
+    """Return the 16 bytes that stand for an id."""
     return id.encode("utf-8", "surrogatepass")[:16].ljust(16, b"\0")

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 from keyguard.clock import Clock, wall_clock
 from keyguard.errors import StoreBusy
 from keyguard.ops import (
+    Acquire,
     Adjust,
     Adjusted,
     Authenticate,
@@ -17,6 +18,7 @@ from keyguard.ops import (
     Change,
     CompareAndSet,
     Demand,
+    Learn,
     Op,
     Put,
     Read,
@@ -29,6 +31,7 @@ from keyguard.ops import (
 from keyguard.process.tokens import new_token
 from keyguard.rates.limit import Taking
 from keyguard.stores.redis.calls import Call, Plan, SettleCall, TakeCall, TakeForm
+from keyguard.stores.redis.choosing import chosen
 from keyguard.stores.redis.demands import (
     Packed,
     Settled,
@@ -49,8 +52,8 @@ from keyguard.stores.redis.demands import (
     taken_of,
     together,
 )
-from keyguard.stores.redis.names import Names
 from keyguard.stores.redis.scripts import HOLDS, script_name
+from keyguard.stores.redis.value_calls import ValueCalls
 
 T = TypeVar("T")
 Asking: TypeAlias = Generator[list[Call], Any, T]
@@ -59,17 +62,12 @@ _PERIODS = 3
 """How often a decision is asked whose numbers hold for another time: once, but at the very end of a period."""
 
 
-class Wire(Names):
+class Wire(ValueCalls):
     """The names and forms of one store."""
 
     def __init__(self, namespace: str, clock: Clock | None, *, cluster: bool = False) -> None:
-        super().__init__(namespace)
-        self._clock = clock
+        super().__init__(namespace, clock)
         self._cluster = cluster
-
-    def now(self) -> bytes:
-        """Return the time that scripts are told; nothing if they ask the server."""
-        return b"" if self._clock is None else b"%d" % self._clock()
 
     # -- operations ---------------------------------------------------------------------------------------
 
@@ -85,6 +83,8 @@ class Wire(Names):
             return self._put(op)
         if isinstance(op, Renew):
             return self._renew(op)
+        if isinstance(op, (Acquire, Learn)):
+            return self._choice(op)
         if isinstance(op, Adjust) and self._cluster:
             return self._adjust_apart(op)
         return self._swap(op)
@@ -114,7 +114,7 @@ class Wire(Names):
         """Tell whether an operation is read, applied and written in several trips."""
         if isinstance(op, (Take, Settle, Authenticate)):
             return not known(demands_of(op))
-        return not isinstance(op, (CompareAndSet, Read, Renew)) and not (
+        return not isinstance(op, (Acquire, CompareAndSet, Learn, Read, Renew)) and not (
             isinstance(op, Put) and not is_counter(op.keys[0])
         )
 
@@ -220,6 +220,12 @@ class Wire(Names):
             return op.apply(values, int(now))[0]
         found = yield [self._reading([key]) for key in op.keys]  # each lies where it lies
         return op.apply([value for _, value in found], int(found[0][0]))[0]
+
+    def _choice(self, op: Acquire | Learn) -> Plan:
+        if not op.keys:
+            return None
+        (reply,) = yield [self._choosing(op)]
+        return chosen(op, reply) if isinstance(op, Acquire) else None
 
     def _put(self, op: Put) -> Plan:
         # Not by `_swap`: what stood there may be large, and is not wanted.
@@ -332,17 +338,3 @@ class Wire(Names):
     def _packed(self, demands: Sequence[Demand], first: int = 1, now: int | None = None) -> Packed:
         """Pack demands. `now`: the server's time, if it is known."""
         return packed(demands, self.counter, (self._clock or wall_clock)() if now is None else now, first)
-
-    def _reading(self, keys: Sequence[str]) -> Call:
-        places = [self.place(key) for key in keys]
-        names, fields = [name for name, _ in places], [field for _, field in places]
-        return Call("read", names, [self.now(), *fields], repeatable=True)
-
-    def _swapping(self, keys: Sequence[str], expected: Sequence[bytes | None], changes: Sequence[Change]) -> Call:
-        new = {key: packed_change(value, ttl) for key, value, ttl, _ in changes}
-        names, args = [], [self.now()]
-        for key, value in zip(keys, expected, strict=True):
-            name, field = self.place(key)
-            names.append(name)
-            args += [field, b"" if value is None else b"=" + value, new.get(key, b"")]
-        return Call("swap", names, args)

@@ -26,6 +26,10 @@ KINDS = {
 HOLDS = "holds"
 """The part that a script has besides its kinds if units of these limits may be held."""
 
+LESSONS = "lessons"
+"""The part that a script has besides if it is told what came of upstream keys."""
+
+_CHOOSING = ("acquire", "learn")
 _DECIDING = ("authenticate", "renew", "settle", "take")
 _VALUES = ("put", "read", "swap")
 
@@ -35,7 +39,7 @@ def _read() -> dict[str, bytes]:
     folder = files("keyguard.stores.redis") / "lua"
     kinds = {f"kinds/{file}" for _, file in KINDS.values()}
     try:
-        names = ("base", "decisions", HOLDS, *_DECIDING, *_VALUES, *kinds)
+        names = ("base", "decisions", "groups", HOLDS, LESSONS, *_CHOOSING, *_DECIDING, *_VALUES, *kinds)
         return {name: folder.joinpath(*f"{name}.lua".split("/")).read_bytes() for name in names}
     except OSError as error:
         raise ConfigurationError(
@@ -55,8 +59,8 @@ def script_name(what: str, kinds: Iterable[str]) -> str:
 def script_of(name: str, parts: dict[str, bytes]) -> bytes:
     """Put a script together."""
     what, *kinds = name.split(" ")
-    used = ["base", *(["decisions"] if what in _DECIDING else [])]
-    used += [kind if kind == HOLDS else f"kinds/{kind}" for kind in kinds]
+    used = ["base", *(["decisions"] if what in _DECIDING else []), *(["groups"] if what in _CHOOSING else [])]
+    used += [kind if kind in (HOLDS, LESSONS) else f"kinds/{kind}" for kind in kinds]
     used.append(what)
     return b"".join([parts[part] for part in used])
 
