@@ -57,6 +57,7 @@ COMMANDS = (
     Command("alerts", "list alerts, close one by hand, and send a test to those who receive them", "alerts"),
     Command("audit", "list the changes that were made by hand", "audit"),
     Command("cache", "count, purge and explain cached responses", "cache"),
+    Command("upstream", "show the keys with which apps call others, and have one tried again", "upstream"),
     Command("metrics", "print a board for Grafana", "metrics"),
     Command("replay", "tell what a stack would have refused of the requests in an access log", "replay"),
     Command("policies", "show the guards and policies of an app's stack as a table", "policies"),

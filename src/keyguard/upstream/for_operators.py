@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.learnt import Report
 from keyguard.ops import Op
 from keyguard.ops.upstream import Learn
+from keyguard.ops.values import ReadWithTime
+from keyguard.upstream.enabling import enabling
 from keyguard.upstream.keys import Key
-from keyguard.upstream.parts import Group, PoolParts, no_grant
+from keyguard.upstream.parts import Group, PoolParts
 from keyguard.upstream.place import StorePlace
-from keyguard.upstream.snapshot import PoolSnapshot, read_states, snapshot_of
+from keyguard.upstream.snapshot import PoolSnapshot, names_of, snapshot_of
 
 
 class ForOperators:
@@ -21,16 +24,25 @@ class ForOperators:
     def snapshot(self) -> PoolSnapshot:
         """Return what is known of the pool now. If the store does not answer, it is what this process knows."""
         try:
-            return snapshot_of(self.parts, self.place.execute(read_states(self.parts)))
+            return self._seen(self.place.execute(ReadWithTime(*names_of(self.parts))))
         except StoreError:
-            return snapshot_of(self.parts, None)
+            return self._known_here()
 
     async def asnapshot(self) -> PoolSnapshot:
         """Do as `snapshot` does, under an event loop."""
         try:
-            return snapshot_of(self.parts, await self.place.aexecute(read_states(self.parts)))
+            return self._seen(await self.place.aexecute(ReadWithTime(*names_of(self.parts))))
         except StoreError:
-            return snapshot_of(self.parts, None)
+            return self._known_here()
+
+    def _seen(self, found: Any) -> PoolSnapshot:
+        now, values = found
+        return snapshot_of(self.parts, now, values, waiting=self.parts.waiting)
+
+    def _known_here(self) -> PoolSnapshot:
+        parts = self.parts
+        values = parts.without_store.read(names_of(parts))
+        return snapshot_of(parts, parts.clock(), values, waiting=parts.waiting, store_ok=False)
 
     def enable(self, key: str) -> None:
         """Have a key, and its group, tried again at once, by its id: after it was paid for, say.
@@ -50,10 +62,7 @@ class ForOperators:
         parts.telling.ends("key.invalid", key.id)
         parts.telling.ends("group.billing", group.name)
         digest = parts.digest_of(key)
-        reports = [
-            Report(parts.candidate(model_class, group, group.keys), no_grant(digest), cause="enable")
-            for model_class in parts.classes
-        ]
+        reports = enabling(parts, group, digest)
         for report in reports:
             parts.without_store.learn(report)
         return Learn(reports)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, Self, Unpack
 
 from keyguard.clock import steady_clock
@@ -39,6 +41,7 @@ from keyguard.upstream.settings import (
     whole,
 )
 from keyguard.upstream.transports.options import TransportOptions
+from keyguard.upstream.written import writing
 
 _EVERY = 1.0
 """Seconds after which reports are sent that no request has taken along."""
@@ -119,6 +122,8 @@ class KeyPool(ForOperators):
             hurry=self._hurry,
         )
         self.place = StorePlace(open_store(store, clock), clock=now)
+        self._noted = 0
+        """The process that has written the pool down."""
 
     def __repr__(self) -> str:
         return f"<KeyPool {getattr(self, 'name', '')!r}>"
@@ -289,6 +294,10 @@ class KeyPool(ForOperators):
 
     def _flush(self, last: bool) -> None:
         outbox = self.parts.outbox
+        if self._noted != os.getpid() and not self.place.failing:
+            with suppress(StoreError):
+                self.place.execute(writing(self.parts))
+                self._noted = os.getpid()
         while taken := outbox.take():
             sent = False
             try:

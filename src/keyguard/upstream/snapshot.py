@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from keyguard.learnt import BlockView, Candidate, GroupView, marks_key, read_group
-from keyguard.ops import Op
-from keyguard.ops.values import ReadWithTime
 from keyguard.units import as_datetime
 from keyguard.upstream.causes import UpstreamCause
-from keyguard.upstream.parts import Group, PoolParts
 
 
 class DimensionSnapshot(NamedTuple):
@@ -90,41 +88,51 @@ class PoolSnapshot(NamedTuple):
         return told
 
 
-def read_states(parts: PoolParts) -> Op[Any]:
-    """Return the operation that reads all states of a pool."""
-    return ReadWithTime(*_names(parts))
+class Shown(Protocol):
+    """A pool, as far as a snapshot needs it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> Sequence[str]: ...
+    @property
+    def groups(self) -> Sequence[Any]:
+        """The groups, each with `name`, `rank` and `keys`; keys have an `id`."""
+        ...
+
+    def candidate(self, model_class: str, group: Any, keys: Any, /) -> Candidate: ...
+    def digest_of(self, key: Any, /) -> str: ...
 
 
-def snapshot_of(parts: PoolParts, found: tuple[int, tuple[bytes | None, ...]] | None) -> PoolSnapshot:
-    """Return the snapshot, out of what `read_states` evaluates to; `None` if the store did not answer."""
-    names = _names(parts)
-    now, values = found if found is not None else (parts.clock(), parts.without_store.read(names))
-    known = dict(zip(names, values, strict=True))
-    groups = [
-        _group(
-            parts, model_class, group, candidate, read_group(candidate, known[candidate.state], known[names[0]], now)
-        )
-        for model_class, group, candidate in _candidates(parts)
-    ]
-    groups.sort(key=lambda group: (group.rank, group.name, group.model_class))
-    return PoolSnapshot(parts.name, as_datetime(now), tuple(groups), parts.waiting, found is not None)
-
-
-def _candidates(parts: PoolParts) -> list[tuple[str, Group, Candidate]]:
-    return [
-        (model_class, group, parts.candidate(model_class, group, group.keys))
-        for model_class in parts.classes
-        for group in parts.groups
-    ]
-
-
-def _names(parts: PoolParts) -> list[str]:
-    states = [candidate.state for _, _, candidate in _candidates(parts)]
+def names_of(pool: Shown) -> list[str]:
+    """Return the keys of all states of a pool."""
+    states = [candidate.state for _, _, candidate in _candidates(pool)]
     return [marks_key(states[0]), *states]
 
 
-def _group(parts: PoolParts, model_class: str, group: Group, candidate: Candidate, view: GroupView) -> GroupSnapshot:
-    keys = tuple([_key(key.id, view.keys.get(parts.digest_of(key))) for key in group.keys])
+def snapshot_of(
+    pool: Shown, now: int, values: Sequence[bytes | None], *, waiting: int = 0, store_ok: bool = True
+) -> PoolSnapshot:
+    """Return the snapshot, out of the values under `names_of` the pool, as of a moment."""
+    known = dict(zip(names_of(pool), values, strict=True))
+    groups = [
+        _group(pool, model_class, group, read_group(candidate, known[candidate.state], values[0], now))
+        for model_class, group, candidate in _candidates(pool)
+    ]
+    groups.sort(key=lambda group: (group.rank, group.name, group.model_class))
+    return PoolSnapshot(pool.name, as_datetime(now), tuple(groups), waiting, store_ok)
+
+
+def _candidates(pool: Shown) -> list[tuple[str, Any, Candidate]]:
+    return [
+        (model_class, group, pool.candidate(model_class, group, group.keys))
+        for model_class in pool.classes
+        for group in pool.groups
+    ]
+
+
+def _group(pool: Shown, model_class: str, group: Any, view: GroupView) -> GroupSnapshot:
+    keys = tuple([_key(key.id, view.keys.get(pool.digest_of(key))) for key in group.keys])
     dimensions = [
         DimensionSnapshot(str(one.dimension), one.limit, one.remaining, one.learnt, _moment(one.resets_at))
         for one in view.dimensions
