@@ -19,6 +19,7 @@ from keyguard.guards.cache.stats import Explanation
 from keyguard.guards.cache.storage import CacheStorage
 from keyguard.guards.cache.storing import validators_of, wants_events
 from keyguard.guards.cache.variants import variance_of
+from keyguard.refusal import Cause
 from keyguard.request import Forward
 from keyguard.response import Response
 
@@ -172,8 +173,14 @@ class Miss:
                     return stale
             raise
         keeping.learn()
-        if request.state.refusal is not None:
+        refusal = request.state.refusal
+        if refusal is not None:
             coalescing.end(HIT_FOR_MISS)
+            if refusal.cause is Cause.UPSTREAM:  # the app has failed; all others refuse the caller
+                stale = await self._instead_of_error("the app's own upstream is used up", response.status)
+                if stale is not None:
+                    request.state.refusal = None
+                    return stale
             response.headers.add("Cache-Status", f"{self.reader.name}; fwd={lookup.reason}")
             return response
         if response.status == 304 and validators and lookup.entry is not None:
