@@ -17,6 +17,7 @@ from keyguard import (
     Overload,
     RateLimit,
     ResponseCache,
+    UpstreamCauses,
     Usage,
     quota,
 )
@@ -375,6 +376,7 @@ _VARIANTS: dict[str, Make] = {
     "asgi: slots": _guarded(lambda: Concurrency(10, by="ip"), raw_asgi, "asgi"),
     "asgi: ban": _guarded(lambda: Ban(after="20/minute"), raw_asgi, "asgi"),
     "asgi: overload": _guarded(Overload, raw_asgi, "asgi"),
+    "asgi: upstream causes": _guarded(UpstreamCauses, raw_asgi, "asgi"),
     "asgi: settle": _guarded(lambda: RateLimit(ONE_RATE, by="ip", settle=lambda outcome: 2), raw_asgi, "asgi"),
     "asgi: failures, none": _guarded(lambda: RateLimit(ONE_RATE, by="ip", count="failures"), raw_asgi, "asgi"),
     "asgi: handlers, idle": _handled(_nothing),
@@ -404,6 +406,7 @@ _VARIANTS: dict[str, Make] = {
     "wsgi: slots": _guarded(lambda: Concurrency(10, by="ip"), raw_wsgi, "wsgi"),
     "wsgi: refusal": _refusing_under_wsgi,
     "wsgi: overload": _guarded(Overload, raw_wsgi, "wsgi"),
+    "wsgi: upstream causes": _guarded(UpstreamCauses, raw_wsgi, "wsgi"),
     "wsgi: cache hit": lambda stack, callers: (stack(ResponseCache()).wsgi(cacheable_wsgi()), [], 200),
     "observed: bare": _bare(raw_asgi),
     "observed: by nobody": _observed(),
