@@ -22,6 +22,10 @@ class Sdk:
     exhausted: str
     """The exception with which it tells of a limit that is used up."""
 
+    @property
+    def module(self) -> str:
+        return {"google-genai": "google"}.get(self.package, self.package)
+
 
 def _openai(pool: KeyPool, url: str) -> Any:
     import openai

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from typing import Self
 
 from keyguard import Key, KeyPool
 from keyguard.testing import FakeProvider
@@ -42,19 +44,15 @@ class Row:
     """The exception of the same call once more, while all keys are known to be dry."""
     again_hits: dict[str, int]
     leaked: list[str]
-    """Where the placeholder stood in what was sent."""
+    """Where the placeholder stood in what was sent, and which logs told a key."""
 
 
 def seen(name: str, way: str, form: str) -> Row:
     """Play the story."""
     sdk = SDKS[name]
-    provider = FakeProvider(
-        sdk.profile,  # type: ignore[arg-type]  # dialects have the names of profiles
-        keys={"sk-A": "a", "sk-B": "b"},
-        text=TEXT,
-    )
-    with provider.serving() as url:
-        pool = _pool(sdk, url)
+    provider = a_provider(sdk)
+    with _Logs() as logs, provider.serving() as url:
+        pool = a_pool(sdk, url)
         provider.script("sk-A", [provider.error("exhausted", wait=300)])
         text = _called(sdk, pool, url, way, form)
         hits = dict(provider.hits)
@@ -65,14 +63,44 @@ def seen(name: str, way: str, form: str) -> Row:
         provider.hits.clear()
         again, _ = _failed(sdk, pool, url, way, form)
         again_hits = dict(provider.hits)
-        leaked = provider.saw(pool.placeholder)
+        leaked = [*provider.saw(pool.placeholder), *logs.told]
         pool.close()
     return Row(
         name, version(sdk.package), way, form, text, hits, raised, status, exhausted_hits, again, again_hits, leaked
     )
 
 
-def _pool(sdk: Sdk, url: str) -> KeyPool:
+class _Logs(logging.Handler):
+    """All logs at DEBUG, of which it is noted who tells a key."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.told: set[str] = set()
+        self.seen = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen += 1
+        text = f"{record.getMessage()} {record.args}"
+        if "sk-A" in text or "sk-B" in text:
+            self.told.add(record.name)
+
+    def __enter__(self) -> Self:
+        self._level = logging.root.level
+        logging.root.setLevel(logging.DEBUG)
+        logging.root.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.root.removeHandler(self)
+        logging.root.setLevel(self._level)
+        assert self.seen
+
+
+def a_provider(sdk: Sdk) -> FakeProvider:
+    return FakeProvider(sdk.profile, keys={"sk-A": "a", "sk-B": "b"}, text=TEXT)
+
+
+def a_pool(sdk: Sdk, url: str) -> KeyPool:
     keys = [Key("a", "sk-A"), Key("b", "sk-B", rank=1)]
     return KeyPool(keys, profile=sdk.profile, origin=url, name=sdk.profile, max_wait=1)
 

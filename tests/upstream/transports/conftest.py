@@ -1,4 +1,4 @@
-"""A fake provider and another origin, served for the tests of one file."""
+"""A fake provider, and another origin."""
 
 from __future__ import annotations
 
@@ -9,31 +9,23 @@ import pytest
 from keyguard.testing import FakeProvider
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def provider() -> FakeProvider:
     return FakeProvider(keys={"sk-A": "a", "sk-B": "b"})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def url(provider: FakeProvider) -> Iterator[str]:
     with provider.serving() as url:
         yield url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def other() -> FakeProvider:
     return FakeProvider(keys={"sk-other": "other"})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def elsewhere(other: FakeProvider) -> Iterator[str]:
     with other.serving() as url:
         yield url
-
-
-@pytest.fixture(autouse=True)
-def fresh(request: pytest.FixtureRequest) -> None:
-    """Begin each test with no hits."""
-    for name in ("provider", "other"):
-        if name in request.fixturenames:
-            request.getfixturevalue(name).hits.clear()

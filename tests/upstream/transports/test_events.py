@@ -136,6 +136,11 @@ def test_nothing_is_told(headers: Mapping[str, str], chunks: list[bytes]) -> Non
     assert told_by(headers, chunks) == []
 
 
+def test_of_a_long_stream_the_middle_is_forgotten() -> None:
+    much = [b"data: " + b"x" * 5000 + b"\n\n"] * 40
+    assert told_by(STREAM, [*much, b"data: " + USED + b"\n\n", *much]) == []
+
+
 def test_an_error_behind_content() -> None:
     error = b'{"error":{"message":"m","type":"requests","code":"rate_limit_exceeded"}}'
     (told,) = told_by(STREAM, [b'data: {"choices":[]}\n\n', b"data: " + error + b"\n\n"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import traceback
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,20 @@ from keyguard.upstream.transports.httpx import PoolTransport
 from tests.upstream.transports.worlds import ASKED, ORIGIN, URL, WORLDS, Reply, Seen, World, a_pool, by_key, dry, ok
 
 OTHER = "https://other.example"
+
+
+class Once(io.RawIOBase):
+    """A file that is read once, such as a pipe."""
+
+    def __init__(self, text: bytes) -> None:
+        self._left = [text]
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._left.pop() if self._left else b""
+
 
 every_world = pytest.mark.parametrize("world", WORLDS, ids=str)
 
@@ -85,6 +100,16 @@ def test_other_origins_get_neither_key_nor_placeholder(world: World, url: str) -
     (seen,) = site.seen
     assert not seen.holds("sk-")
     assert seen.holds("x-a")
+
+
+@every_world
+def test_to_other_origins_go_credentials_of_their_own(world: World) -> None:
+    site = world.site(lambda seen: ok())
+    world.ask(a_pool(), site, url=f"{OTHER}/x", headers={"x-api-key": "theirs", "authorization": "Bearer theirs"})
+    assert [value for name, value in site.seen[0].fields if name in ("x-api-key", "authorization")] == [
+        "theirs",
+        "Bearer theirs",
+    ]
 
 
 @every_world
@@ -309,6 +334,17 @@ def test_a_body_that_is_made_while_it_is_sent_is_sent_once(world: World) -> None
     response = world.ask(a_pool(), site, content=amade() if world.awaited else made())
     assert response.status_code == 429
     assert [(seen.key, seen.body) for seen in site.seen] == [("sk-A", b"once")]
+
+
+@every_world
+@pytest.mark.parametrize(("kind", "sent"), [(bytes, 2), (io.BytesIO, 2), (Once, 1)])
+def test_a_form_is_sent_again_if_its_files_can_be_read_again(world: World, kind: Any, sent: int) -> None:
+    site = world.site(by_key(A=dry(), B=ok()))
+    response = world.ask(a_pool(), site, json=None, data={"model": "m"}, files={"file": ("a.wav", kind(b"sound"))})
+    assert response.status_code == (200 if sent == 2 else 429)
+    assert len(site.seen) == sent
+    assert len({seen.body for seen in site.seen}) == 1
+    assert b"sound" in site.seen[0].body
 
 
 @every_world

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -118,3 +119,8 @@ def test_a_connection_that_is_not_made() -> None:
     session = session_of(a_pool(origin="http://127.0.0.1:9"), "http://127.0.0.1:9", options={"max_wait": 0})
     with session, pytest.raises(requests.ConnectionError):
         session.get("http://127.0.0.1:9/")
+
+
+def test_a_session_with_a_pool_is_not_pickled(url: str) -> None:
+    with pytest.raises(TypeError, match="a pool of its own"):
+        pickle.dumps(session_of(a_pool(origin=url), url))

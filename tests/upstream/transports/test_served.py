@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from keyguard.testing import FakeProvider
-from keyguard.testing.provider import Reset
+from keyguard.testing.provider import Reset, Stall
 from keyguard.upstream.transports.httpx import PoolTransport
 from tests.upstream.transports.worlds import ASKED, a_pool
 
@@ -71,3 +71,26 @@ def test_connections_are_kept_and_closed_with_the_client(family: ModuleType, pro
             provider.script("sk-A", [provider.error("exhausted", wait=0.01)])
             for _ in range(3):
                 assert client.post(f"{url}{PATH}", json=ASKED).status_code == 200
+
+
+@FAMILIES
+def test_an_answer_that_stands_still_ends_by_the_time_limit_of_the_client(
+    family: ModuleType, provider: FakeProvider, url: str
+) -> None:
+    provider.script("sk-A", [Stall()])
+    transport = PoolTransport(a_pool(origin=url))
+    with family.Client(transport=transport, timeout=0.2) as client, pytest.raises(family.ReadTimeout):
+        client.post(f"{url}{PATH}", json=ASKED)
+    assert dict(provider.hits) == {"sk-A": 1}
+
+
+@FAMILIES
+def test_waiting_for_a_key_is_no_reading(family: ModuleType, provider: FakeProvider, url: str) -> None:
+    """It ends by `max_wait` alone."""
+    timeout = family.Timeout(60, read=10, pool=0.001)
+    for key in ("sk-A", "sk-B"):
+        provider.script(key, [provider.error("exhausted", wait=0.3)])
+    with family.Client(transport=PoolTransport(a_pool(origin=url, max_wait=60)), timeout=timeout) as client:
+        response = client.post(f"{url}{PATH}", json=ASKED)
+    assert response.status_code == 200
+    assert response.extensions["keyguard"].waited >= 0.2

@@ -24,7 +24,6 @@ from keyguard.upstream.keys import Key
 from keyguard.upstream.origins import made_of
 from keyguard.upstream.transports.credentials import clean_url, is_taken_off
 from keyguard.upstream.transports.driving import adrive
-from keyguard.upstream.transports.faults import forget_frames
 from keyguard.upstream.transports.pooled import Pooled
 
 Handler = Callable[[ClientRequest], Awaitable[ClientResponse]]
@@ -85,15 +84,11 @@ class _Call:
 
     async def sent(self, key: Key | None) -> ClientResponse:
         """Send it with this key as its only credential, up to the head; `None` for a request to another origin."""
-        request, headers, url = self._request, self._request.headers.copy(), self._request.url
+        request, headers = self._request, self._request.headers.copy()
         self._change(key)
         try:
             return await self._handler(request)
-        except BaseException as error:
-            forget_frames(error)
-            raise
         finally:
-            request.url = url
             for name in {*request.headers, *headers}:
                 _restore(request.headers, headers, name)
 

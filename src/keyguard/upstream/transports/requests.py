@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -66,6 +66,9 @@ class PoolAdapter(HTTPAdapter):
         if response.is_redirect:
             call.forget_placeholder()
         return response
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("the adapter of a pool is not pickled: another process has a pool of its own")
 
     def _returned(self, result: Result, request: requests.PreparedRequest) -> requests.Response:
         response: Any

@@ -36,9 +36,11 @@ class Call:
 
     def asked(self) -> Asked:
         """Return what the flow must know of it."""
-        body = b"".join(self.request.stream) if isinstance(self.request.stream, self.family.ByteStream) else None
+        stream = self.request.stream
+        body = b"".join(stream) if isinstance(stream, self.family.ByteStream) else None
         told = UpstreamRequest(self.request.method, str(self.request.url), self.request.headers, body)
-        return self.pool.asked(told, self.request.extensions.get("keyguard"))
+        asked = self.pool.asked(told, self.request.extensions.get("keyguard"))
+        return asked._replace(replayable=True) if body is None and _is_form(stream) else asked
 
     def copy(self, key: Key | None) -> Any:
         """Return a copy with this key as its only credential; `None` for a request to another origin."""
@@ -191,3 +193,11 @@ class AsyncCall(Call):
 
     async def discard(self, answer: Answer) -> None:
         await answer.native.stream.aclose()
+
+
+def _is_form(stream: Any) -> bool:
+    """Tell whether a body is a form of several parts that can be made again: its files are in memory or go back."""
+    if type(stream).__name__ != "MultipartStream":
+        return False
+    files = [getattr(part, "file", b"") for part in stream.fields]
+    return all(isinstance(file, (str, bytes)) or (hasattr(file, "seekable") and file.seekable()) for file in files)
