@@ -69,6 +69,7 @@ COSTS: dict[str, tuple[Reply, int]] = {
         Reply(*[bytes([one]) for one in b'data: {"usage": {"total_tokens": 21}}\r\n\r\n'], kind="text/event-stream"),
         21,
     ),
+    "an answer of 307": (whole(OPENAI, 307), 0),
     "an answer of 400": (whole(OPENAI, 400), 0),
     "an answer of 503": (whole(OPENAI, 503), 0),
     "a stream that begins with an error": (stream({"error": {"message": "overloaded"}}), 0),
@@ -105,6 +106,10 @@ WITHOUT: dict[str, tuple[Reply, int]] = {
     "tools are called": (
         stream({"choices": [{"delta": {"tool_calls": [{"id": "x", "function": {"arguments": '{"a": 1}'}}]}}]}),
         2,
+    ),
+    "a stream of text in which the model writes of usage": (
+        Reply(b'data: twelve chars\n\ndata: {"usage": {"total_tokens": 1}}\n\n', kind="text/event-stream"),
+        3,
     ),
     "an object without usage": (whole({"id": "x", "choices": [{"message": {"content": "twelve chars"}}]}), 3),
     "a text": (Reply(b"twelve chars", kind="text/plain"), 3),

@@ -17,6 +17,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from keyguard import Keyguard, TokenBudget
+from keyguard.drivers.asgi import background
 from keyguard.drivers.asgi import lasting as asgi_lasting
 from keyguard.drivers.wsgi import lasting as wsgi_lasting
 from keyguard.request import Lasting
@@ -373,6 +374,32 @@ def test_it_is_the_same_in_trio() -> None:
 
         trio.run(there)
         assert (line.sent, line.use) == (6, (21, 0)), way
+
+
+def test_at_the_end_of_a_lifespan_they_have_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "_PATIENCE", 0.3)
+
+    async def ending(line: Line, app: Any) -> None:
+        client = Client("is stopped", 1)
+        task = asyncio.create_task(line.guard.asgi(app)(ASK.scope(), client.receive, client.send))
+        await client.gone.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert asgi_lasting._going.number == 1
+        await background.end_detached()
+        assert line.use[1] == asgi_lasting._going.number == 0
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", EVENTS.encode())]})
+        await send({"type": "http.response.body", "body": PIECES[0], "more_body": True})
+        await asyncio.Event().wait()
+
+    line = Line()
+    asyncio.run(ending(line, line.plain))
+    assert line.use == (21, 0)
+    line = Line()
+    asyncio.run(ending(line, endless))
+    assert line.use == (SENT + 1, 0)
 
 
 # -- under WSGI -------------------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ class Answer:
         """Whether that can be told at all."""
         self.failed = False
         """Whether a stream has told of an error."""
+        self.raw = False
+        """Whether some data of a stream are not JSON: the model has written them, and so it may have written others."""
         self._most = most
         self._parts: list[bytes] = []
         self._size = 0
@@ -70,16 +72,20 @@ class Answer:
         """Read the data of an event. Return whether it only tells of usage."""
         if not data.lstrip().startswith(b"{"):
             if data.strip() != b"[DONE]":
-                self._unread(len(data))
+                self._note_raw(data)
             return False
         event = _parsed(data)
         if event is None:
-            self._unread(len(data))
+            self._note_raw(data)
             return False
         self.usage.note(event)
         self.characters += _written(event)
         self.failed = self.failed or isinstance(event.get("error"), (dict, str))
         return event.get("choices") == [] and isinstance(event.get("usage"), dict)
+
+    def _note_raw(self, data: bytes) -> None:
+        self.raw = True
+        self._unread(len(data))
 
     def _unread(self, size: int) -> None:
         self.characters += size

@@ -1,12 +1,13 @@
 """The bill of one request: what is held for it, and what it has cost when it is over.
 
-    the app has not been reached, or has answered 400 or more, or failed before it answered     nothing
+    the app has not been reached, or has answered 300 or more, or failed before it answered     nothing
     a response cache has answered                                                               nothing
     the answer, or its stream, tells of usage                                                   that
     it tells nothing, or was cut short: in hard mode                                            what was reserved
                                         in soft mode                                            what was seen of it
 
-What was seen are the characters that the model has written, four for a token, and the input as it was reckoned.
+What was seen are the characters that the model has written, four for a token, and the input as it was reckoned. In a
+stream of text usage is not believed if it is less: it may be what the model has written.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Bill:
         answer.end()
         usage = answer.usage
         seen = self._sent + answer.tokens
-        if usage.final:
+        final = usage.final and not answer.raw
+        if final:
             cost = usage.total
         elif answer.failed and not usage.known and not answer.characters:
             return 0
@@ -79,8 +81,8 @@ class Bill:
         else:
             sent = self._sent if usage.input is None else usage.input
             cost = min(MOST, max(usage.total, sent + answer.tokens))
-        if usage.final or answer.readable:
-            self._budget.learn(self._caller, (cost if usage.final else seen) - self._sent)
+        if final or answer.readable:
+            self._budget.learn(self._caller, (cost if final else seen) - self._sent)
         if cost > self.reserved:
             self._budget.overran(cost, self.reserved)
         return cost

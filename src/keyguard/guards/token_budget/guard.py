@@ -78,7 +78,7 @@ class TokenBudget(RateLimit):
     - `drain_for`: for so long at most.
 
     Units are held until a request is over, and renewed meanwhile. If what others hold is all that stands in the way, a
-    refusal says to come again in a second. An answer of 400 or more costs nothing, and neither does one from a cache.
+    refusal says to come again in a second. Only answers from 200 to 299 cost anything, and none from a cache.
     Raises `ConfigurationError` for a setting that is wrong.
     """
 
@@ -293,7 +293,7 @@ class TokenBudget(RateLimit):
             if state.caches:
                 state.note_own_limits(response.headers)
             describe(response.headers, bill.taken)
-        if response.status >= 400 or state.cached or response.body is not APP:
+        if response.status >= 300 or state.cached or response.body is not APP:
             request.lasting = None
             return
         bill.answer = answer = Answer(response.headers, hides=hides, most=self.max_body)
