@@ -67,19 +67,26 @@ def _look(
     candidate: Candidate, group: Group, costs: Sequence[int], ahead: int, marks: Marks, now: int
 ) -> _Way | _NoWay:
     probes: list[Block] = []
+    wait, cause, over = 0, "", None
     for block in (group.block, marks.of(candidate.group)):
-        wait = 0 if block is None else block.wait(now)
-        if block is None or wait == 0:
+        shut = 0 if block is None else block.wait(now)
+        if block is None or shut == 0:
             continue
-        if wait > 0:
-            return _NoWay(CAUSES[block.cause], block.ends_after(now), wait)
-        probes.append(block)
+        if shut < 0:
+            probes.append(block)
+        elif shut > wait:
+            wait, cause, over = shut, CAUSES[block.cause], block.ends_after(now)
     key, later = _key(candidate.keys, marks, probes, now)
     if key is None:
-        return _NoWay("invalid", None, later)
-    start, may_wait, meter = group.start(costs, now)
+        if later is None:
+            return _NoWay("invalid", None, None)
+        if later > wait:
+            wait, cause, over = later, "invalid", None
+    start, may_wait, meter = group.start(costs, now + wait)
     if start < 0:
         return _NoWay("too_large", None, None)
+    if key is None or wait:
+        return _NoWay(cause, None if over is None else max(over, start - now), start - now)
     if start > now and (probes or not may_wait or start > now + ahead):
         cause = "quota" if meter is not None and meter.period > HOUR else "exhausted"
         return _NoWay(cause, start - now, start - now)

@@ -22,12 +22,18 @@ from keyguard.clock import SECOND
 from keyguard.learnt.blocks import CAUSES, DAY, FAR, Block
 from keyguard.learnt.dimension import UNITS, Dimension
 from keyguard.learnt.marks import MOST
-from keyguard.learnt.meter import CONFIGURED, EVEN, LEARNT, MOST_UNITS, TOLD, Meter
+from keyguard.learnt.meter import CONFIGURED, EVEN, LEARNT, MOST_UNITS, Meter
 
-_HEAD = Struct("<BBH4x15q")
-_METER = Struct("<BBH4x10q")
-_VERSION = 1
+_HEAD = Struct("<BBH4x15Q")
+_METER = "BBH4x10Q"
 _MOST_METERS = 8
+_STATES = {
+    _HEAD.size + Struct(f"<{_METER}").size * many: Struct(_HEAD.format + _METER * many)
+    for many in range(_MOST_METERS + 1)
+}
+"""What a state is packed by, by its length."""
+_PLACES = 13  # of a dimension
+_VERSION = 1
 _LONGEST = 32 * DAY
 AT_ONCE = 4
 """Grants that are given while no answer came yet, each second."""
@@ -42,11 +48,11 @@ class Group:
     __slots__ = ("answered", "at", "block", "booked", "changed", "foreign", "meters", "notes", "number", "slowed")
 
     def __init__(self, data: bytes | None, now: int) -> None:
+        self.meters: list[Meter] = []
         self.foreign = bool(data) and data is not None and data[0] > _VERSION
         """Whether it is of a later version."""
         self.changed = False
-        self._clear(now)
-        if data and not self.foreign and not self._read(data):
+        if not data or self.foreign or not self._read(data):
             self._clear(now)
         if now < self.at - SECOND:
             self._set_back(self.at - now)
@@ -59,29 +65,32 @@ class Group:
         self.notes = [0, 0, 0, 0]
         self.booked = [0, 0, 0, 0]
         self.block = Block()
-        self.meters: list[Meter] = []
+        self.meters = []
 
     def _read(self, data: bytes) -> bool:
-        size, rest = _HEAD.size, len(data) - _HEAD.size
-        if data[0] != _VERSION or rest < 0 or rest % _METER.size or rest > _MOST_METERS * _METER.size:
+        struct = _STATES.get(len(data))
+        if struct is None:
             return False
-        _, cause, tries, *numbers = _HEAD.unpack_from(data)
-        if cause >= len(CAUSES) or min(numbers) < 0 or max(numbers) >= MOST:
+        values = struct.unpack(data)
+        version, cause, tries, self.at, self.number, self.answered = values[:6]
+        if version != _VERSION or cause >= len(CAUSES) or max(values) >= MOST:
             return False
-        self.at, self.number, self.answered = numbers[:3]
-        self.notes, self.booked, self.slowed = numbers[3:7], numbers[7:11], numbers[14]
-        self.block = Block(cause, tries, *numbers[11:14])
-        for at in range(size, len(data), _METER.size):
-            values = _METER.unpack_from(data, at)
-            if values[0] >= len(UNIT_PLACES) or min(values) < 0 or max(values) >= MOST:
+        self.notes, self.booked = [*values[6:10]], [*values[10:14]]
+        since, until, probe, self.slowed = values[14:18]
+        if since > self.at or until > self.at + FAR:
+            return False
+        self.block = Block(cause, tries, since, until, probe)
+        self.meters = []
+        for place in range(18, len(values), _PLACES):
+            meter = Meter(*values[place : place + _PLACES])
+            if (
+                meter.unit >= len(UNIT_PLACES)
+                or not 1 <= meter.period <= _LONGEST
+                or not 1 <= meter.limit <= MOST_UNITS
+            ):
                 return False
-            if not 1 <= values[3] <= _LONGEST or not 1 <= values[4] <= MOST_UNITS:
-                return False
-            self.meters.append(Meter(*values))
-        moments = [self.slowed, self.notes[0], self.notes[2], self.block.since, self.block.until, self.block.probe]
-        for m in self.meters:
-            moments += [m.when, m.end_then, m.set_at, m.paced]
-        return max(moments) <= self.at + FAR
+            self.meters.append(meter)
+        return True
 
     def _set_back(self, by: int) -> None:
         """Go on as before although time was set back: all that is yet to come is as far away as it was."""
@@ -95,14 +104,12 @@ class Group:
 
     def pack(self, now: int) -> bytes:
         block = self.block
-        head = (max(self.at, now), self.number, self.answered, *self.notes, *self.booked)
-        whole = [
-            _HEAD.pack(_VERSION, block.cause, block.tries, *head, block.since, block.until, block.probe, self.slowed)
-        ]
+        values = [_VERSION, block.cause, block.tries, max(self.at, now), self.number, self.answered, *self.notes]
+        values += [*self.booked, block.since, block.until, block.probe, self.slowed]
         for m in self.meters:
-            then = (m.end_then, m.booked_then, m.cap, m.set_at, m.paced)
-            whole.append(_METER.pack(m.unit, m.flags, m.pace, m.period, m.limit, m.told, m.when, m.used, *then))
-        return b"".join(whole)
+            values += (m.unit, m.flags, m.pace, m.period, m.limit, m.told, m.when, m.used)
+            values += (m.end_then, m.booked_then, m.cap, m.set_at, m.paced)
+        return _STATES[_HEAD.size + 88 * len(self.meters)].pack(*values)
 
     def lasts(self, now: int) -> int:
         """Return for how long the state is kept."""
@@ -111,9 +118,9 @@ class Group:
     # -- dimensions ---------------------------------------------------------------------------------------------------
 
     def meter(self, dimension: Dimension) -> Meter | None:
-        unit = UNIT_PLACES[dimension.unit]
+        unit, period = UNIT_PLACES[dimension[0]], dimension[1]
         for meter in self.meters:
-            if meter.unit == unit and meter.period == dimension.period:
+            if meter.unit == unit and meter.period == period:
                 return meter
         return None
 
@@ -127,17 +134,23 @@ class Group:
 
     def configure(self, limits: Sequence[tuple[Dimension, int]]) -> None:
         """Have the limits hold that are configured now: of these and those that were told, the lower ones."""
-        for meter in self.meters:
-            if meter.flags & CONFIGURED:
-                meter.flags -= CONFIGURED
-                meter.limit = meter.told or meter.limit
+        if not limits and not self.meters:
+            return
+        before = [meter for meter in self.meters if meter.flags & CONFIGURED]
+        now = []
         for dimension, limit in limits:
             limit = min(limit, MOST_UNITS)
-            found = self.meter(dimension) or self.add(dimension, CONFIGURED, limit)
-            if found is not None:
-                found.flags = found.flags & ~LEARNT | CONFIGURED
-                found.limit = min(limit, found.told or limit)
-        self.meters = [meter for meter in self.meters if meter.flags & (TOLD | CONFIGURED | LEARNT)]
+            meter = self.meter(dimension) or self.add(dimension, CONFIGURED, limit)
+            if meter is not None:
+                meter.flags = meter.flags & ~LEARNT | CONFIGURED
+                meter.limit = min(limit, meter.told or limit)
+                now.append(meter)
+        for meter in before:
+            if meter not in now:
+                meter.flags -= CONFIGURED
+                meter.limit = meter.told
+                if not meter.told:
+                    self.meters.remove(meter)
 
     # -- booking ------------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ _FINE = 1 << 25  # the square of four times that is still exact; of higher limit
 _PACK = 1024
 _SLOWEST = 50
 _FASTEST = 8 * EVEN  # of what was learnt
+_CATCHING_UP = 3 * EVEN // 2  # of what was told: in bursts that are capped, what was left unused is not lost
 _RISE = SECOND // 5  # for each thousandth: half a percent a second
 
 
@@ -88,7 +89,9 @@ class Meter:
 
     def span(self, units: int) -> int:
         """Return the time in which so many units come back, rounded up."""
-        limit, units = self.limit, min(units, 4 * self.limit)
+        limit = self.limit
+        if units > 4 * limit:
+            units = 4 * limit
         if limit > _FINE:
             units, limit = -(-units // _PACK), limit // _PACK
         return units * (self.period // limit) + -(-(units * (self.period % limit)) // limit)
@@ -97,8 +100,14 @@ class Meter:
         return self.flags & WINDOW != 0
 
     def pace_at(self, now: int) -> int:
-        most = _FASTEST if self.flags & LEARNT else EVEN
+        most = _FASTEST if self.flags & LEARNT else _CATCHING_UP if self.cap else EVEN
         return max(1, min(most, self.pace + max(0, now - self.set_at) // _RISE))
+
+    def is_paced(self, now: int) -> bool:
+        """Tell whether there is a pace of our own."""
+        if self.flags & LEARNT or (self.cap and self.cap_at(now)):
+            return True
+        return self.pace < EVEN and self.pace_at(now) < EVEN
 
     def cap_at(self, now: int) -> int:
         """Return the largest burst; 0 for any."""
@@ -131,11 +140,11 @@ class Meter:
         start = now
         if self.flags & WINDOW:
             if self.used + units > self.limit:
-                start = self.when
+                start = max(start, self.when)
         elif not self.flags & LEARNT:
             start = max(start, self.when + self.span(units) - self.period)
-        pace, cap = self.pace_at(now), self.cap_at(now)
-        if cap or self.flags & LEARNT or pace < EVEN:
+        if self.is_paced(now):
+            pace, cap = self.pace_at(now), self.cap_at(now)
             burst = self.span(cap) * EVEN // pace if cap else SECOND
             start = max(start, self.paced - max(0, burst - self.span(units) * EVEN // pace))
         return start
@@ -145,9 +154,8 @@ class Meter:
             self.used += units
         elif not self.flags & LEARNT:
             self.when = max(self.when, start) + self.span(units)
-        pace = self.pace_at(now)
-        if self.cap or self.flags & LEARNT or pace < EVEN:
-            self.paced = max(self.paced, start) + self.span(units) * EVEN // pace
+        if self.is_paced(now):
+            self.paced = max(self.paced, start) + self.span(units) * EVEN // self.pace_at(now)
 
     def give_back(self, units: int, at: int, now: int) -> None:
         """Undo what was booked `at` a moment."""
