@@ -85,7 +85,7 @@ def _look(
     start, may_wait, meter = group.start(costs, now + wait)
     if start < 0:
         return _NoWay("too_large", None, None)
-    if key is None or wait:
+    if key is None or wait:  # a key that is tried later has a wait
         return _NoWay(cause, None if over is None else max(over, start - now), start - now)
     if start > now and (probes or not may_wait or start > now + ahead):
         cause = "quota" if meter is not None and meter.period > HOUR else "exhausted"

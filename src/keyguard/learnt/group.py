@@ -22,7 +22,7 @@ from keyguard.clock import SECOND
 from keyguard.learnt.blocks import CAUSES, DAY, FAR, Block
 from keyguard.learnt.dimension import UNITS, Dimension
 from keyguard.learnt.marks import MOST
-from keyguard.learnt.meter import CONFIGURED, EVEN, LEARNT, MOST_UNITS, Meter
+from keyguard.learnt.meter import CONFIGURED, EVEN, LEARNT, MOST_UNITS, TOLD, Meter
 
 _HEAD = Struct("<BBH4x15Q")
 _METER = "BBH4x10Q"
@@ -83,11 +83,9 @@ class Group:
         self.meters = []
         for place in range(18, len(values), _PLACES):
             meter = Meter(*values[place : place + _PLACES])
-            if (
-                meter.unit >= len(UNIT_PLACES)
-                or not 1 <= meter.period <= _LONGEST
-                or not 1 <= meter.limit <= MOST_UNITS
-            ):
+            if not meter.flags & (TOLD | LEARNT | CONFIGURED) or meter.unit >= len(UNIT_PLACES):
+                return False
+            if not 1 <= meter.period <= _LONGEST or not 1 <= meter.limit <= MOST_UNITS:
                 return False
             self.meters.append(meter)
         return True

@@ -16,19 +16,20 @@ local function key_of(keys, probes)
   return nil, soonest
 end
 
--- The moment from which on a group has room, whether it may be booked before that, and the meter on which it hangs.
-local function start_of(group)
-  local start, ahead, last = now, true, nil
+-- The moment from which on a group has room, if it is asked for at a moment, whether it may be booked before that, and
+-- the meter on which it hangs.
+local function start_of(group, at)
+  local start, ahead, last = at, true, nil
   if group.answered == 0 and group.number > 0 and group.number % 4 == 0 then
-    start, ahead = max(now, group.at + SECOND), false
+    start, ahead = max(at, group.at + SECOND), false
   end
   for _, m in ipairs(group.meters) do
     local units = spec.costs[m.unit + 1]
     if units > 0 then
       if units > m.limit and not has(m.flags, LEARNT) then return -1, false, m end
-      local moment = room_at(m, units)
+      local moment = room_at(m, units, at)
       if moment > start then start, last = moment, m end
-      if moment > now and is_window(m) then ahead = false end
+      if moment > at and is_window(m) then ahead = false end
     end
   end
   return start, ahead, last
@@ -36,16 +37,20 @@ end
 
 -- How a group could be used: start, key, probes; or nothing, the cause, when it is over, and when to try.
 local function look(candidate, group)
-  local probes = {}
+  local probes, wait, cause, over = {}, 0, nil, -1
   for _, block in ipairs({ group.block, mark(candidate[5]) }) do
-    local wait = wait_of(block)
-    if wait > 0 then return nil, block.cause, over_of(block), wait end
-    if wait < 0 then probes[#probes + 1] = block end
+    local shut = wait_of(block)
+    if shut < 0 then probes[#probes + 1] = block end
+    if shut > wait then wait, cause, over = shut, block.cause, over_of(block) end
   end
   local key, later = key_of(candidate[2], probes)
-  if not key then return nil, INVALID, -1, later end
-  local start, may_wait, meter = start_of(group)
+  if not key then
+    if later < 0 then return nil, INVALID, -1, -1 end
+    if later > wait then wait, cause, over = later, INVALID, -1 end
+  end
+  local start, may_wait, meter = start_of(group, now + wait)
   if start < 0 then return nil, TOO_LARGE, -1, -1 end
+  if wait > 0 then return nil, cause, over < 0 and -1 or max(over, start - now), start - now end
   if start > now and (#probes > 0 or not may_wait or start > now + spec.ahead) then
     return nil, meter and meter.period > HOUR and QUOTA or EXHAUSTED, start - now, start - now
   end

@@ -112,15 +112,19 @@ end
 
 local function is_window(m) return has(m.flags, WINDOW) end
 
-local function pace_at(m)
-  local most = has(m.flags, LEARNT) and 8 * EVEN or EVEN
-  return max(1, min(most, m.pace + floor(max(0, now - m.set_at) / (SECOND / 5))))
+local function pace_at(m, at)
+  local most = has(m.flags, LEARNT) and 8 * EVEN or m.cap > 0 and 3 * EVEN / 2 or EVEN
+  return max(1, min(most, m.pace + floor(max(0, (at or now) - m.set_at) / (SECOND / 5))))
 end
 
-local function cap_at(m)
+local function cap_at(m, at)
   if m.cap == 0 then return 0 end
-  local cap = m.cap + floor(m.cap * min(floor(max(0, now - m.set_at) / SECOND), 4000) / 1000)
+  local cap = m.cap + floor(m.cap * min(floor(max(0, (at or now) - m.set_at) / SECOND), 4000) / 1000)
   return cap < m.limit and cap or 0
+end
+
+local function is_paced(m, at)
+  return has(m.flags, LEARNT) or (m.cap > 0 and cap_at(m, at) > 0) or (m.pace < EVEN and pace_at(m, at) < EVEN)
 end
 
 local function pass_time(m)
@@ -141,16 +145,16 @@ local function meter_back(m, by)
   m.set_at, m.paced = max(0, m.set_at - by), max(0, m.paced - by)
 end
 
--- The moment from which on there is room for so many units.
-local function room_at(m, units)
-  local start, learnt = now, has(m.flags, LEARNT)
+-- The moment from which on there is room for so many units, if it is asked for at a moment.
+local function room_at(m, units, at)
+  local start = at
   if is_window(m) then
-    if m.used + units > m.limit then start = m.when end
-  elseif not learnt then
+    if m.used + units > m.limit then start = max(start, m.when) end
+  elseif not has(m.flags, LEARNT) then
     start = max(start, m.when + span(m, units) - m.period)
   end
-  local pace, cap = pace_at(m), cap_at(m)
-  if cap > 0 or learnt or pace < EVEN then
+  if is_paced(m, at) then
+    local pace, cap = pace_at(m, at), cap_at(m, at)
     local burst = cap > 0 and floor(span(m, cap) * EVEN / pace) or SECOND
     start = max(start, m.paced - max(0, burst - floor(span(m, units) * EVEN / pace)))
   end
@@ -158,16 +162,12 @@ local function room_at(m, units)
 end
 
 local function book_units(m, units, start)
-  local learnt = has(m.flags, LEARNT)
   if is_window(m) then
     m.used = m.used + units
-  elseif not learnt then
+  elseif not has(m.flags, LEARNT) then
     m.when = max(m.when, start) + span(m, units)
   end
-  local pace = pace_at(m)
-  if m.cap > 0 or learnt or pace < EVEN then
-    m.paced = max(m.paced, start) + floor(span(m, units) * EVEN / pace)
-  end
+  if is_paced(m) then m.paced = max(m.paced, start) + floor(span(m, units) * EVEN / pace_at(m)) end
 end
 
 -- Groups ---------------------------------------------------------------------------------------------------------------
@@ -199,15 +199,15 @@ local function read_group(data)
   group.at, group.number, group.answered, group.slowed = v[4], v[5], v[6], v[18]
   group.notes, group.booked = { v[7], v[8], v[9], v[10] }, { v[11], v[12], v[13], v[14] }
   group.block = block_of(v[2], v[3], v[15], v[16], v[17])
-  local latest = max(group.slowed, v[7], v[9], v[15], v[16], v[17])
+  if v[15] > group.at or v[16] > group.at + FAR then return nil end
   for at = 129, #data, 88 do
     local w = { unpack_(METER, data, at) }
     if w[1] >= 4 or out_of_range(w, 1) then return nil end
     if w[4] < 1 or w[4] > LONGEST or w[5] < 1 or w[5] > MOST_UNITS then return nil end
+    if not (has(w[2], TOLD) or has(w[2], LEARNT) or has(w[2], CONFIGURED)) then return nil end
     group.meters[#group.meters + 1] = meter_of(unpack(w, 1, 13))
-    latest = max(latest, w[7], w[9], w[12], w[13])
   end
-  return latest <= group.at + FAR and group or nil
+  return group
 end
 
 local function group_back(group, by)
