@@ -14,7 +14,7 @@ from typing import Any
 from keyguard.clock import SECOND
 from keyguard.errors import StoreError
 from keyguard.flow import Flow, Wait
-from keyguard.learnt import dimension_of
+from keyguard.learnt import Seen, dimension_of
 from keyguard.manual_clock import ManualClock
 from keyguard.ops import Op
 from keyguard.ops.upstream import Learn
@@ -51,10 +51,11 @@ _STATUS |= {UpstreamCause.OVERLOAD: 529, UpstreamCause.SYSTEM: 500, UpstreamCaus
 class Head(dict[str, str]):
     """Header fields, and what the answer means."""
 
-    def __init__(self, said: Said, fields: Mapping[str, str], known: bool) -> None:
+    def __init__(self, said: Said, fields: Mapping[str, str], known: bool, seen: tuple[Seen, ...]) -> None:
         super().__init__(fields)
         self.said = said
         self.known = known
+        self.seen = seen
 
 
 class ByWord:
@@ -63,7 +64,8 @@ class ByWord:
     def answer(self, status: int, headers: Fields, body: bytes, now: int, model: str) -> Verdict:
         assert isinstance(headers, Head)
         cause, scope, wait = headers.said
-        return Verdict(cause, scope, None if wait is None else round(wait * SECOND), known=headers.known)
+        span = None if wait is None else round(wait * SECOND)
+        return Verdict(cause, scope, span, headers.seen, known=headers.known)
 
     def event(self, name: str, data: bytes, now: int) -> Verdict:
         return Verdict(UpstreamCause.OVERLOAD, Scope.ENDPOINT)
@@ -122,6 +124,8 @@ class World:
         self.closed: list[Any] = []
         self.fields: dict[str, str] = {}
         self.known = True
+        self.seen: tuple[Seen, ...] = ()
+        """The limits that all answers tell of."""
         self.latency = latency
         self.script = script
         self.outbox = Outbox(self.clock, lambda: None)
@@ -274,7 +278,7 @@ class World:
             return Answer(0, {}, error=Fault(OSError(said), sent=said == LOST))
         native = f"answer {len(self.hits)} by {key.id}"
         status = _STATUS.get(said[0], 429)
-        return Answer(status, Head(said, self.fields, self.known), native)
+        return Answer(status, Head(said, self.fields, self.known, self.seen), native)
 
 
 def keys(*names: str, **settings: Any) -> list[Key]:

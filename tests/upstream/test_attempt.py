@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from keyguard.clock import SECOND
 from keyguard.upstream.answers import Asked
-from keyguard.upstream.causes import Scope, UpstreamCause
+from keyguard.upstream.causes import Scope, UpstreamCause, Verdict
 from keyguard.upstream.keys import Key
 from keyguard.upstream.told import find
 from tests.support.virtual_upstream import (
@@ -73,6 +74,21 @@ def test_the_next_request_does_not_try_it(said: Any) -> None:
     world.ask(Asked(model="m"))
     world.ask(Asked(model="m"))
     assert hit(world) == ["a", "b", "b"]
+
+
+def test_refusals_that_nobody_will_see_are_closed() -> None:
+    world = World([Key("a", "sk-a"), Key("b", "sk-b", rank=1), Key("c", "sk-c", rank=2)], by_key(a=DRY, b=DEAD))
+    waiting: list[Any] = []
+    answer = world.answer_of
+
+    def noted(key: Key) -> Any:
+        waiting.append([*world.closed])
+        return answer(key)
+
+    world.answer_of = noted
+    world.ask()
+    assert waiting == [[], [], ["answer 1 by a"]], "one at most is kept while it goes on"
+    assert world.closed == ["answer 1 by a", "answer 2 by b"]
 
 
 def test_a_group_without_money_has_none_for_its_other_keys() -> None:
@@ -191,6 +207,36 @@ def test_nobody_waits_where_only_people_can_help(said: Any, status: int) -> None
     assert world.now == 0
 
 
+def test_nobody_is_told_to_wait_for_money_though_it_is_known_when_it_comes() -> None:
+    world = World(keys("a"), by_key(a=(UpstreamCause.BILLING, Scope.GROUP, 3600)))
+    result = world.ask(Asked(max_wait=100))
+    assert "retry-after" not in dict(result.fields)
+    assert result.outcome.until is not None
+
+
+def test_nobody_waits_for_the_next_probe_of_what_is_not_paid_for() -> None:
+    world = World(keys("a"), by_key(a=POOR))
+    world.ask(Asked(max_wait=3600))
+    world.ask(Asked(max_wait=3600))
+    assert (world.now, hit(world)) == (0, ["a"])
+
+
+def test_the_answer_of_a_dead_key_is_not_that_of_a_pool_that_is_used_up() -> None:
+    world = World(TWO, by_key(a=DRY, b=DEAD))
+    result = world.ask(NO_WAIT)
+    assert hit(world) == ["a", "b"]
+    assert result.outcome.cause == UpstreamCause.EXHAUSTED
+    assert result.synthetic is not None
+    assert "answer 2 by b" in world.closed
+
+
+def test_who_cannot_wait_is_not_booked_ahead() -> None:
+    world = World(keys("a"), limits=rate(60))
+    results = [world.ask(NO_WAIT) for _ in range(100)]
+    assert {result.outcome.cause for result in results} == {UpstreamCause.OK, UpstreamCause.EXHAUSTED}
+    assert world.now == 0
+
+
 def test_milliseconds_that_the_provider_told_are_those_of_the_pool_too() -> None:
     world = World(keys("a"), by_key(a=DRY))
     world.fields = {"retry-after-ms": "90"}
@@ -243,6 +289,12 @@ def test_not_for_ever() -> None:
     assert result.answer is not None
     assert result.answer.error is not None
     assert result.outcome.cause == UpstreamCause.UNREACHABLE
+
+
+def test_it_does_not_pause_if_there_is_no_time() -> None:
+    world = World(TWO, by_key(a=UNREACHABLE, b=UNREACHABLE))
+    assert world.ask(NO_WAIT).outcome.cause == UpstreamCause.UNREACHABLE
+    assert (len(world.hits), world.now) == (1, 0)
 
 
 @pytest.mark.parametrize("replay", [False, True])
@@ -455,6 +507,31 @@ def test_cancelled_in_line_it_makes_room_for_the_next(which: int) -> None:
     others = [task for task in tasks if task is not tasks[which]]
     assert [task.result.outcome.cause for task in others] == [UpstreamCause.OK] * 2
     assert world.pool.waiting == 0
+
+
+def test_cancelled_before_it_may_be_sent_it_gives_back_what_it_booked() -> None:
+    world = World(keys("a"), limits=rate(60))
+    world.ask()
+    world.script = by_key()
+    while world.ask(NO_WAIT).outcome.cause == UpstreamCause.OK:
+        pass
+    world.flush()
+    sent = len(world.hits)
+    booked = world.begin(Asked(max_wait=60))
+    world.run(stop=lambda: booked.steps >= 2)
+    world.cancel(booked)
+    assert len(world.hits) == sent
+    assert [each.report.cause for each in world.outbox.take()] == ["unsent"]
+
+
+def test_the_end_of_a_body_tells_once_what_was_spent_and_what_went_wrong() -> None:
+    world = World(keys("a"))
+    result = world.ask()
+    assert result.settle is not None
+    result.settle({"tokens": 7}, Verdict(UpstreamCause.EXHAUSTED, Scope.MODEL, SECOND * 20))
+    result.settle({"tokens": 7}, None)
+    told = [(each.report.cause, each.report.spent) for each in world.outbox.take()]
+    assert told == [("ok", None), ("settled", {"tokens": 7}), ("exhausted", None)]
 
 
 def test_a_unit_that_was_not_sent_comes_back() -> None:

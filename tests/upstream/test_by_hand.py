@@ -11,6 +11,7 @@ import trio
 
 from keyguard import ConfigurationError, Key, KeyPool, UpstreamCause, UpstreamExhausted
 from keyguard.testing import ManualClock
+from keyguard.upstream.pairs import Pairs
 from keyguard.upstream.told import behind
 
 LIMIT = b'{"error": {"code": "rate_limit_exceeded", "type": "requests", "message": "Please try again in 20s."}}'
@@ -129,6 +130,34 @@ def test_a_block_that_is_cancelled_leaves_nothing_behind() -> None:
     assert pool.parts.waiting == 0
     clock.advance("1 minute")
     assert in_thread(pool, 200) == "a"
+
+
+def test_a_refusal_is_told_to_others_at_once() -> None:
+    pool, clock = pool_of("a")
+    in_thread(pool, 200)
+    clock.advance(0)
+    assert len(pool.parts.outbox) == 1, "a success has time"
+    in_thread(pool, 429, LIMIT)
+    clock.advance(0)
+    assert len(pool.parts.outbox) == 0
+
+
+def test_a_key_that_is_enabled_is_tried_for_all_models() -> None:
+    pool, _ = pool_of("a", "b")
+    in_thread(pool, 404, b'{"error": {"code": "model_not_found"}}', model="m")
+    assert in_thread(pool, 200, model="m") == "b"
+    pool.enable("a")
+    assert in_thread(pool, 200, model="m") == "a"
+
+
+def test_pairs_of_keys_and_models_are_bounded() -> None:
+    clock = ManualClock()
+    pairs = Pairs(clock)
+    for number in range(3000):
+        pairs.remember("a", f"model {number}" + "x" * 1000)
+    assert len(pairs) <= 1000
+    assert not pairs.fit("a", "model 2999" + "x" * 1000)
+    assert pairs.fit("a", "model 1" + "x" * 1000)
 
 
 def test_what_is_learnt_is_sent_within_a_second_and_at_the_end() -> None:

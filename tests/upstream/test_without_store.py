@@ -8,11 +8,12 @@ import pytest
 
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.learnt import Report, Seen, dimension_of
-from keyguard.ops.upstream import Acquire
+from keyguard.ops.upstream import Acquire, Learn
 from keyguard.upstream.answers import Asked
 from keyguard.upstream.causes import Scope, UpstreamCause, Verdict
 from keyguard.upstream.keys import Key
 from keyguard.upstream.parts import no_grant
+from keyguard.upstream.snapshot import read_states, snapshot_of
 from tests.support.virtual_upstream import DEAD, DRY, OK, POOR, World, keys
 
 NO_WAIT = Asked(max_wait=0)
@@ -45,10 +46,10 @@ def test_whatever_the_store_says(error: Exception, monkeypatch: pytest.MonkeyPat
 
 def test_limits_that_answers_told_are_shared_out_as_well() -> None:
     world = World(keys("a"), workers=4)
-    candidate = world.pool.candidate("*", world.pool.groups[0], world.pool.groups[0].keys)
-    world.pool.without_store.note(candidate, [Seen(dimension_of("rpm"), 20, 20, None)])
+    world.seen = (Seen(dimension_of("rpm"), 20),)
+    world.ask(NO_WAIT)
     world.store.down = True
-    assert answered(world, 10) == 5
+    assert answered(world, 30) == 5, "those that are told meanwhile too"
 
 
 def test_it_waits_for_its_share() -> None:
@@ -69,9 +70,7 @@ def test_what_was_learnt_meanwhile_is_shared_when_the_store_is_back(said: Any) -
     assert [key for _, key in world.hits] == ["a", "b", "b"], "this process knows"
     world.store.down = False
     world.flush()
-    other = World(TWO)
-    other.store, other.place, other.clock = world.store, world.place, world.clock
-    assert other.ask(NO_WAIT).outcome.key == "b", "and so does another"
+    assert other_process(world).ask(NO_WAIT).outcome.key == "b", "and so does another"
 
 
 @pytest.mark.parametrize("said", [DRY, DEAD, POOR])
@@ -90,6 +89,39 @@ def test_a_key_that_works_again_does_so_without_the_store_too() -> None:
     assert world.ask(NO_WAIT).outcome.key == "a", "the hourly probe"
     world.store.down = True
     assert world.ask(NO_WAIT).outcome.key == "a"
+
+
+def other_process(world: World) -> World:
+    other = World(TWO)
+    other.store, other.place, other.clock = world.store, world.place, world.clock
+    return other
+
+
+def test_what_others_have_found_to_work_is_not_dead_in_an_outage() -> None:
+    world = World(TWO, lambda key, number: DEAD if key == "a" and number <= 2 else OK)
+    for _ in range(2):
+        world.ask(NO_WAIT)
+        world.clock.advance("61 minutes")
+    world.flush()
+    (group, *_) = world.pool.groups
+    candidate = world.pool.candidate("*", group, group.keys)
+    world.place.execute(Learn([Report(candidate, no_grant(candidate.keys[0]), cause="enable")]))
+    assert world.ask(NO_WAIT).outcome.key == "a"
+    world.store.down = True
+    assert world.ask(NO_WAIT).outcome.key == "a"
+
+
+def test_a_key_that_was_found_to_work_in_an_outage_is_known_to_work_afterwards() -> None:
+    world = World(TWO, lambda key, number: DEAD if key == "a" and number == 1 else OK)
+    world.ask(NO_WAIT)
+    world.flush()
+    world.store.down = True
+    world.clock.advance("61 minutes")
+    assert world.ask(NO_WAIT).outcome.key == "a"
+    world.store.down = False
+    world.flush()
+    shot = snapshot_of(world.pool, world.place.execute(read_states(world.pool)))
+    assert {key.state for group in shot.groups for key in group.keys} == {"ok"}
 
 
 def test_a_wait_is_shortened_by_the_time_that_has_passed() -> None:

@@ -24,6 +24,9 @@ class Pairs:
         self._lock = threading.Lock()
         self._until: dict[tuple[str, str], int] = {}
 
+    def __len__(self) -> int:
+        return len(self._until)
+
     def remember(self, key: str, model: str) -> None:
         """Remember that a key cannot be used for a model."""
         with self._lock:
