@@ -456,6 +456,9 @@ def test_each_gives_up_at_its_own_deadline() -> None:
     assert second.ended is not None
     assert second.ended <= 30
     assert world.pool.waiting == 0
+    for task in (second, third):
+        told = dict(task.result.fields or task.result.synthetic.fields)
+        assert int(told["retry-after"]) >= 1, "where waiting helps, it is said"
 
 
 # -- whatever ends it --------------------------------------------------------------------------------------------------

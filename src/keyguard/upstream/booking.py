@@ -113,7 +113,7 @@ class Booking:
     def _join(self) -> NoGrant | None:
         """Stand in line; return why not, if there is no place or the first will ask too late."""
         known = self._as_first_knows()
-        if known.wait is None or known.wait <= self.left():
+        if known.wait is not None and known.wait <= self.left():
             self._place = self._queue.join(self._ticket)
         return None if self._place is not None else known
 
@@ -133,7 +133,7 @@ class Booking:
 
     def _as_first_knows(self) -> NoGrant:
         asks_at, why = self._queue.told
-        wait = None if asks_at is None else max(0, asks_at - self.pool.clock())
+        wait = 0 if asks_at is None else max(0, asks_at - self.pool.clock())  # without that it is asking just now
         return NoGrant(self.pool.clock(), wait, ((why, wait),))
 
     def _leave(self) -> None:
