@@ -360,6 +360,13 @@ def test_settings_that_make_no_sense(settings: Any, message: str) -> None:
         FakeProvider(**{"keys": {"sk-a": "org"}, **settings})
 
 
+def test_its_date_is_that_of_its_clock() -> None:
+    provider = made("anthropic")
+    provider.script("sk-b", [Answer(503, {"Date": "Fri, 01 Jan 2027 00:00:00 GMT"})])
+    assert asked(provider, "anthropic").header("date") == "Fri, 15 Jan 2027 08:00:00 GMT"
+    assert asked(provider, "anthropic", "sk-b").header("date") == "Fri, 01 Jan 2027 00:00:00 GMT"
+
+
 def test_a_request_it_cannot_read_is_no_accident() -> None:
     provider = made("openai")
     for body in (b"{", b"[" * 100_000, b"[]", b""):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
+from email.utils import format_datetime
 from typing import TypeAlias
 
 from keyguard.testing.provider.scripted import Answer, Reset, Stall
@@ -36,6 +38,12 @@ class Plan:
         """Return that of a stream of events."""
         told = {**more, "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store"}
         return cls(200, tuple(told.items()), tuple(events), preamble=preamble)
+
+    def dated(self, now: datetime) -> Plan:
+        """Return it with the field `Date` of the provider's own clock, by which moments in other fields are read."""
+        if any(name == "date" for name, _ in self.headers):
+            return self
+        return replace(self, headers=(*self.headers, ("date", format_datetime(now, usegmt=True))))
 
     def disturbed(self, by: Stall | Reset) -> Plan:
         """Return it with something that happens on the way."""

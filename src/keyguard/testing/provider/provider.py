@@ -22,6 +22,7 @@ from keyguard.testing.provider.meters import Group, Kind, Missing
 from keyguard.testing.provider.plan import Plan
 from keyguard.testing.provider.received import Received, Record
 from keyguard.testing.provider.scripted import Answer, ErrorEvent, Step
+from keyguard.units import as_datetime
 from keyguard.upstream.causes import UpstreamCause
 
 _MOST_GROUPS = 1000
@@ -231,7 +232,7 @@ class FakeProvider:
             step = self._next_step(key)
             plan = Plan.of_answer(step) if isinstance(step, Answer) else self._usual(key, path, body, now, step)
             self._record.statuses[plan.status] += 1
-            return plan
+            return plan.dated(as_datetime(now))
 
     def _next_step(self, key: str) -> Step:
         script = self._scripts.get(key) or self._scripts.get("*")

@@ -51,6 +51,7 @@ def serve(app: Any, port: int = 0) -> Iterator[str]:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        date_header=False,
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
