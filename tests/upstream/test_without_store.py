@@ -9,11 +9,12 @@ import pytest
 from keyguard.errors import StoreBusy, StoreError
 from keyguard.learnt import Report, Seen, dimension_of
 from keyguard.ops.upstream import Acquire, Learn
+from keyguard.ops.values import ReadWithTime
 from keyguard.upstream.answers import Asked
 from keyguard.upstream.causes import Scope, UpstreamCause, Verdict
 from keyguard.upstream.keys import Key
 from keyguard.upstream.parts import no_grant
-from keyguard.upstream.snapshot import read_states, snapshot_of
+from keyguard.upstream.snapshot import names_of, snapshot_of
 from tests.support.virtual_upstream import DEAD, DRY, OK, POOR, World, keys
 
 NO_WAIT = Asked(max_wait=0)
@@ -120,7 +121,8 @@ def test_a_key_that_was_found_to_work_in_an_outage_is_known_to_work_afterwards()
     assert world.ask(NO_WAIT).outcome.key == "a"
     world.store.down = False
     world.flush()
-    shot = snapshot_of(world.pool, world.place.execute(read_states(world.pool)))
+    now, values = world.place.execute(ReadWithTime(*names_of(world.pool)))
+    shot = snapshot_of(world.pool, now, values)
     assert {key.state for group in shot.groups for key in group.keys} == {"ok"}
 
 
