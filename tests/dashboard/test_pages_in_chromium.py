@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
@@ -181,7 +182,9 @@ class TestLive:
         shown.pages["live"] = make
         shown.asked.clear()
         shown.status = 200
-        page.clock.install()
+        now = datetime.now(UTC)
+        page.clock.install(time=now)
+        page.clock.pause_at(now + timedelta(minutes=1))  # or it would go on by itself, too
         page.goto(shown.url + "live?span=24h")
 
     def rounds(self, page: Page, shown: Site, count: int = 1) -> None:

@@ -363,7 +363,7 @@ def test_every_store_is_asked_in_the_event_loop_whatever_the_bridge(
     elif kind == "valkey":
         store = open_store(f"{request.getfixturevalue(kind).url}?namespace={name}&timeout=1")
     else:
-        store = open_store(f"sqlite:///{tmp_path}/bridged.db")
+        store = open_store(f"sqlite:///{tmp_path}/bridged.db?timeout=5")
 
     async def asking(request: Request, forward: Forward) -> Response:
         request.at_end(Read("k|end"))

@@ -47,7 +47,7 @@ def server(command: list[str], folder: Path, **environment: str) -> Iterator[int
     """A server in a process of its own, up; ended by its pid."""
     port = free_port()
     words = [sys.executable, "-m", *[word.format(port=port) for word in command]]
-    store = {"KEYGUARD_STORE": f"sqlite:///{folder}/served.db"}
+    store = {"KEYGUARD_STORE": f"sqlite:///{folder}/served.db?timeout=5"}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(words, cwd=ROOT, env={**os.environ, **store, **environment}, stdout=log, stderr=log)
         try:

@@ -250,7 +250,7 @@ def test_work_in_the_background_that_does_not_end_is_stopped_with_the_app(monkey
 
 
 def test_keys_are_managed_there_too(tmp_path: Path) -> None:
-    guard = Keyguard(APIKeys(), store=f"sqlite:///{tmp_path}/trio.db")
+    guard = Keyguard(APIKeys(), store=f"sqlite:///{tmp_path}/trio.db?timeout=5")
 
     async def story() -> list[str]:
         issued = await guard.keys.aissue("ada")
@@ -261,7 +261,7 @@ def test_keys_are_managed_there_too(tmp_path: Path) -> None:
 
 
 def test_a_client_that_leaves_is_given_back_what_was_taken(tmp_path: Path) -> None:
-    guard = Keyguard(RateLimit("2/hour", by=lambda request: "all"), store=f"sqlite:///{tmp_path}/trio.db")
+    guard = Keyguard(RateLimit("2/hour", by=lambda request: "all"), store=f"sqlite:///{tmp_path}/trio.db?timeout=5")
     notes: list[str] = []
     waits = [trio.Event() for _ in range(3)]
     begun = iter(waits)
@@ -374,7 +374,9 @@ def test_a_signal_from_a_thread_is_heard() -> None:
 
 
 def test_both_kinds_of_loop_may_serve_one_app_at_a_time(tmp_path: Path) -> None:
-    guard = Keyguard(APIKeys(lookup=lookup), RateLimit("40/hour", by="key"), store=f"sqlite:///{tmp_path}/both.db")
+    guard = Keyguard(
+        APIKeys(lookup=lookup), RateLimit("40/hour", by="key"), store=f"sqlite:///{tmp_path}/both.db?timeout=5"
+    )
     app = FastAPI()
     app.add_middleware(guard.asgi)
 
@@ -408,7 +410,9 @@ def test_middleware_that_runs_the_app_in_another_task_may_stand_around_and_insid
             await trio.lowlevel.checkpoint()
             return await call_next(request)
 
-    guard = Keyguard(APIKeys(lookup=alookup), RateLimit("20/hour", by="key"), store=f"sqlite:///{tmp_path}/trio.db")
+    guard = Keyguard(
+        APIKeys(lookup=alookup), RateLimit("20/hour", by="key"), store=f"sqlite:///{tmp_path}/trio.db?timeout=5"
+    )
     app = Starlette(routes=[Route("/", lambda request: PlainTextResponse(request.scope["keyguard"].identity.subject))])
     app.add_middleware(Around)
     app.add_middleware(guard.asgi)

@@ -309,7 +309,7 @@ def test_it_answers_callers_whose_limit_is_used_up(world: str) -> None:
 
 def test_it_is_told_of_its_stack(tmp_path: Any) -> None:
     clock = ManualClock()
-    shelf = Shelf(store=f"sqlite:///{tmp_path}/values.db", instantly=True)
+    shelf = Shelf(store=f"sqlite:///{tmp_path}/values.db?timeout=5", instantly=True)
     stack = Keyguard(Tenants(), shelf, store=MemoryStore(clock=clock), clock=clock)
     assert shelf.stack is not None
     assert shelf.stack.store is shelf.store is not stack.store

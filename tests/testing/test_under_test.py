@@ -88,7 +88,11 @@ def test_limits_move_with_the_tests_time(world: str) -> None:
 
 def test_the_apps_own_store_is_not_touched(world: str, valkey: RedisServer, tmp_path: Any) -> None:
     """What is in it afterwards is what was in it before: also of an app whose first request is one of the test."""
-    for store in (f"{valkey.url}?namespace=untouched-{tmp_path.name}", f"sqlite:///{tmp_path}/k.db", MemoryStore()):
+    for store in (
+        f"{valkey.url}?namespace=untouched-{tmp_path.name}",
+        f"sqlite:///{tmp_path}/k.db?timeout=5",
+        MemoryStore(),
+    ):
         guard = stack(store=store)
         key = guard.keys.issue("acme").key.reveal()
         before, own = [*guard.store.scan("")], guard.store

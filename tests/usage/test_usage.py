@@ -125,7 +125,7 @@ def test_event_loops_are_told_the_same(tmp_path: Path) -> None:
 def test_a_reader_has_the_store_alone(tmp_path: Path) -> None:
     site = Site("sqlite", tmp_path)
     store = open_store(site.url, site.clock)
-    assert ledger_store(open_store(f"sqlite:///{tmp_path}/other.db"), make=False) is None
+    assert ledger_store(open_store(f"sqlite:///{tmp_path}/other.db?timeout=5"), make=False) is None
     assert not (tmp_path / "other-usage.db").exists()
     site.ask("acme", times=3)
     site.guard.close()

@@ -428,7 +428,7 @@ def test_fields_of_a_304_for_a_key_are_not_kept_by_a_process_that_has_yet_to_lea
         fields = [("ETag", '"1"'), ("Cache-Control", "max-age=10"), ("X-Who", seen.fields.get("x-token", "nobody"))]
         return (304 if "if-none-match" in seen.fields else 200), fields, b"body"
 
-    store = open_store(f"sqlite:///{tmp_path}/store.db", clock)
+    store = open_store(f"sqlite:///{tmp_path}/store.db?timeout=5", clock)
     with world("wsgi", store) as made:
 
         def process() -> Any:
@@ -449,7 +449,7 @@ def test_a_process_that_has_just_started_knows_where_the_layers_further_in_look_
 ) -> None:
     """What another process has stored for nobody in particular is not for a caller with a key (RFC 9111, 3.5)."""
     clock = ManualClock(START - timedelta(seconds=1))
-    store = open_store(f"sqlite:///{tmp_path}/store.db", clock)
+    store = open_store(f"sqlite:///{tmp_path}/store.db?timeout=5", clock)
     warm_up(either, store, clock)
     origin = Origin(lambda seen: (200, [("Cache-Control", "max-age=60")], repr(sorted(seen.fields.items())).encode()))
 
@@ -595,7 +595,7 @@ def test_exhausted_callers_are_served_what_is_fresh_where_the_app_wants_that(
     either: World, store: str, tmp_path: Any
 ) -> None:
     clock = ManualClock(START - timedelta(seconds=1))
-    opened = open_store("memory://" if store == "memory" else f"sqlite:///{tmp_path}/store.db", clock)
+    opened = open_store("memory://" if store == "memory" else f"sqlite:///{tmp_path}/store.db?timeout=5", clock)
     warm_up(either, opened, clock)
     origin = Origin(lambda seen: told(seen, ("Cache-Control", f"{seen.path[1:].replace('_', ' ')}, max-age=60")))
     limit = RateLimit("2/minute", by="key", headers=PROFILES)

@@ -277,9 +277,9 @@ def test_different_limits_under_one_name_do_not_start(clash: str, tmp_path: Path
     first = Keyguard(keys, one, store=store)
     with pytest.raises(ConfigurationError, match="share a counter"):
         Keyguard(keys, other, store=store)
-    second = Keyguard(keys, one, store=f"sqlite:///{tmp_path}/k.db")
+    second = Keyguard(keys, one, store=f"sqlite:///{tmp_path}/k.db?timeout=5")
     with pytest.raises(ConfigurationError, match="share a counter"):
-        Keyguard(keys, other, store=open_store(f"sqlite:///{tmp_path}/k.db"))
+        Keyguard(keys, other, store=open_store(f"sqlite:///{tmp_path}/k.db?timeout=5"))
     # On stores of their own they are two.
     assert Keyguard(keys, other, store=MemoryStore()) is not None
     assert Keyguard(keys, other) is not None

@@ -16,6 +16,7 @@ from keyguard import Keyguard, RateLimit, StoreBusy
 from keyguard.ops import Demand, Op, Put, Read, Take
 from keyguard.rates import window
 from keyguard.stores.redis import RedisStore
+from tests.support.faulty import NOISE, noise
 from tests.support.harness import Ask, aask, asgi_app, ask_wsgi, wsgi_app
 from tests.support.servers import Proxy, RedisCluster, RedisServer
 
@@ -82,13 +83,17 @@ def test_a_crowd_is_decided_by_the_store_or_not_at_all(
     kind: str, world: str, crowd: int, valkey: RedisServer, request: pytest.FixtureRequest
 ) -> None:
     url = valkey.url if kind == "plain" else request.getfixturevalue("cluster").url
-    guard = guard_on(url, f"crowd-{world}-{crowd}")
     rounds = max(2, 400 // crowd)
-    seen = in_threads(guard, crowd, rounds) if world == "threads" else asyncio.run(in_tasks(guard, crowd, rounds))
+    for tries in range(3):  # where others have the cores the server is late, and not for the crowd
+        timeout = min(1.0, 0.075 * noise() / NOISE)
+        guard = guard_on(url, f"crowd-{world}-{crowd}-{tries}&timeout={timeout:.3f}")
+        seen = in_threads(guard, crowd, rounds) if world == "threads" else asyncio.run(in_tasks(guard, crowd, rounds))
+        store: Any = guard.store
+        store.close()
+        if not guard.health.outages and guard.health.ok:
+            break
     check(guard, seen, crowd * rounds)
     assert seen["overload"] < crowd * rounds, "somebody gets a turn"
-    store: Any = guard.store
-    store.close()
 
 
 @pytest.mark.parametrize("world", ["threads", "tasks"])
