@@ -83,7 +83,7 @@ class Booking:
         """Wait for a key that has room, until it may be sent with; or return why there is none in time."""
         while True:
             found = await self._in_line()
-            self._leave()
+            self._leave(in_vain=isinstance(found, NoGrant))
             if isinstance(found, NoGrant) or not found.grant.start:
                 return found
             began = self.pool.clock()
@@ -98,11 +98,20 @@ class Booking:
         while True:
             if self._place is not None and not await self._is_next(self._place):
                 return self._as_first_knows()
+            known = self._as_first_knows()
+            if self._place is not None and known.wait:  # whoever was the first left in vain: nothing else has changed
+                if known.wait > self.left():
+                    return known
+                await self.pause(known.wait)
             found = await self._asked()
-            if isinstance(found, Held) or found.wait is None or found.wait > self.left():
+            if isinstance(found, Held) or found.wait is None:
                 return found
             cause, _ = why(found)
             if cause in LASTING:
+                return found
+            if found.wait > self.left():
+                if self._place is not None:
+                    self._queue.tell(self.pool.clock() + found.wait, cause)
                 return found
             if self._place is None and self._join() is not None:
                 return found
@@ -136,9 +145,9 @@ class Booking:
         wait = 0 if asks_at is None else max(0, asks_at - self.pool.clock())  # without that it is asking just now
         return NoGrant(self.pool.clock(), wait, ((why, wait),))
 
-    def _leave(self) -> None:
+    def _leave(self, *, in_vain: bool = False) -> None:
         if self._place is not None:
-            self._queue.leave(self._place)
+            self._queue.leave(self._place, in_vain=in_vain)
             self._place = None
 
     async def _asked(self) -> Held | NoGrant:

@@ -73,14 +73,17 @@ class Queue:
         """Note when the first asks again, and why it must wait."""
         self.told = asks_at, why
 
-    def leave(self, place: Place) -> None:
-        """Leave the line, and have the next one ask if this was the first. It may be called twice."""
+    def leave(self, place: Place, *, in_vain: bool = False) -> None:
+        """Leave the line, and have the next one go on if this was the first. It may be called twice.
+
+        `in_vain` if it found no room in time: then what it was told still holds.
+        """
         with self._lock:
             if place not in self._line:
                 return
             first = self._line[0] is place
             self._line.remove(place)
-            if first:
+            if first and not in_vain:
                 self.told = (None, self.told[1])
             following = self._line[0] if first and self._line else None
         if following is not None:

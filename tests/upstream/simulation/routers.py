@@ -1,20 +1,52 @@
-"""Who sends the requests: the pool's operations, and two models that people use today."""
+"""Who sends the requests: the pool's own flow, and two models of what people use today."""
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
 
 from keyguard import ops
 from keyguard.clock import SECOND
-from keyguard.learnt import Candidate, Grant, NoGrant, Report, group_key, id_of
-from keyguard.ops import Acquire, Learn, Op
-from keyguard.upstream.affinity import preferred
+from keyguard.flow import Flow, Wait
+from keyguard.ops import Learn, Op
+from keyguard.upstream.answers import Answer, Asked, Fields
+from keyguard.upstream.attempt import attempt
+from keyguard.upstream.causes import Scope, UpstreamCause, Verdict
+from keyguard.upstream.events import Telling
+from keyguard.upstream.keys import Key
+from keyguard.upstream.outbox import Outbox
+from keyguard.upstream.parts import Group, PoolParts
+from keyguard.upstream.steps import Discard, Pause, ReadBody, Send
 from tests.upstream.simulation.provider import Reply
-from tests.upstream.simulation.world import SPAN, Request, World
+from tests.upstream.simulation.world import PATIENCE, SPAN, Request, World
 
-_MOST_TRIES = 8
 _TRIP = 1_000  # microseconds to the store and back
+_BEGAN = 1_800_000_000 * SECOND
+
+
+class Head(dict[str, str]):
+    """The head of an answer: none of its fields matter, but what they would tell."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+
+
+class _Judge:
+    """Judges answers by what the simulated provider says."""
+
+    def answer(self, status: int, headers: Fields, body: bytes, now: int, model: str) -> Verdict:
+        assert isinstance(headers, Head)
+        reply = headers.reply
+        if reply.admitted:
+            return Verdict(UpstreamCause.OK, Scope.NONE, seen=reply.seen)
+        return Verdict(UpstreamCause.EXHAUSTED, Scope.MODEL, reply.wait, reply.seen)
+
+    def event(self, name: str, data: bytes, now: int) -> Verdict:
+        raise NotImplementedError
+
+    def fingerprint(self, status: int, body: bytes) -> str:
+        return f"{status}"
 
 
 class Store:
@@ -24,79 +56,87 @@ class Store:
         self.world = world
         self.table: dict[str, tuple[bytes, int | None]] = {}
 
-    def run(self, op: Op[object]) -> object:
+    def run(self, op: Op[Any]) -> Any:
         self.world.operations += 1
-        return ops.run(op, self.table, self.world.now)
+        return ops.run(op, self.table, _BEGAN + self.world.now)
 
 
 class PoolWorker:
-    """A process with the pool: first come first served, and what came of a request is told with the next trip."""
+    """A process with the pool: its flow, its line and its outbox, as they are."""
 
     def __init__(self, world: World, store: Store) -> None:
         self.world, self.store = world, store
-        self.line: list[tuple[int, Request]] = []
-        self.outbox: list[Report] = []
-        self.asking = False
-        self._asks_at = 0
-        """When there is room, as whoever asked last was told."""
         self._groups = {group.name: group for group in world.groups}
-        self._candidates = {
-            group.name: Candidate(group_key("p", "*", group.name), (id_of(group.name),), group=id_of(group.name))
-            for group in world.groups
-        }
-        self._names = {candidate.state: name for name, candidate in self._candidates.items()}
-        self._flush()
+        self._outbox = Outbox(self._clock, lambda: None)
+        groups = [
+            Group(group.name, 0, group.rpm, (Key(group.name, f"secret-of-{group.name}"),), ()) for group in world.groups
+        ]
+        self._pool = PoolParts(
+            "simulated",
+            groups,
+            _Judge(),
+            models=(),
+            clock=self._clock,
+            telling=Telling("simulated", lambda event: None),
+            outbox=self._outbox,
+            random=Random(1),
+        )
+        world.later(SECOND, self._flush)
+
+    def _clock(self) -> int:
+        return _BEGAN + self.world.now
 
     def _flush(self) -> None:
-        if self.outbox:
-            told, self.outbox = self.outbox, []
-            self.store.run(Learn(told))
+        """Send what is to be learnt from, as the thread does each second."""
+        while taken := self._outbox.take():
+            self.store.run(Learn(self._outbox.reports(taken)))
         if self.world.now < SPAN:
             self.world.later(SECOND, self._flush)
 
     def take(self, request: Request) -> None:
-        insort(self.line, (request.number, request))
-        if not self.asking:
-            self._ask()
+        asked = Asked("m", request.affinity, request.cost, PATIENCE / SECOND, True)
+        self._go_on(request, attempt(self._pool, asked), None)
 
-    def _ask(self) -> None:
-        """Ask for the first in line."""
-        while self.line and self.line[0][1].deadline < max(self.world.now, self._asks_at):
-            self.line.pop(0)
-        self.asking = bool(self.line)
-        if self.line:
-            self.world.later(_TRIP + max(0, self._asks_at - self.world.now), self._asked)
+    def _go_on(self, request: Request, flow: Flow[Any], value: Any) -> None:
+        def later(span: int, answer: Callable[[], Any]) -> None:
+            self.world.later(span, lambda: self._go_on(request, flow, answer()))
 
-    def _asked(self) -> None:
-        now = self.world.now
-        number, request = self.line[0]
-        names = preferred([*self._groups], request.affinity, lambda name: name, lambda name: self._groups[name].rpm)
-        ahead = max(0, min(SECOND, request.deadline - now))
-        told, self.outbox = self.outbox, []
-        op = Acquire([self._candidates[name] for name in names], request.cost, ahead=ahead, reports=told)
-        found = self.store.run(op)
-        if isinstance(found, NoGrant):
-            if found.wait is None:
-                self.line.pop(0)
-            else:
-                self._asks_at = now + found.wait
-            self._ask()
+        try:
+            step = flow.send(value)
+            while isinstance(step, (ReadBody, Discard)):
+                step = flow.send(b"" if isinstance(step, ReadBody) else None)
+        except StopIteration:
             return
-        assert isinstance(found, Grant)
-        self.line.remove((number, request))
-        candidate = op.candidates[found.candidate]
-        self.world.later(found.start, lambda: self._send(request, candidate, found))
-        self._ask()
+        if isinstance(step, Op):
+            later(_TRIP, lambda: self.store.run(step))
+        elif isinstance(step, Pause):
+            later(round(step.seconds * SECOND), lambda: None)
+        elif isinstance(step, Wait):
+            self._wait(step, lambda moved: self._go_on(request, flow, moved))
+        else:
+            assert isinstance(step, Send)
 
-    def _send(self, request: Request, candidate: Candidate, grant: Grant) -> None:
-        def answered(reply: Reply) -> None:
-            cause = "ok" if reply.admitted else "exhausted"
-            scope = "none" if reply.admitted else "model"
-            self.outbox.append(Report(candidate, grant, cause=cause, scope=scope, wait=reply.wait, seen=reply.seen))
-            if not reply.admitted and request.tries < _MOST_TRIES:
-                self.take(request)
+            def answered(reply: Reply) -> None:
+                status = 200 if reply.admitted else 429
+                self._go_on(request, flow, Answer(status, Head(reply), None))
 
-        self.world.send(request, self._groups[self._names[candidate.state]], answered)
+            self.world.send(request, self._groups[step.key.id], answered)
+
+    def _wait(self, step: Wait, go_on: Callable[[bool], None]) -> None:
+        done: list[bool] = []
+
+        def end(moved: bool) -> None:
+            if not done:
+                done.append(moved)
+                step.signal.forget(wake)
+                go_on(moved)
+
+        def wake() -> None:
+            self.world.later(0, lambda: end(True))
+
+        if not step.signal.call_when_moved(step.seen, wake):
+            wake()
+        self.world.later(round(step.timeout * SECOND), lambda: end(False))
 
 
 class RetryModel:
