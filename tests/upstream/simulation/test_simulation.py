@@ -73,7 +73,7 @@ SCENES = {
     "A: fields, load 0.9": (Scene(0.9), 99.5, 0.1),
     "C: fields, load 2": (Scene(2.0), 99.5, 0.1),
     "F: windows, load 1": (Scene(1.0, "window"), 99.5, 0.1),
-    "F: windows, load 1.3": (Scene(1.3, "window"), 99, 0.1),
+    "F: windows, load 1.3": (Scene(1.3, "window"), 99, 0.5),
     "H: others use a fifth": (Scene(1.0, others=0.2), 98, 2),
     "A: no fields, load 0.9": (Scene(0.9, fields=False), 99, 1),
     "B: no fields, load 1.3": (Scene(1.3, fields=False), 96, 1.5),
