@@ -11,6 +11,7 @@ from typing import Any
 
 from keyguard.metrics.series import (
     ALERTS,
+    ANSWERS,
     CACHE,
     DEGRADED,
     DURATIONS,
@@ -19,6 +20,7 @@ from keyguard.metrics.series import (
     REQUESTS,
     UNITS,
     WAITED,
+    Gauge,
     Totals,
 )
 
@@ -35,11 +37,17 @@ _NAMES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     EVENTS.name: ("keyguard.cache.events", "{event}", EVENTS.help, ("keyguard.cache.event",)),
     ALERTS.name: ("keyguard.alerts", "{alert}", ALERTS.help, ("keyguard.alert.type",)),
     OVERFLOW.name: ("keyguard.usage.overflow", "{entry}", OVERFLOW.help, ()),
+    ANSWERS.name: ("keyguard.upstream.answers", "{answer}", ANSWERS.help, ("keyguard.pool", "keyguard.upstream.cause")),
 }
 """By family: the name of the instrument, its unit, what it tells, and the names of its attributes."""
 
 
-def instrument(meter: Any, totals: Callable[[], Totals], up: Callable[[], dict[str, bool]]) -> None:
+def instrument(
+    meter: Any,
+    totals: Callable[[], Totals],
+    up: Callable[[], dict[str, bool]],
+    gauges: Callable[[], Iterable[Gauge]] = tuple,
+) -> None:
     """Make the instruments. `totals` are asked whenever they are exported."""
     from opentelemetry.metrics import CallbackOptions, Observation
 
@@ -79,3 +87,17 @@ def instrument(meter: Any, totals: Callable[[], Totals], up: Callable[[], dict[s
     meter.create_observable_gauge(
         "keyguard.store.up", callbacks=[answering], unit="1", description="Whether a store answers."
     )
+
+    def of_gauge(name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(options: CallbackOptions) -> Iterable[Observation]:
+            for one in gauges():
+                if one.name == name:
+                    for values, number in one.members:
+                        words = [f"keyguard.{word}" for word in one.labels]
+                        yield Observation(number, dict(zip(words, values, strict=True)))
+
+        return observe
+
+    for one in gauges():
+        name = f"keyguard.{one.name.replace('_', '.', 1)}"
+        meter.create_observable_gauge(name, callbacks=[of_gauge(one.name)], unit="1", description=one.help)

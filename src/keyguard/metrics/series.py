@@ -38,6 +38,17 @@ class Family(NamedTuple):
     """How many labels stay what they are beyond that; all after them are `other`."""
 
 
+class Gauge(NamedTuple):
+    """Numbers that go up and down, as of the moment at which they are asked for."""
+
+    name: str
+    """The name, without `keyguard_`."""
+    help: str
+    labels: tuple[str, ...]
+    members: tuple[tuple[tuple[str, ...], int], ...]
+    """The values of the labels, each with its number."""
+
+
 REQUESTS = Family(
     "requests",
     "Requests by how they ended, the cause if they were refused or failed, the limit that refused, and the route.",
@@ -51,11 +62,15 @@ CACHE = Family("cache_requests", "Requests to caches by their result.", ("result
 EVENTS = Family("cache_events", "What caches have done besides.", ("event",), 16)
 ALERTS = Family("alerts", "Alerts that have been raised, by type.", ("type",), 20)
 OVERFLOW = Family("usage_overflow", "Entries of the ledger of usage for which there was no room.", (), 1)
+ANSWERS = Family(
+    "upstream_answers", "Answers to requests that were sent with a pool's keys, by cause.", ("pool", "cause"), 80, 1
+)
 DURATIONS = Family("store_operations", "Operations of stores by their duration.", ("store", "bucket"), 40)
 WAITED = Family("store_microseconds", "Microseconds that operations of stores took.", ("store",), 3)
 
 FAMILIES: Final = {
-    family.name: family for family in (REQUESTS, UNITS, DEGRADED, CACHE, EVENTS, ALERTS, OVERFLOW, DURATIONS, WAITED)
+    family.name: family
+    for family in (REQUESTS, UNITS, DEGRADED, CACHE, EVENTS, ALERTS, OVERFLOW, ANSWERS, DURATIONS, WAITED)
 }
 BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """The upper bounds of the buckets of durations, in seconds. There is one more, for all that is longer."""

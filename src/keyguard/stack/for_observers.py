@@ -16,6 +16,7 @@ from keyguard.observer import Observed, Observer, Sink, close_all, observer_of
 from keyguard.ops import Store, close_in_loop, traits_of
 from keyguard.process.event_loops import in_thread
 from keyguard.stack.measured import metrics_of
+from keyguard.stack.pools import checked_pools
 from keyguard.stack.written import StackNote
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
@@ -24,6 +25,7 @@ from keyguard.why.recall import Recall
 
 if TYPE_CHECKING:
     from keyguard.alerts.book import AlertBook
+    from keyguard.upstream.pool import KeyPool
 
 
 class ForObservers:
@@ -39,6 +41,7 @@ class ForObservers:
     _watched: CircuitBreaker | None
     _workers: int
     _metrics: Metrics | None = None
+    _pools: tuple[KeyPool, ...]
 
     if TYPE_CHECKING:  # another part of `Keyguard` has it
 
@@ -47,8 +50,9 @@ class ForObservers:
 
         def _switch(self) -> None: ...
 
-    def _observe(self, observers: Iterable[tuple[str, Observer | None]]) -> None:
+    def _observe(self, observers: Iterable[tuple[str, Observer | None]], pools: Iterable[KeyPool]) -> None:
         """Attach the observers of the stack, which is whole but for them."""
+        self._pools = checked_pools(pools)
         self._observers: tuple[Observer, ...] = ()
         self._observing: tuple[Sink, ...] = ()
         """The functions of observers that are told of each request."""
@@ -107,6 +111,7 @@ class ForObservers:
                 self._cache_counts,
                 self._observers,
                 self._workers,
+                self._pools,
             )
             self._observing += (counts.note,)
             self._switch()
@@ -141,6 +146,8 @@ class ForObservers:
         stack that is used again goes on.
         """
         close_all(self._observers)
+        for pool in self._pools:
+            pool.close()
         for store in self._stores:
             closing = traits_of(store).close
             if closing is not None:
@@ -149,5 +156,7 @@ class ForObservers:
     async def aclose(self) -> None:
         """Do as `close` does, in the event loop that the app runs in: what is open there is closed as well."""
         await in_thread(close_all, self._observers)
+        for pool in self._pools:
+            await pool.aclose()
         for store in self._stores:
             await close_in_loop(store)

@@ -70,6 +70,7 @@ from keyguard.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from keyguard.drivers.asgi.driver import ASGILayer
     from keyguard.drivers.wsgi.driver import WSGIApp, WSGIDriver
+    from keyguard.upstream.pool import KeyPool
 
 log = logger("keyguard")
 
@@ -96,15 +97,13 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
     - `underscores`: names of request fields with an underscore that the app reads, such as `["tenant_id"]`. All others
       are taken off before guards and app see them (under WSGI most servers do that), since bridges and apps read
       `X_API_Key` as `X-API-Key`.
-    - `request_id_header`: the response field in which refusals tell the request's id, such as `"X-Request-ID"`. None by
-      default: if middleware or a proxy sets that field, there would be two. The id is the `X-Request-ID` that came
-      with the request, else a random one, and stands in the refusal's body and the log.
+    - `request_id_header`: the response field in which refusals tell the request's id (as their bodies and the log do),
+      such as `"X-Request-ID"`. None by default: if others set it, there would be two. The id is that of the request.
     - `on_refusal`: a plain function called with each `Refusal`; it must not block.
     - `render_refusal`: a plain function that is given a `Refusal` and returns its body: a dict or a list, which becomes
       JSON, text, bytes, a `Response` if the type is another one or there are more fields, or `None` for the problem
       details. Status, cause, the log, and the fields that tell of limits, of waiting and of challenges stay.
-    - `on_health`: one called with a `StoreHealth` when the store goes out of order, and when it answers again; it runs
-      on a request, so it must not block either.
+    - `on_health`: one called with a `StoreHealth` when the store fails, and when it answers again; it must not block.
     - `on_decision`: one called with the `Decision` of each request, when the head of its response leaves; it must not
       block. `log_decision` writes it as a line of JSON. Stand it in the outermost stack of an app.
     - `root_path`: a prefix of paths that the app cuts off by itself, if that cannot be seen: rules are about the rest.
@@ -118,17 +117,17 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
     - `clock`: a function that returns the time as a `datetime` with a time zone; decisions use the store's own clock.
       Or a `keyguard.testing.ManualClock`, by which all goes: a store that is opened from a URL too. A store object has
       the clock that it was made with: give it the same one.
-    - `enabled`: `False` guards nothing: each request goes to the app, its caller is anonymous, what handlers charge and
-      reserve is not counted, and a warning at the start says so. For development, and for tests of something else.
+    - `enabled`: `False` guards nothing: each request goes to the app, its caller is anonymous, nothing is counted, and
+      a warning at the start says so. For development, and for tests of something else.
     - `handlers`: whether the app's handlers call `here()`, `charge()` or `reserve()`. By default they can, unless there
       are no guards; what makes the body of a WSGI app can if its view has, or if no `Content-Length` tells that the
       body is there. `True` lets all of them, and so does a limit with `cost=0`; `False` saves what it costs to note
       each request for them, some 2,000 instructions.
     - `overrides`: whether `guard.overrides` and `keyguard overrides` may put other limits in the place of those of one
       subject. Twice a second one request of each process reads them, in one more trip; a memory store needs none.
-
     - `usage`: a `Usage()`, which counts what callers ask for and spend, for `guard.usage`.
     - `alerts`: an `Alerts(...)`, which tells people when callers come near their limits, and when something is wrong.
+    - `pools`: each `KeyPool` of the app, for metrics.
 
     Raises `ConfigurationError` for a setting that is wrong, and for guards in an order that cannot work.
     """
@@ -159,6 +158,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
         overrides: bool = False,
         usage: Observer | None = None,
         alerts: Observer | None = None,
+        pools: Iterable[KeyPool] = (),
     ) -> None:
         check_functions(clock, on_refusal, on_health, render_refusal, on_decision)
         self.enabled = self._guarding = checked_switch("enabled", enabled)
@@ -211,7 +211,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
         if among > 1:
             warn_of_workers(self.store, members, among)
         check_limitations(self.store, self._declared)
-        self._observe([("usage", usage), ("alerts", alerts)])
+        self._observe([("usage", usage), ("alerts", alerts)], pools)
         if not enabled:
             log.warning(NOT_ENABLED, self)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from keyguard.alerts.messages import ANOMALY, DEGRADED, FORECAST, FULL, OVERLOAD, THRESHOLD
 from keyguard.alerts.observer import Alerts
@@ -11,9 +12,13 @@ from keyguard.metrics import Metrics, ProcessCounts, series
 from keyguard.metrics.process import Source
 from keyguard.metrics.series import Series, label
 from keyguard.observer import Observer, observer_of
+from keyguard.stack.pools import answers_of, gauges_of
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 from keyguard.usage import Usage, host_name
+
+if TYPE_CHECKING:
+    from keyguard.upstream.pool import KeyPool
 
 log = logger("keyguard")
 
@@ -44,11 +49,12 @@ def metrics_of(
     cache: Callable[[], Mapping[str, int]],
     observers: Iterable[Observer],
     workers: int,
+    pools: Sequence[KeyPool] = (),
 ) -> tuple[Metrics, ProcessCounts]:
     """Return the metrics of a stack of that name, and what is to be told of its requests."""
     usage = observer_of(observers, Usage)
     alerts = observer_of(observers, Alerts)
-    counts = ProcessCounts([source_of(health, cache, usage, alerts)])
+    counts = ProcessCounts([source_of(health, cache, usage, alerts), lambda: answers_of(pools)])
     measure(counts, watched(), aside())
     shared = None
     if usage is not None:
@@ -61,7 +67,8 @@ def metrics_of(
         )
     known: list[Series] = [] if alerts is None else [(series.ALERTS.name, type) for type in _ALERTS]
     known += [(series.CACHE.name, result) for result in _RESULTS.values()] if cache() else []
-    return Metrics(counts, lambda: answering(watched(), aside()), shared, known), counts
+    gauges = (lambda: gauges_of(pools)) if pools else tuple
+    return Metrics(counts, lambda: answering(watched(), aside()), shared, known, gauges), counts
 
 
 def source_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -124,6 +125,8 @@ class PoolParts:
         }
         self._orders: dict[str, list[tuple[Group, list[Key]]]] = {}
         """What `_order` found for affinities."""
+        self.answers: Counter[str] = Counter()
+        """How many answers there were in this process, by cause."""
         self._refused: dict[str, int] = {}
         """When an answer told last that something does not work: a state, a group in all its states, or a key."""
         self._keys = {self._digests[key.id]: key for group in groups for key in group.keys}
@@ -200,6 +203,7 @@ class PoolParts:
     def learn(self, held: Held, verdict: Verdict, spent: Mapping[str, int] | None = None) -> None:
         """Keep what came of a grant, to be learnt from with the next trip; without the store, learn from it here."""
         self.without_store.note(held.candidate, verdict.seen)
+        self.answers[str(verdict.cause)] += 1
         self._report(held, str(verdict.cause), str(verdict.scope), verdict, spent)
 
     def unsent(self, held: Held) -> None:

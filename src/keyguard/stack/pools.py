@@ -1,0 +1,71 @@
+"""The pools of upstream keys that a stack is told of, and what it tells of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from keyguard.errors import ConfigurationError
+from keyguard.metrics.series import ANSWERS, Gauge, Series, label
+
+if TYPE_CHECKING:
+    from keyguard.upstream.pool import KeyPool
+
+_MOST = 200
+"""Members of one gauge."""
+
+
+def checked_pools(pools: Iterable[KeyPool]) -> tuple[KeyPool, ...]:
+    """Return the pools of a stack. Raises `ConfigurationError` for what is not a pool, and two of one name."""
+    if isinstance(pools, str) or not isinstance(pools, Iterable):
+        raise ConfigurationError(f"pools is a list of KeyPool objects, and not a {type(pools).__name__}")
+    given = tuple(pools)
+    if not given:
+        return ()
+    from keyguard.upstream.pool import KeyPool  # most stacks have none
+
+    names = set()
+    for pool in given:
+        if not isinstance(pool, KeyPool):
+            raise ConfigurationError(f"pools is a list of KeyPool objects, and {type(pool).__name__} is not one")
+        if pool.name in names:
+            raise ConfigurationError(f"two pools are called {pool.name!r}: give them names, KeyPool(name=...)")
+        names.add(pool.name)
+    return given
+
+
+def answers_of(pools: Sequence[KeyPool]) -> dict[Series, int]:
+    """Return how many answers each pool had in this process, by cause."""
+    return {
+        (ANSWERS.name, label(pool.name), cause): number
+        for pool in pools
+        for cause, number in pool.parts.answers.copy().items()
+    }
+
+
+def gauges_of(pools: Sequence[KeyPool]) -> list[Gauge]:
+    """Return what is known of pools now. No id of a key stands in it."""
+    waiting: list[tuple[tuple[str, ...], int]] = []
+    blocked: list[tuple[tuple[str, ...], int]] = []
+    remaining: list[tuple[tuple[str, ...], int]] = []
+    for pool in pools:
+        seen = pool.snapshot()
+        waiting.append(((pool.name,), seen.waiting))
+        for group in seen.groups:
+            named = (pool.name, group.name, group.model_class)
+            if group.cause != "ok":
+                blocked.append(((*named, str(group.cause)), 1))
+            remaining += [((*named, one.name), one.remaining) for one in group.dimensions]
+    of_group = ("pool", "group", "models")
+    return [
+        Gauge("upstream_waiting", "Requests of this process that wait for a key.", ("pool",), tuple(waiting)),
+        Gauge(
+            "upstream_group_blocked", "Limit groups that are left alone.", (*of_group, "cause"), tuple(blocked[:_MOST])
+        ),
+        Gauge(
+            "upstream_remaining",
+            "Units that are left of a limit group, as far as is known.",
+            (*of_group, "dimension"),
+            tuple(remaining[:_MOST]),
+        ),
+    ]
