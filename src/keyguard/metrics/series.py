@@ -53,7 +53,7 @@ REQUESTS = Family(
     "requests",
     "Requests by how they ended, the cause if they were refused or failed, the limit that refused, and the route.",
     ("outcome", "cause", "rule", "route"),
-    600,
+    500,
     2,
 )
 UNITS = Family("limit_units", "Units that requests were charged when they were let in, by limit.", ("rule",), 150)
@@ -63,7 +63,7 @@ EVENTS = Family("cache_events", "What caches have done besides.", ("event",), 16
 ALERTS = Family("alerts", "Alerts that have been raised, by type.", ("type",), 20)
 OVERFLOW = Family("usage_overflow", "Entries of the ledger of usage for which there was no room.", (), 1)
 ANSWERS = Family(
-    "upstream_answers", "Answers to requests that were sent with a pool's keys, by cause.", ("pool", "cause"), 80, 1
+    "upstream_answers", "Answers to requests that were sent with a pool's keys, by cause.", ("pool", "cause"), 40
 )
 DURATIONS = Family("store_operations", "Operations of stores by their duration.", ("store", "bucket"), 40)
 WAITED = Family("store_microseconds", "Microseconds that operations of stores took.", ("store",), 3)

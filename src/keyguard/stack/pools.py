@@ -11,7 +11,7 @@ from keyguard.metrics.series import ANSWERS, Gauge, Series, label
 if TYPE_CHECKING:
     from keyguard.upstream.pool import KeyPool
 
-_MOST = 200
+_MOST = 40
 """Members of one gauge."""
 
 
@@ -58,7 +58,7 @@ def gauges_of(pools: Sequence[KeyPool]) -> list[Gauge]:
             remaining += [((*named, one.name), one.remaining) for one in group.dimensions]
     of_group = ("pool", "group", "models")
     return [
-        Gauge("upstream_waiting", "Requests of this process that wait for a key.", ("pool",), tuple(waiting)),
+        Gauge("upstream_waiting", "Requests of this process that wait for a key.", ("pool",), tuple(waiting[:_MOST])),
         Gauge(
             "upstream_group_blocked", "Limit groups that are left alone.", (*of_group, "cause"), tuple(blocked[:_MOST])
         ),
