@@ -1,4 +1,4 @@
-"""The story of a key, told by real servers: `keyguard demo`.
+"""The story of a key, told by real servers: `keyguard demo`. That of a provider's keys stands in `demo_llm.py`.
 
 A guarded FastAPI app under uvicorn and a guarded Flask app under waitress share one SQLite file. What happens there, by
 real HTTP requests on 127.0.0.1, stands in `demo_story.py`.
@@ -27,6 +27,7 @@ BURST, DAILY = "6/10 seconds", "10/day"
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the options of `keyguard demo`."""
+    parser.add_argument("--llm", action="store_true", help="the story of a gateway to language models instead")
     parser.add_argument("--serve", action="store_true", help="stay up afterwards, to try by hand")
     parser.add_argument("--port", type=_port, help="of the first server; the second gets the next one")
     add_json(parser)
@@ -36,6 +37,10 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.json:
         raise ConfigurationError("the demo is a story to read: it has no --json")
+    if options.llm:
+        from keyguard.cli import demo_llm  # with the pool and the provider, which the other story does without
+
+        return demo_llm.run(serve=options.serve, port=options.port)
     return run(serve=options.serve, port=options.port)
 
 
@@ -128,7 +133,7 @@ def serving(store: str, port: int | None) -> Iterator[Stage]:
     except ImportError as error:
         raise ConfigurationError(f"the demo needs {error.name}: pip install 'keyguard[demo]'") from error
     logging.getLogger("waitress").setLevel(logging.ERROR)
-    sockets = [_listen(port), _listen(port and port + 1)]
+    sockets = [listen(port), listen(port and port + 1)]
     one, other = (Server(name, s.getsockname()[1]) for name, s in zip(("FastAPI", "Flask"), sockets, strict=True))
     # The demo plays the proxy itself, so uvicorn must not read the forwarding header first.
     config = uvicorn.Config(asgi, log_level="warning", proxy_headers=False, server_header=False)
@@ -165,7 +170,8 @@ def _end_loop(waitress_server: Any) -> None:
     waitress_server._map.clear()  # the loop runs while there is something in it
 
 
-def _listen(port: int | None) -> socket.socket:
+def listen(port: int | None) -> socket.socket:
+    """Return a socket that listens on 127.0.0.1, on a free port if none is given."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -217,6 +223,11 @@ def _stay(stage: Stage, story: Story) -> None:
     print(f"  curl -i {stage.flask.url}/hello -H 'X-Forwarded-For: {BLOCKED}'")
     print(f"  keyguard why you --store {story.store}")
     print(f"\nLook at {stage.fastapi.url}/ops/ in a browser, and log in with {story.admin}")
+    stay_up()
+
+
+def stay_up() -> None:
+    """Wait for Ctrl-C."""
     print("\nCtrl-C ends it.", flush=True)
     try:
         threading.Event().wait()

@@ -1,0 +1,79 @@
+"""A gateway for OpenAI's API: callers have keys of yours, and those of the provider stay inside.
+
+    pip install 'keyguard[demo]'
+    export OPENAI_EU=sk-... OPENAI_SPARE=sk-...
+    keyguard keys issue --owner acme --store sqlite:///gateway.db
+    uvicorn llm_gateway:app
+
+Callers do as with OpenAI, streams too: `OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="kg_live_...")`.
+`keyguard demo --llm` tells the story of this file, with a provider of its own.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+
+from keyguard import APIKeys, Key, Keyguard, KeyPool, ResponseCache, TokenBudget, UpstreamCauses, cache_control
+
+
+def gateway(guard: Keyguard, pool: KeyPool, provider: str = "https://api.openai.com") -> FastAPI:
+    """Return an app that sends what it is asked to the provider, by the first key of the pool that has room."""
+    client = httpx2.AsyncClient(base_url=provider, transport=pool.async_transport(), timeout=120)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await client.aclose()
+        await pool.aclose()
+
+    app = FastAPI(lifespan=lifespan)
+    app.add_middleware(guard.asgi)
+
+    @app.post("/v1/chat/completions")
+    @app.post("/v1/embeddings")
+    async def pass_on(request: Request) -> StreamingResponse:
+        fields = {"content-type": "application/json", "accept-encoding": "identity"}
+        # One caller's requests go by one key while that has room: providers keep prompts by key.
+        wishes = {"keyguard": {"affinity": guard.here().caller.subject}}
+        body, path = await request.body(), request.url.path
+        asked = client.build_request(request.method, path, content=body, headers=fields, extensions=wishes)
+        answer = await client.send(asked, stream=True)
+        if "x-keyguard-exhaustion" in answer.headers:  # the pool has given up: UpstreamCauses tells the caller why
+            await answer.aclose()
+            answer.raise_for_status()
+        return StreamingResponse(pieces(answer), answer.status_code, media_type=answer.headers.get("content-type"))
+
+    @app.get("/v1/models")
+    @cache_control(max_age=300, sie="1 day", public=True)
+    async def models(request: Request) -> StreamingResponse:
+        return await pass_on(request)
+
+    return app
+
+
+async def pieces(answer: httpx2.Response) -> AsyncIterator[bytes]:
+    try:
+        async for piece in answer.aiter_raw():
+            yield piece
+    finally:
+        await answer.aclose()
+
+
+STORE = os.environ.get("KEYGUARD_STORE", "sqlite:///gateway.db")
+
+guard = Keyguard(
+    APIKeys(),
+    TokenBudget("200000/day", by="key", mode="soft"),
+    ResponseCache(),
+    UpstreamCauses(),
+    store=STORE,
+)
+pool = KeyPool.openai(
+    [Key("eu", env="OPENAI_EU", group="org-a"), Key("spare", env="OPENAI_SPARE", group="org-b", rank=1)],
+    store=STORE,
+)
+app = gateway(guard, pool)
