@@ -169,12 +169,12 @@ def test_a_mistake_is_one_line_and_no_traceback(
     words: list[str], message: str, store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if words[0] == "demo":
-        import keyguard.cli.demo
+        import keyguard.cli.demo_servers
 
         def refuse(*args: Any) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(keyguard.cli.demo.socket.socket, "bind", refuse)
+        monkeypatch.setattr(keyguard.cli.demo_servers.socket.socket, "bind", refuse)
     open_store(store)
     code, out, err = run(capsys, *words)
     assert (code, out) == (1, "")

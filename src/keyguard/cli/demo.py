@@ -7,7 +7,6 @@ real HTTP requests on 127.0.0.1, stands in `demo_story.py`.
 import argparse
 import logging
 import secrets
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from keyguard import AlertMessage, Alerts, APIKeys, ConfigurationError, IPFilter, Keyguard, RateLimit, Usage, quota
+from keyguard.cli.demo_servers import listen, stay_up
 from keyguard.cli.demo_story import BLOCKED, HOST, Server, Story
 from keyguard.cli.input import add_json
 from keyguard.clock import pause, wall_clock
@@ -170,19 +170,6 @@ def _end_loop(waitress_server: Any) -> None:
     waitress_server._map.clear()  # the loop runs while there is something in it
 
 
-def listen(port: int | None) -> socket.socket:
-    """Return a socket that listens on 127.0.0.1, on a free port if none is given."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port or 0))
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(f"cannot listen on {HOST}:{port}: {error.strerror}") from error
-    listener.listen(128)
-    return listener
-
-
 def _wait_until_up(*servers: Server) -> None:
     for server in servers:
         for _ in range(100):
@@ -224,12 +211,3 @@ def _stay(stage: Stage, story: Story) -> None:
     print(f"  keyguard why you --store {story.store}")
     print(f"\nLook at {stage.fastapi.url}/ops/ in a browser, and log in with {story.admin}")
     stay_up()
-
-
-def stay_up() -> None:
-    """Wait for Ctrl-C."""
-    print("\nCtrl-C ends it.", flush=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print()

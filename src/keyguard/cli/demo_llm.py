@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from keyguard import APIKeys, ConfigurationError, Key, Keyguard, KeyPool, ResponseCache, TokenBudget, UpstreamCauses
-from keyguard.cli.demo import listen, stay_up
-from keyguard.cli.demo_story import HOST, Reply, Server, say, sleep_until
+from keyguard.cli.demo_servers import listen, stay_up
+from keyguard.cli.demo_story import HOST, Reply, Server, command, say, sleep_until
 from keyguard.clock import monotonic, pause
 from keyguard.testing import FakeProvider
 
@@ -48,7 +48,7 @@ def run(serve: bool, port: int | None) -> int:
         with serving(guard, pool, url, port) as gateway:
             print(f"A provider at {url}: 12 requests a minute for the key of org-a, 6 for that of org-b.")
             print(f"A gateway at {gateway.url}: it has both keys, and lets each of its callers spend {BUDGET} tokens.")
-            story = Story(gateway, guard, pool, provider, store)
+            story = Story(gateway, guard, provider, store)
             went_well = story.tell()
             if serve:
                 _stay(gateway, story)
@@ -88,9 +88,8 @@ def serving(guard: Keyguard, pool: KeyPool, provider: str, port: int | None) -> 
 class Story:
     """The demo's requests. Each says what it expects, and is held to it."""
 
-    def __init__(self, gateway: Server, guard: Keyguard, pool: KeyPool, provider: FakeProvider, store: str) -> None:
+    def __init__(self, gateway: Server, guard: Keyguard, provider: FakeProvider, store: str) -> None:
         self.gateway = gateway
-        self.pool = pool
         self.provider = provider
         self.store = store
         self.ada = guard.keys.issue("ada").key.reveal()
@@ -134,7 +133,11 @@ class Story:
 
         say("bob's refusal is his own doing, so it stays one")
         self.explain(self.ask("bob", 429, LONG_QUESTION), "usage")
-        self.look()
+
+        say("What the pool knows")
+        status = command("upstream", "status", store=self.store)
+        if not ("org-a" in status and "org-b" in status):
+            self.check(False, "which does not name both", "org-a and org-b")
 
         say(f"{wait} s after the refusal it works again")
         sleep_until(began + wait)
@@ -214,13 +217,6 @@ class Story:
         print(f"           retry-after: {refused.headers.get('retry-after')}")
         print(textwrap.indent(textwrap.fill(str(problem.get("detail")), 100), " " * 11))
 
-    def look(self) -> None:
-        """Print what the pool knows of its keys, as operators see it."""
-        say("What the pool knows")
-        for group in self.pool.snapshot().groups:
-            for limit in group.dimensions:
-                print(f"  {group.keys[0].id:6} {group.name}  {limit.name} {limit.remaining} of {limit.limit} left")
-
     def check(self, good: bool, line: str, expected: object) -> None:
         self.as_expected &= good
         print(f"  {line}{'' if good else f'  (expected {expected})'}")
@@ -236,5 +232,6 @@ def _stay(gateway: Server, story: Story) -> None:
     key = f"-H 'Authorization: Bearer {story.ada}'"
     print(f"  curl -i {gateway.url}/v1/chat/completions {key} --json '{body}'")
     print(f"  curl -i {gateway.url}/v1/models {key}")
+    print(f"  keyguard upstream status --store {story.store}")
     print(f"  OpenAI(base_url='{gateway.url}/v1', api_key='{story.ada}')")
     stay_up()

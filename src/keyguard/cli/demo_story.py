@@ -174,12 +174,7 @@ class Story:
 
     def command(self, *words: str, has: str) -> None:
         """Run `keyguard` on the store, and print what it says."""
-        print(f"  $ keyguard {' '.join(words)}")
-        done = subprocess.run(
-            [sys.executable, "-m", "keyguard", *words, "--store", self.store], capture_output=True, text=True
-        )
-        print(textwrap.indent(done.stdout + done.stderr, "  "), end="")
-        if has not in done.stdout:
+        if has not in command(*words, store=self.store):
             self.check(False, "which does not say", has)
 
     def look(self, page: str) -> None:
@@ -199,6 +194,14 @@ class Story:
     def check(self, good: bool, line: str, expected: object) -> None:
         self.as_expected &= good
         print(f"  {line}{'' if good else f'  (expected {expected})'}")
+
+
+def command(*words: str, store: str) -> str:
+    """Run `keyguard` on a store, print what it says, and return its standard output."""
+    print(f"  $ keyguard {' '.join(words)}")
+    done = subprocess.run([sys.executable, "-m", "keyguard", *words, "--store", store], capture_output=True, text=True)
+    print(textwrap.indent(done.stdout + done.stderr, "  "), end="")
+    return done.stdout
 
 
 def keep(cookies: dict[str, str], reply: Reply) -> None:
