@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx2
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
 
 from keyguard import APIKeys, Key, Keyguard, KeyPool, ResponseCache, TokenBudget, UpstreamCauses, cache_control
@@ -22,7 +22,8 @@ from keyguard import APIKeys, Key, Keyguard, KeyPool, ResponseCache, TokenBudget
 
 def gateway(guard: Keyguard, pool: KeyPool, provider: str = "https://api.openai.com") -> FastAPI:
     """Return an app that sends what it is asked to the provider, by the first key of the pool that has room."""
-    client = httpx2.AsyncClient(base_url=provider, transport=pool.async_transport(), timeout=120)
+    fields = {"content-type": "application/json", "accept-encoding": "identity"}
+    client = httpx2.AsyncClient(base_url=provider, headers=fields, transport=pool.async_transport(), timeout=120)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -36,12 +37,13 @@ def gateway(guard: Keyguard, pool: KeyPool, provider: str = "https://api.openai.
     @app.post("/v1/chat/completions")
     @app.post("/v1/embeddings")
     async def pass_on(request: Request) -> StreamingResponse:
-        fields = {"content-type": "application/json", "accept-encoding": "identity"}
         # One caller's requests go by one key while that has room: providers keep prompts by key.
         wishes = {"keyguard": {"affinity": guard.here().caller.subject}}
-        body, path = await request.body(), request.url.path
-        asked = client.build_request(request.method, path, content=body, headers=fields, extensions=wishes)
-        answer = await client.send(asked, stream=True)
+        asked = client.build_request(request.method, request.url.path, content=await request.body(), extensions=wishes)
+        try:
+            answer = await client.send(asked, stream=True)
+        except httpx2.TransportError as error:
+            raise HTTPException(502, "the provider cannot be reached") from error
         if "x-keyguard-exhaustion" in answer.headers:  # the pool has given up: UpstreamCauses tells the caller why
             await answer.aclose()
             answer.raise_for_status()
@@ -64,7 +66,6 @@ async def pieces(answer: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 STORE = os.environ.get("KEYGUARD_STORE", "sqlite:///gateway.db")
-
 guard = Keyguard(
     APIKeys(),
     TokenBudget("200000/day", by="key", mode="soft"),

@@ -18,6 +18,7 @@ from keyguard.cli import llm_gateway
 from keyguard.testing import FakeProvider
 from tests.core.test_documents import ROOT, example
 from tests.support.commands import run
+from tests.support.servers import free_port
 
 BODY = {"model": "m", "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
 CHAT = "/v1/chat/completions"
@@ -82,6 +83,14 @@ def test_tokens_that_are_spent_are_the_callers_own_doing(shown: Any) -> None:
             refused = client.post(CHAT, json=BODY, headers=key)
             assert (refused.status_code, refused.json()["cause"]) == (429, "usage")
     assert provider.hits["sk-eu"] == 1
+
+
+def test_a_provider_that_cannot_be_reached_is_a_502(shown: Any) -> None:
+    key = {"Authorization": f"Bearer {shown.guard.keys.issue('acme').key.reveal()}"}
+    url = f"http://127.0.0.1:{free_port()}"
+    pool = KeyPool([Key("eu", "sk-eu")], profile="openai", origin=url, max_wait=0)
+    with TestClient(shown.gateway(shown.guard, pool, url)) as client:
+        assert client.post(CHAT, json=BODY, headers=key).status_code == 502
 
 
 @pytest.mark.slow
