@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from keyguard.clock import Clock
 from keyguard.counter_names import LimitFacts
@@ -51,6 +51,8 @@ class Observed(NamedTuple):
     """Returns the counts of its caches in this process since the start, added up; empty if there is none."""
     before: tuple[Observer, ...] = ()
     """The observers of the stack that were attached before this one: the ledger of usage is the first."""
+    pools: tuple[Any, ...] = ()
+    """The pools of upstream keys of the stack, each a `KeyPool`."""
 
 
 class Observer(Protocol):

@@ -24,10 +24,15 @@ ANOMALY: Final = "keyguard.usage.anomaly"
 DEGRADED: Final = "keyguard.store.degraded"
 OVERLOAD: Final = "keyguard.overload"
 FULL: Final = "keyguard.alerts.full"
+KEY_EXHAUSTED: Final = "keyguard.upstream.key.exhausted"
+KEY_INVALID: Final = "keyguard.upstream.key.invalid"
+GROUP_BILLING: Final = "keyguard.upstream.group.billing"
+POOL_EXHAUSTED: Final = "keyguard.upstream.pool.exhausted"
+UPSTREAM: Final = (KEY_EXHAUSTED, KEY_INVALID, GROUP_BILLING, POOL_EXHAUSTED)
 TEST: Final = "keyguard.test"
 DIGEST: Final = "keyguard.digest"
 
-LOUD: Final = frozenset({DEGRADED, OVERLOAD, FULL})
+LOUD: Final = frozenset({DEGRADED, OVERLOAD, FULL, POOL_EXHAUSTED})
 """The types that are delivered in quiet hours as well."""
 
 _LONGEST = 256  # characters of a text that came from outside
@@ -229,6 +234,51 @@ def _overload(notice: Mapping[str, Any], over: bool) -> tuple[str, str]:
     return f"{facts['stack']} is overloaded", text
 
 
+def _key_exhausted(notice: Mapping[str, Any], over: bool) -> tuple[str, str]:
+    facts = notice["facts"]
+    whose = f"The limit group {facts['group']} of the pool {facts['pool']}{_models(facts)}"
+    if over:
+        return f"{whose} works again", "Its limit has room again, as far as is known."
+    key = f", as the key {facts['key']} was told" if facts["key"] else ""
+    return f"{whose} is used up", f"A limit of the provider is reached ({facts['cause']}){key}.{_again(facts)}"
+
+
+def _key_invalid(notice: Mapping[str, Any], over: bool) -> tuple[str, str]:
+    facts = notice["facts"]
+    whose = f"The key {facts['key']} of the pool {facts['pool']}"
+    if over:
+        return f"{whose} is used again", "The provider has taken it, or somebody had it tried again."
+    text = f"It is unknown, revoked, or its account is closed (limit group {facts['group']}).{_again(facts)}"
+    return f"{whose} is not valid any more", text
+
+
+def _group_billing(notice: Mapping[str, Any], over: bool) -> tuple[str, str]:
+    facts = notice["facts"]
+    whose = f"The limit group {facts['group']} of the pool {facts['pool']}"
+    if over:
+        return f"{whose} is used again", "The provider has taken its keys, or somebody had them tried again."
+    text = f"The provider wants to be paid, or a spending limit is reached (key {facts['key']}).{_again(facts)}"
+    return f"{whose} has no money left", text
+
+
+def _pool_exhausted(notice: Mapping[str, Any], over: bool) -> tuple[str, str]:
+    facts = notice["facts"]
+    pool = f"the pool {facts['pool']}{_models(facts)}"
+    if over:
+        return f"No requests are given up any more by {pool}", "None was in the last minutes."
+    text = f"Requests are given up, since no key has room in time ({facts['cause']}).{_again(facts)}"
+    return f"All keys of {pool} are used up", text
+
+
+def _models(facts: Mapping[str, Any]) -> str:
+    return "" if facts["models"] == "*" else f" for {facts['models']}"
+
+
+def _again(facts: Mapping[str, Any]) -> str:
+    until = facts.get("until")
+    return f" It works again at {_moment(until)}." if until else " Nobody knows when it works again."
+
+
 def _full(notice: Mapping[str, Any], over: bool) -> tuple[str, str]:
     if over:
         return "Alerts are decided for everybody again", "There is room for more of them."
@@ -253,6 +303,10 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any], bool], tuple[str, str]]] = {
     DEGRADED: _degraded,
     OVERLOAD: _overload,
     FULL: _full,
+    KEY_EXHAUSTED: _key_exhausted,
+    KEY_INVALID: _key_invalid,
+    GROUP_BILLING: _group_billing,
+    POOL_EXHAUSTED: _pool_exhausted,
     TEST: _test,
 }
 

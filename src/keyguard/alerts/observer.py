@@ -27,7 +27,8 @@ class Alerts:
     - `at`: thresholds of limits, in per cent. A jump over several of them is told once, of the highest.
     - `to`: receivers: a `Webhook`, `slack(url)`, `notify("mailto://...")`, a plain function that is called with an
       `AlertMessage`. Each alert is a line in the log as well, of the logger `keyguard.alerts`.
-    - `quiet`: hours in which all waits but a store that is out of order and overload: `"22:00-07:00 Europe/Berlin"`.
+    - `quiet`: hours in which all waits but what stops the service: `"22:00-07:00 Europe/Berlin"`. That is a store that
+      is out of order, overload, and a pool of upstream keys that gives requests up.
     - `limits`: the names of the limits, or of their guards, whose use is told. By default quotas, credits, and rates
       over an hour or more, of callers that are not told apart by address alone.
     - `forecast`: whether to tell that a caller will have spent a quota before it begins anew; for quotas of a day or

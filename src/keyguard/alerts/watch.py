@@ -12,6 +12,7 @@ from keyguard.alerts.overload import OverloadWatch
 from keyguard.alerts.receivers import Receiver
 from keyguard.alerts.sender import Sender
 from keyguard.alerts.thresholds import Spent, Thresholds
+from keyguard.alerts.upstream import UpstreamWatch
 from keyguard.alerts.usage import UsageWatch
 from keyguard.clock import SECOND
 from keyguard.decision import Decision
@@ -47,6 +48,7 @@ class Watch:
         self.sender = Sender(self.board, receivers, is_quiet, stack.clock, self._is_deciding)
         self._health = HealthWatch(self.board, stack.name)
         self._overload = OverloadWatch(stack.name)
+        self._upstream = UpstreamWatch(stack.pools, stack.clock, self.job.wake)
         self._usage = None
         if ledger is not None and (forecasts or anomalies):
             self._usage = UsageWatch(self.board, ledger, forecasts=forecasts, anomalies=anomalies)
@@ -64,6 +66,7 @@ class Watch:
         self.sender.after_fork()
         self._health.after_fork()
         self._overload.after_fork()
+        self._upstream.after_fork()
         if self._usage is not None:
             self._usage.after_fork()
 
@@ -108,10 +111,12 @@ class Watch:
             self.board.full.clear()
         ops: list[Any] = [*self._overload.look(heard, now, self.board.to)]
         judged = self._thresholds.judge(spent, self.board.known, self.board.to) if spent else []
-        ops += [op for op in judged if op.id not in self.board.full]
+        upstream = self._upstream.look(now, self.board.known, self.board.to)
+        ops += [op for op in (*judged, *upstream) if op.id not in self.board.full]
         try:
             if ops:
                 self.board.decide(ops)
+            self._upstream.decided()
             if self._usage is not None:
                 self._usage.note(spent)
                 foreseen = self._usage.look(now, self.sender.who)

@@ -77,6 +77,7 @@ class ForObservers:
                     health=lambda: self.health,
                     cache=self._cache_counts,
                     before=self._observers,
+                    pools=self._pools,
                 )
             )
             self._observers += (observer,)

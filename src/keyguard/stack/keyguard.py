@@ -127,7 +127,7 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
       subject. Twice a second one request of each process reads them, in one more trip; a memory store needs none.
     - `usage`: a `Usage()`, which counts what callers ask for and spend, for `guard.usage`.
     - `alerts`: an `Alerts(...)`, which tells people when callers come near their limits, and when something is wrong.
-    - `pools`: each `KeyPool` of the app, for metrics.
+    - `pools`: each `KeyPool` of the app, for metrics, alerts and the dashboard.
 
     Raises `ConfigurationError` for a setting that is wrong, and for guards in an order that cannot work.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from keyguard.alerts.messages import ANOMALY, DEGRADED, FORECAST, FULL, OVERLOAD, THRESHOLD
+from keyguard.alerts.messages import ANOMALY, DEGRADED, FORECAST, FULL, OVERLOAD, THRESHOLD, UPSTREAM
 from keyguard.alerts.observer import Alerts
 from keyguard.logs import logger
 from keyguard.metrics import Metrics, ProcessCounts, series
@@ -25,7 +25,7 @@ log = logger("keyguard")
 _RESULTS = {"hits": "hit", "misses": "miss", "bypassed": "bypass"}
 """By the name of a count: of those, each request to a cache adds to one."""
 _EVENTS = ("stale", "validated", "collapsed", "stored", "not_stored", "invalidated", "errors", "evicted")
-_ALERTS = (THRESHOLD, FORECAST, ANOMALY, DEGRADED, OVERLOAD, FULL)
+_ALERTS = (THRESHOLD, FORECAST, ANOMALY, DEGRADED, OVERLOAD, FULL, *UPSTREAM)
 
 
 class OfHost:

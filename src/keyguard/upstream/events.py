@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from keyguard.logs import frames, logger, plain, word
 from keyguard.process.fork import renew_after_fork
@@ -45,12 +45,19 @@ class UpstreamEvent(NamedTuple):
     detail: str = ""
 
 
+Listener: TypeAlias = Callable[[str, str, UpstreamEvent | None], None]
+"""A function that takes note of a kind of event, what it is about, and the event; `None` for that it has ended."""
+
+
 class Telling:
     """What one pool has told of in this process."""
 
     def __init__(self, pool: str, on_event: Callable[[UpstreamEvent], None] | None) -> None:
         self._pool = pool
         self._on_event = on_event
+        self.listeners: list[Listener] = []
+        """The functions that hear of what begins each time that it is found to be so, and of what ends. They are called
+        on requests, so they take note, and no more."""
         self.after_fork()
         renew_after_fork(self)
 
@@ -71,11 +78,14 @@ class Telling:
         detail: str = "",
     ) -> bool:
         """Tell of something, unless that was done and has not ended since. Returns whether it was told."""
+        event = UpstreamEvent(kind, self._pool, key, group, cause, until, detail)
+        for hear in self.listeners:
+            hear(kind, name, event)
         with self._lock:
             if (kind, name) in self._told:
                 return False
             self._told.add((kind, name))
-        self.tell(UpstreamEvent(kind, self._pool, key, group, cause, until, detail))
+        self.tell(event)
         return True
 
     def ends(self, kind: str, name: str) -> bool:
@@ -86,6 +96,8 @@ class Telling:
             if (kind, name) not in self._told:
                 return False
             self._told.discard((kind, name))
+        for hear in self.listeners:
+            hear(kind, name, None)
         return True
 
     def recovered(self, name: str, key: str, group: str) -> None:

@@ -212,6 +212,10 @@ def alert(of: Alert, now: datetime) -> str:
         "usage.anomaly": _UNUSUAL,
         "store.degraded": "Store out of order",
         "overload": "Too busy",
+        "upstream.key.exhausted": "Upstream limit reached",
+        "upstream.key.invalid": "Upstream key not valid",
+        "upstream.group.billing": "Upstream has to be paid",
+        "upstream.pool.exhausted": "No upstream key left",
     }.get(kind, of.text or of.type)
 
 

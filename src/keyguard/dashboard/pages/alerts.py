@@ -122,7 +122,7 @@ def _alert(reading: Reading, one: book.Alert) -> Alert:
         href=reading.href("keys", find=one.subject) if one.subject else "",
         limit=one.limit,
         number=one.level or None,
-        text=one.text,
+        text=f"{one.title}. {one.text}" if one.type.startswith("keyguard.upstream.") else one.text,
         deliveries=tuple([_sent(each) for each in latest]),
     )
 
