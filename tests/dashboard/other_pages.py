@@ -278,6 +278,34 @@ def stores_empty() -> views.Stores:
     return views.Stores(shell("stores"), (views.StoreRow("memory", "decisions", up=True),), None, ())
 
 
+def upstream() -> views.Upstream:
+    key, limit = views.UpstreamKey, views.Limit
+    return views.Upstream(
+        shell("upstream", upstream=True),
+        (
+            views.UpstreamPool(
+                "openai",
+                (
+                    key("eu", "org-a", "gpt-5*", "quota", NOW + timedelta(hours=8)),
+                    key("eu", "org-a", "*", "ok"),
+                    key("spare", "org-b", "gpt-5*", "billing"),
+                    key(MARKUP, "a-group-with-a-long-name-of-a-customer", "*", "invalid"),
+                ),
+                (
+                    limit("rpm", "window", 500, None, 499, paths="gpt-5*", key="org-a"),
+                    limit(
+                        "tpm (learnt)", "window", 200_000, None, 200_000, key="org-b",
+                        back_at=NOW + timedelta(seconds=20),
+                    ),
+                ),
+                waiting=3,
+                shared=True,
+            ),
+            views.UpstreamPool("github", (key("bot", "bot", "", "ok"),), (), waiting=0, shared=False),
+        ),
+    )  # fmt: skip
+
+
 def audit() -> views.AuditLog:
     return views.AuditLog(
         shell("audit"),
@@ -311,5 +339,5 @@ def problem() -> views.Problem:
 PAGES = (
     overview, overview_empty, overview_without_ledger, store_down, keys, keys_empty, keys_not_found, issue, issued,
     update, rotate, revoke, revoked, refusals, refusals_empty, alerts, alerts_empty, alerts_none, cache, cache_none,
-    stores, stores_empty, audit, audit_empty, log_in, problem,
+    upstream, stores, stores_empty, audit, audit_empty, log_in, problem,
 )  # fmt: skip

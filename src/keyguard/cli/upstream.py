@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
-from keyguard.audit import new_record
-from keyguard.audit import writing as writing_record
+from keyguard.audit import writing
 from keyguard.cli.input import adding_to
 from keyguard.cli.opening import store_for
 from keyguard.cli.operator import operator
@@ -22,8 +20,7 @@ from keyguard.cli.output import end_text, print_json, print_rows
 from keyguard.errors import KeyguardError
 from keyguard.logs import plain
 from keyguard.ops import Learn, ReadWithTime, Store
-from keyguard.units import in_microseconds
-from keyguard.upstream.enabling import enabling
+from keyguard.upstream.enabling import enabling, record_of
 from keyguard.upstream.snapshot import (
     DimensionSnapshot,
     GroupSnapshot,
@@ -105,27 +102,13 @@ def _enable(options: argparse.Namespace) -> int:
         names = " and ".join([pool.name for pool, _, _ in there])
         raise KeyguardError(f"add --pool: {names} have a key of this id")
     pool, group, key = there[0]
-    before, at = _state(_snapshot(store, pool), key.id)
+    record = record_of(_snapshot(store, pool), key.id, operator())
     store.execute([Learn(enabling(pool, group, key.digest))])
-    record = new_record(
-        at,
-        actor=operator(),
-        action="upstream.enable",
-        caller=f"{pool.name}/{key.id}",
-        before=before,
-        after={"state": "ok"},
-    )
-    store.execute([writing_record(record)])
+    store.execute([writing(record)])
+    before = record.before
     if options.json:
         print_json({"pool": pool.name, "key": key.id, "before": before})
     else:
         was = before["cause"] if before["cause"] != "ok" else before["state"]
         print(plain(f"{key.id} of {pool.name} is tried again at once; it was {'in use' if was == 'ok' else was}"))
     return 0
-
-
-def _state(found: PoolSnapshot, id: str) -> tuple[dict[str, Any], int]:
-    groups = [group for group in found.groups if any(key.id == id for key in group.keys)]
-    cause = next((str(group.cause) for group in groups if group.cause != "ok"), "ok")
-    state = next((key.state for group in groups for key in group.keys if key.id == id and key.state != "ok"), "ok")
-    return {"state": state, "cause": cause}, in_microseconds(found.at)

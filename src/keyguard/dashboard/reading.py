@@ -167,6 +167,7 @@ class Reading:
             hosts=self._hosts,
             every=None if usage is None else timedelta(seconds=usage.every),
             alerts_open=self._open,
+            upstream=bool(service.pools),
             reload=reload,
         )
 

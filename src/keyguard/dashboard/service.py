@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from keyguard.alerts.book import AlertBook
 from keyguard.audit import AuditLog
@@ -18,6 +18,9 @@ from keyguard.stores.health import StoreHealth
 from keyguard.usage import Usage
 from keyguard.why import Diagnosis, LimitReport
 from keyguard.why.requests import RequestReport
+
+if TYPE_CHECKING:
+    from keyguard.upstream.pool import KeyPool
 
 INSIDE = (
     "the dashboard is mounted inside of keyguard's own guards: they limit and count what operators look at, and may "
@@ -60,6 +63,8 @@ class Service(Protocol):
     def cache(self) -> ResponseCache | None: ...
     @property
     def rules(self) -> Sequence[Rules]: ...
+    @property
+    def pools(self) -> Sequence[KeyPool]: ...
 
     def why(self, who: str, /, *, by: Literal["key"]) -> Diagnosis:
         """Return why a key is refused, or that it is not."""

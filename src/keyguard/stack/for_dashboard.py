@@ -26,6 +26,7 @@ from keyguard.why.requests import RequestReport
 
 if TYPE_CHECKING:
     from keyguard.alerts.book import AlertBook
+    from keyguard.upstream.pool import KeyPool
 
 log = logger("keyguard")
 
@@ -118,6 +119,11 @@ class _Stack:
     @property
     def rules(self) -> Sequence[Rules]:
         return [Rules(self.name, self._stack._note.facts)]
+
+    @property
+    def pools(self) -> Sequence[KeyPool]:
+        found: tuple[KeyPool, ...] = self._stack._pools
+        return found
 
     @property
     def _observers(self) -> tuple[Observer, ...]:

@@ -28,6 +28,7 @@ _TEMPLATES = {
     views.Refusals: "refusals.html",
     views.Alerts: "alerts.html",
     views.Cache: "cache.html",
+    views.Upstream: "upstream.html",
     views.Stores: "stores.html",
     views.AuditLog: "audit.html",
     views.LogIn: "log_in.html",

@@ -81,6 +81,23 @@ STATES: Mapping[str, tuple[str, Tone]] = {
     "unknown": ("Not known", "quiet"),
 }
 
+UPSTREAM: Mapping[str, tuple[str, Tone]] = {
+    "ok": ("In use", "good"),
+    "exhausted": ("Used up", "warn"),
+    "quota": ("Quota used up", "bad"),
+    "ramp": ("Grew too fast", "warn"),
+    "billing": ("To be paid for", "bad"),
+    "invalid": ("Not valid", "bad"),
+    "unsupported": ("Not permitted", "bad"),
+    "overload": ("Provider too busy", "warn"),
+}
+
+
+def upstream(state: str) -> tuple[str, Tone]:
+    """Return the words for the state of an upstream key."""
+    return UPSTREAM.get(state, ("Left alone", "warn"))
+
+
 LEVELS: Mapping[str, tuple[str, Tone]] = {
     "critical": ("Critical", "bad"),
     "warning": ("Warning", "warn"),
@@ -93,6 +110,7 @@ DONE: Mapping[str, str] = {
     "revoked": "The key was revoked. It works nowhere from now on.",
     "updated": "The key was changed. All processes know it within a second.",
     "purged": "It was removed from the cache.",
+    "enabled": "The key, and its limit group, are tried again at once.",
 }
 
 

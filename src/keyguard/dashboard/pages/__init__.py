@@ -18,6 +18,7 @@ from keyguard.dashboard.pages.keys import keys
 from keyguard.dashboard.pages.overview import overview
 from keyguard.dashboard.pages.refusals import refusals
 from keyguard.dashboard.pages.stores import stores
+from keyguard.dashboard.pages.upstream import enable, upstream
 from keyguard.dashboard.reading import Reading
 
 Show: TypeAlias = Callable[..., Outcome]
@@ -34,6 +35,7 @@ PAGES: Mapping[tuple[str, int], Show] = {
     ("refusals", 0): refusals,
     ("alerts", 0): alerts,
     ("cache", 0): cache,
+    ("upstream", 0): upstream,
     ("stores", 0): stores,
     ("audit", 0): audit,
 }
@@ -44,6 +46,7 @@ FORMS: Mapping[tuple[str, int, str], Show] = {
     ("keys", 2, "revoke"): revoke,
     ("keys", 2, "update"): update,
     ("cache", 1, "purge"): purge,
+    ("upstream", 1, "enable"): enable,
 }
 FORMS_WITH_PAGES = frozenset({("keys", 1, "issue")})
 """Those that are pages as well: the others are part of one."""

@@ -41,13 +41,14 @@ def audit(reading: Reading) -> Outcome:
 def change_of(reading: Reading, record: AuditRecord) -> Change:
     """Return one record, as a row."""
     caller = record.caller or ""
+    leads = reading.href("upstream") if record.action.startswith("upstream.") else reading.href("keys", find=caller)
     return Change(
         at=utc(record.at),
         who=record.actor,
         what=record.action,
         subject=caller,
         limit=record.limit or "",
-        href=reading.href("keys", find=caller) if caller else "",
+        href=leads if caller else "",
         before=_texts(record.before),
         after=_texts(record.after),
     )

@@ -55,6 +55,7 @@ from keyguard.dashboard.views.parts import (
     StoreLight,
     Verdict,
 )
+from keyguard.dashboard.views.upstream import Upstream, UpstreamKey, UpstreamPool
 
 __all__ = [
     "KINDS",
@@ -100,5 +101,8 @@ __all__ = [
     "StoreLight",
     "StoreRow",
     "Stores",
+    "Upstream",
+    "UpstreamKey",
+    "UpstreamPool",
     "Verdict",
 ]

@@ -23,6 +23,7 @@ from keyguard.dashboard.views.parts import (
     Span,
     Verdict,
 )
+from keyguard.dashboard.views.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,5 +294,6 @@ class Problem:
 
 
 Page: TypeAlias = (
-    Overview | Keys | IssueKey | IssuedKey | OneKey | Refusals | Alerts | Cache | Stores | AuditLog | LogIn | Problem
-)
+    Overview | Keys | IssueKey | IssuedKey | OneKey | Refusals | Alerts | Cache | Upstream | Stores | AuditLog | LogIn
+    | Problem
+)  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
-Section: TypeAlias = Literal["", "overview", "keys", "refusals", "alerts", "cache", "stores", "audit"]
+Section: TypeAlias = Literal["", "overview", "keys", "refusals", "alerts", "cache", "upstream", "stores", "audit"]
 Span: TypeAlias = Literal["1h", "24h", "7d", "30d"]
 SPANS: Mapping[Span, timedelta] = {
     "1h": timedelta(hours=1),
@@ -42,8 +42,8 @@ class Notice:
     `no-usage`: there is no ledger, so nothing is known of the past. `dropped`: so many records could not be written.
     `store-down`: the store is out of order. `ledger-down`: the ledger's. `incomplete`: more happened than was counted.
     `read-only`: who looks may not change anything. `inside-limits`: the app's own limits decide about the page. `done`:
-    what was asked for was done, `text` says what: `issued`, `rotated`, `revoked`, `updated`, `purged`. `failed`: it was
-    not, and `text` is a sentence.
+    what was asked for was done, `text` says what: `issued`, `rotated`, `revoked`, `updated`, `purged`, `enabled`.
+    `failed`: it was not, and `text` is a sentence.
     """
 
     kind: Literal[
@@ -78,6 +78,8 @@ class Shell:
     every: timedelta | None = None
     """Within what time the ledger hears of a request; `None` without a ledger."""
     alerts_open: int = 0
+    upstream: bool = False
+    """Whether the app has pools of upstream keys, and so a page about them."""
     reload: int = 5
     """Seconds after which the page fetches itself; 0 for a form, and for a key that is shown once."""
 
