@@ -30,6 +30,7 @@ from keyguard.upstream.place import StorePlace
 from keyguard.upstream.profiles import Profile
 from keyguard.upstream.settings import (
     Cost,
+    KnownSettings,
     PoolSettings,
     attempts_of,
     callable_or_none,
@@ -141,7 +142,7 @@ class KeyPool(ForOperators):
     # -- providers --------------------------------------------------------------------------------------------
 
     @classmethod
-    def openai(cls, keys: Iterable[Key], **settings: Unpack[PoolSettings]) -> Self:
+    def openai(cls, keys: Iterable[Key], **settings: Unpack[KnownSettings]) -> Self:
         """Return a pool of keys of OpenAI."""
         return cls(keys, profile="openai", **settings)
 
@@ -151,37 +152,37 @@ class KeyPool(ForOperators):
         return cls(keys, profile="azure", origin=origin, **settings)
 
     @classmethod
-    def anthropic(cls, keys: Iterable[Key], **settings: Unpack[PoolSettings]) -> Self:
+    def anthropic(cls, keys: Iterable[Key], **settings: Unpack[KnownSettings]) -> Self:
         """Return a pool of keys of Anthropic."""
         return cls(keys, profile="anthropic", **settings)
 
     @classmethod
-    def gemini(cls, keys: Iterable[Key], **settings: Unpack[PoolSettings]) -> Self:
+    def gemini(cls, keys: Iterable[Key], **settings: Unpack[KnownSettings]) -> Self:
         """Return a pool of keys of Gemini."""
         return cls(keys, profile="gemini", **settings)
 
     @classmethod
-    def mistral(cls, keys: Iterable[Key], **settings: Unpack[PoolSettings]) -> Self:
+    def mistral(cls, keys: Iterable[Key], **settings: Unpack[KnownSettings]) -> Self:
         """Return a pool of keys of Mistral."""
         return cls(keys, profile="mistral", **settings)
 
     @classmethod
-    def groq(cls, keys: Iterable[Key], **settings: Unpack[PoolSettings]) -> Self:
+    def groq(cls, keys: Iterable[Key], **settings: Unpack[KnownSettings]) -> Self:
         """Return a pool of keys of Groq."""
         return cls(keys, profile="groq", **settings)
 
     @classmethod
-    def openrouter(cls, keys: Iterable[Key], **settings: Unpack[PoolSettings]) -> Self:
+    def openrouter(cls, keys: Iterable[Key], **settings: Unpack[KnownSettings]) -> Self:
         """Return a pool of keys of OpenRouter."""
         return cls(keys, profile="openrouter", **settings)
 
     @classmethod
-    def github(cls, keys: Iterable[Key], **settings: Unpack[PoolSettings]) -> Self:
+    def github(cls, keys: Iterable[Key], **settings: Unpack[KnownSettings]) -> Self:
         """Return a pool of tokens of GitHub."""
         return cls(keys, profile="github", **settings)
 
     @classmethod
-    def stripe(cls, keys: Iterable[Key], **settings: Unpack[PoolSettings]) -> Self:
+    def stripe(cls, keys: Iterable[Key], **settings: Unpack[KnownSettings]) -> Self:
         """Return a pool of keys of Stripe."""
         return cls(keys, profile="stripe", **settings)
 

@@ -43,6 +43,12 @@ class PoolSettings(TypedDict, total=False):
     on_event: Callable[[UpstreamEvent], None] | None
 
 
+class KnownSettings(PoolSettings, total=False):
+    """Those of a pool of a provider whose address is known: there may be another one, of a region say."""
+
+    origin: str | Sequence[str] | None
+
+
 def groups_of(keys: Iterable[Key], limits: Mapping[str, Mapping[str, int]] | None) -> list[Group]:
     """Return the keys by their limit groups, each with its configured limits."""
     given = _keys(keys)
