@@ -38,20 +38,22 @@ import enum
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from keyguard.aside import in_turn
 from keyguard.clock import Clock
 from keyguard.counter_names import Counters, LimitFacts
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Flow, is_async, is_blocking
-from keyguard.keys import KeyRegistry
 from keyguard.keys.credentials import Sources
 from keyguard.marks import Mark as Mark
 from keyguard.marks import Told as Told
 from keyguard.ops import Op, Store
 from keyguard.request import CarriedRequest, Forward
 from keyguard.response import Response
+
+if TYPE_CHECKING:
+    from keyguard.keys import KeyRegistry
 
 
 class Guard:

@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "keyguard"
 
 # A room may import from earlier lines only; a package is a room with all its modules.
 ARROW = [
-    "aside buckets checks clock digests errors identity logs record_head refusal",
+    "aside buckets checks clock digests errors identity lazy logs record_head refusal",
     "given http learnt process rates units",
     "flow manual_clock overrides",
     "ops response",

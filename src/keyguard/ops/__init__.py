@@ -10,8 +10,10 @@ bucket, names the caller. The pools of counters begin with `rl:` or `guess:`, an
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from keyguard.lazy import on_demand
 from keyguard.ops.adjusting import Adjust, Adjusted, Adjustment, Count, Note, keeps_count
-from keyguard.ops.alerting import DecideAlerts, FireAlert, LeaseDeliveries, ListenAgain, ResolveAlert, SettleDelivery
 from keyguard.ops.holds import HELD_WAIT, MAX_HOLDS
 from keyguard.ops.keys import Authenticate, Authenticated
 from keyguard.ops.limits import REMEMBERED, SETTLED, Degraded, Demand, Renew, Settle, SettleHere, Take, TakeHere, Taken
@@ -28,9 +30,27 @@ from keyguard.ops.store import (
     tiers_of,
     traits_of,
 )
-from keyguard.ops.upstream import Acquire, Candidate, Grant, Learn, NoGrant, Report
 from keyguard.ops.values import BestEffort, CompareAndSet, Put, Read, ReadWithTime
 from keyguard.record_head import RECORD, SEALED, Head, head_of
+
+if TYPE_CHECKING:
+    from keyguard.ops.alerting import (
+        DecideAlerts,
+        FireAlert,
+        LeaseDeliveries,
+        ListenAgain,
+        ResolveAlert,
+        SettleDelivery,
+    )
+    from keyguard.ops.upstream import Acquire, Candidate, Grant, Learn, NoGrant, Report
+else:  # most stacks need none of them
+    __getattr__ = on_demand(
+        __name__,
+        {
+            "alerting": "DecideAlerts FireAlert LeaseDeliveries ListenAgain ResolveAlert SettleDelivery",
+            "upstream": "Acquire Candidate Grant Learn NoGrant Report",
+        },
+    )
 
 __all__ = [
     "COUNTERS",

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from keyguard.audit import KEPT, checked_actor, encode, new_record, writing
 from keyguard.clock import SECOND
 from keyguard.errors import ConfigurationError, StoreError
-from keyguard.guards.bans import Ban as Guard
 from keyguard.guards.bans.guard import POOLS
 from keyguard.http.addresses import buckets_of, parse_address
 from keyguard.logs import logger
@@ -22,6 +21,7 @@ from keyguard.process.event_loops import in_thread
 from keyguard.rates.strikes import CODE, Ban, Strikes, ban_of, state_of
 from keyguard.run import arun_flow, run_flow
 from keyguard.stack.callers import find_caller
+from keyguard.stack.written import names_of_bans
 from keyguard.units import as_datetime, in_microseconds, rfc3339
 
 log = logger("keyguard")
@@ -128,11 +128,6 @@ def bans_of(guards: Iterable[object], store: Store) -> Bans:
     if not names:
         raise ConfigurationError("this stack has no Ban guard")
     return Bans(store, names)
-
-
-def names_of_bans(guards: Iterable[object]) -> list[str]:
-    """Return the names of the guards that ban, as they stand in the keys of what these count."""
-    return [guard.pool_name for guard in guards if isinstance(guard, Guard)]  # by its class: no other guard bans
 
 
 async def in_force(names: Iterable[str], buckets: Iterable[str]) -> list[Banned]:

@@ -15,30 +15,25 @@ is wrong then, each request fails, and no view is run.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
-from weakref import WeakSet
 
-from keyguard.drivers.inspection.app import frameworks_within, in_line
 from keyguard.drivers.inspection.code import cells_of
-from keyguard.drivers.inspection.objects import modules_of
 from keyguard.errors import ConfigurationError
 from keyguard.stack.markers import Marker, Markers
 from keyguard.stack.route_checks import check_alone
 from keyguard.stack.route_rules import RouteRule, rules_of
 from keyguard.stack.views import bare, place_of_view, unwrapping
 
-_HOMES = {"flask.app": "flask", "quart.app": "quart"}
-"""The modules of apps, and those in which the current request stands."""
-
 
 class FlaskRoutes:
     """The rules at the routes of one app."""
 
-    def __init__(self, stack: Any, apps: FlaskApps, app: Any, home: str) -> None:
+    def __init__(self, stack: Any, lead_to: Callable[[Any], bool], app: Any, home: str) -> None:
         self.app = app
         self._stack = stack
-        self._apps = apps
+        self._lead_to = lead_to
+        """Tells whether a decorated view belongs to one of some app that the stack stands around."""
         self._groups: dict[str | None, tuple[RouteRule[Any], ...]] = {}
         """The rules of blueprints, by their names; under `None` those of the app."""
         self._rules: dict[str | None, tuple[RouteRule[Any], ...]] | None = None
@@ -149,7 +144,7 @@ class FlaskRoutes:
                 endpoints = self._endpoints(_opened(decorated))
             for endpoint in endpoints:
                 above.setdefault(endpoint, []).append(rules_of(decorated))
-            if not endpoints and not self._apps.lead_to(decorated):
+            if not endpoints and not self._lead_to(decorated):
                 raise ConfigurationError(
                     f"{rules_of(decorated)[0]!r} stands on {place_of_view(decorated)}, which is the view of no route, "
                     "so it protects nothing. Take it off, register the blueprint of the view, or, if another "
@@ -190,37 +185,3 @@ def _opened(view: Any) -> list[Any]:
 
 _DEEPEST = 100
 """So many functions are looked at."""
-
-
-class FlaskApps:
-    """The Flask and Quart apps that one stack stands around."""
-
-    def __init__(self) -> None:
-        self._known: WeakSet[FlaskRoutes] = WeakSet()
-        self._others = False
-        """Whether the stack stands around other apps, too: their views are not known here."""
-
-    def watch(self, stack: Any, app: Any) -> None:
-        """Have the rules of the stack asked in the apps of Flask and of Quart that it is put around."""
-        within = frameworks_within(app)
-        for inner in within:
-            home = next((home for module, home in _HOMES.items() if module in modules_of(inner)), None)
-            if home is not None and not any(routes.app is inner for routes in self._known):
-                self._known.add(FlaskRoutes(stack, self, inner, home))
-            self._others = self._others or home is None
-        self._others = self._others or not within
-
-    def rules_of(self, app: Any, markers: Markers | None) -> dict[str | None, tuple[RouteRule[Any], ...]]:
-        """Return the rules of all endpoints of an app that the stack stands around.
-
-        Raises `ConfigurationError`, before any request does, for rules that are wrong, or on no view.
-        """
-        innermost = [*in_line(app)][-1]
-        for routes in [*self._known]:
-            if routes.app is innermost and markers is not None:
-                return routes.find(markers)
-        return {}
-
-    def lead_to(self, decorated: Any) -> bool:
-        """Tell whether a decorated view belongs to a view of some app, or may do so."""
-        return self._others or any(routes.leads_to(decorated) for routes in self._known)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard
-from keyguard.guards.cache import Explanation, ResponseCache
-from keyguard.observer import Observer, observer_of
+from keyguard.lazy import instances_of
+from keyguard.observer import Observer
 from keyguard.ops import Store
 from keyguard.process.event_loops import in_thread
 from keyguard.run import run_flow
-from keyguard.stack.bans import names_of_bans
-from keyguard.stack.callers import Kind
-from keyguard.stack.diagnosing import INTERVAL, Diagnoses
-from keyguard.stack.written import StackNote
-from keyguard.units import Duration
-from keyguard.usage import Usage
-from keyguard.why import Diagnosis
-from keyguard.why.recall import Recall, latest, written
-from keyguard.why.requests import RequestReport
+from keyguard.stack.written import StackNote, names_of_bans
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from keyguard.guards.cache import Explanation, ResponseCache
+    from keyguard.stack.callers import Kind
+    from keyguard.units import Duration
+    from keyguard.usage import Usage
+    from keyguard.why import Diagnosis
+    from keyguard.why.requests import RequestReport
 
 
 class ForAnswers:
@@ -58,6 +59,8 @@ class ForAnswers:
         Without `Keyguard(usage=Usage())` it is not known who has asked for what. Raises `ValueError` for who is nobody,
         and `StoreError` if the store fails.
         """
+        from keyguard.stack.diagnosing import INTERVAL, Diagnoses
+
         usage = self._usage_if_any()
         answers = Diagnoses(
             self.store,
@@ -88,12 +91,15 @@ class ForAnswers:
         not, as `cache.explain` does. Of requests this process remembers the last 2,000; refusals of all processes are
         found for an hour. Both needs `Keyguard(usage=Usage())`. Raises `StoreError` if the ledger's store fails.
         """
+        from keyguard.why.recall import written
+        from keyguard.why.requests import RequestReport
+
         if not isinstance(what, str) or what.startswith("/") or "://" in what:
             return self.cache.explain(what)
-        recall = observer_of(self._observers, Recall)
-        found = None if recall is None else recall.find(what)
-        if found is not None:
-            return found
+        for recall in instances_of(self._observers, "keyguard.why.recall", "Recall"):
+            found: RequestReport | None = recall.find(what)
+            if found is not None:
+                return found
         usage = self._usage_if_any()
         if usage is None:
             raise ConfigurationError(
@@ -111,6 +117,8 @@ class ForAnswers:
 
         They are those of the last day, as far as the ledger has written them. Raises `ConfigurationError` without one.
         """
+        from keyguard.why.recall import latest
+
         usage = self._usage_if_any()
         if usage is None:
             raise ConfigurationError("no refusals are remembered: write Keyguard(usage=Usage())")
@@ -123,4 +131,4 @@ class ForAnswers:
     def _usage_if_any(self) -> Usage | None:
         if self.store is not self._home:  # in a test, of which no ledger hears
             return None
-        return observer_of(self._observers, Usage)
+        return next(iter(instances_of(self._observers, "keyguard.usage.usage", "Usage")), None)

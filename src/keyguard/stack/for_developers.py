@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keyguard.stack.flask_routes import FlaskApps
+from keyguard.stack.flask_apps import FlaskApps
 from keyguard.stack.for_routes import ForRoutes
-from keyguard.stack.lint import Findings, Severity, Stack, check_app, checked_severity, raise_from
+
+if TYPE_CHECKING:
+    from keyguard.stack.lint import Findings, Severity
 
 
 class ForDevelopers(ForRoutes):
@@ -29,6 +31,8 @@ class ForDevelopers(ForRoutes):
         middleware around it. `fail_on` is the least severity that raises: `"error"`, `"warning"`, `"note"`, or `None`
         for none. Raises `ConfigurationError`, which lists the findings of that severity.
         """
+        from keyguard.stack.lint import Stack, check_app, checked_severity, raise_from
+
         checked_severity(fail_on)
         stack = Stack(self._stacked, vars(self).get("markers"), self._flask_apps, self.check_routes)
         findings = check_app(stack, app)

@@ -9,23 +9,20 @@ from typing import TYPE_CHECKING
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
 from keyguard.guard import AnyGuard
-from keyguard.guards.cache import ResponseCache
+from keyguard.lazy import instances_of
 from keyguard.manual_clock import ManualClock
-from keyguard.metrics import Metrics
 from keyguard.observer import Observed, Observer, Sink, close_all, observer_of
 from keyguard.ops import Store, close_in_loop, traits_of
 from keyguard.process.event_loops import in_thread
-from keyguard.stack.measured import metrics_of
-from keyguard.stack.pools import checked_pools
 from keyguard.stack.written import StackNote
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
-from keyguard.usage import Usage
-from keyguard.why.recall import Recall
 
 if TYPE_CHECKING:
     from keyguard.alerts.book import AlertBook
+    from keyguard.metrics import Metrics
     from keyguard.upstream.pool import KeyPool
+    from keyguard.usage import Usage
 
 
 class ForObservers:
@@ -52,14 +49,20 @@ class ForObservers:
 
     def _observe(self, observers: Iterable[tuple[str, Observer | None]], pools: Iterable[KeyPool]) -> None:
         """Attach the observers of the stack, which is whole but for them."""
-        self._pools = checked_pools(pools)
+        self._pools = ()
+        if pools != ():
+            from keyguard.stack.pools import checked_pools
+
+            self._pools = checked_pools(pools)
         self._observers: tuple[Observer, ...] = ()
         self._observing: tuple[Sink, ...] = ()
         """The functions of observers that are told of each request."""
         aside = None if self._aside is None else self._aside.store
         self._stores = [self._home, *([] if aside is None or aside is self._home else [aside])]
         given = [*observers]
-        if any(isinstance(observer, Usage) for _, observer in given):
+        if self._ledgers(observer for _, observer in given):
+            from keyguard.why.recall import Recall
+
             given.append(("recall", Recall()))
         for word, observer in given:
             if observer is None:
@@ -92,10 +95,9 @@ class ForObservers:
 
     def _cache_counts(self) -> Mapping[str, int]:
         found: dict[str, int] = {}
-        for guard in self.guards:
-            if isinstance(guard, ResponseCache):
-                for name, count in asdict(guard.stats()).items():
-                    found[name] = found.get(name, 0) + count
+        for cache in instances_of(self.guards, "keyguard.guards.cache.guard", "ResponseCache"):
+            for name, count in asdict(cache.stats()).items():
+                found[name] = found.get(name, 0) + count
         return found
 
     def metrics(self) -> Metrics:
@@ -104,6 +106,8 @@ class ForObservers:
         Nothing is counted before the first call, so make it when the app is made, and not in a handler.
         """
         if self._metrics is None:
+            from keyguard.stack.measured import metrics_of
+
             self._metrics, counts = metrics_of(
                 self._note.name,
                 lambda: self._watched,
@@ -121,10 +125,14 @@ class ForObservers:
     @property
     def usage(self) -> Usage:
         """Return the ledger of this stack: `of` somebody, `by_cause`, `top`, `last_used`, `processes`."""
-        for observer in self._observers:
-            if isinstance(observer, Usage):
-                return observer
+        found = self._ledgers(self._observers)
+        if found:
+            return found[0]
         raise ConfigurationError("this stack has no ledger: write Keyguard(usage=Usage())")
+
+    @staticmethod
+    def _ledgers(observers: Iterable[object]) -> list[Usage]:
+        return instances_of(observers, "keyguard.usage.usage", "Usage")
 
     @property
     def alerts(self) -> AlertBook:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keyguard.clock import Clock
 from keyguard.errors import ConfigurationError
 from keyguard.guard import Guard
 from keyguard.ops import Store
-from keyguard.overrides import Overrides
-from keyguard.policies import ShadowStats
-from keyguard.stack.description import Description, described
-from keyguard.stack.limit_overrides import LimitOverrides
 from keyguard.stack.policies import records_of
 from keyguard.stack.written import StackNote, names_of_overridable
+
+if TYPE_CHECKING:
+    from keyguard.overrides import Overrides
+    from keyguard.policies import ShadowStats
+    from keyguard.stack.description import Description
+    from keyguard.stack.limit_overrides import LimitOverrides
 
 
 class ForPolicies:
@@ -35,6 +37,8 @@ class ForPolicies:
         They count for callers whose identity is known where the limit stands, in all processes within a second. Raises
         `ConfigurationError` if the stack reads none.
         """
+        from keyguard.stack.limit_overrides import LimitOverrides
+
         if self._overridden is None:
             raise ConfigurationError("this stack reads no overrides: say Keyguard(..., overrides=True)")
         return LimitOverrides(self.store, self._overridable, self._clock, self._overridden)
@@ -54,4 +58,6 @@ class ForPolicies:
 
         The command `keyguard policies --app module:guard` prints it.
         """
+        from keyguard.stack.description import described
+
         return described(self._stacked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from keyguard.body_fields import BodyField
@@ -13,28 +13,26 @@ from keyguard.counter_names import LimitFacts
 from keyguard.drivers.interpreter import Engine
 from keyguard.errors import ConfigurationError
 from keyguard.guard import Guard
-from keyguard.guards.api_keys import APIKeys
-from keyguard.guards.api_keys.settings import needed_scopes
 from keyguard.guards.rate_limit.guard import Profile, RateLimit, Rates, Tell
 from keyguard.guards.rate_limit.settling import Refunds, Settler
 from keyguard.http.forwarding import ClientAddress
+from keyguard.lazy import instances_of
 from keyguard.ops import Store
 from keyguard.request import Request
 from keyguard.request.current import SETTING, note_requests
 from keyguard.selection import By, Setting
 from keyguard.stack.counters import claim, facts_of
-from keyguard.stack.expected_routes import ExpectantGuard, Routes
 from keyguard.stack.for_handlers import ForHandlers
-from keyguard.stack.markers import KeyMarker, LimitMarker, Markers
 from keyguard.stack.needs import unmet_needs
-from keyguard.stack.openapi import install
-from keyguard.stack.placed import placed
-from keyguard.stack.route_checks import check_bottle, check_routes
-from keyguard.stack.route_rules import RouteRule
 from keyguard.stack.settings import checked_prefix
 from keyguard.stack.written import StackNote
 from keyguard.stores.circuit_breaker import CircuitBreaker
 from keyguard.without_store import FailureMode
+
+if TYPE_CHECKING:
+    from keyguard.guards.api_keys import APIKeys
+    from keyguard.stack.markers import KeyMarker, LimitMarker, Markers
+    from keyguard.stack.route_rules import RouteRule
 
 
 class ForRoutes(ForHandlers):
@@ -90,6 +88,8 @@ class ForRoutes(ForHandlers):
         Raises `ConfigurationError` for a setting that is wrong, if it counts by keys and the stack looks for none, and
         for a name that another limit has.
         """
+        from keyguard.stack.markers import LimitMarker
+
         self._check_notes("limit()")
         if isinstance(by, BodyField):
             raise ConfigurationError(
@@ -133,6 +133,9 @@ class ForRoutes(ForHandlers):
 
         Raises `ConfigurationError` for a scope that is none, and if the stack has no `APIKeys`.
         """
+        from keyguard.guards.api_keys.settings import needed_scopes
+        from keyguard.stack.markers import KeyMarker
+
         self._check_notes("key()")
         keys = self._keys_guard
         if keys is None:
@@ -154,11 +157,17 @@ class ForRoutes(ForHandlers):
 
         Raises `ConfigurationError` for what is not a FastAPI app, and if it is called twice for one.
         """
+        from keyguard.stack.openapi import install
+        from keyguard.stack.placed import placed
+
         install([*placed(self._stacked)], app, checked_prefix(prefix) or "")
 
     @cached_property
     def markers(self) -> Markers:
         """Return all rules at routes that this stack has: see `keyguard.stack.markers`."""
+        from keyguard.stack.expected_routes import ExpectantGuard
+        from keyguard.stack.markers import Markers
+
         self._innermost = ExpectantGuard(self)
         self._innermost.open = not self._guarding
         self._chain.add(self._innermost)
@@ -181,6 +190,8 @@ class ForRoutes(ForHandlers):
 
         `around` are the stacks further out. Raises `ConfigurationError` for a rule that would not be asked, or twice.
         """
+        from keyguard.stack.route_checks import check_bottle, check_routes
+
         markers: Markers | None = vars(self).get("markers")
         check_bottle(markers, app)
         try:
@@ -192,6 +203,8 @@ class ForRoutes(ForHandlers):
                 raise
             return
         if routes and markers is not None:
+            from keyguard.stack.expected_routes import Routes
+
             self._innermost.expect(app, Routes(routes))
 
     def _limits_at_routes(self) -> list[RateLimit]:
@@ -200,7 +213,7 @@ class ForRoutes(ForHandlers):
 
     @property
     def _keys_guard(self) -> APIKeys | None:
-        return next((guard for guard in self.guards if isinstance(guard, APIKeys)), None)
+        return next(iter(instances_of(self.guards, "keyguard.guards.api_keys.guard", "APIKeys")), None)
 
     def _begin_rule(self, rule: RouteRule[Any]) -> None:
         limit = rule.limit

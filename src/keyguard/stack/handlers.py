@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from keyguard.clock import SECOND
 from keyguard.drivers.in_place import adrive_in_place, drive_in_place, would_block_a_loop
@@ -16,11 +16,13 @@ from keyguard.guards.rate_limit.reserving import LEASE, MAX_AGE, reserve_units
 from keyguard.guards.rate_limit.settling import checked_units
 from keyguard.guards.rate_limit.tab import Counter, Hold, Tab
 from keyguard.ops import Store, traits_of
-from keyguard.policies.shadow import Record
 from keyguard.refused import Refused, refused
 from keyguard.renewals import Kept, keep
 from keyguard.request import CarriedRequest, current_request
 from keyguard.response import Response
+
+if TYPE_CHECKING:
+    from keyguard.policies.shadow import Record
 
 
 class Handlers:

@@ -25,12 +25,10 @@ from keyguard.manual_clock import GivenClock, ManualClock, clock_from
 from keyguard.observer import Observer
 from keyguard.ops import Store, traits_of
 from keyguard.overrides import overrides_of
-from keyguard.policies import Policy
 from keyguard.process.fork import renew_after_fork
 from keyguard.process.workers import checked_workers
 from keyguard.refusal import Refusal
 from keyguard.request.current import note_requests
-from keyguard.stack.bans import names_of_bans
 from keyguard.stack.counters import claim
 from keyguard.stack.deployment import (
     check_clock,
@@ -41,7 +39,7 @@ from keyguard.stack.deployment import (
     warn_of_workers,
 )
 from keyguard.stack.disabled import NOT_ENABLED, anonymous
-from keyguard.stack.flask_routes import FlaskApps
+from keyguard.stack.flask_apps import FlaskApps
 from keyguard.stack.for_dashboard import ForDashboard, warn_of_dashboards
 from keyguard.stack.for_developers import ForDevelopers
 from keyguard.stack.for_flask import ForFlask
@@ -53,7 +51,6 @@ from keyguard.stack.needs import unmet_needs, why_unmet
 from keyguard.stack.order import check_alike, check_guards, check_innermost, check_layers
 from keyguard.stack.own_usage import with_own_usage
 from keyguard.stack.policies import patterns_of, stacked, unwrapped
-from keyguard.stack.route_checks import check_bottle
 from keyguard.stack.settings import (
     check_functions,
     checked_field_name,
@@ -61,7 +58,7 @@ from keyguard.stack.settings import (
     checked_switch,
     checked_underscores,
 )
-from keyguard.stack.written import StackNote, check_names, module_of_caller
+from keyguard.stack.written import StackNote, check_names, module_of_caller, names_of_bans
 from keyguard.stores import open_store
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
@@ -70,6 +67,7 @@ from keyguard.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from keyguard.drivers.asgi.driver import ASGILayer
     from keyguard.drivers.wsgi.driver import WSGIApp, WSGIDriver
+    from keyguard.policies import Policy
     from keyguard.upstream.pool import KeyPool
 
 log = logger("keyguard")
@@ -298,6 +296,8 @@ class Keyguard(ForDevelopers, ForTests, ForPolicies, ForOperators, ForObservers,
                     "loop under WSGI: use a plain function"
                 )
         check_layers(self._declared, self._needs, app)
+        from keyguard.stack.route_checks import check_bottle  # here, since the first request may check routes
+
         check_bottle(vars(self).get("markers"), app)
         warn_of_dashboards(self, app)
         for layer in layers_within(app):

@@ -13,7 +13,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.flow import is_async
 from keyguard.gate import Gate, members_of
 from keyguard.guard import declared
-from keyguard.policies import Shadow
+from keyguard.stack.policies import shadows_among
 
 
 def needs_of(guard: Any) -> frozenset[str]:
@@ -80,8 +80,8 @@ def _check_later(guard: object, missing: frozenset[str], later: Iterable[Any]) -
 
 def why_unmet(guards: Iterable[Any], needs: Iterable[str]) -> str:
     """Return what to tell a developer whose stack provides nowhere what some of its guards need."""
-    for guard in members_of(guards):
-        if isinstance(guard, Shadow) and set(needs) & set(declared(guard.guard).provides):
+    for guard in shadows_among(members_of(guards)):
+        if set(needs) & set(declared(guard.guard).provides):
             return f": {guard!r} lets everybody pass, so nobody can rely on what it finds: make it a real one first"
     for guard in members_of(guards):
         if set(needs) & set(declared(guard).provides):

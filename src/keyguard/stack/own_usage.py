@@ -7,8 +7,8 @@ from typing import Any
 
 from keyguard.errors import ConfigurationError
 from keyguard.guard import declared
-from keyguard.policies import Policy
-from keyguard.usage import Usage
+from keyguard.lazy import instances_of
+from keyguard.stack.policies import is_policy
 
 
 def with_own_usage(guards: Iterable[Any], usage: object) -> tuple[Any, ...]:
@@ -17,11 +17,11 @@ def with_own_usage(guards: Iterable[Any], usage: object) -> tuple[Any, ...]:
     Raises `ConfigurationError` if nothing finds it.
     """
     found = tuple(guards)
-    own = usage.own() if isinstance(usage, Usage) else None
+    own = next((ledger.own() for ledger in instances_of([usage], "keyguard.usage.usage", "Usage")), None)
     if own is None:
         return found
     for place, guard in enumerate(found, 1):
-        if not isinstance(guard, Policy) and "identity" in declared(guard).provides:
+        if not is_policy(guard) and "identity" in declared(guard).provides:
             return (*found[:place], own, *found[place:])
     raise ConfigurationError(
         f"{own!r} tells callers of their own usage, and no guard of this stack finds out who they are: put APIKeys() "

@@ -26,6 +26,7 @@ from keyguard.clock import pause
 from keyguard.counter_names import LimitFacts
 from keyguard.errors import ConfigurationError, KeyguardError, StoreError
 from keyguard.http.addresses import IPV6_PREFIX
+from keyguard.lazy import instances_of
 from keyguard.logs import logger, plain
 from keyguard.ops import Put, Store, traits_of
 from keyguard.process.fork import ProcessLock, forks_in_c, run_aside
@@ -81,6 +82,12 @@ def encode(name: str, facts: Sequence[LimitFacts], bans: Sequence[str] = ()) -> 
 def names_of_overridable(facts: Iterable[LimitFacts]) -> set[str]:
     """Return the names of the guards in the place of whose limits overrides may put others."""
     return {each.guard for each in facts if each.overridable}
+
+
+def names_of_bans(guards: Iterable[object]) -> list[str]:
+    """Return the names of the guards that ban, as they stand in the keys of what these count."""
+    found = instances_of(guards, "keyguard.guards.bans.guard", "Ban")  # by its class: no other guard bans
+    return [guard.pool_name for guard in found]
 
 
 def _described(limit: Limit | None) -> dict[str, Any] | None:

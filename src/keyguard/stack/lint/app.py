@@ -13,7 +13,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.guards.api_keys import APIKeys
 from keyguard.policies import PolicySet
 from keyguard.selection import never
-from keyguard.stack.flask_routes import FlaskApps
+from keyguard.stack.flask_apps import FlaskApps
 from keyguard.stack.lint.findings import SEVERITIES, Finding, Findings, Severity
 from keyguard.stack.lint.reachability import unreachable, unreachable_at_routes, unreachable_policies
 from keyguard.stack.markers import Markers, learned
