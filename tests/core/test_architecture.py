@@ -171,6 +171,33 @@ def test_keyguard_itself_loads_what_is_used_of_it() -> None:
     assert done.stdout.split() == []
 
 
+WITHOUT = (
+    "alerts audit cli dashboard learnt metrics policies replay testing upstream usage why "
+    "conditions.criteria guards.api_keys guards.bans guards.cache guards.concurrency guards.ip_filter guards.overload "
+    "guards.token_budget guards.upstream_causes keys.registry ops.alerting ops.upstream "
+    "stack.bans stack.diagnosing stack.flask_routes stack.limit_actions stack.limits stack.lint stack.markers "
+    "stack.on_dashboard stack.openapi stores.postgres stores.redis stores.sqlite"
+)
+"""The rooms, and parts of them, that a stack with a limit does without."""
+
+
+def test_a_stack_loads_what_it_needs() -> None:
+    """Interpreters start quickly: each module costs a millisecond."""
+    code = "import sys; from keyguard import Keyguard, RateLimit; Keyguard(RateLimit('10/second')); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    for part in WITHOUT.split():
+        assert [name for name in loaded if f"{name}.".startswith(f"keyguard.{part}.")] == []
+
+
+@pytest.mark.parametrize("world", ["asgi", "wsgi"])
+def test_requests_load_nothing(world: str) -> None:
+    """What a request needs is loaded when the stack is put around the app, or the first one would wait for it."""
+    command = [sys.executable, "-m", "tests.support.first_request", world]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["200 401 403 429", ""]
+
+
 def test_the_names_of_keyguard_are_those_that_type_checkers_see() -> None:
     tree = ast.parse((SOURCE / "__init__.py").read_text())
     (seen,) = [node.body for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name)]

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from keyguard.chain import decide_of
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.flow import Flow
 from keyguard.gate import Gate
 from keyguard.guard import LONG, Answer, Ask, Decide, Guard, Long, Mark, Surroundings, Told, declared, is_plain
+from keyguard.keys import KeyRegistry
 from keyguard.keys.credentials import Sources
 from keyguard.logs import logger
 from keyguard.ops import Store
@@ -32,9 +33,6 @@ from keyguard.request import CarriedRequest, Forward, Request
 from keyguard.request.limits import Shadowed
 from keyguard.response import Headers, Response
 from keyguard.uncounted import UNCOUNTED, refuse_uncounted
-
-if TYPE_CHECKING:
-    from keyguard.keys import KeyRegistry
 
 log = logger("keyguard")
 

@@ -7,7 +7,6 @@ line or configuration. If they differ, the largest number counts: it is used to 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -55,6 +54,8 @@ def _told_by_the_command_line() -> Iterator[int]:
         return
     yield from _number(os.environ.get(f"{name.upper()}_WORKERS", ""))
     if name == "gunicorn":
+        import shlex
+
         with suppress(ValueError):  # gunicorn itself says what is wrong with it
             words = shlex.split(os.environ.get("GUNICORN_CMD_ARGS", "")) + words
     yield from _options(words, _OPTIONS[name])

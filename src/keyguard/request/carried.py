@@ -14,7 +14,6 @@ from os import urandom
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from keyguard.errors import AmbiguousPath
-from keyguard.http.callers import Told
 from keyguard.http.fields import FieldSet, asks_for_another_method
 from keyguard.http.shown_path import shown_path
 from keyguard.http.spelling import Spelling
@@ -25,6 +24,7 @@ from keyguard.request.state import SharedState
 
 if TYPE_CHECKING:
     from keyguard.http.addresses import Address
+    from keyguard.http.callers import Told
     from keyguard.http.spelling import Inside
     from keyguard.response import FieldNames, Headers
 
