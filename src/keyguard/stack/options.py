@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import EllipsisType
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from keyguard.conditions import OnPaths
 from keyguard.decision import Decision
@@ -28,6 +28,9 @@ from keyguard.selection import By, Setting
 from keyguard.stores.circuit_breaker import StoreHealth
 from keyguard.units import Duration
 from keyguard.without_store import FailureMode
+
+if TYPE_CHECKING:
+    from keyguard.upstream.pool import KeyPool
 
 
 class StackOptions(TypedDict, total=False):
@@ -52,6 +55,7 @@ class StackOptions(TypedDict, total=False):
     overrides: bool
     usage: Observer | None
     alerts: Observer | None
+    pools: Iterable[KeyPool]
 
 
 class APIKeysOptions(StackOptions, total=False):

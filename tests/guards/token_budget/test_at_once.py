@@ -103,7 +103,7 @@ def test_a_budget_holds_though_many_come_at_once(
     assert max(waits) > 1
     (use,) = guard.limits.peek(CALLER, by="ip")
     assert use.held == 0
-    assert use.spent == costly.spent
+    assert use.spent == min(LIMIT, costly.spent)  # a soft budget may go over by a little, which nobody is shown
     assert costly.spent <= LIMIT * (1 if mode == "hard" else 1.03)
     assert costly.spent > LIMIT * 0.8
     assert costly.most_under_way > 1
