@@ -13,6 +13,8 @@ from keyguard.upstream.keys import PLACEHOLDER
 SECRET = "sk-very-secret-1234567890"
 NAN = float("nan")
 INFINITY = float("inf")
+HUGE = 10**5000
+"""Too large for a float, and Python does not write it either."""
 
 
 def key(id: str = "a", secret: str = SECRET, **settings: Any) -> Key:
@@ -37,6 +39,9 @@ def key(id: str = "a", secret: str = SECRET, **settings: Any) -> Key:
         ("weight", {"secret": SECRET, "weight": 0}),
         ("weight", {"secret": SECRET, "weight": NAN}),
         ("weight", {"secret": SECRET, "weight": INFINITY}),
+        ("weight", {"secret": SECRET, "weight": HUGE}),
+        ("rank", {"secret": SECRET, "rank": HUGE}),
+        ("not set", {"env": 5}),
         ("limit group", {"secret": SECRET, "group": "a|b"}),
     ],
 )
@@ -77,6 +82,7 @@ def test_a_secret_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ("origin", [key()], {"origin": "https://api.example.com?key=1"}),
         ("origin", [key()], {"origin": ""}),
         ("origin", [key()], {"origin": [7]}),
+        ("origin", [key()], {"origin": 7}),
         ("needs origin", [key()], {"profile": "generic", "origin": None}),
         ("profile", [key()], {"profile": "opneai"}),
         ("profile", [key()], {"profile": 5}),
@@ -91,6 +97,7 @@ def test_a_secret_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ("greater than 0", [key()], {"limits": {"a": {"rpm": 0.5}}}),
         ("greater than 0", [key()], {"limits": {"a": {"rpm": True}}}),
         ("greater than 0", [key()], {"limits": {"a": {"rpm": "5"}}}),
+        ("greater than 0", [key()], {"limits": {"a": {"rpm": HUGE}}}),
         ("list of names", [key()], {"models": "gpt-5*"}),
         ("printable", [key()], {"models": ["gpt 5"]}),
         ("printable", [key()], {"models": [5]}),
@@ -99,6 +106,8 @@ def test_a_secret_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ("max_wait", [key()], {"max_wait": -1}),
         ("max_wait", [key()], {"max_wait": NAN}),
         ("max_wait", [key()], {"max_wait": "20"}),
+        ("max_wait", [key()], {"max_wait": HUGE}),
+        ("workers", [key()], {"workers": HUGE}),
         ("max_waiting", [key()], {"max_waiting": -1}),
         ("max_attempts", [key()], {"max_attempts": 0}),
         ("workers", [key()], {"workers": 0}),
@@ -130,6 +139,36 @@ def test_origins_that_get_a_key(origin: str) -> None:
         "https://x.example@e/",
     ):
         assert not pool.allows(other)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        5,
+        True,
+        "affinity",
+        b"x",
+        ["affinity"],
+        {"afinity": "x"},
+        {5: "x"},
+        {"affinity": None},
+        {"affinity": 5},
+        {"model": 5},
+        {"cost": "tokens"},
+        {"cost": {"words": 5}},
+        {"cost": {"tokens": -1}},
+        {"cost": {"tokens": HUGE}},
+        {"max_wait": NAN},
+        {"max_wait": -1},
+        {"max_wait": HUGE},
+    ],
+    ids=range(17),
+)
+def test_options_of_a_request_that_are_refused(options: Any) -> None:
+    """They are a mistake in the app, and nothing is sent: their error leaves a transport as it is."""
+    pool = KeyPool.openai([key()])
+    with pytest.raises(ConfigurationError):
+        pool.asked(UpstreamRequest("POST", "https://api.openai.com/v1/responses", {}, b"{}"), options)
 
 
 def test_what_a_pool_is_by_default() -> None:

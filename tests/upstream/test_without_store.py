@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from keyguard.clock import SECOND
 from keyguard.errors import StoreBusy, StoreError
-from keyguard.learnt import Report, Seen, dimension_of
+from keyguard.learnt import Dimension, Report, Seen, dimension_of
 from keyguard.ops.upstream import Acquire, Learn
 from keyguard.ops.values import ReadWithTime
 from keyguard.upstream.answers import Asked
@@ -51,6 +52,21 @@ def test_limits_that_answers_told_are_shared_out_as_well() -> None:
     world.ask(NO_WAIT)
     world.store.down = True
     assert answered(world, 30) == 5, "those that are told meanwhile too"
+
+
+def test_a_provider_that_tells_of_ever_new_limits_fills_no_memory() -> None:
+    world = World(keys("a"))
+    for seconds in range(1, 101):
+        world.seen = (Seen(Dimension("requests", seconds * SECOND), 1000 + seconds),)
+        world.ask(NO_WAIT)
+        world.clock.advance("1 second")
+    pool = world.pool
+    known = pool.without_store.limits(pool.candidate("*", pool.groups[0], pool.groups[0].keys))
+    assert len(known) == 8, "as many as its state in the store counts"
+    world.seen = (Seen(Dimension("requests", SECOND), 7),)
+    world.ask(NO_WAIT)
+    known = pool.without_store.limits(pool.candidate("*", pool.groups[0], pool.groups[0].keys))
+    assert known[Dimension("requests", SECOND)] == 7, "what is known still changes"
 
 
 def test_it_waits_for_its_share() -> None:

@@ -29,7 +29,15 @@ class Asking:
         self._max_wait = wait_of(max_wait)
 
     def of(self, request: UpstreamRequest, options: Mapping[str, Any]) -> Asked:
-        """Return what a request asks for, whose own wishes are `options`."""
+        """Return what a request asks for, whose own wishes are `options`.
+
+        Raises `ConfigurationError` for options that there are not, whatever they are: they come from the app.
+        """
+        if not isinstance(options, Mapping):
+            right = "as in {'affinity': 'user-7', 'max_wait': 5}"
+            raise ConfigurationError(
+                f"the options of a request are written by name, {right}, not {type(options).__name__}"
+            )
         for option in options:
             if option not in _OPTIONS:
                 raise ConfigurationError(f"a request has no option {option!r:.80}; there are {', '.join(_OPTIONS)}")

@@ -11,15 +11,17 @@ import os
 import re
 from collections.abc import Callable
 from hashlib import blake2b
-from math import isfinite
 from typing import NoReturn
 
+from keyguard.checks import is_number, is_whole
 from keyguard.errors import ConfigurationError
 
 PLACEHOLDER = "sk-keyguard-placeholder"
 """What SDKs are given as their key. It is sent nowhere."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,63}")
+_MOST_RANK = 1000
+_MOST_WEIGHT = 1_000_000
 _SECRET = re.compile(r"[!-~]+")
 
 
@@ -91,17 +93,17 @@ class Key:
         if given == (env is not None):
             raise ConfigurationError(f"the key {self.id!r} takes its secret or env=, the variable that holds it: one")
         if env is not None:
-            if env not in os.environ:
+            if not isinstance(env, str) or env not in os.environ:
                 raise ConfigurationError(f"the key {self.id!r} stands in the variable {env!r}, which is not set")
             hidden = Secret(os.environ[env])
         problem = hidden.problem()
         if problem is not None:
             raise ConfigurationError(f"the secret of the key {self.id!r} cannot be sent: {problem}")
         self._secret = hidden
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
-            raise ConfigurationError(f"the rank of a key is a whole number from 0, not {rank!r}")
-        if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not weight > 0 or not isfinite(weight):
-            raise ConfigurationError(f"the weight of a key is a number greater than 0, not {weight!r}")
+        if not is_whole(rank) or not 0 <= rank <= _MOST_RANK:
+            raise ConfigurationError(f"the rank of a key is a whole number from 0 to {_MOST_RANK}")
+        if not is_number(weight) or not 0 < weight <= _MOST_WEIGHT:
+            raise ConfigurationError(f"the weight of a key is a number greater than 0, and at most {_MOST_WEIGHT}")
         self.rank = rank
         self.weight = float(weight)
 

@@ -203,7 +203,7 @@ class KeyPool(ForOperators):
         `options` are the request's own wishes: `affinity`, `cost`, `max_wait`, `model`. Raises `ConfigurationError` for
         others.
         """
-        return self._asking.of(request, options or {})
+        return self._asking.of(request, {} if options is None else options)
 
     def transport(self, **options: Unpack[TransportOptions]) -> Any:
         """Return the `transport=` of an `httpx.Client` or of one of httpx2, which most SDKs take as `http_client=`.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import isfinite
 from typing import Any, Literal, TypedDict
 
+from keyguard.checks import is_number, is_whole
 from keyguard.errors import ConfigurationError
 from keyguard.learnt import Dimension, dimension_of
 from keyguard.learnt.dimension import UNITS
@@ -106,11 +106,11 @@ def _limits(
 
 
 def _units(group: str, word: str, limit: object) -> int:
-    whole = isinstance(limit, (int, float)) and not isinstance(limit, bool) and isfinite(limit) and limit == int(limit)
-    if not whole or not 0 < (units := int(limit)) <= _MOST_UNITS:  # type: ignore[call-overload]
-        raise ConfigurationError(f"the limit {word!r} of {group!r} is a whole number greater than 0, not {limit!r:.80}")
-    checked: int = units
-    return checked
+    if not is_number(limit) or not 0 < limit <= _MOST_UNITS or limit != int(limit):
+        raise ConfigurationError(
+            f"the limit {word!r} of {group!r} is a whole number greater than 0, not {shown(limit)}"
+        )
+    return int(limit)
 
 
 def models_of(models: Sequence[str]) -> tuple[str, ...]:
@@ -129,6 +129,8 @@ def models_of(models: Sequence[str]) -> tuple[str, ...]:
 
 def origins_of(origin: str | Sequence[str] | None, profile: Profile) -> frozenset[Origin]:
     """Return the origins that get a key: those that are given, else the profile's."""
+    if origin is not None and not isinstance(origin, (str, Sequence)):
+        raise ConfigurationError(f"origin is a text or a list of texts, not {type(origin).__name__}")
     given = profile.origins if origin is None else (origin,) if isinstance(origin, str) else tuple(origin)
     if not given:
         raise ConfigurationError(f"the profile {profile.name!r} needs origin=, as in 'https://api.example.com'")
@@ -149,17 +151,25 @@ def _origin(text: object) -> Origin:
     return found
 
 
+def shown(value: object) -> str:
+    """Return what a message says of a value that is refused: Python writes no number of thousands of digits."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:
+        return "one of so many digits"
+
+
 def whole(name: str, value: object, least: int, most: int) -> int:
     """Return a setting that is a whole number within bounds."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ConfigurationError(f"{name} is a whole number from {least} to {most}, not {value!r:.80}")
+    if not is_whole(value) or not least <= value <= most:
+        raise ConfigurationError(f"{name} is a whole number from {least} to {most}, not {shown(value)}")
     return value
 
 
 def wait_of(value: object) -> float:
     """Return how many seconds a request may wait."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LONGEST_WAIT:
-        raise ConfigurationError(f"max_wait is in seconds, from 0 to a day, not {value!r:.80}")
+    if not is_number(value) or not 0 <= value <= _LONGEST_WAIT:
+        raise ConfigurationError(f"max_wait is in seconds, from 0 to a day, not {shown(value)}")
     return float(value)
 
 
@@ -188,8 +198,8 @@ def cost_of(cost: object) -> dict[str, int]:
     for unit, units in cost.items():
         if unit not in UNITS.values():
             raise ConfigurationError(f"{unit!r:.80} is not a unit: there are {', '.join(UNITS.values())}")
-        if not isinstance(units, int) or isinstance(units, bool) or not 0 <= units <= _MOST_UNITS:
-            raise ConfigurationError(f"a cost in {unit} is a whole number from 0, not {units!r:.80}")
+        if not is_whole(units) or not 0 <= units <= _MOST_UNITS:
+            raise ConfigurationError(f"a cost in {unit} is a whole number from 0, not {shown(units)}")
     return dict(cost)
 
 

@@ -16,6 +16,9 @@ from keyguard.ops.upstream import Acquire, Learn
 from keyguard.ops.values import Read
 from keyguard.process.fork import renew_after_fork
 
+_MOST_DIMENSIONS = 8
+"""As many of a group's as its state in the store counts: answers tell of them, and may tell of ever new ones."""
+
 
 class WithoutStore:
     """The states of limit groups as this process counts them, one of `workers` that share each limit."""
@@ -42,7 +45,9 @@ class WithoutStore:
         """Remember the limits that an answer told of."""
         for one in seen:
             if one.limit is not None and one.limit > 0:
-                self._told.setdefault(candidate.state, {})[one.dimension] = one.limit
+                told = self._told.setdefault(candidate.state, {})
+                if one.dimension in told or len(told) < _MOST_DIMENSIONS:
+                    told[one.dimension] = one.limit
 
     def acquire(self, candidates: Sequence[Candidate], cost: Mapping[str, int], ahead: int) -> Grant | NoGrant:
         """Choose a group, and book this process's share of it."""

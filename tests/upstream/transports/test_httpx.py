@@ -323,6 +323,24 @@ def test_a_traceback_shows_no_key(world: World) -> None:
 
 
 @every_world
+def test_nor_does_that_of_an_interrupt(world: World) -> None:
+    """Such as a time limit of gevent, or a server that stops its worker."""
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(seen: Seen) -> Reply:
+        fields = seen.fields
+        assert any("sk-A" in value for _, value in fields)
+        raise Interrupted("interrupted")
+
+    with pytest.raises(Interrupted) as caught:
+        world.ask(a_pool(), world.site(interrupt))
+    told = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert "sk-A" not in told
+
+
+@every_world
 def test_a_body_that_is_made_while_it_is_sent_is_sent_once(world: World) -> None:
     def made() -> Iterator[bytes]:
         yield b"once"

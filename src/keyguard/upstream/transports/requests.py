@@ -16,6 +16,7 @@ from urllib3 import HTTPResponse
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 from urllib3.util.retry import Retry
 
+from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.upstream.answers import Answer, Asked, Fault, Result, UpstreamRequest
 from keyguard.upstream.keys import Key
 from keyguard.upstream.origins import origin_of
@@ -44,8 +45,15 @@ class PoolAdapter(HTTPAdapter):
     ) -> None:
         """`options` hold for all requests: `affinity`, `cost`, `max_wait`. The others are those of `HTTPAdapter`."""
         super().__init__(pool_connections, pool_maxsize, max_retries, pool_block)
+        self._sizes = (pool_connections, pool_maxsize, pool_block)
+        renew_after_fork(self)
         self._pool = pool
         self._options = options
+
+    def after_fork(self) -> None:
+        """Connect anew: a connection that two processes write to mixes up their requests, and their keys."""
+        self.proxy_manager = {}
+        self.init_poolmanager(*self._sizes)
 
     def send(
         self,
@@ -57,6 +65,7 @@ class PoolAdapter(HTTPAdapter):
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """Send one request."""
+        check_process()
         how = {"stream": stream, "timeout": timeout, "verify": verify, "cert": cert, "proxies": proxies}
         call = _Call(self._pool, request, lambda copy: HTTPAdapter.send(self, copy, **how))
         if not call.is_ours:
@@ -112,8 +121,9 @@ class _Call:
         """Send a copy with this key as its only credential; `None` for a request to another origin."""
         try:
             response: requests.Response = self._send(self._copy(key))
-        except requests.RequestException as error:
-            error.request = self._request
+        except BaseException as error:  # an interrupt too
+            if isinstance(error, requests.RequestException):
+                error.request = self._request
             forget_frames(error)
             raise
         response.request = self._request

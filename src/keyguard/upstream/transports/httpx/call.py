@@ -125,6 +125,9 @@ class SyncCall(Call):
             opened = Opened(self.inner.handle_request(self.copy(key)))
         except Exception as error:
             return self.fault(error)
+        except BaseException as interrupted:
+            forget_frames(interrupted)
+            raise
         if opened.may_be_refused:
             self.fill(opened, opened.has_event)
         return opened.answer(self.judge)

@@ -6,6 +6,7 @@ import threading
 from types import ModuleType
 from typing import Any, Unpack
 
+from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.upstream.origins import Origin
 from keyguard.upstream.transports.options import TransportOptions
 from keyguard.upstream.transports.pooled import Pooled
@@ -29,6 +30,11 @@ class Shared:
         self._proxy = options.pop("proxy", None)
         self._trust_env = options.get("trust_env", True)
         self._options = options
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Connect anew: a connection that two processes write to mixes up their requests, and their keys."""
         self._lock = threading.Lock()
         self._made: dict[tuple[str, str], Any] = {}
         self._routes: dict[tuple[str, Origin | None], Any] = {}
@@ -40,6 +46,7 @@ class Shared:
         """Return what really sends to an origin."""
         if self._given is not None:
             return self._given
+        check_process()
         route = (family.__name__, origin)
         found = self._routes.get(route)
         if found is None:
