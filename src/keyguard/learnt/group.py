@@ -2,10 +2,11 @@
 
 It is a value of bytes, little-endian; all numbers are whole, and below 2**53.
 
-A head of 128 bytes: the version, 1 (1), the number of the block's cause (1), its tries (2), four bytes of nothing; then
-numbers of 8 bytes: the time at which it was last written; the number of the last grant; how many were answered; a
-moment and the number of the grant then, twice, the later one first: between 10 and 20 seconds ago; all
-that was ever booked, of each of the four units; the block: since, until, probe; when it was slowed down last.
+A head of 128 bytes: the version, 1 (1), the number of the block's cause (1), its tries (2), how many grants
+were given in the second in which it was last written, and in the one before (2 each); then numbers of 8 bytes: the time
+at which it was last written; the number of the last grant; how many were answered; a moment and the number of the grant
+then, twice, the later one first: between 10 and 20 seconds ago; all that was ever booked, of each of the four units;
+the block: since, until, probe; when it was slowed down last.
 
 Then 88 bytes for each dimension: the place of its unit (1), flags (1), pace (2), four bytes of nothing; then numbers of
 8 bytes: period, limit, told, when, used, end_then, booked_then, cap, set_at, paced (`meter.py` says what they are).
@@ -24,7 +25,7 @@ from keyguard.learnt.dimension import UNITS, Dimension
 from keyguard.learnt.marks import MOST
 from keyguard.learnt.meter import CONFIGURED, EVEN, LEARNT, MOST_UNITS, TOLD, Meter
 
-_HEAD = Struct("<BBH4x15Q")
+_HEAD = Struct("<BBHHH15Q")
 _METER = "BBH4x10Q"
 _MOST_METERS = 8
 _STATES = {
@@ -37,6 +38,7 @@ _VERSION = 1
 _LONGEST = 32 * DAY
 AT_ONCE = 4
 """Grants that are given while no answer came yet, each second."""
+_MOST_COUNTED = 0xFFFF  # of a second
 _SHARE = 10 * SECOND  # how often the number of grants is noted, to know how fast they were given
 
 UNIT_PLACES = {unit: place for place, unit in enumerate(UNITS.values())}
@@ -45,7 +47,20 @@ UNIT_PLACES = {unit: place for place, unit in enumerate(UNITS.values())}
 class Group:
     """The state of one limit group, while an operation looks at it or changes it."""
 
-    __slots__ = ("answered", "at", "block", "booked", "changed", "foreign", "meters", "notes", "number", "slowed")
+    __slots__ = (
+        "answered",
+        "at",
+        "before",
+        "block",
+        "booked",
+        "changed",
+        "foreign",
+        "lately",
+        "meters",
+        "notes",
+        "number",
+        "slowed",
+    )
 
     def __init__(self, data: bytes | None, now: int) -> None:
         self.meters: list[Meter] = []
@@ -56,12 +71,15 @@ class Group:
             self._clear(now)
         if now < self.at - SECOND:
             self._set_back(self.at - now)
+        seconds = now // SECOND - self.at // SECOND
+        if seconds > 0:
+            self.lately, self.before = 0, self.lately if seconds == 1 else 0
         for meter in self.meters:
             meter.pass_time(now)
 
     def _clear(self, now: int) -> None:
         self.at = now
-        self.number = self.answered = self.slowed = 0
+        self.number = self.answered = self.slowed = self.lately = self.before = 0
         self.notes = [0, 0, 0, 0]
         self.booked = [0, 0, 0, 0]
         self.block = Block()
@@ -72,16 +90,16 @@ class Group:
         if struct is None:
             return False
         values = struct.unpack(data)
-        version, cause, tries, self.at, self.number, self.answered = values[:6]
+        version, cause, tries, self.lately, self.before, self.at, self.number, self.answered = values[:8]
         if version != _VERSION or cause >= len(CAUSES) or max(values) >= MOST:
             return False
-        self.notes, self.booked = [*values[6:10]], [*values[10:14]]
-        since, until, probe, self.slowed = values[14:18]
+        self.notes, self.booked = [*values[8:12]], [*values[12:16]]
+        since, until, probe, self.slowed = values[16:20]
         if since > self.at or until > self.at + FAR:
             return False
         self.block = Block(cause, tries, since, until, probe)
         self.meters = []
-        for place in range(18, len(values), _PLACES):
+        for place in range(20, len(values), _PLACES):
             meter = Meter(*values[place : place + _PLACES])
             if not meter.flags & (TOLD | LEARNT | CONFIGURED) or meter.unit >= len(UNIT_PLACES):
                 return False
@@ -102,7 +120,8 @@ class Group:
 
     def pack(self, now: int) -> bytes:
         block = self.block
-        values = [_VERSION, block.cause, block.tries, max(self.at, now), self.number, self.answered, *self.notes]
+        values = [_VERSION, block.cause, block.tries, self.lately, self.before]
+        values += [max(self.at, now), self.number, self.answered, *self.notes]
         values += [*self.booked, block.since, block.until, block.probe, self.slowed]
         for m in self.meters:
             values += (m.unit, m.flags, m.pace, m.period, m.limit, m.told, m.when, m.used)
@@ -179,6 +198,7 @@ class Group:
         if now - self.notes[0] >= _SHARE:
             self.notes = [now, self.number, *self.notes[:2]]
         self.number += 1
+        self.lately = min(self.lately + 1, _MOST_COUNTED)
         for place, units in enumerate(costs):
             self.booked[place] += units
         for meter in self.meters:
@@ -188,6 +208,11 @@ class Group:
     def in_flight(self) -> int:
         """Return how many grants are not answered yet; those of long ago never will be."""
         return max(0, self.number - max(self.answered, self.notes[3]))
+
+    def burst(self, unit: int) -> int:
+        """Return how many units the provider may have got at once: lately, or those that are under way."""
+        each = max(1, self.booked[unit] // max(1, self.number))
+        return min(max(self.in_flight(), self.lately + self.before) * each, MOST_UNITS)
 
     def had(self, unit: int, now: int) -> int:
         """Return how many units a minute were booked lately."""

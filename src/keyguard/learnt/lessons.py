@@ -235,7 +235,7 @@ def _slow_down(group: Group, report: Report, short: Sequence[Seen], hidden: bool
         meters = [m for m in group.meters if _UNITS[m.unit] == "requests"] or group.meters
         least = min(meters, key=lambda m: m.period, default=None)
         if least is not None:
-            least.cap_burst(group.in_flight() + 1, now)
+            least.cap_burst(group.burst(least.unit), now)
         return
     if short:
         for seen in short:

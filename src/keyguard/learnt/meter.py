@@ -26,6 +26,7 @@ _PACK = 1024
 _SLOWEST = 50
 _FASTEST = 8 * EVEN  # of what was learnt
 _CATCHING_UP = 3 * EVEN // 2  # of what was told: in bursts that are capped, what was left unused is not lost
+_ON_TOP = 5 * EVEN // 4  # to begin with: what is left unused after a refusal is caught up soon
 _RISE = SECOND // 5  # for each thousandth: half a percent a second
 
 
@@ -180,9 +181,16 @@ class Meter:
         self.set_at = now
 
     def cap_burst(self, burst: int, now: int) -> None:
-        """Take four fifths of the largest burst, since there is a shorter window; `burst` units were under way."""
-        cap = min(self.cap_at(now) or self.limit, max(burst, 1))
-        pace = self.pace_at(now)
-        self.cap = max(1, cap * 4 // 5)
-        self.pace = max(_SLOWEST, pace * 7 // 10) if cap <= 1 else pace
+        """Have less come at once, since there is a shorter window; `burst` units were let go within about a second.
+
+        The pace let go some of these, so a cap is of what comes on top of it. If units one by one are too fast too, it
+        is the pace that is.
+        """
+        known, pace = self.cap_at(now), self.pace_at(now)
         self.set_at = now
+        if known == 1:
+            self.cap, self.pace = 1, max(_SLOWEST, pace * 7 // 10)
+            return
+        self.pace = max(pace, _ON_TOP)
+        by_pace = self.limit * self.pace // EVEN // max(1, self.period // SECOND)
+        self.cap = max(1, min(known // 2 if known else self.limit - 1, burst * 4 // 5 - by_pace))

@@ -63,6 +63,7 @@ local function book(group, start)
     group.notes = { now, group.number, group.notes[1], group.notes[2] }
   end
   group.number = group.number + 1
+  group.lately = min(group.lately + 1, 65535)
   for place, units in ipairs(spec.costs) do group.booked[place] = group.booked[place] + units end
   for _, m in ipairs(group.meters) do
     local units = spec.costs[m.unit + 1]

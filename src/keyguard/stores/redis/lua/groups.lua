@@ -172,12 +172,12 @@ end
 
 -- Groups ---------------------------------------------------------------------------------------------------------------
 
-local HEAD = '<BBHxxxx' .. ('i8'):rep(15)
+local HEAD = '<BBHHH' .. ('i8'):rep(15)
 local groups = {}
 
 local function emptied(foreign)
   return {
-    at = now, number = 0, answered = 0, slowed = 0, notes = { 0, 0, 0, 0 }, booked = { 0, 0, 0, 0 },
+    at = now, number = 0, answered = 0, slowed = 0, lately = 0, before = 0, notes = { 0, 0, 0, 0 }, booked = { 0, 0, 0, 0 },
     block = block_of(0, 0, 0, 0, 0), meters = {}, changed = false, foreign = foreign or false,
   }
 end
@@ -194,12 +194,13 @@ local function read_group(data)
   local rest = #data - 128
   if data:byte(1) ~= 1 or rest < 0 or rest % 88 ~= 0 or rest > 8 * 88 then return nil end
   local v = { unpack_(HEAD, data) }
-  if v[2] >= CAUSES or out_of_range(v, 4) then return nil end
+  if v[2] >= CAUSES or out_of_range(v, 6) then return nil end
   local group = emptied()
-  group.at, group.number, group.answered, group.slowed = v[4], v[5], v[6], v[18]
-  group.notes, group.booked = { v[7], v[8], v[9], v[10] }, { v[11], v[12], v[13], v[14] }
-  group.block = block_of(v[2], v[3], v[15], v[16], v[17])
-  if v[15] > group.at or v[16] > group.at + FAR then return nil end
+  group.lately, group.before = v[4], v[5]
+  group.at, group.number, group.answered, group.slowed = v[6], v[7], v[8], v[20]
+  group.notes, group.booked = { v[9], v[10], v[11], v[12] }, { v[13], v[14], v[15], v[16] }
+  group.block = block_of(v[2], v[3], v[17], v[18], v[19])
+  if v[17] > group.at or v[18] > group.at + FAR then return nil end
   for at = 129, #data, 88 do
     local w = { unpack_(METER, data, at) }
     if w[1] >= 4 or out_of_range(w, 1) then return nil end
@@ -265,6 +266,8 @@ local function group_of(candidate)
     group = data ~= '' and read_group(data) or emptied()
   end
   if now < group.at - SECOND then group_back(group, group.at - now) end
+  local seconds = floor(now / SECOND) - floor(group.at / SECOND)
+  if seconds > 0 then group.lately, group.before = 0, seconds == 1 and group.lately or 0 end
   for _, m in ipairs(group.meters) do pass_time(m) end
   configure(group, candidate[3])
   groups[place] = group
@@ -276,8 +279,8 @@ local function in_flight(group) return max(0, group.number - max(group.answered,
 local function write_group(place, g)
   local n, k, b = g.notes, g.booked, g.block
   local parts = {
-    pack(HEAD, 1, b.cause, b.tries, max(g.at, now), g.number, g.answered, n[1], n[2], n[3], n[4], k[1], k[2], k[3], k[4],
-      b.since, b.until_, b.probe, g.slowed),
+    pack(HEAD, 1, b.cause, b.tries, g.lately, g.before, max(g.at, now), g.number, g.answered, n[1], n[2], n[3], n[4],
+      k[1], k[2], k[3], k[4], b.since, b.until_, b.probe, g.slowed),
   }
   for _, m in ipairs(g.meters) do
     parts[#parts + 1] = pack(METER, m.unit, m.flags, m.pace, m.period, m.limit, m.told, m.when, m.used, m.end_then,

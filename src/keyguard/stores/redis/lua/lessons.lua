@@ -20,11 +20,21 @@ local function slow_meter(m)
 end
 
 local function cap_burst(m, burst)
-  local known = cap_at(m)
-  local cap, pace = min(known > 0 and known or m.limit, max(burst, 1)), pace_at(m)
-  m.cap = max(1, floor(cap * 4 / 5))
-  m.pace = cap <= 1 and max(50, floor(pace * 7 / 10)) or pace
+  local known, pace = cap_at(m), pace_at(m)
   m.set_at = now
+  if known == 1 then
+    m.cap, m.pace = 1, max(50, floor(pace * 7 / 10))
+    return
+  end
+  m.pace = max(pace, 5 * EVEN / 4)
+  local by_pace = floor(floor(m.limit * m.pace / EVEN) / max(1, floor(m.period / SECOND)))
+  m.cap = max(1, min(known > 0 and floor(known / 2) or m.limit - 1, floor(burst * 4 / 5) - by_pace))
+end
+
+-- How many units the provider may have got at once.
+local function burst_of(group, unit)
+  local each = max(1, floor(group.booked[unit + 1] / max(1, group.number)))
+  return min(max(in_flight(group), group.lately + group.before) * each, MOST_UNITS)
 end
 
 -- How many units a minute were booked lately.
@@ -183,7 +193,7 @@ local function hidden_window(group)
     end
     if least then break end
   end
-  if least then cap_burst(least, in_flight(group) + 1) end
+  if least then cap_burst(least, burst_of(group, least.unit)) end
 end
 
 local function slow_down(group, report, short, hidden)
