@@ -189,8 +189,9 @@ class Meter:
         known, pace = self.cap_at(now), self.pace_at(now)
         self.set_at = now
         if known == 1:
-            self.cap, self.pace = 1, max(_SLOWEST, pace * 7 // 10)
+            self.cap, self.pace = 1, max(_SLOWEST, pace * 4 // 5)
             return
         self.pace = max(pace, _ON_TOP)
         by_pace = self.limit * self.pace // EVEN // max(1, self.period // SECOND)
-        self.cap = max(1, min(known // 2 if known else self.limit - 1, burst * 4 // 5 - by_pace))
+        on_top = burst * 4 // 5 - by_pace
+        self.cap = max(1, min(known // 2, on_top) if known else min(self.limit - 1, max(2, on_top)))

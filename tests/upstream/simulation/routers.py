@@ -66,6 +66,8 @@ class PoolWorker:
 
     def __init__(self, world: World, store: Store) -> None:
         self.world, self.store = world, store
+        self.killed = False
+        """Whether it does nothing any more, whatever it was at."""
         self._groups = {group.name: group for group in world.groups}
         self._outbox = Outbox(self._clock, lambda: None)
         groups = [
@@ -88,6 +90,8 @@ class PoolWorker:
 
     def _flush(self) -> None:
         """Send what is to be learnt from, as the thread does each second."""
+        if self.killed:
+            return
         while taken := self._outbox.take():
             self.store.run(Learn(self._outbox.reports(taken)))
         if self.world.now < SPAN:
@@ -95,12 +99,15 @@ class PoolWorker:
 
     def take(self, request: Request) -> None:
         asked = Asked("m", request.affinity, request.cost, PATIENCE / SECOND, True)
-        self._go_on(request, attempt(self._pool, asked), None)
+        if not self.killed:
+            self._go_on(request, attempt(self._pool, asked), None)
 
     def _go_on(self, request: Request, flow: Flow[Any], value: Any) -> None:
         def later(span: int, answer: Callable[[], Any]) -> None:
             self.world.later(span, lambda: self._go_on(request, flow, answer()))
 
+        if self.killed:
+            return
         try:
             step = flow.send(value)
             while isinstance(step, (ReadBody, Discard)):

@@ -34,8 +34,12 @@ class Request:
 class World:
     """Events in the order of their time, and chances from a seed."""
 
-    def __init__(self, groups: Sequence[Group], seed: int = 1) -> None:
+    def __init__(
+        self, groups: Sequence[Group], seed: int = 1, *, work: tuple[int, int] = (200_000, 1_500_000)
+    ) -> None:
+        """`work`: how long the provider takes for an answer, in microseconds: at least, and less than."""
         self.groups = groups
+        self.work = work
         self.now = 0
         self.chance = random.Random(seed)
         self._events: list[tuple[int, int, Callable[[], None]]] = []
@@ -64,7 +68,7 @@ class World:
 
         def arrive() -> None:
             reply = group.ask(request.cost, self.now)
-            work = self.chance.randrange(200_000, 1_500_000) if reply.admitted else 10_000
+            work = self.chance.randrange(*self.work) if reply.admitted else 10_000
 
             def back() -> None:
                 if reply.admitted:

@@ -32,11 +32,17 @@ class Figures(NamedTuple):
     late: float
     """How late the event loop of a worker was, in seconds."""
 
+    @property
+    def part_served(self) -> float:
+        return self.served / self.possible
+
+    @property
+    def part_refused(self) -> float:
+        return self.refused / self.answers
+
     def __str__(self) -> str:
-        part = 100 * self.served / self.possible
-        wasted = 100 * self.refused / self.answers
-        told = f"{self.served} of {self.possible} possible served ({part:.1f} %), {self.refused} refusals"
-        return f"{told} ({wasted:.1f} %), event loops {1000 * self.late:.0f} ms late"
+        told = f"{self.served} of {self.possible} possible served ({100 * self.part_served:.1f} %), {self.refused}"
+        return f"{told} refusals ({100 * self.part_refused:.1f} %), event loops {1000 * self.late:.0f} ms late"
 
 
 class Crew:

@@ -1,7 +1,9 @@
 """Four processes that share a pool, over sockets: one of them is killed, and the provider has a limit that it hides.
 
-What was possible is what the provider itself could have served meanwhile. Where event loops get no turn for long,
-requests are sent late and in heaps, whatever the pool says; so less is asked of a machine that is so busy.
+What was possible is what the provider itself could have served meanwhile, by its own clock and record. How near a pool
+comes to it depends on whether event loops get their turn, so what is asked for here is relative to a model of plain
+retries on the same machine. `tests/upstream/simulation/test_hidden_burst.py` has the same on a clock of its own, where
+at least 95 % of what is possible are to be served, and at most 2 % of the answers refusals.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,11 +21,9 @@ from tests.upstream.sockets.crews import Figures, run
 pytestmark = pytest.mark.slow
 
 GROUPS = ("org-a", "org-b", "org-c")
-SECONDS = 18
+SECONDS, SECONDS_OF_PLAIN = 14, 4
 TASKS = 3
 LEFT = 10
-STARVED = 0.05
-"""How late an event loop is, in seconds, whose machine is too busy to send requests when they are due."""
 
 
 def provider() -> FakeProvider:
@@ -46,18 +45,19 @@ def store_of(kind: str, folder: Path) -> Iterator[str]:
         yield f"{server.url}?timeout=1"
 
 
+@pytest.fixture(scope="module")
+def plain() -> Figures:
+    figures = run(provider(), SECONDS_OF_PLAIN, left=LEFT, way="plain", store="", tasks=TASKS)
+    print(f"\nplain retries, a model: {figures}")
+    return figures
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
-def test_four_workers_get_what_is_possible_and_are_hardly_ever_refused(kind: str, tmp_path: Path) -> None:
+def test_four_workers_get_what_there_is_and_are_hardly_ever_refused(kind: str, tmp_path: Path, plain: Figures) -> None:
     with store_of(kind, tmp_path) as store:
         pool = run(provider(), SECONDS, left=LEFT, way="pool", store=store, tasks=TASKS)
-    plain = run(provider(), SECONDS / 3, left=LEFT, way="plain", store="", tasks=TASKS)
-    print(f"\npool on {kind}: {pool}\nplain retries, a model: {plain}")
-    served, refused = (0.95, 0.02) if pool.late < STARVED else (0.75, 0.1)
-    assert pool.served >= served * pool.possible
-    assert pool.refused <= refused * pool.answers
-    assert refusals_seen(pool) == 0, "callers see none of them"
-    assert plain.refused > 0.2 * plain.answers, "the provider is not a lenient one"
-
-
-def refusals_seen(figures: Figures) -> Any:
-    return sum(count for status, count in figures.seen.items() if status != "200")
+    print(f"\npool on {kind}: {pool}")
+    assert plain.part_refused > 0.1, "the provider is not a lenient one"
+    assert pool.part_refused < plain.part_refused / 4
+    assert pool.part_served > 0.6 * plain.part_served, "plain retries get all there is, by sheer insistence"
+    assert set(pool.seen) == {"200"}, "callers see none of the refusals"

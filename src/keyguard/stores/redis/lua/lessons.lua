@@ -23,12 +23,13 @@ local function cap_burst(m, burst)
   local known, pace = cap_at(m), pace_at(m)
   m.set_at = now
   if known == 1 then
-    m.cap, m.pace = 1, max(50, floor(pace * 7 / 10))
+    m.cap, m.pace = 1, max(50, floor(pace * 4 / 5))
     return
   end
   m.pace = max(pace, 5 * EVEN / 4)
   local by_pace = floor(floor(m.limit * m.pace / EVEN) / max(1, floor(m.period / SECOND)))
-  m.cap = max(1, min(known > 0 and floor(known / 2) or m.limit - 1, floor(burst * 4 / 5) - by_pace))
+  local on_top = floor(burst * 4 / 5) - by_pace
+  m.cap = max(1, known > 0 and min(floor(known / 2), on_top) or min(m.limit - 1, max(2, on_top)))
 end
 
 -- How many units the provider may have got at once.
