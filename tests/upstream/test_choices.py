@@ -339,6 +339,23 @@ def test_a_refusal_that_tells_of_room_caps_bursts(provider: Provider) -> None:
     assert 3 <= burst <= 10
 
 
+@pytest.mark.parametrize("seconds_later", ["0 seconds", "1 second"])
+def test_a_burst_counts_although_all_of_it_is_answered(provider: Provider, seconds_later: str) -> None:
+    group = provider.group()
+    provider.works(group)
+    for number in range(20):
+        cause = "exhausted" if number == 19 else "ok"
+        grant = provider.grant(group)
+        if number == 19:
+            provider.clock.advance(seconds_later)
+        provider.tell(group, grant, cause, seen=[Seen(RPM, 600, 590, 1 * SECOND)])
+    provider.clock.advance("60 seconds")
+    burst = 0
+    while isinstance(provider.acquire(group, ahead=0), Grant):
+        burst += 1
+    assert 3 <= burst <= 10
+
+
 def test_a_request_that_was_not_sent_gives_its_units_back(provider: Provider) -> None:
     group = provider.group(limits={"rpm": 1})
     provider.tell(group, provider.grant(group), "unsent", "none")

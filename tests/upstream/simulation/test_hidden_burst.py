@@ -2,7 +2,7 @@
 
 Three groups of 300 requests a minute, which come back evenly. Others have used the same keys before: each group has ten
 left when it begins. At most eight in half a second are let in, of which nothing tells. Each worker has three tasks that
-ask again as soon as they are answered. What the killed one was granted is never sent, what it was answered is never told.
+ask again as soon as they are answered. What the killed one was granted is never sent; what it was answered, never told.
 """
 
 from __future__ import annotations

@@ -34,9 +34,7 @@ class Request:
 class World:
     """Events in the order of their time, and chances from a seed."""
 
-    def __init__(
-        self, groups: Sequence[Group], seed: int = 1, *, work: tuple[int, int] = (200_000, 1_500_000)
-    ) -> None:
+    def __init__(self, groups: Sequence[Group], seed: int = 1, *, work: tuple[int, int] = (200_000, 1_500_000)) -> None:
         """`work`: how long the provider takes for an answer, in microseconds: at least, and less than."""
         self.groups = groups
         self.work = work
