@@ -29,6 +29,7 @@ REQUESTS: list[tuple[str, str, Any, str, dict[str, int]]] = [
     ("openai", "/v1/chat/completions", CHAT | {"max_tokens": 1e400}, "m", {"tokens": 103}),
     ("openai", "/v1/chat/completions", CHAT | {"max_tokens": "many"}, "m", {"tokens": 103}),
     ("openai", "/v1/chat/completions", CHAT | {"max_tokens": 10**14}, "m", {"tokens": 2**31}),
+    ("openai", "/v1/chat/completions", CHAT | {"max_tokens": 10**30}, "m", {"tokens": 2**31}),
     ("openai", "/v1/chat/completions", CHAT | {"model": ["m"]}, "m", {"tokens": 103}),
     ("openai", "/v1/chat/completions", CHAT | {"model": None}, "", {"tokens": 103}),
     ("openai", "/v1/chat/completions", CHAT | {"model": "x" * 9000}, "x" * 256, {"tokens": 103}),
@@ -94,7 +95,11 @@ USED: list[tuple[str, Any, dict[str, int]]] = [
     ),
     ("openai", {"choices": [], "usage": None}, {}),
     ("openai", {"usage": {}}, {}),
-    ("openai", {"usage": {"total_tokens": -5}}, {"tokens": 0}),
+    ("openai", {"usage": {"total_tokens": -5}}, {}),  # it tells nothing: what was booked stays booked
+    ("openai", {"usage": {"total_tokens": 1e400}}, {}),
+    ("openai", {"usage": {"total_tokens": 10**30}}, {}),
+    ("openai", {"usage": {"total_tokens": "many", "prompt_tokens": 9, "completion_tokens": 3}}, {"tokens": 12}),
+    ("anthropic", {"usage": {"input_tokens": -1, "output_tokens": 3}}, {"output_tokens": 3}),
     ("groq", {"x_groq": {"id": "1", "usage": {"prompt_tokens": 3, "completion_tokens": 4}}}, {"tokens": 7}),
     ("mistral", {"usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}, {"tokens": 7}),
     (

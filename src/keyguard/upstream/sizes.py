@@ -49,7 +49,7 @@ def size_of(profile: Profile, path: str, body: bytes | None) -> Size:
     if not isinstance(found, dict):
         return Size(model, cost)
     read = sum(_tokens(found.get(name)) for name in sizes.inputs)
-    written = max((_number(members.value(found, name)) for name in sizes.outputs), default=0)
+    written = max((_number(members.value(found, name)) or 0 for name in sizes.outputs), default=0)
     model = model or members.value(found, sizes.model_member) or ""
     return Size(model[:_LONGEST_MODEL], cost | (_cost(sizes, read, written) if read or written else {}))
 
@@ -74,12 +74,12 @@ def used(profile: Profile, body: bytes | str) -> dict[str, int]:
 def _used(sizes: Sizes, usage: dict[str, Any]) -> dict[str, int]:
     told: dict[str, int] = {}
     for unit, names in (("input_tokens", sizes.used_input), ("output_tokens", sizes.used_output)):
-        numbers = [text for name in names if (text := members.value(usage, name)) is not None]
+        numbers = [number for name in names if (number := _believed(members.value(usage, name))) is not None]
         if numbers:
-            told[unit] = min(_MOST_TOKENS, sum(map(_number, numbers)))
-    total = members.value(usage, sizes.used_total) if sizes.used_total else None
+            told[unit] = min(_MOST_TOKENS, sum(numbers))
+    total = _believed(members.value(usage, sizes.used_total)) if sizes.used_total else None
     if sizes.counts != "apart" and (told or total is not None):
-        return {"tokens": _number(total) if total is not None else sum(told.values())}
+        return {"tokens": total if total is not None else sum(told.values())}
     return told
 
 
@@ -125,6 +125,14 @@ def _is_media(holder: dict[str, Any], name: str) -> bool:
     return name in ("data", "file_data") and any(each in holder for each in types)
 
 
-def _number(text: str | None) -> int:
-    """Read a whole number of tokens, within bounds; 0 if it is none."""
-    return min(_MOST_TOKENS, int(text)) if text and len(text) < 16 and text.isascii() and text.isdigit() else 0
+def _number(text: str | None) -> int | None:
+    """Read a whole number of tokens; `None` if it is none. One that is too large counts as the largest."""
+    if not text or not text.isascii() or not text.isdigit():
+        return None
+    return min(_MOST_TOKENS, int(text)) if len(text) < 16 else _MOST_TOKENS
+
+
+def _believed(text: str | None) -> int | None:
+    """Read what an answer tells that was used; `None` if no answer has so many tokens."""
+    number = _number(text)
+    return None if number == _MOST_TOKENS else number
