@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from keyguard import AlertMessage, Alerts, Key, Keyguard, KeyPool, StoreError, UpstreamExhausted
+from keyguard.ops import DecideAlerts
 from keyguard.stores.memory import MemoryStore
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock
@@ -177,10 +178,12 @@ def test_a_pool_without_room_is_told_also_at_night_and_over_when_nobody_is_given
 def test_what_is_found_out_while_the_store_is_away_is_told_when_it_answers(clock: ManualClock) -> None:
     class Away(MemoryStore):
         away = False
+        decided = 0
 
         def execute(self, ops: Any) -> list[Any]:
             if self.away:
                 raise StoreError("it is away")
+            self.decided += sum(isinstance(op, DecideAlerts) for op in ops)
             return super().execute(ops)
 
     store = Away(clock=clock)
@@ -192,6 +195,7 @@ def test_what_is_found_out_while_the_store_is_away_is_told_when_it_answers(clock
     store.away = False
     rest(process, seconds=60)
     assert process.kinds == ["key.invalid"]
+    assert store.decided == 1  # and nothing more is asked of the store while nothing happens
 
 
 def test_alerts_about_keys_are_counted_listed_and_in_the_audit_log(two: tuple[Process, Process]) -> None:
