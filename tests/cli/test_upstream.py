@@ -10,6 +10,7 @@ import pytest
 
 from keyguard import Key, KeyPool
 from keyguard.cli import main
+from keyguard.cli.output import end_text
 from keyguard.ops import Put
 from keyguard.stores import open_store
 from tests.support.every_store import SHARED, url_of
@@ -64,6 +65,23 @@ def test_what_a_pool_knows_is_shown_and_a_key_is_tried_again(store: str, run: An
     assert (code, out) == (0, "eu2 of openai is tried again at once; it was billing\n")
     assert "billing" not in run("status")[1]
     assert {group.cause for group in pool.snapshot().groups} == {"ok"}
+
+
+def test_a_key_without_room_is_used_up_until_there_is_some(store: str, run: Any) -> None:
+    pool = KeyPool.openai([Key("eu", "sk-eu")], store=store, limits={"eu": {"rpd": 2}}, max_wait=0)
+    for shown in ("ok", "used up"):
+        with pool.acquire(model="m") as grant:
+            grant.report(200, {}, b"{}")
+        pool.close()
+        assert shown in run("status")[1]
+    ((group,),) = [one.groups for one in (pool.snapshot(),)]
+    (limit,) = group.dimensions
+    assert limit.room_at is not None
+    assert limit.resets_at is not None
+    assert pool.snapshot().at < limit.room_at < limit.resets_at
+    assert run("status")[1].splitlines()[1].endswith(end_text(limit.room_at))
+    (told,) = json.loads(run("status", "--json")[1])
+    assert told["groups"][0]["dimensions"][0]["room_at"][:19] == limit.room_at.isoformat()[:19]
 
 
 def test_an_enabled_key_stands_in_the_audit_log(tmp_path: Path, run: Any, capsys: pytest.CaptureFixture[str]) -> None:

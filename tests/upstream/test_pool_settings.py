@@ -86,7 +86,7 @@ def test_a_secret_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ("needs origin", [key()], {"profile": "generic", "origin": None}),
         ("profile", [key()], {"profile": "opneai"}),
         ("profile", [key()], {"profile": 5}),
-        ("group of no key", [key()], {"limits": {"b": {"rpm": 5}}}),
+        ("group of no key: there are 'a'", [key()], {"limits": {"b": {"rpm": 5}}}),
         ("by group", [key()], {"limits": {"rpm": 5}}),
         ("by group", [key()], {"limits": [("a", 5)]}),
         ("dimension", [key()], {"limits": {"a": {"requests": 5}}}),

@@ -74,9 +74,13 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _row(pool: PoolSnapshot, group: GroupSnapshot, key: KeySnapshot) -> list[str]:
-    state = key.state if key.state != "ok" else "ok" if group.cause == "ok" else "left alone"
-    cause = key.state if key.state != "ok" else "" if group.cause == "ok" else str(group.cause)
-    until = key.until if key.state != "ok" else group.until
+    full = max([one.room_at for one in group.dimensions if one.room_at is not None and not one.remaining], default=None)
+    if key.state != "ok":
+        state, cause, until = key.state, key.state, key.until
+    elif group.cause != "ok":
+        state, cause, until = "left alone", str(group.cause), group.until
+    else:
+        state, cause, until = "ok" if full is None else "used up", "", full
     left = ", ".join(map(_left, group.dimensions))
     back = end_text(until) if until is not None else "" if state == "ok" else "nobody knows"
     models = group.model_class if group.model_class != "*" or any(one.model_class != "*" for one in pool.groups) else ""

@@ -37,6 +37,8 @@ class DimensionView(NamedTuple):
     """Whether nobody told it: not the provider, and not who configured the pool."""
     resets_at: int | None
     """The moment when all of it is free again, in microseconds; `None` if all of it is, or nobody knows."""
+    room_at: int | None
+    """The moment when there is room for one unit again, in microseconds; `None` if there is."""
 
 
 class GroupView(NamedTuple):
@@ -68,6 +70,7 @@ def read_group(candidate: Candidate, data: bytes | None, marks: bytes | None, no
                 meter.remaining(now),
                 bool(meter.flags & LEARNT),
                 meter.when if meter.when > now and not (meter.flags & LEARNT) else None,
+                room if (room := meter.start(1, now)) > now else None,
             )
             for meter in group.meters
         ),

@@ -100,7 +100,10 @@ def _limits(
     known: dict[str, tuple[tuple[Dimension, int], ...]] = {}
     for group, of in limits.items():
         if group not in groups:
-            raise ConfigurationError(f"limits are given for {group!r:.80}, which is the group of no key")
+            there = ", ".join(map(repr, sorted(groups)))
+            raise ConfigurationError(
+                f"limits are given for {group!r:.80}, which is the group of no key: there are {there:.200}"
+            )
         known[group] = tuple([(dimension_of(word), _units(group, word, limit)) for word, limit in of.items()])
     return known
 

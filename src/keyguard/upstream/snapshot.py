@@ -23,10 +23,12 @@ class DimensionSnapshot(NamedTuple):
     """Whether nobody told it, and the pool has found it out."""
     resets_at: datetime | None
     """When all of it is free again; `None` if all of it is, or nobody knows."""
+    room_at: datetime | None
+    """When there is room for one unit again; `None` if there is."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        return {**self._asdict(), "resets_at": _text(self.resets_at)}
+        return {**self._asdict(), "resets_at": _text(self.resets_at), "room_at": _text(self.room_at)}
 
 
 class KeySnapshot(NamedTuple):
@@ -134,7 +136,9 @@ def _candidates(pool: Shown) -> list[tuple[str, Any, Candidate]]:
 def _group(pool: Shown, model_class: str, group: Any, view: GroupView) -> GroupSnapshot:
     keys = tuple([_key(key.id, view.keys.get(pool.digest_of(key))) for key in group.keys])
     dimensions = [
-        DimensionSnapshot(str(one.dimension), one.limit, one.remaining, one.learnt, _moment(one.resets_at))
+        DimensionSnapshot(
+            str(one.dimension), one.limit, one.remaining, one.learnt, _moment(one.resets_at), _moment(one.room_at)
+        )
         for one in view.dimensions
     ]
     cause = UpstreamCause(view.block.cause)

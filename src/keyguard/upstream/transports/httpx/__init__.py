@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from keyguard.upstream.transports.driving import adrive, drive
 from keyguard.upstream.transports.httpx.body import AsyncBody, SyncBody
@@ -21,6 +21,8 @@ from keyguard.upstream.transports.httpx.call import AsyncCall, SyncCall
 from keyguard.upstream.transports.httpx.connections import Shared
 
 _FAMILIES = ("httpx", "httpx2")
+_AWAITS = "a client that awaits is given pool.async_transport(), and not pool.transport()"
+_AWAITS_NOT = "a client that does not await is given pool.transport(), and not pool.async_transport()"
 
 
 class PoolTransport(Shared):
@@ -40,6 +42,12 @@ class PoolTransport(Shared):
         if not call.is_ours:
             return call.inner.handle_request(call.copy(None))
         return call.returned(drive(self._pool, call.asked(), call), SyncBody)
+
+    async def handle_async_request(self, request: Any) -> NoReturn:
+        raise TypeError(_AWAITS)
+
+    async def __aenter__(self) -> NoReturn:
+        raise TypeError(_AWAITS)
 
     def close(self) -> None:
         """Close all connections. It can be used again."""
@@ -66,6 +74,12 @@ class AsyncPoolTransport(Shared):
         if not call.is_ours:
             return await call.inner.handle_async_request(call.copy(None))
         return call.returned(await adrive(self._pool, call.asked(), call), AsyncBody)
+
+    def handle_request(self, request: Any) -> NoReturn:
+        raise TypeError(_AWAITS_NOT)
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError(_AWAITS_NOT)
 
     async def aclose(self) -> None:
         """Close all connections. It can be used again."""
