@@ -9,7 +9,7 @@ import httpx
 import httpx2
 import pytest
 
-from keyguard import Key, KeyPool
+from keyguard import ConfigurationError, Key, KeyPool
 
 URL = "http://127.0.0.1:9"
 
@@ -35,3 +35,11 @@ def test_the_transport_of_the_other_kind_says_which_is_right(library: Any, enter
         asyncio.run(awaited())
     with pytest.raises(TypeError, match=r"given pool\.transport\(\)"):
         not_awaited()
+
+
+def test_an_option_that_there_is_not_stops_the_start() -> None:
+    pool = KeyPool.generic([Key("a", "sk-a")], origin=URL)
+    wrong: Any = {"prxy": "http://127.0.0.1:8"}
+    for make in (pool.transport, pool.async_transport):
+        with pytest.raises(ConfigurationError, match=r"a transport has no option 'prxy'; it has .*proxy"):
+            make(**wrong)

@@ -6,6 +6,7 @@ import threading
 from types import ModuleType
 from typing import Any, Unpack
 
+from keyguard.errors import ConfigurationError
 from keyguard.process.fork import check_process, renew_after_fork
 from keyguard.upstream.origins import Origin
 from keyguard.upstream.transports.options import TransportOptions
@@ -23,7 +24,10 @@ class Shared:
     """The name of the library's own class."""
 
     def __init__(self, pool: Pooled, **options: Unpack[TransportOptions]) -> None:
-        """Take the pool, and what really sends or how it is made."""
+        """Take the pool, and what really sends or how it is made. Raises `ConfigurationError` for unknown options."""
+        for name in options.keys() - TransportOptions.__annotations__.keys():
+            known = ", ".join(sorted(TransportOptions.__annotations__))
+            raise ConfigurationError(f"a transport has no option {name!r}; it has {known}")
         self._pool = pool
         self._given = options.pop("transport", None)
         self._limits = options.pop("limits", None)
