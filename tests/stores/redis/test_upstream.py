@@ -20,7 +20,7 @@ def test_scripts_choose_and_learn_as_python_does(which: str, request: pytest.Fix
     spaces = iter(range(9))
     check_upstream(
         lambda clock: RedisStore(server.url, namespace=f"upstream-{next(spaces)}", timeout=1, clock=clock),
-        steps=300 if which == "cluster" else 2500,
+        steps=150 if which == "cluster" else 1000,
     )
 
 

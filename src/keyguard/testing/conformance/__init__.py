@@ -69,7 +69,7 @@ def check_store(
     check_records(make_store)
     check_puts(make_store)
     check_usage(make_store)
-    check_upstream(make_store)
+    check_upstream(make_store, max(20, steps // 4))
     check_refunds(make_store)
     check_settlements(make_store)
     check_holds(make_store)
