@@ -1,4 +1,4 @@
-"""What the servers of both demos have in common."""
+"""The common part of the servers of both demos."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""What is asked of the states of limit groups, what is answered, and what is told of it later: plain data."""
+"""Questions to the states of limit groups, their answers, and what is told of those later: plain data."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class NoGrant(NamedTuple):
 
 
 class Report:
-    """What came of a grant, to be learnt from."""
+    """The outcome of a grant, to be learnt from."""
 
     __slots__ = ("candidate", "cause", "dimension", "grant", "scope", "seen", "spent", "wait")
 

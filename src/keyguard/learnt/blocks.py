@@ -24,11 +24,11 @@ OK, EXHAUSTED, QUOTA, RAMP, BILLING, INVALID, UNSUPPORTED = range(7)
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
 FAR = 400 * DAY
-"""How long a block lasts of which nobody knows the end."""
+"""The length of a block of which nobody knows the end."""
 BELIEVED = 31 * DAY
 """The longest wait that is believed."""
 LEASE = 60 * SECOND
-"""How long a probe is waited for, before another one may go."""
+"""The time that a probe is waited for, before another one may go."""
 _FIRST = {BILLING: 60 * SECOND, QUOTA: 60 * SECOND, UNSUPPORTED: 600 * SECOND}
 _MOST_TRIES = 12
 
@@ -41,7 +41,7 @@ class Block:
     def __init__(self, cause: int = OK, tries: int = 0, since: int = 0, until: int = 0, probe: int = 0) -> None:
         self.cause = cause
         self.tries = tries
-        """How often it was tried in vain since it last worked."""
+        """The number of times that it was tried in vain since it last worked."""
         self.since = since
         self.until = until
         self.probe = probe

@@ -12,7 +12,7 @@ from keyguard.learnt.marks import Marks
 
 
 class _Way(NamedTuple):
-    """How a group could be used."""
+    """A way in which a group could be used."""
 
     start: int
     """The moment from which on it has room."""

@@ -15,7 +15,7 @@ _SHORT = re.compile(rf"({'|'.join(sorted(UNITS, key=len, reverse=True))})p([{''.
 
 
 class Dimension(NamedTuple):
-    """What a provider counts of a limit group, such as tokens in a minute."""
+    """A count that a provider keeps of a limit group, such as that of tokens in a minute."""
 
     unit: str
     """The unit: `requests`, `tokens`, `input_tokens` or `output_tokens`."""

@@ -32,7 +32,7 @@ _STATES = {
     _HEAD.size + Struct(f"<{_METER}").size * many: Struct(_HEAD.format + _METER * many)
     for many in range(_MOST_METERS + 1)
 }
-"""What a state is packed by, by its length."""
+"""The format that a state is packed by, by its length."""
 _PLACES = 13  # of a dimension
 _VERSION = 1
 _LONGEST = 32 * DAY

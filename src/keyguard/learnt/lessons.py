@@ -1,4 +1,4 @@
-"""What is learnt of a group from the answers to its requests.
+"""Learning about a group from the answers to its requests.
 
 Rules:
 - What the fields of an answer tell is as of the moment at which its own request was let go: what was booked since comes

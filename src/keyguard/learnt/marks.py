@@ -1,4 +1,4 @@
-"""What all model classes of a pool share: the keys and the groups that are blocked in all of them.
+"""The state that all model classes of a pool share: keys and groups that are blocked in all of them.
 
 It is one value, under `marks_key`, little-endian. A head of 16 bytes: its version, 1, seven bytes of nothing, and the
 time at which it was last written (8). Then 48 bytes for each key or group, the oldest first: the id (16), the number of

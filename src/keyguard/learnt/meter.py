@@ -31,7 +31,7 @@ _RISE = SECOND // 5  # for each thousandth: half a percent a second
 
 
 class Meter:
-    """What is known of one dimension of a group."""
+    """One dimension of a group, as far as it is known."""
 
     __slots__ = (
         "booked_then",

@@ -1,4 +1,4 @@
-"""What one answer tells of one dimension."""
+"""The news that one answer has of one dimension."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from keyguard.learnt.dimension import Dimension
 
 
 class Seen(NamedTuple):
-    """What the header fields of an answer tell of one dimension, as of the moment at which its request was admitted."""
+    """The news that header fields have of one dimension, as of the moment at which their request was admitted."""
 
     dimension: Dimension
     limit: int | None = None

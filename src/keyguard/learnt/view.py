@@ -1,4 +1,4 @@
-"""What people are shown of a group's state."""
+"""A group's state, as it is shown to people."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BlockView(NamedTuple):
 
 
 class DimensionView(NamedTuple):
-    """What is known of one limit."""
+    """One limit, as far as it is known."""
 
     dimension: Dimension
     limit: int
@@ -42,7 +42,7 @@ class DimensionView(NamedTuple):
 
 
 class GroupView(NamedTuple):
-    """What is known of one limit group."""
+    """One limit group, as far as it is known."""
 
     block: BlockView
     keys: dict[str, BlockView]

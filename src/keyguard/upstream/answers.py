@@ -1,4 +1,4 @@
-"""What goes into the flow of one request, and what comes out of it."""
+"""The input and the result of the flow of one request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class UpstreamRequest(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What the flow must know of a request."""
+    """A request, as far as the flow must know it."""
 
     model: str = ""
     affinity: str = ""
@@ -64,19 +64,19 @@ class Answer(NamedTuple):
 
 
 class UpstreamOutcome(NamedTuple):
-    """What a pool did for one request."""
+    """The work of a pool for one request."""
 
     key: str | None
     """The id of the key that the answer came by; `None` if nothing was sent."""
     group: str | None
     attempts: int
-    """How often it was sent."""
+    """The number of times that it was sent."""
     waited: float
     """Seconds that it waited for room."""
     cause: UpstreamCause
     """`ok`, or why the pool gave it up."""
     until: datetime | None = None
-    """When it is worth to try again; `None` if it was answered, or waiting does not help."""
+    """The moment from which on it is worth to try again; `None` if it was answered, or waiting does not help."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -95,12 +95,12 @@ class Synthetic(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a transport gives its caller: a native response, a fault to raise, or a response of the pool's own."""
+    """The end of a request: a native response, a fault to raise, or a response of the pool's own."""
 
     answer: Answer | None
     outcome: UpstreamOutcome
     synthetic: Synthetic | None = None
-    """What to answer if `answer` is `None`."""
+    """The response if `answer` is `None`."""
     fields: tuple[tuple[str, str], ...] = ()
     """Header fields to be set on the native response before its caller sees it."""
     settle: Callable[[Mapping[str, int] | None, Verdict | None], None] | None = None

@@ -86,7 +86,7 @@ class AnyCase:
 
 
 class _Acquiring:
-    """What blocks and awaits have in common: from the request for a key to its end."""
+    """The common part of blocks and awaits: from the request for a key to its end."""
 
     def __init__(self, pool: Driven, asked: Asked) -> None:
         self._pool = pool

@@ -1,4 +1,4 @@
-"""What an upstream answer means for the key that it was asked with."""
+"""The meanings that an upstream answer may have for the key that it was asked with."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class UpstreamCause(enum.StrEnum):
 
 
 class Scope(enum.StrEnum):
-    """What a cause is about."""
+    """The things that a cause may be about."""
 
     NONE = "none"
     KEY = "key"
@@ -52,7 +52,7 @@ class Scope(enum.StrEnum):
 
 
 class Verdict(NamedTuple):
-    """What an answer means."""
+    """The meaning of an answer."""
 
     cause: UpstreamCause
     scope: Scope

@@ -41,7 +41,7 @@ class UpstreamEvent(NamedTuple):
     group: str | None = None
     cause: UpstreamCause | None = None
     until: datetime | None = None
-    """When it works again, if that is known."""
+    """The moment at which it works again, if that is known."""
     detail: str = ""
 
 
@@ -50,7 +50,7 @@ Listener: TypeAlias = Callable[[str, str, UpstreamEvent | None], None]
 
 
 class Telling:
-    """What one pool has told of in this process."""
+    """The events that one pool has told of in this process."""
 
     def __init__(self, pool: str, on_event: Callable[[UpstreamEvent], None] | None) -> None:
         self._pool = pool

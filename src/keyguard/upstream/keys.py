@@ -17,7 +17,7 @@ from keyguard.checks import is_number, is_whole
 from keyguard.errors import ConfigurationError
 
 PLACEHOLDER = "sk-keyguard-placeholder"
-"""What SDKs are given as their key. It is sent nowhere."""
+"""The text that SDKs are given as their key. It is sent nowhere."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,63}")
 _MOST_RANK = 1000

@@ -10,7 +10,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Origin(NamedTuple):
-    """Where a request goes."""
+    """The place where a request goes."""
 
     scheme: str
     host: str

@@ -13,7 +13,7 @@ _MOST = 1000
 
 
 class Pairs:
-    """What keys may not be used for. Names of models come from callers, so it is bounded."""
+    """Models for which keys may not be used. Their names come from callers, so it is bounded."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -27,11 +27,11 @@ OTHERS = "*"
 
 _MOST_ORDERS = 1000
 _LATER = 1_000_000
-"""What is added to the rank of groups that come last."""
+"""The number that is added to the rank of groups that come last."""
 
 
 class Judge(Protocol):
-    """What tells of a provider's answers what they mean. It never raises, whatever comes."""
+    """A reader of a provider's answers, which tells what they mean. It never raises, whatever comes."""
 
     def answer(self, status: int, headers: Fields, body: bytes, now: int, model: str) -> Verdict:
         """Judge an answer by its head, and if it is an error by its body."""
@@ -126,7 +126,7 @@ class PoolParts:
         self._orders: dict[str, list[tuple[Group, list[Key]]]] = {}
         """What `_order` found for affinities."""
         self.answers: Counter[str] = Counter()
-        """How many answers there were in this process, by cause."""
+        """The number of answers in this process, by cause."""
         self._refused: dict[str, int] = {}
         """When an answer told last that something does not work: a state, a group in all its states, or a key."""
         self._keys = {self._digests[key.id]: key for group in groups for key in group.keys}

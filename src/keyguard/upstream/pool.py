@@ -136,7 +136,7 @@ class KeyPool(ForOperators):
 
     @property
     def placeholder(self) -> str:
-        """What SDKs are given as their key. The pool's transports take it off; it is sent nowhere."""
+        """The text that SDKs are given as their key. The pool's transports take it off; it is sent nowhere."""
         return PLACEHOLDER
 
     # -- providers --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the end of an answer's body tells: the units that were spent, and an error behind content."""
+"""The end of an answer's body: the units that were spent, and an error behind content."""
 
 from __future__ import annotations
 

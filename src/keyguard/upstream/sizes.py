@@ -25,7 +25,7 @@ _MOST_VALUES = 100_000  # values of a body that are looked at
 
 
 class Size(NamedTuple):
-    """What a request asks for."""
+    """The wishes of a request."""
 
     model: str
     """The model; empty if the request names none."""

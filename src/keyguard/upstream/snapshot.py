@@ -1,4 +1,4 @@
-"""What is known of a pool, for people and for JSON."""
+"""Snapshots of a pool, for people and for JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class DimensionSnapshot(NamedTuple):
     learnt: bool
     """Whether nobody told it, and the pool has found it out."""
     resets_at: datetime | None
-    """When all of it is free again; `None` if all of it is, or nobody knows."""
+    """The moment at which all of it is free again; `None` if all of it is, or nobody knows."""
     room_at: datetime | None
-    """When there is room for one unit again; `None` if there is."""
+    """The moment at which there is room for one unit again; `None` if there is."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -38,7 +38,7 @@ class KeySnapshot(NamedTuple):
     state: str
     """`ok`, `invalid`, or `blocked` for any other cause."""
     until: datetime | None
-    """When it works again; `None` if it does, or nobody knows."""
+    """The moment at which it works again; `None` if it does, or nobody knows."""
     since: datetime | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class GroupSnapshot(NamedTuple):
     cause: UpstreamCause
     """`ok`, or why the group is left alone."""
     until: datetime | None
-    """When it works again; `None` if it does, or nobody knows."""
+    """The moment at which it works again; `None` if it does, or nobody knows."""
     keys: tuple[KeySnapshot, ...]
     dimensions: tuple[DimensionSnapshot, ...]
 
@@ -71,7 +71,7 @@ class GroupSnapshot(NamedTuple):
 
 
 class PoolSnapshot(NamedTuple):
-    """What is known of a pool at one moment."""
+    """A pool at one moment, as far as it is known."""
 
     name: str
     at: datetime

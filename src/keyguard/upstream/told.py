@@ -24,12 +24,12 @@ _MOST = 256  # exceptions that are looked at behind one
 
 
 class Exhaustion(NamedTuple):
-    """Why a pool gave a request up."""
+    """The reason for which a pool gave a request up."""
 
     pool: str
     cause: UpstreamCause
     recovers_at: datetime | None = None
-    """When it is worth to try again; `None` if waiting does not help."""
+    """The moment from which on it is worth to try again; `None` if waiting does not help."""
     attempts: int = 0
     id: str = ""
     """The field `x-keyguard-exhaustion` of the answer with which it gave up: random, and never used again."""

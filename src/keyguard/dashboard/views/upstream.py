@@ -19,7 +19,7 @@ class UpstreamKey:
     state: str
     """`ok`, or why it is left alone: `invalid`, `blocked`, else the cause of its group, such as `exhausted`."""
     until: datetime | None = None
-    """When it works again; `None` if it does, or nobody knows."""
+    """The moment at which it works again; `None` if it does, or nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class Budget(Protocol):
 
 
 class Bill:
-    """What is held for a request, until it is over."""
+    """The units that are held for a request, until it is over."""
 
     def __init__(
         self, budget: Budget, request: CarriedRequest, caller: str, taken: Taken, kept: Kept | None, sent: int
@@ -53,7 +53,7 @@ class Bill:
         self.reserved = taken.demands[0].cost
         self.status = 0
         self.answer: Answer | None = None
-        """What is read of the answer; `None` if that makes no difference."""
+        """The reader of the answer; `None` if that makes no difference."""
 
     def pay(self) -> Flow[None]:
         """Settle the request: called when it is over."""

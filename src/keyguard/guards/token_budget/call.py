@@ -36,7 +36,7 @@ class Call(NamedTuple):
     most: int | None
     """The tokens that each answer has at most; `None` if it does not say."""
     answers: int
-    """How many answers it asks for."""
+    """The number of answers that it asks for."""
     limit: str
     """The member that would say how many tokens an answer has at most; empty if that is not known."""
     counts: bool

@@ -22,12 +22,12 @@ MOST = 2**32 - 1
 _INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount")
 _OUTPUT = ("completion_tokens", "output_tokens", "candidatesTokenCount")
 _MORE = ("cache_creation_input_tokens", "cache_read_input_tokens", "thoughtsTokenCount")
-"""What is in neither of the two before."""
+"""The tokens that are in neither of the two before."""
 _TOTAL = ("total_tokens", "totalTokenCount")
 
 
 class Usage:
-    """What is known of the tokens of one answer."""
+    """The tokens of one answer, as far as they are known."""
 
     __slots__ = ("_numbers", "final")
 

@@ -17,7 +17,7 @@ _MOST = 2**52  # more is more than any state holds
 
 
 class Asked:
-    """What a script is told: numbers, and ids by their place."""
+    """The arguments of a script: numbers, and ids by their place."""
 
     def __init__(self, op: Acquire | Learn) -> None:
         self._keys = {key: place for place, key in enumerate(op.keys, 1)}

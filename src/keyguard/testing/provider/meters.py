@@ -1,4 +1,4 @@
-"""What a fake provider counts: one limit, as a bucket that fills or as a window, and the limits of one group."""
+"""Counting as a provider does: one limit, as a bucket that fills or as a window, and the limits of one group."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Meter:
 
 
 class Missing(NamedTuple):
-    """What a group has no room for."""
+    """The limit for which a group has no room."""
 
     meter: Meter | None
     """The limit that is used up; `None` for the hidden one, of which no field tells."""

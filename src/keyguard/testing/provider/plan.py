@@ -1,4 +1,4 @@
-"""What is sent for one request: a head, pieces of content, and what happens in between."""
+"""The plan of one answer: a head, pieces of content, and what happens in between."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Plan:
     headers: tuple[tuple[str, str], ...]
     pieces: tuple[Piece, ...]
     before: Stall | Reset | None = None
-    """What happens before the head is sent."""
+    """The step before the head is sent."""
     preamble: int = 0
-    """How many pieces come before the content."""
+    """The number of pieces that come before the content."""
 
     @classmethod
     def of_answer(cls, answer: Answer, more: dict[str, str] | None = None) -> Plan:

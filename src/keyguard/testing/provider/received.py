@@ -1,4 +1,4 @@
-"""What a fake provider remembers of the requests that it has received. It is bounded."""
+"""The memory of a fake provider: the requests that it has received. It is bounded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Received(NamedTuple):
 
 
 class Record:
-    """What was received, and what was answered."""
+    """A request as it was received, and the status of its answer."""
 
     def __init__(self, remembers: int) -> None:
         self.hits: Counter[str] = Counter()

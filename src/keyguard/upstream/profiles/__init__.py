@@ -1,4 +1,4 @@
-"""What is known of each provider."""
+"""The profiles of providers."""
 
 from __future__ import annotations
 

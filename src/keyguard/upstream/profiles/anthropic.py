@@ -6,7 +6,7 @@ from keyguard.upstream.causes import Scope
 from keyguard.upstream.profiles.profile import Cause, Credential, Profile, Sizes, limit_fields, patterns, rule
 
 _EXCEEDED = r"This request would exceed .{0,200}rate limit.{0,200} of [0-9,]+ "
-"""How a message begins that tells of the limit; no member does."""
+"""The beginning of messages that tell of the limit; no member does."""
 
 ANTHROPIC = Profile(
     name="anthropic",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from keyguard.upstream.profiles.profile import Cause, Profile, Sizes, limit_fields, patterns, rule
 
 LIMIT = r"Rate limit reached for .{1,300} on (?:[a-z ]{1,30}) per (?:min|minute|hour|day) \((?P<dimension>[A-Z]{2,4})\)"
-"""How a message begins that tells of the limit; the code beside it is the same for all limits."""
+"""The beginning of messages that tell of the limit; the code beside it is the same for all limits."""
 
 BILLING = (
     "insufficient_quota|credit_balance_exhausted|organization_usage_limit_exceeded|"

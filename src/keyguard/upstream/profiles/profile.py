@@ -127,7 +127,7 @@ def limit_fields(
 
 @dataclass(frozen=True)
 class Credential:
-    """How a key is sent."""
+    """The form in which a key is sent."""
 
     field: str = "authorization"
     scheme: str = "Bearer"

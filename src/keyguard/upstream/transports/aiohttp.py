@@ -180,7 +180,7 @@ async def _in_memory(
 
 
 class _NoConnection:
-    """What a response reads its head and body from."""
+    """The source of a response's head and body."""
 
     upgraded = False
 

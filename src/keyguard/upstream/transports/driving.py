@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 class Hands(Protocol):
-    """What a transport does for the flow of one request, in a thread."""
+    """The hands of a transport: what it does for the flow of one request, in a thread."""
 
     def send(self, key: Key, number: int) -> Answer:
         """Send a copy of the request with this key as its only credential; `number` counts from 1.
@@ -64,7 +64,7 @@ class Driven(Protocol):
 
     @property
     def parts(self) -> PoolParts:
-        """What its flows work with."""
+        """The parts that its flows work with."""
         ...
 
     @property

@@ -12,11 +12,11 @@ from keyguard.upstream.transports.driving import Driven
 
 
 class Pooled(Driven, Protocol):
-    """What a transport must know of its pool."""
+    """A pool, as far as a transport must know it."""
 
     @property
     def profile(self) -> Profile:
-        """What is known of the provider."""
+        """The profile of the provider."""
         ...
 
     @property

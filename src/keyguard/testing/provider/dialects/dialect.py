@@ -1,4 +1,4 @@
-"""What a dialect is: how a provider reads keys and requests, tells of limits, answers and refuses."""
+"""Dialects: how a provider reads keys and requests, tells of limits, answers and refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JSON: TypeAlias = dict[str, Any]
 
 
 class Asked(NamedTuple):
-    """What a request asks for."""
+    """The wishes of a request."""
 
     endpoint: str
     model: str = ""
@@ -39,7 +39,7 @@ class Asked(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Why a request is refused."""
+    """The reason for which a request is refused."""
 
     cause: UpstreamCause
     at: int = 0

@@ -21,11 +21,11 @@ class Opened:
         self.response = response
         self.stream = response.stream
         self.chunks: Any = None
-        """What is left of the body, once it has been begun."""
+        """The rest of the body, once it has been begun."""
         self.read: list[bytes] = []
         self.size = 0
         self.failure: Exception | None = None
-        """What ended the body too early, while it was read ahead."""
+        """The error that ended the body too early, while it was read ahead."""
         self.ended = False
         self.watch: Watch | None = None
 

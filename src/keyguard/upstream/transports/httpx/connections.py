@@ -18,7 +18,7 @@ _LIMITS = {"max_connections": 1000, "max_keepalive_connections": 100}
 
 
 class Shared:
-    """What both transports have in common."""
+    """The common part of both transports."""
 
     _kind: str
     """The name of the library's own class."""
