@@ -17,15 +17,15 @@ Rules:
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from keyguard.checks import is_token, is_whole
 from keyguard.errors import ConfigurationError
 from keyguard.flow import Stepwise
 from keyguard.http.fields import decoded
+from keyguard.http.strict_json import strict_json
 from keyguard.refusal import Cause
 from keyguard.request import Request, carried
 from keyguard.steps import ReadBody, Unread
@@ -204,20 +204,8 @@ def _missing(name: str) -> _Unreadable:
 
 
 def _of_json(body: bytes, names: Sequence[str]) -> list[str]:
-    found = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_not_json)
+    found = strict_json(body)
     return [_text(_at(found, name), name) for name in names]
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object. Raises `ValueError` if a member stands there twice: readers differ in which one they take."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a member stands there twice")
-    return made
-
-
-def _not_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _at(found: Any, name: str) -> Any:

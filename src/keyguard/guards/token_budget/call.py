@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from keyguard.checks import is_whole
 from keyguard.guards.token_budget.usage import MOST
+from keyguard.http.strict_json import strict_json
 from keyguard.refusal import Cause
 from keyguard.request import CarriedRequest
 from keyguard.steps import ReadBody, Unread
@@ -79,7 +80,7 @@ async def read_call(request: CarriedRequest, most: int, *, strict: bool) -> Call
     if (request.header("content-encoding") or "identity").strip().lower() != "identity":
         return _unreadable(request, most, strict, 415, "body-encoding", "Send a body that is not compressed.")
     try:
-        members = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_not_json)
+        members = strict_json(body)
     except (ValueError, RecursionError):
         members = None
     if not isinstance(members, dict):
@@ -129,14 +130,3 @@ def _dialect(request: CarriedRequest, members: Mapping[str, Any]) -> tuple[str, 
     if isinstance(members.get("messages"), list):
         return "max_completion_tokens", True
     return ("max_tokens", True) if "prompt" in members else ("", False)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a member stands there twice")
-    return made
-
-
-def _not_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
