@@ -91,7 +91,7 @@ def test_a_pool_uses_what_there_is_and_wastes_next_to_nothing(name: str) -> None
 
 
 @pytest.mark.parametrize("who", ["plain retries (a model)", "cooldown router (a model)"])
-@pytest.mark.parametrize("name", ["B: no fields, load 1.3"])
+@pytest.mark.parametrize("name", ["F: windows, load 1.3", "B: no fields, load 1.3"])
 def test_models_of_what_people_use_waste_much_more(name: str, who: str) -> None:
     assert played(SCENES[name][0], who).waste > 10
 
