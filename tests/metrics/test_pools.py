@@ -69,3 +69,13 @@ def test_what_cannot_be_a_stack_s_pools_is_refused_at_the_start() -> None:
         assert "secret" not in str(caught.value)
     with pytest.raises(ConfigurationError, match="two pools are called 'openai': give them names"):
         Keyguard(store="memory://", pools=[a_pool(), a_pool()])
+
+
+def test_making_instruments_asks_no_store() -> None:
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    pool = a_pool()
+    asked: list[object] = []
+    pool.snapshot = lambda: asked.append(pool)
+    Keyguard(store="memory://", pools=[pool]).metrics().instrument(MeterProvider())
+    assert asked == []

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from keyguard.metrics.series import BOUNDS, DURATIONS, FAMILIES, WAITED, Gauge, Totals
+from keyguard.metrics.series import BOUNDS, DURATIONS, FAMILIES, WAITED, Numbers, Totals
 
 _COUNTERS = [family for family in FAMILIES.values() if family not in (DURATIONS, WAITED)]
 
@@ -40,7 +40,7 @@ def render(families: Iterable[Metric], accept: str) -> Rendered:
     return Rendered(encoder(_Once(families)), content_type)
 
 
-def families_of(totals: Totals | None, up: Mapping[str, bool], gauges: Iterable[Gauge] = ()) -> Iterator[Metric]:
+def families_of(totals: Totals | None, up: Mapping[str, bool], numbers: Numbers) -> Iterator[Metric]:
     """Yield what there is to tell. `totals` is `None` if they cannot be read: then there are none, rather than others.
 
     `up` says of each store whether it answers.
@@ -51,9 +51,9 @@ def families_of(totals: Totals | None, up: Mapping[str, bool], gauges: Iterable[
     for store, answers in up.items():
         gauge.add_metric([store], answers)
     yield gauge
-    for one in gauges:
+    for one, now in numbers.items():
         gauge = GaugeMetricFamily(f"keyguard_{one.name}", one.help, labels=one.labels)
-        for values, number in one.members:
+        for values, number in now:
             gauge.add_metric(values, number)
         yield gauge
     if totals is None:

@@ -16,11 +16,13 @@ from keyguard.metrics.series import (
     DEGRADED,
     DURATIONS,
     EVENTS,
+    GAUGES,
     OVERFLOW,
     REQUESTS,
     UNITS,
     WAITED,
     Gauge,
+    Numbers,
     Totals,
 )
 
@@ -46,7 +48,7 @@ def instrument(
     meter: Any,
     totals: Callable[[], Totals],
     up: Callable[[], dict[str, bool]],
-    gauges: Callable[[], Iterable[Gauge]] = tuple,
+    numbers: Callable[[], Numbers] | None = None,
 ) -> None:
     """Make the instruments. `totals` are asked whenever they are exported."""
     from opentelemetry.metrics import CallbackOptions, Observation
@@ -88,16 +90,17 @@ def instrument(
         "keyguard.store.up", callbacks=[answering], unit="1", description="Whether a store answers."
     )
 
-    def of_gauge(name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    if numbers is None:
+        return
+
+    def of_gauge(gauge: Gauge) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        words = [f"keyguard.{label}" for label in gauge.labels]
+
         def observe(options: CallbackOptions) -> Iterable[Observation]:
-            for one in gauges():
-                if one.name == name:
-                    for values, number in one.members:
-                        words = [f"keyguard.{word}" for word in one.labels]
-                        yield Observation(number, dict(zip(words, values, strict=True)))
+            return [Observation(number, dict(zip(words, of, strict=True))) for of, number in numbers()[gauge]]
 
         return observe
 
-    for one in gauges():
-        name = f"keyguard.{one.name.replace('_', '.', 1)}"
-        meter.create_observable_gauge(name, callbacks=[of_gauge(one.name)], unit="1", description=one.help)
+    for gauge in GAUGES:
+        name = f"keyguard.{gauge.name.replace('_', '.', 1)}"
+        meter.create_observable_gauge(name, callbacks=[of_gauge(gauge)], unit="1", description=gauge.help)

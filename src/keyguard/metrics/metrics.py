@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from keyguard.errors import ConfigurationError, StoreError
 from keyguard.metrics.process import ProcessCounts
-from keyguard.metrics.series import Gauge, Series, Totals, series_of
+from keyguard.metrics.series import Numbers, Series, Totals, series_of
 from keyguard.process.event_loops import in_thread
 
 if TYPE_CHECKING:
@@ -45,16 +45,16 @@ class Metrics:
         up: Callable[[], Mapping[str, bool]],
         shared: Shared | None = None,
         known: Iterable[Series] = (),
-        gauges: Callable[[], Iterable[Gauge]] = tuple,
+        numbers: Callable[[], Numbers] | None = None,
     ) -> None:
         """`known` are shown before anything has been counted: what appears with a 1 has not risen for Prometheus.
 
-        `gauges` is asked whenever somebody looks, and may ask a store.
+        `numbers` are asked for whenever somebody looks, and may have a store asked.
         """
         self._counts = counts
         self._up = up
         self._shared = shared
-        self._gauges = gauges
+        self._numbers = numbers
         self._known: dict[Series, int] = dict.fromkeys(known, 0)
         self._instrumented = False
 
@@ -103,7 +103,8 @@ class Metrics:
         up = dict(self._up())
         if self._shared is not None:
             up["usage"] = totals is not None
-        return list(families_of(None if totals is None else {**self._known, **totals}, up, self._gauges()))
+        numbers = {} if self._numbers is None else self._numbers()
+        return list(families_of(None if totals is None else {**self._known, **totals}, up, numbers))
 
     def _read(self) -> Totals | None:
         """Return the totals that are shown; `None` if they cannot be read."""
@@ -141,7 +142,7 @@ class Metrics:
                 get_meter("keyguard", meter_provider=meter_provider),
                 self._counts.totals,
                 lambda: dict(self._up()),
-                self._gauges,
+                self._numbers,
             )
 
 

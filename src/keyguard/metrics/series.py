@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from keyguard.process.fork import check_process, renew_after_fork
@@ -45,9 +45,19 @@ class Gauge(NamedTuple):
     """The name, without `keyguard_`."""
     help: str
     labels: tuple[str, ...]
-    members: tuple[tuple[tuple[str, ...], int], ...]
-    """The values of the labels, each with its number."""
 
+
+Numbers: TypeAlias = Mapping[Gauge, Sequence[tuple[tuple[str, ...], int]]]
+"""The members of gauges: the values of the labels, each with its number."""
+
+WAITING = Gauge("upstream_waiting", "Requests of this process that wait for a key.", ("pool",))
+BLOCKED = Gauge("upstream_group_blocked", "Limit groups that are left alone.", ("pool", "group", "models", "cause"))
+REMAINING = Gauge(
+    "upstream_remaining",
+    "Units that are left of a limit group, as far as is known.",
+    ("pool", "group", "models", "dimension"),
+)
+GAUGES: Final = (WAITING, BLOCKED, REMAINING)
 
 REQUESTS = Family(
     "requests",

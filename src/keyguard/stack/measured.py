@@ -12,7 +12,7 @@ from keyguard.metrics import Metrics, ProcessCounts, series
 from keyguard.metrics.process import Source
 from keyguard.metrics.series import Series, label
 from keyguard.observer import Observer, observer_of
-from keyguard.stack.pools import answers_of, gauges_of
+from keyguard.stack.pools import answers_of, numbers_of
 from keyguard.stores.best_effort import BestEffortStore
 from keyguard.stores.circuit_breaker import CircuitBreaker, StoreHealth
 from keyguard.usage import Usage, host_name
@@ -67,8 +67,8 @@ def metrics_of(
         )
     known: list[Series] = [] if alerts is None else [(series.ALERTS.name, type) for type in _ALERTS]
     known += [(series.CACHE.name, result) for result in _RESULTS.values()] if cache() else []
-    gauges = (lambda: gauges_of(pools)) if pools else tuple
-    return Metrics(counts, lambda: answering(watched(), aside()), shared, known, gauges), counts
+    numbers = (lambda: numbers_of(pools)) if pools else None
+    return Metrics(counts, lambda: answering(watched(), aside()), shared, known, numbers), counts
 
 
 def source_of(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from keyguard.errors import ConfigurationError
-from keyguard.metrics.series import ANSWERS, Gauge, Series, label
+from keyguard.metrics.series import ANSWERS, BLOCKED, GAUGES, REMAINING, WAITING, Gauge, Numbers, Series, label
 
 if TYPE_CHECKING:
     from keyguard.upstream.pool import KeyPool
@@ -43,29 +43,15 @@ def answers_of(pools: Sequence[KeyPool]) -> dict[Series, int]:
     }
 
 
-def gauges_of(pools: Sequence[KeyPool]) -> list[Gauge]:
-    """Return what is known of pools now. No id of a key stands in it."""
-    waiting: list[tuple[tuple[str, ...], int]] = []
-    blocked: list[tuple[tuple[str, ...], int]] = []
-    remaining: list[tuple[tuple[str, ...], int]] = []
+def numbers_of(pools: Sequence[KeyPool]) -> Numbers:
+    """Return what is known of pools now, which may ask their stores. No id of a key stands in it."""
+    found: dict[Gauge, list[tuple[tuple[str, ...], int]]] = {gauge: [] for gauge in GAUGES}
     for pool in pools:
         seen = pool.snapshot()
-        waiting.append(((pool.name,), seen.waiting))
+        found[WAITING].append(((pool.name,), seen.waiting))
         for group in seen.groups:
             named = (pool.name, group.name, group.model_class)
             if group.cause != "ok":
-                blocked.append(((*named, str(group.cause)), 1))
-            remaining += [((*named, one.name), one.remaining) for one in group.dimensions]
-    of_group = ("pool", "group", "models")
-    return [
-        Gauge("upstream_waiting", "Requests of this process that wait for a key.", ("pool",), tuple(waiting[:_MOST])),
-        Gauge(
-            "upstream_group_blocked", "Limit groups that are left alone.", (*of_group, "cause"), tuple(blocked[:_MOST])
-        ),
-        Gauge(
-            "upstream_remaining",
-            "Units that are left of a limit group, as far as is known.",
-            (*of_group, "dimension"),
-            tuple(remaining[:_MOST]),
-        ),
-    ]
+                found[BLOCKED].append(((*named, str(group.cause)), 1))
+            found[REMAINING] += [((*named, one.name), one.remaining) for one in group.dimensions]
+    return {gauge: members[:_MOST] for gauge, members in found.items()}
