@@ -11,7 +11,7 @@ from typing import Any
 from keyguard.manual_clock import ManualClock
 from keyguard.ops import Op, Store
 from keyguard.rates import Limit
-from keyguard.testing.conformance.choosing import check_upstream
+from keyguard.testing.conformance.choosing import check_upstream, check_upstream_stories
 from keyguard.testing.conformance.drawing import EDITED, LIMITS, Draw, Steps
 from keyguard.testing.conformance.limits import (
     check_all_or_nothing,
@@ -70,6 +70,7 @@ def check_store(
     check_puts(make_store)
     check_usage(make_store)
     check_upstream(make_store, max(20, steps // 4))
+    check_upstream_stories(make_store)
     check_refunds(make_store)
     check_settlements(make_store)
     check_holds(make_store)
