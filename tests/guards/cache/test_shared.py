@@ -292,7 +292,8 @@ def test_variants_are_bounded_and_those_that_fall_off_are_deleted(nodes: Nodes) 
     for number in range(12):
         one.get(accept_language=f"x{number}")
     blobs = [key for key, _, _ in everything(one.store) if re.fullmatch(r"rc:[0-9a-f]+\|v.+", key)]
-    assert len(blobs) in (4, 5)  # a value whose deletion was too late leaves with its time to live
+    late = one.guards[0].stats().errors  # a value whose deletion came too late leaves with its time to live
+    assert 4 <= len(blobs) <= 4 + late
     assert two.get(accept_language="x11")[1] == "hit"
     assert two.get(accept_language="x0")[1] == "fwd=vary-miss"
 
