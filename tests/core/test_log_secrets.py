@@ -15,6 +15,7 @@ from keyguard import APIKeys, Identity, Keyguard, RateLimit
 from keyguard.keys import KeyRegistry
 from keyguard.logs import without
 from keyguard.stores.memory import MemoryStore
+from tests.support.frames import of_keyguard
 from tests.support.harness import Answer, Ask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 KEY = "secret-of-ada/+ü"
@@ -43,7 +44,7 @@ WORLDS: list[Callable[[Keyguard, Ask, bool], Answer]] = [asgi, wsgi]
 def shown(error: BaseException, of: str) -> set[str]:
     """The variables of keyguard and of look-ups in a traceback that hold `of`."""
     frames = traceback.TracebackException.from_exception(error, capture_locals=True).stack
-    ours = [frame for frame in frames if "keyguard" in frame.filename or frame.name in ("lookup", "alookup", "by")]
+    ours = [frame for frame in frames if of_keyguard(frame.filename) or frame.name in ("lookup", "alookup", "by")]
     return {name for frame in ours for name, value in (frame.locals or {}).items() if of in value}
 
 

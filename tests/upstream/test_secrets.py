@@ -12,6 +12,7 @@ import pytest
 
 from keyguard import ConfigurationError, Key, KeyPool, UpstreamExhausted
 from keyguard.stores.memory import MemoryStore
+from tests.support.frames import of_keyguard
 from tests.support.virtual_upstream import DEAD, World
 
 SECRET = "sk-very-secret-1234567890"
@@ -26,7 +27,7 @@ def everything_of(error: BaseException) -> str:
         frames += [
             f"{name}={value}"
             for frame in at.stack
-            if "/keyguard/" in frame.filename and "/tests/" not in frame.filename
+            if of_keyguard(frame.filename)
             for name, value in (frame.locals or {}).items()
         ]
         at = at.__cause__ or at.__context__
