@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import signal
+import sys
 import tempfile
 import traceback
 import warnings
@@ -27,6 +28,12 @@ hypothesis.settings.register_profile(
     "at any load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("at any load")
+
+
+# Hundreds of interpreters are started in a run, and as many workers collect all tests: where compiled code is kept
+# nowhere, each would compile all of it anew, which is a third of the whole work.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure() -> None:
