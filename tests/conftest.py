@@ -22,6 +22,7 @@ import pytest
 from keyguard.drivers import faults
 from tests.support.servers import Postgres, RedisCluster, RedisServer, shared
 from tests.support.threads import Begun
+from tests.support.warm import warm as warm_process
 
 # Before tests are imported, which take their settings from it. How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile(
@@ -150,3 +151,10 @@ def cluster() -> Iterator[RedisCluster]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     yield from shared(Postgres)
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[str]:
+    """The socket of a process that begins programs of Python at once."""
+    with warm_process() as server:
+        yield server

@@ -5,53 +5,36 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.pages import PAGES, ROOT, pieces_of
+from tests.support.pages import PAGES, pieces_of
+from tests.support.warm import run as warm_run
 
 IN_THE_CHECKOUT = {"README.md", "CONTRIBUTING.md", "docs/architecture.md"}
 """Their commands are for a checkout of this project: `test_guides.py` and `.ci/run` run them."""
 
 
-@pytest.fixture(scope="module")
-def runner() -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.page_runner"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
-
-
-def run(runner: subprocess.Popen[str], name: str, text: str, folder: Path, real: dict[str, str]) -> dict[str, Any]:
-    order = {
-        "name": name,
-        "text": text,
-        "folder": str(folder),
-        "real": real,
-        "environment": {"KEYGUARD_STORE": f"sqlite:///{folder}/keyguard.db"},
-    }
-    assert runner.stdin is not None
-    assert runner.stdout is not None
-    print(json.dumps(order), file=runner.stdin, flush=True)
-    return dict(json.loads(runner.stdout.readline()))
+def run(warm: str, name: str, text: str, folder: Path, real: dict[str, str]) -> dict[str, Any]:
+    order = {"name": name, "text": text, "real": real, "warm": warm}
+    needs = ["keyguard", "django", "fastapi", "flask", "pages", *["pytest"] * ("def test_" in text)]
+    done = warm_run(
+        warm,
+        ["-c", "from tests.support.page_runner import main; main()"],
+        given=json.dumps(order),
+        cwd=folder,
+        env={**os.environ, "KEYGUARD_STORE": f"sqlite:///{folder}/keyguard.db"},
+        needs=needs,
+        timeout=120,
+    )
+    killed = '{"error": "it was killed: it took too long, or ended its process"}'
+    return dict(json.loads(done.stdout or killed))
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_all_that_a_page_shows_runs(
-    name: str, runner: subprocess.Popen[str], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_all_that_a_page_shows_runs(name: str, warm: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     text = PAGES[name].read_text()
     place = re.sub(r"\W", "_", name)
     real = {}
@@ -64,7 +47,7 @@ def test_all_that_a_page_shows_runs(
         if "postgresql://localhost/app" in text:
             database = request.getfixturevalue("postgres")
             real["postgresql://localhost/app"] = f"{database.url}?schema={place.lower()}"
-    told = run(runner, name, text, tmp_path, real)
+    told = run(warm, name, text, tmp_path, real)
     assert "error" not in told, f"{name}: {told['error']}\n{told.get('output', '')}"
     assert sum(told["counts"].values()) == len([*pieces_of(text)])
 
@@ -141,10 +124,8 @@ curl -i http://127.0.0.1:8000/items -H 'X-API-Key: kg_live_4fK2...'
         "form",
     ],
 )
-def test_a_page_that_is_wrong_is_found(
-    old: str, new: str, error: str | None, runner: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    told = run(runner, "page", A_PAGE.replace(old, new, 1), tmp_path, {})
+def test_a_page_that_is_wrong_is_found(old: str, new: str, error: str | None, warm: str, tmp_path: Path) -> None:
+    told = run(warm, "page", A_PAGE.replace(old, new, 1), tmp_path, {})
     if error is None:
         assert told["counts"] == {"python": 3, "sh": 1, "check": 1}, told
     else:

@@ -1,8 +1,8 @@
 """The commands that a page shows, run as they stand there.
 
-Commands of this project run in the page's process. Servers are started, on a free port of 127.0.0.1, and end with the
-page; `curl` asks the one that was started last. What a page shows is replaced by what is true here: ports, and the id
-and the text of the key that was issued last.
+Commands of this project run in the page's process, and others as programs of `tests/support/warm.py`. Servers are
+started, on a free port of 127.0.0.1, and end with the page; `curl` asks the one that was started last. What a page
+shows is replaced by what is true here: ports, and the id and the text of the key that was issued last.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.support.servers import free_port
+from tests.support.warm import Program, run
 
 ROOT = Path(__file__).parents[2]
 KEY_ID = "4fK2mQ9xTzLb"  # how pages write the id of a key
 KEY_TEXT = re.compile(r"kg_live_4fK2\S*?(?=['\"\s]|$)")  # and its text
 SERVERS = {"flask": "run", "gunicorn": "", "hypercorn": "", "uvicorn": "", "fastapi": "run"}
+NEEDS = {"fastapi": ["fastapi", "uvicorn"], "gunicorn": ["gunicorn"], "pytest": ["pytest"], "uvicorn": ["uvicorn"]}
+"""What the warm process has ready for them, beside the frameworks, which it has for all pages."""
 ELSEWHERE = {
     "redis-cli": "asks a server of yours",
     "psql": "asks a server of yours",
@@ -45,8 +48,9 @@ flask.cli.cli.main(sys.argv[1:], prog_name="flask")
 class Commands:
     """Those of one page, in order."""
 
-    def __init__(self) -> None:
-        self.server: subprocess.Popen[bytes] | None = None
+    def __init__(self, warm: str) -> None:
+        self.warm = warm
+        self.server: Program | None = None
         self.port = 0
         self.key = ""
 
@@ -145,9 +149,9 @@ class Commands:
         given = re.sub(r"--(?:uds|certfile|keyfile|ssl-\w+)[ =]\S+", "", given)
         option = {"gunicorn": ["--bind", address], "hypercorn": ["--bind", address]}
         end = option.get(name, ["--port", str(self.port)])
-        program = [sys.executable, "-m", name, *shlex.split(given), *end]
+        program = ["-m", name, *shlex.split(given), *end]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
-        self.server = subprocess.Popen(program, env=environment, stdin=subprocess.DEVNULL)
+        self.server = Program(self.warm, program, env=environment, needs=NEEDS.get(name, ()))
         until = time.monotonic() + 60
         while True:
             assert self.server.poll() is None, f"{' '.join(words)} has ended with {self.server.returncode}"
@@ -195,15 +199,7 @@ class Commands:
         if name == "flask":  # as if this checkout were installed, and its entry points with it
             module = ["-c", FLASK]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
-        done = subprocess.run(
-            [sys.executable, *module, *words],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
+        done = run(self.warm, [*module, *words], env=environment, needs=NEEDS.get(name, ()), timeout=90)
         assert done.returncode == wanted, f"{line}\nended with {done.returncode}:\n{done.stdout}{done.stderr}"
         self.note_key(done.stdout)
 

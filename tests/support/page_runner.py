@@ -1,7 +1,7 @@
-"""Runs pages, each in a process of its own: a fork of this one, which has imported the frameworks already.
+"""Runs a page, as a program of `tests/support/warm.py`: JSON on standard input says what, and on output how it went.
 
-It reads lines of JSON, and answers each with one: what to run, and how that went. A page's process may connect to this
-machine only.
+Its process may connect to this machine only. The programs that the page shows are begun by the same warm process, so
+that they have nothing of what the page's own blocks have imported.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import configparser
 import contextlib
 import importlib
-import importlib.metadata
 import inspect
 import io
 import json
@@ -46,14 +45,14 @@ def only_this_machine(event: str, arguments: tuple[Any, ...]) -> None:
 class Page:
     """One page that runs, in a folder of its own."""
 
-    def __init__(self, name: str, text: str, real: dict[str, str]) -> None:
+    def __init__(self, name: str, text: str, real: dict[str, str], warm: str) -> None:
         self.name = name
         for shown, url in real.items():
             text = re.sub(shown, url, text)
         self.pieces = [*pieces_of(text)]
         self.names: dict[str, Any] = {}
         self.before = ""
-        self.commands = Commands()
+        self.commands = Commands(warm)
         self.store = os.environ.get("KEYGUARD_STORE", "")
 
     def run(self) -> dict[str, int]:
@@ -167,8 +166,7 @@ class Page:
         sys.modules.pop(path.stem, None)
         told = io.StringIO()
         with contextlib.redirect_stdout(told):
-            quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", *plugin.loading()]
-            code = pytest.main([*quiet, "--rootdir", ".", str(path)])
+            code = pytest.main(["-q", *plugin.WITHOUT, *plugin.loading(), "--rootdir", ".", str(path)])
         assert code == 0, told.getvalue()
 
 
@@ -201,54 +199,26 @@ def is_asgi(app: Any) -> bool:
     return inspect.iscoroutinefunction(call) or hasattr(app, "asgi_app") or len(inspect.signature(app).parameters) == 3
 
 
-def in_a_process_of_its_own(order: dict[str, Any]) -> dict[str, Any]:
-    """Run the page in a fork of this process."""
-    told, sink = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(told)
-        answer: dict[str, Any] = {}
-        try:
-            signal.alarm(100)
-            os.setsid()
-            os.chdir(order["folder"])
-            os.environ.update(order["environment"])
-            sys.addaudithook(only_this_machine)
-            with open("output.txt", "w", buffering=1) as output:
-                os.dup2(output.fileno(), 1)
-                os.dup2(output.fileno(), 2)
-                warnings.simplefilter("error")
-                warnings.filterwarnings("ignore", category=ResourceWarning)  # a page closes nothing
-                warnings.filterwarnings(
-                    "ignore", "'cgi' is deprecated", DeprecationWarning
-                )  # Pyramid reads forms by it
-                answer = {"counts": Page(order["name"], order["text"], order["real"]).run()}
-        except BaseException:
-            answer = {"error": traceback.format_exc()}
-        finally:
-            with contextlib.suppress(OSError):
-                answer["output"] = Path("output.txt").read_text()[-4000:]
-            with os.fdopen(sink, "w") as pipe:
-                json.dump(answer, pipe)
-            os._exit(0)
-    os.close(sink)
-    with os.fdopen(told) as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    return dict(json.loads(text or '{"error": "it was killed: it took too long, or ended its process"}'))
-
-
 def main() -> None:
-    for name in ("fastapi.testclient", "flask", "django.http", "keyguard.asgi", "keyguard.wsgi", "keyguard.cli"):
-        importlib.import_module(name)
-    plugins = [*importlib.metadata.entry_points(group="pytest11")]
-    for line in sys.stdin:
-        order = json.loads(line)
-        if "def test_" in order["text"]:
-            while plugins:  # once for all pages, not in each fork
-                plugins.pop().load()
-        print(json.dumps(in_a_process_of_its_own(order)), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    """Run the page that standard input tells, and end the process."""
+    order = json.load(sys.stdin)
+    answer: dict[str, Any] = {}
+    told = os.dup(1)
+    try:
+        signal.alarm(100)
+        sys.addaudithook(only_this_machine)
+        with open("output.txt", "w", buffering=1) as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", category=ResourceWarning)  # a page closes nothing
+            warnings.filterwarnings("ignore", "'cgi' is deprecated", DeprecationWarning)  # Pyramid reads forms by it
+            answer = {"counts": Page(order["name"], order["text"], order["real"], order["warm"]).run()}
+    except BaseException:
+        answer = {"error": traceback.format_exc()}
+    finally:
+        with contextlib.suppress(OSError):
+            answer["output"] = Path("output.txt").read_text()[-4000:]
+        with os.fdopen(told, "w") as pipe:
+            json.dump(answer, pipe)
+        os._exit(0)

@@ -9,15 +9,17 @@ import os
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MODULE = "keyguard.pytest_plugin"
-# Plugins that have no part in it, of which Hypothesis takes longer to load than all else.
-_WITHOUT = [word for name in ("cacheprovider", "xdist", "hypothesispytest") for word in ("-p", f"no:{name}")]
+WITHOUT = [word for name in ("cacheprovider", "xdist", "hypothesispytest") for word in ("-p", f"no:{name}")]
+"""Leaves out plugins that have no part in it, of which Hypothesis takes longer to load than all else."""
 
 
+@cache
 def is_installed() -> bool:
     """Tell whether pytest finds the plugin by itself here."""
     return any(each.value == MODULE for each in entry_points(group="pytest11"))
@@ -45,7 +47,7 @@ def run_pytest(folder: Path, *args: str, spare: Path | None = None) -> subproces
         path.append(str(made.parent))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO"))}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *_WITHOUT, "--rootdir", ".", *args],
+        [sys.executable, "-m", "pytest", "-q", *WITHOUT, "--rootdir", ".", *args],
         cwd=folder,
         env={**kept, "PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
