@@ -19,7 +19,7 @@ from keyguard.stores import open_store
 from keyguard.stores.redis import RedisStore
 from keyguard.testing import check_store, play
 from tests.support.every_store import store_of
-from tests.support.servers import RedisCluster, RedisServer, Sentinel, wait_until
+from tests.support.servers import Proxy, RedisCluster, RedisServer, Sentinel, wait_until
 
 
 @pytest.mark.parametrize("kind", ["redis", "cluster"])
@@ -46,6 +46,22 @@ def test_a_listing_reads_what_it_lists_and_nothing_else(
     store.execute([Put(key, b"a value") for key in (".dot|1", "}brace|1", "whole")])
     assert [len(store.scan(begin)) for begin in (".", ".d", "}b", "}brace|1", "wh", "whole|")] == [1, 1, 1, 1, 1, 0]
     assert len(store.scan("")) == 21
+
+
+def test_a_listing_of_many_takes_few_trips_and_an_error_names_no_caller(valkey: RedisServer) -> None:
+    with Proxy(valkey.port) as proxy:
+        store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", namespace="many", timeout=1)
+        store.execute([Put(f"k|{number:03d}", b"a value") for number in range(500)])
+        before = proxy.replies
+        assert [key for key, _ in store.scan("k|")] == [f"k|{number:03d}" for number in range(500)]
+        assert proxy.replies - before < 100
+        valkey.ask("SET", "many:c:{somebody}", "no hash")
+        with pytest.raises(StoreError, match="Redis: WRONGTYPE") as caught:
+            store.scan("rl:")
+        assert "somebody" not in str(caught.value)
+        store.clear()
+        assert store.scan("") == []
+        store.close()
 
 
 def failure(url: str, world: str) -> str:
@@ -177,7 +193,7 @@ def test_a_user_with_the_rights_that_the_readme_names_can_do_everything(kind: st
         server.ask("ACL", "SETUSER", "app", "on", ">pw", "resetchannels", "-@all", *rights)
         url, numbers = f"redis://app:pw@127.0.0.1:{server.port}/1", count()
         check_store(
-            lambda clock: RedisStore(url, clock=clock, timeout=1, namespace=f"keyguard:{next(numbers)}"), steps=200
+            lambda clock: RedisStore(url, clock=clock, timeout=1, namespace=f"keyguard:{next(numbers)}"), steps=40
         )
 
 

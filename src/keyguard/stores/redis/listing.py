@@ -17,6 +17,8 @@ from keyguard.stores.redis.url import Servers
 _ROUNDS = 300
 """So often the names of a server are asked for a page, `_COUNT` of them each time: it takes a fraction of a second."""
 _COUNT = 1000
+_TOGETHER = 100
+"""Values that are asked for in one trip: a value may be large."""
 
 
 def listed(servers: Servers, names: Names, prefix: str, clock: Clock | None) -> list[tuple[str, bytes, int | None]]:
@@ -80,26 +82,42 @@ def _now(client: Any, servers: Servers) -> int:
 
 
 def _walk(client: Any, names: Names, prefix: str, now: int) -> Iterator[tuple[str, bytes, int | None]]:
-    for name in set(client.scan_iter(match=names.pattern_of(prefix), count=_COUNT)):
-        if names.is_hash(name):
-            entries = client.hgetall(name)
-            entries.pop(b"!", None)
-            pairs = zip(names.keys_of(name, entries), entries.values(), strict=True)
-        else:
-            entry = client.get(name)
-            pairs = zip(names.keys_of(name, ()), [] if entry is None else [entry], strict=False)
-        for key, entry in pairs:
-            expiry = int.from_bytes(entry[:8], "little")
-            if key.startswith(prefix) and (not expiry or expiry > now):
-                yield key, entry[8:], expiry - now if expiry else None
+    found = list(set(client.scan_iter(match=names.pattern_of(prefix), count=_COUNT)))
+    for place in range(0, len(found), _TOGETHER):
+        batch = found[place : place + _TOGETHER]
+        asked = client.pipeline(transaction=False)
+        for name in batch:
+            (asked.hgetall if names.is_hash(name) else asked.get)(name)
+        for name, held in zip(batch, _replies(asked), strict=True):
+            if names.is_hash(name):
+                entries = {field: entry for field, entry in held.items() if field != b"!"}
+            else:
+                entries = {} if held is None else {b"": held}
+            for key, entry in zip(names.keys_of(name, entries), entries.values(), strict=False):
+                expiry = int.from_bytes(entry[:8], "little")
+                if key.startswith(prefix) and (not expiry or expiry > now):
+                    yield key, entry[8:], expiry - now if expiry else None
+
+
+def _replies(asked: Any) -> list[Any]:
+    """Return the replies to what was asked together. Raises the first error as the server said it, without the name."""
+    replies: list[Any] = asked.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 def cleared(servers: Servers, names: Names) -> None:
     """Delete everything in a namespace."""
     client = servers.client()
     try:
-        for name in client.scan_iter(match=names.pattern, count=1000):
-            client.delete(name)
+        found = iter(client.scan_iter(match=names.pattern, count=_COUNT))
+        while batch := list(islice(found, _COUNT)):
+            asked = client.pipeline(transaction=False)
+            for name in batch:
+                asked.delete(name)
+            _replies(asked)
     finally:
         client.close()
 

@@ -11,6 +11,7 @@ redis-py takes from a URL (time-outs, retries, how replies are read) would break
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -24,6 +25,7 @@ from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelPool
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
+from redis.driver_info import DriverInfo
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
@@ -191,7 +193,7 @@ class Servers:
         if self.kind == "sentinel":
             # A sentinel that is down must leave time for the next.
             brief = {**settings, "socket_timeout": _SENTINEL, "socket_connect_timeout": _SENTINEL, **self._secured()}
-            del brief["driver_info"]  # see `client`
+            brief["driver_info"] = _introduction()  # see `client`
             sentinel: Any = _sentinel(self.seeds, sentinel_kwargs=brief | self._sentinel_login, **settings)
             maker: Any = SentinelConnectionPool(
                 self.service, sentinel, max_connections=_NEVER_FULL, **settings, **self._secured(), **self.login
@@ -233,7 +235,7 @@ class Servers:
         settings = self._settings(_PATIENCE, Retry(NoBackoff(), 1))
         # With TLS a new connection has something to read, which redis-py's connection pool takes for a stale reply; if
         # it has introduced itself first, all has been read.
-        del settings["driver_info"]
+        settings["driver_info"] = _introduction()
         if self.cluster:
             from redis.cluster import ClusterNode, RedisCluster
 
@@ -278,6 +280,12 @@ def _in_words(service: str, error: Exception) -> str:
     # redis-py prints its clients, hundreds of characters each; what went wrong with the last one stands at the end.
     _, dash, why = str(error).rpartition(" - ")
     return f"no sentinel names a primary for {service!r}{f' ({why})' if dash else ''}"
+
+
+@cache
+def _introduction() -> DriverInfo:
+    """Return how redis-py introduces itself, made once: it reads its distribution's files for each connection else."""
+    return DriverInfo()
 
 
 def _none() -> None:
