@@ -49,6 +49,14 @@ def described(op: Op[Any]) -> str:
     return f"{type(op).__name__} of {', '.join(op.keys)}"
 
 
+def asked_both(store: Store, reference: Reference, asked: Sequence[Op[Any]], what: str) -> list[Any]:
+    """Ask a store and the reference for the same in one batch, and compare. Returns the reference's answers."""
+    answers = reference.execute(asked)
+    for op, expected, got in zip(asked, answers, executed(store, asked, what), strict=True):
+        same(f"{what}, {described(op)}", plain(expected), plain(got))
+    return answers
+
+
 def same(what: str, expected: Any, got: Any) -> None:
     if expected != got:
         raise AssertionError(f"{what}: expected {_short(expected)}, got {_short(got)}")

@@ -22,7 +22,7 @@ from keyguard.ops import (
 )
 from keyguard.ops.holds import MAX_HOLDS, Holds, held_key
 from keyguard.rates import window
-from keyguard.testing.conformance.comparing import one, opened, plain, same
+from keyguard.testing.conformance.comparing import asked_both, one, opened, plain, same
 from keyguard.testing.conformance.drawing import LIMITS
 from keyguard.testing.conformance.reference import Reference as Reference
 
@@ -43,9 +43,7 @@ def check_refunds(make_store: Callable[[ManualClock], Store]) -> None:
                 one(store, take)
             for place in order:
                 asked: list[Op[Any]] = [Settle(taken[place]), Take([Demand("limit", key, limit, 0)])]
-                for op in asked:
-                    (expected,) = reference.execute([op])
-                    same(f"giving back, {before}, 1 and 3 taken", plain(expected), plain(one(store, op)))
+                asked_both(store, reference, asked, f"giving back, {before}, 1 and 3 taken")
 
 
 def check_settlements(make_store: Callable[[ManualClock], Store]) -> None:
@@ -53,24 +51,22 @@ def check_settlements(make_store: Callable[[ManualClock], Store]) -> None:
     clock = ManualClock()
     reference = Reference(clock)
     with opened(make_store, clock) as store:
-        for place, limit in enumerate(LIMITS):
-            key = f"rl:settled{place}:{limit.code}|a"
-            for cost, settled in ((1, 0), (1, 2), (2, 1), (0, 1), (1, limit.max_cost), (0, 10**12)):
-                take = Take([Demand("limit", key, limit, cost)])
-                (taken,) = reference.execute([take])
-                one(store, take)
-                clock.advance(0.000003)
-                settle = Settle(taken, [settled])
-                left = Take([Demand("limit", key, limit, 0)])
-                asked: list[Op[Any]] = [settle, left, settle, left]
-                for again, op in enumerate(asked):
-                    (expected,) = reference.execute([op])
-                    what = f"{limit.text}, {cost} taken and {settled} settled, {('once', 'again')[again // 2]}"
-                    same(what, plain(expected), plain(one(store, op)))
-                dump = traits_of(store).dump
-                if dump is not None:
-                    lives = [(name, ttl) for name, _, ttl in dump(key)]
-                    same(f"{what}: how long it lives", [(name, ttl) for name, _, ttl in reference.dump(key)], lives)
+        for cost, settled in ((1, 0), (1, 2), (2, 1), (0, 1), (1, None), (0, 10**12)):
+            demands = [
+                Demand(limit.text, f"rl:cost{place}:{limit.code}|a", limit, cost) for place, limit in enumerate(LIMITS)
+            ]
+            what = f"{cost} taken and {'all' if settled is None else settled} settled"
+            taken = asked_both(store, reference, [Take([demand]) for demand in demands], what)
+            clock.advance(0.000003)
+            settles = [Settle(had, [had.demands[0].limit.max_cost if settled is None else settled]) for had in taken]
+            left = [Take([Demand(demand.name, demand.key, demand.limit, 0)]) for demand in demands]
+            for again in ("once", "again"):
+                for batch in (settles, left):
+                    asked_both(store, reference, batch, f"{what}, {again}")
+            dump = traits_of(store).dump
+            if dump is not None:
+                lives = [(name, ttl) for name, _, ttl in dump("rl:cost")]
+                same(f"{what}: how long it lives", [(name, ttl) for name, _, ttl in reference.dump("rl:cost")], lives)
 
 
 def check_holds(make_store: Callable[[ManualClock], Store]) -> None:

@@ -11,7 +11,7 @@ from keyguard.clock import SECOND
 from keyguard.manual_clock import ManualClock
 from keyguard.ops import Demand, Op, Settle, Store, Take
 from keyguard.rates import credits, quota
-from keyguard.testing.conformance.comparing import one, opened, plain, same
+from keyguard.testing.conformance.comparing import asked_both, opened
 from keyguard.testing.conformance.reference import Reference as Reference
 
 
@@ -24,10 +24,9 @@ def check_periods(make_store: Callable[[ManualClock], Store]) -> None:
     reference = Reference(clock)
     with opened(make_store, clock) as store:
 
-        def ask(op: Op[Any], what: str) -> Any:
-            (expected,) = reference.execute([op])
-            same(f"a period that is over: {what}", plain(expected), plain(one(store, op)))
-            return expected
+        def ask(*asked: Op[Any]) -> Any:
+            """Ask all at once, and return what came of the first."""
+            return asked_both(store, reference, asked, "a period that is over")[0]
 
         for step, (at, later, more, settled) in enumerate(product((0, hour - 1), (0, 1, hour), (0, 1), (0, 14))):
             clock.advance(timedelta(microseconds=hour - clock() % hour + at))
@@ -36,11 +35,9 @@ def check_periods(make_store: Callable[[ManualClock], Store]) -> None:
             def take(cost: int, keys: list[str] = keys) -> Take:
                 return Take([Demand("limit", key, limit, cost) for key, limit in zip(keys, limits, strict=True)])
 
-            taken = ask(take(3), "taking")
+            taken = ask(take(3))
             clock.advance(timedelta(microseconds=later))
-            ask(take(more), "taking in the next one")
-            ask(Settle(taken, [settled] * len(limits)), "settling")
-            ask(take(0), "what is left")
+            ask(take(more), Settle(taken, [settled] * len(limits)), take(0))
             clock.advance(timedelta(microseconds=hour))
-            ask(Take([Demand("limit", keys[1], never, 0)]), "a balance that nothing fills any more")
-            ask(take(0), "what is left then")
+            # Nothing fills this balance any more.
+            ask(Take([Demand("limit", keys[1], never, 0)]), take(0))

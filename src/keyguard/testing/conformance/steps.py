@@ -37,15 +37,21 @@ def check_random_steps(
             batch = source.batch()
             what = f"step {step} of seed {seed}"
             compare(source, reference, batch, executed(store, batch, what), what)
-            if step % 50 == 0:
-                for prefix in ("k|", "rc:", "up:"):
-                    same(f"{what}, scan", reference.scan(prefix), [*store.scan(prefix)])
-                    dump = traits_of(store).dump
-                    if dump is not None:
-                        same(f"{what}, dump", reference.dump(prefix), [*dump(prefix)])
-                keys = [key for key, _ in store.scan("")]
-                same(f"{what}, the keys of all", sorted(keys), keys)
+            if step % 50 == 49 or step == steps - 1:
+                _compare_contents(store, reference, what, by_dump=step // 50 % 2)
             tell()
+
+
+def _compare_contents(store: Store, reference: Reference, what: str, *, by_dump: int) -> None:
+    """Compare what a few prefixes list, each by `scan` and `dump` in turn, and the names of all keys."""
+    dump = traits_of(store).dump
+    for place, prefix in enumerate(("k|", "rc:", "up:")):
+        if dump is not None and (place + by_dump) % 2:
+            same(f"{what}, dump", reference.dump(prefix), [*dump(prefix)])
+        else:
+            same(f"{what}, scan", reference.scan(prefix), [*store.scan(prefix)])
+    keys = [key for key, _ in store.scan("")]
+    same(f"{what}, the keys of all", sorted(keys), keys)
 
 
 def compare(source: Steps, reference: Reference, batch: Sequence[Op[Any]], got: list[Any], what: str) -> None:

@@ -9,7 +9,7 @@ from keyguard.clock import SECOND
 from keyguard.manual_clock import ManualClock
 from keyguard.ops import Put, Store, traits_of
 from keyguard.ops.usage import LATEST, AddUsage, NoteProcess, UsagePart, UsageRow
-from keyguard.testing.conformance.comparing import one, opened, same
+from keyguard.testing.conformance.comparing import asked_both, opened, same
 from keyguard.testing.conformance.reference import Reference
 
 _ROWS = {"r": UsageRow(2), "t": UsageRow(3), "a": UsageRow(3, common=True)}
@@ -36,9 +36,8 @@ def check_usage(make_store: Callable[[ManualClock], Store]) -> None:
                 numbers[token] += 1
                 op = AddUsage(token, numbers[token], _parts(source, clock()))
                 sent.append(op)
-            same(f"addition {op.seq} of {op.token}", reference.execute([op])[0], one(store, op))
             process = NoteProcess(op.token, source.choice([None, {"host": "h", "pid": 1}]))
-            same("a process", reference.execute([process])[0], one(store, process))
+            asked_both(store, reference, [op, process], f"addition {op.seq} of {op.token}")
             clock.advance(source.choice([0, 1, 700]))
         for pool in ("u:=x|", "u:*|", "procs|"):
             same(f"what stands in {pool}", [*reference.scan(pool)], [*store.scan(pool)])

@@ -17,7 +17,7 @@ from keyguard.ops import (
     Store,
 )
 from keyguard.rates import window
-from keyguard.testing.conformance.comparing import one, opened, plain, same
+from keyguard.testing.conformance.comparing import asked_both, one, opened, same
 from keyguard.testing.conformance.reference import Reference as Reference
 
 
@@ -99,10 +99,10 @@ def check_records(make_store: Callable[[ManualClock], Store]) -> None:
             written = CompareAndSet({f"k|record{number}": None}, {f"k|record{number}": record})
             reference.execute([written])
             one(store, written)
-            for digests in presented:
-                for guesses in ((), guess):
-                    op = Authenticate(f"k|record{number}", digests, guesses)
-                    same(f"a record of {name}", plain(reference.execute([op])[0]), plain(one(store, op)))
+            asked = [
+                Authenticate(f"k|record{number}", digests, guesses) for digests in presented for guesses in ((), guess)
+            ]
+            asked_both(store, reference, asked, f"a record of {name}")
 
 
 def check_puts(make_store: Callable[[ManualClock], Store]) -> None:
@@ -116,7 +116,5 @@ def check_puts(make_store: Callable[[ManualClock], Store]) -> None:
             )
             for expected in (..., None, *values):
                 for value in values:
-                    op = Put(key, value, 60 * SECOND, expected=expected)
                     what = f"a Put of {value!r} to {key} that expects {expected!r}"
-                    same(what, reference.execute([op])[0], one(store, op))
-                    same(f"{what}, read", reference.execute([Read(key)])[0], one(store, Read(key)))
+                    asked_both(store, reference, [Put(key, value, 60 * SECOND, expected=expected), Read(key)], what)
