@@ -30,7 +30,7 @@ def url_of(kind: str, name: str, folder: Path, valkey: RedisServer, postgres: Po
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "redis", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])  # and PostgreSQL: tests/stores/test_stores.py
 def test_check(
     kind: str, tmp_path: Path, valkey: RedisServer, postgres: Postgres, capsys: pytest.CaptureFixture[str]
 ) -> None:

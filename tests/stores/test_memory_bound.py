@@ -27,12 +27,13 @@ class Rule(NamedTuple):
     limit: Limit
 
 
-@pytest.fixture(params=["by themselves", "in pools"], autouse=True)
+@pytest.fixture(params=["by themselves", "in pools"])
 def pools(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How counters stand in the store."""
     monkeypatch.setattr(sys.modules[__name__], "POOLS", {} if request.param == "in pools" else None)
 
 
+both = pytest.mark.usefixtures("pools")
 POOLS: dict[tuple[MemoryStore, Limit], Pool | None] | None = None
 
 
@@ -58,6 +59,7 @@ def attack(store: MemoryStore, limit: Limit, count: int) -> None:
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.text)
+@both
 def test_a_caller_over_its_limit_is_not_forgiven_whatever_comes(limit: Limit) -> None:
     clock = ManualClock()
     store = MemoryStore(MIB, clock=clock)
@@ -75,6 +77,7 @@ def test_a_caller_over_its_limit_is_not_forgiven_whatever_comes(limit: Limit) ->
     assert all(take(store, limit, culprit) for culprit in culprits), "and they are let in again when it is over"
 
 
+@both
 def test_a_newcomer_is_hardly_hurt_by_callers_who_came_once() -> None:
     store = MemoryStore(MIB, clock=ManualClock())
     limit = LIMITS[1]
@@ -83,6 +86,7 @@ def test_a_newcomer_is_hardly_hurt_by_callers_who_came_once() -> None:
     assert all(take(store, limit, newcomer, 99) for newcomer in newcomers)
 
 
+@both
 def test_who_has_spent_half_is_held_to_n_whatever_comes() -> None:
     store = MemoryStore(MIB, clock=ManualClock())
     limit = LIMITS[1]
@@ -95,6 +99,7 @@ def test_who_has_spent_half_is_held_to_n_whatever_comes() -> None:
     assert admitted == 100
 
 
+@both
 def test_where_all_have_spent_much_they_are_folded_and_none_is_forgiven() -> None:
     store = MemoryStore(MIB, clock=ManualClock())
     limit = LIMITS[0]
@@ -107,6 +112,7 @@ def test_where_all_have_spent_much_they_are_folded_and_none_is_forgiven() -> Non
     assert not any(take(store, limit, f"caller-{number}") for number in range(6_000))
 
 
+@both
 def test_a_caller_who_is_there_is_not_forgotten_by_its_own_request() -> None:
     store = MemoryStore(MIB, clock=ManualClock())
     limit = LIMITS[1]
@@ -115,6 +121,7 @@ def test_a_caller_who_is_there_is_not_forgotten_by_its_own_request() -> None:
         assert left(store, limit, f"caller-{number}") == 90
 
 
+@both
 def test_nor_where_all_others_are_kept() -> None:
     """It was forgotten where the generations turned in the middle of making room for it: those looked at were newer."""
     store = MemoryStore(MIB, clock=ManualClock())
@@ -129,6 +136,7 @@ def test_nor_where_all_others_are_kept() -> None:
     assert admitted > 1000
 
 
+@both
 def test_one_value_larger_than_the_store_is_kept() -> None:
     store = MemoryStore(MIB, clock=ManualClock())
     store.execute((CompareAndSet({"key|large": None}, {"key|large": bytes(2 * MIB)}),))
@@ -136,6 +144,7 @@ def test_one_value_larger_than_the_store_is_kept() -> None:
     assert store.execute((Read("key|large"),))[0] == (bytes(2 * MIB),)
 
 
+@both
 def test_api_keys_are_never_let_go() -> None:
     store = MemoryStore(MIB, clock=ManualClock())
     names = [f"key|{number}" for number in range(500)]
@@ -146,6 +155,7 @@ def test_api_keys_are_never_let_go() -> None:
     assert [key for key, _ in store.scan("key|")] == sorted(names)
 
 
+@both
 def test_it_says_once_that_it_is_at_its_bound(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock()
     told: list[MemoryStats] = []
@@ -163,6 +173,7 @@ def test_it_says_once_that_it_is_at_its_bound(caplog: pytest.LogCaptureFixture) 
     assert len(told) == len(caplog.records) == 2
 
 
+@both
 def test_what_has_lapsed_leaves_though_nobody_asks_for_it() -> None:
     clock = ManualClock()
     store = MemoryStore(clock=clock)

@@ -13,17 +13,18 @@ import pytest
 import trustme
 
 from keyguard import ConfigurationError, StoreError, ops
+from keyguard.cli import main
 from keyguard.clock import Clock
 from keyguard.ops import Op, Store
 from keyguard.rates import smooth, window
 from keyguard.rates.window import WindowLog as Window
 from keyguard.stores import open_store
 from keyguard.stores.memory import MemoryStore
-from keyguard.stores.postgres import PostgresStore
 from keyguard.stores.redis import RedisStore
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, Reference, check_store
 from tests.support.servers import Postgres, Proxy, RedisCluster, RedisServer
+from tests.support.transport import check_transport
 
 
 def makers(folder: Path) -> dict[str, Callable[[Clock], Store]]:
@@ -41,22 +42,29 @@ def test_the_conformance_suite(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("server", "seed"), [("valkey", 1), ("redis6", 2)])
 def test_the_conformance_suite_on_redis(server: str, seed: int, request: pytest.FixtureRequest) -> None:
-    """The scripts mean what `apply` means, on Valkey 9 and on Redis 6.2."""
-    check_store(RedisStore(request.getfixturevalue(server).url).scratch, steps=800, seed=seed)
+    """The scripts mean what `apply` means, on Valkey 9 and on Redis 6.2. What a check wrote is gone afterwards."""
+    started: RedisServer = request.getfixturevalue(server)
+    check_store(RedisStore(started.url).scratch, steps=800, seed=seed)
+    assert not started.ask("KEYS", "keyguard*:check-*")
 
 
 def test_the_conformance_suite_on_a_cluster(cluster: RedisCluster) -> None:
     check_store(RedisStore(cluster.url).scratch, steps=350, compensates=True)
 
 
-def test_the_conformance_suite_on_postgresql(postgres: Postgres) -> None:
-    check_store(PostgresStore(postgres.url).scratch, steps=200)
+def test_the_conformance_suite_on_postgresql_by_the_command(
+    postgres: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{postgres.url}?schema=conformance"
+    assert main(["store", "init", url]) == 0
+    assert main(["store", "check", url, "--steps", "200"]) == 0, capsys.readouterr().out
+    assert "means what every store means" in capsys.readouterr().out
 
 
 def test_a_unix_socket(tmp_path: Path) -> None:
     with RedisServer("valkey", "--unixsocket", str(tmp_path / "s")) as server:
         assert server.process is not None
-        check_store(RedisStore(f"unix://{tmp_path}/s").scratch, steps=20)
+        check_transport(RedisStore(f"unix://{tmp_path}/s").scratch)
 
 
 def test_tls_with_a_password_and_a_certificate_that_is_checked(tmp_path: Path) -> None:
@@ -69,17 +77,12 @@ def test_tls_with_a_password_and_a_certificate_that_is_checked(tmp_path: Path) -
     with RedisServer() as server, Proxy(server.port, context) as proxy:
         server.ask("ACL", "SETUSER", "kg", "on", ">pass word", "~*", "+@all")
         url = f"rediss://kg:pass%20word@localhost:{proxy.port}/0?ssl_ca_certs={tmp_path}"
-        check_store(open_store(f"{url}/right").scratch, steps=20)  # type: ignore[attr-defined]
+        check_transport(open_store(f"{url}/right").scratch)  # type: ignore[attr-defined]
         with pytest.raises(StoreError, match="certificate verify failed"):
             RedisStore(f"{url}/wrong", timeout=1).execute([ops.Read("k|1")])
         with pytest.raises(StoreError, match="invalid username-password") as caught:
             RedisStore(f"{url}/right".replace("20word", "20worse"), timeout=1).execute([ops.Read("k|1")])
         assert "worse" not in str(caught.value)
-
-
-def test_what_a_check_wrote_is_gone_afterwards(valkey: RedisServer) -> None:
-    check_store(RedisStore(valkey.url).scratch, steps=20)
-    assert not valkey.ask("KEYS", "keyguard*:check-*")
 
 
 @pytest.mark.parametrize("password", ["", "kg:pw@"])
@@ -221,11 +224,11 @@ class Broken(Reference):
 )
 def test_the_conformance_suite_catches(mistake: str) -> None:
     with pytest.raises(AssertionError, match="expected"):
-        check_store(lambda clock: Broken(clock, mistake))
+        check_store(lambda clock: Broken(clock, mistake), steps=300)
 
 
 def test_the_reference_passes_its_own_suite() -> None:
-    check_store(lambda clock: Broken(clock, "none"))
+    check_store(lambda clock: Broken(clock, "none"), steps=300)
 
 
 @pytest.mark.parametrize(

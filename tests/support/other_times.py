@@ -12,6 +12,7 @@ from keyguard.clock import SECOND, Clock, wall_clock
 from keyguard.ops import Authenticate, Demand, Settle, Take, Taken
 from keyguard.rates import Limit, Quota, credits, quota, window
 from keyguard.stores.redis import RedisStore, encoding
+from tests.support.servers import RedisServer
 
 DAY = 86400 * SECOND
 LIMITS: tuple[Limit, ...] = (
@@ -35,10 +36,10 @@ def ahead_of_the_server(micros: int) -> Iterator[None]:
         encoding.wall_clock = usual  # type: ignore[attr-defined]
 
 
-def check_other_times(url: str) -> None:
+def check_other_times(server: RedisServer) -> None:
     """Take, settle, give back and guess on a host whose clock is more than a year off; another host's is right."""
     namespace = f"other{os.urandom(4).hex()}"
-    right, wrong = (RedisStore(url, namespace=namespace, timeout=1) for _ in range(2))
+    right, wrong = (RedisStore(server.url, namespace=namespace, timeout=1) for _ in range(2))
 
     def ask(store: RedisStore, op: Any, micros: int = 0) -> Any:
         with ahead_of_the_server(micros):

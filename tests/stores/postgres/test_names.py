@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from keyguard.ops import Authenticate, CompareAndSet, Demand, Put, Read, ReadWithTime, Settle, Take
@@ -38,7 +39,7 @@ TYPES = ["bytea", "int8", "int4", "bigint", "integer", "name", "text", "boolean"
 TABLES = ["pg_namespace", "entries", "counters", "decisions", "version", "unnest"]
 
 
-@pytest.fixture(params=list(PLACES))
+@pytest.fixture(params=list(PLACES), scope="module")
 def hostile(request: pytest.FixtureRequest) -> Iterator[Postgres]:
     """A database in which somebody has left traps; each tells its name when it is stepped on."""
     with Postgres() as server:
@@ -62,9 +63,9 @@ def hostile(request: pytest.FixtureRequest) -> Iterator[Postgres]:
             )
         lines += [f'CREATE DOMAIN {place}."{name}" AS pg_catalog.text CHECK (VALUE IS NULL)' for name in TYPES]
         lines += [f"CREATE TABLE {place}.{name} (trap pg_catalog.text)" for name in TABLES]
-        for line in lines:
-            server.query(line)
-        server.query(f"ALTER ROLE {ROLE} SET search_path = {PLACES[request.param]}")
+        with psycopg.connect(server.url) as connection:
+            for line in [*lines, f"ALTER ROLE {ROLE} SET search_path = {PLACES[request.param]}"]:
+                connection.execute(line)
         yield server
 
 
@@ -80,8 +81,8 @@ def test_no_trap_is_stepped_on(hostile: Postgres) -> None:
     assert store.execute([CompareAndSet({"k|a": b"1"}, {"k|a": None})]) == [True]
     assert store.execute([Read("k|a"), ReadWithTime("k|a")])[0] == (None,)
     assert store.execute([Authenticate("k|a", {0: b"d" * 32}, [demand])])[0].valid is False
-    for number in range(250):  # until lapsed ones are deleted
-        store.execute([Put(f"k|{number}", b"1", 1), Take([demand])])
+    for number in range(50):  # until lapsed ones are deleted
+        store.execute([*(Put(f"k|{number} {place}", b"1", 1) for place in range(10)), Take([demand])])
     assert store.execute([Put("k|c", b"3")]) == [True]
     assert ("k|c", b"3") in store.scan("k|")
     decisions = store._decisions
@@ -92,11 +93,9 @@ def test_no_trap_is_stepped_on(hostile: Postgres) -> None:
 
 def test_purges_and_doubts_step_on_none_either(hostile: Postgres) -> None:
     """They run aside, and a failure of theirs is told to nobody: here each is run by itself."""
-    import psycopg
-
-    store = PostgresStore(hostile.url, schema="guarded", timeout=1)
+    store = PostgresStore(hostile.url, schema="aside", timeout=1)
     store.migrate()
-    made = schema_module.statements("guarded")
+    made = schema_module.statements("aside")
     words = {"start": b"", "now": 1, "length": 2, "places": [1], "wait": "1s", "lock": "1s", "idle": "1s"}
     words |= {"entries": [b"k"], "counters": [b"c"], "brief": "1s", "end": b"z", "most": 1}
     plain = {

@@ -15,8 +15,8 @@ from keyguard.ops import Demand, Take
 from keyguard.rates import window
 from keyguard.stores import open_store
 from keyguard.stores.postgres import PostgresStore
-from keyguard.testing import check_store
 from tests.support.servers import PgBouncer, Postgres, wait_until
+from tests.support.transport import check_transport
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +41,8 @@ def opened(url: str, schema: str, **settings: Any) -> PostgresStore:
     return store
 
 
-def test_the_conformance_suite_through_a_pooler_of_transactions(pooler: PgBouncer) -> None:
-    check_store(PostgresStore(pooler.url).scratch, steps=40)
+def test_a_store_means_the_same_through_a_pooler_of_transactions(pooler: PgBouncer) -> None:
+    check_transport(PostgresStore(pooler.url).scratch, 60)
 
 
 def test_others_find_nothing_of_ours_on_the_connections_that_they_get(postgres: Postgres, pooler: PgBouncer) -> None:

@@ -18,7 +18,7 @@ from tests.support.other_times import DAY, ahead_of_the_server, check_other_time
 
 @pytest.mark.parametrize("server", ["valkey", "redis6", "cluster"])
 def test_the_servers_clock_decides(server: str, request: pytest.FixtureRequest) -> None:
-    check_other_times(request.getfixturevalue(server).url)
+    check_other_times(request.getfixturevalue(server))
 
 
 def test_callers_of_several_nodes(cluster: Any) -> None:

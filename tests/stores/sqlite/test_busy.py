@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import sqlite3
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -23,10 +23,9 @@ from keyguard.rates import window
 from keyguard.stores.sqlite import SQLiteStore
 from tests.support.faulty import Service, flood
 from tests.support.harness import Answer, Ask, aask, asgi_app, ask_wsgi, wsgi_app
-from tests.support.servers import python, wait_until
+from tests.support.servers import wait_until
 from tests.support.threads import Begun
 
-ROOT = Path(__file__).parents[3]
 QUOTA = 20
 TAKE = Take([Demand("d", "rl:busy|x", window(1000, 3_600_000_000, "1000/hour"))])
 
@@ -132,41 +131,31 @@ def test_tasks_of_one_process_are_not_in_each_other_s_way(tmp_path: Path) -> Non
     assert (found["admitted"], found["overload"]) == (QUOTA, 0), found
 
 
-CROWD = """
-import json, sys
-from keyguard.stores.sqlite import SQLiteStore
-from tests.stores.sqlite.test_busy import WAYS, stack
-for way, count in (("threads", 50), ("tasks", 300)):
-    guard, asks = stack(SQLiteStore(f"{sys.argv[1]}/{way}.db"))
-    print("ready", flush=True)
-    sys.stdin.readline()
-    counts = [WAYS[way](guard, asks, count) for _ in range(2)]
-    print(json.dumps([sum(one["admitted"] for one in counts), guard.health.outages]), flush=True)
-"""
-
-
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_as_much_as_several_processes_can_ask_at_once(tmp_path: Path) -> None:
     """With threads, and then with tasks."""
-    with contextlib.ExitStack() as processes:
-        crowd: list[subprocess.Popen[str]] = [
-            processes.enter_context(python("-c", CROWD, str(tmp_path), cwd=ROOT)) for _ in range(3)
-        ]
-        for way in WAYS:
-            for process in crowd:
-                assert _line(process) == "ready\n"
-            for process in crowd:
-                assert process.stdin is not None
-                process.stdin.write("go\n")
-                process.stdin.flush()
-            results = [json.loads(_line(process)) for process in crowd]
-            assert 0 < sum(admitted for admitted, _ in results) <= QUOTA, way
-            assert [outages for _, outages in results] == [0] * 3, way
+    fork = multiprocessing.get_context("fork")
+    gate, told = fork.Barrier(3), fork.SimpleQueue()
 
+    def ask() -> None:
+        for way, count in (("threads", 50), ("tasks", 300)):
+            guard, asks = stack(SQLiteStore(f"{tmp_path}/{way}.db"))
+            gate.wait(60)
+            counts = [WAYS[way](guard, asks, count) for _ in range(2)]
+            told.put((way, sum(one["admitted"] for one in counts), guard.health.outages))
 
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
+    crowd = [fork.Process(target=ask, daemon=True) for _ in range(3)]
+    for process in crowd:
+        process.start()
+    for process in crowd:
+        process.join(110)
+        assert process.exitcode == 0
+    results = [told.get() for _ in range(6)]
+    for way in WAYS:
+        assert 0 < sum(admitted for kind, admitted, _ in results if kind == way) <= QUOTA, way
+    assert [outages for _, _, outages in results] == [0] * 6, results
+    told.close()
 
 
 # -- another program keeps the file ------------------------------------------------------------------------------
