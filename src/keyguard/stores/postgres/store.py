@@ -49,6 +49,9 @@ class PostgresStore:
     Raises `ConfigurationError` for a setting that is wrong; whether the server is there shows at the first operation.
     """
 
+    _max_timeout: float = 1
+    """Seconds that `timeout` may be at most: a request waits for a decision."""
+
     def __init__(
         self,
         url: str,
@@ -61,7 +64,7 @@ class PostgresStore:
     ) -> None:
         if not isinstance(schema, str) or not schema.isidentifier() or not schema.isascii() or len(schema) > 60:
             raise ConfigurationError(f"schema is a name of letters, digits and _, not {schema!r}")
-        check_patience(timeout, max_connections)
+        check_patience(timeout, max_connections, self._max_timeout)
         if credentials is not None and (not callable(credentials) or is_async(credentials)):
             raise ConfigurationError(
                 f"credentials is a plain function without arguments, not {type(credentials).__name__}"
@@ -263,7 +266,7 @@ class PostgresStore:
             self._url,
             credentials=self._credentials,
             schema=f"keyguard_check_{os.urandom(6).hex()}",
-            timeout=1.0,
+            timeout=8.0,
             clock=clock,
         )
         store.migrate()
@@ -291,7 +294,9 @@ class PostgresStore:
 
 
 class _Scratch(PostgresStore):
-    """A store that is removed when it is closed."""
+    """A store that is removed when it is closed. No request waits for it, so it may be patient."""
+
+    _max_timeout = 8
 
     def close(self) -> None:
         super().close()
