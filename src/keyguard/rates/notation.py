@@ -1,7 +1,8 @@
 """The notation of rates: `"10/second; 5000/day"`, `"100 per 5 minutes"`, `"5/m"`, `"1/week"`.
 
-The grammar is that of the `limits` library, and its parser reads it; short units and weeks are written out for it
-here. Texts that the parser reads in a surprising way are refused here: a limit of 0, a period of 0, months and years.
+The grammar is that of the `limits` library, with short units and weeks. What is plain is read here: the library takes
+longer to load than a whole stack. Its parser reads all other texts, and its rate items are taken. What it reads in a
+surprising way is refused: a limit of 0, a period of 0, months and years.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _PART = re.compile(r"\s*([0-9]+)\s*(?:/|per)\s*([0-9]+)?\s*([a-z]+)\s*")
 # Small letters alone: "5/M" could be five a month.
 _SHORT = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "hour", "d": "day"}
 _WEEKS = frozenset({"w", "week", "weeks"})
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}
+_UNITS = {**_SHORT, "w": "week", **{name: unit for unit in _SECONDS for name in (unit, f"{unit}s")}}
 
 _HELP = "write for example '10/second', '100/5 minutes' or '10/second; 5000/day'"
 
@@ -34,7 +37,24 @@ def parse_rates(text: str | RateLimitItem) -> list[Rate]:
 
     Raises `ConfigurationError` that says what is wrong and what would be right.
     """
-    # Imported where it is used: it takes longer to load than all of keyguard.
+    if isinstance(text, str):
+        rates = [rate for part in _parts(text) if (rate := _plain(part))]
+        if len(rates) == len(_parts(text)):
+            return rates
+    return _read_by_limits(text)
+
+
+def _plain(part: str) -> Rate | None:
+    """Read a rate that is as most are; None if it is another one, or wrong."""
+    match = _PART.fullmatch(part)
+    if match is None or match[3] not in _UNITS or len(part) > 40:  # Python refuses to read very long numbers
+        return None
+    quota, many, unit = int(match[1]), int(match[2] or 1), _UNITS[match[3]]
+    period = many * _SECONDS[unit] * SECOND
+    return (quota, period, f"{quota}/{_period(many, unit)}") if quota and 0 < period <= LONGEST else None
+
+
+def _read_by_limits(text: str | RateLimitItem) -> list[Rate]:
     from limits import RateLimitItem, parse_many
 
     if isinstance(text, RateLimitItem):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from keyguard import ConfigurationError, RateLimit, smooth
 from keyguard.rates import NEVER, Limit, parse_rates, window
+from keyguard.rates.notation import _read_by_limits
 
 SECOND = 1_000_000
 START = 1_800_000_000 * SECOND
@@ -316,6 +318,34 @@ def test_callers_folded_together_are_forgiven_nothing(
 )
 def test_rates_are_read(text: str, rates: list[tuple[int, int, str]]) -> None:
     assert parse_rates(text) == [(quota, seconds * SECOND, name) for quota, seconds, name in rates]
+
+
+def outcome(read: Callable[[str], Any], text: str) -> Any:
+    try:
+        return read(text)
+    except ConfigurationError as error:
+        return str(error)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(0, 12).map(str), st.sampled_from(["010", "9" * 18, "9" * 5000, "-1", "x"])),
+            st.sampled_from(["/", " per ", "per", " / ", "//"]),
+            st.one_of(st.just(""), st.integers(0, 9000).map("{} ".format), st.sampled_from(["7", "014"])),
+            st.sampled_from(
+                [*"smhdw", "sec", "secs", "second", "min", "minutes", "hour", "hs", "days", "week", "year", "Day"]
+            ),
+        ).map("".join),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from([";", "; ", ",", " | ", ";;"]),
+)
+def test_a_rate_is_what_the_limits_library_reads(parts: list[str], between: str) -> None:
+    text = between.join(parts)
+    assert outcome(parse_rates, text) == outcome(_read_by_limits, text)
 
 
 @pytest.mark.parametrize(
