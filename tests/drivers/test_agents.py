@@ -21,12 +21,13 @@ ROOT = Path(__file__).parents[2]
 ASGI = [name for name in APPS if name not in WSGI]
 CASES = {
     "patching what is there": [
-        ("sentry", "before", [*APPS, *README]),
-        ("sentry", "after", ["fastapi", "starlette, one by one", "litestar", "flask", "django wsgi", *README]),
-        ("sentry-spans", "before", [app for app in ASGI if app.startswith(("fastapi", "starlette"))]),
         ("elastic", "before", [app for app in APPS if app not in ("litestar", "bare wsgi", "django asgi")]),
         # It stands around each app, however that has its layers.
         ("opentelemetry", "before", [app for app in APPS if app not in ("fastapi, one by one", "starlette")]),
+        # Last: what is loaded for it stays in the process that all others are forked from.
+        ("sentry", "before", [*APPS, *README]),
+        ("sentry", "after", ["fastapi", "starlette, one by one", "litestar", "flask", "django wsgi", *README]),
+        ("sentry-spans", "before", [app for app in ASGI if app.startswith(("fastapi", "starlette"))]),
     ],
     "patching what is imported": [
         ("newrelic", "before", ["fastapi", "starlette, one by one", "bare asgi", "flask", "django wsgi", "bare wsgi"])
