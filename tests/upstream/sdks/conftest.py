@@ -9,9 +9,27 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import certifi
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+OUTSIDE = dict(os.environ)
+"""What is set where tests are started."""
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the first certificate of all that HTTP clients trust."""
+    file = tmp_path_factory.mktemp("authority") / "ca.pem"
+    end = "-----END CERTIFICATE-----\n"
+    file.write_text(certifi.contents().partition(end)[0] + end)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _few_certificates(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each client load one: providers here speak without TLS, and all of them take longer than the story."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
 
 
 @pytest.fixture(scope="session")
@@ -42,5 +60,5 @@ def _install(folder: Path, packages: list[str]) -> None:
         if whole.exists():
             return
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--upgrade", "--target", str(folder)]
-        subprocess.run([*command, *packages], check=True, timeout=250, stdout=sys.stderr)
+        subprocess.run([*command, *packages], check=True, timeout=250, stdout=sys.stderr, env=OUTSIDE)
         whole.touch()
