@@ -1,6 +1,7 @@
 """An app with everything that a driver has to bring to an end, on every store that KEYGUARD_STORES names.
 
-One stack for each store, one around the other; each keeps the answers below a path of its own.
+One stack for each store, one around the other; each keeps the answers below a path of its own. Beside them stands what
+tells how a request has come: `served_neighbours.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from keyguard import APIKeys, Forward, Identity, Keyguard, RateLimit, Request, Response, ResponseCache, path
+from tests.support import served_neighbours
 
 logging.basicConfig(level=logging.WARNING)
 FRESH = {"Content-Type": "text/plain", "Cache-Control": "public, max-age=600"}
@@ -42,10 +44,11 @@ def _wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     return [b"x"]
 
 
-asgi: Any = _asgi
-wsgi: Any = _wsgi
-for store in os.environ["KEYGUARD_STORES"].split():
-    kind = store.partition(":")[0]
+STORES = {store.partition(":")[0]: store for store in os.environ["KEYGUARD_STORES"].split()}
+KEPT = tuple(f"/{kind}/" for kind in STORES)
+asgi_stacks: Any = _asgi
+wsgi_stacks: Any = _wsgi
+for kind, store in STORES.items():
     guard = Keyguard(
         _settling,
         APIKeys(lookup=lambda key: Identity(key), optional=True),
@@ -53,4 +56,21 @@ for store in os.environ["KEYGUARD_STORES"].split():
         ResponseCache(when=path(f"/{kind}/*"), name=kind),
         store=store,
     )
-    asgi, wsgi = guard.asgi(asgi), guard.wsgi(wsgi)
+    asgi_stacks, wsgi_stacks = guard.asgi(asgi_stacks), guard.wsgi(wsgi_stacks)
+
+
+def _beside(told: Any) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        kept = scope["type"] == "lifespan" or scope["path"].startswith(KEPT)
+        await (asgi_stacks if kept else told)(scope, receive, send)
+
+    return app
+
+
+asgi = _beside(served_neighbours.told_bridged)
+asgi_on_trio = _beside(served_neighbours.told_asgi)
+
+
+def wsgi(environ: dict[str, Any], start_response: Any) -> Any:
+    kept = environ["PATH_INFO"].startswith(KEPT)
+    return (wsgi_stacks if kept else served_neighbours.told_wsgi)(environ, start_response)
