@@ -24,6 +24,8 @@ from tests.support.servers import Postgres, RedisCluster, RedisServer, shared
 from tests.support.threads import Begun
 from tests.support.warm import warm as warm_process
 
+WARM = "TESTS_WARM_SOCKET"
+
 # Before tests are imported, which take their settings from it. How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile(
     "at any load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -53,6 +55,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Start what begins programs for the tests of all workers: each library is imported once."""
+    opened = contextlib.ExitStack()
+    config.add_cleanup(opened.close)
+    os.environ[WARM] = opened.enter_context(warm_process())
+    opened.callback(os.environ.pop, WARM)
 
 
 def pytest_collection(session: pytest.Session) -> None:
@@ -169,6 +180,9 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def warm() -> Iterator[str]:
-    """The socket of a process that begins programs of Python at once."""
+    """The socket of a process that begins programs of Python at once: one for all workers."""
+    if WARM in os.environ:
+        yield os.environ[WARM]
+        return
     with warm_process() as server:
         yield server

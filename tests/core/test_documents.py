@@ -20,9 +20,11 @@ from keyguard.testing import play
 from tests.support.harness import Ask, aask, ask_wsgi
 from tests.support.plugin import run_pytest
 from tests.support.servers import free_port, wait_until
+from tests.support.warm import Program, run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 @pytest.fixture
@@ -68,19 +70,14 @@ def test_the_readme_has_its_two_commands_and_ci_runs_them() -> None:
         ("bottle_app", "wsgi"),
     ],
 )
-def test_the_app_examples_are_guarded(name: str, world: str, folder: Path) -> None:
+def test_the_app_examples_are_guarded(name: str, world: str, folder: Path, warm: str) -> None:
     if name == "django_app":  # settings are configured once in a process
         code = (
             "import sys, asyncio; sys.path[:0] = sys.argv[1:3]; import django_app as m; "
             "from tests.core.test_documents import guarded; guarded(m.guard, m.application, m.asgi_application)"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(ROOT), str(ROOT / "examples")],
-            capture_output=True,
-            text=True,
-            env={**os.environ},
-            check=False,
-        )
+        words = ["-c", code, str(ROOT), str(ROOT / "examples")]
+        done = run(warm, words, needs=["keyguard", "django", "pages", "pytest"])
         assert done.returncode == 0, done.stderr
         return
     module = example(name)
@@ -89,15 +86,14 @@ def test_the_app_examples_are_guarded(name: str, world: str, folder: Path) -> No
     guarded(module.guard, None if world == "asgi" else app, None if world == "wsgi" else asgi)
 
 
-def test_the_fastapi_example_with_rules_at_its_routes(folder: Path) -> None:
+def test_the_fastapi_example_with_rules_at_its_routes(folder: Path, warm: str) -> None:
     place = ROOT / "examples"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)])}
     words = ["keys", "issue", "--owner", "acme", "--scope", "write", "--store", os.environ["KEYGUARD_STORE"]]
-    command = [sys.executable, "-m", "keyguard", *words]
-    key = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+    key = run(warm, ["-m", "keyguard", *words], env=environment, needs=["keyguard"]).stdout.strip()
     port = free_port()
-    serve = [sys.executable, "-m", "uvicorn", "--port", str(port), "fastapi_routes:app"]
-    with subprocess.Popen(serve, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    serve = ["-m", "uvicorn", "--port", str(port), "fastapi_routes:app"]
+    with Program(warm, serve, env=environment, needs=["keyguard", "fastapi", "uvicorn"], **QUIET) as server:
         try:
 
             def ask(path: str, method: str = "GET", **headers: str) -> Any:
@@ -124,14 +120,15 @@ def test_the_fastapi_example_with_rules_at_its_routes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("program", ["manage.py", "gunicorn", "uvicorn"])
-def test_the_django_project_of_the_examples(program: str, folder: Path) -> None:
+def test_the_django_project_of_the_examples(program: str, folder: Path, warm: str) -> None:
     """Its commands, and both of its applications in real servers."""
     place = ROOT / "examples"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)])}
 
     def manage(*words: str) -> str:
-        command = [sys.executable, str(place / "django_project.py"), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+        done = run(warm, [str(place / "django_project.py"), *words], env=environment, needs=["keyguard", "django"])
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     key = manage("keyguard", "keys", "issue", "--owner", "acme").strip()
     if program == "manage.py":
@@ -141,8 +138,8 @@ def test_the_django_project_of_the_examples(program: str, folder: Path) -> None:
     port = free_port()
     bound = ["-b", f"127.0.0.1:{port}"] if program == "gunicorn" else ["--port", str(port)]
     app = "application" if program == "gunicorn" else "asgi_application"
-    command = [sys.executable, "-m", program, *bound, f"django_project:{app}"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    command = ["-m", program, *bound, f"django_project:{app}"]
+    with Program(warm, command, env=environment, needs=["keyguard", "django", program], **QUIET) as server:
         try:
 
             def ask(path: str, method: str = "GET", **headers: str) -> Any:
@@ -249,10 +246,8 @@ def test_cached_app(folder: Path) -> None:
     assert b"nobody" in ask("/me").body
 
 
-def test_custom_store() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "custom_store.py")], capture_output=True, text=True, check=False
-    )
+def test_custom_store(warm: str, folder: Path) -> None:
+    done = run(warm, [str(ROOT / "examples" / "custom_store.py")], needs=["keyguard"])
     assert done.returncode == 0, done.stderr
     assert "means what every store means" in done.stdout
     text = (ROOT / "examples" / "custom_store.py").read_text()
@@ -260,8 +255,10 @@ def test_custom_store() -> None:
     assert len([line for line in body.splitlines() if line.strip()]) < 15
 
 
-def test_the_tests_of_an_example_pass(folder: Path) -> None:
-    done = run_pytest(ROOT / "examples", "test_fastapi_app.py", spare=folder)
+def test_the_tests_of_an_example_pass(folder: Path, warm: str) -> None:
+    done = run_pytest(
+        ROOT / "examples", "test_fastapi_app.py", spare=folder, warm=warm, needs=["keyguard", "fastapi"]
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
 

@@ -9,9 +9,12 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+
+from tests.support.warm import run
 
 ROOT = Path(__file__).parents[2]
 MODULE = "keyguard.pytest_plugin"
@@ -30,10 +33,13 @@ def loading() -> list[str]:
     return [] if is_installed() else ["-p", MODULE]
 
 
-def run_pytest(folder: Path, *args: str, spare: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_pytest(
+    folder: Path, *args: str, spare: Path | None = None, warm: str = "", needs: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run pytest on the tests of a folder, in a process of its own that finds the plugin by the entry point.
 
-    What that needs is written into a `spare` folder, by default the same.
+    What that needs is written into a `spare` folder, by default the same. It is begun by the `warm` process, if that is
+    given, which has what the tests need beside pytest.
     """
     path = [str(folder), str(ROOT / "src"), str(ROOT)]
     if not is_installed():
@@ -46,12 +52,11 @@ def run_pytest(folder: Path, *args: str, spare: Path | None = None) -> subproces
         )
         path.append(str(made.parent))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO"))}
+    words = ["-m", "pytest", "-q", *WITHOUT, "--rootdir", ".", *args]
+    env = {**kept, "PYTHONPATH": os.pathsep.join(path)}
+    if warm:  # where plugins are loaded already
+        words += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+        return run(warm, words, cwd=folder, env=env, needs=["pytest", *needs])
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *WITHOUT, "--rootdir", ".", *args],
-        cwd=folder,
-        env={**kept, "PYTHONPATH": os.pathsep.join(path)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+        [sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False
     )

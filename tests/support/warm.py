@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -270,6 +271,7 @@ def become(order: dict[str, Any], files: Sequence[int], path: list[str]) -> NoRe
         given = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
         sys.path[:] = dict.fromkeys([*map(os.path.abspath, given), *path])
         importlib.invalidate_caches()
+        open_streams()
         code = as_main(order["words"])
     except BaseException:
         traceback.print_exc()
@@ -281,6 +283,20 @@ def become(order: dict[str, Any], files: Sequence[int], path: list[str]) -> NoRe
             with contextlib.suppress(Exception):
                 stream.flush()
         os._exit(code & 0xFF)
+
+
+def open_streams() -> None:
+    """Open standard input and output as an interpreter of this environment does."""
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
+
+    def writes(file: int, errors: str, lines: bool) -> Any:
+        binary = open(file, "wb", 0 if at_once else -1, closefd=False)  # noqa: SIM115 - for all of the process
+        return io.TextIOWrapper(binary, encoding or None, errors, line_buffering=lines, write_through=at_once)
+
+    sys.stdin = sys.__stdin__ = open(0, encoding=encoding or None, errors=errors or None, closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = writes(1, errors or "strict", os.isatty(1))  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = writes(2, "backslashreplace", True)  # type: ignore[misc]
 
 
 def as_main(words: list[str]) -> int:

@@ -128,10 +128,10 @@ def outcomes(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout + done.stderr
 
 
-def test_it_works_with_the_clients_of_all_frameworks(tmp_path: Path) -> None:
+def test_it_works_with_the_clients_of_all_frameworks(tmp_path: Path, warm: str) -> None:
     """The app's own store cannot be reached at all."""
     write(tmp_path, {"pytest.ini": STRICT.format(named="shop:guard"), "shop.py": SHOP, "test_shop.py": CLIENTS})
-    done = run_pytest(tmp_path)
+    done = run_pytest(tmp_path, warm=warm, needs=["keyguard", "fastapi", "flask"])
     assert done.returncode == 0, outcomes(done)
     assert "7 passed" in done.stdout
 
@@ -202,10 +202,10 @@ DJANGO = {
 }
 
 
-def test_it_works_with_djangos_clients_and_settings(tmp_path: Path) -> None:
+def test_it_works_with_djangos_clients_and_settings(tmp_path: Path, warm: str) -> None:
     """There `KEYGUARD` names the stack already."""
     write(tmp_path, {"pytest.ini": "[pytest]\nfilterwarnings = error\n", **DJANGO})
-    done = run_pytest(tmp_path)
+    done = run_pytest(tmp_path, warm=warm, needs=["keyguard", "django"])
     assert done.returncode == 0, outcomes(done)
     assert "4 passed" in done.stdout
 
@@ -286,9 +286,9 @@ class TestWrong:
 """
 
 
-def test_a_fixture_of_ones_own_says_which_stack_is_meant(tmp_path: Path) -> None:
+def test_a_fixture_of_ones_own_says_which_stack_is_meant(tmp_path: Path, warm: str) -> None:
     write(tmp_path, {"pytest.ini": "[pytest]\nfilterwarnings = error\n", "shop.py": STACK, "test_shop.py": OTHERS})
-    done = run_pytest(tmp_path)
+    done = run_pytest(tmp_path, warm=warm, needs=["keyguard"])
     told = " ".join(done.stdout.split())
     assert "2 passed, 2 errors" in told, outcomes(done)
     assert "The fixture `keyguard` does not know which stack is meant. Write where your Keyguard is, as in" in told
@@ -296,7 +296,7 @@ def test_a_fixture_of_ones_own_says_which_stack_is_meant(tmp_path: Path) -> None
     assert "Traceback" not in told
 
 
-def test_a_setting_may_name_several(tmp_path: Path) -> None:
+def test_a_setting_may_name_several(tmp_path: Path, warm: str) -> None:
     settings = """
     [tool.pytest.ini_options]
     keyguard = ["shop:guard", "shop:other"]
@@ -304,7 +304,7 @@ def test_a_setting_may_name_several(tmp_path: Path) -> None:
     shop = STACK + '\nother = Keyguard(APIKeys(), store=guard.store, name="other")\n'
     test = "import shop\ndef test_both(keyguard): assert keyguard.stacks == (shop.guard, shop.other)"
     write(tmp_path, {"pyproject.toml": settings, "shop.py": shop, "test_shop.py": test})
-    done = run_pytest(tmp_path)
+    done = run_pytest(tmp_path, warm=warm, needs=["keyguard"])
     assert "1 passed" in done.stdout, outcomes(done)
 
 
