@@ -6,10 +6,8 @@ import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +17,7 @@ from keyguard.keys import KeyRegistry
 from keyguard.stores import open_store
 from keyguard.testing import play
 from tests.support.commands import run, run_json
+from tests.support.warm import run as begin
 
 KEYS = [f"sk_{number:020}" for number in range(6)]
 
@@ -167,13 +166,13 @@ def test_a_key_is_issued_once_for_a_deploy_script(store: str, capsys: pytest.Cap
     assert run(capsys, "keys", "issue", "--owner", "acme", "--if-absent")[0] == 1
 
 
-def test_of_many_scripts_at_once_one_issues_the_key(store: str) -> None:
+def test_of_many_scripts_at_once_one_issues_the_key(store: str, warm: str) -> None:
     open_store(store)
-    words = [sys.executable, "-m", "keyguard", "keys", "issue", "--owner", "acme", "--name", "x", "--if-absent"]
-    running = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    outputs = [process.communicate(timeout=100)[0] for process in running]
-    assert [process.returncode for process in running] == [0] * 4
-    assert sum(bool(out) for out in outputs) == 1
+    words = ["-m", "keyguard", "keys", "issue", "--owner", "acme", "--name", "x", "--if-absent"]
+    with ThreadPoolExecutor(4) as pool:
+        running = [*pool.map(lambda _: begin(warm, words, needs=["keyguard"]), range(4))]
+    assert [done.returncode for done in running] == [0] * 4
+    assert sum(bool(done.stdout) for done in running) == 1
     assert len(KeyRegistry(open_store(store)).list()) == 1
 
 
@@ -232,12 +231,13 @@ def test_a_copy_takes_imported_keys_along(store: str, capsys: pytest.CaptureFixt
     assert statuses(other, KEYS) == [200] * 6
 
 
-def test_no_key_shows_in_the_list_of_processes(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_key_shows_in_the_list_of_processes(store: str, capsys: pytest.CaptureFixture[str], warm: str) -> None:
     """A key is named by a file, standard input or the environment, and a file of them by its name."""
     Path("keys.txt").write_text(KEYS[0])
     run(capsys, "keys", "import", "keys.txt", "--owner", "acme")
     environment = {**os.environ, "LEAKED": KEYS[0]}
-    words = [sys.executable, "-m", "keyguard", "keys", "revoke", "env:LEAKED", "--json"]
-    done: Any = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    done = begin(
+        warm, ["-m", "keyguard", "keys", "revoke", "env:LEAKED", "--json"], env=environment, needs=["keyguard"]
+    )
     assert json.loads(done.stdout)["status"] == "revoked"
     assert statuses(store, KEYS[:1]) == [401]

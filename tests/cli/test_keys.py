@@ -23,6 +23,7 @@ from keyguard.stores import open_store
 from keyguard.testing import play
 from tests.support.commands import run, run_json
 from tests.support.servers import python
+from tests.support.warm import run as begin
 
 
 @pytest.fixture
@@ -244,17 +245,10 @@ def test_a_key_is_not_made_where_nobody_could_see_it(store: str, capsys: pytest.
     assert not Path(store.removeprefix("sqlite:///")).exists()
 
 
-def test_a_name_that_the_terminal_cannot_write_loses_no_key(store: str) -> None:
+def test_a_name_that_the_terminal_cannot_write_loses_no_key(store: str, warm: str) -> None:
     def ask(*words: str) -> str:
         environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-        done = subprocess.run(
-            [sys.executable, "-m", "keyguard", "keys", *words],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment,
-        )
-        return done.stdout
+        return begin(warm, ["-m", "keyguard", "keys", *words], env=environment, needs=["keyguard"]).stdout
 
     issued = json.loads(ask("issue", "--owner", "Müller", "--json"))
     assert issued["owner"] == "Müller"

@@ -7,8 +7,6 @@ import json
 import os
 import pty
 import struct
-import subprocess
-import sys
 import termios
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,12 @@ from keyguard.keys import ForeignKey, KeyRegistry
 from keyguard.stores import open_store
 from tests.support.commands import run, run_json
 from tests.support.servers import Postgres
+from tests.support.warm import Program
+from tests.support.warm import run as begin
 
 
 def in_terminal(
-    *words: str, columns: int = 80, without: str = "", bar_after: float = 0.2, **environment: str
+    warm: str, *words: str, columns: int = 80, without: str = "", bar_after: float = 0.2, **environment: str
 ) -> tuple[int, str]:
     """Run a command whose output and errors are a terminal. Returns its exit code and all that it showed."""
     ours, theirs = pty.openpty()
@@ -33,12 +33,14 @@ def in_terminal(
     start += f"from keyguard.cli import main, progress; progress.BAR_AFTER = {bar_after}; "
     code = start + "sys.exit(main(sys.argv[1:]))"
     kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
+    process = Program(
+        warm,
+        ["-c", code, *words],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         env={**kept, "PYTHONIOENCODING": "utf-8", **environment},
+        needs=["keyguard"],
     )
     os.close(theirs)
     shown = b""
@@ -61,20 +63,18 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return url
 
 
-def test_a_table_fits_the_terminal_and_is_whole_in_a_pipe(store: str) -> None:
+def test_a_table_fits_the_terminal_and_is_whole_in_a_pipe(store: str, warm: str) -> None:
     long = "a name that is much too long for a column of a terminal with eighty columns"
     keys = KeyRegistry(open_store(store))
     issued = keys.issue(long, subject="subject", plan="pro", scopes=[f"scope-{number}" for number in range(20)])
-    code, shown = in_terminal("keys", "list", columns=80)
+    code, shown = in_terminal(warm, "keys", "list", columns=80)
     lines = shown.splitlines()
     assert (code, len(lines)) == (0, 2)
     assert max(map(len, lines)) == 80
     assert lines[1].startswith(issued.record.id)
     assert lines[1].count("…") == 2
-    assert max(map(len, in_terminal("keys", "list", columns=200)[1].splitlines())) == 200
-    piped = subprocess.run(
-        [sys.executable, "-m", "keyguard", "keys", "list"], capture_output=True, text=True, check=True
-    )
+    assert max(map(len, in_terminal(warm, "keys", "list", columns=200)[1].splitlines())) == 200
+    piped = begin(warm, ["-m", "keyguard", "keys", "list"], needs=["keyguard"])
     assert long in piped.stdout
     assert "scope-19" in piped.stdout
     assert "…" not in piped.stdout
@@ -82,20 +82,20 @@ def test_a_table_fits_the_terminal_and_is_whole_in_a_pipe(store: str) -> None:
 
 
 @pytest.mark.parametrize("columns", [80, 60, 40, 20])
-def test_a_table_of_all_columns_fits_and_what_is_left_out_is_told(columns: int, store: str) -> None:
+def test_a_table_of_all_columns_fits_and_what_is_left_out_is_told(columns: int, store: str, warm: str) -> None:
     keys = KeyRegistry(open_store(store))
     words = {"subject": "a subject", "plan": "professional", "name": "the deployment", "scopes": ["read", "write"]}
     issued = keys.issue("a company", **words, expires="30 days")  # type: ignore[arg-type]
-    code, shown = in_terminal("keys", "list", columns=columns)
+    code, shown = in_terminal(warm, "keys", "list", columns=columns)
     *told, names, line = shown.splitlines()
     assert (code, line.split()[0]) == (0, issued.record.id)
     assert max(len(names), len(line)) <= columns
     assert "".join(told).startswith("This terminal is too narrow for ") is (columns < 60)
 
 
-def test_a_terminal_that_is_too_narrow_for_any_table_shows_it_all_the_same(store: str) -> None:
+def test_a_terminal_that_is_too_narrow_for_any_table_shows_it_all_the_same(store: str, warm: str) -> None:
     KeyRegistry(open_store(store)).issue("acme")
-    code, shown = in_terminal("keys", "list", columns=10)
+    code, shown = in_terminal(warm, "keys", "list", columns=10)
     assert (code, "acme" in shown) == (0, True)
 
 
@@ -104,19 +104,19 @@ def test_wide_letters_keep_columns_straight(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == "A     B\n鍵鍵  x\nab    y\ne\u0301     z\n"
 
 
-def test_progress_is_a_bar_in_a_terminal(store: str, tmp_path: Path) -> None:
+def test_progress_is_a_bar_in_a_terminal(store: str, warm: str, tmp_path: Path) -> None:
     KeyRegistry(open_store(store)).import_keys([ForeignKey("a", key=f"sk_{number:020}") for number in range(1000)])
-    code, shown = in_terminal("store", "copy", store, f"sqlite:///{tmp_path}/other.db")
+    code, shown = in_terminal(warm, "store", "copy", store, f"sqlite:///{tmp_path}/other.db")
     assert code == 0
     assert "Both hold the same." in shown
-    code, shown = in_terminal("store", "check", store, "--steps", "50", bar_after=0)
+    code, shown = in_terminal(warm, "store", "check", store, "--steps", "50", bar_after=0)
     assert (code, "checked:" in shown, "/50" in shown) == (0, True, True)
 
 
 def test_without_tqdm_it_is_lines_of_text(
-    store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: str, warm: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, shown = in_terminal("store", "check", store, "--steps", "50", without="tqdm")
+    code, shown = in_terminal(warm, "store", "check", store, "--steps", "50", without="tqdm")
     assert (code, "\r" in shown) == (0, False)
     from argparse import Namespace
 
@@ -136,10 +136,10 @@ def test_without_tqdm_it_is_lines_of_text(
     assert capsys.readouterr().err == ""
 
 
-def test_the_help_and_errors_of_a_terminal(store: str) -> None:
-    code, shown = in_terminal()
+def test_the_help_and_errors_of_a_terminal(store: str, warm: str) -> None:
+    code, shown = in_terminal(warm)
     assert (code, "usage: keyguard" in shown) == (0, True)
-    code, shown = in_terminal("kyes")
+    code, shown = in_terminal(warm, "kyes")
     assert (code, "did you mean keys?" in shown) == (2, True)
 
 

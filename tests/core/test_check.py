@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +12,7 @@ from keyguard.drivers.inspection.django_routes import templates_of_regex
 from keyguard.drivers.inspection.routes import Route, routes_of, segments_of
 from keyguard.policies import Policy, PolicySet, first_match, method, shadow
 from keyguard.stack.route_patterns import RoutesBySegment, covers, meets
+from tests.support.warm import run
 
 # -- one app in each framework: GET /items/{id}, POST /login, GET /health, and /files/... with slashes ------------
 
@@ -499,10 +498,10 @@ for finding in guard.check(WSGIHandler(), fail_on=None):
 """
 
 
-def test_routes_of_django() -> None:
-    told = subprocess.run([sys.executable, "-c", DJANGO], capture_output=True, text=True, check=True, timeout=100)
+def test_routes_of_django(warm: str) -> None:
+    told = run(warm, ["-c", DJANGO], needs=["keyguard", "django"])
     lines = told.stdout.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 3, told.stderr
     assert "matches no route of the app; the nearest is '/login'" in lines[0]
     assert lines[1] == "unprotected-route ANY /health no limit is about it"
     assert lines[2].startswith("shared-counter")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, play
 from tests.support.harness import asgi_app
 from tests.support.servers import free_port, wait_until
+from tests.support.warm import Program, run
 
 SAYS = "memory:// belongs to one"
 
@@ -33,19 +33,12 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- the store --------------------------------------------------------------------------------------------------------
 
 
-def test_an_app_uses_the_store_of_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_app_uses_the_store_of_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: str) -> None:
     """As the command does: a key that the one issues is known to the other."""
     url = f"sqlite:///{tmp_path}/k.db?timeout=5"
     assert isinstance(Keyguard(APIKeys()).store, MemoryStore)
     monkeypatch.setenv("KEYGUARD_STORE", url)
-    issued = subprocess.run(
-        [sys.executable, "-m", "keyguard", "keys", "issue", "--owner", "acme", "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ,
-        timeout=60,
-    )
+    issued = run(warm, ["-m", "keyguard", "keys", "issue", "--owner", "acme", "--json"], needs=["keyguard"])
     key = next(word.strip('",') for word in issued.stdout.split() if "_live_" in word)
     stack = Keyguard(APIKeys())
     assert play(stack, headers={"X-API-Key": key}).status == 200
@@ -202,16 +195,18 @@ asgi = guard.asgi(asynchronous)
     ],
     ids=["gunicorn's file", "gunicorn", "uvicorn", "uvicorn.run", "hypercorn"],
 )
-def test_real_servers_tell(command: list[str], tmp_path: Path) -> None:
+def test_real_servers_tell(command: list[str], tmp_path: Path, warm: str) -> None:
     (tmp_path / "app.py").write_text(APP)
     (tmp_path / "conf.py").write_text("workers = 2\n")
     port = free_port()
     with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, *[word.format(port=port) for word in command]],
+        server = Program(
+            warm,
+            [word.format(port=port) for word in command],
+            needs=["keyguard", "uvicorn"],
             cwd=tmp_path,
-            stderr=log,
-            stdout=log,
+            stderr=log.fileno(),
+            stdout=log.fileno(),
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
         )
         try:

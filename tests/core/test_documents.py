@@ -139,7 +139,7 @@ def test_the_django_project_of_the_examples(program: str, folder: Path, warm: st
     bound = ["-b", f"127.0.0.1:{port}"] if program == "gunicorn" else ["--port", str(port)]
     app = "application" if program == "gunicorn" else "asgi_application"
     command = ["-m", program, *bound, f"django_project:{app}"]
-    with Program(warm, command, env=environment, needs=["keyguard", "django", program], **QUIET) as server:
+    with Program(warm, command, env=environment, needs=["keyguard", "django", "uvicorn"], **QUIET) as server:
         try:
 
             def ask(path: str, method: str = "GET", **headers: str) -> Any:
@@ -256,9 +256,7 @@ def test_custom_store(warm: str, folder: Path) -> None:
 
 
 def test_the_tests_of_an_example_pass(folder: Path, warm: str) -> None:
-    done = run_pytest(
-        ROOT / "examples", "test_fastapi_app.py", spare=folder, warm=warm, needs=["keyguard", "fastapi"]
-    )
+    done = run_pytest(ROOT / "examples", "test_fastapi_app.py", spare=folder, warm=warm, needs=["keyguard", "fastapi"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ import pytest
 
 import tests.support.django_site  # noqa: F401 - it sets Django up, for what the changelog names of REST framework
 from tests.support import settings_page
+from tests.support.plugin import LOADED
+from tests.support.warm import run
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [(ROOT / name).read_text() for name in ("CONTRIBUTING.md", "docs/architecture.md")]
@@ -26,11 +27,12 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_commands_work(line: str) -> None:
+def test_commands_work(line: str, warm: str) -> None:
     """Those that run tests find some; all others are what README and CI run."""
     if " -m pytest " in line:
-        words = line.replace(".venv/bin/python", f"'{sys.executable}'") + " --collect-only"
-        done = subprocess.run(words, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+        program, *words = shlex.split(line)
+        assert program == ".venv/bin/python"
+        done = run(warm, [*words, "--collect-only", *LOADED], cwd=ROOT, needs=["keyguard", "pytest", "hypothesis"])
         assert done.returncode == 0, done.stdout + done.stderr
     elif line.endswith(" -m tests.support.settings_page"):  # `test_site.py` holds the page to it
         assert settings_page.page() == settings_page.PAGE.read_text()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import subprocess
-import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from keyguard.ops import Put, Read
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import play
 from tests.support.harness import Ask, ask_wsgi, wsgi_app
+from tests.support.warm import run as begin
 
 FORGED = "ada\n2027-01-15 refused: reason=none key=admin \x1b[2J\u202e\u2028end\x85"
 
@@ -457,12 +456,12 @@ def test_what_stands_in_a_store_sends_no_command_to_a_terminal(
     store.close()
 
 
-def test_a_process_that_is_listed_shows_no_key(tmp_path: Path) -> None:
+def test_a_process_that_is_listed_shows_no_key(tmp_path: Path, warm: str) -> None:
     """As a person would do it: the key through a pipe, the store from a file."""
     url = f"sqlite:///{tmp_path}/k.db?timeout=5"
     key = KeyRegistry(open_store(url)).issue("acme").key.reveal()
     (tmp_path / "url").write_text(url)
-    command = [sys.executable, "-m", "keyguard", "keys", "revoke", "-", "--store-file", f"{tmp_path}/url"]
-    done = subprocess.run(command, input=key, capture_output=True, text=True, check=False)
+    command = ["-m", "keyguard", "keys", "revoke", "-", "--store-file", f"{tmp_path}/url"]
+    done = begin(warm, command, given=key, needs=["keyguard"])
     assert (done.returncode, done.stderr) == (0, "")
     assert "revoked" in done.stdout

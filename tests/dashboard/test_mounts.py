@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from keyguard import APIKeys, ConfigurationError, Keyguard, RateLimit
 from tests.dashboard.world import Desk, named
 from tests.support.harness import Answer, Ask, ask_asgi, ask_wsgi
+from tests.support.warm import run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Absolute URLs required for location header")
 
@@ -154,9 +153,9 @@ print("done")
 """
 
 
-def test_beside_a_django_project() -> None:
+def test_beside_a_django_project(warm: str) -> None:
     """As in its `wsgi.py` and `asgi.py`: before Django and its middleware, which asks for keys."""
-    done = subprocess.run([sys.executable, "-c", DJANGO], capture_output=True, text=True, timeout=60)
+    done = run(warm, ["-c", DJANGO], needs=["keyguard", "django", "pages"])
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr[-3000:]
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from keyguard.stores.leased import Leased
 from tests.support.every_store import SHARED, url_of
 from tests.support.old_records import KEYS, OLD, RECORDS
 from tests.support.servers import RedisServer
+from tests.support.warm import run as begin
 
 ROOT = Path(__file__).parents[2]
 
@@ -180,7 +180,7 @@ def test_an_app_without_a_guard_says_so() -> None:
     assert "call guard.init_app(app)" in done.stderr
 
 
-def test_flask_finds_the_command_by_itself(tmp_path: Path) -> None:
+def test_flask_finds_the_command_by_itself(tmp_path: Path, warm: str) -> None:
     """As it is installed: by its entry point, from a terminal."""
     points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["flask.commands"]
     told = tmp_path / "installed" / "keyguard_as_installed-0.dist-info"
@@ -199,15 +199,13 @@ def test_flask_finds_the_command_by_itself(tmp_path: Path) -> None:
     )
     path = os.pathsep.join([str(told.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-    def flask(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "shop:create_app", *words],
+    def flask(*words: str) -> CompletedProcess[str]:
+        return begin(
+            warm,
+            ["-m", "flask", "--app", "shop:create_app", *words],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
+            needs=["keyguard", "flask"],
         )
 
     issued = flask("keyguard", "keys", "issue", "--owner", "acme")

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 KEY_ID = "4fK2mQ9xTzLb"  # how pages write the id of a key
 KEY_TEXT = re.compile(r"kg_live_4fK2\S*?(?=['\"\s]|$)")  # and its text
 SERVERS = {"flask": "run", "gunicorn": "", "hypercorn": "", "uvicorn": "", "fastapi": "run"}
-NEEDS = {"fastapi": ["fastapi", "uvicorn"], "gunicorn": ["gunicorn"], "pytest": ["pytest"], "uvicorn": ["uvicorn"]}
+NEEDS = {"fastapi": ["fastapi", "uvicorn"], "pytest": ["pytest"], "uvicorn": ["uvicorn"]}
 """What the warm process has ready for them, beside the frameworks, which it has for all pages."""
 ELSEWHERE = {
     "redis-cli": "asks a server of yours",

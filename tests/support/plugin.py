@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 MODULE = "keyguard.pytest_plugin"
 WITHOUT = [word for name in ("cacheprovider", "xdist", "hypothesispytest") for word in ("-p", f"no:{name}")]
 """Leaves out plugins that have no part in it, of which Hypothesis takes longer to load than all else."""
+LOADED = ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+"""Has it mind no plugins that are loaded before it is begun, as in a fork of the warm process."""
 
 
 @cache
@@ -54,9 +56,8 @@ def run_pytest(
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "DJANGO"))}
     words = ["-m", "pytest", "-q", *WITHOUT, "--rootdir", ".", *args]
     env = {**kept, "PYTHONPATH": os.pathsep.join(path)}
-    if warm:  # where plugins are loaded already
-        words += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-        return run(warm, words, cwd=folder, env=env, needs=["pytest", *needs])
+    if warm:
+        return run(warm, [*words, *LOADED], cwd=folder, env=env, needs=["pytest", *needs])
     return subprocess.run(
         [sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False
     )

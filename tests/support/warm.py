@@ -40,12 +40,13 @@ LIBRARIES = {
     "django": ["django.http", "django.core.management", "django.urls"],
     "fastapi": ["fastapi.testclient"],
     "flask": ["flask.cli"],
-    "gunicorn": ["gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "gunicorn.workers.sync"],
+    "hypothesis": ["hypothesis"],
     "pages": ["tests.support.page_runner", "tests.support.harness"],
     "pytest": ["_pytest.config"],
     "uvicorn": ["uvicorn.main", "uvicorn.protocols.http.auto", "uvicorn.lifespan.on"],
 }
-"""What programs may need, and the modules that are imported then."""
+"""What programs may need, and the modules that are imported then. Gunicorn is not among them: it notes the folder in
+which it is imported, and goes there."""
 _LENGTH = 8
 
 
@@ -205,9 +206,11 @@ class Warm:
             line.close()
             return
         order = json.loads(text)
-        for library in {*order["needs"]} - self.imported:
-            self.imported.add(library)
-            have(library)
+        if missing := [library for library in order["needs"] if library not in self.imported]:
+            gc.unfreeze()  # libraries may ask who refers to what
+            for library in missing:
+                have(library)
+            self.imported.update(missing)
             gc.collect()
             gc.freeze()  # what is here is searched for garbage in no fork
         pid = os.fork()
