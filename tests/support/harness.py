@@ -13,6 +13,7 @@ from urllib.parse import unquote, unquote_to_bytes
 from werkzeug.middleware.lint import LintMiddleware
 
 from tests.support.asgi_lint import ASGILint
+from tests.support.loops import run_alone
 
 
 def as_bytes(text: str | bytes) -> bytes:
@@ -122,7 +123,7 @@ def wsgi_app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 
 
 def ask_asgi(app: Any, ask: Ask, *, lint: bool = True) -> Answer:
-    return asyncio.run(aask(app, ask, lint=lint))
+    return run_alone(aask(app, ask, lint=lint))
 
 
 async def aask(app: Any, ask: Ask, *, lint: bool = True) -> Answer:
