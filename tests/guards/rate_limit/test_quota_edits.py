@@ -53,22 +53,29 @@ def is_told_the_truth(table: Table, limit: Limit, now: int, cost: int) -> None:
 QUOTAS = [1, 2, 3, 19, 20, 25, 31, 32, 33, 34, 40, 63, 64, 65, 100, 1000, 100_000]
 
 
+def filled(limit: Limit, phase: int, used: int) -> tuple[Table, int]:
+    """What stands in a store after so many units, and the moment: taken a few at a time, so that they lapse apart."""
+    table: Table = {}
+    now = START + phase % limit.period
+    for place in range(min(used, 40)):
+        units = used // 40 + (place < used % 40) if used > 40 else 1
+        take(table, limit, now + place * limit.period // 100, units)
+    return table, now + 41 * limit.period // 100
+
+
 @pytest.mark.parametrize("before", QUOTAS)
 def test_every_pair_of_quotas(before: int) -> None:
     phases = (0, 1, 840, 1234567, 2_600_000_000)
-    for after, period, phase in product(QUOTAS, (SECOND, 86400 * SECOND), phases):
-        old, new = window(before, period, f"{before} before"), window(after, period, f"{after} after")
-        for used, cost in ((1, 1), (before, 1), (max(1, before - 1), 1), (before, min(before, after)), (before, after)):
-            table: Table = {}
-            now = START + phase % period
-            for place in range(min(used, 40)):  # a few at a time, so that they lapse apart
-                units = used // 40 + (place < used % 40) if used > 40 else 1
-                take(table, old, now + place * period // 100, units)
-            now += 41 * period // 100
-            is_told_the_truth(table, new, now, cost)
-            for pause in (period // 3, period // 2, period):
-                is_told_the_truth(table.copy(), new, now + pause, cost)
-            assert wait_of(take(table, new, now, 0)) == 0
+    for period, phase, used in product((SECOND, 86400 * SECOND), phases, {1, before, max(1, before - 1)}):
+        kept, now = filled(window(before, period, f"{before} before"), phase, used)
+        for after in QUOTAS:
+            new = window(after, period, f"{after} after")
+            for cost in {1, min(before, after), after} if used == before else {1}:
+                table = kept.copy()
+                is_told_the_truth(table, new, now, cost)
+                for pause in (period // 3, period // 2, period):
+                    is_told_the_truth(table.copy(), new, now + pause, cost)
+                assert wait_of(take(table, new, now, 0)) == 0
 
 
 def test_the_reported_one() -> None:

@@ -20,18 +20,28 @@ quotas = st.one_of(st.integers(1, 8), st.integers(28, 36), st.integers(33, 400))
 periods = st.sampled_from([1, 7, 60, 3600, 86400]).map(lambda seconds: seconds * SECOND)
 
 
+STEP = 8
+"""Bytes that say what a request is: one number to draw where there would be many, each of which takes its time."""
+
+
+def requests_of(limit: Limit, drawn: bytes) -> list[tuple[int, int]]:
+    """Requests as `(pause before it, cost)`: bursts, drips and long pauses, on the period's scale, and its bounds."""
+    found = []
+    for at in range(0, len(drawn) - STEP + 1, STEP):
+        kind, price, part = drawn[at] % 8, drawn[at + 1] % 6, int.from_bytes(drawn[at + 2 : at + STEP])
+        spans = (0, limit.period // limit.quota, limit.period // 8, 2 * limit.period)
+        pause = (part * (spans[kind % 4] + 1)) >> 48 if kind < 5 else (*spans[1:3], limit.period)[kind - 5]
+        cost = limit.quota if price == 5 else part % (limit.quota // 3 + 2) if price > 2 else 1
+        found.append((pause, min(cost, limit.quota)))
+    return found
+
+
 @st.composite
 def arrivals(draw: st.DrawFn) -> tuple[Limit, list[tuple[int, int]]]:
-    """A limit, and requests as `(pause before it, cost)`: bursts, drips and long pauses, on the period's scale."""
+    """A limit, and up to sixty requests."""
     limit = window(draw(quotas), draw(periods), "test")
-    pause = st.one_of(
-        st.just(0),
-        st.integers(0, limit.period // limit.quota),
-        st.integers(0, limit.period // 8),
-        st.integers(0, 2 * limit.period),
-    )
-    cost = st.one_of(st.just(1), st.integers(0, max(1, limit.quota // 3)), st.just(limit.quota))
-    return limit, draw(st.lists(st.tuples(pause, cost), max_size=60))
+    drawn = draw(st.one_of(st.binary(max_size=5 * STEP), st.binary(min_size=10 * STEP, max_size=60 * STEP)))
+    return limit, requests_of(limit, drawn)
 
 
 def run(limit: Limit, requests: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -248,16 +258,15 @@ limits_with_their_meaning = st.one_of(
 @settings(max_examples=500)
 @given(
     limits_with_their_meaning,
-    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6), st.booleans(), st.booleans()), max_size=60),
+    st.one_of(st.binary(max_size=10), st.binary(min_size=20, max_size=120)),
 )
-def test_every_figure_is_the_one_that_the_limit_means(
-    given: tuple[Limit, Bucket | Diary], steps: list[tuple[int, int, bool, bool]]
-) -> None:
+def test_every_figure_is_the_one_that_the_limit_means(given: tuple[Limit, Bucket | Diary], drawn: bytes) -> None:
     """What is left, when something comes back, and the wait, also after a request has given back what it took."""
     limit, meaning = given
     unit = max(1, limit.period // limit.quota // 7)
     now, state, expiry = START, None, 0
-    for pause, cost, large, gives_back in steps:
+    for pause, rest in zip(drawn[::2], drawn[1::2], strict=False):
+        pause, cost, large, gives_back = pause % 41, rest % 7, rest & 64, rest & 128
         now += pause * unit
         cost = min(cost * (limit.max_cost // 4 + 1), limit.max_cost + 1) if large else cost
         kept, ttl, remaining, reset, wait = limit.take(state if expiry > now else None, now, cost)
