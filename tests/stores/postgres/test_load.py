@@ -64,28 +64,29 @@ def test_no_more_than_the_limit_is_admitted_however_many_come_at_once(
     in_flight: int, world: str, postgres: Postgres
 ) -> None:
     """A hundred threads had ten admitted by the store, and ten more without it."""
-    store = opened(postgres, f"load_{world}_{in_flight}")
-    guard = Keyguard(RateLimit(f"{N}/hour", by="ip"), store=store)
-    app = guard.wsgi(wsgi_app) if world == "threads" else guard.asgi(asgi_app)
-    found: Counter[tuple[int, str]] = Counter()
 
-    async def flood() -> list[Any]:
+    async def flood(app: Any) -> list[Any]:
         return await asyncio.gather(*[aask(app, Ask("/"), lint=False) for _ in range(in_flight)])
 
-    for _ in range(2):  # before there is a connection, and after
-        if world == "threads":
-            found += outcomes(together(in_flight, lambda _: ask_wsgi(app, Ask("/"), lint=False)))
-        else:
-            found += outcomes(asyncio.run(flood()))
-    allowed = {(200, ""), (429, "usage"), (503, "overload")}
-    if noise() > 2 * NOISE:  # a server that gets no turn on this machine does not answer in time: that is an outage
-        allowed.add((503, "fault"))
-    assert found.keys() <= allowed, found
+    for tries in range(3):  # where others have the cores the server is late, and not for the crowd
+        timeout = min(1.0, 0.075 * noise() / NOISE)
+        store = opened(postgres, f"load_{world}_{in_flight}_{tries}", timeout=timeout)
+        guard = Keyguard(RateLimit(f"{N}/hour", by="ip"), store=store)
+        app = guard.wsgi(wsgi_app) if world == "threads" else guard.asgi(asgi_app)
+        found: Counter[tuple[int, str]] = Counter()
+        for _ in range(2):  # before there is a connection, and after
+            if world == "threads":
+                found += outcomes(together(in_flight, lambda _, app=app: ask_wsgi(app, Ask("/"), lint=False)))
+            else:
+                found += outcomes(asyncio.run(flood(app)))
+        store.close()
+        if not guard.health.outages and guard.health.ok:
+            break
+    assert found.keys() <= {(200, ""), (429, "usage"), (503, "overload")}, found
     assert found[200, ""] <= N
     assert guard.health.ok
     assert guard.health.failures == 0
     assert guard.health.degraded == {}
-    store.close()
 
 
 def take(key: str, cost: int = 1) -> Take:
