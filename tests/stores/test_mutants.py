@@ -36,6 +36,7 @@ from keyguard.stores.redis.scripts import script_of
 from keyguard.stores.sqlite import SQLiteStore
 from keyguard.testing import ManualClock, Reference, check_store
 from keyguard.testing.conformance.choosing import check_upstream, check_upstream_stories
+from keyguard.testing.conformance.comparing import twins
 from tests.support import mutants
 from tests.support.other_times import check_other_times
 from tests.support.servers import RedisServer
@@ -228,8 +229,9 @@ def check_operations(server: RedisServer) -> None:
 
 
 def check_upstream_operations(server: RedisServer) -> None:
-    check_upstream_stories(RedisStore(server.url).scratch)
-    check_upstream(RedisStore(server.url).scratch, 800)
+    with twins(RedisStore(server.url).scratch) as compared:
+        check_upstream_stories(compared)
+        check_upstream(compared, 800)
 
 
 CHECKS = (check_server_time, check_other_times, check_lost_replies, check_operations, check_strikes)

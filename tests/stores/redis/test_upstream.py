@@ -9,6 +9,7 @@ from keyguard.learnt import Dimension, group_key, id_of
 from keyguard.ops import Acquire, Candidate, Grant, Learn, Report
 from keyguard.stores.redis import RedisStore
 from keyguard.testing.conformance.choosing import check_upstream
+from keyguard.testing.conformance.comparing import twins
 from tests.support.servers import RedisCluster, RedisServer
 
 MINUTE = Dimension("requests", 60_000_000)
@@ -17,11 +18,8 @@ MINUTE = Dimension("requests", 60_000_000)
 @pytest.mark.parametrize("which", ["valkey", "redis6", "cluster"])
 def test_scripts_choose_and_learn_as_python_does(which: str, request: pytest.FixtureRequest) -> None:
     server: RedisServer | RedisCluster = request.getfixturevalue(which)
-    spaces = iter(range(9))
-    check_upstream(
-        lambda clock: RedisStore(server.url, namespace=f"upstream-{next(spaces)}", timeout=1, clock=clock),
-        steps=150 if which == "cluster" else 1000,
-    )
+    with twins(RedisStore(server.url).scratch) as compared:
+        check_upstream(compared, steps=150 if which == "cluster" else 1000)
 
 
 def test_a_choice_a_rotation_and_a_report_are_one_trip_each(valkey: RedisServer) -> None:

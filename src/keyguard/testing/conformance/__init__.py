@@ -12,6 +12,7 @@ from keyguard.manual_clock import ManualClock
 from keyguard.ops import Op, Store
 from keyguard.rates import Limit
 from keyguard.testing.conformance.choosing import check_upstream, check_upstream_stories
+from keyguard.testing.conformance.comparing import twins
 from keyguard.testing.conformance.drawing import EDITED, LIMITS, Draw, Steps
 from keyguard.testing.conformance.limits import (
     check_all_or_nothing,
@@ -62,22 +63,25 @@ def check_store(
         if tell is not None:
             tell(done / total)
 
-    check_random_steps(make_store, steps, Steps(seed, (*LIMITS, *limits), together=4, back=back, ops=ops), step)
-    for edited in EDITED:
-        check_random_steps(make_store, steps // 2, Steps(seed, edited, together=1, edited=True), step)
-    check_plain_values(make_store)
-    check_records(make_store)
-    check_puts(make_store)
-    check_usage(make_store)
-    check_upstream(make_store, max(20, steps // 4))
-    check_upstream_stories(make_store)
-    check_refunds(make_store)
-    check_settlements(make_store)
-    check_holds(make_store)
-    check_periods(make_store)
-    check_set_back(make_store)
-    check_expiry(make_store)
-    check_all_or_nothing(make_store)
+    check_random_steps(make_store, steps, [Steps(seed, (*LIMITS, *limits), together=4, back=back, ops=ops)], step)
+    edited = [Steps(seed, variants, together=1, edited=True) for variants in EDITED]
+    check_random_steps(make_store, steps // 2, edited, step)
+    with twins(make_store) as compared:
+        check_plain_values(compared)
+        check_records(compared)
+        check_puts(compared)
+        check_usage(compared)
+    with twins(make_store) as compared:
+        check_upstream_stories(compared)
+        check_upstream(compared, max(20, steps // 4))
+    with twins(make_store) as compared:
+        check_expiry(compared)
+        check_refunds(compared)
+        check_settlements(compared)
+        check_holds(compared)
+        check_periods(compared)
+        check_set_back(compared)
+        check_all_or_nothing(compared)
     check_threads(make_store)
     check_async(make_store, back=back)
     check_traits(make_store)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from keyguard.clock import SECOND
 from keyguard.learnt import Candidate, Grant, Report, Seen, dimension_of, id_of
-from keyguard.manual_clock import ManualClock
-from keyguard.ops import Acquire, Learn, Op, Store
-from keyguard.testing.conformance.comparing import described, executed, opened, same
+from keyguard.ops import Acquire, Learn, Op
+from keyguard.testing.conformance.comparing import Twins, described, executed, same
 from keyguard.testing.conformance.reference import Reference
 from keyguard.testing.conformance.upstream import UpstreamSteps
 
@@ -26,58 +24,54 @@ class _Choices(UpstreamSteps):
         self.reference = reference
 
 
-def check_upstream(make_store: Callable[[ManualClock], Store], steps: int = 500) -> None:
+def check_upstream(compared: Twins, steps: int = 500) -> None:
     """Compare choices and reports, and the states that they leave."""
-    clock = ManualClock()
-    reference = Reference(clock)
+    store, reference, clock = compared
     source = _Choices(1, reference)
-    with opened(make_store, clock) as store:
-        for step in range(steps):
-            clock.advance(timedelta(microseconds=source.random.choice(_SPANS)))
-            if source.random.random() < 0.01:
-                clock.advance(-timedelta(microseconds=source.random.choice([1, SECOND, SECOND + 1, 3600 * SECOND])))
-            op: Op[object] = source.choose() if source.random.random() < 0.6 else source.report()
-            what = f"step {step} of choices"
-            (got,) = executed(store, [op], what)
-            (result,) = reference.execute([op])
-            same(f"{what}, {described(op)}", result, got)
-            source.chosen(op, result)
-            if step % 5 == 0:
-                same(f"{what}, the states", reference.scan("up:"), [*store.scan("up:")])
+    for step in range(steps):
+        clock.advance(timedelta(microseconds=source.random.choice(_SPANS)))
+        if source.random.random() < 0.01:
+            clock.advance(-timedelta(microseconds=source.random.choice([1, SECOND, SECOND + 1, 3600 * SECOND])))
+        op: Op[object] = source.choose() if source.random.random() < 0.6 else source.report()
+        what = f"step {step} of choices"
+        (got,) = executed(store, [op], what)
+        (result,) = reference.execute([op])
+        same(f"{what}, {described(op)}", result, got)
+        source.chosen(op, result)
+        if step % 5 == 0:
+            same(f"{what}, the states", reference.scan("up:"), [*store.scan("up:")])
 
 
-def check_upstream_stories(make_store: Callable[[ManualClock], Store]) -> None:
+def check_upstream_stories(compared: Twins) -> None:
     """Compare what drawn steps seldom come to: bursts that are refused again, and debts of many periods."""
-    clock = ManualClock()
-    reference = Reference(clock)
+    store, reference, clock = compared
     minute, tokens = dimension_of("rpm"), dimension_of("tpm")
-    with opened(make_store, clock) as store:
 
-        def told(op: Op[Any]) -> Any:
-            (got,) = executed(store, [op], "a story of choices")
-            (result,) = reference.execute([op])
-            same(f"a story of choices, {described(op)}", result, got)
-            if isinstance(op, Learn):  # what choices left shows then as well
-                same("a story of choices, the states", reference.scan("up:"), [*store.scan("up:")])
-            return result
+    def told(op: Op[Any]) -> Any:
+        (got,) = executed(store, [op], "a story of choices")
+        (result,) = reference.execute([op])
+        same(f"a story of choices, {described(op)}", result, got)
+        if isinstance(op, Learn):  # what choices left shows then as well
+            same("a story of choices, the states", reference.scan("up:"), [*store.scan("up:")])
+        return result
 
-        def granted(group: Candidate, span: int) -> Grant:
-            clock.advance(timedelta(microseconds=span))
-            grant = told(Acquire([group], {"tokens": 10}, ahead=20 * SECOND))
-            return grant if isinstance(grant, Grant) else Grant(0, 0, group.keys[0], 0, 0, ())
+    def granted(group: Candidate, span: int) -> Grant:
+        clock.advance(timedelta(microseconds=span))
+        grant = told(Acquire([group], {"tokens": 10}, ahead=20 * SECOND))
+        return grant if isinstance(grant, Grant) else Grant(0, 0, group.keys[0], 0, 0, ())
 
-        burst = Candidate("up:story|*/burst", (id_of("one"),))
-        for _ in range(4):
-            grants = [granted(burst, 10_000) for _ in range(30)]
-            seen = [Seen(minute, 600, 400, 20 * SECOND)]
-            told(Learn([Report(burst, grant, seen=seen) for grant in grants[:-1]]))
-            told(Learn([Report(burst, grants[-1], cause="exhausted", scope="model", seen=seen)]))
-            clock.advance(timedelta(seconds=4))
-        debt = Candidate("up:story|*/debt", (id_of("two"),))
-        for _ in range(6):
-            both = [granted(debt, 70 * SECOND), granted(debt, 0)]
-            for grant in both:  # both were let go before the first one's refusal was known
-                told(Learn([Report(debt, grant, cause="exhausted", scope="none", wait=0, dimension=tokens)]))
-        told(Learn([Report(debt, grant, cause="settled", spent={"tokens": 10**9}) for grant in both * 40]))
-        clock.advance(timedelta(seconds=1))
-        granted(debt, SECOND)
+    burst = Candidate("up:story|*/burst", (id_of("one"),))
+    for _ in range(4):
+        grants = [granted(burst, 10_000) for _ in range(30)]
+        seen = [Seen(minute, 600, 400, 20 * SECOND)]
+        told(Learn([Report(burst, grant, seen=seen) for grant in grants[:-1]]))
+        told(Learn([Report(burst, grants[-1], cause="exhausted", scope="model", seen=seen)]))
+        clock.advance(timedelta(seconds=4))
+    debt = Candidate("up:story|*/debt", (id_of("two"),))
+    for _ in range(6):
+        both = [granted(debt, 70 * SECOND), granted(debt, 0)]
+        for grant in both:  # both were let go before the first one's refusal was known
+            told(Learn([Report(debt, grant, cause="exhausted", scope="none", wait=0, dimension=tokens)]))
+    told(Learn([Report(debt, grant, cause="settled", spent={"tokens": 10**9}) for grant in both * 40]))
+    clock.advance(timedelta(seconds=1))
+    granted(debt, SECOND)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from keyguard.manual_clock import ManualClock
 from keyguard.ops import (
@@ -78,6 +78,22 @@ def opened(make_store: Callable[[ManualClock], Store], clock: ManualClock) -> It
             close(store)
         raise
     close(store)
+
+
+class Twins(NamedTuple):
+    """A store, the reference that it is compared with, and the clock of both."""
+
+    store: Store
+    reference: Reference
+    clock: ManualClock
+
+
+@contextmanager
+def twins(make_store: Callable[[ManualClock], Store]) -> Iterator[Twins]:
+    """Open a store beside a reference."""
+    clock = ManualClock()
+    with opened(make_store, clock) as store:
+        yield Twins(store, Reference(clock), clock)
 
 
 def close(store: Store) -> None:

@@ -20,26 +20,44 @@ from keyguard.ops import (
     traits_of,
 )
 from keyguard.rates import window
-from keyguard.testing.conformance.comparing import answers, close, described, executed, one, opened, plain, same
+from keyguard.testing.conformance.comparing import (
+    Twins,
+    answers,
+    close,
+    described,
+    executed,
+    one,
+    opened,
+    plain,
+    same,
+    twins,
+)
 from keyguard.testing.conformance.drawing import LIMITS, Steps
 from keyguard.testing.conformance.reference import Reference as Reference
 
 
 def check_random_steps(
-    make_store: Callable[[ManualClock], Store], steps: int, source: Steps, tell: Callable[[], None] = lambda: None
+    make_store: Callable[[ManualClock], Store],
+    steps: int,
+    sources: Sequence[Steps],
+    tell: Callable[[], None] = lambda: None,
 ) -> None:
-    """Compare what random operations do; `tell` is called after each step."""
-    clock = ManualClock()
-    reference, seed = Reference(clock), source.seed
-    with opened(make_store, clock) as store:
-        for step in range(steps):
-            source.pass_time(clock, reference)
-            batch = source.batch()
-            what = f"step {step} of seed {seed}"
-            compare(source, reference, batch, executed(store, batch, what), what)
-            if step % 50 == 49 or step == steps - 1:
-                _compare_contents(store, reference, what, by_dump=step // 50 % 2)
-            tell()
+    """Compare what random operations do, so many of each source; `tell` is called after each step."""
+    with twins(make_store) as compared:
+        for source in sources:
+            _run_steps(compared, steps, source, tell)
+
+
+def _run_steps(compared: Twins, steps: int, source: Steps, tell: Callable[[], None]) -> None:
+    store, reference, clock = compared
+    for step in range(steps):
+        source.pass_time(clock, reference)
+        batch = source.batch()
+        what = f"step {step} of seed {source.seed}"
+        compare(source, reference, batch, executed(store, batch, what), what)
+        if step % 50 == 49 or step == steps - 1:
+            _compare_contents(store, reference, what, by_dump=step // 50 % 2)
+        tell()
 
 
 def _compare_contents(store: Store, reference: Reference, what: str, *, by_dump: int) -> None:
