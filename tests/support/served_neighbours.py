@@ -1,4 +1,4 @@
-"""Apps for real servers, each started in a process of its own. KEYGUARD_STORE names the store."""
+"""Apps for real servers, each started in a process of its own. KEYGUARD_STORE or KEYGUARD_STORES names the stores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -79,25 +80,42 @@ def told_wsgi(environ: dict[str, Any], start_response: Any) -> Any:
 
 # -- one asks, the others wait -----------------------------------------------------------------------------------------
 
-calls = 0
-waiting = Keyguard(
-    RateLimit("150/hour", by="ip", name="counted", paths=["/counted"]), ResponseCache(coalesce=60), store=STORE
-)
+calls: Counter[str] = Counter()
+"""How often the slow page of each store was made."""
+released: set[str] = set()
 
 
 def _slow_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    global calls
-    path = environ["PATH_INFO"]
-    if path.startswith("/slow"):
-        calls += 1
-        time.sleep(1.0)
-    elif path == "/counted":
+    _, kind, page = environ["PATH_INFO"].split("/")
+    if page == "slow":  # until another request releases it
+        calls[kind] += 1
+        end = time.monotonic() + 30
+        while kind not in released and time.monotonic() < end:
+            time.sleep(0.01)
+    elif page == "release":
+        released.add(kind)
+    elif page == "counted":
         time.sleep(0.001)
-    cached = path.startswith("/slow")
-    fields = [("Cache-Control", "max-age=600, stale-while-revalidate=600" if cached else "no-store")]
-    body = json.dumps({"calls": calls, "pid": os.getpid()}).encode()
+    fields = [("Cache-Control", "max-age=600, stale-while-revalidate=600" if page == "slow" else "no-store")]
+    body = json.dumps({"calls": calls[kind], "released": kind in released}).encode()
     start_response("200 OK", [*fields, ("Content-Length", str(len(body)))])
     return [body]
 
 
-waiting_wsgi = waiting.wsgi(_slow_wsgi)
+COUNTED = os.environ.get("KEYGUARD_COUNTED", "150")
+"""How many requests to `counted` an address has on each store."""
+waiting = {
+    kind: Keyguard(
+        RateLimit(f"{COUNTED}/hour", by="ip", name="counted", paths=[f"/{kind}/counted"]),
+        ResponseCache(coalesce=60),
+        store=store,
+    ).wsgi(_slow_wsgi)
+    for store in os.environ.get("KEYGUARD_STORES", "").split()
+    for kind in [store.partition(":")[0]]
+}
+"""What each store guards stands below a path of its own."""
+
+
+def waiting_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    answer: Iterable[bytes] = waiting[environ["PATH_INFO"].split("/")[1]](environ, start_response)
+    return answer
