@@ -43,7 +43,7 @@ def groups(store: MemoryStore, pool: str, many: int, full: int) -> list[Candidat
         granted = store.execute([Acquire([candidate], COST)])[0]
         store.execute([Learn([Report(candidate, granted)])])
         if number < full:
-            seen = (Seen(dimension_of("rph"), 100, 0, 3600 * SECOND),)
+            seen = (Seen(dimension_of("rph"), 1, 0, 3600 * SECOND),)
             refused = Report(candidate, granted, cause="exhausted", scope="model", seen=seen)
             store.execute([Learn([refused])])
         found.append(candidate)

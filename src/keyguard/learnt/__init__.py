@@ -14,6 +14,7 @@ from keyguard.learnt.group import Group
 from keyguard.learnt.lessons import costs_of, learn
 from keyguard.learnt.marks import Marks, group_key, id_of, marks_key
 from keyguard.learnt.seen import Seen
+from keyguard.learnt.unpacked import Unpacked
 from keyguard.learnt.view import BlockView, DimensionView, GroupView, read_group
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "NoGrant",
     "Report",
     "Seen",
+    "Unpacked",
     "choose",
     "costs_of",
     "dimension_of",

@@ -56,6 +56,7 @@ def choose(
         waits = [way.wait for way in none if way.wait is not None]
         return NoGrant(now, min(waits, default=None), tuple([(way.cause, way.over) for way in none]))
     place, group, (start, key, probes) = best
+    group.come_to(now)
     group.book(costs, start, now)
     for block in probes:
         block.probe = now + LEASE
@@ -68,10 +69,10 @@ def _look(
 ) -> _Way | _NoWay:
     probes: list[Block] = []
     wait, cause, over = 0, "", None
-    for block in (group.block, marks.of(candidate.group)):
-        shut = 0 if block is None else block.wait(now)
-        if block is None or shut == 0:
+    for block in (group.block, marks.of(candidate.group)) if marks.blocks else (group.block,):
+        if block is None or block.until <= now:
             continue
+        shut = block.wait(now)
         if shut < 0:
             probes.append(block)
         elif shut > wait:

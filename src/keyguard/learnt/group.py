@@ -12,6 +12,9 @@ Then 88 bytes for each dimension: the place of its unit (1), flags (1), pace (2)
 8 bytes: period, limit, told, when, used, end_then, booked_then, cap, set_at, paced (`meter.py` says what they are).
 
 A damaged value counts as none. One of a later version is left as it is, and its group has no limits here.
+
+A group that was read stands as it was written: `start` may be asked at any time from `steady_from` on. Whoever changes
+it, or asks it for more, has it `come_to` the present time before.
 """
 
 from __future__ import annotations
@@ -54,28 +57,36 @@ class Group:
         "block",
         "booked",
         "changed",
+        "data",
         "foreign",
         "lately",
+        "limits",
         "meters",
         "notes",
         "number",
         "slowed",
+        "steady_from",
+        "touched",
     )
 
     def __init__(self, data: bytes | None, now: int) -> None:
+        """`now` is when it begins, if `data` tells nothing of it."""
         self.meters: list[Meter] = []
         self.foreign = bool(data) and data is not None and data[0] > _VERSION
         """Whether it is of a later version."""
         self.changed = False
-        if not data or self.foreign or not self._read(data):
+        self.data: bytes | None = None
+        """The value as which it was read or written; `None` if that is not to be read."""
+        self.touched = False
+        """Whether it is another one than that by now, but for what was configured."""
+        self.limits: Sequence[tuple[Dimension, int]] | None = None
+        """What was configured since it was read or written."""
+        if data and not self.foreign and self._read(data):
+            self.data = data
+        else:
             self._clear(now)
-        if now < self.at - SECOND:
-            self._set_back(self.at - now)
-        seconds = now // SECOND - self.at // SECOND
-        if seconds > 0:
-            self.lately, self.before = 0, self.lately if seconds == 1 else 0
-        for meter in self.meters:
-            meter.pass_time(now)
+        self.steady_from = self._steady_from()
+        """The moment from which on time that passes changes nothing of what `start` returns."""
 
     def _clear(self, now: int) -> None:
         self.at = now
@@ -91,12 +102,10 @@ class Group:
             return False
         values = struct.unpack(data)
         version, cause, tries, self.lately, self.before, self.at, self.number, self.answered = values[:8]
-        if version != _VERSION or cause >= len(CAUSES) or max(values) >= MOST:
+        if version != _VERSION or cause >= len(CAUSES) or not _can_be(values):
             return False
         self.notes, self.booked = [*values[8:12]], [*values[12:16]]
         since, until, probe, self.slowed = values[16:20]
-        if since > self.at or until > self.at + FAR:
-            return False
         self.block = Block(cause, tries, since, until, probe)
         self.meters = []
         for place in range(20, len(values), _PLACES):
@@ -107,6 +116,19 @@ class Group:
                 return False
             self.meters.append(meter)
         return True
+
+    def come_to(self, now: int) -> None:
+        """Have the time pass that has passed since it was written; once for all, until it is written again."""
+        if self.touched:
+            return
+        self.touched = True
+        if now < self.at - SECOND:
+            self._set_back(self.at - now)
+        seconds = now // SECOND - self.at // SECOND
+        if seconds > 0:
+            self.lately, self.before = 0, self.lately if seconds == 1 else 0
+        for meter in self.meters:
+            meter.pass_time(now)
 
     def _set_back(self, by: int) -> None:
         """Go on as before although time was set back: all that is yet to come is as far away as it was."""
@@ -119,18 +141,31 @@ class Group:
             meter.set_back(by)
 
     def pack(self, now: int) -> bytes:
+        """Return its value. From now on it stands as it was written."""
         block = self.block
         values = [_VERSION, block.cause, block.tries, self.lately, self.before]
-        values += [max(self.at, now), self.number, self.answered, *self.notes]
+        self.at = max(self.at, now)
+        values += [self.at, self.number, self.answered, *self.notes]
         values += [*self.booked, block.since, block.until, block.probe, self.slowed]
         for m in self.meters:
             values += (m.unit, m.flags, m.pace, m.period, m.limit, m.told, m.when, m.used)
             values += (m.end_then, m.booked_then, m.cap, m.set_at, m.paced)
-        return _STATES[_HEAD.size + 88 * len(self.meters)].pack(*values)
+        data = _STATES[_HEAD.size + 88 * len(self.meters)].pack(*values)
+        self.data = data if _can_be(values) else None
+        self.touched, self.changed, self.limits, self.steady_from = False, False, None, self._steady_from()
+        return data
 
     def lasts(self, now: int) -> int:
         """Return for how long the state is kept."""
         return max(2 * DAY, self.block.until - now + DAY)
+
+    def _steady_from(self) -> int:
+        steady = self.at - SECOND
+        for meter in self.meters:
+            moment = meter.steady_from()
+            if moment > steady:
+                steady = moment
+        return steady
 
     # -- dimensions ---------------------------------------------------------------------------------------------------
 
@@ -151,6 +186,7 @@ class Group:
 
     def configure(self, limits: Sequence[tuple[Dimension, int]]) -> None:
         """Have the limits hold that are configured now: of these and those that were told, the lower ones."""
+        self.limits = limits
         if not limits and not self.meters:
             return
         before = [meter for meter in self.meters if meter.flags & CONFIGURED]
@@ -186,10 +222,11 @@ class Group:
             if units > meter.limit and not meter.flags & LEARNT:
                 return -1, False, meter
             moment = meter.start(units, now)
-            if moment > start:
-                start, last = moment, meter
-            if moment > now and meter.is_window():
-                ahead = False
+            if moment > now:
+                if moment > start:
+                    start, last = moment, meter
+                if meter.is_window():
+                    ahead = False
         return start, ahead, last
 
     def book(self, costs: Sequence[int], start: int, now: int) -> None:
@@ -220,3 +257,8 @@ class Group:
         each = max(1, self.booked[unit] // max(1, self.number))
         rate = (self.number - number) * 60 * SECOND // max(SECOND, now - at)
         return max(1, min(rate * each, MOST_UNITS))
+
+
+def _can_be(values: Sequence[int]) -> bool:
+    """Tell whether the numbers of a state can be: all of them, and the moments of its block."""
+    return max(values) < MOST and values[16] <= values[5] and values[17] <= values[5] + FAR

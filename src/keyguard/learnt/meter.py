@@ -21,6 +21,8 @@ MOST_UNITS = 1 << 35
 """The highest limit: a higher one counts as this."""
 EVEN = 1000
 """The pace of a limit as it is; paces are thousandths of it."""
+_UNPACED = (0, 0)
+_NEVER = 1 << 62
 _FINE = 1 << 25  # the square of four times that is still exact; of higher limits, units are counted in packs
 _PACK = 1024
 _SLOWEST = 50
@@ -104,11 +106,13 @@ class Meter:
         most = _FASTEST if self.flags & LEARNT else _CATCHING_UP if self.cap else EVEN
         return max(1, min(most, self.pace + max(0, now - self.set_at) // _RISE))
 
-    def is_paced(self, now: int) -> bool:
-        """Tell whether there is a pace of our own."""
-        if self.flags & LEARNT or (self.cap and self.cap_at(now)):
-            return True
-        return self.pace < EVEN and self.pace_at(now) < EVEN
+    def pacing(self, now: int) -> tuple[int, int]:
+        """Return the pace, 0 if there is none of our own, and the largest burst, 0 for any."""
+        learnt = self.flags & LEARNT
+        if not learnt and not self.cap and self.pace >= EVEN:
+            return _UNPACED
+        pace, cap = self.pace_at(now), self.cap_at(now)
+        return (pace, cap) if learnt or cap or pace < EVEN else _UNPACED
 
     def cap_at(self, now: int) -> int:
         """Return the largest burst; 0 for any."""
@@ -116,6 +120,18 @@ class Meter:
             return 0
         cap = self.cap + self.cap * min(max(0, now - self.set_at) // SECOND, 4000) // 1000
         return cap if cap < self.limit else 0
+
+    def steady_from(self) -> int:
+        """Return the moment from which on `pass_time` changes nothing of what `start` returns.
+
+        A window that began since has room for whatever a limit allows, as one has that ended. What is learnt allows
+        more than its limit.
+        """
+        if self.flags & WINDOW and self.flags & LEARNT:
+            return _NEVER
+        when = self.when - (2 if self.flags & WINDOW else 5) * self.period
+        paced = self.paced - 100 * self.period
+        return when if when > paced else paced
 
     def pass_time(self, now: int) -> None:
         """Begin the windows that began since, and forget what cannot be."""
@@ -138,14 +154,16 @@ class Meter:
 
     def start(self, units: int, now: int) -> int:
         """Return the moment from which on there is room for so many units: at most the limit."""
-        start = now
-        if self.flags & WINDOW:
-            if self.used + units > self.limit:
-                start = max(start, self.when)
-        elif not self.flags & LEARNT:
-            start = max(start, self.when + self.span(units) - self.period)
-        if self.is_paced(now):
-            pace, cap = self.pace_at(now), self.cap_at(now)
+        start, flags = now, self.flags
+        if flags & WINDOW:
+            if self.used + units > self.limit and self.when > start:
+                start = self.when
+        elif not flags & LEARNT:
+            room = self.when + self.span(units) - self.period
+            if room > start:
+                start = room
+        pace, cap = self.pacing(now)
+        if pace:
             burst = self.span(cap) * EVEN // pace if cap else SECOND
             start = max(start, self.paced - max(0, burst - self.span(units) * EVEN // pace))
         return start
@@ -155,8 +173,9 @@ class Meter:
             self.used += units
         elif not self.flags & LEARNT:
             self.when = max(self.when, start) + self.span(units)
-        if self.is_paced(now):
-            self.paced = max(self.paced, start) + self.span(units) * EVEN // self.pace_at(now)
+        pace, _ = self.pacing(now)
+        if pace:
+            self.paced = max(self.paced, start) + self.span(units) * EVEN // pace
 
     def give_back(self, units: int, at: int, now: int) -> None:
         """Undo what was booked `at` a moment."""

@@ -57,6 +57,7 @@ def read_group(candidate: Candidate, data: bytes | None, marks: bytes | None, no
     """Return what is known of a group, out of the values under `candidate.state` and its `marks_key`."""
     group, shared = Group(data, now), Marks(marks, now)
     group.configure(candidate.limits)
+    group.come_to(now)
     views = [_view(block, now) for block in (shared.of(candidate.group), group.block)]
     blocked = [view for view in views if view.cause != "ok"]
     keys = {key: _view(shared.of(key), now) for key in candidate.keys}

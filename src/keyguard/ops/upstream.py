@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from keyguard.clock import SECOND
-from keyguard.learnt import Candidate, Grant, Group, Marks, NoGrant, Report, choose, costs_of, learn, marks_key
+from keyguard.learnt import (
+    Candidate,
+    Grant,
+    Group,
+    Marks,
+    NoGrant,
+    Report,
+    Unpacked,
+    choose,
+    costs_of,
+    learn,
+    marks_key,
+)
 from keyguard.ops.op import Change, Op
 
 __all__ = ["Acquire", "Candidate", "Grant", "Learn", "NoGrant", "Report"]
@@ -70,6 +82,9 @@ def _keys(candidates: Iterable[Candidate]) -> tuple[str, ...]:
     return (marks_key(next(iter(states))), *states) if states else ()
 
 
+UNPACKED = Unpacked()
+
+
 class _States:
     """The states of an operation: each is read when it is needed, and written if it has changed."""
 
@@ -85,21 +100,24 @@ class _States:
     def group(self, candidate: Candidate) -> Group:
         found = self._groups.get(candidate.state)
         if found is None:
-            found = self._groups[candidate.state] = Group(self._old[candidate.state], self.now)
-            found.configure(candidate.limits)
+            data = self._old[candidate.state]
+            found = self._groups[candidate.state] = UNPACKED.take(data, candidate.limits, self.now)
         return found
 
     def learn(self, reports: Sequence[Report]) -> None:
         for report in reports:
-            learn(self.group(report.candidate), self.marks, report, self.now)
+            group = self.group(report.candidate)
+            group.come_to(self.now)
+            learn(group, self.marks, report, self.now)
 
     def changes(self) -> Sequence[Change]:
+        """Return what has changed; the groups are no longer to be used."""
         now = self.now
-        changes: list[Change] = [
-            (key, group.pack(now), group.lasts(now), None)
-            for key, group in self._groups.items()
-            if group.changed and not group.foreign
-        ]
+        changes: list[Change] = []
+        for key, group in self._groups.items():
+            if group.changed and not group.foreign:
+                changes.append((key, group.pack(now), group.lasts(now), None))
+            UNPACKED.put_back(group)
         if self.marks.changed and not self.marks.foreign:
             value, lasts = self.marks.pack()
             changes.append((self._shared, value, lasts or None, None))
