@@ -100,17 +100,17 @@ class Group:
         for word, limit in (("rpm", self.rpm), ("tpm", self.rpm * self.tokens)):
             dimension = dimension_of(word)
             self.counters.append(Bucket(dimension, limit) if self.kind == "bucket" else Window(dimension, limit, phase))
-        self.hidden = None
+        every = [*self.counters]
         if self.burst is not None:
-            self.hidden = Window(Dimension("requests", self.burst[1]), self.burst[0], 1)
+            every.append(Window(Dimension("requests", self.burst[1]), self.burst[0], 1))
+        self._every = [(counter, counter.dimension.unit) for counter in every]
 
     def wait(self, cost: Cost, now: int) -> int:
-        counters = [*self.counters, self.hidden] if self.hidden else self.counters
-        return max([counter.wait(spent_of(cost, counter.dimension.unit), now) for counter in counters])
+        return max([counter.wait(spent_of(cost, unit), now) for counter, unit in self._every])
 
     def take(self, cost: Cost) -> None:
-        for counter in [*self.counters, self.hidden] if self.hidden else self.counters:
-            counter.take(spent_of(cost, counter.dimension.unit))
+        for counter, unit in self._every:
+            counter.take(spent_of(cost, unit))
 
     def ask(self, cost: Cost, now: int) -> Reply:
         wait = self.wait(cost, now)
@@ -133,13 +133,13 @@ def best_possible(groups: Sequence[Group], arrivals: Sequence[tuple[int, Cost]],
     for at, cost in arrivals:
         now = max(at, free_at)
         while now <= at + patience:
-            waits = [(group.wait(cost, now), group) for group in groups]
-            free = [group for wait, group in waits if not wait]
+            waits = [group.wait(cost, now) for group in groups]
+            free = [group for group, wait in zip(groups, waits, strict=True) if not wait]
             if free:
                 least = min(free, key=lambda group: max(counter.unused(now) for counter in group.counters))
                 least.take(cost)
                 served += 1
                 break
-            now += min(wait for wait, _ in waits)
+            now += min(waits)
         free_at = min(now, at + patience) if now > at else free_at
     return served

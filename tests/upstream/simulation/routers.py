@@ -194,6 +194,5 @@ Worker = PoolWorker | RetryModel | CooldownModel
 
 def run(world: World, requests: Sequence[Request], workers: Sequence[Worker]) -> None:
     """Have the requests come to workers by chance."""
-    for request in requests:
-        world.later(request.at, lambda request=request: workers[world.chance.randrange(len(workers))].take(request))
+    world.arrive(requests, lambda request: workers[world.chance.randrange(len(workers))].take(request))
     world.run()

@@ -60,6 +60,7 @@ def played(scene: Scene, who: str) -> Figures:
     same = [
         request.told == preferred(_SIZES, request.affinity, lambda name: name, lambda name: _SIZES[name])[:1]
         for request in world.served
+        if scene.conversations
     ]
     served, sent = len(world.served), world.sent
     figures = Figures(

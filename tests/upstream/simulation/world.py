@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from keyguard.clock import SECOND
 from tests.upstream.simulation.provider import Cost, Group, Reply
@@ -14,7 +15,7 @@ SPAN = 1200 * SECOND
 PATIENCE = 20 * SECOND
 
 
-@dataclass
+@dataclass(slots=True)
 class Request:
     """A request, from its arrival to its end."""
 
@@ -49,9 +50,26 @@ class World:
         self._count += 1
         heapq.heappush(self._events, (self.now + span, self._count, do))
 
+    def arrive(self, requests: Sequence[Request], take: Callable[[Request], None]) -> None:
+        """Have requests come, in the order of their time: each before whatever else happens at its moment."""
+        coming = zip(range(-len(requests), 0), requests, strict=True)
+
+        def next_one() -> None:
+            found = next(coming, None)
+            if found is not None:
+                place, request = found
+                heapq.heappush(self._events, (request.at, place, partial(came, request)))
+
+        def came(request: Request) -> None:
+            next_one()
+            take(request)
+
+        next_one()
+
     def run(self) -> None:
-        while self._events and self._events[0][0] <= SPAN + 2 * PATIENCE:
-            self.now, _, do = heapq.heappop(self._events)
+        events, end = self._events, SPAN + 2 * PATIENCE
+        while events and events[0][0] <= end:
+            self.now, _, do = heapq.heappop(events)
             do()
 
     def way(self) -> int:
