@@ -22,7 +22,6 @@ from keyguard.drivers.setup import Setup as Setup
 from keyguard.errors import ConfigurationError, GuardError, StoreBusy, StoreError
 from keyguard.flow import Blocking, Flow, Step, Wait
 from keyguard.http.spelling import NOTHING, Inside
-from keyguard.logs import logger, plain
 from keyguard.observer import begin_all
 from keyguard.ops import BestEffort, Degraded, Op, Settle, SettleHere, TakeHere, traits_of
 from keyguard.overrides import Overrides
@@ -31,7 +30,6 @@ from keyguard.request import CarriedRequest, Deferred
 from keyguard.response import Response
 from keyguard.steps import CallApp, Detach, ReadBody, Unread
 
-log = logger("keyguard")
 _WAITED = "the request has waited long enough for the store"
 
 BUDGET = 0.15
@@ -330,21 +328,3 @@ def is_heard_to_its_end(request: CarriedRequest) -> bool:
     if request.deferred or request.afterwards:
         return True
     return request.inherited and bool(request.state.caches or request.state.preflight)
-
-
-async def settle(deferred: list[Deferred]) -> None:
-    """Run deferred work, last first, each once, whatever the others do."""
-    while deferred:
-        work = deferred.pop()
-        try:
-            if isinstance(work, Step):
-                await work
-            else:
-                result = work()
-                if result is not None:
-                    await result
-        except StoreError as failure:
-            if not failure.logged:
-                log.error("deferred work failed: %s", plain(failure))
-        except Exception:
-            log.exception("deferred work failed")

@@ -117,7 +117,7 @@ class Traits:
     close: _Trait[Callable[[], Any] | None] = _Trait(None)
 
     # Of a store in this process, such as `MemoryStore`, whose methods tell more:
-    pool: _Trait[Callable[[Sequence[Any], Sequence[Any]], Any] | None] = _Trait(None)
+    pool: _Trait[Callable[..., Any] | None] = _Trait(None)
     """Return a pool, which takes from the limits of some rules at once; `None` if operations are to do it."""
     take_together: _Trait[Callable[[Sequence[tuple[Any, str, int]]], list[list[int]] | None] | None] = _Trait(None)
     """Take from several pools, from all of them or from none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from keyguard.clock import SECOND
 from keyguard.drivers.in_place import adrive_in_place, drive_in_place, would_block_a_loop
 from keyguard.errors import ConfigurationError, OutsideRequest
+from keyguard.guards.rate_limit.counters import Counters, Hold
 from keyguard.guards.rate_limit.guard import RateLimit
 from keyguard.guards.rate_limit.reserving import LEASE, MAX_AGE, reserve_units
 from keyguard.guards.rate_limit.settling import checked_units
-from keyguard.guards.rate_limit.tab import Counter, Hold, Tab
+from keyguard.guards.rate_limit.tab import Tab
 from keyguard.ops import Store, traits_of
 from keyguard.refused import Refused, refused
 from keyguard.renewals import Kept, keep
@@ -85,7 +86,7 @@ class Handlers:
             )
         return request
 
-    def counters(self, limit: RateLimit, tab: Tab) -> Sequence[Counter]:
+    def counters(self, limit: RateLimit, tab: Tab) -> Counters:
         """Return the counters of the request's caller, for a reservation."""
         return tab.counters(limit.number) or self._refuse("reserve()", limit)
 
@@ -101,6 +102,10 @@ class Handlers:
         if record is not None:
             record.note(request, answer)
         return record is not None
+
+    def hold_at_once(self, counters: Counters, units: int) -> Hold | None:
+        """Return units that are held at once, if they can be and need not be renewed: fast path of `reserve_units`."""
+        return counters.hold(units, self.lease) if self._near else None
 
     def hold(self, taken: Any) -> tuple[Hold, Kept | None]:
         """Return what is held until it is settled, and renewed in a store that outlives this process."""
@@ -188,7 +193,9 @@ class Reservation:
                 "`with guard.reserve(...)` would hold up the event loop, since the store has to be awaited: write "
                 "`async with guard.reserve(...)`"
             )
-        self._begin(request, drive_in_place(engine, reserve_units(request, counters, self.units, self._handlers.lease)))
+        if not self._begin_at_once(counters):
+            flow = reserve_units(request, counters.pairs, self.units, self._handlers.lease)
+            self._begin(request, drive_in_place(engine, flow))
         return self
 
     def __exit__(
@@ -200,9 +207,10 @@ class Reservation:
 
     async def __aenter__(self) -> Reservation:
         request, counters = self._prepare()
-        engine: Any = request.settings
-        flow = reserve_units(request, counters, self.units, self._handlers.lease)
-        self._begin(request, await adrive_in_place(engine, flow))
+        if not self._begin_at_once(counters):
+            engine: Any = request.settings
+            flow = reserve_units(request, counters.pairs, self.units, self._handlers.lease)
+            self._begin(request, await adrive_in_place(engine, flow))
         return self
 
     async def __aexit__(
@@ -212,7 +220,7 @@ class Reservation:
 
     # -- both -----------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> tuple[CarriedRequest, Sequence[Counter]]:
+    def _prepare(self) -> tuple[CarriedRequest, Counters]:
         if self._hold is not None:
             raise RuntimeError("a reservation is entered once: call guard.reserve(...) again")
         request = self._handlers.request("reserve()")
@@ -232,8 +240,18 @@ class Reservation:
                 request.settings.render(answer)
                 raise refused(answer, request.scope)
             answer = None
-        self._hold, self._kept = self._handlers.hold(answer)
-        self._tab.keep(self._hold)
+        hold, self._kept = self._handlers.hold(answer)
+        self._note(hold)
+
+    def _begin_at_once(self, counters: Counters) -> bool:
+        hold = self._handlers.hold_at_once(counters, self.units)
+        if hold is not None:
+            self._note(hold)
+        return hold is not None
+
+    def _note(self, hold: Hold) -> None:
+        self._hold = hold
+        self._tab.keep(hold)
         self._token = _open.set(_open.get() | {self._mark})
 
     def _end(self, error: BaseException | None) -> None:

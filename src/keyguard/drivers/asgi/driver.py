@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NoReturn, Protocol
 from keyguard.drivers import bridges
 from keyguard.drivers.asgi.ahead import BodyAhead
 from keyguard.drivers.asgi.background import call, detach, end_detached, wait
-from keyguard.drivers.asgi.driving import answer_refused, asked, noting, start_settling
+from keyguard.drivers.asgi.driving import answer_refused, asked, noting, settled_at_end, start_settling
 from keyguard.drivers.asgi.exchange import Exchange
 from keyguard.drivers.asgi.handshake import Handshake
 from keyguard.drivers.asgi.lasting import outlast
@@ -112,7 +112,7 @@ class ASGIDriver:
         except Exception as failure:
             begun = engine.fault(request, failure)
         except BaseException:
-            await Exchange(self.app, engine, request, receive, send).settle()
+            await settled_at_end(engine, request)
             request.state.failure = None  # its frames hold the request
             request.late = engine.late
             raise
@@ -129,7 +129,7 @@ class ASGIDriver:
                         request.state.whole = True
                 finally:
                     if request.deferred or request.afterwards:
-                        await Exchange(self.app, engine, request, receive, send).settle()
+                        await settled_at_end(engine, request)
                     request.late = engine.late
                 return
             if begun.__class__ is not tuple or is_heard_to_its_end(request):
@@ -170,7 +170,7 @@ class ASGIDriver:
             if telling is not None and (telling.marks is not None or telling.failure is not None):
                 give_up(begun)
             if request.deferred or request.afterwards:  # of a guard that has kept the request
-                await Exchange(self.app, engine, request, receive, send).settle()
+                await settled_at_end(engine, request)
             request.late = engine.late
         if telling is not None and telling.failure is not None:
             answer = engine.fault(request, telling.failure)

@@ -10,7 +10,8 @@ from keyguard.chain import Begun
 from keyguard.drivers.asgi.messages import ASGIApp, Message, Receive, Send, raw_fields
 from keyguard.drivers.asgi.request import Scope
 from keyguard.drivers.bodies import sized_body
-from keyguard.drivers.interpreter import Engine, Foreign, Pending, settle
+from keyguard.drivers.interpreter import Engine, Foreign, Pending
+from keyguard.drivers.settling import settle
 from keyguard.drivers.tasks import Task, ended, hold
 from keyguard.errors import GuardError
 from keyguard.flow import Flow
@@ -94,8 +95,8 @@ async def finished(engine: Engine, flow: Flow[Any], stop: Any) -> None:
 
 def start_settling(engine: Engine, deferred: list[Deferred]) -> Task | None:
     flow = settle(deferred)
-    stop = engine.advance(flow)
-    return None if stop is None else hold(finished(engine, flow, stop))
+    stop = None if flow is None else engine.advance(flow)
+    return None if flow is None or stop is None else hold(finished(engine, flow, stop))
 
 
 async def settled(engine: Engine, deferred: list[Deferred]) -> None:
@@ -104,6 +105,13 @@ async def settled(engine: Engine, deferred: list[Deferred]) -> None:
     if task is not None:
         # A task of its own: in a cancelled scope this `await` ends at once, the work does not.
         await ended(task)
+
+
+async def settled_at_end(engine: Engine, request: CarriedRequest) -> None:
+    """Run what was put off until the end of a request."""
+    for deferred in (request.afterwards, request.deferred):
+        if deferred and (task := start_settling(engine, deferred)) is not None:
+            await ended(task)  # as above
 
 
 def decided(stop: Any) -> Response:

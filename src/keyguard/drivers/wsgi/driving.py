@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 from keyguard.chain import Begun
 from keyguard.drivers.bodies import sized_body
-from keyguard.drivers.interpreter import Engine, Foreign, settle
+from keyguard.drivers.interpreter import Engine, Foreign
+from keyguard.drivers.settling import settle
 from keyguard.drivers.stripping import strip_keys
 from keyguard.drivers.wsgi.request import Environ
 from keyguard.errors import GuardError
@@ -52,7 +53,9 @@ def asked(engine: Engine, request: CarriedRequest, ask: Ask) -> Begun:
 def settle_all(engine: Engine, deferred: list[Deferred]) -> None:
     """Run deferred work to its end."""
     while deferred:
-        drive(engine, settle(deferred), None)
+        flow = settle(deferred)
+        if flow is not None:
+            drive(engine, flow, None)
 
 
 def drive(engine: Engine, flow: Flow[Any], request: CarriedRequest | None) -> Any:

@@ -69,11 +69,13 @@ def _counting(limit: PromptLimit) -> Callable[[CarriedRequest], Counted | Litera
 class Pooled:
     """Terms and their pool."""
 
-    __slots__ = ("end", "fields", "pool", "single", "spans", "template", "terms")
+    __slots__ = ("end", "fields", "pool", "single", "spans", "store", "template", "terms")
 
-    def __init__(self, pool: Any, terms: Terms) -> None:
+    def __init__(self, pool: Any, terms: Terms, store: Any) -> None:
         self.pool = pool
         self.terms = terms
+        self.store = store
+        """The store that the pool is of."""
         self.single = len(terms.rules) == 1
         self.end = 1 + 2 * len(terms.rules)
         self.spans = range(1, self.end - 1, 2)
@@ -90,9 +92,11 @@ def _pooled(limits: Sequence[PromptLimit], store: Any) -> dict[Terms, Pooled]:
         return made
     for limit in limits:
         for terms in limit.all_terms:
-            pool = make(terms.rules, limit.all_rules) if terms.rules and terms.pooled else None
+            if not terms.rules or terms.settled:  # a cost that is known later is settled by an operation
+                continue
+            pool = make(terms.rules, limit.all_rules, holds=terms.holds)
             if pool is not None:
-                made[terms] = Pooled(pool, terms)
+                made[terms] = Pooled(pool, terms, store)
     return made
 
 

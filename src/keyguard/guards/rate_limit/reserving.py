@@ -7,9 +7,9 @@ from functools import lru_cache
 
 from keyguard.clock import SECOND
 from keyguard.errors import StoreBusy, StoreError
+from keyguard.guards.rate_limit.counters import Counter
 from keyguard.guards.rate_limit.outcomes import refuse_limited, too_costly
 from keyguard.guards.rate_limit.rules import Rule, RuleDemands, Terms
-from keyguard.guards.rate_limit.tab import Counter
 from keyguard.ops import Degraded, Demand, Take, TakeHere, Taken
 from keyguard.problem import refuse_busy
 from keyguard.request import CarriedRequest

@@ -105,7 +105,7 @@ class Rule:
 class Terms:
     """The rules that count for a caller, with all that is the same for each of them: those of a guard, or of a plan."""
 
-    __slots__ = ("_ready", "balances", "binding", "fields", "legacy", "pooled", "rules", "settled", "shut", "template")
+    __slots__ = ("_ready", "balances", "binding", "fields", "holds", "legacy", "rules", "settled", "shut", "template")
 
     def __init__(self, rules: Sequence[Rule], *, shut: bool = False) -> None:
         self.rules = tuple(rules)
@@ -127,8 +127,8 @@ class Terms:
         """Whether there are fields to be told that know one limit."""
         self.settled = any(rule.settling is not None for rule in rules)
         """Whether some of them say what a request costs when it is over."""
-        self.pooled = not self.settled and not any(rule.holds for rule in rules)
-        """Whether the pools of a store in this process, which know no holds, may count for them."""
+        self.holds = any(rule.holds for rule in rules)
+        """Whether units of some of them may be held."""
         self.balances = [rule.name for rule in rules if not rule.limit.may_be_forgotten]
         """Names of rules that keep a balance for each caller."""
         self._ready: dict[tuple[str, int], Take] = {}

@@ -14,70 +14,53 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, repeat
-from typing import TypeAlias
 
 from keyguard.flow import Flow
 from keyguard.guards.rate_limit.costs import tell_of_costs
+from keyguard.guards.rate_limit.counters import Counters, Hold, counters_of
 from keyguard.guards.rate_limit.outcomes import book
-from keyguard.guards.rate_limit.rules import Rule, RuleDemands
 from keyguard.ops import Demand, Settle, Taken
 from keyguard.process.event_loops import in_loop
 from keyguard.rates import Taking
 from keyguard.request import SHARED_ASGI, CarriedRequest
 
-Counter: TypeAlias = tuple[Rule, Demand]
-"""A limit, and a demand of no units of it for the caller."""
-
 _numbers = count(1)
 _lock = threading.Lock()  # of all requests: it is held for a moment, and only if handlers charge
-
-
-class Hold:
-    """Units that a handler holds."""
-
-    __slots__ = ("cost", "over", "taken")
-
-    def __init__(self, taken: Taken | None) -> None:
-        self.taken = taken
-        """`None` if the limit lets callers pass while its store is out of order."""
-        self.cost: int | None = None
-        """The units that are charged in the end; `None` as long as that is open."""
-        self.over = False
 
 
 class Tab:
     """All that the handlers of one request charge and hold."""
 
-    __slots__ = ("_counters", "_due", "_holds", "_request", "_units", "_watched", "number")
+    __slots__ = ("_charged", "_counters", "_due", "_holds", "_request", "_watched", "number")
 
     def __init__(self, request: CarriedRequest) -> None:
         self.number = next(_numbers)
         """Of the requests of this process that handlers charge."""
         self._request = request
-        self._counters: dict[int, Sequence[Counter]] = {}
-        self._units: dict[str, tuple[Demand, int]] = {}
-        """By counter: a demand of none, and how many are charged."""
+        self._counters: dict[int, Counters | None] = {}
+        """By the numbers of guards."""
+        self._charged: list[Counters] = []
+        """Those to which units are charged that are not booked yet."""
         self._holds: list[Hold] = []
         self._due = False
         """Whether it is known when it will be settled."""
         self._watched = False
 
-    def counters(self, number: int) -> Sequence[Counter]:
+    def counters(self, number: int) -> Counters | None:
         """Return the counters of the caller on the limits of the guard of this number, if it let the request pass."""
         found = self._counters.get(number)
         if found is None:
-            found = self._counters[number] = _counters_of(number, self._request)
+            found = self._counters[number] = counters_of(number, self._request)
         return found
 
-    def charge(self, counters: Sequence[Counter], cost: int) -> None:
+    def charge(self, counters: Counters, cost: int) -> None:
         """Charge so many units to each of these."""
         if not cost:
             return
-        units = self._units
         with _lock:
-            for _, demand in counters:
-                before = units.get(demand.key)
-                units[demand.key] = demand, cost if before is None else before[1] + cost
+            if not counters.charged:
+                self._charged.append(counters)
+            counters.charged += cost
             due, self._due = self._due, True
         if not due:
             self._fall_due()
@@ -118,24 +101,43 @@ class Tab:
         """Settle all that is known by now: called when the request is over."""
         with _lock:
             self._due = False
-            units, self._units = self._units, {}
+            charged = [(counters, counters.charged) for counters in self._charged]
+            for counters in self._charged:
+                counters.charged = 0
+            self._charged = []
             over = self._holds
             if over:
                 over = [hold for hold in over if hold.over]
                 self._holds = [hold for hold in self._holds if not hold.over]
-        if not units and not over:
+        if not charged and not over:
             return None
         refused = self._request.state.refusal is not None
-        if not refused:
-            tell_of_costs(self._request, [*units.values(), *_costs_of(over)])
+        if refused:
+            charged = []
+        elif self._request.settings.sinks:
+            tell_of_costs(self._request, [*_costs_of_charges(charged), *_costs_of(over)])
+        # What stands in pools is settled there, at once. What is held comes first: it may give units back.
+        over = [hold for hold in over if not hold.settled(0 if refused else hold.cost or 0)]
+        if not over:
+            charged = [(counters, units) for counters, units in charged if not counters.settled(units)]
+        return self._by_operations(charged, over, refused=refused) if charged or over else None
+
+    def _by_operations(
+        self, charged: Sequence[tuple[Counters, int]], over: Sequence[Hold], *, refused: bool
+    ) -> Flow[None] | None:
+        """Settle what the store must be asked for: by one operation, as far as that can be."""
+        units: dict[str, tuple[Demand, int]] = {}
+        """By counter: a demand of none, and how many are charged."""
+        for demand, cost in _costs_of_charges(charged):
+            units[demand.key] = demand, cost + units.get(demand.key, (None, 0))[1]
         apart: list[Settle] = []
         demands: list[Demand] = []
         takings: list[Taking] = []
         costs: list[int] = []
         for hold in over:
-            if hold.taken is not None:
+            taken = hold.taken
+            if taken is not None:
                 cost = 0 if refused else hold.cost or 0
-                taken = hold.taken
                 if not taken.demands[0].lease:  # the units were taken, and what is too much is given back
                     if cost != taken.demands[0].cost:
                         apart.append(Settle(taken, (cost,) * len(taken.demands)))
@@ -143,15 +145,14 @@ class Tab:
                 told = zip(taken.demands, taken.takings, taken.moments or repeat(taken.at), strict=False)
                 for demand, taking, at in told:
                     # What was charged to the same counter is charged with it.
-                    _, more = (None, 0) if refused else units.pop(demand.key, (None, 0))
+                    _, more = units.pop(demand.key, (None, 0))
                     demands.append(demand)
                     takings.append((None, at + taking[1], 0, 0, 0))
                     costs.append(cost + more)
-        if not refused:
-            for demand, cost in units.values():
-                demands.append(demand)
-                takings.append(_NOTHING)
-                costs.append(cost)
+        for demand, cost in units.values():
+            demands.append(demand)
+            takings.append(_NOTHING)
+            costs.append(cost)
         if len(over) > 1 and demands:
             return _book_apart(demands, takings, costs, apart)
         if demands:  # as if all of it had been taken at the beginning of time
@@ -162,6 +163,13 @@ class Tab:
 
 
 _NOTHING: Taking = (None, 0, 0, 0, 0)
+
+
+def _costs_of_charges(charged: Iterable[tuple[Counters, int]]) -> Iterator[tuple[Demand, int]]:
+    """Yield what was charged to each counter."""
+    for counters, units in charged:
+        for _, demand in counters.pairs:
+            yield demand, units
 
 
 def _costs_of(over: Iterable[Hold]) -> Iterator[tuple[Demand, int]]:
@@ -191,18 +199,3 @@ async def _book_apart(
         some, theirs, due = zip(*once.values(), strict=True)
         await book(Settle(Taken(some, theirs, 0, False), due))
         left = again
-
-
-def _counters_of(number: int, request: CarriedRequest) -> list[Counter]:
-    # By their keys: two stacks may have one guard, each of which has decided then.
-    found: dict[str, Counter] = {}
-    for decided in request.state.decided:
-        taken = decided if isinstance(decided, Taken) else decided.taken
-        demands = taken.demands
-        if isinstance(demands, RuleDemands):
-            for rule, demand in zip(demands.rules, demands, strict=True):
-                if rule.number == number:
-                    if demand.cost:
-                        demand = Demand(demand.name, demand.key, demand.limit, 0, holds=demand.holds)
-                    found[demand.key] = rule, demand
-    return [*found.values()]

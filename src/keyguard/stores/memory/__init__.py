@@ -20,7 +20,8 @@ Rules:
 - The clock never jumps, so neither do the limits.
 
 `core` holds what all of this shares, `droppable` what goes first, `loose` counters by themselves, `table` those of
-guards, `pool` the way that a request takes from them, and `store` the border to operations.
+guards, `pool` the way that a request takes from them, `held` that to limits of which units may be held, `slots` that to
+slots, `holding` what is held in both, and `store` the border to operations.
 """
 
 from keyguard.stores.memory.core import MemoryStats as MemoryStats

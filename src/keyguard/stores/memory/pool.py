@@ -134,6 +134,50 @@ class Pool:
         except Exception:  # as above
             return None
 
+    def settle(self, bucket: str, cost: int) -> bool:
+        """Charge units to each limit in the end, at least one, whatever is left of it. Return whether that was done.
+
+        It is not if a state cannot be read: then the operation is asked. The caller has checked the process.
+        """
+        core = self._core
+        with core.lock:
+            done = self.book(bucket, cost, core.clock())
+        if core.news is not None:
+            core.tell()
+        return done
+
+    def book(self, bucket: str, cost: int, now: int) -> bool:
+        """Do the same, under the lock."""
+        if not self._begin <= now < self._until:
+            self._go_on(now)
+        table = self.table
+        entry = table.young.get(bucket) or table.entry(bucket)
+        slices: list[tuple[Column, int, int, bytes]] = []
+        states: list[tuple[Column, bytes, int]] = []
+        try:
+            for offset, newest, quota, _, asked in self._rules:
+                column, limit = self._columns[offset]
+                if asked is not None and entry is not None and WHOLE != (last := entry[offset]) <= newest:
+                    spent, older = entry[offset + 1], entry[offset + 3]
+                    if last != newest:
+                        spent, older = moved_on(spent, older, newest - last)
+                    if spent + cost <= quota:
+                        slices.append((column, newest, spent + cost, older))
+                        continue
+                states.append((column, *limit.charge(table.read(bucket, column, now), now, cost)))
+        except Exception:  # a state that cannot be read: the operation will tell
+            return False
+        if entry is not None:
+            grown = 0
+            for column, newest, spent, older in slices:
+                grown += len(older) - len(entry[column.offset + 3])
+                column.set_slices(entry, newest, spent, older)
+            if grown:
+                self._core.grow(table, bucket, entry, grown, now)
+        for column, state, ttl in states:
+            table.write(bucket, column, state if ttl else None, now + ttl, now)
+        return True
+
     def _charge_mixed(self, bucket: str, entry: Entry, cost: int, now: int) -> Answer | Refused | None:
         """Do the same for several limits, not all of which count in slices."""
         before = entry.copy()

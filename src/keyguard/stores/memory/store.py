@@ -11,11 +11,12 @@ from keyguard.clock import steady_clock
 from keyguard.errors import ConfigurationError
 from keyguard.manual_clock import GivenClock, clock_from
 from keyguard.ops import Droppable, Op
-from keyguard.ops.holds import held_key
 from keyguard.process.fork import check_process
 from keyguard.rates import Limit, Slots
 from keyguard.rates.window import is_window
 from keyguard.stores.memory.core import Core, MemoryStats
+from keyguard.stores.memory.held import HeldPool
+from keyguard.stores.memory.holding import Holding
 from keyguard.stores.memory.loose import Loose
 from keyguard.stores.memory.pool import Answer, Counted, Pool
 from keyguard.stores.memory.slots import SlotPool
@@ -141,11 +142,11 @@ class MemoryStore:
 
     # -- pools ----------------------------------------------------------------------------------------------
 
-    def pool(self, rules: Sequence[Counted], among: Sequence[Counted] = ()) -> Pool | None:
+    def pool(self, rules: Sequence[Counted], among: Sequence[Counted] = (), *, holds: bool = False) -> Pool | None:
         """Return a pool of the counters of these rules, or `None` if they cannot stand together.
 
         `among` are all rules that may count for the same callers, such as those of other plans. Pools with a rule in
-        common count in one table.
+        common count in one table. If units of the rules may be held, `holds` says so, and it is a `HeldPool`.
         """
         if getattr(self.execute, "__func__", None) is not MemoryStore.execute:
             return None  # of a subclass, which wants to be asked
@@ -171,13 +172,17 @@ class MemoryStore:
             alike = [bool(column.width) == is_window(rule.limit) for column, rule in zip(columns, rules, strict=True)]
             if len(set(columns)) < len(columns) or not all(alike):
                 return None
-            return Pool(self._core, table, columns, [rule.limit for rule in rules])
+            limits = [rule.limit for rule in rules]
+            if not holds:
+                return Pool(self._core, table, columns, limits)
+            holding = [Holding(self._core, self._loose, rule.prefix) for rule in rules]
+            return HeldPool(self._core, table, columns, limits, holding)
 
     def slots(self, prefix: str, limit: Slots, lease: int) -> SlotPool | None:
         """Return a pool of the slots that are held under keys with this beginning, each for a lease."""
         if getattr(self.execute, "__func__", None) is not MemoryStore.execute:
             return None  # of a subclass, which wants to be asked
-        return SlotPool(self._core, self._loose, held_key(prefix), limit, lease)
+        return SlotPool(self._core, Holding(self._core, self._loose, prefix), limit, lease)
 
     def _move_into(self, table: Table, column: Column) -> None:
         """Have a rule's counters, which may have stood by themselves, stand in a table from now on."""
