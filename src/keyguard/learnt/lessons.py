@@ -35,7 +35,10 @@ _BLOCKING = {"exhausted", "quota", "ramp", "billing", "invalid", "unsupported"}
 
 def costs_of(cost: Mapping[str, int]) -> tuple[int, ...]:
     """Return what a request costs, of each unit in the order of `UNITS`."""
-    return tuple([max(0, min(spent_of(cost, unit), MOST_UNITS)) for unit in _UNITS])
+    costs = [spent_of(cost, unit) for unit in _UNITS]
+    if min(costs) < 0 or max(costs) > MOST_UNITS:
+        costs = [max(0, min(units, MOST_UNITS)) for units in costs]
+    return tuple(costs)
 
 
 def learn(group: Group, marks: Marks, report: Report, now: int) -> None:

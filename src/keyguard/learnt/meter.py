@@ -104,7 +104,8 @@ class Meter:
 
     def pace_at(self, now: int) -> int:
         most = _FASTEST if self.flags & LEARNT else _CATCHING_UP if self.cap else EVEN
-        return max(1, min(most, self.pace + max(0, now - self.set_at) // _RISE))
+        pace = self.pace + (now - self.set_at) // _RISE if now > self.set_at else self.pace
+        return most if pace > most else pace or 1
 
     def pacing(self, now: int) -> tuple[int, int]:
         """Return the pace, 0 if there is none of our own, and the largest burst, 0 for any."""
@@ -164,8 +165,10 @@ class Meter:
                 start = room
         pace, cap = self.pacing(now)
         if pace:
-            burst = self.span(cap) * EVEN // pace if cap else SECOND
-            start = max(start, self.paced - max(0, burst - self.span(units) * EVEN // pace))
+            free = (self.span(cap) * EVEN // pace if cap else SECOND) - self.span(units) * EVEN // pace
+            room = self.paced - free if free > 0 else self.paced
+            if room > start:
+                start = room
         return start
 
     def book(self, units: int, start: int, now: int) -> None:
