@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -132,19 +132,17 @@ def open_one_more(store: PostgresStore) -> None:
 
 @contextmanager
 def crowded(server: Postgres, proxy: Proxy) -> Iterator[None]:
-    """Others have taken all the connections there are."""
-    end_connections(server)
-    others = []
-    try:
-        while len(others) < 40:
-            others.append(psycopg.connect(server.url))
-    except psycopg.OperationalError:
-        pass
-    try:
+    """Others have taken all the connections there are, and the store has none."""
+    ours = "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE application_name = 'keyguard'"
+    with ExitStack() as others:
+        one = others.enter_context(psycopg.connect(server.url, autocommit=True))
+        gone = True
+        while gone:  # it may open one more before all are taken: that one is ended and taken, too
+            with suppress(psycopg.OperationalError):
+                for _ in range(40):
+                    others.enter_context(psycopg.connect(server.url))
+            gone = bool(one.execute(ours).fetchall())
         yield
-    finally:
-        for other in others:
-            other.close()
 
 
 @contextmanager
