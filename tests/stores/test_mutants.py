@@ -342,7 +342,7 @@ def check_statements(folder: Path) -> None:
     check_store(lambda clock: SQLiteStore(folder / f"{made}{next(numbers)}.db", 5.0, clock=clock), steps=400)
 
 
-UPKEEP = {"_TOUCH", "_BYTES", "_OLDEST", "_DELETE_POOL", "_NEXT"}
+UPKEEP = {"_DELETE", "_TOUCH", "_BYTES", "_OLDEST", "_DELETE_POOL", "_NEXT"}
 """Statements that hardly any answer hangs on: their mistakes are shown to `check_room` first."""
 
 

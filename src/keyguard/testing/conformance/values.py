@@ -11,6 +11,7 @@ from keyguard.ops import (
     Demand,
     Put,
     Read,
+    is_counter,
 )
 from keyguard.rates import window
 from keyguard.testing.conformance.comparing import Twins, asked_both, one, same
@@ -99,11 +100,15 @@ def check_records(compared: Twins) -> None:
 
 
 def check_puts(compared: Twins) -> None:
-    """Check that a `Put` writes if what it expects stands there, plain values and counters alike."""
+    """Check that a `Put` writes if what it expects stands there, and nothing beside: of every kind of key."""
     store, reference, clock = compared
-    for key in ("k|put", "rl:win60000000|put"):
-        values = [b"one", b"other", None] if key[0] == "k" else [(clock() + n).to_bytes(8, "little") for n in (0, 1)]
+    states = [(clock() + n).to_bytes(8, "little") for n in (0, 1)]
+    for key in ("k|put", "rc:put|1", "rl:win60000000|put"):
+        plain = not is_counter(key)
+        values = [b"one", b"other", None] if plain else states
+        looks = Read(key, f"{key} beside") if plain else Read(key)  # counters of several callers are not read together
+        asked_both(store, reference, [Put(f"{key} beside", values[0], 60 * SECOND)], "a neighbour")
         for expected in (..., None, *values):
             for value in values:
                 what = f"a Put of {value!r} to {key} that expects {expected!r}"
-                asked_both(store, reference, [Put(key, value, 60 * SECOND, expected=expected), Read(key)], what)
+                asked_both(store, reference, [Put(key, value, 60 * SECOND, expected=expected), looks], what)
