@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from keyguard.learnt.dimension import Dimension
 from keyguard.learnt.group import Group
 
-_MOST = 256  # of at most 4 KiB each; a large pool has 40
+_MOST = 256  # of 2 KiB each with two limits, and of 5 with eight; a large pool has 40
 
 
 class Unpacked:
