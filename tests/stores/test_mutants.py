@@ -82,7 +82,7 @@ CHANGES_NOTHING: list[tuple[str, str]] = [
     (r"life = -floor\(-ahead / TICKS\) \+ ", "less than a microsecond of a life"),
     (r"--> .*if ticks < 1 then micros", "the same moment, written in another way"),
     (
-        r"--> .*(newest >= now|moved or (entry|pack)|cost >= 1 then taken|ttl >= lives)",
+        r"--> .*(newest >= now|moved or (entry|pack)|cost >= 1 then taken|ttl >= lives|m.when >= high)",
         "what is written again as it stood",
     ),
     (r"--> .*key <= \?", "no key ends with the last character that there is"),

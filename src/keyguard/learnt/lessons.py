@@ -6,6 +6,8 @@ Rules:
   it is within them. If nothing else is under way they are one unit apart, since fields tell whole units.
 - A request that was refused although there was room as far as we knew slows the pace down, once for all that were
   under way then. If its own fields say that there was room, a shorter window is told nowhere: then bursts are capped.
+  If they say that there was none, requests may just have passed each other: the first time, what was lacking is kept
+  free from then on, which costs nothing, and only the next one slows the pace down.
 - A limit that is told nowhere begins at its first refusal, with the rate that was really had.
 - A request that was let go before a block was known neither ends it nor makes it longer.
 """
@@ -136,11 +138,12 @@ def _correct(group: Group, grant: Grant, seen: Seen, now: int) -> None:
     since = group.booked[meter.unit] - grant.booked[meter.unit] if len(grant.booked) == len(_UNITS) else 0
     if since < 0:
         since = 0  # the state is another one than that which gave the grant
-    passed = group.in_flight() * (group.booked[meter.unit] // max(1, group.number))
+    # Rounded up: what was given back is not booked any more, and those under way would count as none.
+    passed = group.in_flight() * -(-group.booked[meter.unit] // max(1, group.number))
     sent = min(now, grant.at + grant.start)
     reset = seen.reset if seen.reset is not None and 0 <= seen.reset <= _LONGEST else None
     if reset is not None and grant.booked and meter.limit == meter.told:
-        new = _tell_kind(meter, sent + reset, grant.booked[meter.unit], passed + since) or new
+        new = _tell_kind(meter, sent + reset, grant.booked[meter.unit] - passed, group.booked[meter.unit]) or new
     left = min(seen.remaining, meter.limit)
     if meter.is_window():
         _correct_window(meter, left, since, passed, sent, reset, now, new)
@@ -182,22 +185,22 @@ def _correct_window(
         meter.used = high
 
 
-def _tell_kind(meter: Meter, end: int, booked: int, passed: int) -> bool:
+def _tell_kind(meter: Meter, end: int, least: int, most: int) -> bool:
     """Find out by two ends that were told whether it is a window: its end stands still although units were spent.
 
-    Return whether it is another kind than before.
+    `least` units were counted for sure when the answer was made, and `most` at most: requests pass each other, and in
+    what is under way an end that stands still proves nothing. Return whether it is another kind than before.
     """
-    spent = booked - meter.booked_then
-    if not meter.end_then or spent < 0:
-        meter.end_then, meter.booked_then = end, booked
+    if not meter.end_then or most < meter.booked_then:
+        meter.end_then, meter.booked_then = end, most
         return False
-    grown, moved = meter.span(spent), end - meter.end_then
-    if grown < 3 * SECOND or spent <= passed:
+    grown, moved = meter.span(max(0, least - meter.booked_then)), end - meter.end_then
+    if grown < 3 * SECOND:
         return False
     window = moved >= -SECOND and 3 * moved < grown
     bucket = 3 * moved >= 2 * grown and moved < meter.period // 2
     if not window:
-        meter.end_then, meter.booked_then = end, booked
+        meter.end_then, meter.booked_then = end, most
     if window == meter.is_window() or not (window or bucket):
         return False
     meter.flags ^= WINDOW
@@ -214,7 +217,7 @@ def _refused(group: Group, marks: Marks, report: Report, costs: Sequence[int], n
     hidden = bool(told) and not short and cause == EXHAUSTED
     if cause in (EXHAUSTED, RAMP) and grant.number and grant.at > group.slowed:
         group.slowed = now
-        _slow_down(group, report, short, hidden, now)
+        _slow_down(group, report, costs, short, hidden, now)
     if cause == EXHAUSTED and wait is None:
         if short and any(group.meter(seen.dimension) for seen in short):
             return  # what is counted here says when there is room
@@ -233,7 +236,9 @@ def _block_of(group: Group, marks: Marks, report: Report) -> Block | None:
     return group.block if scope in ("group", "model") else None
 
 
-def _slow_down(group: Group, report: Report, short: Sequence[Seen], hidden: bool, now: int) -> None:
+def _slow_down(
+    group: Group, report: Report, costs: Sequence[int], short: Sequence[Seen], hidden: bool, now: int
+) -> None:
     if hidden:
         meters = [m for m in group.meters if _UNITS[m.unit] == "requests"] or group.meters
         least = min(meters, key=lambda m: m.period, default=None)
@@ -244,7 +249,9 @@ def _slow_down(group: Group, report: Report, short: Sequence[Seen], hidden: bool
         for seen in short:
             meter = group.meter(seen.dimension)
             if meter is not None and not meter.is_window() and meter.period <= HOUR:
-                meter.slow_down(now)
+                lacking = costs[meter.unit] - (seen.remaining or 0)
+                if not meter.put_off(lacking, now):
+                    meter.slow_down(now)
         return
     meter = group.meter(report.dimension) if report.dimension is not None else None
     meters = [meter] if meter is not None else [m for m in group.meters if m.period <= HOUR and not m.is_window()]

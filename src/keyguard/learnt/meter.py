@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from keyguard.clock import SECOND
 
-TOLD, LEARNT, WINDOW, CONFIGURED = 1, 2, 4, 8
+TOLD, LEARNT, WINDOW, CONFIGURED, PUT_OFF = 1, 2, 4, 8, 16
+"""Flags; the last one if units are kept free since a refusal, or were once."""
 MOST_UNITS = 1 << 35
 """The highest limit: a higher one counts as this."""
 EVEN = 1000
@@ -30,6 +31,7 @@ _FASTEST = 8 * EVEN  # of what was learnt
 _CATCHING_UP = 3 * EVEN // 2  # of what was told: in bursts that are capped, what was left unused is not lost
 _ON_TOP = 5 * EVEN // 4  # to begin with: what is left unused after a refusal is caught up soon
 _RISE = SECOND // 5  # for each thousandth: half a percent a second
+_LATELY = 120 * SECOND  # twice the time in which a pace recovers: others who share a limit are no chance
 
 
 class Meter:
@@ -195,6 +197,16 @@ class Meter:
             return max(0, self.limit - self.used)
         free = max(0, self.period - max(0, self.when - now))
         return min(self.limit, self.limit * (free // 1000) // max(1, self.period // 1000))
+
+    def put_off(self, units: int, now: int) -> bool:
+        """Keep so many units free, since a refusal came that was not expected; return whether that may be enough."""
+        lately = self.flags & PUT_OFF and now - self.set_at < _LATELY
+        if self.flags & LEARNT or lately or self.pace_at(now) < EVEN:
+            return False
+        self.flags |= PUT_OFF
+        self.pace, self.cap, self.set_at = self.pace_at(now), self.cap_at(now), now
+        self.when = max(self.when, now) + self.span(units)
+        return True
 
     def slow_down(self, now: int) -> None:
         """Take seven tenths of the pace, since a refusal came that was not expected."""

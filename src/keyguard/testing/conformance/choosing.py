@@ -43,7 +43,7 @@ def check_upstream(compared: Twins, steps: int = 500) -> None:
 
 
 def check_upstream_stories(compared: Twins) -> None:
-    """Compare what drawn steps seldom come to: bursts that are refused again, and debts of many periods."""
+    """Compare what drawn steps seldom come to: bursts refused again, early ones, ends that move, and debts."""
     store, reference, clock = compared
     minute, tokens = dimension_of("rpm"), dimension_of("tpm")
 
@@ -67,11 +67,32 @@ def check_upstream_stories(compared: Twins) -> None:
         told(Learn([Report(burst, grant, seen=seen) for grant in grants[:-1]]))
         told(Learn([Report(burst, grants[-1], cause="exhausted", scope="model", seen=seen)]))
         clock.advance(timedelta(seconds=4))
+    early = Candidate("up:story|*/early", (id_of("three"),))
+    for span in (1, 30, 119, 120, 400):
+        grants = [granted(early, SECOND) for _ in range(12)]
+        told(Learn([Report(early, grants[0], cause="unsent")]))
+        for number, grant in enumerate(grants[:1:-1]):  # they passed each other
+            told(Learn([Report(early, grant, seen=[Seen(minute, 60, 40 - number, (20 + number) * SECOND)])]))
+        seen = [Seen(minute, 60, 0, 60 * SECOND), Seen(tokens, 600, 3, 60 * SECOND)]
+        told(Learn([Report(early, grants[1], cause="exhausted", scope="model", wait=10, seen=seen)]))
+        clock.advance(timedelta(seconds=span))
+    kinds = Candidate("up:story|*/kinds", (id_of("four"),))
+    ends = clock() + 60 * SECOND
+    for number in range(22):  # an end that stands still, and then one that moves
+        grant = granted(kinds, SECOND)
+        moved = 4 * SECOND * number // 5 if number > 11 else 0
+        told(Learn([Report(kinds, grant, seen=[Seen(minute, 60, 50 - number, ends + moved - clock())])]))
+    old = Grant(clock(), 0, kinds.keys[0], 0, 1, ())  # it tells nothing of what was booked
+    told(Learn([Report(kinds, old, seen=[Seen(minute, 60, 30, 30 * SECOND)])]))
+    shut = Candidate("up:story|*/shut", (id_of("five"),))
+    for grant in [granted(shut, 0), granted(shut, 0)]:
+        told(Learn([Report(shut, grant, cause="exhausted", scope="model", wait=5 * SECOND)]))
     debt = Candidate("up:story|*/debt", (id_of("two"),))
     for _ in range(6):
         both = [granted(debt, 70 * SECOND), granted(debt, 0)]
         for grant in both:  # both were let go before the first one's refusal was known
             told(Learn([Report(debt, grant, cause="exhausted", scope="none", wait=0, dimension=tokens)]))
+    told(Learn([Report(debt, grant, cause="settled", spent={"tokens": 0})]))
     told(Learn([Report(debt, grant, cause="settled", spent={"tokens": 10**9}) for grant in both * 40]))
     clock.advance(timedelta(seconds=1))
     granted(debt, SECOND)

@@ -3,6 +3,7 @@
 -- none: else the units, and which of them count), grant: moment, start, number, key, whether it is a probe, booked.
 -- seen: unit, period, limit (0 for none), remaining and reset (-1 for none).
 
+local PUT_OFF = 16
 local NUMBER = { exhausted = 1, quota = 2, ramp = 3, billing = 4, invalid = 5, unsupported = 6 }
 
 local function give_back(m, units, at)
@@ -12,6 +13,14 @@ local function give_back(m, units, at)
     m.when = max(0, m.when - span(m, units))
   end
   m.paced = max(0, m.paced - floor(span(m, units) * EVEN / pace_at(m)))
+end
+
+local function put_off(m, units)
+  local lately = has(m.flags, PUT_OFF) and now - m.set_at < 120 * SECOND
+  if has(m.flags, LEARNT) or lately or pace_at(m) < EVEN then return false end
+  m.flags, m.pace, m.cap, m.set_at = with(m.flags, PUT_OFF), pace_at(m), cap_at(m), now
+  m.when = max(m.when, now) + span(m, units)
+  return true
 end
 
 local function slow_meter(m)
@@ -124,18 +133,18 @@ local function correct_window(m, left, since, passed, sent, reset, new)
   end
 end
 
--- Find out whether it is a window. Returns whether it is another kind than before.
-local function tell_kind(m, ending, booked, passed)
-  local spent = booked - m.booked_then
-  if m.end_then == 0 or spent < 0 then
-    m.end_then, m.booked_then = ending, booked
+-- Find out whether it is a window: at least and at most so many units were counted. Returns whether it is another kind
+-- than before.
+local function tell_kind(m, ending, least, most)
+  if m.end_then == 0 or most < m.booked_then then
+    m.end_then, m.booked_then = ending, most
     return false
   end
-  local grown, moved = span(m, spent), ending - m.end_then
-  if grown < 3 * SECOND or spent <= passed then return false end
+  local grown, moved = span(m, max(0, least - m.booked_then)), ending - m.end_then
+  if grown < 3 * SECOND then return false end
   local window = moved >= -SECOND and 3 * moved < grown
   local bucket = 3 * moved >= 2 * grown and moved < floor(m.period / 2)
-  if not window then m.end_then, m.booked_then = ending, booked end
+  if not window then m.end_then, m.booked_then = ending, most end
   if window == is_window(m) or not (window or bucket) then return false end
   m.flags = window and m.flags + WINDOW or m.flags - WINDOW
   return true
@@ -160,11 +169,11 @@ local function correct(group, grant, seen)
   if remaining < 0 then return end
   local booked, known = group.booked[unit + 1], #grant[6] == 4
   local since = known and max(0, booked - grant[6][unit + 1]) or 0
-  local passed = in_flight(group) * floor(booked / max(1, group.number))
+  local passed = in_flight(group) * ceil(booked / max(1, group.number))
   local sent = min(now, grant[1] + grant[2])
   if reset > LONGEST then reset = -1 end
   if reset >= 0 and #grant[6] > 0 and m.limit == m.told then
-    new = tell_kind(m, sent + reset, grant[6][unit + 1], passed + since) or new
+    new = tell_kind(m, sent + reset, grant[6][unit + 1] - passed, booked) or new
   end
   local left = min(remaining, m.limit)
   if is_window(m) then
@@ -202,7 +211,9 @@ local function slow_down(group, report, short, hidden)
   if #short > 0 then
     for _, seen in ipairs(short) do
       local m = meter_in(group, seen[1], seen[2])
-      if m and not is_window(m) and m.period <= HOUR then slow_meter(m) end
+      if m and not is_window(m) and m.period <= HOUR and not put_off(m, report[7][m.unit + 1] - seen[4]) then
+        slow_meter(m)
+      end
     end
     return
   end
