@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,15 @@ class Node:
         self.store_name = b"n%d" % next(_numbers)
         self.meanwhile: Callable[[], None] = lambda: None
         """Called while the app runs."""
-        self.asgi = self.stack.asgi(self._asgi)
-        self.wsgi = self.stack.wsgi(self._wsgi)
+
+    @cached_property
+    def asgi(self) -> Any:
+        """Its app. What an app refers to is looked through when a stack is put around it: of two that is not needed."""
+        return self.stack.asgi(self._asgi)
+
+    @cached_property
+    def wsgi(self) -> Any:
+        return self.stack.wsgi(self._wsgi)
 
     async def _asgi(self, scope: Any, receive: Any, send: Any) -> None:
         self.calls += 1

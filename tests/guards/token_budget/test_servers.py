@@ -44,7 +44,7 @@ def use(server: Served) -> tuple[int, int]:
 def test_a_client_that_leaves_is_settled_exactly(name: str, tmp_path: Path) -> None:
     command, world = SERVERS[name]
     store = f"sqlite:///{tmp_path}/k.db?timeout=5"
-    with served(command, f"tests.support.served_budget:{world}", tmp_path, KEYGUARD_STORE=store) as server:
+    with served(command, f"tests.support.served_budget_{world}:app", tmp_path, KEYGUARD_STORE=store) as server:
         whole = ask(server)
         assert (whole.count(b"data:"), b"usage" in whole) == (20, False)
         wait_until(lambda: use(server) == (21, 0), "the first to be settled")
@@ -58,7 +58,7 @@ def test_a_client_that_leaves_is_settled_exactly(name: str, tmp_path: Path) -> N
 def test_with_abort_it_pays_what_was_seen(name: str, tmp_path: Path) -> None:
     command, world = SERVERS[name]
     store = f"sqlite:///{tmp_path}/k.db?timeout=5"
-    app = f"tests.support.served_budget:{world}"
+    app = f"tests.support.served_budget_{world}:app"
     with served(command, app, tmp_path, KEYGUARD_STORE=store, LEAVING="abort") as server:
         ask(server, parts=5000)
         wait_until(lambda: use(server)[1] == 0, "it to be settled")
