@@ -36,9 +36,16 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = {
-    "keyguard": ["keyguard.asgi", "keyguard.wsgi", "keyguard.cli", "keyguard.stores.sqlite"],
-    "django": ["django.http", "django.core.management", "django.urls"],
-    "fastapi": ["fastapi.testclient"],
+    "keyguard": [
+        *("keyguard.asgi", "keyguard.wsgi", "keyguard.stores.sqlite", "keyguard.stack.route_checks", "keyguard.usage"),
+        *("keyguard.cli", "keyguard.cli.keys", "keyguard.cli.key_import", "encodings.idna"),
+    ],
+    "django": [
+        *("django.http", "django.core.management", "django.core.wsgi", "django.core.asgi", "django.urls"),
+        *("django.test", "django.views.debug", "django.core.servers.basehttp", "django.db.backends.sqlite3.base"),
+        *("django.forms", "django.contrib.staticfiles", "django.template.defaulttags", "django.template.loader_tags"),
+    ],
+    "fastapi": ["fastapi.testclient", "pydantic.v1"],
     "flask": ["flask.cli"],
     "hypothesis": ["hypothesis"],
     "pages": ["tests.support.page_runner", "tests.support.harness"],
