@@ -158,6 +158,8 @@ def test_what_is_taken_held_and_settled_in_a_pool_is_what_operations_say(limits:
 def test_a_pool_decides_all_of_it_by_itself(limits: list[Limit]) -> None:
     twins = Twins(limits)
     twins.take("x", 0)
+    twins.hold("x", 1, quickly=True)
+    twins.settle(0, 0)  # at the same moment
     twins.hold("x", 3, quickly=True)
     twins.take("x", 1)  # beside what is held
     twins.hold("x", 2, quickly=True)
@@ -166,7 +168,7 @@ def test_a_pool_decides_all_of_it_by_itself(limits: list[Limit]) -> None:
     twins.settle(0, 0)
     twins.book("x", 1)
     twins.stand_alike()
-    assert twins.quick == 7
+    assert twins.quick == 9
 
 
 def test_there_are_no_more_holds_in_a_pool_than_may_stand_at_once() -> None:

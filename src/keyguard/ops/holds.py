@@ -52,6 +52,8 @@ class Holds:
         if state is None:
             return
         self._longest, self._last = _HEAD.unpack_from(state)
+        if len(state) == _HEAD.size:
+            return
         latest = now + self._longest
         for number, units, end in _HOLD.iter_unpack(memoryview(state)[_HEAD.size :]):
             if end > latest:  # time was set back
@@ -96,11 +98,14 @@ class Holds:
     def change(self, key: str, now: int) -> tuple[str, bytes | None, int | None, Limit]:
         """Return what is to be written."""
         # If there are none, the last number is remembered for as long as a later hold could be given it.
-        ttl = max([end for _, end in self.ends.values()], default=self._last + 1) - now
-        if ttl <= 0:
-            return key, None, None, HOLDS
-        holds = [_HOLD.pack(number, *held) for number, held in self.ends.items()]
-        return key, b"".join([_HEAD.pack(self._longest, self._last), *holds]), ttl, HOLDS
+        latest = 0 if self.ends else self._last + 1
+        parts = [_HEAD.pack(self._longest, self._last)]
+        for number, (units, end) in self.ends.items():
+            parts.append(_HOLD.pack(number, units, end))
+            if end > latest:
+                latest = end
+        ttl = latest - now
+        return (key, None, None, HOLDS) if ttl <= 0 else (key, b"".join(parts), ttl, HOLDS)
 
 
 def ask(limit: Limit, state: bytes | None, now: int, cost: int, held: int) -> Taking:

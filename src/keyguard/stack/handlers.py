@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -256,8 +255,10 @@ class Reservation:
 
     def _end(self, error: BaseException | None) -> None:
         """End it: no more than noting it, so that nothing has to be awaited."""
-        with suppress(ValueError):  # a generator that was left is closed from anywhere: its context has nothing of ours
+        try:  # noqa: SIM105 - `suppress` takes three times as long
             _open.reset(self._token)
+        except ValueError:
+            pass  # a generator that was left is closed from anywhere: its context has nothing of ours
         hold = self._hold
         if hold is None or hold.over:
             return

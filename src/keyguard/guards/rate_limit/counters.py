@@ -117,8 +117,7 @@ class PooledHold(Hold):
 def counters_of(number: int, request: CarriedRequest) -> Counters | None:
     """Return the counters of a request's caller on the limits of the guard of this number; `None` if it had no say."""
     concerned = [decided for decided in request.state.decided if _concerns(decided, number)]
-    # Two stacks may have one guard, each of which has decided then.
-    if len(concerned) == 1 and concerned[0].__class__ is PoolCharge:
+    if len(concerned) == 1 and concerned[0].__class__ is PoolCharge:  # of several, each is of another stack
         charge: Any = concerned[0]
         if charge.counters.store is getattr(request.settings, "store", None):
             return PooledCounters(charge)

@@ -101,6 +101,8 @@ class Tab:
         """Settle all that is known by now: called when the request is over."""
         with _lock:
             self._due = False
+            if not self._charged and not self._holds:
+                return None
             charged = [(counters, counters.charged) for counters in self._charged]
             for counters in self._charged:
                 counters.charged = 0

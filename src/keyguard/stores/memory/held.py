@@ -61,8 +61,8 @@ class HeldPool(Pool):
                 self._go_on(now)
             try:
                 standing = [holding.standing(bucket, now) for holding in self._holding]
-                full = any(holds is not None and holds.full for holds in standing)
-                admitted = not full and self._look(bucket, units, standing, now) is not None
+                room = not any(holds is not None and holds.full for holds in standing)
+                admitted = room and self._look(bucket, units, standing, now) is not None
             except Exception:  # as above
                 admitted = False
             if admitted:

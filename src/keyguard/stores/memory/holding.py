@@ -14,6 +14,7 @@ from keyguard.stores.memory.loose import Loose
 
 _ONE = Struct("<QQQQQ")
 """The state of a single hold: the longest lease, the last number; the hold's number, its units, and its end."""
+_HEAD_SIZE = 16  # of what stands before the holds
 
 Written: TypeAlias = "tuple[str, bytes | None, int]"
 """A key with its new state, `None` for none, and when that expires."""
@@ -53,8 +54,9 @@ class Holding:
             return None
         if len(state) == _ONE.size:
             longest, last, given, _, end = _ONE.unpack(state)
-            if given == number and last < now < end <= now + longest:
-                return key, None, 0
+            if given == number and now < end <= now + longest:
+                # The last number is remembered as `Holds` does it, for clocks that stand still for a moment.
+                return (key, None, 0) if last < now else (key, state[:_HEAD_SIZE], last + 1)
         holds = Holds(state, now)
         holds.release(number)
         return self._changed(key, holds, now) if holds.changed else None
