@@ -344,7 +344,7 @@ def test_connections_are_kept_alive(world: str, valkey: RedisServer) -> None:
 def test_a_package_without_its_scripts_fails_at_the_start(tmp_path: Path) -> None:
     """As PyInstaller, zipapps and the like make one."""
     source = Path(keyguard.__file__).parent
-    subprocess.run(["cp", "-r", str(source), str(tmp_path / "keyguard")], check=True)
+    subprocess.run(["cp", "-a", str(source), str(tmp_path / "keyguard")], check=True)
     (tmp_path / "keyguard/stores/redis/lua/take.lua").unlink()
     code = "import keyguard; keyguard.Keyguard(keyguard.RateLimit('1/hour', by='ip'), store='redis://127.0.0.1:1')"
     done = subprocess.run(
