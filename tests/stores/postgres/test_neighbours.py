@@ -113,11 +113,11 @@ def test_as_many_as_the_limit_are_admitted_under_gevent(mode: str, postgres: Pos
             MODES[mode],
             "tests.support.served_neighbours:waiting_wsgi",
             tmp_path,
-            KEYGUARD_STORE=f"{postgres.url}?schema={schema}&timeout=1",
+            KEYGUARD_STORES=f"{postgres.url}?schema={schema}&timeout=1",
         ) as server,
         ThreadPoolExecutor(24) as pool,
     ):
-        statuses = [answer[0] for answer in pool.map(lambda _: server.get("/counted"), range(200))]
+        statuses = [answer[0] for answer in pool.map(lambda _: server.get("/postgresql/counted"), range(200))]
     assert (statuses.count(200), statuses.count(429)) == (150, 50)
 
 

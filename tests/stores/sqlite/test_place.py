@@ -56,7 +56,7 @@ def _untold() -> Iterator[None]:
 
 
 def by_requests(folder: Path) -> list[Any]:
-    store = SQLiteStore(folder / "k.db")
+    store = SQLiteStore(folder / "k.db", timeout=20)  # a busy machine is in the way
     guard = Keyguard(RateLimit("5/hour", by="ip"), ResponseCache(ttl=60), store=store)
     assert play(guard, "/x").status == 200
     return [store]
