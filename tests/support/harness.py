@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
+from werkzeug.middleware.lint import LintMiddleware
+
 from tests.support.asgi_lint import ASGILint
 from tests.support.loops import run_alone
 
@@ -147,10 +149,6 @@ async def aask(app: Any, ask: Ask, *, lint: bool = True) -> Answer:
 def ask_wsgi(app: Any, ask: Ask, *, lint: bool = True) -> Answer:
     heads: list[tuple[str, list[tuple[str, str]]]] = []
     chunks: list[bytes] = []
-    if lint:
-        from werkzeug.middleware.lint import LintMiddleware  # most processes that tests start do without it
-
-        app = LintMiddleware(app)
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         if exc_info is None:
@@ -158,7 +156,7 @@ def ask_wsgi(app: Any, ask: Ask, *, lint: bool = True) -> Answer:
         heads.append((status, headers))
         return chunks.append
 
-    iterable = app(ask.environ(), start_response)
+    iterable = (LintMiddleware(app) if lint else app)(ask.environ(), start_response)
     try:
         chunks.extend(iterable)
     finally:
