@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from keyguard import APIKeys, Ban, Identity, IPFilter, Keyguard, Overload, RateLimit, credits, quota, smooth
@@ -113,27 +114,10 @@ class Stacks:
         stores = [MemoryStore(clock=self.clock) for _ in range(2)]
         one, other = (STACKS[name](store=store, clock=self.clock) for store in stores)
         if any(isinstance(guard, APIKeys) and guard.lookup is None for guard in one.guards):
-            self._issue(one)
-            for key, value in stores[0].scan(""):
-                stores[1].execute([CompareAndSet({key: None}, {key: value})])
+            entries, self.keys = _issued(name)
+            for store in stores:
+                store.execute([CompareAndSet({key: None}, {key: value}) for key, value in entries])
         return one, other
-
-    def _issue(self, stack: Keyguard) -> None:
-        registry = stack.keys
-        registry._clock = self.clock
-        issued = {
-            "good": registry.issue("acme", plan="pro"),
-            "other": registry.issue("other"),
-            "revoked": registry.issue("gone"),
-            "network": registry.issue("office", networks=["192.0.2.0/24"]),
-            "test": registry.issue("tester", env="test"),
-            "foreign": KeyRegistry(stack.store, prefix="acme", clock=self.clock).issue("elsewhere"),
-        }
-        registry.revoke(issued["revoked"].record.id)
-        self.keys = {name: key.key.reveal() for name, key in issued.items()}
-        good = self.keys["good"]
-        self.keys["typo"] = good[:-1] + ("a" if good[-1] != "a" else "b")
-        self.keys["wrong"] = _other_secret(good)
 
     def fill(self, ask: Ask) -> Ask:
         """The request with `{good}` and the like replaced by keys, and a fixed id."""
@@ -146,6 +130,29 @@ class Stacks:
 
         headers = tuple((name, filled(value)) for name, value in ask.headers)
         return Ask(**{**vars(ask), "headers": (*headers, ("X-Request-ID", "row-1")), "target": str(filled(ask.target))})
+
+
+@cache
+def _issued(name: str) -> tuple[list[tuple[str, bytes]], dict[str, str]]:
+    """The keys of a stack, issued at the time at which all begin, and what its store holds of them then."""
+    clock = ManualClock()
+    store = MemoryStore(clock=clock)
+    registry = STACKS[name](store=store, clock=clock).keys
+    registry._clock = clock
+    issued = {
+        "good": registry.issue("acme", plan="pro"),
+        "other": registry.issue("other"),
+        "revoked": registry.issue("gone"),
+        "network": registry.issue("office", networks=["192.0.2.0/24"]),
+        "test": registry.issue("tester", env="test"),
+        "foreign": KeyRegistry(store, prefix="acme", clock=clock).issue("elsewhere"),
+    }
+    registry.revoke(issued["revoked"].record.id)
+    keys = {name: key.key.reveal() for name, key in issued.items()}
+    good = keys["good"]
+    keys["typo"] = good[:-1] + ("a" if good[-1] != "a" else "b")
+    keys["wrong"] = _other_secret(good)
+    return list(store.scan("")), keys
 
 
 def _other_secret(key: str) -> str:
