@@ -29,8 +29,10 @@ TAKE = Take([Demand("limit", "rl:x|caller", LIMIT)])
 
 HAMMER = """
 import sys
-from tests.stories.test_processes import TAKE
+from keyguard.ops import Demand, Take
+from keyguard.rates import window
 from keyguard.stores.sqlite import SQLiteStore
+TAKE = Take([Demand("limit", "rl:x|caller", window(1000, 3600 * 1_000_000, "1000/hour"))])
 store = SQLiteStore(sys.argv[1], timeout=10)
 sys.stdin.readline()
 admitted = 0
