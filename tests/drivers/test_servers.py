@@ -183,7 +183,7 @@ def test_who_leaves_ends_the_request_and_websockets_are_counted_and_refused(
             connection.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
             connection.recv(1000)
             connection.close()
-        wait_until(three_more_have_ended, "the requests of clients that left to end", 20)
+        wait_until(three_more_have_ended, "the requests of clients that left to end")
         assert asyncio.run(talk(port)) == "echo hello"
         while left(get(port, "/")[1]):
             pass

@@ -7,6 +7,7 @@ counted as the store's time, a loaded app would call its store out of order, and
 from __future__ import annotations
 
 import json
+import select
 import sys
 import threading
 import time
@@ -264,8 +265,16 @@ def test_the_queue_does_not_wait_in_turn_for_a_file_that_another_process_keeps_l
 def test_a_reply_that_has_come_is_read_however_late_its_thread_is_woken(
     valkey: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = RedisStore(valkey.url, namespace="late")
+    store = RedisStore(valkey.url, namespace="late", timeout=1)
     assert left(store) == 999
+    (connection,) = store._line._threads._idle
+    read = connection.socket.read_response
+
+    def read_what_has_come(*args: Any, **options: Any) -> Any:
+        assert select.select([connection.socket._sock], [], [], 60)[0]
+        return read(*args, **options)
+
+    monkeypatch.setattr(connection.socket, "read_response", read_what_has_come)
     monkeypatch.setattr(links, "monotonic", lambda: time.monotonic() + 60 * next(minutes))
     minutes = iter(range(1000))  # each look at the clock is a minute late
     assert left(store) == 998
