@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -81,3 +82,13 @@ def test_what_a_program_needs_is_there_and_no_app_s_modules(warm: str, tmp_path:
     code = "import sys; print('shop' in sys.modules, 'flask' in sys.modules); import shop"
     for _ in range(2):
         assert run(warm, ["-c", code], cwd=tmp_path, needs=["flask"]).stdout == "False True\n"
+
+
+def test_whoever_leaves_at_once_stops_no_other(warm: str, tmp_path: Path) -> None:
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(warm)
+            line.sendall(b"\0\0\0")
+        left = Program(warm, ["-c", "pass"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        left.leave()
+    assert run(warm, ["-c", "print('here')"], cwd=tmp_path).stdout == "here\n"

@@ -103,9 +103,13 @@ class Program:
             if not select.select([self._line], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
             self.returncode = int(self._said.readline() or -signal.SIGKILL)
-            self._said.close()
-            self._line.close()
+            self.leave()
         return self.returncode
+
+    def leave(self) -> None:
+        """Wait for it no longer: if it has not ended, it is killed."""
+        self._said.close()
+        self._line.close()
 
     def terminate(self) -> None:
         self._send(signal.SIGTERM)
@@ -199,7 +203,8 @@ class Warm:
                     elif key.fileobj == self.life:
                         return self.close()
                     else:  # whoever has ordered a program is there no more
-                        waiting.unregister(key.fileobj)
+                        with contextlib.suppress(KeyError, ValueError):  # its program has ended at the same moment
+                            waiting.unregister(key.fileobj)
                         for pid, line in self.programs.items():
                             if line is key.fileobj:
                                 end(pid)
@@ -208,9 +213,13 @@ class Warm:
         line, _ = self.door.accept()
         head, files, _, _ = socket.recv_fds(line, _LENGTH, 3)
         length = int.from_bytes(head, "big")
-        text = line.recv(length, socket.MSG_WAITALL)
+        text = b""
+        while len(text) < length and (part := line.recv(length - len(text))):
+            text += part
         if len(text) < max(1, length):  # who ordered it is gone already
             line.close()
+            for file in files:
+                os.close(file)
             return
         order = json.loads(text)
         if missing := [library for library in order["needs"] if library not in self.imported]:
@@ -231,7 +240,8 @@ class Warm:
             os.close(file)
         self.programs[pid] = line
         waiting.register(line, selectors.EVENT_READ)
-        line.sendall(b"%d\n" % pid)
+        with contextlib.suppress(OSError):  # whoever is gone by now is noticed as the others are
+            line.sendall(b"%d\n" % pid)
 
     def reap(self, waiting: selectors.BaseSelector) -> None:
         while self.programs:
