@@ -58,6 +58,6 @@ def test_four_workers_get_what_there_is_and_are_hardly_ever_refused(kind: str, t
         pool = run(provider(), SECONDS, left=LEFT, way="pool", store=store, tasks=TASKS)
     print(f"\npool on {kind}: {pool}")
     assert plain.part_refused > 0.1, "the provider is not a lenient one"
-    assert pool.part_refused < plain.part_refused / 4
-    assert pool.part_served > 0.6 * plain.part_served, "plain retries get all there is, by sheer insistence"
+    assert pool.part_refused < plain.part_refused / 5, "each group pays once with what was under way"
+    assert pool.part_served > 0.8 * plain.part_served, "plain retries get all there is, by sheer insistence"
     assert set(pool.seen) == {"200"}, "callers see none of the refusals"
