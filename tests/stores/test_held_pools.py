@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keyguard.clock import SECOND
@@ -131,6 +131,7 @@ PLAYS = st.lists(
 
 @settings(max_examples=300)
 @given(st.sampled_from(LIMITS), PLAYS)
+@example(LIMITS[0], [("hold", "x", 1, True), ("pass", -SECOND), ("take", "x", 0)])
 def test_what_is_taken_held_and_settled_in_a_pool_is_what_operations_say(limits: list[Limit], play: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         # What has lapsed when it is met stays away if time is set back; the reference never lets anything go.
