@@ -262,7 +262,7 @@ async def in_loop(store: PostgresStore, number: int) -> list[Any]:
 # -- credentials, and URLs -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def locked(postgres: Postgres) -> Postgres:
     """A server that asks one of its users for a password."""
     postgres.query("CREATE ROLE locked LOGIN PASSWORD 'token 0'")
