@@ -16,7 +16,7 @@ from keyguard.stores import open_store
 from keyguard.stores.limits import LimitsStore
 from keyguard.stores.postgres import PostgresStore
 from tests.support.harness import Ask, aask, ask_wsgi
-from tests.support.servers import Postgres, RedisServer
+from tests.support.servers import Postgres, RedisServer, wait_until
 
 
 def wsgi(environ: Any, start_response: Any) -> list[bytes]:
@@ -70,6 +70,8 @@ def test_a_server_that_evicts_counters_or_keys_is_warned_of_once(
         guard = Keyguard(RateLimit("9/hour", by="ip"), store=f"{server.url}?timeout=1")
         caplog.clear()
         assert {ask(guard, world).status for _ in range(3)} == {200}
+        # On a slow machine a connection that was begun beside serves the request before the first one has its answer.
+        wait_until(lambda: warnings(caplog), "a warning")
         (warning,) = warnings(caplog)
         assert f"maxmemory-policy {policy}: once its memory is full, it evicts {what}" in warning
         assert "noeviction" in warning
@@ -105,7 +107,10 @@ def test_a_user_who_may_not_ask_is_no_error(
     guard = Keyguard(RateLimit("9/hour", by="ip"), store=f"{server.url}?timeout=1".replace("//", "//app:pw@"))
     assert ask(guard, world).status == 200
     assert guard.health.failures == 0
-    assert bool(warnings(caplog)) is told
+    if told:
+        wait_until(lambda: warnings(caplog), "a warning")
+    else:
+        assert warnings(caplog) == []
     close(guard)
 
 

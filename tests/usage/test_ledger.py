@@ -117,6 +117,42 @@ def test_a_store_that_is_down_for_an_hour(caplog: pytest.LogCaptureFixture) -> N
     ]
 
 
+def at_an_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Have real time count for the only process, and none pass but in its pauses, which are returned."""
+    pauses: list[float] = []
+    ledger = site.ledgers[0]._ledger_here
+    ledger.stacks[:] = [stack._replace(manual=None) for stack in ledger.stacks]
+    monkeypatch.setattr("keyguard.usage.ledger.pause", pauses.append)
+    monkeypatch.setattr("keyguard.usage.ledger.monotonic", lambda: 1e6 + sum(pauses))
+    return pauses
+
+
+def test_a_store_that_comes_back_while_a_process_ends_is_told_all(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site()
+    pauses = at_an_end(site, monkeypatch)
+    for _ in range(3):
+        site.sinks[0](record(at=site.clock()))
+    site.store.faults = ["refused", "lost", "refused", "lost"]
+    site.ledgers[0]._ledger_here.flush(last=True)
+    assert site.reader.of("acme").requests == 3
+    assert len([seconds for seconds in pauses if seconds]) == 4
+    assert "at the end" not in caplog.text
+
+
+def test_an_end_is_not_held_up_by_a_store_that_is_down_and_what_is_lost_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site()
+    pauses = at_an_end(site, monkeypatch)
+    site.sinks[0](record(at=site.clock()))
+    site.store.down = True
+    site.ledgers[0]._ledger_here.flush(last=True)
+    assert 1 < sum(pauses) < 3
+    assert caplog.messages[-1] == "usage was not written down at the end: gone"
+
+
 def test_an_idle_process_tells_of_an_outage_once(caplog: pytest.LogCaptureFixture) -> None:
     """It asks the store only now and then: that it has asked nothing does not mean that the store answers."""
     site = Site()

@@ -42,6 +42,7 @@ BATCH = 16
 """Subjects that are sent in one trip. After each other threads get a turn, which wait for the interpreter."""
 _NEAR = 4  # subjects, for a store in this process: nothing else gives others a turn
 _SLOWEST = 15.0  # seconds between two attempts on a store that does not answer
+_AT_END = 2.0  # seconds in which the last flush is tried anew: its store may be on its way back
 _NOTED = 10.0  # seconds after which a process that has nothing to send says that it is there
 
 Contribution = Callable[[], Mapping[str, int]]
@@ -168,11 +169,20 @@ class Ledger:
     def flush(self, last: bool = False) -> None:
         """Send what there is to send, in the background. `last`: it will not be called again soon.
 
-        Raises nothing: a store that does not answer is told of once, and asked again later.
+        Raises nothing: a store that does not answer is told of once, and asked again later. At the last time it is
+        asked for two seconds, and what it does not take is told.
         """
         store = self.store
         if store is None:
             return
+        until = monotonic() + _AT_END if last and not self._by_hand() else 0.0
+        while not (written := self._flush(store, last)) and monotonic() < until:
+            pause(0.1)
+        if last and not written:
+            log.warning("usage was not written down at the end: %s", self.failure)
+
+    def _flush(self, store: Store, last: bool) -> bool:
+        """Send what there is to send, and tell whether the store has answered all that it was asked."""
         with self._sending_lock:
             now = monotonic()
             ready = last or now >= self._again
@@ -188,9 +198,10 @@ class Ledger:
                     self._note(store, now, last)
             except KeyguardError as error:
                 self._failed(plain(error), now)
-            else:
-                if self._heard_of_store:  # and not if there was nothing to ask it
-                    self._answered()
+                return False
+            if self._heard_of_store:  # and not if there was nothing to ask it
+                self._answered()
+            return True
 
     def _meet(self, store: Store, now: float) -> None:
         """Learn, at first, how far the store's clock is from that of the records."""
@@ -297,10 +308,13 @@ class Ledger:
                 self._process_noted = False
                 self._ahead = None
             return
-        by_hand = bool(self.stacks) and self.stacks[0].manual is not None  # then no time passes by itself
-        if by_hand or now - self._noted >= min(_NOTED, 5 * self._every):
+        if self._by_hand() or now - self._noted >= min(_NOTED, 5 * self._every):
             self._noted = now
             self._ahead = self._difference(self._note_process(store))
+
+    def _by_hand(self) -> bool:
+        """Tell whether time is set by hand: then none passes by itself."""
+        return bool(self.stacks) and self.stacks[0].manual is not None
 
     def _note_process(self, store: Store) -> int:
         at: int = store.execute(

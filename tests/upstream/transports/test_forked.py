@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
 from typing import Any
@@ -43,16 +44,18 @@ def ports() -> Iterator[str]:
         thread.join()
 
 
-def by_httpx(family: ModuleType, url: str) -> Callable[[], str]:
-    client = family.Client(transport=a_pool(origin=url).transport())
-    return lambda: client.get(url).text
+@contextmanager
+def by_httpx(family: ModuleType, url: str) -> Iterator[Callable[[], str]]:
+    with family.Client(transport=a_pool(origin=url).transport()) as client:
+        yield lambda: client.get(url).text
 
 
-def by_requests(_: Any, url: str) -> Callable[[], str]:
-    session = requests.Session()
-    session.trust_env = False
-    session.mount(url, a_pool(origin=url).requests_adapter())
-    return lambda: session.get(url).text
+@contextmanager
+def by_requests(_: Any, url: str) -> Iterator[Callable[[], str]]:
+    with requests.Session() as session:
+        session.trust_env = False
+        session.mount(url, a_pool(origin=url).requests_adapter())
+        yield lambda: session.get(url).text
 
 
 def in_child(ask: Callable[[], str], results: Any) -> None:
@@ -61,7 +64,6 @@ def in_child(ask: Callable[[], str], results: Any) -> None:
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize(
     ("way", "family"),
     [(by_httpx, httpx), (by_httpx, httpx2), (by_requests, requests)],
@@ -69,14 +71,14 @@ def in_child(ask: Callable[[], str], results: Any) -> None:
 )
 def test_a_child_uses_no_connection_of_its_parent(way: Any, family: ModuleType, ports: str) -> None:
     """Two processes that write to one connection would mix up requests, and get each other's answers."""
-    ask = way(family, ports)
-    before = ask()
-    assert ask() == before, "the connection is kept"
-    fork = multiprocessing.get_context("fork")
-    results = fork.Queue()
-    child = fork.Process(target=in_child, args=(ask, results))
-    child.start()
-    first, second = results.get(timeout=60)
-    child.join(60)
-    assert first == second != before
-    assert ask() == before
+    with way(family, ports) as ask:
+        before = ask()
+        assert ask() == before, "the connection is kept"
+        fork = multiprocessing.get_context("fork")
+        results = fork.Queue()
+        child = fork.Process(target=in_child, args=(ask, results))
+        child.start()
+        first, second = results.get(timeout=60)
+        child.join(60)
+        assert first == second != before
+        assert ask() == before
