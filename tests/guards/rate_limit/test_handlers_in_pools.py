@@ -212,3 +212,51 @@ def test_what_is_settled_in_a_pool_needs_no_operation_and_so_no_token_against_a_
         for script in ([("charge", 3, 0)], [("settle", 9, 4), ("charge", 2, 0)], [("estimate", 5, 0)]):
             assert site.ask(script, "/")[0] == 200
         assert len([key for key, _ in site.store.scan("rl:settled|")]) == tokens
+
+
+class Nested:
+    """One limit in two stacks, the handler inside of both using that of the inner one."""
+
+    def __init__(self, kind: type[MemoryStore], limit: RateLimit, world: str, *, one_store: bool) -> None:
+        clock = ManualClock()
+        self.inner = Site(kind, [limit], clock, world)
+        self.outer = self.inner.store if one_store else kind(clock=clock)
+        outer = Keyguard(limit, store=self.outer, clock=clock)
+        self.inner.app = getattr(outer, world)(self.inner.app)
+
+    def counted(self) -> list[Any]:
+        return [store.scan("rl:tokens:") for store in (self.inner.store, self.outer)]
+
+
+USED = [("charge", 3, 0), ("settle", 9, 4), ("charge", 2, 0)]
+
+
+@pytest.mark.parametrize("one_store", [True, False])
+def test_one_limit_in_two_stacks_counts_its_callers_alike_both_ways(one_store: bool, world: str) -> None:
+    """The stacks know the caller by other names, and what the handler uses is charged to the same ones of them."""
+    counted = []
+    for kind in (MemoryStore, Asked):
+        names = iter(["outside", "inside"] * 2)
+        limit = RateLimit("40/minute", by=lambda request, names=names: next(names), name="tokens", cost=1)
+        nested = Nested(kind, limit, world, one_store=one_store)
+        for script in (USED, USED[1:]):
+            assert nested.inner.ask(script, "/")[0] == 200
+        assert next(names, None) is None
+        counted.append(nested.counted())
+    assert counted[0] == counted[1]
+
+
+def test_what_the_stack_outside_has_decided_is_not_charged_in_its_store(world: str) -> None:
+    """The limit concerns the request there alone: a handler uses the counters of the stack that it was asked of."""
+    counted = []
+    for kind in (MemoryStore, Asked):
+        says = iter([True, False])
+        limit = RateLimit("40/minute", by="ip", name="tokens", cost=0, when=lambda request, says=says: next(says))
+        nested = Nested(kind, limit, world, one_store=False)
+        assert nested.inner.ask(USED, "/")[0] == 200
+        assert next(says, None) is None
+        counted.append(nested.counted())
+    assert counted[0] == counted[1]
+    inside, outside = counted[0]
+    assert inside
+    assert not outside
