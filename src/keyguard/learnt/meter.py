@@ -167,11 +167,20 @@ class Meter:
                 start = room
         pace, cap = self.pacing(now)
         if pace:
-            free = (self.span(cap) * EVEN // pace if cap else SECOND) - self.span(units) * EVEN // pace
-            room = self.paced - free if free > 0 else self.paced
+            room = self._room(units, pace, cap)
             if room > start:
                 start = room
+            while cap and start > now:  # the pace rises meanwhile, and the faster it is the less may come at once
+                room = self._room(units, self.pace_at(2 * start - now), cap)
+                if room <= start:
+                    break
+                start = room
         return start
+
+    def _room(self, units: int, pace: int, cap: int) -> int:
+        """Return the moment from which on a pace has room for so many units."""
+        free = (self.span(cap) * EVEN // pace if cap else SECOND) - self.span(units) * EVEN // pace
+        return self.paced - free if free > 0 else self.paced
 
     def book(self, units: int, start: int, now: int) -> None:
         if self.flags & WINDOW:

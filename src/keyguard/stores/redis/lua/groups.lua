@@ -145,6 +145,12 @@ local function meter_back(m, by)
   m.set_at, m.paced = max(0, m.set_at - by), max(0, m.paced - by)
 end
 
+-- The moment from which on a pace has room for so many units.
+local function room_of(m, units, pace, cap)
+  local burst = cap > 0 and floor(span(m, cap) * EVEN / pace) or SECOND
+  return m.paced - max(0, burst - floor(span(m, units) * EVEN / pace))
+end
+
 -- The moment from which on there is room for so many units, if it is asked for at a moment.
 local function room_at(m, units, at)
   local start = at
@@ -154,9 +160,13 @@ local function room_at(m, units, at)
     start = max(start, m.when + span(m, units) - m.period)
   end
   if is_paced(m, at) then
-    local pace, cap = pace_at(m, at), cap_at(m, at)
-    local burst = cap > 0 and floor(span(m, cap) * EVEN / pace) or SECOND
-    start = max(start, m.paced - max(0, burst - floor(span(m, units) * EVEN / pace)))
+    local cap = cap_at(m, at)
+    start = max(start, room_of(m, units, pace_at(m, at), cap))
+    while cap > 0 and start > at do -- the pace rises meanwhile, and the faster it is the less may come at once
+      local room = room_of(m, units, pace_at(m, 2 * start - at), cap)
+      if room <= start then break end
+      start = room
+    end
   end
   return start
 end
