@@ -31,7 +31,7 @@ _TRIES = 3
 """How often a request is sent at most while connections fail; and while the provider is overloaded."""
 _UNREACHABLE = (SECOND // 2, 30 * SECOND)
 _OVERLOAD = (SECOND // 5, 8 * SECOND)
-"""The first and the longest pause; each is drawn between nothing and twice the one before (full jitter)."""
+"""The first and the longest pause, as `PoolParts.backoff` takes them."""
 
 
 async def attempt(pool: PoolParts, asked: Asked) -> Result:
@@ -162,8 +162,7 @@ class _Course:
 
     async def backed_off(self, cause: UpstreamCause, bounds: tuple[int, int], least: int = 0) -> bool:
         """Pause, longer each time; return false at once if there is no time for it."""
-        first, longest = bounds
-        span = least + round(self.pool.random.random() * min(longest, first * 2 ** self.counts[cause]))
+        span = least + self.pool.backoff(*bounds, self.counts[cause])
         if span > self.booking.left():
             return False
         await self.booking.pause(span)

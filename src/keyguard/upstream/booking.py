@@ -1,6 +1,10 @@
 """Room for one request: asking for it, waiting for it, and telling what came of it.
 
-Whatever ends a request, cancellation at any `await` too, `Booking.end` leaves nothing behind, and awaits nothing.
+Rules:
+- Whatever ends a request, cancellation at any `await` too, `Booking.end` leaves nothing behind, and awaits nothing.
+- A store that is out of order is gone on without. One that has too much to do is not: it counts for the others
+  meanwhile, and what was booked here would come on top. It is asked again after a pause, longer each time, by the first
+  in line alone, as long as the request may wait.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from keyguard.upstream.told import Exhaustion, tell
 
 _LONG = 30 * SECOND
 """A group that has no room for so many microseconds is told of as used up, though no answer said so."""
+_BUSY = (SECOND // 20, 2 * SECOND)
+"""The shortest pause before a busy store is asked again, and the longest that is drawn on top of it."""
 _NO_ROOM = frozenset({*LASTING, UpstreamCause.EXHAUSTED, UpstreamCause.QUOTA, UpstreamCause.RAMP})
 
 
@@ -47,6 +53,8 @@ class Booking:
         self.later: set[str] = set()
         """The groups that come last."""
         self._cost = {"requests": 1, **asked.cost}
+        self._busy = 0
+        """How often in a row the store had too much to do."""
         self._queue = pool.queues[self.model_class]
         self._ticket = self._queue.ticket()
         self._place: Place | None = None
@@ -176,15 +184,25 @@ class Booking:
         try:
             granted = await Acquire(candidates, self._cost, ahead=ahead, reports=outbox.reports(taken))
             answered = True
+        except StoreBusy:
+            return self._no_turn(len(candidates)), False
         except StoreError as error:
-            if not isinstance(error, StoreBusy):
-                self.pool.telling.begins("store.failed", "", detail=plain(error))
+            self._busy = 0
+            self.pool.telling.begins("store.failed", "", detail=plain(error))
             return self.pool.without_store.acquire(candidates, self._cost, ahead), True
         finally:
             if not answered:
                 outbox.put_back(taken)
+        self._busy = 0
         self.pool.telling.ends("store.failed", "")
         return granted, False
+
+    def _no_turn(self, candidates: int) -> NoGrant:
+        """Return what stands for the answer of a store that has too much to do: nobody knows, ask again after that."""
+        shortest, longest = _BUSY
+        self._busy += 1
+        wait = shortest + self.pool.backoff(shortest, longest, self._busy)
+        return NoGrant(self.pool.clock(), wait, ((UpstreamCause.BUSY, wait),) * candidates)
 
     def _tell_of(self, refused: NoGrant, found: list[tuple[Candidate, Group]]) -> None:
         for (cause, wait), (_, group) in zip(refused.causes, found, strict=False):

@@ -14,7 +14,7 @@ from keyguard.errors import KeyguardError
 from keyguard.learnt import NoGrant
 from keyguard.upstream.answers import Asked, Fields, UpstreamOutcome
 from keyguard.upstream.booking import Booking, why
-from keyguard.upstream.causes import Verdict
+from keyguard.upstream.causes import UpstreamCause, Verdict
 from keyguard.upstream.giving_up import LASTING
 from keyguard.upstream.keys import Key
 from keyguard.upstream.parts import PoolParts
@@ -25,13 +25,14 @@ _MOST = 65536
 
 
 class UpstreamExhausted(KeyguardError):
-    """No key of the pool has room in time.
+    """No key of the pool has room in time, or its store had too much to do to tell.
 
     `headers` has the fields by which `UpstreamCauses` knows it, and `retry-after` where waiting helps.
     """
 
     def __init__(self, outcome: UpstreamOutcome, headers: Mapping[str, str]) -> None:
-        super().__init__(f"no key has room: {outcome.cause}")
+        known = outcome.cause != UpstreamCause.BUSY
+        super().__init__(f"{'no key has room' if known else 'nobody knows whether a key has room'}: {outcome.cause}")
         self.outcome = outcome
         self.headers = headers
 

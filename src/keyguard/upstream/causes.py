@@ -34,6 +34,8 @@ class UpstreamCause(enum.StrEnum):
     """The provider, or the way to it, failed after the request was sent."""
     REQUEST = "request"
     """The request itself is refused, whatever the key."""
+    BUSY = "busy"
+    """The pool's own store had too much to do to be asked for a key in time. No provider answers this."""
 
 
 class Scope(enum.StrEnum):

@@ -21,6 +21,7 @@ _WHY = {
     UpstreamCause.UNSUPPORTED: "No key may be used for this model.",
     UpstreamCause.OVERLOAD: "The provider is overloaded.",
     UpstreamCause.TOO_LARGE: "The request is larger than a limit of the provider allows.",
+    UpstreamCause.BUSY: "The store of the pool has too much to do.",
 }
 
 

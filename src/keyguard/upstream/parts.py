@@ -198,6 +198,10 @@ class PoolParts:
         """Return the time after so many microseconds."""
         return None if wait is None else as_datetime(self.clock() + wait)
 
+    def backoff(self, first: int, longest: int, times: int) -> int:
+        """Return a pause, drawn between nothing and `first`, doubled for each of so many times (full jitter)."""
+        return round(self.random.random() * min(longest, first << min(times, 32)))
+
     # -- learning -------------------------------------------------------------------------------------------
 
     def learn(self, held: Held, verdict: Verdict, spent: Mapping[str, int] | None = None) -> None:

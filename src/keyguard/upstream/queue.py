@@ -83,7 +83,7 @@ class Queue:
                 return
             first = self._line[0] is place
             self._line.remove(place)
-            if first and not in_vain:
+            if first and not (in_vain and self._line):  # who comes to an empty line asks for itself
                 self.told = (None, self.told[1])
             following = self._line[0] if first and self._line else None
         if following is not None:

@@ -118,6 +118,22 @@ def test_a_request_that_fails_for_an_exhaustion_is_refused(world: str, what: str
     assert "openai" not in answer.body.decode(), "nobody is told whom the app calls"
 
 
+@pytest.mark.parametrize("seconds", [0.2, 2, -5])
+def test_a_store_of_the_pools_that_has_too_much_to_do_is_this_services_own_load(
+    world: str, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = STACKS["the short way"](clock=made.at_noon())
+    with caplog.at_level(logging.INFO, "keyguard"):
+        answer = asked(world, guard, raises(UpstreamCause.BUSY, seconds))
+    told = json.loads(answer.body)
+    assert (answer.status, answer.get("retry-after")) == (503, "2" if seconds == 2 else "1")
+    assert told["cause"] == "overload"
+    assert "more to do than it can do" in told["detail"]
+    assert "Neither your key nor your limits are the reason" in told["detail"]
+    assert "refused: cause=overload reason=openai-busy status=503" in caplog.text
+    assert spent(guard) == spent(STACKS["the short way"](clock=made.at_noon())), "nothing is charged"
+
+
 @pytest.mark.parametrize("stack", STACKS)
 def test_in_every_stack_alike_and_nothing_is_charged(world: str, stack: str) -> None:
     guard = STACKS[stack](clock=made.at_noon())

@@ -62,7 +62,8 @@ class UpstreamCauses(Guard):
     An app that catches the error and answers by itself is left alone, and so is one that fails for anything else: an
     error counts only if it, or an exception behind it, carries the answer by which a pool gave up. In a group of
     exceptions all have to. Errors that Flask, Quart, Django, Starlette and Litestar answer with their own 500 count
-    too. What fails after the head of a response cannot be refused any more.
+    too. What fails after the head of a response cannot be refused any more. If it was the pool's own store that had too
+    much to do, the cause is `overload`.
 
     It stands innermost: limits outside of it give back what they took.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from keyguard.problem import refuse_for
+from keyguard.clock import whole_seconds
+from keyguard.problem import refuse_busy, refuse_for
 from keyguard.refusal import Cause
 from keyguard.request import CarriedRequest
 from keyguard.response import Response
@@ -30,8 +31,11 @@ _LASTING = frozenset(
 def refuse_exhausted(request: CarriedRequest, exhaustion: Exhaustion) -> Response:
     """Return the response that refuses a request whose upstream call a pool gave up."""
     cause, recovers_at = exhaustion.cause, exhaustion.recovers_at
+    reason = f"{exhaustion.pool}-{cause}"
     detail = _BARRED if cause in _LASTING else _DOWN if cause in _FAILING else _USED_UP
     wait = None
     if recovers_at is not None and cause not in _LASTING:
         wait = max(1, in_microseconds(recovers_at) - request.clock())  # it may have come by now
-    return refuse_for(request, Cause.UPSTREAM, detail, reason=f"{exhaustion.pool}-{cause}", wait=wait)
+    if cause == UpstreamCause.BUSY:  # this service's own load: nothing is the matter with the other one
+        return refuse_busy(request, reason=reason, seconds=whole_seconds(wait or 1))
+    return refuse_for(request, Cause.UPSTREAM, detail, reason=reason, wait=wait)
