@@ -251,7 +251,7 @@ def test_a_child_has_no_job_that_is_woken_and_begins_its_own(notes: Notes) -> No
 
 EXIT = """
 import sys, threading, time
-from keyguard.process.background import Job, PATIENCE
+from keyguard.process.background import Job, time_left
 from keyguard.stores.sqlite import SQLiteStore
 
 def run(last):
@@ -263,7 +263,7 @@ def hang(last):
 def after(last):
     again = Job("late", run, 1.0)
     again.wake()
-    print(again.begun, flush=True)
+    print(again.begun, time_left() <= 5, flush=True)
 
 jobs = [Job("one", run, 3600.0), Job("never", run, 1.0), Job("after", after, 3600.0)]
 jobs[0].wake()
@@ -275,6 +275,7 @@ if sys.argv[1] == "hangs":
     import atexit
     from keyguard.process import background
     background.PATIENCE = 0.2
+print(time_left(), flush=True)
 """
 
 
@@ -283,5 +284,5 @@ def test_the_end_of_a_process_has_each_run_a_last_time_and_waits_for_none_that_h
     done = subprocess.run(
         [sys.executable, "-c", EXIT, how], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
     )
-    assert done.stdout.splitlines() == ["last keyguard-background", "False"], done.stderr
+    assert done.stdout.splitlines() == ["inf", "last keyguard-background", "False True"], done.stderr
     assert ("hangs was not brought to an end within its time" in done.stderr) == (how == "hangs")

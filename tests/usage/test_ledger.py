@@ -17,6 +17,7 @@ from keyguard import Cause, ConfigurationError, StoreError, Usage, UsageReader
 from keyguard.clock import SECOND
 from keyguard.ops import Op, Put, Read
 from keyguard.ops.usage import AddUsage, UsageValue, slots_in, slots_text, with_slots
+from keyguard.process.background import PATIENCE
 from keyguard.stores.memory import MemoryStore
 from keyguard.testing import ManualClock
 from keyguard.usage import pending
@@ -151,6 +152,49 @@ def test_an_end_is_not_held_up_by_a_store_that_is_down_and_what_is_lost_is_told(
     site.ledgers[0]._ledger_here.flush(last=True)
     assert 1 < sum(pauses) < 3
     assert caplog.messages[-1] == "usage was not written down at the end: gone"
+
+
+def test_an_end_with_nothing_to_write_is_not_held_up_and_tells_of_no_loss(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site()
+    pauses = at_an_end(site, monkeypatch)
+    site.store.down = True
+    site.ledgers[0]._ledger_here.flush(last=True)
+    assert pauses == []
+    assert "at the end" not in caplog.text
+
+
+def test_a_process_says_that_it_has_ended_to_a_store_that_comes_back_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site()
+    site.sinks[0](record(at=site.clock()))
+    site.flush()
+    assert len(site.reader.processes()) == 1
+    at_an_end(site, monkeypatch)
+    monkeypatch.setattr("keyguard.usage.ledger.pause", lambda seconds: setattr(site.store, "down", False))
+    site.store.down = True
+    site.ledgers[0]._ledger_here.flush(last=True)
+    assert len(site.reader.processes()) == 0
+
+
+def test_ledgers_leave_the_end_of_their_process_time_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that come first try their stores until so much is left, and the others once: one may be in order."""
+    site = Site(processes=4)
+    pauses = at_an_end(site, monkeypatch)
+    monkeypatch.setattr("keyguard.usage.ledger.time_left", lambda: PATIENCE - sum(pauses))
+    for usage, sink in zip(site.ledgers, site.sinks, strict=True):
+        ledger = usage._ledger_here
+        ledger.stacks[:] = [stack._replace(manual=None) for stack in ledger.stacks]
+        sink(record(at=site.clock()))
+    site.store.down = True
+    for usage in site.ledgers[:3]:
+        usage._ledger_here.flush(last=True)
+    assert 1 < sum(pauses) < 3
+    site.store.down = False
+    site.ledgers[3]._ledger_here.flush(last=True)
+    assert site.reader.of().requests == 1
 
 
 def test_an_idle_process_tells_of_an_outage_once(caplog: pytest.LogCaptureFixture) -> None:

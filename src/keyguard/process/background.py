@@ -289,8 +289,15 @@ _workers: WeakSet[_Worker] = WeakSet()
 _shared = _Worker("keyguard-background")
 _exiting = False
 """Whether the process ends: then no thread can be begun."""
+_ends_at = inf
+"""The moment up to which the end of the process waits for last runs."""
 _finalized = 0
 """The process that `multiprocessing` brings to an end."""
+
+
+def time_left() -> float:
+    """Return the seconds that the end of the process has left for the last runs of all jobs; no end before it ends."""
+    return _ends_at - monotonic()
 
 
 def _end_as_a_child() -> None:
@@ -306,10 +313,10 @@ def _end_as_a_child() -> None:
 
 @atexit.register
 def _end_all() -> None:
-    global _exiting
+    global _exiting, _ends_at
     check_process()
     _exiting = True
-    end = monotonic() + PATIENCE
+    _ends_at = end = monotonic() + PATIENCE
     waited = [(worker, job, worker.end(job)) for worker in [*_workers] for job in worker.jobs]
     for worker, job, ended in waited:
         worker.wait(job, ended, end - monotonic())

@@ -25,6 +25,7 @@ from keyguard.logs import logger, plain
 from keyguard.observer import Observed
 from keyguard.ops import Put, Store, traits_of
 from keyguard.ops.usage import UNSURE, AddUsage, NoteProcess, UsagePart, UsageRow, slots_in
+from keyguard.process.background import PATIENCE, time_left
 from keyguard.process.fork import renew_after_fork
 from keyguard.request import Settled
 from keyguard.usage.facts import Facts
@@ -43,6 +44,7 @@ BATCH = 16
 _NEAR = 4  # subjects, for a store in this process: nothing else gives others a turn
 _SLOWEST = 15.0  # seconds between two attempts on a store that does not answer
 _AT_END = 2.0  # seconds in which the last flush is tried anew: its store may be on its way back
+_OF_OTHERS = PATIENCE - _AT_END  # seconds that ledgers leave, all in all, to whatever else ends with the process
 _NOTED = 10.0  # seconds after which a process that has nothing to send says that it is there
 
 Contribution = Callable[[], Mapping[str, int]]
@@ -170,16 +172,23 @@ class Ledger:
         """Send what there is to send, in the background. `last`: it will not be called again soon.
 
         Raises nothing: a store that does not answer is told of once, and asked again later. At the last time it is
-        asked for two seconds, and what it does not take is told.
+        asked for two seconds if there is something to write, and usage that it does not take is told.
         """
         store = self.store
         if store is None:
             return
-        until = monotonic() + _AT_END if last and not self._by_hand() else 0.0
-        while not (written := self._flush(store, last)) and monotonic() < until:
+        until = monotonic() + min(_AT_END, time_left() - _OF_OTHERS) if last and not self._by_hand() else 0.0
+        while not (done := self._flush(store, last)) and (self._unwritten or self._process_noted):
+            if monotonic() >= until:
+                break
             pause(0.1)
-        if last and not written:
+        if last and not done and self._unwritten:
             log.warning("usage was not written down at the end: %s", self.failure)
+
+    @property
+    def _unwritten(self) -> bool:
+        """Whether there is usage that its store has not taken."""
+        return bool(self._sent) or not self._pending.empty
 
     def _flush(self, store: Store, last: bool) -> bool:
         """Send what there is to send, and tell whether the store has answered all that it was asked."""
