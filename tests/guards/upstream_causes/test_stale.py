@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from keyguard import Cause, Keyguard, RateLimit, ResponseCache, UpstreamCauses
+from keyguard import Cause, Keyguard, RateLimit, Request, Response, ResponseCache, UpstreamCauses
+from keyguard.problem import refuse_busy
+from keyguard.upstream import UpstreamCause
 from tests.guards.upstream_causes import exhaustions as made
 from tests.guards.upstream_causes.exhaustions import APPS, Handler, raises
 from tests.support.harness import Answer, Ask, ask_asgi, ask_wsgi
@@ -22,12 +24,15 @@ class Site:
         self.clock = made.at_noon()
         self.records: list[Any] = []
         self.handler: Handler = made.fine
-        cache = ResponseCache(**settings)
-        self.guard = Keyguard(
-            RateLimit("3/hour"), cache, UpstreamCauses(), clock=self.clock, on_decision=self.records.append
-        )
+        self.busy = False
+        """Whether a guard between cache and app is too busy."""
+        guards = RateLimit("3/hour"), ResponseCache(**settings), self._when_busy, UpstreamCauses()
+        self.guard = Keyguard(*guards, clock=self.clock, on_decision=self.records.append)
         self._ask = WORLDS[world]
         self._app = getattr(self.guard, world)(APPS[world](lambda: self.handler()))
+
+    def _when_busy(self, request: Request) -> Response | None:
+        return refuse_busy(request) if self.busy else None
 
     def ask(self, handler: Handler) -> Answer:
         self.handler = handler
@@ -38,7 +43,11 @@ def page(control: str) -> Handler:
     return lambda: made.Sent(200, b"a page", (("cache-control", control),))
 
 
-FAILURES: dict[str, Handler] = {"raised": raises(), "passed on": made.passed_on}
+FAILURES: dict[str, Handler] = {
+    "raised": raises(),
+    "passed on": made.passed_on,
+    "the pool's store is busy": raises(UpstreamCause.BUSY, 1),
+}
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -79,6 +88,16 @@ def test_nothing_is_stored_of_it_and_the_caller_is_charged_nothing(world: str) -
         assert (answer.status, json.loads(answer.body)["cause"]) == (503, "upstream")
     assert site.ask(page("max-age=60")).body == b"a page"
     assert {one.cause for one in site.records[:5]} == {Cause.UPSTREAM}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_an_overload_that_the_app_never_saw_is_the_callers_refusal(world: str) -> None:
+    site = Site(world)
+    site.ask(page("max-age=60, stale-if-error=600"))
+    site.clock.advance("2 minutes")
+    site.busy = True
+    answer = site.ask(made.fine)
+    assert (answer.status, json.loads(answer.body)["cause"]) == (503, "overload")
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -176,8 +176,9 @@ class Miss:
         refusal = request.state.refusal
         if refusal is not None:
             coalescing.end(HIT_FOR_MISS)
-            if refusal.cause is Cause.UPSTREAM:  # the app has failed; all others refuse the caller
-                stale = await self._instead_of_error("the app's own upstream is used up", response.status)
+            what = self._failure(refusal.cause)
+            if what is not None:
+                stale = await self._instead_of_error(what, response.status)
                 if stale is not None:
                     request.state.refusal = None
                     return stale
@@ -193,6 +194,13 @@ class Miss:
         if lookup.asked.method == "HEAD":
             return await keeping.headed(response)
         return await keeping.store(response)
+
+    def _failure(self, cause: Cause) -> str | None:
+        """Return in which way the app has failed if its request was refused; `None` if the caller was refused."""
+        if cause is Cause.UPSTREAM:
+            return "the app's own upstream is used up"
+        busy = cause is Cause.OVERLOAD and self.lookup.request.reached_app
+        return "the app had too much to do" if busy else None
 
     async def _instead_of_error(self, what: str, status: int | None = None) -> Response | None:
         """Return the stale entry, if it may stand in for an app that failed (RFC 5861, section 4)."""
