@@ -15,7 +15,7 @@ from keyguard import ConfigurationError, Forward, Headers, IPFilter, Keyguard, N
 from keyguard.drivers.asgi.request import ASGIRequest
 from keyguard.request import CarriedRequest
 from tests.support.asgi_lint import ASGILint
-from tests.support.harness import Ask, aask, asgi_app, ask_asgi, wsgi_app
+from tests.support.harness import Ask, aask, asgi_app, ask_asgi, ask_wsgi, wsgi_app
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -371,6 +371,74 @@ def test_deferred_coroutines_outlive_a_cancelled_request() -> None:
 
     asyncio.run(story())
     assert done == ["done"]
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_the_end_comes_also_if_the_wait_for_what_comes_after_the_app_is_cancelled(long: bool) -> None:
+    """A scope that is cancelled, such as one of a middleware further out, cancels each wait in it."""
+    notes: list[str] = []
+    kept: list[Request] = []
+    serving, begun = asyncio.Event(), asyncio.Event()
+
+    async def later() -> None:
+        begun.set()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        notes.append("after")
+
+    def put_off() -> None:
+        kept[0].after_app(later)
+        kept[0].at_end(lambda: notes.append("end"))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        put_off()
+        serving.set()
+        await asyncio.Event().wait()
+
+    def plain(request: Request) -> None:
+        kept.append(request)
+
+    async def surrounding(request: Request, forward: Forward) -> Response:
+        kept.append(request)
+        return await forward(request)
+
+    async def story() -> None:
+        task = asyncio.create_task(play(app, surrounding if long else plain))
+        await serving.wait()
+        task.cancel()
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    asyncio.run(story())
+    assert sorted(notes) == ["after", "end"]
+
+
+@pytest.mark.parametrize("driver", ["asgi", "wsgi"])
+def test_what_comes_after_the_app_may_still_have_something_done_at_the_end(driver: str) -> None:
+    notes: list[str] = []
+    kept: list[Request] = []
+
+    def put_off() -> None:
+        kept[0].after_app(lambda: kept[0].at_end(lambda: notes.append("end")))
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        put_off()
+        await asgi_app(scope, receive, send)
+
+    def wsgi(environ: Any, start_response: Any) -> Any:
+        put_off()
+        return wsgi_app(environ, start_response)
+
+    guard = Keyguard(lambda request: kept.append(request))
+    if driver == "asgi":
+        ask_asgi(guard.asgi(asgi), Ask())
+    else:
+        ask_wsgi(guard.wsgi(wsgi), Ask(), lint=False)
+    assert notes == ["end"]
 
 
 def test_cancelled_while_a_guard_waits_for_the_event_loop() -> None:

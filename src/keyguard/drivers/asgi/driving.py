@@ -109,9 +109,12 @@ async def settled(engine: Engine, deferred: list[Deferred]) -> None:
 
 async def settled_at_end(engine: Engine, request: CarriedRequest) -> None:
     """Run what was put off until the end of a request."""
-    for deferred in (request.afterwards, request.deferred):
-        if deferred and (task := start_settling(engine, deferred)) is not None:
-            await ended(task)  # as above
+    try:
+        if request.afterwards:
+            await settled(engine, request.afterwards)
+    finally:  # also if this is cancelled while it waits
+        if request.deferred:  # some of it may be of what has just run
+            await settled(engine, request.deferred)
 
 
 def decided(stop: Any) -> Response:

@@ -96,12 +96,14 @@ class Exchange:
 
     async def settle(self) -> None:
         """Run what was put off until the end."""
-        if self.request.afterwards:
-            await settled(self.engine, self.request.afterwards)
-        if self.copies is not None:
-            self.copies.close("the response ended before it was whole")
-        if self.request.deferred:
-            await settled(self.engine, self.request.deferred)
+        try:
+            if self.request.afterwards:
+                await settled(self.engine, self.request.afterwards)
+        finally:  # also if this is cancelled while it waits
+            if self.copies is not None:
+                self.copies.close("the response ended before it was whole")
+            if self.request.deferred:
+                await settled(self.engine, self.request.deferred)
 
     # -- driving the guards -----------------------------------------------------------------------------
 
