@@ -7,10 +7,23 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from types import FrameType
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from keyguard.drivers.bodies import passed
+from keyguard.drivers.interpreter import Engine
+from keyguard.drivers.wsgi.driving import settle_all
+from keyguard.request import CarriedRequest
 from keyguard.response import BodyFilter
+
+
+class Feed(Protocol):
+    """Takes the parts of a body that are about to leave."""
+
+    def __call__(self, part: bytes, *, last: bool = False) -> None: ...
+
+
+_OVER: Any = object()
+"""Stands for the part behind the last one."""
 
 left: deque[Body] = deque()
 """Bodies that are to be closed before the next request."""
@@ -36,42 +49,67 @@ def close_left() -> None:
             body.close()
 
 
-class Watcher(Protocol):
-    """Something that is told of a body's parts and of its end."""
+class Ending:
+    """The end of a request: runs what was put off until its response ends, and until the app has done all.
 
-    @property
-    def copying(self) -> bool:
-        """Whether it wants the parts."""
-        ...
+    Its body tells it of that, or the call of the app if that has failed.
+    """
 
-    def feed(self, part: bytes, *, last: bool = False) -> None:
-        """A part is about to leave."""
-        ...
+    __slots__ = ("engine", "request")
+
+    engine: Engine
+    request: CarriedRequest
+
+    def until_its_end(self, body: Iterable[bytes], feed: Feed | None = None) -> Iterable[bytes]:
+        """Return the body, with all that is run at its end. `feed` is given its parts."""
+        if not hasattr(body, "__len__"):
+            return Body(body, self, feed)
+        sized: Any = body
+        return SizedBody(body, self, feed, lone=len(sized) == 1)
 
     def end(self, *, whole: bool = False) -> None:
-        """Nothing more comes. Called at least once. `whole`: the last part has been asked for."""
-        ...
+        """Run what was deferred. Called at the last byte, at `close()`, or if there was neither: at least once.
+
+        `whole`: the last part has been asked for.
+        """
+        request = self.request
+        state = request.state
+        if whole:
+            state.whole = True
+        if request.deferred:
+            settle_all(self.engine, request.deferred)
+        state.failure = None  # its frames hold the request
+        request.late = self.engine.late
 
     def failed(self, error: BaseException) -> None:
-        """An error has come in the place of a part."""
-        ...
+        """Note that the app has failed in the midst of its body."""
+        self.request.state.broken = True
+        self.request.state.failure = error
+        self.end()
 
     def closed(self, *, failed: bool) -> None:
-        """The app has done all that it does for this request, or has failed at the last of it."""
-        ...
+        """Note that the app's iterable was closed, or failed at that, or that there was none.
+
+        The app has done all then that it does for this request.
+        """
+        if self.request.afterwards:
+            settle_all(self.engine, self.request.afterwards)
 
 
 class Body:
     """The app's iterable, with deferred work at its end."""
 
-    __slots__ = ("closed", "failed", "iterable", "iterator", "lone", "watcher")
+    __slots__ = ("closed", "ending", "failed", "feed", "iterable", "iterator", "lone")
 
-    def __init__(self, iterable: Iterable[bytes], watcher: Watcher) -> None:
+    def __init__(
+        self, iterable: Iterable[bytes], ending: Ending, feed: Feed | None = None, *, lone: bool = False
+    ) -> None:
         self.closed = False
         self.failed = False
         self.iterable = iterable
-        self.watcher = watcher
-        self.lone = False
+        self.ending = ending
+        self.feed = feed
+        self.lone = lone
         """Whether there is one item: the client may have all of it, and ask again, before the next is asked for."""
         self.iterator: Iterator[bytes] | None = None
 
@@ -82,19 +120,19 @@ class Body:
         try:
             if self.iterator is None:
                 self.iterator = iter(self.iterable)
-            part = next(self.iterator)
-            if self.watcher.copying:
-                self.watcher.feed(part, last=self.lone)
-            return part
-        except StopIteration:
-            if self.watcher.copying:
-                self.watcher.feed(b"", last=True)
-            self.watcher.end(whole=True)
-            raise
+            part = next(self.iterator, _OVER)  # which costs no exception, if the iterator needs none
+            if self.feed is not None and part is not _OVER:
+                self.feed(part, last=self.lone)
         except BaseException as error:
             self.failed = True
-            self.watcher.failed(error)
+            self.ending.failed(error)
             raise
+        if part is not _OVER:
+            return part
+        if self.feed is not None:
+            self.feed(b"", last=True)
+        self.ending.end(whole=True)
+        raise StopIteration
 
     def close(self) -> None:
         again, self.closed = self.closed, True
@@ -103,9 +141,9 @@ class Body:
             close(self.iterable)
             self.failed = failed
         finally:
-            self.watcher.end(whole=self.lone and self.iterator is not None)
+            self.ending.end(whole=self.lone and self.iterator is not None)
             if not again:
-                self.watcher.closed(failed=self.failed)
+                self.ending.closed(failed=self.failed)
 
     def __del__(self) -> None:
         """Some bridges do not close a body: asgiref leaves it once it has what `Content-Length` says.
@@ -125,10 +163,6 @@ class SizedBody(Body):
     """A body whose number of items is known: servers derive `Content-Length` from a length of 1."""
 
     __slots__ = ()
-
-    def __init__(self, iterable: Iterable[bytes], watcher: Watcher) -> None:
-        super().__init__(iterable, watcher)
-        self.lone = len(self) == 1
 
     def __len__(self) -> int:
         return len(cast(Sized, self.iterable))

@@ -29,7 +29,7 @@ from keyguard.drivers.bodies import feed, passed
 from keyguard.drivers.bridges import pass_on, returned
 from keyguard.drivers.interpreter import Engine, Foreign
 from keyguard.drivers.stripping import strip_keys
-from keyguard.drivers.wsgi.body import Body, Filtered, Peeked, SizedBody, close
+from keyguard.drivers.wsgi.body import Ending, Feed, Filtered, Peeked, close
 from keyguard.drivers.wsgi.driving import (
     NO_BODY,
     NO_HEAD,
@@ -41,7 +41,6 @@ from keyguard.drivers.wsgi.driving import (
     WSGIApp,
     answer,
     drive,
-    settle_all,
     status_line,
     status_of,
     with_ours,
@@ -61,7 +60,7 @@ log = logger("keyguard")
 IDLE, WAIT, STREAM, DISCARD, DEAD = range(5)
 
 
-class Exchange:
+class Exchange(Ending):
     """One request through the guards and the app. The table at the top of this file is its theory."""
 
     failure: Exception | None = None
@@ -104,22 +103,23 @@ class Exchange:
             raise
         if self.filters is not None and self.state == STREAM:
             body = Filtered(body, self.filters)
-        return self._until_its_end(body) if self.tees or watched else self.given_back(body)
+        if self.tees or watched:
+            return self.until_its_end(body, self.feed if self.tees else None)
+        return self.given_back(body)
 
     def given_back(self, body: Iterable[bytes]) -> Iterable[bytes]:
-        """The body as it is, if nothing is to be run at its end."""
+        """Return the body as it is, if nothing is to be run at its end."""
         request = self.request
         if request.deferred is None and request.afterwards is None:
             request.late = self.engine.late
             request.state.failure = None  # its frames hold the request
             return body
-        return self._until_its_end(body)
+        return self.until_its_end(body)
 
-    def _until_its_end(self, body: Iterable[bytes]) -> Iterable[bytes]:
+    def until_its_end(self, body: Iterable[bytes], feed: Feed | None = None) -> Iterable[bytes]:
+        """Return the body, with all that is run at its end. That may come after its client has left."""
         lasting = getattr(self.request, "lasting", None) if self.engine.outlasts and self.state == STREAM else None
-        if lasting is not None:
-            return LastingBody(body, self, lasting)
-        return SizedBody(body, self) if hasattr(body, "__len__") else Body(body, self)
+        return super().until_its_end(body, feed) if lasting is None else LastingBody(body, self, feed, lasting)
 
     # -- driving the guards -----------------------------------------------------------------------------
 
@@ -294,35 +294,16 @@ class Exchange:
 
     # -- the end ----------------------------------------------------------------------------------------
 
-    @property
-    def copying(self) -> bool:
-        """Whether the body is to be copied while it is sent."""
-        return bool(self.tees)
-
     def end(self, *, whole: bool = False) -> None:
-        """Run what was deferred. Called at the last byte, at `close()`, or if there was neither."""
-        state = self.request.state
-        state.whole = state.whole or whole
+        """Close the copies, and run what was deferred."""
         for tee in self.tees:
             if not tee.ended:
                 tee.close("the response ended before it was whole")
-        deferred = self.request.deferred
-        if deferred:
-            settle_all(self.engine, deferred)
-        state.failure = None  # its frames hold the request
-        self.request.late = self.engine.late
-
-    def failed(self, error: BaseException) -> None:
-        """Note that the app has failed in the midst of its body."""
-        self.request.state.broken = True
-        self.request.state.failure = error
-        self.end()
+        super().end(whole=whole)
 
     def closed(self, *, failed: bool) -> None:
         """Note that the app's iterable was closed, or failed at that, or that there was none."""
-        afterwards = self.request.afterwards
-        if afterwards:
-            settle_all(self.engine, afterwards)
+        super().closed(failed=failed)
         if failed:
             self._cut("the app failed while its response was closed")
         for tee in self.tees:

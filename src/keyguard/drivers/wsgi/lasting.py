@@ -13,7 +13,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from keyguard.clock import monotonic
-from keyguard.drivers.wsgi.body import Body, Watcher, close
+from keyguard.drivers.wsgi.body import Body, Ending, Feed, close
 from keyguard.logs import logger
 from keyguard.process.fork import renew_after_fork, run_aside
 from keyguard.request import Lasting
@@ -41,8 +41,8 @@ class LastingBody(Body):
 
     __slots__ = ("_lasting", "_over")
 
-    def __init__(self, iterable: Iterable[bytes], watcher: Watcher, lasting: Lasting) -> None:
-        super().__init__(iterable, watcher)
+    def __init__(self, iterable: Iterable[bytes], ending: Ending, feed: Feed | None, lasting: Lasting) -> None:
+        super().__init__(iterable, ending, feed)
         self._lasting: Lasting | None = lasting
         self._over = False
 

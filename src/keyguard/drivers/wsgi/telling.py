@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from keyguard.drivers import bridges
 from keyguard.drivers.interpreter import Engine
 from keyguard.drivers.stripping import strip_keys
-from keyguard.drivers.wsgi.body import Peeked, close
+from keyguard.drivers.wsgi.body import Ending, Peeked, close
 from keyguard.drivers.wsgi.driving import (
     NO_BODY,
     NO_HEAD,
@@ -37,10 +37,10 @@ from keyguard.response import Headers, Response
 _new = object.__new__
 
 
-class Telling:
+class Telling(Ending):
     """One request to the app, of whose head marks are told. It is made by `object.__new__`, which costs less."""
 
-    __slots__ = ("answer", "began", "engine", "failure", "head", "marks", "request", "server_start", "theirs")
+    __slots__ = ("answer", "began", "failure", "head", "marks", "server_start", "theirs")
 
     answer: Response | Flow[Response] | None
     """The response that takes the place of the app's, if a mark has one."""
@@ -95,9 +95,8 @@ class Telling:
                 close(iterable)
             if (self.failure is None and self.answer is None) or not isinstance(failure, Exception):
                 request.state.failure = failure
-                exchange = Exchange(app, engine, request, server_start)
-                exchange.end()
-                exchange.closed(failed=True)
+                self.end()
+                self.closed(failed=True)
                 raise
             iterable = None
         finally:
@@ -113,7 +112,7 @@ class Telling:
         if request.deferred is None and request.afterwards is None:
             request.late = engine.late
             return body
-        return Exchange(app, engine, request, server_start).given_back(body)
+        return self.until_its_end(body)
 
     def _sized(self) -> bool:
         """Tell whether the app has said how long its body is: most likely it has made it then, and runs no more."""
@@ -173,7 +172,11 @@ class Telling:
 
     def _tell(self, status: str, fields: Headers) -> Response | None:
         """Tell the marks of a head. Returns the response that takes its place, if one of them has one."""
-        told = tell(self.marks, self.request, status_of(status), fields)
+        marks = self.marks
+        if len(marks) == 1:
+            told = marks[0].head(self.request, status_of(status), fields)
+        else:
+            told = tell(marks, self.request, status_of(status), fields)
         if told is not None and not isinstance(told, Response):
             answer: Response | None = drive(self.engine, told, self.request)
             return answer

@@ -103,10 +103,12 @@ class Tab:
             self._due = False
             if not self._charged and not self._holds:
                 return None
-            charged = [(counters, counters.charged) for counters in self._charged]
-            for counters in self._charged:
-                counters.charged = 0
-            self._charged = []
+            charged: list[tuple[Counters, int]] = []
+            if self._charged:
+                charged = [(counters, counters.charged) for counters in self._charged]
+                for counters in self._charged:
+                    counters.charged = 0
+                self._charged = []
             over = self._holds
             if over:
                 over = [hold for hold in over if hold.over]
@@ -119,8 +121,9 @@ class Tab:
         elif self._request.settings.sinks:
             tell_of_costs(self._request, [*_costs_of_charges(charged), *_costs_of(over)])
         # What stands in pools is settled there, at once. What is held comes first: it may give units back.
-        over = [hold for hold in over if not hold.settled(0 if refused else hold.cost or 0)]
-        if not over:
+        if over:
+            over = [hold for hold in over if not hold.settled(0 if refused else hold.cost or 0)]
+        if charged and not over:
             charged = [(counters, units) for counters, units in charged if not counters.settled(units)]
         return self._by_operations(charged, over, refused=refused) if charged or over else None
 
