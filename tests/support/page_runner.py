@@ -16,10 +16,12 @@ import os
 import re
 import signal
 import sys
+import time
 import tomllib
 import traceback
 import types
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +149,7 @@ class Page:
                 if name in self.names:
                     ask(self.names[name])
             if isinstance(guard := self.names.get("guard"), Keyguard):
-                assert play(guard, "/health").status < 500
+                answers_well(lambda: play(guard, "/health").status)
         return None
 
     def choose_store(self, piece: Piece) -> None:
@@ -183,13 +185,20 @@ def ask(app: Any) -> None:
     if not callable(app):
         return
     if is_asgi(app) and type(app).__module__.startswith("django."):  # which knows no lifespan
-        status = ask_asgi(app, Ask(), lint=False).status
+        answers_well(lambda: ask_asgi(app, Ask(), lint=False).status)
     elif is_asgi(app):
         with TestClient(app, client=("198.51.100.1", 40000)) as client:
-            status = client.get("/", follow_redirects=False).status_code
+            answers_well(lambda: client.get("/", follow_redirects=False).status_code)
     else:
-        status = ask_wsgi(app, Ask(), lint=False).status
-    assert status < 500, status
+        answers_well(lambda: ask_wsgi(app, Ask(), lint=False).status)
+
+
+def answers_well(status: Callable[[], int]) -> None:
+    """Ask until the answer is no fault: on a busy machine a store may be later than a page's time-outs allow."""
+    until = time.monotonic() + 20
+    while (found := status()) >= 500 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert found < 500, found
 
 
 def is_asgi(app: Any) -> bool:
