@@ -110,11 +110,12 @@ async def settled(engine: Engine, deferred: list[Deferred]) -> None:
 async def settled_at_end(engine: Engine, request: CarriedRequest) -> None:
     """Run what was put off until the end of a request."""
     try:
-        if request.afterwards:
-            await settled(engine, request.afterwards)
+        if request.afterwards and (task := start_settling(engine, request.afterwards)) is not None:
+            await ended(task)  # as above
     finally:  # also if this is cancelled while it waits
-        if request.deferred:  # some of it may be of what has just run
-            await settled(engine, request.deferred)
+        # Some of it may be of what has just run.
+        if request.deferred and (task := start_settling(engine, request.deferred)) is not None:
+            await ended(task)
 
 
 def decided(stop: Any) -> Response:
