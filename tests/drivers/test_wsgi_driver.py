@@ -452,3 +452,23 @@ def test_a_second_head_gives_no_charge_back_again() -> None:
     guarded = Keyguard(RateLimit("100000/day", by="ip", name="outer")).wsgi(app)
     left = [ask_wsgi(guarded, Ask(path), lint=False).get("ratelimit") for path in ("/in", "/in", "/in", "/outside")]
     assert [value and value.partition("r=")[2].partition(";")[0] for value in left] == ["99999", None, None, "99998"]
+
+
+def test_what_comes_after_the_app_comes_although_a_greenlet_is_killed_in_its_end() -> None:
+    notes: list[str] = []
+
+    class Killed(BaseException):
+        """As gevent's `GreenletExit`."""
+
+    def killed() -> None:
+        raise Killed
+
+    def guard(request: Request) -> Response | None:
+        request.at_end(killed)
+        request.after_app(lambda: notes.append("after"))
+        return None
+
+    _, returned = call(Keyguard(guard).wsgi(returning(Iterable_(b"one"))))
+    with pytest.raises(Killed):
+        returned.close()
+    assert notes == ["after"]

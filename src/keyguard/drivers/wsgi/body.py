@@ -141,9 +141,11 @@ class Body:
             close(self.iterable)
             self.failed = failed
         finally:
-            self.ending.end(whole=self.lone and self.iterator is not None)
-            if not again:
-                self.ending.closed(failed=self.failed)
+            try:
+                self.ending.end(whole=self.lone and self.iterator is not None)
+            finally:  # also if whoever runs this is ended in the midst, as a greenlet may be
+                if not again:
+                    self.ending.closed(failed=self.failed)
 
     def __del__(self) -> None:
         """Some bridges do not close a body: asgiref leaves it once it has what `Content-Length` says.
