@@ -20,6 +20,7 @@ import hypothesis
 import pytest
 
 from keyguard.drivers import faults
+from tests.support.jobs import forget_jobs
 from tests.support.servers import Postgres, RedisCluster, RedisServer, shared
 from tests.support.threads import Begun
 from tests.support.warm import warm as warm_process
@@ -99,10 +100,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Keep what a module has left for good out of that, too: what its tests imported, above all.
 
     A search takes a tenth of a second else, and stacks whose limits could clash ask for one. Between modules no test is
-    under way whose objects could become garbage later.
+    under way whose objects could become garbage later. What runs in the background ends there as well.
     """
     result = yield
     if nextitem is not None and nextitem.path != item.path:
+        forget_jobs()
         gc.collect()
         gc.freeze()
     return result

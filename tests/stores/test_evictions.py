@@ -46,6 +46,7 @@ def ask(guard: Keyguard, world: str, path: str = "/") -> Any:
 
 def close(*guards: Keyguard) -> None:
     for guard in guards:
+        guard.close()
         for store in (guard.store, getattr(guard.guards[-1], "store", None)):
             if hasattr(store, "close"):
                 store.close()  # type: ignore[union-attr]

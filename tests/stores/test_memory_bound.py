@@ -155,6 +155,11 @@ def test_api_keys_are_never_let_go() -> None:
     assert [key for key, _ in store.scan("key|")] == sorted(names)
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What stores have said, and not what other work of this process has."""
+    return [record.getMessage() for record in caplog.records if record.name == "keyguard.stores"]
+
+
 @both
 def test_it_says_once_that_it_is_at_its_bound(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock()
@@ -163,14 +168,14 @@ def test_it_says_once_that_it_is_at_its_bound(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING, "keyguard.stores"):
         attack(store, LIMITS[0], 10_000)
         assert [stats.at_bound for stats in told] == [True]
-        assert len(caplog.records) == 1
+        assert len(said(caplog)) == 1
         clock.advance(2 * 3600)
         for _ in range(2000):
             clock.advance(0.02)
             take(store, LIMITS[0], "somebody")
         assert not store.stats().at_bound
         attack(store, LIMITS[0], 10_000)
-    assert len(told) == len(caplog.records) == 2
+    assert len(told) == len(said(caplog)) == 2
 
 
 @both

@@ -21,6 +21,7 @@ from keyguard.errors import StoreBusy
 from keyguard.ops import Demand, Op, Put, Read, Take
 from keyguard.rates import window
 from keyguard.stores.sqlite import SQLiteStore
+from keyguard.stores.sqlite.turns import Turns
 from tests.support.faulty import Service, flood
 from tests.support.harness import Answer, Ask, aask, asgi_app, ask_wsgi, wsgi_app
 from tests.support.servers import wait_until
@@ -334,4 +335,33 @@ def test_the_thread_ends_when_the_store_is_closed_and_when_there_is_no_more_to_d
         store.execute([TAKE])
     wait_until(lambda: threads() == 0, "the thread to end")
     assert store.execute([Read("key|x")]) == [(None,)]
+    store.close()
+
+
+class FreedAtTheSecondTry:
+    """A lock that whoever finds out that the disk answers again has in his hands for a moment."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.waits: list[float] = []
+
+    def acquire(self, timeout: float) -> bool:
+        self.waits.append(timeout)
+        self.turns._stuck = -1
+        return len(self.waits) > 1
+
+    def release(self) -> None: ...
+
+
+def test_who_comes_in_the_moment_in_which_a_disk_answers_again_gets_a_turn(tmp_path: Path) -> None:
+    """He was told at once that others had been first for seconds."""
+    store = SQLiteStore(tmp_path / "k.db")
+    turns = store._turns
+    turns._stuck = turns.done
+    lock: Any = FreedAtTheSecondTry(turns)
+    turns.lock = lock
+    assert turns.get_lock(30.0)
+    assert lock.waits[0] < 0.01
+    assert lock.waits[1] == 30.0
+    turns.renew()
     store.close()

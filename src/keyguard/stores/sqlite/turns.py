@@ -117,7 +117,13 @@ class Turns:
 
     def get_lock(self, seconds: float) -> bool:
         """Get the lock within so many seconds. Raises `StoreError` if it is known that nobody gets on."""
-        if self.lock.acquire(timeout=_FIRST_WAIT if self.stuck else seconds):
+        if self.stuck:
+            if self.lock.acquire(timeout=_FIRST_WAIT):
+                return True
+            if self.stuck:
+                raise StoreError(_STUCK)
+        # Also if the disk answers again, and whoever has found that has the lock.
+        if self.lock.acquire(timeout=seconds):
             return True
         if self.stuck:
             raise StoreError(_STUCK)
