@@ -144,7 +144,7 @@ def test_it_is_guarded_on_a_server(name: str, command: list[str], folder: Path) 
 
     address = str(port) if command[-1] == "--port" else f"127.0.0.1:{port}"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "examples"), *filter(None, sys.path)])}
-    with python("-m", *command, address, env=environment, cwd=str(folder)):
+    with python("-m", *command, address, env=environment, cwd=str(folder), start_new_session=True):
         wait_until(lambda: get("/health", {})[0] == 200, "the server answers")
         use(get, key)
 

@@ -49,13 +49,16 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def python(*words: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A Python process with pipes, ended and closed however the test ends."""
+    """A Python process with pipes, ended and closed however the test ends; with its children if it has a session."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **options}
     with subprocess.Popen([sys.executable, *words], text=True, **pipes) as process:
         try:
             yield process
         finally:
             process.kill()
+            if options.get("start_new_session"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 45) -> Any:
