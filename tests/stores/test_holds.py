@@ -162,6 +162,18 @@ def test_a_clock_that_is_set_back_makes_no_lease_longer(opened: Any) -> None:
     assert caller.left == 10
 
 
+def test_who_asked_to_hold_nothing_neither_ends_nor_renews_what_others_hold(opened: Any) -> None:
+    """Even if theirs began when the limit would be free again, less the lease."""
+    caller = Limited(*opened)
+    nothing = caller.take(0, SECOND)
+    caller.clock.advance(caller.limit.period // SECOND - 1)
+    for number in range(3):
+        caller.hold()
+        assert not caller.renew(nothing)
+        caller.settle(nothing)
+        assert caller.held == number + 1
+
+
 def test_so_many_holds_stand_at_once_and_no_more(caller: Limited) -> None:
     caller.limit = window(10 * MAX_HOLDS, 3600 * SECOND, "many")
     holds = [caller.hold() for _ in range(MAX_HOLDS)]

@@ -184,6 +184,11 @@ def _take_beside_holds(
     return Taken(demands, takings, now, refused, tuple(held)), changes
 
 
+def hold_of(demand: Demand, taking: Taking, at: int) -> int:
+    """Return the number of what a demand holds; 0, which no hold has, if it asked for no units and holds nothing."""
+    return at + taking[1] - demand.lease if demand.cost else 0
+
+
 class Settle(Op[None]):
     """Charge in the end `costs` for what a `Take` took: one number of units a demand, or none for a refund of it all.
 
@@ -226,7 +231,7 @@ class Settle(Op[None]):
             limit = demand.limit
             if demand.lease:
                 holds = Holds(next(states), now)
-                holds.release(at + taking[1] - demand.lease)
+                holds.release(hold_of(demand, taking, at))
                 if holds.changed:
                     changes.append(holds.change(held_key(demand.key), now))
                 if cost:
@@ -269,7 +274,7 @@ class Renew(Op[bool]):
             if not demand.lease:
                 continue
             holds = Holds(next(states), now)
-            if holds.renew(at + taking[1] - demand.lease, demand.lease, now):
+            if holds.renew(hold_of(demand, taking, at), demand.lease, now):
                 found = True
             if holds.changed:
                 changes.append(holds.change(held_key(demand.key), now))

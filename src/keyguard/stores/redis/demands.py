@@ -10,6 +10,7 @@ from typing import Any
 
 from keyguard.errors import StoreError
 from keyguard.ops import Authenticate, Demand, Settle, Take, Taken
+from keyguard.ops.limits import hold_of
 from keyguard.rates.limit import Taking
 from keyguard.stores.redis.scripts import HOLDS, KINDS
 
@@ -71,7 +72,8 @@ def settlement(token: bytes, at: int, settled: Sequence[Settled]) -> bytes:
     """Pack what is settled of a decision that was made at a time."""
     told = token + at.to_bytes(8, "little")
     for demand, taking, cost in settled:
-        told += pack("<qq", taking[1], min(_MAX, max(-_MAX, cost - demand.cost)))
+        ends = hold_of(demand, taking, at) + demand.lease - at if demand.lease else taking[1]
+        told += pack("<qq", ends, min(_MAX, max(-_MAX, cost - demand.cost)))
     return told
 
 
@@ -86,7 +88,7 @@ def renewal(
         hashes.append(hash)
         fields.append(field)
         blob += _DEMAND.pack(0, 1, MAY_BE_HELD, 0, 0, 0, 0, 0, demand.lease)
-        numbers += (at + taking[1] - demand.lease).to_bytes(8, "little")
+        numbers += hold_of(demand, taking, at).to_bytes(8, "little")
     return hashes[:1], [blob, numbers, *fields]
 
 
