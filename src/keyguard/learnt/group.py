@@ -80,7 +80,7 @@ class Group:
         self.touched = False
         """Whether it is another one than that by now, but for what was configured."""
         self.limits: Sequence[tuple[Dimension, int]] | None = None
-        """What was configured since it was read or written."""
+        """The limits that were configured since it was read or written."""
         if data and not self.foreign and self._read(data):
             self.data = data
         else:

@@ -18,7 +18,7 @@ class Panel(NamedTuple):
 
     title: str
     text: str
-    """What it shows, and what to do about it."""
+    """A sentence on what it shows, and what to do about it."""
     unit: str
     lines: tuple[tuple[str, str], ...]
     """Expressions, and what their lines are called. `OF` stands for the selection of jobs and instances."""

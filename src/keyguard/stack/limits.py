@@ -32,7 +32,7 @@ class Limits:
 
     def __init__(self, store: Store, facts: Iterable[LimitFacts], *, clock: Clock) -> None:
         self.facts = tuple(facts)
-        """What the limits are, and whom they count."""
+        """The limits, and whom they count."""
         self._store = store
         self._actions = Actions(store, self.facts, clock)
 

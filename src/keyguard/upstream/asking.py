@@ -1,4 +1,4 @@
-"""What the flow must know of a request: out of its body, its own wishes, and the settings of the pool."""
+"""The facts that the flow must know of a request: out of its body, its own wishes, and the settings of the pool."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Booking:
         """The groups that come last."""
         self._cost = {"requests": 1, **asked.cost}
         self._busy = 0
-        """How often in a row the store had too much to do."""
+        """The number of times in a row that the store had too much to do."""
         self._queue = pool.queues[self.model_class]
         self._ticket = self._queue.ticket()
         self._place: Place | None = None

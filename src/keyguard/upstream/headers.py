@@ -1,4 +1,4 @@
-"""What the header fields of an answer tell: how much is left of each limit, and how long to wait.
+"""The header fields of an answer, read: how much is left of each limit, and how long to wait.
 
 Fields come from others, through proxies: whatever stands there, nothing here raises. A limit that is not above zero is
 ignored with all that goes with it (providers send `-1`, `-1` and `0` where they do not know).

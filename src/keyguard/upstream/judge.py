@@ -39,10 +39,10 @@ _BY_STATUS: dict[int, tuple[UpstreamCause, bool]] = {
     **dict.fromkeys((400, 404, 405, 409, 410, 411, 412, 413, 414, 415, 422), (UpstreamCause.REQUEST, True)),
     **dict.fromkeys((500, 501, 502, 504, *range(520, 528)), (UpstreamCause.SYSTEM, True)),
 }
-"""What a status means if no rule knows more, and whether that is all there is to know."""
+"""The meaning of a status if no rule knows more, and whether that is all there is to know."""
 
 _ERRORS = frozenset({"error", "response.failed"})
-"""What the `type` or `object` of an event says that is an error."""
+"""The `type` or `object` of an event that is an error."""
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z_]{0,47}|[0-9]{1,5}")  # no key looks like that
 _CODE_MEMBERS = ("type", "code", "status", "details.error_code", "details.reason", "metadata.limit_source")
@@ -59,7 +59,7 @@ class _Reading(NamedTuple):
     """By the provider's clock."""
     seen: tuple[Seen, ...]
     quoted: str = ""
-    """What its messages may quote, to be taken out of them."""
+    """The texts that its messages may quote, to be taken out of them."""
 
 
 def judge(profile: Profile, status: int, headers: Headers, body: bytes, now: int, model: str = "") -> Verdict:

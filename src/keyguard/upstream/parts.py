@@ -1,4 +1,4 @@
-"""What the flow of a request works with: the groups of a pool, and what this process knows of them."""
+"""The parts that the flow of a request works with: the groups of a pool, and what this process knows of them."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class PoolParts:
             for group in groups
         }
         self._orders: dict[str, list[tuple[Group, list[Key]]]] = {}
-        """What `_order` found for affinities."""
+        """The orders that `_order` found, by affinity."""
         self.answers: Counter[str] = Counter()
         """The number of answers in this process, by cause."""
         self._refused: dict[str, int] = {}

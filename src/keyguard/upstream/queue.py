@@ -1,4 +1,4 @@
-"""Who waits for room: first come first served, in this process, for one model class.
+"""The line of those who wait for room: first come first served, in this process, for one model class.
 
 Rules:
 - While nobody waits, each request asks the store for itself. Once one has been told to wait, the others of this process

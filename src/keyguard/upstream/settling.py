@@ -9,7 +9,7 @@ from keyguard.upstream.parts import Held, PoolParts
 
 
 class Settle:
-    """What a transport calls at the end of a body. Only the first call counts."""
+    """The function that a transport calls at the end of a body. Only the first call counts."""
 
     def __init__(self, pool: PoolParts, held: Held) -> None:
         self._of = (pool, held)

@@ -1,4 +1,4 @@
-"""What the flow of a request asks its driver to do, beside operations on the store and `flow.Wait`."""
+"""The steps that the flow of a request asks its driver to take, beside operations on the store and `flow.Wait`."""
 
 from __future__ import annotations
 

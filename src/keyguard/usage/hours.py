@@ -1,4 +1,4 @@
-"""What somebody has asked for in an hour, as it is added up in memory; and the kinds of numbers that values hold."""
+"""The requests of somebody in an hour, as they are added up in memory; and the kinds of numbers that values hold."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Ledger:
         self.listeners: list[Listener] = []
         """Functions that are given the records of each flush, in the background."""
         self.contributions: dict[str, tuple[Contribution, UsageRow]] = {}
-        """What is added to totals at each flush, by the name of the total."""
+        """The functions whose numbers are added to totals at each flush, by the name of the total."""
         self.after_fork()
         renew_after_fork(self)
 

@@ -1,4 +1,4 @@
-"""What a process tells of itself in the ledger: who it is, and how its stores and caches do."""
+"""The facts that a process tells of itself in the ledger: who it is, and how its stores and caches do."""
 
 from __future__ import annotations
 

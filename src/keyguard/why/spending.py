@@ -67,7 +67,7 @@ def refused_among(latest: Iterable[RequestReport]) -> tuple[RefusedFor, ...]:
 
 
 APP_FAILED = "app-failed"
-"""What stands in the place of a rule for requests that have failed in the app."""
+"""The name in the place of a rule for requests that have failed in the app."""
 
 
 def _last(report: UsageReport, words: set[str]) -> datetime | None:

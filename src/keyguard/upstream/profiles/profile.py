@@ -31,7 +31,7 @@ SCOPES = {
     Cause.SYSTEM: Scope.ENDPOINT,
     Cause.REQUEST: Scope.REQUEST,
 }
-"""What a cause is about, unless a rule says otherwise."""
+"""The scope of each cause, unless a rule says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Sizes:
     """Where a request says how large it is, and an answer what it cost."""
 
     counts: Literal["requests", "sum", "most", "apart"] = "requests"
-    """What is estimated: requests alone; input and output together; the larger of both; each as a unit of its own."""
+    """The estimated units: requests alone; input and output together; the larger of both; each as its own unit."""
     model_paths: tuple[re.Pattern[str], ...] = ()
     """Patterns that find the model in the path of a request, as their first group."""
     model_member: str = "model"
